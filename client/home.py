@@ -1,0 +1,74 @@
+"""Where a node keeps its things. One folder, one owner, mode 0700."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class NodeHome:
+    """Paths below the node's folder (`--home`, else FEDPRINT_NODE_HOME, else ~/.fedprint/node)."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, home: Path | None = None) -> NodeHome:
+        chosen = home or Path(os.environ.get("FEDPRINT_NODE_HOME", "~/.fedprint/node"))
+        return cls(chosen.expanduser().absolute())
+
+    def make(self) -> None:
+        """Create the folder, for its owner only."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def config(self) -> Path:
+        """node.toml: site name, declared number of patients, coordinator."""
+        return self.root / "node.toml"
+
+    @property
+    def policy(self) -> Path:
+        """policy.toml: what the hospital allows."""
+        return self.root / "policy.toml"
+
+    @property
+    def identity_key(self) -> Path:
+        return self.root / "keys" / "identity.pem"
+
+    @property
+    def supernode_key(self) -> Path:
+        """Flower node authentication key (EC P-384, PEM)."""
+        return self.root / "keys" / "supernode.pem"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """32 secret bytes that turn patient identifiers into pseudonyms."""
+        return self.root / "keys" / "pseudonym.key"
+
+    @property
+    def coordinator(self) -> Path:
+        """coordinator.json: pinned address, CA certificate and signing keys of the coordinator."""
+        return self.root / "coordinator.json"
+
+    @property
+    def store(self) -> Path:
+        """Window store: catalogue and memory-mapped windows."""
+        return self.root / "store"
+
+    @property
+    def spend(self) -> Path:
+        """spend.sqlite: every private step ever booked."""
+        return self.root / "spend.sqlite"
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"

@@ -1,0 +1,102 @@
+"""Constants and frozen configurations that all sides agree on; each checked once, when made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from shared_model.canonical import digest_of
+from shared_model.errors import OurMistake
+
+FS_HZ = 125.0
+"""Sampling rate of every window, after resampling."""
+WINDOW_S = 10.0
+WINDOW_SAMPLES = 1250
+PATCH_SAMPLES = 25
+TOKENS = WINDOW_SAMPLES // PATCH_SAMPLES
+"""Tokens per channel in one window."""
+CHANNELS = ("ecg", "ppg")
+"""Channel order on axis 'channel' of every window."""
+FINGERPRINT_SIZE = 128
+
+MINIMUM_CONTRIBUTORS = 2
+"""No aggregate of fewer hospitals is ever made, whatever a configuration says."""
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise OurMistake(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the masked autoencoder. `width` is the token size of encoders and bottleneck."""
+
+    preset: str
+    width: int
+    heads: int
+    encoder_blocks: int
+    bottleneck_blocks: int
+    decoder_width: int
+    decoder_blocks: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        _need(self.width % self.heads == 0, "Model width must be a multiple of heads.")
+        _need(min(self.encoder_blocks, self.bottleneck_blocks, self.decoder_blocks) >= 1,
+              "Every part of the model needs at least one block.")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.as_dict())
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What one round of private training at one hospital does, and therefore costs.
+
+    sample_rate: probability q with which each patient enters a step (Poisson).
+    noise_multiplier: noise standard deviation over the clipping norm.
+    clipping_norm: L2 bound C on one patient's contribution to a step.
+    steps: optimiser steps in the round.
+    mode: trust model; in `local` every hospital adds full noise by itself.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+    clipping_norm: float
+    steps: int
+    mode: Literal["local"] = "local"
+
+    def __post_init__(self) -> None:
+        _need(0.0 < self.sample_rate <= 1.0, "sample_rate must be in (0, 1].")
+        _need(0.0 < self.noise_multiplier < 1e4, "noise_multiplier must be in (0, 10000).")
+        _need(0.0 < self.clipping_norm < 1e4, "clipping_norm must be in (0, 10000).")
+        _need(1 <= self.steps <= 100_000, "steps must be in 1 ... 100000.")
+        _need(self.mode == "local", "The only mode of this version is 'local'.")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a hospital trains inside a round; public, the same at every site."""
+
+    segments: int = 2
+    patch_masks: int = 1
+    learning_rate: float = 1e-3
+    trainable: Literal["head", "all"] = "head"
+    cross_modal_weight: float = 1.0
+    alignment_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        _need(1 <= self.segments <= 64, "segments must be in 1 ... 64.")
+        _need(1 <= self.patch_masks <= 16, "patch_masks must be in 1 ... 16.")
+        _need(0.0 < self.learning_rate < 10.0, "learning_rate must be in (0, 10).")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

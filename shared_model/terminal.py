@@ -1,0 +1,72 @@
+"""What the four commands share at the terminal: tables with --json, clear errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared_model.errors import FedprintError
+
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+INTERRUPTED = 130
+
+
+def run(app: Callable[[], Any]) -> None:
+    """Run a Typer application; a FedprintError becomes two lines on stderr and its exit code.
+
+    Exit codes: 0 done, 1 unexpected, 2 wrong call or configuration, 3 refused, 4 bad data,
+    5 a peer's fault, 130 interrupted.
+    """
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    try:
+        app()
+    except FedprintError as error:
+        err.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)
+        if error.do:
+            err.print(f"[bold]do:[/] {_plain(error.do)}", highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows as one table, or as one JSON array on stdout."""
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(title=title, title_justify="left")
+    columns = list(rows[0]) if rows else []
+    for name in columns:
+        right = bool(rows) and isinstance(rows[0][name], int | float)
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    out.print(table)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, nothing else."""
+    typer.echo(json.dumps(value, indent=2, sort_keys=False, default=str))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

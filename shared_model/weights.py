@@ -1,0 +1,62 @@
+"""Weights as safetensors bytes and their digest. Never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from safetensors.numpy import load as _load
+from safetensors.numpy import save as _save
+
+from shared_model.errors import OurMistake, Refused
+
+Weights = dict[str, np.ndarray]
+"""Parameter name -> float32 array, C order."""
+
+
+def to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:
+    """Safetensors bytes, names sorted, so that equal weights give equal bytes."""
+    return bytes(_save({name: _float32(weights[name]) for name in sorted(weights)}))
+
+
+def from_bytes(data: bytes, *, like: Mapping[str, np.ndarray] | None = None) -> Weights:
+    """Parse safetensors bytes of a peer or a file.
+
+    Args:
+        data: hostile until parsed.
+        like: if given, names and shapes must be exactly these.
+
+    Raises:
+        Refused: not safetensors, not float32, or names and shapes differ from `like`.
+    """
+    try:
+        weights: Weights = _load(data)
+    except Exception as error:
+        raise Refused("The weights are not valid safetensors.", reason="weights") from error
+    for name, value in weights.items():
+        if value.dtype != np.float32:
+            raise Refused(f"Tensor {name!r} is not float32.", reason="weights")
+    if like is not None:
+        wanted = {name: tuple(value.shape) for name, value in like.items()}
+        if wanted != {name: tuple(value.shape) for name, value in weights.items()}:
+            raise Refused("The weights do not fit this model.", reason="weights")
+    return weights
+
+
+def digest(weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, shapes and float32 bytes in sorted order (independent of the file)."""
+    hasher = hashlib.sha256(b"fedprint-weights-1")
+    for name in sorted(weights):
+        value = _float32(weights[name])
+        header = f"{len(name)}:{name}:{value.shape}".encode()
+        hasher.update(len(header).to_bytes(8, "big"))
+        hasher.update(header)
+        hasher.update(value.tobytes())
+    return hasher.hexdigest()
+
+
+def _float32(value: np.ndarray) -> np.ndarray:
+    if value.dtype != np.float32:
+        raise OurMistake("Weights are float32.")
+    return np.ascontiguousarray(value)
