@@ -1,0 +1,23 @@
+"""fedprint-node: what hospital IT runs."""
+
+from __future__ import annotations
+
+import typer
+
+from client import cli_data, cli_node, cli_release
+from shared_model import terminal
+
+app = typer.Typer(
+    name="fedprint-node",
+    help="The hospital's node: data, keys, policy, training, releases. Nothing leaves but noised updates.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_data.app, name="data", help="Add, show, remove recordings of this hospital.")
+cli_node.register(app)
+cli_release.register(app)
+
+
+def main() -> None:
+    """Console script."""
+    terminal.run(lambda: app(standalone_mode=True))

@@ -1,0 +1,22 @@
+"""fedprint-coordinator: what the consortium's operator runs."""
+
+from __future__ import annotations
+
+import typer
+
+from server import cli_release, cli_run
+from shared_model import terminal
+
+app = typer.Typer(
+    name="fedprint-coordinator",
+    help="The coordinator: sites, runs, releases. It never sees a recording.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+cli_run.register(app)
+cli_release.register(app)
+
+
+def main() -> None:
+    """Console script."""
+    terminal.run(lambda: app(standalone_mode=True))

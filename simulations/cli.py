@@ -1,0 +1,22 @@
+"""fedprint-lab: what researchers run."""
+
+from __future__ import annotations
+
+import typer
+
+from shared_model import terminal
+from simulations import bench, cli_cohort, cli_federation, cli_probe, cli_warm_start, demo
+
+app = typer.Typer(
+    name="fedprint-lab",
+    help="Pretend hospitals, warm starts, probes and benchmarks, with the code that hospitals run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for part in (cli_cohort, cli_warm_start, cli_federation, cli_probe, bench, demo):
+    part.register(app)
+
+
+def main() -> None:
+    """Console script."""
+    terminal.run(lambda: app(standalone_mode=True))
