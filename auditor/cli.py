@@ -11,9 +11,10 @@ app = typer.Typer(
     help="Check releases and privacy claims offline; trust nobody.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=True))
+    terminal.run(lambda: app(standalone_mode=False))

@@ -12,6 +12,7 @@ app = typer.Typer(
     help="The hospital's node: data, keys, policy, training, releases. Nothing leaves but noised updates.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 app.add_typer(cli_data.app, name="data", help="Add, show, remove recordings of this hospital.")
 cli_node.register(app)
@@ -20,4 +21,4 @@ cli_release.register(app)
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=True))
+    terminal.run(lambda: app(standalone_mode=False))

@@ -12,6 +12,7 @@ app = typer.Typer(
     help="The coordinator: sites, runs, releases. It never sees a recording.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 cli_run.register(app)
 cli_release.register(app)
@@ -19,4 +20,4 @@ cli_release.register(app)
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=True))
+    terminal.run(lambda: app(standalone_mode=False))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +22,7 @@ INTERRUPTED = 130
 
 
 def run(app: Callable[[], Any]) -> None:
-    """Run a Typer application; a FedprintError becomes two lines on stderr and its exit code.
+    """Run a Typer application (standalone_mode=False); a FedprintError becomes two lines on stderr and its exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 wrong call or configuration, 3 refused, 4 bad data,
     5 a peer's fault, 130 interrupted.
@@ -29,15 +30,22 @@ def run(app: Callable[[], Any]) -> None:
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
     try:
-        app()
+        status = app()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except FedprintError as error:
         err.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)
         if error.do:
             err.print(f"[bold]do:[/] {_plain(error.do)}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         err.print("interrupted")
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ app = typer.Typer(
     help="Pretend hospitals, warm starts, probes and benchmarks, with the code that hospitals run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 for part in (cli_cohort, cli_warm_start, cli_federation, cli_probe, bench, demo):
     part.register(app)
@@ -19,4 +20,4 @@ for part in (cli_cohort, cli_warm_start, cli_federation, cli_probe, bench, demo)
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=True))
+    terminal.run(lambda: app(standalone_mode=False))

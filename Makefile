@@ -1,0 +1,75 @@
+# Two commands on a fresh machine with Python 3.11 or newer, git and make:
+#   make demo     three hospitals and a coordinator on this machine, start to finish
+#   make test     everything that must be green before a change lands
+# Each does its own set-up in .venv; nothing else on the machine is touched.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fedprint-installed
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_WORKERS ?= 2
+DEMO ?= demo-run
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo test test-long lint types unit wheel smoke clean
+
+help:
+	@sed -n '1,5p' Makefile | sed 's/^# \{0,1\}//'
+	@echo "Others: setup lint types unit test-long wheel smoke clean"
+
+setup: $(STAMP)
+
+# torch first and alone: if this machine's index would give a CUDA build (gigabytes), take the CPU index.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: set PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "setup: virtual environment $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2" 2>&1 | { grep -v '^WARNING: Location' || true; }
+	@echo "setup: $(TORCH), CPU build"
+	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -m pip install --quiet --dry-run --no-deps --ignore-installed --report - $(TORCH) 2>/dev/null | grep -q '"version": "2.13.0+cpu"'; then \
+	  set -o pipefail; $(BIN)/python -m pip install --quiet -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) "$(TORCH)+cpu" 2>&1 | { grep -v '^WARNING: Location' || true; }; \
+	else set -o pipefail; $(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH) 2>&1 | { grep -v '^WARNING: Location' || true; }; fi
+	@echo "setup: fedprint and pinned packages"
+	@set -o pipefail; $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' 2>&1 | { grep -v '^WARNING: Location' || true; }
+	@! $(BIN)/python -m pip list --format=freeze 2>/dev/null | grep -qi '^nvidia-' || { echo "setup: CUDA packages came in; that is not wanted here"; exit 1; }
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/fedprint-lab demo $(DEMO) $(DEMO_OPTIONS)
+
+test: setup lint types unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/pytest -q -n $(PYTEST_WORKERS) --dist loadfile -m "not long"
+
+# The whole crash, fuzz and retention matrices (an hour or more).
+test-long: setup
+	FEDPRINT_FUZZ=2000 $(BIN)/pytest -q -n $(PYTEST_WORKERS) --dist loadfile
+
+wheel: setup
+	@rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist . 2>&1 | tail -1
+
+# The built wheel in an environment of its own, without the researchers' extras: what a hospital installs.
+smoke: wheel
+	@rm -rf build/smoke && mkdir -p build/smoke
+	@$(PYTHON) -m venv build/smoke/venv
+	@$(BIN)/python -m pip --python build/smoke/venv/bin/python install --quiet -c constraints.txt $(TORCH) 2>&1 | { grep -v '^WARNING: Location' || true; }
+	@$(BIN)/python -m pip --python build/smoke/venv/bin/python install --quiet -c constraints.txt dist/*.whl 2>&1 | { grep -v '^WARNING: Location' || true; }
+	@cd build/smoke && bash ../../tests/e2e/smoke_wheel.sh venv/bin
+
+clean:
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
