@@ -1,0 +1,480 @@
+"""The release: what is signed, how it is written down, and what makes it acceptable.
+
+Pure: bytes in, verdict out. `shared_model.release_files` reads and writes the files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from shared_model import canonical, signing, weights
+from shared_model.config import MINIMUM_CONTRIBUTORS, ModelConfig, PrivacyPlan
+from shared_model.errors import OurMistake, Refused
+
+SCHEMA = 1
+TAG = "release-manifest"
+"""Type tag of the signature: a signature made for anything else never verifies here."""
+
+UNIT = "one patient at one hospital"
+ADJACENCY = "add or remove one patient with all of the patient's recordings"
+LIMITS = (
+    "For research. Not a medical device: not for diagnosis, monitoring or treatment. "
+    "The privacy statement counts the rounds of this lineage only; a patient treated at two "
+    "hospitals has the sum of both; that a hospital took part is not protected."
+)
+
+MANIFEST_LIMIT_BYTES = 16 * 2**20
+EVIDENCE_LIMIT_BYTES = 64 * 2**20
+WEIGHTS_LIMIT_BYTES = 256 * 2**20
+HEADER_LIMIT_BYTES = 64 * 2**10
+SIGNATURE_BYTES = 64
+
+Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+Key = Digest
+"""A raw Ed25519 public key in hexadecimal."""
+Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")]
+Words = Annotated[str, StringConstraints(pattern=r"\A[ -~]{1,600}\z")]
+"""Printable ASCII: nothing that a terminal would obey."""
+Date = Annotated[str, StringConstraints(pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]\z")]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Strict(BaseModel):
+    """No coercion, no unknown fields, no change after it is made."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Shape(_Strict):
+    """`ModelConfig`, as written in the manifest."""
+
+    preset: Name
+    width: Annotated[int, Field(ge=1, le=4096)]
+    heads: Annotated[int, Field(ge=1, le=256)]
+    encoder_blocks: Annotated[int, Field(ge=1, le=128)]
+    bottleneck_blocks: Annotated[int, Field(ge=1, le=128)]
+    decoder_width: Annotated[int, Field(ge=1, le=4096)]
+    decoder_blocks: Annotated[int, Field(ge=1, le=128)]
+    mlp_ratio: Annotated[float, Field(gt=0.0, le=16.0)]
+
+    def config(self) -> ModelConfig:
+        """The frozen configuration.
+
+        Raises:
+            OurMistake: the numbers do not make a model.
+        """
+        return ModelConfig(**self.model_dump())
+
+
+class Plan(_Strict):
+    """`PrivacyPlan`, as written in the manifest."""
+
+    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    noise_multiplier: Annotated[float, Field(gt=0.0, lt=1e4)]
+    clipping_norm: Annotated[float, Field(gt=0.0, lt=1e4)]
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    mode: Literal["local"]
+
+    def plan(self) -> PrivacyPlan:
+        return PrivacyPlan(**self.model_dump())
+
+
+class Contribution(_Strict):
+    """One site's signed reply in one round."""
+
+    site: Name
+    declared_patients: Count
+    delta: Probability
+    plan: Plan
+    noise: Words
+    update_digest: Digest
+    header_digest: Digest
+    """SHA-256 of the signed reply header in `evidence.json`."""
+
+
+class Round(_Strict):
+    """One ask-train-aggregate cycle. A closed round changes no weights but has its price."""
+
+    run: Name
+    number: Count
+    outcome: Literal["aggregated", "closed"]
+    model_in: Digest
+    model_out: Digest
+    contributors: tuple[Contribution, ...]
+
+
+class WarmStart(_Strict):
+    """Where round 1 began."""
+
+    digest: Digest
+    origin: Words
+
+
+class Lineage(_Strict):
+    """From the warm start to the released weights."""
+
+    runs: Annotated[tuple[Name, ...], Field(min_length=1)]
+    warm_start: WarmStart
+    minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS)]
+    rounds: Annotated[tuple[Round, ...], Field(min_length=1)]
+
+
+class SitePrivacy(_Strict):
+    """What the lineage cost each patient of one site."""
+
+    site: Name
+    identity_key: Key
+    epsilon: Positive
+    delta: Probability
+    unit: Literal["one patient at one hospital"]
+    adjacency: Words
+    trust_model: Literal["local"]
+    noise: Words
+    declared_patients: Count
+    rounds: Count
+    steps: Count
+
+
+class WeightsFile(_Strict):
+    digest: Digest
+    """SHA-256 of the file's bytes."""
+    size_bytes: Annotated[int, Field(ge=1, le=WEIGHTS_LIMIT_BYTES)]
+
+
+class EvidenceFile(_Strict):
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=2, le=EVIDENCE_LIMIT_BYTES)]
+
+
+class Manifest(_Strict):
+    """What the release key signs."""
+
+    schema_version: Literal[1]
+    name: Name
+    number: Count
+    created: Date
+    signer: Key
+    model: Shape
+    model_digest: Digest
+    weights: WeightsFile
+    evidence: EvidenceFile
+    lineage: Lineage
+    privacy: Annotated[tuple[SitePrivacy, ...], Field(min_length=MINIMUM_CONTRIBUTORS)]
+    private: Literal[True]
+    aggregation: Literal["insecure_aggregation", "secure_sum"]
+    code_digest: Digest
+    packages: Annotated[dict[Name, Words], Field(max_length=64)]
+    limits: Words
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: what is signed and what lies in `manifest.json`."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse hostile bytes.
+
+        Raises:
+            Refused: too large, not a manifest, unknown fields, or not the canonical spelling
+                (reason "size" or "manifest").
+        """
+        if len(data) > MANIFEST_LIMIT_BYTES:
+            raise Refused("The manifest is larger than any real one.", reason="size")
+        try:
+            manifest = cls.model_validate_json(data)
+            same = manifest.to_bytes() == data
+        except (ValidationError, OurMistake, ValueError, RecursionError) as error:
+            raise Refused(
+                f"The manifest is not one of this version{_where(error)}.",
+                reason="manifest",
+                do="Ask the coordinator's operator for the release again.",
+            ) from None
+        if not same:
+            raise Refused("The manifest is not in its canonical spelling.", reason="manifest")
+        return manifest
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes; names this release and no other."""
+        return canonical.digest(self.to_bytes())
+
+
+def _where(error: Exception) -> str:
+    """The first field at fault, never its content."""
+    if not isinstance(error, ValidationError):
+        return ""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    known = set(Manifest.model_fields)
+    parts = [str(part) for part in first["loc"][:1] if str(part) in known]
+    return f" (field {parts[0]})" if parts else ""
+
+
+class SignedReply(_Strict):
+    """One reply header exactly as the site signed it, in hexadecimal."""
+
+    site: Name
+    identity_key: Key
+    header: Annotated[
+        str, StringConstraints(pattern=r"\A([0-9a-f]{2})+\z", max_length=2 * HEADER_LIMIT_BYTES)
+    ]
+
+
+class Evidence(_Strict):
+    """`evidence.json`: all signed reply headers of the lineage."""
+
+    replies: tuple[SignedReply, ...]
+
+    def to_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Evidence:
+        """Parse hostile bytes.
+
+        Raises:
+            Refused: too large or not evidence (reason "size" or "evidence").
+        """
+        if len(data) > EVIDENCE_LIMIT_BYTES:
+            raise Refused("The evidence is larger than any real one.", reason="size")
+        try:
+            evidence = cls.model_validate_json(data)
+        except (ValidationError, ValueError, RecursionError):
+            raise Refused("evidence.json cannot be read.", reason="evidence") from None
+        if evidence.to_bytes() != data:
+            raise Refused("evidence.json is not in its canonical spelling.", reason="evidence")
+        return evidence
+
+
+@dataclass(frozen=True)
+class ReleaseBytes:
+    """The four files as bytes; hostile until `verify`."""
+
+    manifest: bytes
+    signature: bytes
+    weights: bytes
+    evidence: bytes
+
+
+@dataclass(frozen=True)
+class Release:
+    """A verified release."""
+
+    manifest: Manifest
+    weights: weights.Weights
+    evidence: Evidence
+
+
+def seal(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
+    """64-byte signature of a manifest.
+
+    Raises:
+        OurMistake: the manifest names another signer.
+    """
+    if manifest.signer != signing.public_bytes(key).hex():
+        raise OurMistake("The manifest names another signer than this key.")
+    return signing.sign(key, TAG, manifest.to_bytes())
+
+
+def check_signature(files: ReleaseBytes, signer: bytes) -> Manifest:
+    """The manifest, if `signer` (32 raw bytes) signed exactly these bytes.
+
+    Raises:
+        Refused: reasons "size", "manifest", "signer" (another key), "signature".
+    """
+    manifest = Manifest.from_bytes(files.manifest)
+    if manifest.signer != signer.hex():
+        raise Refused(
+            "The release is signed by a key that is not pinned here: key digest "
+            f"{signing.key_digest(bytes.fromhex(manifest.signer))[:16]}, expected "
+            f"{signing.key_digest(signer)[:16]}.",
+            reason="signer",
+            do="Compare the key digests with the coordinator's operator by telephone.",
+        )
+    if len(files.signature) != SIGNATURE_BYTES:
+        raise Refused("manifest.sig is not a signature.", reason="signature")
+    signing.verify(signer, TAG, files.manifest, files.signature)
+    return manifest
+
+
+def check_weights(manifest: Manifest, data: bytes) -> weights.Weights:
+    """The weights, if they are the signed ones.
+
+    Raises:
+        Refused: size, file digest, format, a value that is not finite, or model digest
+            (reasons "size", "digest", "weights").
+    """
+    if len(data) != manifest.weights.size_bytes:
+        raise Refused("The weights have another size than the signed ones.", reason="size")
+    if canonical.digest(data) != manifest.weights.digest:
+        raise Refused("The weights are not the signed ones.", reason="digest")
+    found = weights.from_bytes(data)
+    if weights.digest(found) != manifest.model_digest:
+        raise Refused("The weights have another model digest than signed.", reason="digest")
+    if not all(bool((abs(value) < math.inf).all()) for value in found.values()):
+        raise Refused("The weights hold values that are not finite.", reason="weights")
+    return found
+
+
+def check_evidence(manifest: Manifest, data: bytes) -> Evidence:
+    """The signed reply headers, if they are those of the manifest.
+
+    Raises:
+        Refused: reasons "size", "digest", "evidence".
+    """
+    if len(data) != manifest.evidence.size_bytes:
+        raise Refused("evidence.json has another size than the signed one.", reason="size")
+    if canonical.digest(data) != manifest.evidence.digest:
+        raise Refused("evidence.json is not the signed one.", reason="digest")
+    return Evidence.from_bytes(data)
+
+
+def verify(files: ReleaseBytes, signer: bytes) -> Release:
+    """Everything that can be checked without running the model or an accountant.
+
+    Raises:
+        Refused: signer, signature, digests, sizes, lineage; nothing may be used then.
+    """
+    manifest = check_signature(files, signer)
+    found = check_weights(manifest, files.weights)
+    evidence = check_evidence(manifest, files.evidence)
+    for fault in lineage_faults(manifest):
+        raise Refused(f"The lineage of the release is not sound: {fault}", reason="lineage")
+    return Release(manifest, found, evidence)
+
+
+def lineage_faults(manifest: Manifest) -> list[str]:
+    """What is wrong with the chain of models, the contributors and the statements' bookkeeping."""
+    return [*chain_faults(manifest), *contributor_faults(manifest), *statement_faults(manifest)]
+
+
+def chain_faults(manifest: Manifest) -> list[str]:
+    """Warm start to released digest without a gap; closed rounds change nothing."""
+    faults: list[str] = []
+    lineage = manifest.lineage
+    standing = lineage.warm_start.digest
+    seen: dict[str, int] = {}
+    for step in lineage.rounds:
+        label = f"round {step.number} of run {step.run}"
+        if step.run not in lineage.runs:
+            faults.append(f"{label} belongs to no run of the lineage.")
+        if step.number <= seen.get(step.run, 0):
+            faults.append(f"{label} is out of order.")
+        seen[step.run] = step.number
+        if step.model_in != standing:
+            faults.append(f"{label} did not start from the model before it.")
+        if step.outcome == "closed" and step.model_out != step.model_in:
+            faults.append(f"{label} was closed and yet changed the model.")
+        standing = step.model_out
+    if standing != manifest.model_digest:
+        faults.append("the last round did not make the released model.")
+    return faults
+
+
+def contributor_faults(manifest: Manifest) -> list[str]:
+    """Every aggregate is of enough distinct sites, each update once."""
+    faults: list[str] = []
+    least = manifest.lineage.minimum_contributors
+    updates: set[str] = set()
+    for step in manifest.lineage.rounds:
+        label = f"round {step.number} of run {step.run}"
+        sites = [one.site for one in step.contributors]
+        if len(set(sites)) != len(sites):
+            faults.append(f"{label} counts a site twice.")
+        if step.outcome == "aggregated" and len(set(sites)) < least:
+            faults.append(f"{label} has {len(set(sites))} contributors, fewer than {least}.")
+        for one in step.contributors:
+            if one.update_digest in updates:
+                faults.append(f"{label} uses an update that was used before.")
+            updates.add(one.update_digest)
+    return faults
+
+
+def contributions_of(manifest: Manifest, site: str) -> list[Contribution]:
+    """All signed replies of a site, in order, those of closed rounds included."""
+    return [
+        one for step in manifest.lineage.rounds for one in step.contributors if one.site == site
+    ]
+
+
+def statement_faults(manifest: Manifest) -> list[str]:
+    """One statement a site, and its counts are those of the lineage."""
+    faults: list[str] = []
+    stated = [one.site for one in manifest.privacy]
+    present = {one.site for step in manifest.lineage.rounds for one in step.contributors}
+    if len(set(stated)) != len(stated) or set(stated) != present:
+        faults.append("the privacy statements are not those of the contributing sites.")
+        return faults
+    for one in manifest.privacy:
+        mine = contributions_of(manifest, one.site)
+        if one.rounds != len(mine) or one.steps != sum(item.plan.steps for item in mine):
+            faults.append(f"the statement of {one.site} counts other rounds or steps.")
+        if {item.delta for item in mine} != {one.delta}:
+            faults.append(f"the statement of {one.site} has another delta than its replies.")
+        if {item.noise for item in mine} != {one.noise}:
+            faults.append(f"the statement of {one.site} names another noise than its replies.")
+    return faults
+
+
+def statement_in_words(one: SitePrivacy) -> str:
+    """The whole promise; epsilon is never printed alone."""
+    return (
+        f"{one.site}: epsilon {one.epsilon:.3g} at delta {one.delta:.1e}; protects {one.unit} "
+        f"({one.adjacency}); trust model '{one.trust_model}': each hospital adds the full noise "
+        "itself, so it holds against the coordinator, the other hospitals and anyone who has the "
+        f"model; noise: {one.noise}; {one.rounds} rounds, {one.steps} steps, "
+        f"{one.declared_patients} declared patients."
+    )
+
+
+def aggregation_in_words(manifest: Manifest) -> str:
+    """What the coordinator saw on the way."""
+    if manifest.aggregation == "insecure_aggregation":
+        return (
+            "insecure_aggregation: the coordinator saw every hospital's noised update by itself. "
+            "Patients are protected by each hospital's own noise alone."
+        )
+    return "secure sum: the coordinator saw only the sum of the hospitals' noised updates."
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """What `show` prints as JSON."""
+    lineage = manifest.lineage
+    return {
+        "name": manifest.name,
+        "number": manifest.number,
+        "created": manifest.created,
+        "digest": manifest.digest,
+        "model": manifest.model.preset,
+        "model_digest": manifest.model_digest,
+        "signer_key_digest": signing.key_digest(bytes.fromhex(manifest.signer)),
+        "runs": list(lineage.runs),
+        "warm_start": lineage.warm_start.model_dump(),
+        "rounds": sum(step.outcome == "aggregated" for step in lineage.rounds),
+        "closed_rounds": sum(step.outcome == "closed" for step in lineage.rounds),
+        "minimum_contributors": lineage.minimum_contributors,
+        "aggregation": aggregation_in_words(manifest),
+        "privacy": [one.model_dump() for one in manifest.privacy],
+        "limits": manifest.limits,
+    }
+
+
+def words(manifest: Manifest) -> Iterable[str]:
+    """What a person reads before saying yes, line by line."""
+    rounds = sum(step.outcome == "aggregated" for step in manifest.lineage.rounds)
+    yield f"Release {manifest.number} '{manifest.name}' of {manifest.created}"
+    yield f"model {manifest.model.preset}, digest {manifest.model_digest[:16]}"
+    yield f"signed by key digest {signing.key_digest(bytes.fromhex(manifest.signer))[:16]}"
+    yield f"{rounds} rounds from the warm start ({manifest.lineage.warm_start.origin})"
+    yield "Privacy, per hospital:"
+    for one in manifest.privacy:
+        yield f"  {statement_in_words(one)}"
+    yield f"Aggregation: {aggregation_in_words(manifest)}"
+    yield f"Limits: {manifest.limits}"
