@@ -1,0 +1,179 @@
+"""The two files that a hospital and a coordinator exchange by hand before they meet on the network.
+
+    site.json          hospital -> coordinator: name, declared patients, public keys, self-signed
+    coordinator.json   coordinator -> hospital: address, CA certificate, public keys, self-signed
+
+Both are public. A signature by the file's own key proves possession of that key and nothing else:
+who sent the file is settled by people, who compare its `spoken` digest by telephone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shared_model import canonical, signing
+from shared_model.errors import OurMistake, PeerFault, Refused
+
+MAX_BYTES = 64 * 1024
+
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+RawKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A raw Ed25519 public key, 32 bytes in hexadecimal."""
+_ADDRESS = re.compile(r"^(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})$")
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical content."""
+        return canonical.digest_of(self.content())
+
+    @property
+    def spoken(self) -> str:
+        """The digest as people compare it by telephone: 16 groups of four digits."""
+        return " ".join(self.digest[at : at + 4] for at in range(0, 64, 4))
+
+
+class SiteCard(_Card):
+    """Public part of a hospital's node."""
+
+    kind: Literal["fedprint-site"] = "fedprint-site"
+    version: Literal[1] = 1
+    site: SiteName
+    declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]
+    identity_key: RawKey
+    supernode_key: Annotated[str, Field(max_length=2048)]
+
+    @field_validator("supernode_key")
+    @classmethod
+    def _is_p384(cls, value: str) -> str:
+        key = serialization.load_pem_public_key(value.encode())
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+            raise ValueError("supernode_key must be a P-384 public key")
+        return value
+
+    @property
+    def identity(self) -> bytes:
+        return bytes.fromhex(self.identity_key)
+
+    @property
+    def supernode_bytes(self) -> bytes:
+        """The node key as Flower carries it: SubjectPublicKeyInfo, PEM."""
+        key = serialization.load_pem_public_key(self.supernode_key.encode())
+        return key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+class Invitation(_Card):
+    """What a hospital pins about its coordinator."""
+
+    kind: Literal["fedprint-coordinator"] = "fedprint-coordinator"
+    version: Literal[1] = 1
+    address: Annotated[str, Field(max_length=300)]
+    ca_certificate: Annotated[str, Field(max_length=8192)]
+    run_key: RawKey
+    release_key: RawKey
+
+    @field_validator("address")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        check_address(value)
+        return value
+
+    @field_validator("ca_certificate")
+    @classmethod
+    def _is_certificate(cls, value: str) -> str:
+        x509.load_pem_x509_certificate(value.encode())
+        return value
+
+    @property
+    def run(self) -> bytes:
+        return bytes.fromhex(self.run_key)
+
+    @property
+    def release(self) -> bytes:
+        return bytes.fromhex(self.release_key)
+
+
+def check_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT.
+
+    Raises:
+        ValueError: not of this form, or no such port.
+    """
+    match = _ADDRESS.match(address)
+    if match is None or not 1 <= int(match.group(1)) <= 65535:
+        raise ValueError("an address is HOST:PORT")
+    host = address.rpartition(":")[0]
+    return host.strip("[]"), int(match.group(1))
+
+
+_C = TypeVar("_C", SiteCard, Invitation)
+
+
+def seal(card: SiteCard | Invitation, key: Ed25519PrivateKey) -> bytes:
+    """The file's bytes: JSON of {content, signature}, signed by the card's own key.
+
+    Raises:
+        OurMistake: the key is not the one that the card names.
+    """
+    named = card.identity if isinstance(card, SiteCard) else card.run
+    if signing.public_bytes(key) != named:
+        raise OurMistake("The card names another key than the one that signs it.")
+    signature = signing.sign(key, card.kind, canonical.encode(card.content()))
+    document = {"content": card.content(), "signature": signature.hex()}
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def open_site_card(data: bytes) -> SiteCard:
+    """Read site.json.
+
+    Raises:
+        PeerFault: not a card, out of bounds, or not signed by the key that it names.
+    """
+    return _open(SiteCard, data, "hospital")
+
+
+def open_invitation(data: bytes) -> Invitation:
+    """Read coordinator.json.
+
+    Raises:
+        PeerFault: as for `open_site_card`, of site "coordinator".
+    """
+    return _open(Invitation, data, "coordinator")
+
+
+def _open(model: type[_C], data: bytes, site: str) -> _C:
+    ask = f"Ask the {site} for the file again."
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError("too long")
+        document = json.loads(data)
+        card = model.model_validate_json(json.dumps(document["content"]))
+        named = card.identity if isinstance(card, SiteCard) else card.run
+        signing.verify(
+            named, card.kind, canonical.encode(card.content()), bytes.fromhex(document["signature"])
+        )
+    except Refused as error:
+        raise PeerFault(
+            f"The file of the {site} is not signed by its own key.", site=site, do=ask
+        ) from error
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PeerFault(
+            f"This is not a file that a {site} writes.", site=site, do=ask
+        ) from error
+    return card
