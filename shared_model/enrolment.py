@@ -14,6 +14,7 @@ import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -126,7 +127,7 @@ _C = TypeVar("_C", SiteCard, Invitation)
 
 
 def seal(card: SiteCard | Invitation, key: Ed25519PrivateKey) -> bytes:
-    """The file's bytes: JSON of {content, signature}, signed by the card's own key.
+    """The file's bytes: flat JSON of the fields and `signature`, signed by the card's own key.
 
     Raises:
         OurMistake: the key is not the one that the card names.
@@ -135,7 +136,7 @@ def seal(card: SiteCard | Invitation, key: Ed25519PrivateKey) -> bytes:
     if signing.public_bytes(key) != named:
         raise OurMistake("The card names another key than the one that signs it.")
     signature = signing.sign(key, card.kind, canonical.encode(card.content()))
-    document = {"content": card.content(), "signature": signature.hex()}
+    document = {**card.content(), "signature": signature.hex()}
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -163,17 +164,22 @@ def _open(model: type[_C], data: bytes, site: str) -> _C:
         if len(data) > MAX_BYTES:
             raise ValueError("too long")
         document = json.loads(data)
-        card = model.model_validate_json(json.dumps(document["content"]))
+        signature = bytes.fromhex(document.pop("signature"))
+        card = model.model_validate_json(json.dumps(document))
         named = card.identity if isinstance(card, SiteCard) else card.run
-        signing.verify(
-            named, card.kind, canonical.encode(card.content()), bytes.fromhex(document["signature"])
-        )
+        signing.verify(named, card.kind, canonical.encode(card.content()), signature)
     except Refused as error:
         raise PeerFault(
             f"The file of the {site} is not signed by its own key.", site=site, do=ask
         ) from error
-    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PeerFault(
-            f"This is not a file that a {site} writes.", site=site, do=ask
-        ) from error
+    except (
+        ValidationError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        UnsupportedAlgorithm,
+    ) as error:
+        raise PeerFault(f"This is not a file that a {site} writes.", site=site, do=ask) from error
     return card
