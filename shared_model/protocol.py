@@ -1,0 +1,321 @@
+"""Messages between the coordinator and the nodes: strict, versioned, canonical, signed.
+
+On the wire a message is a **header** and a **body**, both bytes:
+
+    header = 64-byte Ed25519 signature || canonical JSON of the message
+    body   = safetensors of the weights (empty for a refusal); the header commits to its SHA-256
+
+The type tag under the signature is the message's `kind`, so that no message can pass for one of
+another kind, and the signature is checked **before** the JSON is parsed. A parser accepts exactly
+the bytes that the sender's encoder makes: what it parsed is encoded again and must equal its input.
+
+    coordinator -> node    TrainRequest, signed by the run key; body: the full model
+    node -> coordinator    TrainReply, signed by the site's identity key; body: the update
+                           Refusal, signed by the site's identity key; no body
+
+    header = seal(message, key)
+    request = open_train_request(header, run_key)          # node
+    answer = open_answer(header, identity_key, site=...)   # coordinator: TrainReply | Refusal
+    check_body(request.body_digest, body, site=...)
+
+Open functions raise `PeerFault(site=...)` for anything that is not such a message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared_model import canonical, signing
+from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.enrolment import SiteName
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
+
+VERSION = 1
+MAX_HEADER_BYTES = 256 * 1024
+MAX_BODY_BYTES = 512 * 1024 * 1024
+MAX_PARTICIPANTS = 1024
+MAX_WEIGHT = 8
+SIGNATURE_BYTES = 64
+COORDINATOR = "coordinator"
+PRIVACY_UNIT = "one patient at one hospital"
+
+RunId = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+Patients = Annotated[int, Field(ge=1, le=100_000_000)]
+Weight = Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
+ShortText = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+
+RefusalReason = Literal[
+    "signature",  # not signed by the pinned run key, or not a message at all
+    "version",  # another protocol or package version
+    "roster",  # this site is not asked, or its declared number of patients is another one
+    "contributors",  # fewer participants or a lower minimum than the node's policy asks for
+    "insecure-aggregation",  # the node's policy does not allow updates in clear
+    "policy",  # the plan crosses another limit of the node's policy
+    "model",  # unknown preset, another configuration, or weights that do not fit
+    "budget",  # the round would cross the privacy budget
+    "conflict",  # another request for this round was answered already, or the round is past
+    "interrupted",  # this request was begun once and not finished; it is never begun again
+    "not-ready",  # the node has nothing to train on
+    "internal",  # a fault at the node; its operator reads why in the node's own log
+]
+
+Phase = Literal["waiting", "opening", "open", "aggregating", "finished", "paused"]
+TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
+    "waiting": {
+        "SitesSeen": frozenset({"waiting", "opening", "paused"}),
+    },
+    "opening": {
+        "RoundOpened": frozenset({"open"}),
+    },
+    "open": {
+        "ReplyArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "RefusalArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "FaultyReply": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "SiteLost": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "DeadlinePassed": frozenset({"open", "aggregating", "waiting", "paused"}),
+    },
+    "aggregating": {
+        "Aggregated": frozenset({"waiting", "finished"}),
+    },
+    "paused": {
+        "Resumed": frozenset({"waiting"}),
+    },
+    "finished": {},
+}
+"""Legal transitions of a run: phase -> event -> phases it may lead to. Replies, refusals, faults
+and deadlines that come when no round is open change no phase; they are ignored or counted."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Participant(_Strict):
+    """One site of a round, with the number of patients that it declared at enrolment."""
+
+    site: SiteName
+    declared_patients: Patients
+
+
+class _Message(_Strict):
+    version: Literal[1] = 1
+    run: RunId
+    round: RoundNumber
+
+
+class TrainRequest(_Message):
+    """Train one round from these weights.
+
+    participants are sorted by site, each once. `start` counts the coordinator's starts of this
+    run. `config_digest` is `ModelConfig.digest`, `model_digest` is `weights.digest` of the body.
+    """
+
+    kind: Literal["train-request"] = "train-request"
+    purpose: Literal["pretrain"] = "pretrain"
+    start: Annotated[int, Field(ge=1, le=1_000_000)]
+    preset: ShortText
+    config_digest: Digest
+    model_digest: Digest
+    body_digest: Digest
+    privacy: PrivacyPlan
+    training: LocalTraining
+    participants: Annotated[
+        tuple[Participant, ...], Field(min_length=1, max_length=MAX_PARTICIPANTS)
+    ]
+    minimum_contributors: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
+    insecure_aggregation: bool
+    deadline_s: Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
+    software: ShortText
+
+    @model_validator(mode="after")
+    def _sorted_once(self) -> TrainRequest:
+        sites = [participant.site for participant in self.participants]
+        if sites != sorted(set(sites)):
+            raise ValueError("participants must be sorted by site, each once")
+        return self
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(participant.site for participant in self.participants)
+
+
+class PrivacyStatement(_Strict):
+    """What the site has spent for life, this round included; never epsilon alone.
+
+    epsilon None stands for infinity: nothing is promised (noise that is not private).
+    """
+
+    epsilon: Annotated[float, Field(ge=0.0)] | None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)]
+    unit: Literal["one patient at one hospital"] = "one patient at one hospital"
+    trust_model: Literal["local"] = "local"
+
+
+class TrainReply(_Message):
+    """The update of one site for one round."""
+
+    kind: Literal["train-reply"] = "train-reply"
+    site: SiteName
+    request_digest: Digest
+    update_digest: Digest
+    body_digest: Digest
+    declared_patients: Patients
+    weight: Weight
+    noise: ShortText
+    private: bool
+    privacy: PrivacyStatement
+    software: ShortText
+
+    @model_validator(mode="after")
+    def _no_promise_without_noise(self) -> TrainReply:
+        if self.private != (self.privacy.epsilon is not None):
+            raise ValueError("epsilon is finite if and only if the noise is private")
+        return self
+
+
+class Refusal(_Message):
+    """The site does not take part in this round. Carries a word of a closed set and no more."""
+
+    kind: Literal["refusal"] = "refusal"
+    site: SiteName
+    request_digest: Digest
+    reason: RefusalReason
+
+
+Message = TrainRequest | TrainReply | Refusal
+_M = TypeVar("_M", TrainRequest, TrainReply, Refusal)
+
+
+def aggregation_weight(declared_patients: int, participants: Sequence[Participant]) -> int:
+    """Public integer weight in [1, 8]: 8 N / largest N of the round, rounded half up, at least 1.
+
+    Computed by the node for itself and again by the coordinator; integer arithmetic only.
+    """
+    largest = max(participant.declared_patients for participant in participants)
+    return max(1, min(MAX_WEIGHT, (2 * MAX_WEIGHT * declared_patients + largest) // (2 * largest)))
+
+
+def encode(message: Message) -> bytes:
+    """Canonical JSON bytes of a message.
+
+    Raises:
+        OurMistake: the message would not be accepted by its own parser.
+    """
+    data = canonical.encode(message.model_dump(mode="json"))
+    try:
+        normal = type(message).model_validate_json(data)
+        data = canonical.encode(normal.model_dump(mode="json"))
+    except (ValidationError, FedprintError) as error:
+        raise OurMistake(f"This {message.kind} is not a legal message.") from error
+    if len(data) + SIGNATURE_BYTES > MAX_HEADER_BYTES:
+        raise OurMistake(f"This {message.kind} is too long.")
+    return data
+
+
+def seal(message: Message, key: Ed25519PrivateKey) -> bytes:
+    """Header bytes: signature over (kind, canonical JSON), then the canonical JSON."""
+    data = encode(message)
+    return signing.sign(key, message.kind, data) + data
+
+
+def header_digest(header: bytes) -> str:
+    """SHA-256 of a header as it travelled; a reply names its request by it."""
+    return canonical.digest(header)
+
+
+def open_train_request(header: bytes, run_key: bytes) -> TrainRequest:
+    """The coordinator's request, verified against the pinned run key.
+
+    Raises:
+        PeerFault: of site "coordinator": oversize, wrong signature, unknown field, wrong type,
+            out of bounds, or not in canonical form.
+    """
+    _bounded(header, COORDINATOR)
+    _verified(header, run_key, "train-request", COORDINATOR)
+    return _parsed(TrainRequest, header[SIGNATURE_BYTES:], COORDINATOR)
+
+
+def open_answer(header: bytes, identity_key: bytes, *, site: str) -> TrainReply | Refusal:
+    """A site's answer, verified against its identity key of the roster.
+
+    Raises:
+        PeerFault: as for requests, and when the answer names another site.
+    """
+    _bounded(header, site)
+    kinds: dict[str, type[TrainReply] | type[Refusal]] = {
+        "train-reply": TrainReply,
+        "refusal": Refusal,
+    }
+    for kind, model in kinds.items():
+        try:
+            _verified(header, identity_key, kind, site)
+        except PeerFault:
+            continue
+        answer = _parsed(model, header[SIGNATURE_BYTES:], site)
+        if answer.site != site:
+            raise PeerFault(f"An answer of {site} names another site.", site=site)
+        return answer
+    raise PeerFault(f"The answer of {site} has no valid signature.", site=site, do=_KEY_HINT)
+
+
+_KEY_HINT = "Compare the key digest with the one that was enrolled; enrol again if it changed."
+
+
+def check_body(expected_digest: str, body: bytes, *, site: str) -> None:
+    """The body must be the one that the signed header commits to.
+
+    Raises:
+        PeerFault: oversize, or another SHA-256.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise PeerFault(f"The body of {site} is longer than allowed.", site=site)
+    if canonical.digest(body) != expected_digest:
+        raise PeerFault(f"The body of {site} is not the one its header signs.", site=site)
+
+
+def readable(header: bytes) -> dict[str, Any]:
+    """The JSON of a header **without** verifying anything: for display only.
+
+    Raises:
+        OurMistake: not a header.
+    """
+    try:
+        value = json.loads(header[SIGNATURE_BYTES:])
+    except (ValueError, RecursionError) as error:
+        raise OurMistake("This is not a message header.") from error
+    if not isinstance(value, dict):
+        raise OurMistake("This is not a message header.")
+    return value
+
+
+def _bounded(header: bytes, site: str) -> None:
+    if not SIGNATURE_BYTES < len(header) <= MAX_HEADER_BYTES:
+        raise PeerFault(f"A message of {site} has a length that no message has.", site=site)
+
+
+def _verified(header: bytes, public_key: bytes, kind: str, site: str) -> None:
+    try:
+        signing.verify(public_key, kind, header[SIGNATURE_BYTES:], header[:SIGNATURE_BYTES])
+    except Refused as error:
+        raise PeerFault(
+            f"A message of {site} has no valid signature.", site=site, do=_KEY_HINT
+        ) from error
+
+
+def _parsed(model: type[_M], data: bytes, site: str) -> _M:
+    try:
+        message = model.model_validate_json(data)
+        again = canonical.encode(message.model_dump(mode="json"))
+    except (ValidationError, FedprintError, ValueError, RecursionError) as error:
+        # The cause names fields of the peer's making; it stays in the chain, not in the message.
+        raise PeerFault(f"A signed message of {site} is not a legal message.", site=site) from error
+    if again != data:
+        raise PeerFault(f"A signed message of {site} is not in canonical form.", site=site)
+    return message
