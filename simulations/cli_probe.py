@@ -1,9 +1,225 @@
-"""Commands of this part; filled by the part itself."""
+"""fedprint-lab probe: how good a fingerprint is, on real patients."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from shared_model import terminal
+from shared_model.errors import OurMistake
+from shared_model.files import write_atomic
+
+if TYPE_CHECKING:
+    from simulations.probes.rows import Row
+    from simulations.probes.table import ProbeTable
+
+METRIC_WORDS = {"mae": "MAE", "auroc": "AUROC", "verification": "AUROC (same person)"}
+
+
+def default_data() -> Path:
+    """FEDPRINT_DATA, else ../shared/data."""
+    return Path(os.environ.get("FEDPRINT_DATA", "../shared/data"))
 
 
 def register(app: typer.Typer) -> None:
-    """Add this part's commands."""
+    """Add `probe` to the lab's commands."""
+
+    @app.command()
+    def probe(
+        release: Annotated[
+            str, typer.Argument(help="A release folder, or `warm-start` for the packaged weights.")
+        ],
+        data: Annotated[
+            Path | None,
+            typer.Option(help="Real recordings (default FEDPRINT_DATA, ../shared/data)."),
+        ] = None,
+        signer: Annotated[
+            str | None,
+            typer.Option(
+                help="Release key (hex) or coordinator.json; else nothing is verified."
+            ),
+        ] = None,
+        row: Annotated[
+            list[str] | None,
+            typer.Option("--row", help="Another row: NAME=WEIGHTS.safetensors (same model shape)."),
+        ] = None,
+        task: Annotated[list[str] | None, typer.Option("--task", help="Only this task.")] = None,
+        random_seeds: Annotated[
+            int, typer.Option(min=1, help="Random-init networks averaged.")
+        ] = 3,
+        draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
+        seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
+        output: Annotated[
+            Path | None, typer.Option("-o", "--output", help="Folder for probe.json and probe.png.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    ) -> None:
+        """Probe frozen fingerprints on real sites: patient-disjoint, 95 % intervals over patients.
+
+        Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
+        to random-init are paired over the same bootstrap samples. Absent folders are named.
+
+        Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
+        """
+        table, words = measure(
+            release,
+            data or default_data(),
+            signer=signer,
+            extra=row or [],
+            only=task,
+            random_seeds=random_seeds,
+            draws=draws,
+            seed=seed,
+        )
+        document = {"release": words, "seed": seed, "draws": draws, **table.as_dict()}
+        if output is not None:
+            import json
+
+            from simulations.probes.plot import plot_table
+
+            output.mkdir(parents=True, exist_ok=True)
+            write_atomic(output / "probe.json", json.dumps(document, indent=2).encode())
+            plot_table(table, output / "probe.png")
+        if as_json:
+            terminal.print_json(document)
+        else:
+            _print(table, words)
+
+
+def measure(
+    release: str,
+    data: Path,
+    *,
+    signer: str | None,
+    extra: list[str],
+    only: list[str] | None,
+    random_seeds: int,
+    draws: int,
+    seed: int,
+) -> tuple[ProbeTable, dict[str, Any]]:
+    """Load the rows and the tasks, run the table with a progress bar on stderr."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from simulations.probes.table import run_table
+    from simulations.probes.tasks import load_tasks, require_data
+
+    require_data(data)
+    rows, words = _rows(release, signer, extra, random_seeds)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal.err, transient=True) as progress:
+        bar = progress.add_task("reading recordings", total=None)
+        tasks, skipped = load_tasks(
+            data,
+            only=only,
+            on_task=lambda name: progress.update(bar, description=f"reading: {name}"),
+        )
+        if not tasks:
+            raise OurMistake(
+                f"No probe task can be measured with {data}.",
+                do="; ".join(f"{name}: {why}" for name, why in skipped.items()),
+            )
+        total = sum(len(one.sensors) for one in tasks) * len(rows)
+        progress.update(bar, total=total, completed=0)
+        table = run_table(
+            tasks,
+            rows,
+            seed=seed,
+            draws=draws,
+            skipped=skipped,
+            on_done=lambda what: progress.update(bar, advance=1, description=what),
+        )
+    words["notes"] = {one.name: one.note for one in tasks if one.note}
+    return table, words
+
+
+def _rows(
+    release: str, signer: str | None, extra: list[str], random_seeds: int
+) -> tuple[list[Row], dict[str, Any]]:
+    from shared_model import warm_start, weights
+    from simulations.probes import rows as make
+
+    words: dict[str, Any] = {"source": release}
+    if release == "warm-start":
+        config, trained, _ = warm_start.load("tiny")
+        words |= {
+            "model_digest": weights.digest(trained),
+            "private_training": "none: simulator only",
+        }
+    else:
+        config, trained, found = _open_release(Path(release), signer)
+        words |= found
+    rows = [make.random_init(config, random_seeds), make.hand_made_row()]
+    rows.append(make.warm_start_row(config.preset))
+    if release != "warm-start":
+        rows.append(make.weights_row("release", config, trained))
+    for item in extra:
+        name, _, path = item.partition("=")
+        if not name or not path:
+            raise OurMistake(f"--row {item!r} is not NAME=FILE.")
+        loaded = weights.from_bytes(Path(path).read_bytes(), like=trained)
+        rows.append(make.weights_row(name, config, loaded))
+    return rows, words
+
+
+def _open_release(folder: Path, signer: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    from shared_model.release import Manifest, check_weights, describe
+    from shared_model.release_checks import verify
+    from shared_model.release_files import read_release, read_signer
+
+    files = read_release(folder)
+    if signer is None:
+        manifest = Manifest.from_bytes(files.manifest)
+        trained = check_weights(manifest, files.weights)
+        signed = "NOT CHECKED (no --signer given)"
+    else:
+        release = verify(files, read_signer(signer))
+        manifest, trained = release.manifest, release.weights
+        signed = "verified"
+    return manifest.model.config(), trained, {"signature": signed, **describe(manifest)}
+
+
+def _print(table: ProbeTable, words: dict[str, Any]) -> None:
+    terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
+    if "signature" in words:
+        terminal.out.print(f"signature: {words['signature']}")
+    rows = [
+        {
+            "task": cell.task,
+            "sensors": cell.sensors,
+            "patients": cell.patients,
+            "row": cell.row,
+            "metric": METRIC_WORDS[cell.kind],
+            "value": _three(cell.estimate),
+            "gain over random-init (skill)": "-" if cell.gain is None else _three(cell.gain),
+        }
+        for cell in table.cells
+    ]
+    terminal.show("95 % intervals: bootstrap over patients", rows, as_json=False)
+    for name, value in table.overall.items():
+        terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
+    for one in table.not_above():
+        terminal.out.print(
+            f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
+        )
+    for name, note in words.get("notes", {}).items():
+        terminal.out.print(f"note: {name}: {note}")
+    for name, why in table.skipped.items():
+        terminal.out.print(f"not measured: {name}: {why}")
+
+
+def _three(estimate: Any) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

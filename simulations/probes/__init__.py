@@ -1,0 +1,1 @@
+"""Probes of frozen fingerprints on real recordings: linear, patient-disjoint, with intervals."""

@@ -1,0 +1,210 @@
+"""Linear probes with patient-disjoint cross-validation and bootstrap over patients.
+
+Protocol: that of PaPaGei (2410.20542, section 4), corrected: StandardScaler and the linear model
+are fitted on training patients only; the regularisation is chosen by an inner cross-validation that
+is grouped by patient too; every interval is a percentile bootstrap over patients of the pooled
+out-of-fold predictions; all rows share folds and bootstrap draws, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from shared_model.errors import OurMistake
+
+RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
+LOGISTIC_CS = (0.001, 0.01, 0.1, 1.0)
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Out-of-fold outputs of one row on one task.
+
+    truth, score: float64 (item,); group: patient index (item,).
+    kind: "auroc", "mae" or "verification" (an item is a pair of recordings, `group` (item, 2)).
+    """
+
+    kind: str
+    truth: np.ndarray = field(repr=False)
+    score: np.ndarray = field(repr=False)
+    group: np.ndarray = field(repr=False)
+
+    @property
+    def patients(self) -> int:
+        return int(np.unique(self.group).size)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % bootstrap interval over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+def metric(kind: str, truth: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
+    """AUROC (weighted) or mean absolute error (weighted); NaN if one class is absent."""
+    if kind == "mae":
+        return float(np.average(np.abs(truth - score), weights=weight))
+    _, rank = np.unique(score, return_inverse=True)
+    return _auroc(truth, rank, weight)
+
+
+def _auroc(truth: np.ndarray, rank: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted area under the ROC curve from dense ranks; ties count one half."""
+    positive = np.bincount(rank, weights=weight * truth)
+    negative = np.bincount(rank, weights=weight * (1.0 - truth))
+    pairs = positive.sum() * negative.sum()
+    if pairs == 0:
+        return float("nan")
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + 0.5 * negative)).sum() / pairs)
+
+
+def skill(kind: str, value: float, baseline: float) -> float:
+    """One scale for all tasks: 0 = knows nothing, 1 = perfect.
+
+    AUROC: 2 (AUROC - 0.5). Mean absolute error: 1 - MAE / MAE of always predicting the median.
+    """
+    if kind == "mae":
+        return 1.0 - value / baseline
+    return 2.0 * (value - 0.5)
+
+
+def bootstrap_counts(patients: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each patient is in each bootstrap sample: (draw, patient)."""
+    chosen = rng.integers(0, patients, size=(draws, patients))
+    return np.stack([np.bincount(row, minlength=patients) for row in chosen]).astype(np.float64)
+
+
+def bootstrap(prediction: Prediction, counts: np.ndarray) -> np.ndarray:
+    """The metric in every bootstrap sample of patients: (draw,)."""
+    values = np.empty(len(counts))
+    _, rank = np.unique(prediction.score, return_inverse=True)
+    error = np.abs(prediction.truth - prediction.score)
+    for i, count in enumerate(counts):
+        weight = count[prediction.group]
+        if weight.ndim == 2:
+            weight = weight.prod(axis=1)
+        if prediction.kind == "mae":
+            values[i] = np.average(error, weights=weight)
+        else:
+            values[i] = _auroc(prediction.truth, rank, weight)
+    return values
+
+
+def estimate(prediction: Prediction, counts: np.ndarray) -> Estimate:
+    """The metric on all patients and its percentile interval."""
+    ones = np.ones(len(prediction.truth))
+    value = metric(prediction.kind, prediction.truth, prediction.score, ones)
+    return interval(value, bootstrap(prediction, counts))
+
+
+def interval(value: float, draws: np.ndarray) -> Estimate:
+    """Percentile interval; draws in which a class was absent do not count."""
+    finite = draws[np.isfinite(draws)]
+    if finite.size == 0:
+        return Estimate(value, float("nan"), float("nan"))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(finite, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def out_of_fold(
+    features: np.ndarray, truth: np.ndarray, group: np.ndarray, *, kind: str, folds: int, seed: int
+) -> Prediction:
+    """Pooled predictions for patients that the probe has not seen.
+
+    Args:
+        features: (item, feature); truth: (item,); group: patient index (item,).
+        kind: "auroc" (truth 0/1) or "mae".
+        folds: number of patient-disjoint folds; for "auroc" stratified by class.
+
+    Raises:
+        OurMistake: fewer patients (or patients of a class) than folds.
+    """
+    if np.unique(group).size < folds:
+        raise OurMistake("A probe needs at least as many patients as folds.")
+    score = np.full(len(truth), np.nan)
+    for train, test in _splits(features, truth, group, kind, folds, seed):
+        model = _fit(features[train], truth[train], group[train], kind, seed)
+        score[test] = _predict(model, features[test], kind)
+    return Prediction(kind=kind, truth=truth.astype(np.float64), score=score, group=group)
+
+
+def verification(features: np.ndarray, group: np.ndarray, session: np.ndarray) -> Prediction:
+    """Same person or not, for all pairs of recordings of different sessions; nothing is fitted
+    but the standardisation, which knows no identities.
+
+    Args:
+        features: (recording, feature); group: patient index; session: recording order in patient.
+    """
+    scaled = StandardScaler().fit_transform(features)
+    unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
+    first, second = np.triu_indices(len(unit), k=1)
+    kept = (group[first] != group[second]) | (session[first] != session[second])
+    first, second = first[kept], second[kept]
+    same = (group[first] == group[second]).astype(np.float64)
+    score = np.einsum("ij,ij->i", unit[first], unit[second])
+    return Prediction("verification", same, score, np.stack([group[first], group[second]], axis=1))
+
+
+def _splits(
+    features: np.ndarray, truth: np.ndarray, group: np.ndarray, kind: str, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    if kind == "auroc":
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    else:
+        splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    return list(splitter.split(features, truth, group))
+
+
+def _candidates(kind: str) -> Sequence[Callable[[], Pipeline]]:
+    if kind == "mae":
+        return [
+            (lambda a=alpha: make_pipeline(StandardScaler(), Ridge(alpha=a)))
+            for alpha in RIDGE_ALPHAS
+        ]
+    return [
+        (
+            lambda c=c: make_pipeline(
+                StandardScaler(),
+                LogisticRegression(C=c, solver="newton-cholesky", class_weight="balanced"),
+            )
+        )
+        for c in LOGISTIC_CS
+    ]
+
+
+def _predict(model: Pipeline, features: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "mae":
+        return np.asarray(model.predict(features), dtype=np.float64)
+    return np.asarray(model.predict_proba(features)[:, 1], dtype=np.float64)
+
+
+def _fit(
+    features: np.ndarray, truth: np.ndarray, group: np.ndarray, kind: str, seed: int
+) -> Pipeline:
+    """Choose the regularisation by grouped inner cross-validation, then fit on everything."""
+    folds = 3
+    losses = []
+    for make in _candidates(kind):
+        score = np.full(len(truth), np.nan)
+        for train, test in _splits(features, truth, group, kind, folds, seed):
+            if kind == "auroc" and np.unique(truth[train]).size < 2:
+                continue
+            score[test] = _predict(make().fit(features[train], truth[train]), features[test], kind)
+        done = np.isfinite(score)
+        value = metric(kind, truth[done], score[done], np.ones(int(done.sum())))
+        losses.append(value if kind == "mae" else -value)
+    best = _candidates(kind)[int(np.nanargmin(losses))]
+    return best().fit(features, truth)
