@@ -1,0 +1,325 @@
+"""Flower at the coordinator: wiring only.
+
+Three entries, each a process of its own (see `server/superlink.py`):
+
+- `app`: the ServerApp; puts Flower's Grid under `server.coordinate`.
+- `serve_superlink`: Flower's SuperLink behind a guard. In Flower, hospitals, operator and apps use
+  one port, and without a paid plug-in nothing stops a stranger who reaches it from submitting code
+  to the coordinator or enrolling a node. Behind the guard the network sees the nodes' interface
+  only; the operator's needs a secret of this start, the apps' is for loopback.
+- `serve_run`: enrols the roster at the SuperLink, submits the run, executes `app`. The SuperLink
+  runs with `--isolation process` and never starts code from a bundle; ours holds no code at all.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from logging import INFO
+from pathlib import Path
+
+import httpx
+from flwr.app import Context
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import Status, SubStatus
+from flwr.common.logger import log
+from flwr.common.serde import (
+    context_from_proto,
+    context_to_proto,
+    run_from_proto,
+    user_config_to_proto,
+)
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.grid import HttpGrid
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server import sites
+from server.grid import GridTransport, by_node_key, in_order
+from server.home import CoordinatorHome
+from shared_model.canonical import digest
+from shared_model.errors import OurMistake
+
+RUN = "fedprint-run"
+SIMULATED = "fedprint-simulated"
+OPERATOR_HEADER = "x-fedprint-operator"
+READY_S = 60.0
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run, or continue, the training run that the configuration names."""
+    home = CoordinatorHome.find()
+    run = str(context.run_config[RUN])
+    cards = sites.roster(home)
+    if context.run_config.get(SIMULATED) is True:
+        directory = in_order([card.site for card in cards])
+    else:
+        directory = by_node_key({card.supernode_bytes: card.site for card in cards})
+    _coordinate(GridTransport(grid, directory, ttl_s=7 * 86_400.0), home, run)
+
+
+def _coordinate(transport: GridTransport, home: CoordinatorHome, run: str) -> None:
+    from server import coordinate
+
+    coordinate.run(transport, home.run_folder(run))
+
+
+# ---------------------------------------------------------------- SuperLink, guarded
+
+
+class Guard:
+    """Outermost layer of the SuperLink: an allow-list of paths by who asks."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self.app = app
+        self.secret = secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._allowed(scope)):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await Response(status_code=404)(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if path == "/health" or path.startswith("/v1/fleet/"):
+            return True
+        if path.startswith("/v1/runtime/"):
+            client = scope.get("client")
+            return client is not None and client[0] in ("127.0.0.1", "::1")
+        if path.startswith("/v1/control/"):
+            given = dict(scope["headers"]).get(OPERATOR_HEADER.encode(), b"")
+            return hmac.compare_digest(given, self.secret)
+        return False
+
+
+def serve_superlink(arguments: list[str]) -> None:
+    """Entry of the SuperLink process: OPERATOR_SECRET_FILE, then Flower's own arguments."""
+    from flwr.superlink import extensions
+    from flwr.superlink.cli import flower_superlink
+
+    secret = Path(arguments[0]).read_bytes().hex()
+    extensions.get_middleware = lambda: (Middleware(Guard, secret=secret),)
+    sys.argv = ["flower-superlink", *arguments[1:]]
+    flower_superlink()
+
+
+# ---------------------------------------------------------------- the run
+
+
+class _Operator:
+    """Adds the operator's secret to each call of the SuperLink's control interface."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers[OPERATOR_HEADER] = self._secret
+        return call_next(context)
+
+
+def serve_run(arguments: list[str]) -> None:
+    """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE."""
+    run, address, operator_file, secret_file = arguments
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    home = CoordinatorHome.find()
+    certificate = home.ca_certificate.read_bytes()
+    _wait_until_ready(address, home.ca_certificate)
+    control = ControlHttpClient.from_server_address(
+        address,
+        False,
+        certificate,
+        [
+            RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+            _Operator(Path(operator_file).read_bytes().hex()),
+        ],
+    )
+    try:
+        _enrol(control, home)
+        _stop_old_runs(control)
+        number = _submit(control, run)
+    finally:
+        control.close()
+    announce({"event": "submitted", "flower_run": str(number)})
+    token = _acquire(address, certificate, Path(secret_file).read_bytes(), number)
+    _execute(address, certificate, token)
+
+
+def announce(event: dict[str, object]) -> None:
+    """One line of JSON on standard output: what the supervising process shows."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _wait_until_ready(address: str, certificate: Path) -> None:
+    import ssl
+
+    context = ssl.create_default_context(cafile=str(certificate))
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"https://{address}/health", verify=context, timeout=5.0).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)  # it is not listening yet
+    raise OurMistake(
+        f"The SuperLink did not answer within {READY_S:.0f} s.", do="See logs/superlink.log."
+    )
+
+
+def _enrol(control: ControlHttpClient, home: CoordinatorHome) -> None:
+    """Make the SuperLink's list of nodes equal to the roster."""
+    cards = {card.supernode_bytes: card for card in sites.roster(home)}
+    known = {n.public_key: n for n in control.ListNodes(ListNodesRequest()).nodes_info}
+    for key, node in known.items():
+        if key not in cards and not node.unregistered_at:
+            control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+    for key, card in cards.items():
+        if key not in known:
+            control.RegisterNode(RegisterNodeRequest(public_key=key, name=card.site))
+
+
+def _stop_old_runs(control: ControlHttpClient) -> None:
+    """Runs that a killed coordinator left behind would otherwise wait for their heartbeat."""
+    for number, old in control.ListRuns(ListRunsRequest()).run_dict.items():
+        if old.status.status != Status.FINISHED:
+            log(INFO, "stopping Flower run %s, left by an earlier start", number)
+            control.StopRun(StopRunRequest(run_id=number))
+
+
+def bundle(run: str) -> bytes:
+    """The Flower bundle of a run: names of the installed apps, and no code."""
+    from importlib.metadata import version
+
+    text = f"""[project]
+name = "fedprint"
+version = "{version("fedprint")}"
+description = "Holds no code: every site runs its own installed packages."
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41,<1.43"]
+[tool.flwr.app]
+publisher = "fedprint"
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+[tool.flwr.app.config]
+{RUN} = ""
+"""
+    content, _ = build_fab_from_files({"pyproject.toml": text.encode()})
+    return content
+
+
+def _submit(control: ControlHttpClient, run: str) -> int:
+    content = bundle(run)
+    answer = control.StartRun(
+        StartRunRequest(
+            fab=Fab(hash_str=digest(content), content=content),
+            override_config=user_config_to_proto({RUN: run}),
+        )
+    )
+    if not answer.HasField("run_id"):
+        raise OurMistake("The SuperLink did not take the run.", do="See logs/superlink.log.")
+    return answer.run_id
+
+
+def _acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str:
+    """Claim the task of our run; others' are none of ours."""
+    client = RuntimeHttpClient.from_server_address(
+        address,
+        False,
+        certificate,
+        [
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE}),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    end = time.monotonic() + READY_S
+    try:
+        while time.monotonic() < end:
+            answer = client.AcquireTask(
+                AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+            )
+            if answer.HasField("task") and answer.token and answer.task.run_id == number:
+                return answer.token
+            time.sleep(0.1)  # the SuperLink queues it
+    finally:
+        client.close()
+    raise OurMistake("The SuperLink did not queue the run.", do="See logs/superlink.log.")
+
+
+def _execute(address: str, certificate: bytes, token: str) -> None:
+    """Pull the task's input, give it to the installed `app`, report how it ended."""
+    grid = HttpGrid(address, root_certificates=certificate, token=token)
+    client = grid._runtime_client
+    stopped: list[bool] = []
+
+    def alive() -> bool:
+        try:
+            if not client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success and not stopped:
+                stopped.append(True)
+                signal.raise_signal(signal.SIGTERM)  # the SuperLink has ended this run
+        except httpx.HTTPError:
+            return False  # tried again by the sender
+        return True
+
+    beat = HeartbeatSender(alive)
+    beat.start()
+    status, details = SubStatus.FAILED, "interrupted"
+    context: Context | None = None
+    try:
+        task = client.PullTaskInput(PullTaskInputRequest())  # its bundle is left alone
+        grid.set_run(run_from_proto(task.run))
+        context = context_from_proto(task.context)
+        context.run_config = {**context.run_config, **dict(_config(task.run.override_config))}
+        app(grid, context)
+        status, details = SubStatus.COMPLETED, ""
+    finally:
+        stopped.append(True)
+        client.PushTaskOutput(
+            PushTaskOutputRequest(
+                context=context_to_proto(context) if context else None,
+                sub_status=status,
+                details=details,
+            )
+        )
+        beat.stop()
+        grid.close()
+
+
+def _config(proto: object) -> dict[str, bool | float | int | str]:
+    from flwr.common.serde import user_config_from_proto
+
+    reader: Callable[[object], dict[str, bool | float | int | str]] = user_config_from_proto
+    return reader(proto)

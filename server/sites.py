@@ -1,0 +1,63 @@
+"""The enrolled hospitals: one signed card each, as the hospital gave it; never replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.home import CoordinatorHome
+from shared_model.enrolment import SiteCard, open_site_card
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import write_atomic
+
+
+def enrol(home: CoordinatorHome, data: bytes) -> SiteCard:
+    """Take a hospital's card into the roster. The same card again changes nothing.
+
+    Raises:
+        PeerFault: not a card, or not signed by the key that it names.
+        Refused: the name or a key is enrolled already, with another card (reason "enrolled").
+    """
+    card = open_site_card(data)
+    for other in roster(home):
+        if other == card:
+            return card
+        same_key = (
+            other.identity_key == card.identity_key or other.supernode_bytes == card.supernode_bytes
+        )
+        if other.site == card.site or same_key:
+            raise Refused(
+                f"Site {other.site} is enrolled with another card or the same keys.",
+                reason="enrolled",
+                do=f"If the hospital made new keys, remove it first: "
+                f"fedprint-coordinator remove {other.site}",
+            )
+    write_atomic(_path(home, card.site), data)
+    return card
+
+
+def remove(home: CoordinatorHome, site: str) -> None:
+    """Take a hospital out of the roster. Runs that have begun keep the roster they began with.
+
+    Raises:
+        OurMistake: no such site.
+    """
+    if site not in {card.site for card in roster(home)}:
+        raise OurMistake(f"No site {site} is enrolled.", do="See: fedprint-coordinator status")
+    _path(home, site).unlink()
+
+
+def roster(home: CoordinatorHome) -> list[SiteCard]:
+    """All enrolled sites, sorted by name; each card is verified again."""
+    if not home.sites.is_dir():
+        return []
+    cards = []
+    for path in sorted(home.sites.glob("*.json")):
+        card = open_site_card(path.read_bytes())
+        if path.stem != card.site:
+            raise OurMistake(f"{path} holds the card of {card.site}.")
+        cards.append(card)
+    return cards
+
+
+def _path(home: CoordinatorHome, site: str) -> Path:
+    return home.sites / f"{site}.json"

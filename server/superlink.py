@@ -1,0 +1,225 @@
+"""The coordinator's processes: SuperLink and run, started, watched and ended together.
+
+Flower loses a run when its SuperLink dies. Ours lives in the run folder: a new start stops what the
+old one left in Flower, submits a new Flower run, and `server.coordinate` continues the lineage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import selectors
+import socket
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from server.home import CoordinatorHome
+from shared_model.children import Child, Family
+from shared_model.enrolment import check_address
+from shared_model.errors import FedprintError, OurMistake
+from shared_model.files import write_atomic
+from shared_model.signing import write_secret
+
+FIRST = "Run first: fedprint-coordinator init --address HOST:PORT"
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+WATCH_S = 0.5
+
+
+class CoordinatorConfig(BaseModel):
+    """coordinator.toml. `address` is what hospitals reach; `bind` is where the SuperLink listens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    address: str
+    bind: str = "127.0.0.1"
+
+    @field_validator("address")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        check_address(value)
+        return value
+
+    @property
+    def port(self) -> int:
+        return check_address(self.address)[1]
+
+
+def write_config(home: CoordinatorHome, config: CoordinatorConfig) -> None:
+    """Write coordinator.toml."""
+    text = f'address = "{config.address}"\nbind = "{config.bind}"\n'
+    write_atomic(home.config, text.encode())
+
+
+def load_config(home: CoordinatorHome) -> CoordinatorConfig:
+    """Read coordinator.toml.
+
+    Raises:
+        OurMistake: absent or wrong.
+    """
+    try:
+        return CoordinatorConfig.model_validate(tomllib.loads(home.config.read_text()))
+    except (OSError, ValueError) as error:
+        raise OurMistake(f"{home.config} is absent or wrong.", do=FIRST) from error
+
+
+@contextmanager
+def only_one(home: CoordinatorHome) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it when this process ends, however it ends.
+
+    Raises:
+        OurMistake: another coordinator runs in this home.
+    """
+    home.make()
+    with home.lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OurMistake(
+                f"A coordinator is running in {home.root}.", do="Stop it first, or choose --home."
+            ) from error
+        yield
+
+
+def is_running(home: CoordinatorHome) -> bool:
+    """Whether a coordinator runs in this home now."""
+    if not home.lock.exists():
+        return False
+    with home.lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def conduct(home: CoordinatorHome, run: str, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    """Start SuperLink and run, pass on the run's events, end both. Blocks until the run is over.
+
+    Raises:
+        OurMistake: the port is taken, or a process ended early; says where its log is.
+        FedprintError: what ended the run, as the run's process told it.
+    """
+    config = load_config(home)
+    _need_free_port(config)
+    with only_one(home), _secrets(home) as (operator, application), Family() as family:
+        link = family.start(
+            "SuperLink",
+            "server.app:serve_superlink",
+            [str(operator), *_superlink_arguments(home, config, application)],
+            log=home.logs / "superlink.log",
+            environment={**QUIET, "FLWR_HOME": str(home.flower)},
+        )
+        worker = family.start(
+            "run",
+            "server.app:serve_run",
+            [run, f"127.0.0.1:{config.port}", str(operator), str(application)],
+            log=home.logs / "run.log",
+            environment={
+                **QUIET,
+                "FLWR_HOME": str(home.flower),
+                "FEDPRINT_COORDINATOR_HOME": str(home.root),
+            },
+            piped=True,
+        )
+        _watch(link, worker, on_event)
+
+
+def _superlink_arguments(
+    home: CoordinatorHome, config: CoordinatorConfig, application: Path
+) -> list[str]:
+    home.flower.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return [
+        *("--host", config.bind),
+        *("--port", str(config.port)),
+        *("--ssl-certfile", str(home.server_certificate)),
+        *("--ssl-keyfile", str(home.server_key)),
+        *("--ssl-ca-certfile", str(home.ca_certificate)),
+        *("--database", str(home.flower / "superlink.sqlite")),
+        "--enable-supernode-auth",
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(application)),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    fault: Mapping[str, Any] | None = None
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(worker.output, selectors.EVENT_READ)
+        while True:
+            if selector.select(WATCH_S):
+                data = os.read(worker.output.fileno(), 65536)
+                if not data:
+                    break
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    event = _parsed(line)
+                    if event.get("event") == "fault":
+                        fault = event
+                    elif event:
+                        on_event(event)
+            if link.exit_code is not None:
+                raise OurMistake(
+                    f"The SuperLink ended. The last lines of {link.log}:\n{link.last_lines()}",
+                    do="Start again: the run continues where it was.",
+                )
+    code = worker.process.wait()
+    if fault is not None:
+        raise ToldFault(fault)
+    if code != 0:
+        raise OurMistake(
+            f"The run ended early. The last lines of {worker.log}:\n{worker.last_lines()}",
+            do="Start again: the run continues where it was.",
+        )
+
+
+class ToldFault(FedprintError):
+    """A fault of the run's process, as it told it over its pipe."""
+
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        super().__init__(str(event.get("message", "")), do=str(event.get("do", "")))
+        self.told_code = int(event.get("exit_code", 1))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line of the run's process; what is no JSON object is none of its events."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _secrets(home: CoordinatorHome) -> Iterator[tuple[Path, Path]]:
+    """Two fresh secrets of this start: the operator's, and that of the process that runs the app."""
+    paths = (home.flower / "operator.secret", home.flower / "app.secret")
+    for path in paths:
+        path.unlink(missing_ok=True)
+        write_secret(path, secrets.token_bytes(32))
+    try:
+        yield paths
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _need_free_port(config: CoordinatorConfig) -> None:
+    family = socket.AF_INET6 if ":" in config.bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.bind, config.port))
+        except OSError as error:
+            raise OurMistake(
+                f"Port {config.port} at {config.bind} cannot be used: {error.strerror}.",
+                do="Stop what uses it, or change the address in coordinator.toml.",
+            ) from error
