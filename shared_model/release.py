@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from shared_model import canonical, signing, weights
 from shared_model.config import MINIMUM_CONTRIBUTORS, ModelConfig, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
+from shared_model.protocol import MAX_HEADER_BYTES, RunId, SiteName
 
 SCHEMA = 1
 TAG = "release-manifest"
@@ -30,9 +31,8 @@ LIMITS = (
 )
 
 MANIFEST_LIMIT_BYTES = 16 * 2**20
-EVIDENCE_LIMIT_BYTES = 64 * 2**20
+EVIDENCE_LIMIT_BYTES = 128 * 2**20
 WEIGHTS_LIMIT_BYTES = 256 * 2**20
-HEADER_LIMIT_BYTES = 64 * 2**10
 SIGNATURE_BYTES = 64
 
 Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
@@ -42,6 +42,9 @@ Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,
 Words = Annotated[str, StringConstraints(pattern=r"\A[ -~]{1,600}\z")]
 """Printable ASCII: nothing that a terminal would obey."""
 Date = Annotated[str, StringConstraints(pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]\z")]
+HexBytes = Annotated[
+    str, StringConstraints(pattern=r"\A([0-9a-f]{2})+\z", max_length=2 * MAX_HEADER_BYTES)
+]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -88,24 +91,27 @@ class Plan(_Strict):
 
 
 class Contribution(_Strict):
-    """One site's signed reply in one round."""
+    """One site's signed reply in one round, as in `evidence.json`."""
 
-    site: Name
+    site: SiteName
     declared_patients: Count
-    delta: Probability
-    plan: Plan
+    weight: Count
     noise: Words
+    delta: Probability
     update_digest: Digest
-    header_digest: Digest
-    """SHA-256 of the signed reply header in `evidence.json`."""
+    reply_digest: Digest
+    """SHA-256 of the signed reply header."""
 
 
 class Round(_Strict):
     """One ask-train-aggregate cycle. A closed round changes no weights but has its price."""
 
-    run: Name
+    run: RunId
     number: Count
     outcome: Literal["aggregated", "closed"]
+    plan: Plan
+    request_digest: Digest
+    """SHA-256 of the signed request header, which holds the plan."""
     model_in: Digest
     model_out: Digest
     contributors: tuple[Contribution, ...]
@@ -121,7 +127,7 @@ class WarmStart(_Strict):
 class Lineage(_Strict):
     """From the warm start to the released weights."""
 
-    runs: Annotated[tuple[Name, ...], Field(min_length=1)]
+    runs: Annotated[tuple[RunId, ...], Field(min_length=1)]
     warm_start: WarmStart
     minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS)]
     rounds: Annotated[tuple[Round, ...], Field(min_length=1)]
@@ -130,13 +136,15 @@ class Lineage(_Strict):
 class SitePrivacy(_Strict):
     """What the lineage cost each patient of one site."""
 
-    site: Name
+    site: SiteName
     identity_key: Key
     epsilon: Positive
     delta: Probability
     unit: Literal["one patient at one hospital"]
     adjacency: Words
     trust_model: Literal["local"]
+    lifetime_epsilon: Positive
+    """The site's own statement in its last reply: everything that its patients ever paid."""
     noise: Words
     declared_patients: Count
     rounds: Count
@@ -162,6 +170,8 @@ class Manifest(_Strict):
     number: Count
     created: Date
     signer: Key
+    run_key: Key
+    """Signs the requests in the evidence."""
     model: Shape
     model_digest: Digest
     weights: WeightsFile
@@ -217,20 +227,17 @@ def _where(error: Exception) -> str:
     return f" (field {parts[0]})" if parts else ""
 
 
-class SignedReply(_Strict):
-    """One reply header exactly as the site signed it, in hexadecimal."""
+class SignedRound(_Strict):
+    """Headers of one round exactly as they were signed, in hexadecimal (see `protocol`)."""
 
-    site: Name
-    identity_key: Key
-    header: Annotated[
-        str, StringConstraints(pattern=r"\A([0-9a-f]{2})+\z", max_length=2 * HEADER_LIMIT_BYTES)
-    ]
+    request: HexBytes
+    replies: tuple[HexBytes, ...]
 
 
 class Evidence(_Strict):
-    """`evidence.json`: all signed reply headers of the lineage."""
+    """`evidence.json`: the signed headers of every round, in the order of the lineage."""
 
-    replies: tuple[SignedReply, ...]
+    rounds: tuple[SignedRound, ...]
 
     def to_bytes(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json"))
@@ -336,93 +343,6 @@ def check_evidence(manifest: Manifest, data: bytes) -> Evidence:
     return Evidence.from_bytes(data)
 
 
-def verify(files: ReleaseBytes, signer: bytes) -> Release:
-    """Everything that can be checked without running the model or an accountant.
-
-    Raises:
-        Refused: signer, signature, digests, sizes, lineage; nothing may be used then.
-    """
-    manifest = check_signature(files, signer)
-    found = check_weights(manifest, files.weights)
-    evidence = check_evidence(manifest, files.evidence)
-    for fault in lineage_faults(manifest):
-        raise Refused(f"The lineage of the release is not sound: {fault}", reason="lineage")
-    return Release(manifest, found, evidence)
-
-
-def lineage_faults(manifest: Manifest) -> list[str]:
-    """What is wrong with the chain of models, the contributors and the statements' bookkeeping."""
-    return [*chain_faults(manifest), *contributor_faults(manifest), *statement_faults(manifest)]
-
-
-def chain_faults(manifest: Manifest) -> list[str]:
-    """Warm start to released digest without a gap; closed rounds change nothing."""
-    faults: list[str] = []
-    lineage = manifest.lineage
-    standing = lineage.warm_start.digest
-    seen: dict[str, int] = {}
-    for step in lineage.rounds:
-        label = f"round {step.number} of run {step.run}"
-        if step.run not in lineage.runs:
-            faults.append(f"{label} belongs to no run of the lineage.")
-        if step.number <= seen.get(step.run, 0):
-            faults.append(f"{label} is out of order.")
-        seen[step.run] = step.number
-        if step.model_in != standing:
-            faults.append(f"{label} did not start from the model before it.")
-        if step.outcome == "closed" and step.model_out != step.model_in:
-            faults.append(f"{label} was closed and yet changed the model.")
-        standing = step.model_out
-    if standing != manifest.model_digest:
-        faults.append("the last round did not make the released model.")
-    return faults
-
-
-def contributor_faults(manifest: Manifest) -> list[str]:
-    """Every aggregate is of enough distinct sites, each update once."""
-    faults: list[str] = []
-    least = manifest.lineage.minimum_contributors
-    updates: set[str] = set()
-    for step in manifest.lineage.rounds:
-        label = f"round {step.number} of run {step.run}"
-        sites = [one.site for one in step.contributors]
-        if len(set(sites)) != len(sites):
-            faults.append(f"{label} counts a site twice.")
-        if step.outcome == "aggregated" and len(set(sites)) < least:
-            faults.append(f"{label} has {len(set(sites))} contributors, fewer than {least}.")
-        for one in step.contributors:
-            if one.update_digest in updates:
-                faults.append(f"{label} uses an update that was used before.")
-            updates.add(one.update_digest)
-    return faults
-
-
-def contributions_of(manifest: Manifest, site: str) -> list[Contribution]:
-    """All signed replies of a site, in order, those of closed rounds included."""
-    return [
-        one for step in manifest.lineage.rounds for one in step.contributors if one.site == site
-    ]
-
-
-def statement_faults(manifest: Manifest) -> list[str]:
-    """One statement a site, and its counts are those of the lineage."""
-    faults: list[str] = []
-    stated = [one.site for one in manifest.privacy]
-    present = {one.site for step in manifest.lineage.rounds for one in step.contributors}
-    if len(set(stated)) != len(stated) or set(stated) != present:
-        faults.append("the privacy statements are not those of the contributing sites.")
-        return faults
-    for one in manifest.privacy:
-        mine = contributions_of(manifest, one.site)
-        if one.rounds != len(mine) or one.steps != sum(item.plan.steps for item in mine):
-            faults.append(f"the statement of {one.site} counts other rounds or steps.")
-        if {item.delta for item in mine} != {one.delta}:
-            faults.append(f"the statement of {one.site} has another delta than its replies.")
-        if {item.noise for item in mine} != {one.noise}:
-            faults.append(f"the statement of {one.site} names another noise than its replies.")
-    return faults
-
-
 def statement_in_words(one: SitePrivacy) -> str:
     """The whole promise; epsilon is never printed alone."""
     return (
@@ -430,7 +350,8 @@ def statement_in_words(one: SitePrivacy) -> str:
         f"({one.adjacency}); trust model '{one.trust_model}': each hospital adds the full noise "
         "itself, so it holds against the coordinator, the other hospitals and anyone who has the "
         f"model; noise: {one.noise}; {one.rounds} rounds, {one.steps} steps, "
-        f"{one.declared_patients} declared patients."
+        f"{one.declared_patients} declared patients. Over its whole life the hospital states "
+        f"epsilon {one.lifetime_epsilon:.3g} at the same delta."
     )
 
 

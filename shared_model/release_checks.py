@@ -1,0 +1,202 @@
+"""Is a release sound? Every check that needs neither the model nor an accountant.
+
+Each `*_faults` function returns sentences, none if all is well, so that the node can refuse at the
+first and the auditor can print all.
+"""
+
+from __future__ import annotations
+
+from shared_model import protocol
+from shared_model.errors import FedprintError, PeerFault, Refused
+from shared_model.release import (
+    Contribution,
+    Evidence,
+    Manifest,
+    Release,
+    ReleaseBytes,
+    Round,
+    SignedRound,
+    check_evidence,
+    check_signature,
+    check_weights,
+)
+
+
+def verify(files: ReleaseBytes, signer: bytes) -> Release:
+    """The release, if `signer` (32 raw bytes) signed it and its lineage is sound.
+
+    Raises:
+        Refused: reasons "size", "manifest", "signer", "signature", "digest", "weights",
+            "evidence", "lineage"; nothing may be used then.
+    """
+    manifest = check_signature(files, signer)
+    found = check_weights(manifest, files.weights)
+    evidence = check_evidence(manifest, files.evidence)
+    for fault in lineage_faults(manifest, evidence):
+        raise Refused(
+            f"The lineage of the release is not sound: {fault}",
+            reason="lineage",
+            do="Ask the coordinator's operator; do not install it.",
+        )
+    return Release(manifest, found, evidence)
+
+
+def lineage_faults(manifest: Manifest, evidence: Evidence) -> list[str]:
+    """All of the checks below."""
+    return [
+        *chain_faults(manifest),
+        *contributor_faults(manifest),
+        *statement_faults(manifest),
+        *evidence_faults(manifest, evidence),
+    ]
+
+
+def _label(step: Round) -> str:
+    return f"round {step.number} of run {step.run}"
+
+
+def chain_faults(manifest: Manifest) -> list[str]:
+    """Warm start to released digest without a gap; closed rounds change nothing."""
+    faults: list[str] = []
+    lineage = manifest.lineage
+    standing = lineage.warm_start.digest
+    seen: dict[str, int] = {}
+    for step in lineage.rounds:
+        if step.run not in lineage.runs:
+            faults.append(f"{_label(step)} belongs to no run of the lineage.")
+        if step.number <= seen.get(step.run, 0):
+            faults.append(f"{_label(step)} is out of order.")
+        seen[step.run] = step.number
+        if step.model_in != standing:
+            faults.append(f"{_label(step)} did not start from the model before it.")
+        if step.outcome == "closed" and step.model_out != step.model_in:
+            faults.append(f"{_label(step)} was closed and yet changed the model.")
+        standing = step.model_out
+    if standing != manifest.model_digest:
+        faults.append("the last round did not make the released model.")
+    return faults
+
+
+def contributor_faults(manifest: Manifest) -> list[str]:
+    """Every aggregate is of enough distinct sites, each update used once."""
+    faults: list[str] = []
+    least = manifest.lineage.minimum_contributors
+    updates: set[str] = set()
+    for step in manifest.lineage.rounds:
+        sites = {one.site for one in step.contributors}
+        if len(sites) != len(step.contributors):
+            faults.append(f"{_label(step)} counts a site twice.")
+        if step.outcome == "aggregated" and len(sites) < least:
+            faults.append(f"{_label(step)} has {len(sites)} contributors, fewer than {least}.")
+        for one in step.contributors:
+            if one.update_digest in updates:
+                faults.append(f"{_label(step)} uses an update that was used before.")
+            updates.add(one.update_digest)
+    return faults
+
+
+def replies_of(manifest: Manifest, site: str) -> list[tuple[Round, Contribution]]:
+    """All signed replies of a site, in order, those of closed rounds included."""
+    return [
+        (step, one)
+        for step in manifest.lineage.rounds
+        for one in step.contributors
+        if one.site == site
+    ]
+
+
+def statement_faults(manifest: Manifest) -> list[str]:
+    """One statement a site, and its counts are those of the lineage."""
+    faults: list[str] = []
+    stated = [one.site for one in manifest.privacy]
+    present = {one.site for step in manifest.lineage.rounds for one in step.contributors}
+    if len(set(stated)) != len(stated) or set(stated) != present:
+        return ["the privacy statements are not those of the contributing sites."]
+    for one in manifest.privacy:
+        mine = replies_of(manifest, one.site)
+        if one.rounds != len(mine) or one.steps != sum(step.plan.steps for step, _ in mine):
+            faults.append(f"the statement of {one.site} counts other rounds or steps.")
+        if {item.delta for _, item in mine} != {one.delta}:
+            faults.append(f"the statement of {one.site} has another delta than its replies.")
+        if {item.noise for _, item in mine} != {one.noise}:
+            faults.append(f"the statement of {one.site} names another noise than its replies.")
+        if {item.declared_patients for _, item in mine} != {one.declared_patients}:
+            faults.append(f"the statement of {one.site} declares another number of patients.")
+    return faults
+
+
+def evidence_faults(manifest: Manifest, evidence: Evidence) -> list[str]:
+    """Every figure of the lineage stands in a message that its site signed.
+
+    The keys are those of the manifest: who must not believe the coordinator compares their
+    digests with the hospitals.
+    """
+    if len(evidence.rounds) != len(manifest.lineage.rounds):
+        return ["the evidence has another number of rounds."]
+    faults: list[str] = []
+    keys = {one.site: bytes.fromhex(one.identity_key) for one in manifest.privacy}
+    lifetime: dict[str, float] = {}
+    for step, signed in zip(manifest.lineage.rounds, evidence.rounds, strict=True):
+        try:
+            faults += _round_faults(manifest, step, signed, keys, lifetime)
+        except FedprintError as error:
+            faults.append(f"{_label(step)}: {error.message}")
+    for one in manifest.privacy:
+        if lifetime.get(one.site) != one.lifetime_epsilon:
+            faults.append(f"{one.site} stated another epsilon for life than the manifest says.")
+    return faults
+
+
+def _round_faults(
+    manifest: Manifest,
+    step: Round,
+    signed: SignedRound,
+    keys: dict[str, bytes],
+    lifetime: dict[str, float],
+) -> list[str]:
+    faults: list[str] = []
+    header = bytes.fromhex(signed.request)
+    request = protocol.open_train_request(header, bytes.fromhex(manifest.run_key))
+    same = (
+        protocol.header_digest(header) == step.request_digest
+        and request.run == step.run
+        and request.round == step.number
+        and request.model_digest == step.model_in
+        and request.privacy == step.plan.plan()
+        and request.config_digest == manifest.model.config().digest
+        and request.minimum_contributors >= manifest.lineage.minimum_contributors
+        and request.insecure_aggregation == (manifest.aggregation == "insecure_aggregation")
+    )
+    if not same:
+        faults.append(f"{_label(step)} is not the one that the coordinator asked for.")
+    if len(signed.replies) != len(step.contributors):
+        return [*faults, f"{_label(step)} has another number of signed replies."]
+    asked = {one.site: one.declared_patients for one in request.participants}
+    for one, text in zip(step.contributors, signed.replies, strict=True):
+        if one.site not in keys:
+            faults.append(f"{_label(step)}: {one.site} has no key.")
+            continue
+        header = bytes.fromhex(text)
+        reply = protocol.open_answer(header, keys[one.site], site=one.site)
+        if not isinstance(reply, protocol.TrainReply):
+            raise PeerFault(f"{one.site} refused and is counted.", site=one.site)
+        epsilon = reply.privacy.epsilon
+        if not reply.private or epsilon is None:
+            faults.append(f"{_label(step)}: the update of {one.site} is not private.")
+            continue
+        lifetime[one.site] = max(epsilon, lifetime.get(one.site, 0.0))
+        same = (
+            protocol.header_digest(header) == one.reply_digest
+            and reply.run == step.run
+            and reply.round == step.number
+            and reply.request_digest == step.request_digest
+            and reply.update_digest == one.update_digest
+            and reply.noise == one.noise
+            and reply.weight == one.weight
+            and reply.privacy.delta == one.delta
+            and reply.declared_patients == one.declared_patients
+            and reply.declared_patients == asked.get(one.site)
+        )
+        if not same:
+            faults.append(f"{_label(step)}: {one.site} signed other figures.")
+    return faults
