@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -148,7 +149,7 @@ def verification(features: np.ndarray, group: np.ndarray, session: np.ndarray) -
     Args:
         features: (recording, feature); group: patient index; session: recording order in patient.
     """
-    scaled = StandardScaler().fit_transform(features)
+    scaled = make_pipeline(*_prepare()).fit_transform(features)
     unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
     first, second = np.triu_indices(len(unit), k=1)
     kept = (group[first] != group[second]) | (session[first] != session[second])
@@ -168,16 +169,20 @@ def _splits(
     return list(splitter.split(features, truth, group))
 
 
+def _prepare() -> tuple[SimpleImputer, StandardScaler]:
+    """Training medians for missing features, then training mean and deviation."""
+    return SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
+
+
 def _candidates(kind: str) -> Sequence[Callable[[], Pipeline]]:
     if kind == "mae":
         return [
-            (lambda a=alpha: make_pipeline(StandardScaler(), Ridge(alpha=a)))
-            for alpha in RIDGE_ALPHAS
+            (lambda a=alpha: make_pipeline(*_prepare(), Ridge(alpha=a))) for alpha in RIDGE_ALPHAS
         ]
     return [
         (
             lambda c=c: make_pipeline(
-                StandardScaler(),
+                *_prepare(),
                 LogisticRegression(C=c, solver="newton-cholesky", class_weight="balanced"),
             )
         )
