@@ -41,7 +41,7 @@ from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, Round
 from shared_model.weights import Weights
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")]
-Ending = Literal["refused", "faulty", "lost", "silent"]
+Absence = Literal["refused", "faulty", "lost", "silent", "unused"]
 
 
 class _Record(BaseModel):
@@ -68,7 +68,7 @@ class AbsentRecord(_Record):
     """A participant that is not in the aggregate, and why. A refusal keeps its signed header."""
 
     site: SiteName
-    ending: Ending
+    ending: Absence
     reason: RefusalReason | None = None
     header: Base64 = ""
 

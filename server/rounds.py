@@ -245,14 +245,17 @@ class Aggregate:
 
     number: int
     contributions: tuple[Contribution, ...]
+    ended: Mapping[str, Ending]
 
 
 @dataclass(frozen=True)
 class CloseRound:
-    """The round ends without an aggregate; whatever came of it is never used."""
+    """The round ends without an aggregate; the contributions that had come are never used."""
 
     number: int
     reason: CloseReason
+    contributions: tuple[Contribution, ...]
+    ended: Mapping[str, Ending]
 
 
 @dataclass(frozen=True)
@@ -464,9 +467,11 @@ def _end_if_complete(state: RunState) -> Step:
     if len(current.contributions) >= state.settings.minimum:
         return (
             replace(state, phase="aggregating"),
-            (Aggregate(current.number, current.contributions),),
+            (Aggregate(current.number, current.contributions, current.ended),),
         )
-    closed = (CloseRound(current.number, "too-few-contributors"),)
+    closed = (
+        CloseRound(current.number, "too-few-contributors", current.contributions, current.ended),
+    )
     state = replace(
         state,
         phase="waiting",

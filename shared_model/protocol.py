@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Annotated, Any, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -190,7 +191,7 @@ class Refusal(_Message):
 
 
 Message = TrainRequest | TrainReply | Refusal
-_M = TypeVar("_M", TrainRequest, TrainReply, Refusal)
+_M = TypeVar("_M", bound=_Message)
 
 
 def aggregation_weight(declared_patients: int, participants: Sequence[Participant]) -> int:
@@ -278,6 +279,21 @@ def check_body(expected_digest: str, body: bytes, *, site: str) -> None:
         raise PeerFault(f"The body of {site} is longer than allowed.", site=site)
     if canonical.digest(body) != expected_digest:
         raise PeerFault(f"The body of {site} is not the one its header signs.", site=site)
+
+
+def is_signed(header: bytes, public_key: bytes, kind: str) -> bool:
+    """Whether the header is of this kind and signed by this key, legal message or not."""
+    try:
+        _bounded(header, COORDINATOR)
+        _verified(header, public_key, kind, COORDINATOR)
+    except PeerFault:
+        return False
+    return True
+
+
+def software() -> str:
+    """Name and version of this installation, as messages carry it."""
+    return f"fedprint {metadata.version('fedprint')}"
 
 
 def readable(header: bytes) -> dict[str, Any]:
