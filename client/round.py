@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client import egress, keys
+from client import egress
 from client.home import NodeHome
 from client.outbox import Outbox
-from shared_model import protocol, signing
+from shared_model import protocol
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
 from shared_model.errors import (

@@ -177,6 +177,8 @@ class _Loop:
             )
         if state.phase == "finished":
             self.state = state
+            if record.state != "finished":
+                self._save(state="finished", pause="")
             self._tell("finished")
             return
         self.record = record.model_copy(update=changes)
