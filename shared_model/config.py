@@ -89,6 +89,7 @@ class LocalTraining:
     segments: int = 2
     patch_masks: int = 1
     learning_rate: float = 1e-3
+    optimiser: Literal["sgd", "adam"] = "adam"
     trainable: Literal["head", "all"] = "head"
     cross_modal_weight: float = 1.0
     alignment_weight: float = 0.1
@@ -97,6 +98,7 @@ class LocalTraining:
         _need(1 <= self.segments <= 64, "segments must be in 1 ... 64.")
         _need(1 <= self.patch_masks <= 16, "patch_masks must be in 1 ... 16.")
         _need(0.0 < self.learning_rate < 10.0, "learning_rate must be in (0, 10).")
+        _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

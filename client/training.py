@@ -1,0 +1,198 @@
+"""One round of private training at a hospital: sample patients, clip, add noise, step.
+
+What `train_round` returns is private and nothing else is: no loss, count or run time of a step is
+measured, kept or returned. Where an exception would be an answer about the data (no patients, more
+patients than declared, a non-finite gradient) there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shared_model import privacy
+from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.errors import OurMistake
+from shared_model.noise import NoiseSource
+from shared_model.weights import Weights
+
+if TYPE_CHECKING:
+    from shared_model import mae
+
+_CHUNK = 16
+"""Patients whose gradients are held at once."""
+
+
+class PatientBatches(Protocol):
+    """The data of a hospital, as training sees it: patients by number, windows drawn at random."""
+
+    @property
+    def patient_count(self) -> int:
+        """Patients in the store."""
+
+    def segments(
+        self, patients: np.ndarray, segments: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`segments` windows of each patient.
+
+        Returns:
+            signal float32 (patient, segment, channel=2, sample=1250),
+            valid bool (patient, segment, channel=2, token=50).
+        """
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """`update`: local weights minus received weights, trainable names only; private."""
+
+    update: Weights = field(repr=False)
+    steps: int
+    noise_name: str
+
+
+class _Unit(nn.Module):
+    """The loss of one patient as a module, so that its parameters can be swapped by name."""
+
+    def __init__(self, model: mae.MaskedAutoencoder, training: LocalTraining) -> None:
+        super().__init__()
+        self.model = model
+        self.training_config = training
+
+    def forward(self, unit: Tensor, valid: Tensor, hidden: Tensor) -> Tensor:
+        from shared_model import losses
+
+        return losses.unit_loss(self.model, unit, valid, hidden, self.training_config)
+
+
+_PREFIX = "model."
+
+
+class _Optimiser:
+    """Plain SGD, or Adam, on gradients that already carry their noise: post-processing.
+
+    SGD keeps an update a weighted sum of noised means. Adam (1412.6980; beta 0.9, 0.99, no decay)
+    divides by the running size of the noised gradient, so that one public learning rate fits any
+    noise multiplier. Its state lives for one round.
+    """
+
+    def __init__(self, training: LocalTraining, size: int) -> None:
+        self._rate = training.learning_rate
+        self._adam = training.optimiser == "adam"
+        self._mean = np.zeros(size)
+        self._square = np.zeros(size)
+        self._count = 0
+
+    def step(self, gradient: np.ndarray) -> np.ndarray:
+        """What to add to the flat weights, float32 (d,)."""
+        if not self._adam:
+            return np.asarray(-self._rate * gradient, dtype=np.float32)
+        self._count += 1
+        self._mean += 0.1 * (gradient - self._mean)
+        self._square += 0.01 * (np.square(gradient, dtype=np.float64) - self._square)
+        mean = self._mean / (1.0 - 0.9**self._count)
+        square = self._square / (1.0 - 0.99**self._count)
+        return np.asarray(-self._rate * mean / (np.sqrt(square) + 1e-12), dtype=np.float32)
+
+
+def train_round(
+    model: mae.MaskedAutoencoder,
+    data: PatientBatches,
+    plan: PrivacyPlan,
+    training: LocalTraining,
+    declared_patients: int,
+    noise: NoiseSource,
+    on_step: Callable[[int, int], None] | None = None,
+) -> TrainingOutcome:
+    """`plan.steps` private steps from the model's weights; the model itself is left as it was.
+
+    Guarantee: the update is the composition of `plan.steps` Poisson-subsampled Gaussian mechanisms
+    (rate q, noise multiplier sigma) over the patients in `data`; unit one patient with all
+    recordings, adjacency add or remove. The caller books that cost *before* calling.
+
+    Edges:
+        a patient gives K segments under A patch masks, averaged before clipping: one gradient, one clip;
+        no patient sampled, or none in the store: the step is noise alone, and is taken;
+        the number of patients in the store differs from the declared one: nothing changes but the
+        size of the mean, which is divided by q x declared; refusing would tell;
+        a patient whose gradient is not finite contributes zero;
+        with a noise source that is not private there is no guarantee at all.
+
+    Args:
+        model: holds the received weights.
+        declared_patients: N of the roster, public.
+        on_step: told (step, steps) after every step, for a progress bar on this machine.
+
+    Raises:
+        OurMistake: the model has layers that couple patients, or N < 1.
+    """
+    from shared_model import mae
+
+    unit = _Unit(model, training)
+    privacy.refuse_coupling(unit)
+    names = mae.trainable_names(model, training.trainable)
+    received = {
+        _PREFIX + name: value.detach().clone()
+        for name, value in model.named_parameters()
+        if name in set(names)
+    }
+    if len(received) != len(names) or not names:
+        raise OurMistake("The trainable names are not parameters of this model.")
+    weights = {name: value.clone() for name, value in received.items()}
+    optimiser = _Optimiser(training, sum(value.numel() for value in weights.values()))
+    rng = noise.public_generator()
+    for step in range(plan.steps):
+        sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
+        total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng)
+        mean = privacy.noisy_mean(total, plan, declared_patients, noise)
+        for name, change in privacy.split(optimiser.step(mean), weights).items():
+            weights[name] += torch.from_numpy(change)
+        if on_step is not None:
+            on_step(step + 1, plan.steps)
+    update = {
+        name.removeprefix(_PREFIX): (weights[name] - received[name]).numpy() for name in weights
+    }
+    return TrainingOutcome(update=update, steps=plan.steps, noise_name=noise.name)
+
+
+def _sum_of_patients(
+    unit: _Unit,
+    weights: Mapping[str, Tensor],
+    data: PatientBatches,
+    sampled: np.ndarray,
+    plan: PrivacyPlan,
+    training: LocalTraining,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Clipped sum over the sampled patients, float64 (d,), windows of one chunk in memory at once."""
+    total = np.zeros(sum(value.numel() for value in weights.values()), dtype=np.float64)
+    for start in range(0, len(sampled), _CHUNK):
+        batch = unit_batch(data, sampled[start : start + _CHUNK], training, rng)
+        total += privacy.clipped_sum(unit, weights, batch, plan.clipping_norm, chunk=_CHUNK)
+    return total
+
+
+def unit_batch(
+    data: PatientBatches, patients: np.ndarray, training: LocalTraining, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the unit loss needs for some patients.
+
+    Returns:
+        patches (patient, segment, channel, token, patch_sample),
+        valid (patient, segment, channel, token),
+        hidden (patient, mask, segment, channel, token), drawn independently of the data.
+    """
+    from shared_model import mae, patches
+
+    signal, valid = data.segments(patients, training.segments, rng)
+    shape = (len(patients), training.patch_masks, training.segments)
+    hidden = mae.draw_patch_masks(rng, shape)
+    return (
+        patches.fold(torch.from_numpy(np.ascontiguousarray(signal))),
+        torch.from_numpy(np.ascontiguousarray(valid)),
+        torch.from_numpy(hidden),
+    )
