@@ -12,6 +12,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
 
@@ -37,8 +39,6 @@ from client.home import NodeHome
 RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
-HOME = "fedprint-home"
-"""Key of the node's own configuration (never the coordinator's) that names the node's folder."""
 POLL_S = 0.2
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
@@ -47,13 +47,16 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer one message of the coordinator. What fails leaves as one word."""
+    """Answer one message of the coordinator."""
     from client import round as rounds
 
-    chosen = context.node_config.get(HOME)
-    home = NodeHome.find(Path(str(chosen)) if chosen else None)
+    return carry(message, partial(rounds.handle, NodeHome.find()))
+
+
+def carry(message: Message, handle: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> Message:
+    """Bytes out of the message, through `handle`, into its reply. What fails leaves as one word."""
     try:
-        header, body = rounds.handle(home, *unpack(message.content))
+        header, body = handle(*unpack(message.content))
     except Exception as error:
         log(ERROR, "the message could not be answered: %s", type(error).__name__, exc_info=error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "internal"), reply_to=message)
@@ -99,13 +102,21 @@ def work(arguments: list[str]) -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop, busy = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        if not busy.is_set():  # else the message in hand is finished first
+            sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     log(INFO, "messages are answered by the installed package only")
     while not stop.is_set():
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if answer.HasField("task") and answer.token:
+            busy.set()
             _answer(address, answer.token)
+            busy.clear()
         else:
             stop.wait(POLL_S)
 

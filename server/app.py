@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 from flwr.app import Context
@@ -56,19 +59,29 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import sites
-from server.grid import GridTransport, by_node_key, in_order
+from server.grid import GridTransport, by_node_key
 from server.home import CoordinatorHome
+from server.transport import Transport
 from shared_model.canonical import digest
-from shared_model.errors import OurMistake
+from shared_model.errors import FedprintError, OurMistake
+from shared_model.signing import load_key_file
+
+if TYPE_CHECKING:
+    from server.checkpoints import RunRecord
+    from server.coordinate import Progress
 
 RUN = "fedprint-run"
-SIMULATED = "fedprint-simulated"
+TTL_S = 7 * 86_400.0
+"""How long Flower keeps a message; rounds have deadlines of their own."""
+RESUME = "FEDPRINT_RESUME_PAUSED"
+"""Environment variable of the run's process: the operator wants a paused run to go on."""
 OPERATOR_HEADER = "x-fedprint-operator"
 READY_S = 60.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -81,18 +94,36 @@ def main(grid: Grid, context: Context) -> None:
     """Run, or continue, the training run that the configuration names."""
     home = CoordinatorHome.find()
     run = str(context.run_config[RUN])
-    cards = sites.roster(home)
-    if context.run_config.get(SIMULATED) is True:
-        directory = in_order([card.site for card in cards])
-    else:
-        directory = by_node_key({card.supernode_bytes: card.site for card in cards})
-    _coordinate(GridTransport(grid, directory, ttl_s=7 * 86_400.0), home, run)
+    keys = {card.supernode_bytes: card.site for card in sites.roster(home)}
+    record = carry_out(
+        GridTransport(grid, by_node_key(keys), ttl_s=TTL_S),
+        home,
+        run,
+        on_progress=lambda step: announce({"event": "progress", **asdict(step)}),
+        resume_paused=os.environ.get(RESUME) == "1",
+    )
+    announce({"event": "ended", "state": record.state, "pause": record.pause})
 
 
-def _coordinate(transport: GridTransport, home: CoordinatorHome, run: str) -> None:
+def carry_out(
+    transport: Transport,
+    home: CoordinatorHome,
+    run: str,
+    *,
+    on_progress: Callable[[Progress], None],
+    resume_paused: bool = False,
+) -> RunRecord:
+    """The run of this name in this home over this transport; what every engine does."""
     from server import coordinate
+    from server.checkpoints import RunFolder
 
-    coordinate.run(transport, home.run_folder(run))
+    return coordinate.run(
+        transport,
+        RunFolder(home.run_folder(run)),
+        load_key_file(home.run_key),
+        on_progress=on_progress,
+        resume_paused=resume_paused,
+    )
 
 
 # ---------------------------------------------------------------- SuperLink, guarded
@@ -151,8 +182,16 @@ class _Operator:
 
 def serve_run(arguments: list[str]) -> None:
     """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE."""
-    run, address, operator_file, secret_file = arguments
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        _serve_run(*arguments)
+    except FedprintError as error:
+        told = {"message": error.message, "do": error.do, "exit_code": error.exit_code}
+        announce({"event": "fault", **told, "site": getattr(error, "site", "")})
+        sys.exit(error.exit_code)
+
+
+def _serve_run(run: str, address: str, operator_file: str, secret_file: str) -> None:
     home = CoordinatorHome.find()
     certificate = home.ca_certificate.read_bytes()
     _wait_until_ready(address, home.ca_certificate)
@@ -218,8 +257,8 @@ def _stop_old_runs(control: ControlHttpClient) -> None:
             control.StopRun(StopRunRequest(run_id=number))
 
 
-def bundle(run: str) -> bytes:
-    """The Flower bundle of a run: names of the installed apps, and no code."""
+def bundle() -> bytes:
+    """The Flower bundle: names of the installed apps, and no code."""
     from importlib.metadata import version
 
     text = f"""[project]
@@ -241,7 +280,7 @@ clientapp = "client.app:app"
 
 
 def _submit(control: ControlHttpClient, run: str) -> int:
-    content = bundle(run)
+    content = bundle()
     answer = control.StartRun(
         StartRunRequest(
             fab=Fab(hash_str=digest(content), content=content),
@@ -301,6 +340,9 @@ def _execute(address: str, certificate: bytes, token: str) -> None:
     try:
         task = client.PullTaskInput(PullTaskInputRequest())  # its bundle is left alone
         grid.set_run(run_from_proto(task.run))
+        TaskIdentity.task_id = task.task_id
+        TaskIdentity.run_id = task.run.run_id
+        TaskIdentity.node_id = task.context.node_id
         context = context_from_proto(task.context)
         context.run_config = {**context.run_config, **dict(_config(task.run.override_config))}
         app(grid, context)

@@ -1,9 +1,365 @@
-"""Commands of this part; filled by the part itself."""
+"""fedprint-coordinator: init, enrol, remove, invitation, start, status."""
 
 from __future__ import annotations
 
+import datetime
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from server.home import CoordinatorHome
+from shared_model import terminal
+from shared_model.errors import OurMistake, Refused
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="The coordinator's folder (else FEDPRINT_COORDINATOR_HOME)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
+    for command in (init, enrol, remove, invitation, start, status):
+        app.command()(command)
+
+
+def init(
+    home: Home = None,
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT that hospitals reach.")
+    ] = "127.0.0.1:8443",
+    bind: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")
+    ] = "127.0.0.1",
+) -> None:
+    """Make the coordinator's keys, certificate authority and server certificate.
+
+    Nothing is ever overwritten.
+
+    Example: fedprint-coordinator init --address fedprint.example.org:8443 --bind 0.0.0.0
+    """
+    from server import superlink, tls
+    from shared_model import signing
+
+    place = CoordinatorHome.find(home)
+    place.make()
+    if place.config.exists() and superlink.load_config(place).address != address:
+        raise OurMistake(
+            f"{place.root} is the coordinator at another address.",
+            do="Choose another folder with --home.",
+        )
+    if not place.ca_key.exists():
+        tls.make(place, address, now=datetime.datetime.now(datetime.UTC))
+    for path in (place.run_key, place.release_key):
+        if not path.exists():
+            signing.create_key_file(path)
+    superlink.write_config(place, superlink.CoordinatorConfig(address=address, bind=bind))
+    terminal.out.print(f"The coordinator is at {place.root}; hospitals reach it at {address}.")
+    terminal.out.print(
+        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals."
+    )
+
+
+def enrol(
+    card: Annotated[Path, typer.Argument(help="site.json of a hospital.", exists=True)],
+    home: Home = None,
+) -> None:
+    """Take a hospital into the roster, after its digest was compared by telephone.
+
+    Example: fedprint-coordinator enrol site.json
+    """
+    from server import sites
+
+    taken = sites.enrol(CoordinatorHome.find(home), card.read_bytes())
+    terminal.out.print(
+        f"Enrolled {taken.site}, {taken.declared_patients} declared patients. Compare with the "
+        f"hospital by telephone; the digest of its site.json is\n  {taken.spoken}"
+    )
+
+
+def remove(
+    site: Annotated[str, typer.Argument(help="Name of the hospital.")], home: Home = None
+) -> None:
+    """Take a hospital out of the roster; its node is refused from the next start on.
+
+    Example: fedprint-coordinator remove north-clinic
+    """
+    from server import sites
+
+    sites.remove(CoordinatorHome.find(home), site)
+    terminal.out.print(f"{site} is no longer enrolled.")
+
+
+def invitation(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    home: Home = None,
+) -> None:
+    """Write the file that hospitals pin: address, certificate authority, public keys.
+
+    Example: fedprint-coordinator invitation -o coordinator.json
+    """
+    from server import superlink
+    from shared_model import enrolment, signing
+    from shared_model.files import write_atomic
+
+    place = CoordinatorHome.find(home)
+    config = superlink.load_config(place)
+    run_key = signing.load_key_file(place.run_key)
+    release_key = signing.load_key_file(place.release_key)
+    made = enrolment.Invitation(
+        address=config.address,
+        ca_certificate=place.ca_certificate.read_text(),
+        run_key=signing.public_bytes(run_key).hex(),
+        release_key=signing.public_bytes(release_key).hex(),
+    )
+    write_atomic(output, enrolment.seal(made, run_key))
+    terminal.out.print(
+        f"Wrote {output}. Read its digest to each hospital by telephone:\n  {made.spoken}"
+    )
+
+
+def start(
+    home: Home = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a new run.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Name; else the unfinished run, else a new one.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Model preset of a new run.")] = "tiny",
+    trainable: Annotated[str, typer.Option(help='What hospitals train: "head" or "all".')] = "head",
+    sample_rate: Annotated[
+        float, typer.Option(help="Probability that a patient enters a step.")
+    ] = 0.1,
+    noise_multiplier: Annotated[
+        float, typer.Option(help="Noise standard deviation over the clipping norm.")
+    ] = 1.0,
+    clipping_norm: Annotated[float, typer.Option(help="L2 bound on a patient's part.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a round.")] = 20,
+    minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 2,
+    deadline_s: Annotated[
+        float, typer.Option(help="How long a round stays open, in seconds.")
+    ] = 3600.0,
+    config: Annotated[
+        Path | None, typer.Option(help="run.toml with everything, instead of the options.")
+    ] = None,
+    insecure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-aggregation",
+            help="Say that updates reach the coordinator in clear (noised by each hospital).",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that paused itself.")
+    ] = False,
+) -> None:
+    """Begin a training run, or continue the one that was interrupted; ends when it is finished.
+
+    The options of a run are fixed when it begins; a continued run keeps its own.
+
+    Example: fedprint-coordinator start --rounds 20 --insecure-aggregation
+    """
+    from server import superlink
+    from server.checkpoints import RunFolder
+
+    if not insecure_aggregation:
+        raise Refused(
+            "This version can aggregate only updates that reach the coordinator in clear.",
+            reason="insecure-aggregation",
+            do="If that is what you want, say so: --insecure-aggregation",
+        )
+    place = CoordinatorHome.find(home)
+    superlink.load_config(place)
+    name = run or _unfinished(place) or f"run-{len(_runs(place)) + 1}"
+    folder = RunFolder(place.run_folder(name))
+    if not folder.exists:
+        if config is None and rounds is None:
+            raise OurMistake(
+                "There is no run to continue, and a new one needs a number of rounds.",
+                do="Run: fedprint-coordinator start --rounds N --insecure-aggregation",
+            )
+        _begin(
+            place,
+            config,
+            {
+                "run": name,
+                "preset": preset,
+                "rounds": rounds,
+                "privacy": {
+                    "sample_rate": sample_rate,
+                    "noise_multiplier": noise_multiplier,
+                    "clipping_norm": clipping_norm,
+                    "steps": steps,
+                },
+                "training": {"trainable": trainable},
+                "insecure_aggregation": True,
+                "minimum_contributors": minimum,
+                "deadline_s": deadline_s,
+            },
+            name,
+        )
+    elif config is not None or (rounds is not None and rounds != folder.record().config.rounds):
+        raise OurMistake(
+            f"Run {name} has begun; its configuration is fixed.",
+            do="Continue it without --rounds and --config, or choose another name with --run.",
+        )
+    _conduct(place, name, resume=resume)
+
+
+def _begin(place: CoordinatorHome, config: Path | None, options: dict[str, Any], name: str) -> None:
+    from server import coordinate, sites
+    from server.checkpoints import RunFolder
+    from server.run_config import RosterSite, RunConfig
+    from shared_model import signing
+
+    settings = RunConfig.from_dict(options) if config is None else RunConfig.from_toml(config)
+    if settings.run != name:
+        raise OurMistake(
+            f"{config} configures run {settings.run}, not {name}.",
+            do=f"Give --run {settings.run}",
+        )
+    roster = [
+        RosterSite(
+            site=card.site,
+            identity_key=card.identity_key,
+            declared_patients=card.declared_patients,
+        )
+        for card in sites.roster(place)
+    ]
+    coordinate.begin(
+        RunFolder(place.run_folder(name)),
+        settings,
+        roster,
+        signing.load_key_file(place.run_key),
+        coordinate.starting_model(settings),
+    )
+    terminal.err.print(f"Began run {name} over {len(roster)} enrolled sites.")
+
+
+def _conduct(place: CoordinatorHome, name: str, *, resume: bool) -> None:
+    from server import superlink
+
+    show = _Display(name)
+    try:
+        superlink.conduct(place, name, show, resume_paused=resume)
+    finally:
+        show.close()
+    if show.state != "finished":
+        raise Refused(
+            f"Run {name} is {show.state}: {show.pause or 'it was interrupted'}.",
+            reason="paused",
+            do="When the cause is gone: fedprint-coordinator start --resume --insecure-aggregation",
+        )
+    terminal.out.print(f"Run {name} is finished.")
+
+
+class _Display:
+    """Rounds, sites and time left on standard error, as a bar and one line for each event."""
+
+    def __init__(self, name: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Left
+
+        self.state, self.pause = "interrupted", ""
+        self.began = time.monotonic()
+        self.bar = Progress(
+            TextColumn(f"{name}: {{task.description}}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("rounds, left"),
+            Left(),
+            console=terminal.err,
+            transient=True,
+        )
+        self.task = self.bar.add_task("starting", total=None)
+        self.bar.start()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "ended":
+            self.state, self.pause = str(event["state"]), str(event["pause"])
+        if event["event"] != "progress":
+            return
+        sites = (
+            f", {event['answered']} of {event['asked']} sites answered" if event["asked"] else ""
+        )
+        self.bar.update(
+            self.task,
+            total=event["rounds"],
+            completed=event["completed"],
+            description=f"round {event['round']} {event['kind']}{sites}",
+        )
+        about = " ".join(str(event[key]) for key in ("site", "detail") if event[key])
+        self.bar.console.print(
+            f"{time.monotonic() - self.began:7.1f} s  round {event['round']}  {event['kind']}"
+            f"{': ' if about else ''}{about}",
+            markup=False,
+            highlight=False,
+        )
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def status(home: Home = None, as_json: AsJson = False) -> None:
+    """Show whether a coordinator runs, the enrolled sites and all runs.
+
+    Example: fedprint-coordinator status --json
+    """
+    from server import sites, superlink
+    from server.checkpoints import RunFolder
+
+    place = CoordinatorHome.find(home)
+    config = superlink.load_config(place)
+    running = superlink.is_running(place)
+    roster = [
+        {"site": card.site, "declared patients": card.declared_patients, "digest": card.spoken}
+        for card in sites.roster(place)
+    ]
+    records = [RunFolder(place.run_folder(name)).record() for name in _runs(place)]
+    runs = [
+        {
+            "run": record.run,
+            "state": record.state,
+            "pause": record.pause,
+            "rounds": record.completed,
+            "of": record.config.rounds,
+            "sites": len(record.roster),
+            "minimum": record.config.minimum_contributors,
+            "starts": record.starts,
+            "aggregation": "insecure (in clear)" if record.insecure_aggregation else "secure",
+            "model": record.model_digest,
+        }
+        for record in records
+    ]
+    if as_json:
+        terminal.print_json(
+            {"running": running, "address": config.address, "sites": roster, "runs": runs}
+        )
+        return
+    terminal.out.print(
+        f"Coordinator at {config.address}: {'running' if running else 'not running'}."
+    )
+    terminal.show("Enrolled sites", roster, as_json=False)
+    terminal.show("Runs", runs, as_json=False)
+
+
+def _runs(place: CoordinatorHome) -> list[str]:
+    return sorted(path.parent.name for path in place.runs.glob("*/run.json"))
+
+
+def _unfinished(place: CoordinatorHome) -> str | None:
+    from server.checkpoints import RunFolder
+
+    names = [
+        name
+        for name in _runs(place)
+        if RunFolder(place.run_folder(name)).record().state != "finished"
+    ]
+    if len(names) > 1:
+        raise OurMistake(
+            f"Several runs are unfinished: {', '.join(names)}.", do="Choose one with --run."
+        )
+    return names[0] if names else None

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from server.home import CoordinatorHome
 from shared_model.children import Child, Family
 from shared_model.enrolment import check_address
-from shared_model.errors import FedprintError, OurMistake
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
 from shared_model.signing import write_secret
 
@@ -33,7 +33,7 @@ WATCH_S = 0.5
 
 
 class CoordinatorConfig(BaseModel):
-    """coordinator.toml. `address` is what hospitals reach; `bind` is where the SuperLink listens."""
+    """coordinator.toml. `address`: what hospitals reach; `bind`: where the SuperLink listens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -99,16 +99,29 @@ def is_running(home: CoordinatorHome) -> bool:
     return False
 
 
-def conduct(home: CoordinatorHome, run: str, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+def conduct(
+    home: CoordinatorHome,
+    run: str,
+    on_event: Callable[[Mapping[str, Any]], None],
+    *,
+    resume_paused: bool = False,
+) -> None:
     """Start SuperLink and run, pass on the run's events, end both. Blocks until the run is over.
+
+    Events: "submitted" (flower_run), "progress" (fields of `coordinate.Progress`), "ended" (state,
+    pause).
 
     Raises:
         OurMistake: the port is taken, or a process ended early; says where its log is.
         FedprintError: what ended the run, as the run's process told it.
     """
     config = load_config(home)
-    _need_free_port(config)
-    with only_one(home), _secrets(home) as (operator, application), Family() as family:
+    with (
+        only_one(home),
+        _port(config),
+        _secrets(home) as (operator, application),
+        Family() as family,
+    ):
         link = family.start(
             "SuperLink",
             "server.app:serve_superlink",
@@ -125,6 +138,7 @@ def conduct(home: CoordinatorHome, run: str, on_event: Callable[[Mapping[str, An
                 **QUIET,
                 "FLWR_HOME": str(home.flower),
                 "FEDPRINT_COORDINATOR_HOME": str(home.root),
+                "FEDPRINT_RESUME_PAUSED": "1" if resume_paused else "0",
             },
             piped=True,
         )
@@ -173,7 +187,7 @@ def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], N
                 )
     code = worker.process.wait()
     if fault is not None:
-        raise ToldFault(fault)
+        raise _told(fault)
     if code != 0:
         raise OurMistake(
             f"The run ended early. The last lines of {worker.log}:\n{worker.last_lines()}",
@@ -181,12 +195,15 @@ def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], N
         )
 
 
-class ToldFault(FedprintError):
-    """A fault of the run's process, as it told it over its pipe."""
-
-    def __init__(self, event: Mapping[str, Any]) -> None:
-        super().__init__(str(event.get("message", "")), do=str(event.get("do", "")))
-        self.told_code = int(event.get("exit_code", 1))
+def _told(event: Mapping[str, Any]) -> FedprintError:
+    """The fault of the run's process, as it told it over its pipe."""
+    message, do = str(event.get("message", "")), str(event.get("do", ""))
+    code = event.get("exit_code")
+    if code == Refused.exit_code:
+        return Refused(message, reason="run", do=do)
+    if code == PeerFault.exit_code:
+        return PeerFault(message, site=str(event.get("site", "")), do=do)
+    return OurMistake(message, do=do) if code == OurMistake.exit_code else FedprintError(message)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -200,7 +217,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def _secrets(home: CoordinatorHome) -> Iterator[tuple[Path, Path]]:
-    """Two fresh secrets of this start: the operator's, and that of the process that runs the app."""
+    """Two fresh secrets of this start: the operator's, and that of the run's process."""
     paths = (home.flower / "operator.secret", home.flower / "app.secret")
     for path in paths:
         path.unlink(missing_ok=True)
@@ -212,7 +229,9 @@ def _secrets(home: CoordinatorHome) -> Iterator[tuple[Path, Path]]:
             path.unlink(missing_ok=True)
 
 
-def _need_free_port(config: CoordinatorConfig) -> None:
+@contextmanager
+def _port(config: CoordinatorConfig) -> Iterator[None]:
+    """Say at once when the port is taken; the SuperLink says so in its log only."""
     family = socket.AF_INET6 if ":" in config.bind else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,3 +242,4 @@ def _need_free_port(config: CoordinatorConfig) -> None:
                 f"Port {config.port} at {config.bind} cannot be used: {error.strerror}.",
                 do="Stop what uses it, or change the address in coordinator.toml.",
             ) from error
+    yield
