@@ -1,0 +1,71 @@
+"""Patients under another name: keyed hashes whose key never leaves the node."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import unicodedata
+from hashlib import sha256
+from pathlib import Path
+
+from client.home import NodeHome
+from shared_model.errors import OurMistake
+from shared_model.signing import write_secret
+
+KEY_BYTES = 32
+PSEUDONYM_DIGITS = 32
+"""128 bits of HMAC-SHA256 as lower-case hexadecimal."""
+
+
+def load_or_create_key(home: NodeHome) -> bytes:
+    """The node's pseudonym key; made from OS entropy at first use, mode 0600.
+
+    Raises:
+        OurMistake: the store has data but its key is gone, or the key file is damaged or readable
+            by others.
+    """
+    path = home.pseudonym_key
+    if not path.exists():
+        if (home.store / "manifest.json").exists():
+            raise OurMistake(
+                "The window store exists but its pseudonym key is gone.",
+                do=f"Restore {path} from backup; a new key would turn known patients into new ones.",
+            )
+        home.make()
+        write_secret(path, os.urandom(KEY_BYTES))
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """Read a pseudonym key.
+
+    Raises:
+        OurMistake: absent, readable by others, or not 32 bytes.
+    """
+    try:
+        mode = path.stat().st_mode
+        key = path.read_bytes()
+    except OSError as error:
+        raise OurMistake(
+            f"The pseudonym key {path} cannot be read.",
+            do="Add recordings first (fedprint-node data add PATH), or restore the key.",
+        ) from error
+    if mode & 0o077:
+        raise OurMistake(f"Others may read the key {path}.", do=f"Run: chmod 600 {path}")
+    if len(key) != KEY_BYTES:
+        raise OurMistake(f"{path} is not a pseudonym key of {KEY_BYTES} bytes.")
+    return key
+
+
+def pseudonym_of(key: bytes, patient: str) -> str:
+    """32 hexadecimal digits for a patient identifier (outer blanks and Unicode form ignored)."""
+    name = unicodedata.normalize("NFC", patient.strip())
+    return hmac.new(key, name.encode("utf-8", "surrogateescape"), sha256).hexdigest()[
+        :PSEUDONYM_DIGITS
+    ]
+
+
+def keyed_digest(key: bytes, kind: str, value: str) -> str:
+    """32 hexadecimal digits that stand for a recording or a folder; `kind` keeps them apart."""
+    body = b"\x00" + kind.encode() + b"\x00" + value.encode("utf-8", "surrogateescape")
+    return hmac.new(key, body, sha256).hexdigest()[:PSEUDONYM_DIGITS]

@@ -1,0 +1,439 @@
+"""The window store as it is written: one writer, immutable parts, one manifest swapped by rename.
+
+Whatever happens, also `kill -9` between any two instructions, the store on disk is the one before
+or the one after a change: a part is written in a temporary folder, flushed, renamed into place, and
+only then named by a new manifest. What the manifest does not name is removed at the next opening.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from client import store_format as fmt
+from client.pseudonyms import keyed_digest
+from client.store import read_manifest
+from shared_model import canonical
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import sync_folder, write_atomic
+from shared_model.quality import ACCEPTED, REASONS
+from shared_model.windows import Prepared
+
+REFUSED_KEPT = 64
+"""Refused windows kept for the contact sheet in one part, at most `REFUSED_PER_REASON` a reason."""
+REFUSED_PER_REASON = 8
+LONGEST_LABEL = 64
+
+Labels = Mapping[str, str | float]
+
+
+def _no_stage(stage: str) -> None:
+    """Default of `on_stage`: nothing."""
+
+
+class StoreWriter:
+    """The only writer of a store; a context manager that holds the lock.
+
+    Args:
+        path: the store's folder; made if absent.
+        key: pseudonym key; a store made with another key is refused.
+        on_stage: called with the name of each step that has just been finished (for crash tests).
+    """
+
+    def __init__(
+        self, path: Path, key: bytes, *, on_stage: Callable[[str], None] = _no_stage
+    ) -> None:
+        self.path = path
+        self._key = key
+        self._stage = on_stage
+        self._lock = -1
+        self.manifest: fmt.Manifest
+
+    def __enter__(self) -> Self:
+        """Take the lock, check the store, clear what an interrupted writer left.
+
+        Raises:
+            Refused: another command is writing (reason "locked") or the store was made with
+                another key (reason "key").
+            DataFault: the store is damaged (cause "store").
+        """
+        (self.path / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Refused(
+                    "Another command is changing the window store.",
+                    reason="locked",
+                    do="Wait until it has finished, then run this command again.",
+                ) from error
+            check = keyed_digest(self._key, "store", "key check")
+            if (self.path / "manifest.json").exists():
+                self.manifest = read_manifest(self.path)
+            else:
+                self.manifest = fmt.Manifest(key_check=check)
+            if self.manifest.key_check != check:
+                raise Refused(
+                    "The window store was made with another pseudonym key.",
+                    reason="key",
+                    do="Restore the key that belongs to this store.",
+                )
+            self._clean()
+            self._catalogues = {part.id: self._load(part) for part in self.manifest.parts}
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def _folder(self, part: fmt.PartEntry) -> Path:
+        return self.path / "parts" / part.id
+
+    def _load(self, part: fmt.PartEntry) -> fmt.Catalogue:
+        try:
+            fmt.check_files(self._folder(part), part)
+        except FileNotFoundError as error:
+            raise fmt.damaged(f"part {part.id} is gone") from error
+        return fmt.load_catalogue(self._folder(part), part)
+
+    def _clean(self) -> None:
+        """Remove everything under the store that the manifest does not name."""
+        known = {part.id for part in self.manifest.parts}
+        for entry in (self.path / "parts").iterdir():
+            if entry.name not in known:
+                _remove(entry)
+        for entry in self.path.glob(".manifest.json.*.new"):
+            _remove(entry)
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset(self.manifest.withdrawn)
+
+    def recordings(self) -> dict[str, str]:
+        """Keyed digest of every recording in the store -> its patient's pseudonym."""
+        return {
+            row.key: catalogue.patients[row.patient]
+            for catalogue in self._catalogues.values()
+            for row in catalogue.recordings
+        }
+
+    def data_set_of(self, source: str) -> fmt.DataSet | None:
+        """The data set that was added from the folder with this keyed digest."""
+        return next((known for known in self.manifest.data_sets if known.source == source), None)
+
+    def new_part(self, data_set: str, source: str) -> PartWriter:
+        """Begin a part; nothing shows before its `commit`.
+
+        Raises:
+            OurMistake: the name belongs to another folder.
+        """
+        for known in self.manifest.data_sets:
+            if known.name == data_set and known.source != source:
+                raise OurMistake(
+                    f"A data set named {data_set!r} was added from another folder.",
+                    do="Choose another name with --name.",
+                )
+        return PartWriter(self, data_set, source)
+
+    def withdraw(self, pseudonym: str) -> int:
+        """Erase a patient and remember the pseudonym: out of every later round, also if re-added.
+
+        Returns:
+            Recordings erased (0 when there were none: the withdrawal still holds for later adds).
+        """
+        erased = sum(
+            catalogue.patients[row.patient] == pseudonym
+            for catalogue in self._catalogues.values()
+            for row in catalogue.recordings
+        )
+        withdrawn = sorted({*self.manifest.withdrawn, pseudonym})
+        self._rewrite(lambda row, who: who != pseudonym, withdrawn=withdrawn)
+        return erased
+
+    def remove(self, data_set: str | None) -> int:
+        """Erase a data set, or everything (None). Withdrawals stay.
+
+        Returns:
+            Recordings erased.
+
+        Raises:
+            OurMistake: no such data set.
+        """
+        names = {known.name for known in self.manifest.data_sets}
+        if data_set is not None and data_set not in names:
+            raise OurMistake(
+                f"There is no data set {data_set!r}.",
+                do=f"Data sets of this node: {', '.join(sorted(names)) or 'none'}.",
+            )
+        gone = names if data_set is None else {data_set}
+        erased = sum(
+            row.data_set in gone
+            for catalogue in self._catalogues.values()
+            for row in catalogue.recordings
+        )
+        left = [known for known in self.manifest.data_sets if known.name not in gone]
+        self._rewrite(lambda row, who: row.data_set not in gone, data_sets=left)
+        return erased
+
+    def _rewrite(self, keep: Callable[[fmt.RecordingRow, str], bool], **changes: list[Any]) -> None:
+        """New parts without the recordings that `keep` rejects, one swap, old parts removed."""
+        parts: list[fmt.PartEntry] = []
+        for part in self.manifest.parts:
+            catalogue = self._catalogues[part.id]
+            kept = [keep(row, catalogue.patients[row.patient]) for row in catalogue.recordings]
+            if all(kept):
+                parts.append(part)
+            elif any(kept):
+                parts.append(self._copy_part(part, catalogue, np.array(kept)))
+        self.publish(parts, **changes)
+
+    def _copy_part(
+        self, part: fmt.PartEntry, catalogue: fmt.Catalogue, kept: npt.NDArray[np.bool_]
+    ) -> fmt.PartEntry:
+        source = self._folder(part)
+        index = fmt.load_index(source, part, catalogue)
+        rows = np.flatnonzero(kept[index["recording"]])
+        shown = [i for i, (recording, _, _) in enumerate(catalogue.refused) if kept[recording]]
+        rank = np.cumsum(kept) - 1
+        recordings = [row for row, good in zip(catalogue.recordings, kept, strict=True) if good]
+        people = sorted({row.patient for row in recordings})
+        place = {old: new for new, old in enumerate(people)}
+        files = _PartFiles(self.path)
+        try:
+            for name, size, chosen in (
+                ("signal.bin", fmt.SIGNAL_BYTES, rows),
+                ("valid.bin", fmt.VALID_BYTES, rows),
+                ("refused.bin", fmt.SIGNAL_BYTES, shown),
+            ):
+                with (source / name).open("rb") as stream:
+                    for row in chosen:
+                        stream.seek(int(row) * size)
+                        files.write(name, stream.read(size))
+            index = index[rows].copy()
+            index["recording"] = rank[index["recording"]]
+            files.write("index.bin", index.tobytes())
+            smaller = fmt.Catalogue(
+                patients=[catalogue.patients[old] for old in people],
+                recordings=[
+                    row.model_copy(update={"patient": place[row.patient]}) for row in recordings
+                ],
+                refused=[
+                    (int(rank[recording]), ecg, ppg)
+                    for recording, ecg, ppg in (catalogue.refused[i] for i in shown)
+                ],
+            )
+            entry = files.finish(smaller, len(rows), len(shown), self._stage)
+        except BaseException:
+            files.abandon()
+            raise
+        return entry
+
+    def publish(self, parts: list[fmt.PartEntry], **changes: list[Any]) -> None:
+        """Swap in a manifest with these parts, then clear what it no longer names."""
+        self.manifest = self.manifest.model_copy(
+            update={"parts": parts, "generation": self.manifest.generation + 1, **changes}
+        )
+        data = fmt.encode_manifest(self.manifest)
+        write_atomic(self.path / "manifest.json", data, mode=0o600)
+        self._stage("manifest swapped")
+        self._clean()
+        self._stage("old parts removed")
+        self._catalogues = {part.id: self._load(part) for part in self.manifest.parts}
+
+    def stage(self, name: str) -> None:
+        self._stage(name)
+
+
+class _PartFiles:
+    """The files of one part while they are being written, in a temporary folder."""
+
+    def __init__(self, store: Path) -> None:
+        self._parts = store / "parts"
+        self._folder = self._parts / f".new-{secrets.token_hex(8)}"
+        self._folder.mkdir(mode=0o700)
+        self._streams = {
+            name: (self._folder / name).open("wb", buffering=1 << 20) for name in fmt.PART_FILES
+        }
+        for stream in self._streams.values():
+            os.fchmod(stream.fileno(), 0o600)
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        self._streams[name].write(data)
+
+    def finish(
+        self,
+        catalogue: fmt.Catalogue,
+        windows: int,
+        refused: int,
+        stage: Callable[[str], None],
+    ) -> fmt.PartEntry:
+        """Flush to disk and rename into place."""
+        self.write("catalogue.json", canonical.encode(catalogue.model_dump(mode="json")))
+        for stream in self._streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+        sync_folder(self._folder)
+        stage("part flushed")
+        files = {
+            name: fmt.FileEntry(
+                size=(self._folder / name).stat().st_size,
+                sha256=fmt.file_digest(self._folder / name),
+            )
+            for name in fmt.PART_FILES
+        }
+        entry = fmt.PartEntry(
+            id=secrets.token_hex(16), windows=windows, refused=refused, files=files
+        )
+        target = self._parts / entry.id
+        self._folder.rename(target)
+        self._folder = target
+        sync_folder(self._parts)
+        stage("part renamed")
+        return entry
+
+    def abandon(self) -> None:
+        """Close and remove; never raises."""
+        for stream in self._streams.values():
+            try:
+                stream.close()
+            except OSError:  # a full disk: the folder goes anyway
+                continue
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class PartWriter:
+    """Collects the recordings of one `data add`; all of them show at `commit` or none."""
+
+    def __init__(self, writer: StoreWriter, data_set: str, source: str) -> None:
+        self._writer = writer
+        self._data_set = data_set
+        self._source = source
+        self._files = _PartFiles(writer.path)
+        self._patients: dict[str, int] = {}
+        self._recordings: list[fmt.RecordingRow] = []
+        self._index: list[npt.NDArray[Any]] = []
+        self._refused: list[tuple[int, int, int]] = []
+        self._examples: Counter[int] = Counter()
+        writer.stage("part begun")
+
+    @property
+    def recording_count(self) -> int:
+        return len(self._recordings)
+
+    def add(self, key: str, pseudonym: str, prepared: Prepared, labels: Labels) -> None:
+        """Append one recording. `key` is its keyed digest."""
+        windows = prepared.windows()
+        usable = np.flatnonzero(windows.usable)
+        number = len(self._recordings)
+        signal = windows.signal[usable].astype("<f2")
+        self._files.write("signal.bin", signal.tobytes())
+        self._files.write("valid.bin", windows.valid[usable].tobytes())
+        index = np.zeros(len(usable), dtype=fmt.INDEX_DTYPE)
+        index["recording"] = number
+        index["start_s"] = windows.start_s[usable]
+        index["refusal"] = windows.refusal[usable]
+        self._index.append(index)
+        self._keep_refused(number, prepared)
+        self._recordings.append(
+            fmt.RecordingRow(
+                key=key,
+                data_set=self._data_set,
+                patient=self._patients.setdefault(pseudonym, len(self._patients)),
+                windows=len(windows),
+                usable=len(usable),
+                refusals={
+                    "ecg": refusal_counts(windows.refusal[:, 0]),
+                    "ppg": refusal_counts(windows.refusal[:, 1]),
+                },
+                labels=_storable(labels),
+            )
+        )
+        self._writer.stage("recording written")
+
+    def _keep_refused(self, number: int, prepared: Prepared) -> None:
+        for row in np.flatnonzero((prepared.refusal > 1).any(axis=1)):
+            if len(self._refused) >= REFUSED_KEPT:
+                return
+            ecg, ppg = (int(code) for code in prepared.refusal[row])
+            reasons = {code for code in (ecg, ppg) if code > 1}
+            if all(self._examples[code] >= REFUSED_PER_REASON for code in reasons):
+                continue
+            self._examples.update(reasons)
+            self._files.write("refused.bin", prepared.signal[row].astype("<f2").tobytes())
+            self._refused.append((number, ecg, ppg))
+
+    def commit(self) -> int:
+        """Make the recordings part of the store; returns the data set's version.
+
+        Without recordings nothing changes and the version is the one before (0: never added).
+        """
+        known = self._writer.data_set_of(self._source)
+        if not self._recordings:
+            self.abandon()
+            return known.version if known else 0
+        index = np.concatenate(self._index)
+        self._files.write("index.bin", index.tobytes())
+        catalogue = fmt.Catalogue(
+            patients=list(self._patients), recordings=self._recordings, refused=self._refused
+        )
+        entry = self._files.finish(catalogue, len(index), len(self._refused), self._writer.stage)
+        version = known.version + 1 if known else 1
+        name = known.name if known else self._data_set
+        others = [one for one in self._writer.manifest.data_sets if one.source != self._source]
+        self._writer.publish(
+            [*self._writer.manifest.parts, entry],
+            data_sets=[*others, fmt.DataSet(name=name, source=self._source, version=version)],
+        )
+        return version
+
+    def abandon(self) -> None:
+        """Drop everything written so far."""
+        self._files.abandon()
+
+
+def refusal_counts(codes: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """Windows by reason, accepted ones left out."""
+    counts = np.bincount(codes, minlength=len(REASONS))
+    return {
+        reason: int(count)
+        for code, (reason, count) in enumerate(zip(REASONS, counts, strict=True))
+        if count and code != ACCEPTED
+    }
+
+
+def _storable(labels: Labels) -> dict[str, str | float]:
+    """Finite numbers and short words only."""
+    kept: dict[str, str | float] = {}
+    for name, value in labels.items():
+        if isinstance(value, str):
+            kept[name] = value[:LONGEST_LABEL]
+        elif math.isfinite(value):
+            kept[name] = float(value)
+    return kept
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
