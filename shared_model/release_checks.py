@@ -6,6 +6,8 @@ first and the auditor can print all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared_model import protocol
 from shared_model.errors import FedprintError, PeerFault, Refused
 from shared_model.release import (
@@ -95,14 +97,9 @@ def contributor_faults(manifest: Manifest) -> list[str]:
     return faults
 
 
-def replies_of(manifest: Manifest, site: str) -> list[tuple[Round, Contribution]]:
+def replies_of(rounds: Sequence[Round], site: str) -> list[tuple[Round, Contribution]]:
     """All signed replies of a site, in order, those of closed rounds included."""
-    return [
-        (step, one)
-        for step in manifest.lineage.rounds
-        for one in step.contributors
-        if one.site == site
-    ]
+    return [(step, one) for step in rounds for one in step.contributors if one.site == site]
 
 
 def statement_faults(manifest: Manifest) -> list[str]:
@@ -113,7 +110,7 @@ def statement_faults(manifest: Manifest) -> list[str]:
     if len(set(stated)) != len(stated) or set(stated) != present:
         return ["the privacy statements are not those of the contributing sites."]
     for one in manifest.privacy:
-        mine = replies_of(manifest, one.site)
+        mine = replies_of(manifest.lineage.rounds, one.site)
         if one.rounds != len(mine) or one.steps != sum(step.plan.steps for step, _ in mine):
             faults.append(f"the statement of {one.site} counts other rounds or steps.")
         if {item.delta for _, item in mine} != {one.delta}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import stat
@@ -13,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from shared_model import canonical
+from shared_model.enrolment import MAX_BYTES as MAX_INVITATION_BYTES
+from shared_model.enrolment import open_invitation
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
 from shared_model.release import (
@@ -33,7 +34,6 @@ LIMITS_BYTES = {
 """The four files and the largest size of each."""
 ARCHIVE_SUFFIX = ".fedprint"
 ARCHIVE_LIMIT_BYTES = sum(LIMITS_BYTES.values()) + 2**20
-SIGNER_FILE_LIMIT_BYTES = 2**20
 KEY_BYTES = 32
 
 PACKAGES = ("auditor", "client", "server", "shared_model", "simulations")
@@ -140,6 +140,20 @@ def write_release(folder: Path, files: ReleaseBytes) -> None:
     sync_folder(folder.parent)
 
 
+def write_copy(path: Path, files: ReleaseBytes) -> None:
+    """A folder, or one archive if the name ends in `.fedprint`.
+
+    Raises:
+        OurMistake: `path` exists.
+    """
+    if path.suffix != ARCHIVE_SUFFIX:
+        write_release(path, files)
+        return
+    if os.path.lexists(path):
+        raise OurMistake(f"{path} exists already; a release is never overwritten.")
+    write_atomic(path, pack(files))
+
+
 def pack(files: ReleaseBytes) -> bytes:
     """One uncompressed tar of the four files; equal releases give equal bytes."""
     stream = io.BytesIO()
@@ -185,38 +199,27 @@ def unpack(data: bytes) -> ReleaseBytes:
 
 
 def read_signer(value: str) -> bytes:
-    """The pinned release key: 64 hexadecimal digits, or the path of a `coordinator.json`.
+    """The release key to trust: 64 hexadecimal digits, or the path of a `coordinator.json`.
 
     Returns:
         32 raw bytes.
 
     Raises:
         OurMistake: neither of the two.
+        PeerFault: the file is not an invitation that is signed by its own key.
     """
     if len(value) == 2 * KEY_BYTES and all(c in "0123456789abcdefABCDEF" for c in value):
         return bytes.fromhex(value)
-    return pinned_release_key(Path(value))
-
-
-def pinned_release_key(path: Path) -> bytes:
-    """`release_key` (32 raw bytes) of a `coordinator.json`.
-
-    Raises:
-        OurMistake: the file is absent or names no release key.
-    """
-    wrong = OurMistake(
-        f"{path} does not name the coordinator's release key.",
-        do="Enrol the node first, or give the key as 64 hexadecimal digits.",
-    )
+    path = Path(value)
     try:
         with path.open("rb") as stream:
-            content = json.loads(stream.read(SIGNER_FILE_LIMIT_BYTES))
-        key = bytes.fromhex(content["release_key"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise wrong from None
-    if len(key) != KEY_BYTES:
-        raise wrong
-    return key
+            data = stream.read(MAX_INVITATION_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise OurMistake(
+            "The signer is neither 64 hexadecimal digits nor a readable coordinator.json.",
+            do="Give the coordinator.json that the operator sent, or the release key's digits.",
+        ) from error
+    return open_invitation(data).release
 
 
 def code_digest(root: Path | None = None) -> str:
