@@ -1,9 +1,192 @@
-"""Commands of this part; filled by the part itself."""
+"""fedprint-node: init, join, start, status, spend."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from client.home import NodeHome
+from shared_model import terminal
+from shared_model.errors import Refused
+
+Home = Annotated[Path | None, typer.Option(help="The node's folder (else FEDPRINT_NODE_HOME).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
+    for command in (init, join, start, status, spend):
+        app.command()(command)
+
+
+def init(
+    site: Annotated[
+        str, typer.Option(help="Name: lower-case letters, digits, inner hyphens, at most 32.")
+    ],
+    patients: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Declared number of patients; public, fixed, not a count of data."
+        ),
+    ],
+    home: Home = None,
+) -> None:
+    """Make this hospital's keys, node.toml, policy.toml, and site.json for the coordinator.
+
+    Nothing is ever overwritten.
+
+    Example: fedprint-node init --site north-clinic --patients 1200
+    """
+    from client import keys
+    from client.policy import Policy, rounded_patients
+
+    place = NodeHome.find(home)
+    card = keys.make(place, site, rounded_patients(patients))
+    if not place.policy.exists():
+        Policy.write_default(place.policy, declared_patients=card.declared_patients)
+    terminal.out.print(
+        f"The node of {card.site} is at {place.root}; it declares {card.declared_patients} "
+        "patients (rounded down to two digits).\n"
+        f"Next: read {place.policy}, then send {place.root / 'site.json'} to the coordinator's "
+        f"operator and compare its digest by telephone:\n  {card.spoken}",
+        soft_wrap=True,
+    )
+
+
+def join(
+    invitation: Annotated[Path, typer.Argument(help="coordinator.json", exists=True)],
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The digest was compared already.")] = False,
+) -> None:
+    """Pin a coordinator, after its digest was compared by telephone.
+
+    Example: fedprint-node join coordinator.json
+    """
+    from client import keys
+    from shared_model import enrolment, signing
+
+    place = NodeHome.find(home)
+    keys.load_config(place)
+    data = invitation.read_bytes()
+    offered = enrolment.open_invitation(data)
+    terminal.out.print(
+        f"Coordinator at {offered.address}\n"
+        f"digest of the file:        {offered.spoken}\n"
+        f"digest of its run key:     {signing.key_digest(offered.run)}\n"
+        f"digest of its release key: {signing.key_digest(offered.release)}",
+        soft_wrap=True,
+    )
+    if not yes and not typer.confirm("Did the operator read the same digest to you by telephone?"):
+        raise Refused("The coordinator was not pinned.", reason="not-compared")
+    keys.join(place, data)
+    terminal.out.print("Pinned. Next: fedprint-node data add FOLDER, then fedprint-node start")
+
+
+def start(home: Home = None) -> None:
+    """Connect to the coordinator and take part in its rounds until interrupted.
+
+    Only this installed package is executed, never code that the coordinator sends.
+
+    Example: fedprint-node start
+    """
+    from client import node
+
+    place = NodeHome.find(home)
+
+    def started(_: int) -> None:
+        terminal.err.print(f"The node is started. Logs: {place.logs}. Stop it with Ctrl-C.")
+
+    node.serve(place, started)
+
+
+def status(home: Home = None, as_json: AsJson = False) -> None:
+    """Show this node: site, coordinator, data, policy, budget left, whether it runs.
+
+    Example: fedprint-node status --json
+    """
+    from client import keys, node
+
+    place = NodeHome.find(home)
+    config = keys.load_config(place)
+    rows: list[dict[str, Any]] = [
+        {"what": "site", "value": config.site},
+        {"what": "declared patients", "value": config.declared_patients},
+        {"what": "site.json digest", "value": keys.card(place).spoken},
+        {"what": "running", "value": "yes" if node.is_running(place) else "no"},
+    ]
+    if place.coordinator.exists():
+        pinned = keys.pinned(place)
+        rows.append({"what": "coordinator", "value": pinned.address})
+        rows.append({"what": "coordinator.json digest", "value": pinned.spoken})
+    else:
+        rows.append({"what": "coordinator", "value": "none joined"})
+    rows.append({"what": "data", "value": "ingested" if place.store.exists() else "none"})
+    rows.append({"what": "folder", "value": str(place.root)})
+    if as_json:
+        terminal.print_json({row["what"].replace(" ", "_"): row["value"] for row in rows})
+        return
+    terminal.show("Node", rows, as_json=False)
+
+
+def spend(home: Home = None, as_json: AsJson = False) -> None:
+    """Show every private round ever booked here, and what remains of the privacy budget.
+
+    Example: fedprint-node spend --json
+    """
+    from client.policy import Policy
+    from client.spend import SpendTable
+    from shared_model.protocol import PRIVACY_UNIT
+
+    place = NodeHome.find(home)
+    policy = Policy.from_file(place.policy)
+    rows, spent, delta = [], 0.0, policy.delta
+    if place.spend.exists() or place.spend.with_suffix(".marker").exists():
+        with SpendTable.open(place.spend) as table:
+            rows, spent, delta = list(table.rows()), table.epsilon(), table.delta or policy.delta
+    shown = [
+        {
+            "run": row.run,
+            "round": row.round,
+            "steps": row.plan.steps,
+            "sample rate": row.plan.sample_rate,
+            "noise multiplier": row.plan.noise_multiplier,
+            "clipping norm": row.plan.clipping_norm,
+            "noise": row.noise if row.private else f"{row.noise} (NOT PRIVATE)",
+            "epsilon so far": _number(row.epsilon_lifetime_after),
+            "delta": row.delta,
+            "unit": PRIVACY_UNIT,
+            "trust model": row.plan.mode,
+            "answered": row.update_digest is not None,
+        }
+        for row in rows
+    ]
+    words = (
+        f"Spent for life: epsilon {_number(spent)} at delta {delta:g}, unit: {PRIVACY_UNIT}, trust "
+        f"model local (this hospital adds the whole noise itself). Limit: epsilon "
+        f"{policy.epsilon_lifetime:g} for life, {policy.epsilon_per_run:g} a run."
+    )
+    if as_json:
+        terminal.print_json(
+            {
+                "epsilon": _number(spent),
+                "delta": delta,
+                "unit": PRIVACY_UNIT,
+                "trust_model": "local",
+                "epsilon_lifetime": policy.epsilon_lifetime,
+                "epsilon_per_run": policy.epsilon_per_run,
+                "in_words": words,
+                "rounds": [{k.replace(" ", "_"): v for k, v in row.items()} for row in shown],
+            }
+        )
+        return
+    if shown:
+        terminal.show("Private rounds", shown, as_json=False)
+    terminal.out.print(words)
+
+
+def _number(epsilon: float) -> float | str:
+    """JSON has no infinity; it stands for "nothing is promised"."""
+    return round(epsilon, 6) if math.isfinite(epsilon) else "infinite"

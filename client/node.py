@@ -1,5 +1,6 @@
-"""The hospital's two processes: Flower's SuperNode, which speaks to the coordinator, and ours, which
-answers its messages with the installed package only.
+"""The hospital's two processes: Flower's SuperNode, which speaks to the coordinator, and ours.
+
+Ours takes the coordinator's messages from it and answers them with the installed package only.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
@@ -194,25 +195,27 @@ def serve_run(arguments: list[str]) -> None:
 def _serve_run(run: str, address: str, operator_file: str, secret_file: str) -> None:
     home = CoordinatorHome.find()
     certificate = home.ca_certificate.read_bytes()
-    _wait_until_ready(address, home.ca_certificate)
-    control = ControlHttpClient.from_server_address(
+    wait_until_ready(address, home.ca_certificate)
+    with closing(operator_client(address, certificate, Path(operator_file))) as control:
+        enrol(control, home)
+        _stop_old_runs(control)
+        number = submit(control, run, bundle())
+    announce({"event": "submitted", "flower_run": str(number)})
+    token = acquire(address, certificate, Path(secret_file).read_bytes(), number)
+    execute(app, address, certificate, token)
+
+
+def operator_client(address: str, certificate: bytes, secret_file: Path) -> ControlHttpClient:
+    """The SuperLink's control interface, with the operator's secret of this start."""
+    return ControlHttpClient.from_server_address(
         address,
         False,
         certificate,
         [
             RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
-            _Operator(Path(operator_file).read_bytes().hex()),
+            _Operator(secret_file.read_bytes().hex()),
         ],
     )
-    try:
-        _enrol(control, home)
-        _stop_old_runs(control)
-        number = _submit(control, run)
-    finally:
-        control.close()
-    announce({"event": "submitted", "flower_run": str(number)})
-    token = _acquire(address, certificate, Path(secret_file).read_bytes(), number)
-    _execute(address, certificate, token)
 
 
 def announce(event: dict[str, object]) -> None:
@@ -221,7 +224,12 @@ def announce(event: dict[str, object]) -> None:
     sys.stdout.flush()
 
 
-def _wait_until_ready(address: str, certificate: Path) -> None:
+def wait_until_ready(address: str, certificate: Path) -> None:
+    """Wait for the SuperLink to listen.
+
+    Raises:
+        OurMistake: it does not within READY_S.
+    """
     import ssl
 
     context = ssl.create_default_context(cafile=str(certificate))
@@ -237,7 +245,7 @@ def _wait_until_ready(address: str, certificate: Path) -> None:
     )
 
 
-def _enrol(control: ControlHttpClient, home: CoordinatorHome) -> None:
+def enrol(control: ControlHttpClient, home: CoordinatorHome) -> None:
     """Make the SuperLink's list of nodes equal to the roster."""
     cards = {card.supernode_bytes: card for card in sites.roster(home)}
     known = {n.public_key: n for n in control.ListNodes(ListNodesRequest()).nodes_info}
@@ -279,8 +287,8 @@ clientapp = "client.app:app"
     return content
 
 
-def _submit(control: ControlHttpClient, run: str) -> int:
-    content = bundle()
+def submit(control: ControlHttpClient, run: str, content: bytes) -> int:
+    """Start a Flower run of this bundle; its number."""
     answer = control.StartRun(
         StartRunRequest(
             fab=Fab(hash_str=digest(content), content=content),
@@ -292,7 +300,7 @@ def _submit(control: ControlHttpClient, run: str) -> int:
     return answer.run_id
 
 
-def _acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str:
+def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str:
     """Claim the task of our run; others' are none of ours."""
     client = RuntimeHttpClient.from_server_address(
         address,
@@ -318,8 +326,8 @@ def _acquire(address: str, certificate: bytes, secret: bytes, number: int) -> st
     raise OurMistake("The SuperLink did not queue the run.", do="See logs/superlink.log.")
 
 
-def _execute(address: str, certificate: bytes, token: str) -> None:
-    """Pull the task's input, give it to the installed `app`, report how it ended."""
+def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
+    """Pull the task's input, give it to the app of this process, report how it ended."""
     grid = HttpGrid(address, root_certificates=certificate, token=token)
     client = grid._runtime_client
     stopped: list[bool] = []
@@ -345,7 +353,7 @@ def _execute(address: str, certificate: bytes, token: str) -> None:
         TaskIdentity.node_id = task.context.node_id
         context = context_from_proto(task.context)
         context.run_config = {**context.run_config, **dict(_config(task.run.override_config))}
-        app(grid, context)
+        chosen(grid, context)
         status, details = SubStatus.COMPLETED, ""
     finally:
         stopped.append(True)

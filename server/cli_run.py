@@ -77,7 +77,8 @@ def enrol(
     taken = sites.enrol(CoordinatorHome.find(home), card.read_bytes())
     terminal.out.print(
         f"Enrolled {taken.site}, {taken.declared_patients} declared patients. Compare with the "
-        f"hospital by telephone; the digest of its site.json is\n  {taken.spoken}"
+        f"hospital by telephone; the digest of its site.json is\n  {taken.spoken}",
+        soft_wrap=True,
     )
 
 
@@ -118,7 +119,8 @@ def invitation(
     )
     write_atomic(output, enrolment.seal(made, run_key))
     terminal.out.print(
-        f"Wrote {output}. Read its digest to each hospital by telephone:\n  {made.spoken}"
+        f"Wrote {output}. Read its digest to each hospital by telephone:\n  {made.spoken}",
+        soft_wrap=True,
     )
 
 
@@ -342,8 +344,11 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     terminal.out.print(
         f"Coordinator at {config.address}: {'running' if running else 'not running'}."
     )
-    terminal.show("Enrolled sites", roster, as_json=False)
-    terminal.show("Runs", runs, as_json=False)
+    for title, rows in (("Enrolled sites", roster), ("Runs", runs)):
+        if rows:
+            terminal.show(title, rows, as_json=False)
+        else:
+            terminal.out.print(f"{title}: none.")
 
 
 def _runs(place: CoordinatorHome) -> list[str]:

@@ -145,11 +145,16 @@ def conduct(
         _watch(link, worker, on_event)
 
 
-def _superlink_arguments(
-    home: CoordinatorHome, config: CoordinatorConfig, application: Path
-) -> list[str]:
-    home.flower.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return [
+def start_link(
+    family: Family,
+    home: CoordinatorHome,
+    config: CoordinatorConfig,
+    operator: Path,
+    application: Path,
+) -> Child:
+    """Start the guarded SuperLink with the two secrets of this start."""
+    arguments = [
+        str(operator),
         *("--host", config.bind),
         *("--port", str(config.port)),
         *("--ssl-certfile", str(home.server_certificate)),
@@ -161,6 +166,13 @@ def _superlink_arguments(
         *("--superexec-auth-secret-file", str(application)),
         "--disable-runtime-dependency-installation",
     ]
+    return family.start(
+        "SuperLink",
+        "server.app:serve_superlink",
+        arguments,
+        log=home.logs / "superlink.log",
+        environment={**QUIET, "FLWR_HOME": str(home.flower)},
+    )
 
 
 def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], None]) -> None:
@@ -216,7 +228,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def _secrets(home: CoordinatorHome) -> Iterator[tuple[Path, Path]]:
+def start_secrets(home: CoordinatorHome) -> Iterator[tuple[Path, Path]]:
     """Two fresh secrets of this start: the operator's, and that of the run's process."""
     paths = (home.flower / "operator.secret", home.flower / "app.secret")
     for path in paths:
