@@ -119,16 +119,10 @@ def conduct(
     with (
         only_one(home),
         _port(config),
-        _secrets(home) as (operator, application),
+        start_secrets(home) as (operator, application),
         Family() as family,
     ):
-        link = family.start(
-            "SuperLink",
-            "server.app:serve_superlink",
-            [str(operator), *_superlink_arguments(home, config, application)],
-            log=home.logs / "superlink.log",
-            environment={**QUIET, "FLWR_HOME": str(home.flower)},
-        )
+        link = start_link(family, home, config, operator, application)
         worker = family.start(
             "run",
             "server.app:serve_run",
