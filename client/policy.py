@@ -1,4 +1,4 @@
-"""What the hospital allows: policy.toml, written by the hospital, out of the coordinator's reach."""
+"""What the hospital allows: policy.toml, which the coordinator cannot reach."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Policy(BaseModel):
             raise ValueError("delta is above 1 / declared_patients: that would promise nothing")
         if self.declared_patients != rounded_patients(self.declared_patients):
             raise ValueError(
-                "declared_patients is seen by others and must be rounded to two digits, for example "
+                "declared_patients is seen by others and must be rounded to two digits: "
                 f"{rounded_patients(self.declared_patients)}"
             )
         return self
@@ -159,7 +159,7 @@ def check_request(
 ) -> None:
     """Hold a coordinator's request against the policy, before any recording is read.
 
-    The answer depends on the request and the policy only, so a refusal tells nothing about patients.
+    The answer depends on the request and the policy only: a refusal tells nothing about patients.
     The budget is not looked at here but inside `SpendTable.reserve`, in one transaction.
 
     Raises:
@@ -213,7 +213,7 @@ def _explain(error: ValidationError) -> str:
 
 def _as_toml(policy: Policy) -> str:
     yes = "true" if policy.allow_insecure_aggregation else "false"
-    return f"""# What this hospital allows. Only the hospital edits this file; the coordinator cannot.
+    return f"""# What this hospital allows. The hospital edits this file; the coordinator cannot.
 # epsilon bounds what anyone can learn about one patient from everything this node ever sends:
 # the odds of a correct guess "this patient was in" change by at most a factor exp(epsilon),
 # except with probability delta. Smaller is safer; what is spent never comes back.

@@ -4,17 +4,15 @@ Written ahead: a row is on the disk before training starts, so that a crash can 
 spent and never understate it. Looking up the history, composing it with the new round, comparing
 with the budget and writing the row are one SQLite transaction that locks out other processes.
 
-Files: `spend.sqlite` (rollback journal, so that one file holds everything that is committed; a copied
-write-ahead log could be forgotten) and beside it `spend.marker`, which says that there is a table,
-which one, and how many rows it had at least. A table that is missing, exchanged for another, or put
-back from an older copy is refused. Someone who deletes both files is not detected here: that is what
-the countersigned hash chain is for.
+Files: `spend.sqlite` (rollback journal: one file holds everything committed, where the log of a
+write-ahead journal could be left behind in a copy) and beside it `spend.marker`, which says that
+there is a table, which one, and how many rows it had at least. A table that is missing, exchanged
+for another, or put back from an older copy is refused. Someone who deletes both files is not
+detected here: that is what the countersigned hash chain is for.
 """
 
 from __future__ import annotations
 
-import json
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -24,65 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shared_model import accounting, files
+from client.spend_file import (
+    LOCK_TIMEOUT_S,
+    Marker,
+    check,
+    create,
+    read_marker,
+    refuse,
+    write_marker,
+)
+from shared_model import accounting
 from shared_model.config import PrivacyPlan
 from shared_model.errors import BudgetExhausted, OurMistake, Refused
-
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x66705370  # "fpSp"
-_LOCK_TIMEOUT_S = 60.0
-_RECOVER = (
-    "Put the newest copy of spend.sqlite back, or have the privacy officer decide how much of "
-    "the budget to count as spent. Do not train on these patients with an empty table."
-)
-
-_SCHEMA = """
-CREATE TABLE identity (
-    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
-    schema_version INTEGER NOT NULL,
-    table_id TEXT NOT NULL,
-    delta REAL
-);
-CREATE TABLE rounds (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    site TEXT NOT NULL,
-    mode TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    sample_rate REAL NOT NULL,
-    noise_multiplier REAL NOT NULL,
-    clipping_norm REAL NOT NULL,
-    steps INTEGER NOT NULL,
-    declared_patients INTEGER NOT NULL,
-    delta REAL NOT NULL,
-    noise TEXT NOT NULL,
-    private INTEGER NOT NULL CHECK (private IN (0, 1)),
-    model_digest TEXT NOT NULL,
-    epsilon_lifetime_after REAL,
-    epsilon_run_after REAL,
-    reserved_at_s INTEGER NOT NULL,
-    update_digest TEXT,
-    settled_at_s INTEGER,
-    UNIQUE (run, round)
-);
-CREATE TRIGGER rounds_are_never_deleted BEFORE DELETE ON rounds
-BEGIN SELECT RAISE(ABORT, 'rows of the spend table are never deleted'); END;
-CREATE TRIGGER rounds_are_settled_once BEFORE UPDATE ON rounds
-WHEN OLD.update_digest IS NOT NULL OR NEW.update_digest IS NULL
-    OR (OLD.sequence, OLD.run, OLD.round, OLD.site, OLD.mode, OLD.unit, OLD.sample_rate,
-        OLD.noise_multiplier, OLD.clipping_norm, OLD.steps, OLD.declared_patients, OLD.delta,
-        OLD.noise, OLD.private, OLD.model_digest, OLD.reserved_at_s)
-    IS NOT (NEW.sequence, NEW.run, NEW.round, NEW.site, NEW.mode, NEW.unit, NEW.sample_rate,
-        NEW.noise_multiplier, NEW.clipping_norm, NEW.steps, NEW.declared_patients, NEW.delta,
-        NEW.noise, NEW.private, NEW.model_digest, NEW.reserved_at_s)
-BEGIN SELECT RAISE(ABORT, 'rows of the spend table are settled once and never changed'); END;
-CREATE TRIGGER delta_is_fixed_for_life BEFORE UPDATE ON identity
-WHEN OLD.delta IS NOT NULL OR NEW.table_id IS NOT OLD.table_id
-BEGIN SELECT RAISE(ABORT, 'delta is fixed for life'); END;
-CREATE TRIGGER identity_is_never_deleted BEFORE DELETE ON identity
-BEGIN SELECT RAISE(ABORT, 'the identity of the spend table is never deleted'); END;
-"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +58,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A row as it is on the disk. `update_digest` None: reserved, not known to have been answered."""
+    """A row as it is on the disk. `update_digest` None: not known to have been answered."""
 
     sequence: int
     run: str
@@ -172,26 +123,28 @@ class SpendTable:
             Refused: reason "spend_table": missing although this node had one, damaged, not a
                 spend table, of another version, exchanged for another, or older than it was.
         """
-        marker = _read_marker(path)
+        marker = read_marker(path)
         if marker is not None and not path.exists():
-            raise _refuse("The spend table is missing, though this node has trained before.")
+            raise refuse("The spend table is missing, though this node has trained before.")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA trusted_schema = OFF")
             if marker is None:
-                _create(connection, path)
-            table_id = _check(connection)
+                create(connection, path)
+            table_id = check(connection)
             table = cls(path, connection, table_id, clock)
             if marker is not None:
                 table._hold_against(marker)
-            table._write_marker(len(table.rows()))
+            count = len(table.rows())
+            if marker is None or marker.rows < count:
+                table._write_marker(count)
         except sqlite3.DatabaseError as error:
             connection.close()
-            raise _refuse(f"The spend table cannot be read ({error}).") from error
+            raise refuse(f"The spend table cannot be read ({error}).") from error
         except BaseException:
             connection.close()
             raise
@@ -282,7 +235,7 @@ class SpendTable:
         self._write_marker(int(sequence or 0))
         found = self.find(run, round)
         if found is None:
-            raise _refuse("A row of the spend table vanished while it was being written.")
+            raise refuse("A row of the spend table vanished while it was being written.")
         return found
 
     def settle(self, reservation: Reservation, update_digest: str) -> None:
@@ -325,7 +278,7 @@ class SpendTable:
         ).fetchone()
         wanted = int(last["seq"]) if last is not None else 0
         if [int(row["sequence"]) for row in rows] != list(range(1, wanted + 1)):
-            raise _refuse("Rows of the spend table are missing.")
+            raise refuse("Rows of the spend table are missing.")
         return tuple(_reservation(row) for row in rows)
 
     @property
@@ -384,7 +337,7 @@ class SpendTable:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            raise _refuse(f"The spend table cannot be written ({error}).") from error
+            raise refuse(f"The spend table cannot be written ({error}).") from error
         try:
             yield self._connection
         except BaseException:
@@ -397,18 +350,16 @@ class SpendTable:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._connection.rollback()
-            raise _refuse(f"The spend table cannot be written ({error}).") from error
+            raise refuse(f"The spend table cannot be written ({error}).") from error
 
-    def _hold_against(self, marker: dict[str, Any]) -> None:
-        if marker["table_id"] != self._table_id:
-            raise _refuse("The spend table is not the one that this node has kept so far.")
-        if marker["rows"] > len(self.rows()):
-            raise _refuse("The spend table is older than it was: rows were lost.")
+    def _hold_against(self, marker: Marker) -> None:
+        if marker.table_id != self._table_id:
+            raise refuse("The spend table is not the one that this node has kept so far.")
+        if marker.rows > len(self.rows()):
+            raise refuse("The spend table is older than it was: rows were lost.")
 
     def _write_marker(self, rows: int) -> None:
-        """After the commit, so it is never ahead of the table; lagging behind does no harm."""
-        data = json.dumps({"table_id": self._table_id, "rows": rows}).encode()
-        files.write_atomic(_marker(self._path), data, mode=0o600)
+        write_marker(self._path, Marker(self._table_id, rows))
 
 
 def _hold_within(budget: Budget, lifetime: float, of_run: float) -> None:
@@ -434,7 +385,7 @@ def _reservation(row: sqlite3.Row) -> Reservation:
             mode=row["mode"],
         )
     except OurMistake as error:
-        raise _refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
+        raise refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
     return Reservation(
         sequence=int(row["sequence"]),
         run=str(row["run"]),
@@ -452,69 +403,3 @@ def _reservation(row: sqlite3.Row) -> Reservation:
         update_digest=row["update_digest"],
         settled_at_s=row["settled_at_s"],
     )
-
-
-def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables unless another process just did; never touches a table that is there."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        count = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if count == 0:
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            for statement in _statements(_SCHEMA):
-                connection.execute(statement)
-            connection.execute(
-                "INSERT INTO identity VALUES (1, ?, ?, NULL)",
-                (SCHEMA_VERSION, secrets.token_hex(16)),
-            )
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
-    path.chmod(0o600)
-    files.sync_folder(path.parent)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split at statement ends (`executescript` would commit the open transaction first)."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _check(connection: sqlite3.Connection) -> str:
-    """Integrity, kind and version; the table's id."""
-    answer = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    if answer != "ok":
-        raise _refuse("The spend table is damaged.")
-    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise _refuse("The file is not a spend table.")
-    version, table_id = connection.execute(
-        "SELECT schema_version, table_id FROM identity"
-    ).fetchone()
-    if version != SCHEMA_VERSION:
-        raise _refuse(f"The spend table has version {version}, this program {SCHEMA_VERSION}.")
-    return str(table_id)
-
-
-def _marker(path: Path) -> Path:
-    return path.with_suffix(".marker")
-
-
-def _read_marker(path: Path) -> dict[str, Any] | None:
-    try:
-        data = _marker(path).read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        marker = json.loads(data)
-        return {"table_id": str(marker["table_id"]), "rows": int(marker["rows"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise _refuse("The spend table's marker is damaged.") from error
-
-
-def _refuse(message: str) -> Refused:
-    return Refused(message, reason="spend_table", do=_RECOVER)

@@ -115,7 +115,7 @@ def train_round(
     recordings, adjacency add or remove. The caller books that cost *before* calling.
 
     Edges:
-        a patient gives K segments under A patch masks, averaged before clipping: one gradient, one clip;
+        a patient gives K segments under A patch masks, averaged before clipping: one clip;
         no patient sampled, or none in the store: the step is noise alone, and is taken;
         the number of patients in the store differs from the declared one: nothing changes but the
         size of the mean, which is divided by q x declared; refusing would tell;
@@ -168,7 +168,7 @@ def _sum_of_patients(
     training: LocalTraining,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Clipped sum over the sampled patients, float64 (d,), windows of one chunk in memory at once."""
+    """Clipped sum over the sampled patients, float64 (d,); one chunk in memory at once."""
     total = np.zeros(sum(value.numel() for value in weights.values()), dtype=np.float64)
     for start in range(0, len(sampled), _CHUNK):
         batch = unit_batch(data, sampled[start : start + _CHUNK], training, rng)

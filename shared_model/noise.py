@@ -1,23 +1,23 @@
 """Where the randomness of private training comes from.
 
-`SystemNoise` is the only source that gives privacy. It has no seed: every object draws a 256-bit key
-from the operating system and expands it with AES-256-CTR. `NonPrivateForTests` repeats bit by bit,
-which is what tests and simulations need and exactly what privacy forbids: its epsilon is infinite.
+`SystemNoise` is the only source that gives privacy. It has no seed: every object draws a 256-bit
+key from the operating system and expands it with AES-256-CTR. `NonPrivateForTests` repeats bit by
+bit, which tests and simulations need and privacy forbids: its epsilon is infinite.
 
 Floating-point attacks. A float64 Gaussian takes only some of the float64 values, and which sums
 `x + noise` can occur tells something about `x` (Mironov 2012; Jin et al. 2112.05307; Holohan and
 Braghin, 2107.10138). Two measures are taken, neither of them a proof:
 
-1. every number is the sum of 2 n = 4 independent draws over 2 (n = 2, as Opacus' `secure_mode`), and
-   each draw uses the cosine branch of its own Box-Muller pair, the sine branch is thrown away; undoing
-   a sum needs a guess over about 2**(2 * 53) combinations instead of a table look-up;
-2. the caller (`shared_model.privacy.noisy_mean`) adds the noise in float64 and then rounds to a public
-   power-of-two grid of about std * 2**-20, which is post-processing and removes the low bits in which
-   the holes of the float64 Gaussian lie.
+1. every number is the sum of 2 n = 4 independent draws over 2 (n = 2, as in Opacus' `secure_mode`:
+   whoever wants to undo it has to search over combinations of draws instead of single ones), and
+   each draw is the cosine branch of its own Box-Muller pair; the sine branch is thrown away;
+2. the caller (`shared_model.privacy.noisy_mean`) adds the noise in float64 and then rounds to a
+   public power-of-two grid of at most std * 2**-20, which is post-processing and removes the low
+   bits in which the holes of the float64 Gaussian lie.
 
-Cost: about 4 x one draw. Limit: the law differs from the real Gaussian by the rounding of 53-bit
-arithmetic and by a tail cut at about 19 standard deviations. An exact integer mechanism (discrete Gaussian,
-2004.00010) comes with the secure sum's `distributed` mode.
+Cost: four draws for one number. Limit: the law differs from the real Gaussian by the rounding of
+53-bit arithmetic and by a tail cut at about 19 standard deviations. An exact integer mechanism
+(discrete Gaussian, 2004.00010) comes with the secure sum's `distributed` mode.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class NoiseSource(Protocol):
         """float64 (count,), independent N(0, std^2)."""
 
     def poisson_sample(self, count: int, rate: float) -> np.ndarray:
-        """int64 indices below `count`, ascending; each is in with probability `rate` (see class)."""
+        """int64 indices below `count`, ascending; each is in with probability `rate`."""
 
     def public_generator(self) -> np.random.Generator:
         """For choices the guarantee does not rest on: patch masks, which segments of a patient."""
@@ -68,8 +68,8 @@ class SystemNoise:
     two updates with equal noise is bare data.
 
     Edges:
-        `std` 0 is refused (no noise is no mechanism), and so is a std outside 1e-12 ... 1e12, where
-        float64 arithmetic would leave the range in which the measures of this module were thought out;
+        `std` 0 is refused (no noise is no mechanism), and so is a std outside 1e-12 ... 1e12, far
+        from the smallest and largest float64;
         a patient's probability of being sampled is floor(rate * 2**64) / 2**64 <= rate, rate 1
         takes all; `count` 0 gives an empty array.
     """

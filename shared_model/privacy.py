@@ -1,7 +1,7 @@
 """One private step: per-patient gradients, clipping, noise, expected-size division.
 
-Guarantee. Let a step see a Poisson sample of patients with rate q, let every patient's term depend on
-the weights, that patient's data and randomness independent of all data, and on nothing else. Then
+Guarantee. Let a step see a Poisson sample of patients with rate q, let every patient's term depend
+on the weights, that patient's data and randomness independent of all data, and nothing else. Then
 `noisy_mean(clipped_sum(...))` is the Poisson-subsampled Gaussian mechanism with noise multiplier
 sigma and rate q under adding or removing one patient with all recordings; `shared_model.accounting`
 says what that costs. The weights may be chosen by an adversary who has seen every earlier step.
@@ -165,7 +165,7 @@ def noisy_mean(
 
     N is the declared number of patients, a public constant, never the number sampled or
     catalogued. An empty sample (total zero) gives pure noise. Noise is added in float64; the noisy
-    sum is rounded to a fixed grid of at most 2**-20 of the noise, then to float32 (post-processing).
+    sum is rounded to a fixed grid of at most 2**-20 of the noise, then to float32: post-processing.
 
     Args:
         total: float64 (d,) from `clipped_sum`, L2 sensitivity <= plan.clipping_norm.
