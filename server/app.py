@@ -85,6 +85,7 @@ RESUME = "FEDPRINT_RESUME_PAUSED"
 """Environment variable of the run's process: the operator wants a paused run to go on."""
 OPERATOR_HEADER = "x-fedprint-operator"
 READY_S = 60.0
+_START_RUN = "/v1/control/start-run"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 app = ServerApp()
@@ -131,29 +132,40 @@ def carry_out(
 
 
 class Guard:
-    """Outermost layer of the SuperLink: an allow-list of paths by who asks."""
+    """Outermost layer of the SuperLink: an allow-list of paths by who asks.
+
+    Nodes wait (503, which they try again) until the operator has enrolled the roster and submitted
+    the run: a node that came too early would be told that it is unknown, and give up.
+    """
 
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self.app = app
         self.secret = secret.encode()
+        self.opened = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._allowed(scope)):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await Response(status_code=404)(scope, receive, send)
+        status = self.judge(scope) if scope["type"] == "http" else 200
+        if status != 200:
+            await Response(status_code=status)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+        if scope.get("path") == _START_RUN:
+            self.opened = True
 
-    def _allowed(self, scope: Scope) -> bool:
+    def judge(self, scope: Scope) -> int:
+        """200 to pass the request on, else the status to answer with."""
         path = scope["path"]
-        if path == "/health" or path.startswith("/v1/fleet/"):
-            return True
+        if path == "/health":
+            return 200
+        if path.startswith("/v1/fleet/"):
+            return 200 if self.opened else 503
         if path.startswith("/v1/runtime/"):
             client = scope.get("client")
-            return client is not None and client[0] in ("127.0.0.1", "::1")
+            return 200 if client is not None and client[0] in ("127.0.0.1", "::1") else 404
         if path.startswith("/v1/control/"):
             given = dict(scope["headers"]).get(OPERATOR_HEADER.encode(), b"")
-            return hmac.compare_digest(given, self.secret)
-        return False
+            return 200 if hmac.compare_digest(given, self.secret) else 404
+        return 404
 
 
 def serve_superlink(arguments: list[str]) -> None:

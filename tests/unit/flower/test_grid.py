@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -131,26 +133,48 @@ def test_the_bundle_holds_no_code_and_is_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "client", "secret", "allowed"),
+    ("path", "client", "secret", "status"),
     [
-        ("/health", "10.0.0.9", "", True),
-        ("/v1/fleet/pull-messages", "10.0.0.9", "", True),
-        ("/v1/control/start-run", "127.0.0.1", "", False),
-        ("/v1/control/start-run", "127.0.0.1", "wrong", False),
-        ("/v1/control/start-run", "10.0.0.9", "right", True),
-        ("/v1/control/register-node", "10.0.0.9", "", False),
-        ("/v1/runtime/acquire-task", "10.0.0.9", "right", False),
-        ("/v1/runtime/acquire-task", "127.0.0.1", "", True),
-        ("/docs", "127.0.0.1", "right", False),
-        ("/openapi.json", "127.0.0.1", "right", False),
-        ("/V1/control/start-run", "127.0.0.1", "right", False),
-        ("//v1/fleet/pull-messages", "127.0.0.1", "right", False),
+        ("/health", "10.0.0.9", "", 200),
+        ("/v1/fleet/pull-messages", "10.0.0.9", "", 200),
+        ("/v1/control/start-run", "127.0.0.1", "", 404),
+        ("/v1/control/start-run", "127.0.0.1", "wrong", 404),
+        ("/v1/control/start-run", "10.0.0.9", "right", 200),
+        ("/v1/control/register-node", "10.0.0.9", "", 404),
+        ("/v1/runtime/acquire-task", "10.0.0.9", "right", 404),
+        ("/v1/runtime/acquire-task", "127.0.0.1", "", 200),
+        ("/docs", "127.0.0.1", "right", 404),
+        ("/openapi.json", "127.0.0.1", "right", 404),
+        ("/V1/control/start-run", "127.0.0.1", "right", 404),
+        ("//v1/fleet/pull-messages", "127.0.0.1", "right", 404),
     ],
 )
 def test_the_network_reaches_the_nodes_interface_only(
-    path: str, client: str, secret: str, allowed: bool
+    path: str, client: str, secret: str, status: int
 ) -> None:
     guard = Guard(lambda *_: None, "right")  # type: ignore[arg-type,return-value]
+    guard.opened = True
     headers = [(b"x-fedprint-operator", secret.encode())] if secret else []
     scope = {"type": "http", "path": path, "client": (client, 1), "headers": headers}
-    assert guard._allowed(scope) is allowed
+    assert guard.judge(scope) == status
+
+
+def test_nodes_wait_until_the_roster_is_enrolled() -> None:
+    """A node that came before its enrolment would be told that it is unknown, and give up."""
+    passed: list[str] = []
+
+    async def link(scope: dict[str, object], receive: object, send: object) -> None:
+        passed.append(str(scope["path"]))
+
+    async def ignore(*_: object) -> None:
+        return None
+
+    guard = Guard(link, "right")  # type: ignore[arg-type]
+    fleet = {"type": "http", "path": "/v1/fleet/activate-node", "client": None, "headers": []}
+    right = [(b"x-fedprint-operator", b"right")]
+    for path in ("/v1/control/register-node", "/v1/control/start-run"):
+        assert guard.judge(fleet) == 503
+        scope = {"type": "http", "path": path, "client": None, "headers": right}
+        asyncio.run(guard(scope, ignore, ignore))  # type: ignore[arg-type]
+    assert guard.judge(fleet) == 200
+    assert len(passed) == 2

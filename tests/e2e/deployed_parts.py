@@ -1,0 +1,126 @@
+"""Real processes for the deployed tests: commands, conditions with a deadline, who is alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "200",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+
+
+def command(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """One of our commands, to its end."""
+    done = subprocess.run(
+        [str(BIN / words[0]), *words[1:]],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 90.0) -> None:
+    """Poll until the condition holds; fail when the deadline passes."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> set[int]:
+    """The process and all below it, by parent links."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found, more = set(), {pid}
+    while more:
+        found |= more
+        more = {child for child, parent in parents.items() if parent in more} - found
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@dataclass
+class Running:
+    """A command that runs on, and every process that it was ever seen to have."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    seen: set[int] = field(default_factory=set)
+
+    def look(self) -> set[int]:
+        self.seen |= descendants(self.process.pid)
+        return self.seen
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill_tree(self) -> None:
+        """kill -9 of everything at once."""
+        for pid in self.look():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(20)
+
+    def end(self, number: signal.Signals = signal.SIGINT, deadline_s: float = 40.0) -> int:
+        """Ask it to end; its exit code."""
+        self.look()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(deadline_s)
+
+    def leftovers(self) -> set[int]:
+        return {pid for pid in self.seen if alive(pid)}
+
+
+@contextmanager
+def running(log: Path, *words: str) -> Iterator[Running]:
+    """A command in the background; killed with all it started if the test leaves it alive."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [str(BIN / words[0]), *words[1:]], env=ENVIRONMENT, stdout=stream, stderr=stream
+        )
+    started = Running(process, log)
+    try:
+        yield started
+    finally:
+        started.kill_tree()
