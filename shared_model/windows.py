@@ -131,7 +131,7 @@ def prepare(
             signal[:, index], recorded[:, index], refusal[:, index], flipped[index] = (
                 _prepare_channel(name, *channel, count)
             )
-    quality.compare_rates(signal, refusal)
+    quality.compare_rates(signal, recorded, refusal)
     start_s = np.arange(count, dtype=np.float64) * WINDOW_S
     return Prepared(signal, recorded, start_s, refusal, (flipped[0], flipped[1]))
 
@@ -177,10 +177,10 @@ def _prepare_channel(
     plain = resample(filled - offset, fs_hz)
     filtered = _cut(band_pass(plain, name), count)
     recorded = _cut_flags(present, whole, fs_hz, len(plain), count)
+    signal, spread = _z_score(filtered, recorded, float(np.abs(filled).max()))
     raw = _cut_raw(samples, fs_hz, count)
-    refusal = quality.judge(name, raw, fs_hz, _cut(plain, count), filtered, recorded)
-    signal = _z_score(filtered, recorded, float(np.abs(filled).max()))
-    flipped = quality.upside_down(name, signal, refusal)
+    refusal = quality.judge(name, raw, fs_hz, _cut(plain, count), signal, spread, recorded)
+    flipped = quality.upside_down(name, signal, recorded, refusal)
     return (np.negative(signal, out=signal) if flipped else signal), recorded, refusal, flipped
 
 
@@ -258,10 +258,13 @@ def _cut_raw(samples: FloatArray, fs_hz: float, count: int) -> FloatArray:
     return samples[starts[:, None] + np.arange(length)]
 
 
-def _z_score(filtered: SignalArray, recorded: BoolArray, largest: float) -> SignalArray:
-    """Zero mean, unit variance over recorded samples of each window; 0 elsewhere.
+def _z_score(
+    filtered: SignalArray, recorded: BoolArray, largest: float
+) -> tuple[SignalArray, SignalArray]:
+    """Zero mean, unit variance over recorded samples of each window, 0 elsewhere; and the spread.
 
-    A window whose spread is below rounding (1e-7 of the largest raw value) becomes zero.
+    A window whose spread is below rounding (1e-7 of the largest raw value) becomes zero and has
+    spread 0.
     """
     weight = recorded.astype(np.float32)
     samples = np.maximum(weight.sum(axis=1, keepdims=True), 1.0)
@@ -269,5 +272,6 @@ def _z_score(filtered: SignalArray, recorded: BoolArray, largest: float) -> Sign
     signal -= signal.sum(axis=1, keepdims=True) / samples
     signal *= weight
     spread = np.sqrt(np.einsum("ws,ws->w", signal, signal)[:, None] / samples)
-    scale = np.where(spread > 1e-7 * largest, 1.0 / np.maximum(spread, 1e-30), 0.0)
-    return np.asarray(signal * scale.astype(np.float32))
+    spread = np.where(spread > 1e-7 * largest, spread, np.float32(0.0))
+    signal *= np.where(spread > 0, 1.0 / np.maximum(spread, 1e-30), 0.0).astype(np.float32)
+    return signal, spread[:, 0]
