@@ -124,3 +124,39 @@ def running(log: Path, *words: str) -> Iterator[Running]:
         yield started
     finally:
         started.kill_tree()
+
+
+def fill_store(home: Path, patients: int, seed: int) -> None:
+    """A small window store of pretend patients: sums of sines, written as `data add` writes it."""
+    import numpy as np
+
+    from client.home import NodeHome
+    from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
+    from client.store_write import StoreWriter
+    from shared_model.config import CHANNELS, FS_HZ, WINDOW_SAMPLES
+    from shared_model.windows import Prepared
+
+    place = NodeHome(home)
+    key = load_or_create_key(place)
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(WINDOW_SAMPLES) / FS_HZ
+    with StoreWriter(place.store, key) as writer:
+        part = writer.new_part("pretend", keyed_digest(key, "folder", "pretend"))
+        for patient in range(patients):
+            windows = 4
+            shape = (windows, len(CHANNELS), WINDOW_SAMPLES)
+            rate_hz = rng.uniform(0.8, 2.0, size=(windows, 1, 1))
+            signal = np.sin(2 * np.pi * rate_hz * time_s) + 0.2 * rng.standard_normal(shape)
+            prepared = Prepared(
+                signal=(signal / signal.std(axis=2, keepdims=True)).astype(np.float32),
+                recorded=np.ones(shape, dtype=bool),
+                start_s=10.0 * np.arange(windows),
+                refusal=np.zeros((windows, len(CHANNELS)), dtype=np.uint8),
+            )
+            part.add(
+                keyed_digest(key, "recording", str(patient)),
+                pseudonym_of(key, f"patient-{patient}"),
+                prepared,
+                {},
+            )
+        part.commit()
