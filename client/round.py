@@ -55,29 +55,28 @@ if TYPE_CHECKING:
 
 
 class Books(Protocol):
-    """Where a node books what it spends; `client.spend` in a deployed node."""
+    """Where a node books what it spends; `client.node_parts.HospitalBooks` in a deployed node."""
 
-    def reserve(self, request: TrainRequest, site: str, declared_patients: int) -> object:
-        """Book the round before data is read. Raises BudgetExhausted."""
+    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
+        """Book the round, durably, before data is read; what is then spent for life.
 
-    def settle(self, reservation: object, update_digest: str) -> None:
-        """Complete the entry with the digest of the update that leaves."""
+        Raises:
+            Refused: the budget would be crossed, or the round is booked already.
+        """
 
-    def statement(self) -> PrivacyStatement:
-        """What is spent for life, everything reserved included."""
+    def settle(self, run: str, round: int, update_digest: str) -> None:
+        """Complete the entry with the digest of the update that leaves; again changes nothing."""
 
 
-class Limits(Protocol):
-    """What the hospital allows; `client.policy.Policy` in a deployed node."""
+class Policy(Protocol):
+    """What the hospital allows, asked before anything is read."""
 
-    @property
-    def minimum_contributors(self) -> int: ...
-    @property
-    def allow_insecure_aggregation(self) -> bool: ...
+    def __call__(self, request: TrainRequest) -> None:
+        """Raises Refused: "roster", "contributors", "insecure-aggregation", "policy"."""
 
 
 class Trainer(Protocol):
-    """Private training of one round; see `train` below."""
+    """Private training of one round: received weights in, update of the trainable names out."""
 
     def __call__(
         self,
@@ -93,16 +92,18 @@ class Trainer(Protocol):
 class Node:
     """Everything that answering takes. `from_home` makes the deployed one.
 
-    data and noise are called only after the spend is booked, once for each round.
+    ready: raises Refused("not-ready") if the operator has set up no store; it reads nothing in it.
+    data: called only after the spend is booked, once for each round.
     """
 
     site: str
     declared_patients: int
     identity_key: Ed25519PrivateKey = field(repr=False)
     run_key: bytes = field(repr=False)
-    limits: Limits
+    policy: Policy
     books: Books
     outbox: Outbox
+    ready: Callable[[], None]
     data: Callable[[], PatientBatches]
     noise: Callable[[TrainRequest], NoiseSource]
     check_model: Callable[[TrainRequest, bytes], Weights]
@@ -115,11 +116,14 @@ class PretendNode:
     """What a simulated hospital has instead of its own: patients, noise that may repeat itself.
 
     Reachable from `simulations` and `tests` only (a test checks the imports). Replies made with
-    noise that is not private say so and promise no epsilon; a release refuses them.
+    noise that is not private say so and promise no epsilon; a release refuses them, and the
+    hospital's budget does too unless `unlimited_budget` (needed with `NonPrivateForTests`).
+    noise: called with (request, site).
     """
 
     data: PatientBatches | None = None
     noise: Callable[[TrainRequest, str], NoiseSource] | None = None
+    unlimited_budget: bool = False
 
 
 def handle(
@@ -142,12 +146,15 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
     try:
         request = _opened(node, header)
         run, number = request.run, request.round
-        check_policy(request, node.site, node.declared_patients, node.limits)
+        check_addressed(request, node.site, node.declared_patients)
+        node.policy(request)
         weights = _checked_weights(node, request, body)
         with node.outbox.locked():
             stored = node.outbox.answered(run, number, request_digest)
             if stored is None:
+                node.ready()
                 stored = _trained(node, request, request_digest, weights)
+            node.books.settle(run, number, str(protocol.readable(stored[0])["update_digest"]))
         node.log({"run": run, "round": number, "outcome": "replied"})
         return stored
     except Exception as error:
@@ -177,11 +184,11 @@ def _opened(node: Node, header: bytes) -> TrainRequest:
         raise Refused(error.message, reason="version" if signed else "signature") from error
 
 
-def check_policy(request: TrainRequest, site: str, declared_patients: int, limits: Limits) -> None:
-    """What can be decided without data, weights or history.
+def check_addressed(request: TrainRequest, site: str, declared_patients: int) -> None:
+    """The request is for this site, as it is enrolled, and asks for what this version can do.
 
     Raises:
-        Refused: reasons "roster", "contributors", "insecure-aggregation".
+        Refused: reasons "roster", "contributors", "version".
     """
     own = [item for item in request.participants if item.site == site]
     if not own:
@@ -192,15 +199,8 @@ def check_policy(request: TrainRequest, site: str, declared_patients: int, limit
             reason="roster",
             do="Compare node.toml with the card that the coordinator enrolled.",
         )
-    least = max(limits.minimum_contributors, MINIMUM_CONTRIBUTORS)
-    if request.minimum_contributors < least or len(request.participants) < least:
-        raise Refused(f"The policy asks for at least {least} contributors.", reason="contributors")
-    if request.insecure_aggregation and not limits.allow_insecure_aggregation:
-        raise Refused(
-            "The round would send this hospital's update to the coordinator in clear.",
-            reason="insecure-aggregation",
-            do="If that is allowed, set allow_insecure_aggregation = true in policy.toml.",
-        )
+    if min(request.minimum_contributors, len(request.participants)) < MINIMUM_CONTRIBUTORS:
+        raise Refused("No aggregate has so few contributors.", reason="contributors")
     if not request.insecure_aggregation:
         raise Refused("This version has no secure sum.", reason="version")
 
@@ -222,15 +222,12 @@ def _trained(
     noise = node.noise(request)
     node.outbox.begin(request.run, request.round, request_digest)
     try:
-        reservation = node.books.reserve(request, node.site, node.declared_patients)
+        privacy = node.books.reserve(request, noise)
     except Refused:
         node.outbox.take_back(request.run, request.round)
         raise
     data = node.data()
     update = node.train(request, weights, data, noise, node.declared_patients)
-    privacy = node.books.statement()
-    if not noise.private:
-        privacy = privacy.model_copy(update={"epsilon": None})
     header, body = egress.train_reply(
         node.identity_key,
         request,
@@ -243,7 +240,6 @@ def _trained(
         privacy=privacy,
     )
     node.outbox.store(request.run, request.round, header, body)
-    node.books.settle(reservation, weights_io.digest(update))
     return header, body
 
 
@@ -271,6 +267,8 @@ REASONS: dict[str, RefusalReason] = {
     "conflict": "conflict",
     "interrupted": "interrupted",
     "not-ready": "not-ready",
+    "replay": "conflict",  # the spend table has the round, the outbox has not
+    "delta": "policy",
 }
 """Reasons that a `Refused` may carry to the coordinator."""
 

@@ -253,7 +253,7 @@ class _Loop:
             if self.desk is desk and self.state.phase == "open":
                 self._push_again()
                 self._step(rounds.DeadlinePassed(self.clock()))
-        return self.state is not before
+        return self.state != before
 
     def _step(self, event: rounds.Event) -> None:
         self.events.append(event)

@@ -18,7 +18,8 @@ from server.transport import Incoming, Outgoing
 from shared_model import signing
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig, PrivacyPlan
-from shared_model.noise import NonPrivateForTests
+from shared_model.errors import BudgetExhausted, Refused
+from shared_model.noise import NoiseSource, NonPrivateForTests
 from shared_model.protocol import PrivacyStatement, TrainRequest
 from shared_model.weights import Weights
 
@@ -80,26 +81,27 @@ class FakeBooks:
     reserved: list[tuple[str, int]] = field(default_factory=list)
     settled: dict[tuple[str, int], str] = field(default_factory=dict)
 
-    def reserve(self, request: TrainRequest, site: str, declared_patients: int) -> object:
-        from shared_model.errors import BudgetExhausted
-
+    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
+        if (request.run, request.round) in self.reserved:
+            raise Refused("Booked already.", reason="replay")
         if len(self.reserved) >= self.budget:
             raise BudgetExhausted("No budget.")
         self.reserved.append((request.run, request.round))
-        return (request.run, request.round)
+        return PrivacyStatement(
+            epsilon=0.5 * len(self.reserved) if noise.private else None, delta=1e-5
+        )
 
-    def settle(self, reservation: object, update_digest: str) -> None:
-        assert isinstance(reservation, tuple)
-        self.settled[reservation] = update_digest
-
-    def statement(self) -> PrivacyStatement:
-        return PrivacyStatement(epsilon=0.5 * len(self.reserved), delta=1e-5)
+    def settle(self, run: str, round: int, update_digest: str) -> None:
+        assert self.settled.setdefault((run, round), update_digest) == update_digest
 
 
-@dataclass(frozen=True)
-class FakeLimits:
-    minimum_contributors: int = 2
-    allow_insecure_aggregation: bool = True
+def allow_all(request: TrainRequest) -> None:
+    """A policy without limits."""
+
+
+def no_clear_updates(request: TrainRequest) -> None:
+    """A policy that does not allow insecure aggregation."""
+    raise Refused("Not in clear.", reason="insecure-aggregation")
 
 
 @dataclass
@@ -137,9 +139,10 @@ def make_node(site: str, root: Path, **changes: object) -> Node:
         declared_patients=DECLARED[site],
         identity_key=key_of(site),
         run_key=signing.public_bytes(RUN_KEY),
-        limits=FakeLimits(),
+        policy=allow_all,
         books=FakeBooks(),
         outbox=Outbox(root / site),
+        ready=lambda: None,
         data=open_data,  # type: ignore[arg-type]
         noise=lambda request: NonPrivateForTests(request.run, site, request.round, 7),
         check_model=check_any_model,
