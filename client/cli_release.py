@@ -1,9 +1,242 @@
-"""Commands of this part; filled by the part itself."""
+"""fedprint-node: install, release, fingerprint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from shared_model import terminal
+from shared_model.errors import DataFault, OurMistake
+
+if TYPE_CHECKING:
+    from client.fingerprints import Fingerprinter, Summary
+    from client.home import NodeHome
+    from shared_model.release import Release
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
+    for command in (install, release, fingerprint):
+        app.command()(command)
+
+
+def install(
+    source: Annotated[
+        Path, typer.Argument(metavar="RELEASE", help="A release folder or .fedprint file.")
+    ],
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Install without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a release against the coordinator's pinned key, show what it cost, install it.
+
+    Refused: another signer, a wrong signature or digest, a lineage that does not hang together, an
+    older release than the installed one, a model that this version does not know.
+
+    Example: fedprint-node install heart-1.fedprint
+    """
+    from client import install as installation
+    from client.home import NodeHome
+    from shared_model.release import describe, words
+
+    place = NodeHome.find(home)
+    checked = installation.check(place, source)
+    manifest = checked.release.manifest
+    if not as_json:
+        for line in words(manifest):
+            typer.echo(line)
+    if not checked.again and not yes:
+        typer.confirm("Install this release?", abort=True, err=True)
+    folder = installation.install(place, checked)
+    if as_json:
+        terminal.print_json({**describe(manifest), "folder": str(folder), "already": checked.again})
+        return
+    typer.echo("It was installed already." if checked.again else f"installed: {folder}")
+
+
+def release(home: Home = None, as_json: AsJson = False) -> None:
+    """Show the installed release and what it cost each patient; its files are verified again.
+
+    Example: fedprint-node release --json
+    """
+    from client import install as installation
+    from client.home import NodeHome
+    from shared_model.release import describe, words
+
+    place = NodeHome.find(home)
+    found = installation.current(place)
+    if found is None:
+        raise OurMistake("No release is installed.", do="Run: fedprint-node install RELEASE")
+    if as_json:
+        told = {**describe(found.manifest), "before": installation.previous(place)}
+        terminal.print_json(told)
+        return
+    for line in words(found.manifest):
+        typer.echo(line)
+
+
+def fingerprint(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A recording, or a folder of recordings.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Parquet file to write.")],
+    mapping: Annotated[
+        Path | None, typer.Option(help="TOML mapping of channels, patients; default: guessed.")
+    ] = None,
+    release_folder: Annotated[
+        Path | None,
+        typer.Option("--release", help="Use this release (verified) instead of the installed one."),
+    ] = None,
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start", help="Use the packaged warm start: no release, simulated signals only."
+        ),
+    ] = False,
+    with_refused: Annotated[
+        bool,
+        typer.Option("--with-refused", help="Also list refused windows, without a fingerprint."),
+    ] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn recordings into fingerprints: 128 numbers for every usable window of 10 seconds.
+
+    Patients appear under this node's pseudonyms. Files that cannot be read are listed with their
+    cause, the rest goes in, and the exit status is 4.
+
+    Example: fedprint-node fingerprint /data/icu -o icu.parquet
+    """
+    from client.fingerprints import describe_source, fingerprint_file
+    from client.home import NodeHome
+    from client.mapping import Mapping
+    from client.pseudonyms import load_or_create_key
+    from client.records import read_folder
+
+    place = NodeHome.find(home)
+    chosen = Mapping.from_toml(mapping.read_text(encoding="utf-8")) if mapping else None
+    used, model_digest, run = _model(place, release_folder, warm_start)
+    if used is None:
+        terminal.err.print(
+            "NO RELEASE: fingerprints of the packaged warm start, trained on simulated signals "
+            "only."
+        )
+    with _progress(source) as on_recording:
+        summary = fingerprint_file(
+            read_folder(source, chosen),
+            output,
+            fingerprint=run,
+            pseudonym_key=load_or_create_key(place),
+            metadata=describe_source(used, model_digest),
+            with_refused=with_refused,
+            on_recording=on_recording,
+        )
+    _report(summary, output, used, as_json)
+    if summary.faults:
+        raise DataFault(
+            f"{len(summary.faults)} recordings could not be read; the rest is in {output}.",
+            cause="partly",
+            do="Read the causes above; correct or leave out those files.",
+        )
+
+
+def _model(
+    place: NodeHome, folder: Path | None, warm_start: bool
+) -> tuple[Release | None, str, Fingerprinter]:
+    """The release (None for the warm start), the model's digest, and what makes fingerprints."""
+    from client import install as installation
+    from shared_model import fingerprint as fingerprints
+    from shared_model import warm_start as packaged
+    from shared_model import weights as weights_io
+
+    used: Release | None = None
+    if warm_start:
+        if folder is not None:
+            raise OurMistake("--warm-start and --release exclude each other.")
+        config, weights, _ = packaged.load()
+        model = installation.model_of(config, weights)
+        digest = weights_io.digest(weights)
+    else:
+        used = (
+            installation.opened(place, folder)
+            if folder is not None
+            else installation.current(place)
+        )
+        if used is None:
+            raise OurMistake(
+                "No release is installed at this node.",
+                do="Run: fedprint-node install RELEASE. To use the packaged model that has seen "
+                "simulated signals only, say --warm-start.",
+            )
+        model = installation.load_model(used)
+        digest = used.manifest.model_digest
+    return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
+
+
+@contextmanager
+def _progress(source: Path) -> Iterator[Callable[[Summary], None]]:
+    """A bar on stderr with time left, if stderr is a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from client.records import count_recordings
+
+    columns = (
+        TextColumn("recordings"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
+        task = bar.add_task("recordings", total=count_recordings(source))
+        yield lambda summary: bar.update(task, completed=summary.recordings + len(summary.faults))
+
+
+def _report(summary: Summary, output: Path, used: Release | None, as_json: bool) -> None:
+    from client.fingerprints import FROM_WARM_START
+
+    told: dict[str, Any] = {
+        "output": str(output),
+        "source": FROM_WARM_START if used is None else f"release {used.manifest.number}",
+        "patients": len(summary.patients),
+        "recordings": summary.recordings,
+        "fingerprints": summary.windows,
+        "refused_windows": summary.refused_windows,
+        "modalities": dict(sorted(summary.modalities.items())),
+        "refusals": dict(sorted(summary.refusals.items())),
+        "faults": [
+            {"file": fault.file, "cause": fault.cause, "message": fault.message}
+            for fault in summary.faults
+        ],
+    }
+    if as_json:
+        terminal.print_json(told)
+        return
+    if summary.faults:
+        terminal.show("Not read", told["faults"], as_json=False)
+    rows = [
+        {"": name.replace("_", " "), "value": _flat(value)}
+        for name, value in told.items()
+        if name != "faults"
+    ]
+    terminal.show("Fingerprints", rows, as_json=False)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items()) or "-"
+    return str(value)

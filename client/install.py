@@ -76,6 +76,17 @@ def check(home: NodeHome, path: Path) -> Checked:
     return Checked(release, files, again=_not_older(home, release))
 
 
+def opened(home: NodeHome, path: Path) -> Release:
+    """A release to be used without installing it; an older one may be, since the caller names it.
+
+    Raises:
+        Refused: as `check`, but for "downgrade".
+    """
+    release = verify(read_release(path), trusted_signer(home))
+    check_model(release)
+    return release
+
+
 def check_model(release: Release) -> None:
     """The model must be one that this version can build, and the weights must fit it.
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.checkpoints import RoundRecord, RunFolder, RunRecord
 from server.home import CoordinatorHome
 from server.sites import roster
-from shared_model import accounting, canonical, protocol, signing, warm_start
+from shared_model import accounting, canonical, protocol, signing
 from shared_model import release as contract
 from shared_model import weights as weights_io
 from shared_model.config import PrivacyPlan
@@ -87,8 +87,8 @@ def make_release(
         weights = weights_io.to_bytes(run.weights(record)) if record.completed else b""
     if not weights:
         raise OurMistake("The run has no aggregated round yet; there is nothing to release.")
-    lineage, evidence = collect(record, enrolled_keys(home, record))
-    lineage, evidence = _joined(home, record, lineage, evidence, key, origin)
+    collected, signed = collect(record, enrolled_keys(home, record))
+    lineage, evidence = _joined(home, record, collected, signed, key, origin)
     with _number(home) as number:
         files = _seal(record, lineage, evidence, weights, key, number, created, name)
         manifest = verify(files, signing.public_bytes(key)).manifest
@@ -263,6 +263,8 @@ def _origin(record: RunRecord, origin: str | None) -> str:
 
 def packaged_warm_start(preset: str) -> str | None:
     """Digest of the warm start that ships with this version, None if there is none."""
+    from shared_model import warm_start
+
     try:
         _, weights, _ = warm_start.load(preset)
     except FedprintError:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from shared_model import canonical, signing, weights
 from shared_model.config import MINIMUM_CONTRIBUTORS, ModelConfig, PrivacyPlan
+from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
-from shared_model.protocol import MAX_HEADER_BYTES, RunId, SiteName
+from shared_model.protocol import MAX_HEADER_BYTES, RunId
 
 SCHEMA = 1
 TAG = "release-manifest"

@@ -1,0 +1,223 @@
+"""What an auditor can check about a release, offline, without believing the coordinator.
+
+Every check is one line with a verdict: OK, FAILED, or CANNOT CHECK with the reason in words. Only
+FAILED makes the whole fail; what cannot be checked is never counted as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared_model import accounting, release_checks, signing
+from shared_model.config import PrivacyPlan
+from shared_model.errors import FedprintError, OurMistake
+from shared_model.release import (
+    Evidence,
+    Manifest,
+    ReleaseBytes,
+    SitePrivacy,
+    check_evidence,
+    check_signature,
+    check_weights,
+    statement_in_words,
+)
+from shared_model.release_files import code_digest
+
+Verdict = Literal["OK", "FAILED", "CANNOT CHECK"]
+Accountant = Callable[[Sequence[PrivacyPlan], float], float]
+
+AGREEMENT = 0.01
+"""Largest relative difference between the accountants, and between them and the statement."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+
+def audit_release(
+    files: ReleaseBytes,
+    signer: bytes,
+    *,
+    accountants: tuple[Accountant, Accountant] | None = None,
+) -> list[Finding]:
+    """All findings about a release; nothing after a failed signature is looked at.
+
+    Args:
+        signer: 32 raw bytes, the release key that the auditor was given.
+        accountants: (PLD, PRV); replaced in tests only.
+    """
+    try:
+        manifest = check_signature(files, signer)
+    except FedprintError as error:
+        return [Finding("signature", "FAILED", error.message)]
+    findings = [
+        Finding(
+            "signature",
+            "OK",
+            f"release {manifest.number} '{manifest.name}', key digest "
+            f"{signing.key_digest(signer)[:16]}",
+        )
+    ]
+    findings.append(_digest("weights", lambda: check_weights(manifest, files.weights)))
+    findings.append(_digest("evidence", lambda: check_evidence(manifest, files.evidence)))
+    findings += _lineage(manifest, files)
+    for one in manifest.privacy:
+        findings += statement_findings(
+            manifest, one, accountants or (accounting.epsilon_pld, accounting.epsilon_prv)
+        )
+    findings.append(_code(manifest))
+    findings += _cannot_check(manifest)
+    return findings
+
+
+def failed(findings: Sequence[Finding]) -> bool:
+    """True if any check failed."""
+    return any(item.verdict == "FAILED" for item in findings)
+
+
+def _digest(what: str, check: Callable[[], object]) -> Finding:
+    try:
+        check()
+    except FedprintError as error:
+        return Finding(what, "FAILED", error.message)
+    return Finding(what, "OK", "the bytes are the signed ones")
+
+
+def _lineage(manifest: Manifest, files: ReleaseBytes) -> list[Finding]:
+    rounds = manifest.lineage.rounds
+    aggregated = [step for step in rounds if step.outcome == "aggregated"]
+    fewest = min((len(step.contributors) for step in aggregated), default=0)
+    findings = [
+        _faults(
+            "lineage",
+            release_checks.chain_faults(manifest),
+            f"{len(aggregated)} rounds and {len(rounds) - len(aggregated)} closed ones lead from "
+            "the warm start to the released model without a gap",
+        ),
+        _faults(
+            "contributors",
+            release_checks.contributor_faults(manifest),
+            f"never fewer than {fewest} hospitals in an aggregate (minimum "
+            f"{manifest.lineage.minimum_contributors}); no update was used twice",
+        ),
+        _faults(
+            "statements",
+            release_checks.statement_faults(manifest),
+            "one for each contributing hospital; rounds, steps, delta and noise are the lineage's",
+        ),
+    ]
+    try:
+        evidence = Evidence.from_bytes(files.evidence)
+    except FedprintError as error:
+        return [*findings, Finding("signed replies", "FAILED", error.message)]
+    replies = sum(len(step.contributors) for step in rounds)
+    return [
+        *findings,
+        _faults(
+            "signed replies",
+            release_checks.evidence_faults(manifest, evidence),
+            f"all {replies} replies are signed by their hospitals and say what the lineage says",
+        ),
+    ]
+
+
+def _faults(check: str, faults: Sequence[str], good: str) -> Finding:
+    if not faults:
+        return Finding(check, "OK", good)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return Finding(check, "FAILED", faults[0] + more)
+
+
+def statement_findings(
+    manifest: Manifest, one: SitePrivacy, accountants: tuple[Accountant, Accountant]
+) -> list[Finding]:
+    """Recompute one hospital's epsilon from the plans that the coordinator signed."""
+    plans = [
+        step.plan.plan() for step, _ in release_checks.replies_of(manifest.lineage.rounds, one.site)
+    ]
+    check = f"privacy of {one.site}"
+    try:
+        pld, prv = (accountant(plans, one.delta) for accountant in accountants)
+    except OurMistake as error:
+        return [Finding(check, "FAILED", f"an accountant refuses the plans: {error.message}")]
+    told = f"stated {one.epsilon:.4g}, PLD {pld:.4g}, PRV {prv:.4g} at delta {one.delta:.1e}"
+    findings = [
+        Finding(
+            check,
+            "OK" if _close(pld, prv) and _close(one.epsilon, pld) else "FAILED",
+            f"{told}; {statement_in_words(one)}",
+        )
+    ]
+    enough = one.lifetime_epsilon >= one.epsilon * (1.0 - AGREEMENT)
+    findings.append(
+        Finding(
+            f"lifetime of {one.site}",
+            "OK" if enough else "FAILED",
+            f"the hospital states epsilon {one.lifetime_epsilon:.4g} for life, "
+            f"{'not less' if enough else 'LESS'} than this lineage alone",
+        )
+    )
+    return findings
+
+
+def _close(left: float, right: float) -> bool:
+    """Within `AGREEMENT` of the larger; infinities and NaN never agree."""
+    return abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
+
+
+def _code(manifest: Manifest) -> Finding:
+    if manifest.code_digest == code_digest():
+        return Finding("code", "OK", "the coordinator ran the very code that is installed here")
+    return Finding(
+        "code",
+        "CANNOT CHECK",
+        f"the coordinator ran other code than is installed here (digest "
+        f"{manifest.code_digest[:16]}); install that version to compare",
+    )
+
+
+def _cannot_check(manifest: Manifest) -> list[Finding]:
+    """What no file of a release can show."""
+    keys = ", ".join(
+        f"{one.site} {signing.key_digest(bytes.fromhex(one.identity_key))[:16]}"
+        for one in manifest.privacy
+    )
+    lines = [
+        (
+            "hospitals' keys",
+            "they are the ones that the coordinator enrolled; compare these key digests with "
+            f"the hospitals: {keys}",
+        ),
+        (
+            "noise",
+            "that the noise was really drawn, and that one patient's data were clipped, is each "
+            "hospital's own statement; its software made it",
+        ),
+        (
+            "lifetime",
+            "what a hospital spent in other runs, or in rounds whose reply was lost, stands in "
+            "its own spend table and nowhere else",
+        ),
+        (
+            "aggregation",
+            "that each model is the weighted mean of exactly these updates: the updates are not "
+            "in the release",
+        ),
+        ("warm start", f"where the first model came from: {manifest.lineage.warm_start.origin}"),
+    ]
+    if manifest.aggregation == "insecure_aggregation":
+        lines.append(
+            (
+                "coordinator",
+                "insecure_aggregation: it saw every hospital's update by itself, and who read "
+                "them there leaves no trace; only each hospital's noise protects its patients",
+            )
+        )
+    return [Finding(name, "CANNOT CHECK", detail) for name, detail in lines]
