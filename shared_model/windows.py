@@ -103,8 +103,8 @@ def make_windows(
         unfilled last stretch of a longer one is dropped. No samples at all: no windows.
 
     Raises:
-        DataFault: sampling rate outside 25 to 2000 Hz (cause "rate") or samples that are not one
-            row of numbers (cause "shape").
+        DataFault: sampling rate outside 25 to 2000 Hz (cause "sampling-rate") or samples that are not one
+            row of numbers (cause "bad-values").
     """
     return prepare(ecg, ecg_fs_hz, ppg, ppg_fs_hz).windows()
 
@@ -141,13 +141,13 @@ def _checked(samples: npt.ArrayLike, fs_hz: float) -> tuple[FloatArray, float]:
     try:
         array = np.asarray(samples, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataFault("The samples are not numbers.", cause="shape") from error
+        raise DataFault("The samples are not numbers.", cause="bad-values") from error
     if array.ndim != 1:
-        raise DataFault("A channel must be one row of samples.", cause="shape")
+        raise DataFault("A channel must be one row of samples.", cause="bad-values")
     if not MIN_FS_HZ <= fs_hz <= MAX_FS_HZ:
         raise DataFault(
             f"The sampling rate is outside {MIN_FS_HZ:g} to {MAX_FS_HZ:g} Hz.",
-            cause="rate",
+            cause="sampling-rate",
             do="Give the true sampling rate in the mapping (fs_hz).",
         )
     with np.errstate(invalid="ignore"):
