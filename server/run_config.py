@@ -17,7 +17,7 @@ from shared_model.protocol import (
     Participant,
     Patients,
     RunId,
-    ShortText,
+    PresetName,
 )
 
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
@@ -61,7 +61,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     run: RunId
-    preset: ShortText
+    preset: PresetName
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     privacy: PrivacyPlan
     training: LocalTraining = LocalTraining()

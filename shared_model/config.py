@@ -93,11 +93,15 @@ class LocalTraining:
     trainable: Literal["head", "all"] = "head"
     cross_modal_weight: float = 1.0
     alignment_weight: float = 0.1
+    contrast_weight: float = 0.0
+    """In-patient InfoNCE; 0 until an ablation shows a gain."""
 
     def __post_init__(self) -> None:
         _need(1 <= self.segments <= 64, "segments must be in 1 ... 64.")
         _need(1 <= self.patch_masks <= 16, "patch_masks must be in 1 ... 16.")
         _need(0.0 < self.learning_rate < 10.0, "learning_rate must be in (0, 10).")
+        for weight in (self.cross_modal_weight, self.alignment_weight):
+            _need(0.0 <= weight <= 1e3, "Weights of loss terms must be in [0, 1000].")
         _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
 
     def as_dict(self) -> dict[str, Any]:

@@ -52,6 +52,8 @@ Patients = Annotated[int, Field(ge=1, le=100_000_000)]
 Weight = Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
 
+PresetName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+
 RefusalReason = Literal[
     "signature",  # not signed by the pinned run key, or not a message at all
     "version",  # another protocol or package version
@@ -121,7 +123,7 @@ class TrainRequest(_Message):
     kind: Literal["train-request"] = "train-request"
     purpose: Literal["pretrain"] = "pretrain"
     start: Annotated[int, Field(ge=1, le=1_000_000)]
-    preset: ShortText
+    preset: PresetName
     config_digest: Digest
     model_digest: Digest
     body_digest: Digest

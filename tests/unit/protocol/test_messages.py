@@ -1,0 +1,325 @@
+"""Messages: what the encoder makes is accepted, anything else is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared_model import canonical, protocol, signing
+from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.errors import FedprintError, OurMistake, PeerFault
+from shared_model.protocol import (
+    MAX_HEADER_BYTES,
+    Participant,
+    PrivacyStatement,
+    Refusal,
+    TrainReply,
+    TrainRequest,
+    aggregation_weight,
+    open_answer,
+    open_train_request,
+    seal,
+)
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+PUBLIC = signing.public_bytes(KEY)
+D = "ab" * 32
+
+
+def request(**changes):
+    values = {
+        "run": "spring",
+        "round": 3,
+        "start": 1,
+        "preset": "tiny",
+        "config_digest": D,
+        "model_digest": D,
+        "body_digest": D,
+        "privacy": PrivacyPlan(0.1, 1.5, 1.0, 4),
+        "training": LocalTraining(),
+        "participants": (
+            Participant(site="alpha", declared_patients=1000),
+            Participant(site="beta", declared_patients=260),
+        ),
+        "minimum_contributors": 2,
+        "insecure_aggregation": True,
+        "deadline_s": 60.0,
+        "software": "fedprint 0.1.0",
+    }
+    return TrainRequest(**{**values, **changes})
+
+
+def reply(**changes):
+    values = {
+        "run": "spring",
+        "round": 3,
+        "site": "alpha",
+        "request_digest": D,
+        "update_digest": D,
+        "body_digest": D,
+        "declared_patients": 1000,
+        "weight": 8,
+        "noise": "system entropy",
+        "private": True,
+        "privacy": PrivacyStatement(epsilon=1.25, delta=1e-5),
+        "software": "fedprint 0.1.0",
+    }
+    return TrainReply(**{**values, **changes})
+
+
+def refusal(**changes):
+    values = {"run": "spring", "round": 3, "site": "alpha", "request_digest": D, "reason": "budget"}
+    return Refusal(**{**values, **changes})
+
+
+def forged(message, text, kind=None):
+    """A header over any bytes, with a valid signature."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return signing.sign(KEY, kind or message.kind, data) + data
+
+
+def plain(message):
+    return json.loads(seal(message, KEY)[64:])
+
+
+def canonical_header(message, value):
+    return forged(message, canonical.encode(value))
+
+
+def test_what_was_sealed_is_what_is_read():
+    assert open_train_request(seal(request(), KEY), PUBLIC) == request()
+    assert open_answer(seal(reply(), KEY), PUBLIC, site="alpha") == reply()
+    assert open_answer(seal(refusal(), KEY), PUBLIC, site="alpha") == refusal()
+
+
+def test_a_header_is_signature_and_canonical_json():
+    header = seal(reply(), KEY)
+    assert header == seal(reply(), KEY)
+    assert header[64:] == canonical.encode(json.loads(header[64:]))
+    assert protocol.readable(header)["kind"] == "train-reply"
+
+
+def test_whole_numbers_given_for_fractions_are_sealed_as_fractions():
+    header = seal(request(privacy=PrivacyPlan(1, 2, 1, 4), deadline_s=60), KEY)
+    assert b'"clipping_norm":1.0' in header
+    assert open_train_request(header, PUBLIC).privacy.sample_rate == 1.0
+
+
+@pytest.mark.parametrize("message", [request(), reply(), refusal()], ids=lambda m: m.kind)
+def test_every_field_is_needed_and_none_may_be_added(message):
+    fields = plain(message)
+    opened = opener(message)
+    for name in fields:
+        with pytest.raises(PeerFault):
+            opened(canonical_header(message, {k: v for k, v in fields.items() if k != name}))
+    with pytest.raises(PeerFault):
+        opened(canonical_header(message, {**fields, "loss": 0.5}))
+
+
+def opener(message):
+    if message.kind == "train-request":
+        return lambda header: open_train_request(header, PUBLIC)
+    return lambda header: open_answer(header, PUBLIC, site="alpha")
+
+
+WRONG_VALUES = [None, True, -1, 0, 10**12, 2**80, 1.5, "", "x" * 70, "a\nb", "../x", [], {}, [None]]
+
+
+@pytest.mark.parametrize("message", [request(), reply(), refusal()], ids=lambda m: m.kind)
+def test_no_field_takes_a_value_of_another_kind(message):
+    """Every field, nested ones included, against a list of values that are wrong somewhere."""
+    fields = plain(message)
+    accepted = []
+    for name, value in fields.items():
+        for wrong in WRONG_VALUES:
+            if wrong == value and type(wrong) is type(value):
+                continue
+            try:
+                opener(message)(canonical_header(message, {**fields, name: wrong}))
+            except PeerFault:
+                continue
+            accepted.append((name, wrong))
+        if isinstance(value, dict):
+            for inner in value:
+                for wrong in ["", [], {}, 10**12, -1.0, "nan"]:
+                    changed = {**fields, name: {**value, inner: wrong}}
+                    try:
+                        opener(message)(canonical_header(message, changed))
+                    except PeerFault:
+                        continue
+                    accepted.append((f"{name}.{inner}", wrong))
+    harmless = {("deadline_s", 1.5), ("software", "../x"), ("noise", "../x")}  # only displayed
+    assert set(accepted) <= harmless
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"round":3', '"round":3.0'),
+        ('"round":3', '"round":"3"'),
+        ('"round":3', '"round":03'),
+        ('"round":3', '"round":3,"round":3'),
+        ('"round":3', '"round": 3'),
+        ('"spring"', '"\\u0073pring"'),
+        ('"spring"', '"Spring"'),
+        ('"spring"', '"spring\\u0000"'),
+        ('"deadline_s":60.0', '"deadline_s":60'),
+        ('"deadline_s":60.0', '"deadline_s":6e1'),
+        ('"deadline_s":60.0', '"deadline_s":NaN'),
+        ('"deadline_s":60.0', '"deadline_s":Infinity'),
+        ('"steps":4', '"steps":0'),
+        ('"version":1', '"version":2'),
+        ('"version":1', '"version":true'),
+        ('"insecure_aggregation":true', '"insecure_aggregation":1'),
+    ],
+)
+def test_json_that_is_not_canonical_is_refused(change):
+    text = seal(request(), KEY)[64:].decode()
+    assert change[0] in text
+    with pytest.raises(PeerFault):
+        open_train_request(forged(request(), text.replace(*change)), PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe", b"1e999"]
+)
+def test_signed_garbage_is_refused(text):
+    with pytest.raises(PeerFault):
+        open_train_request(forged(request(), text), PUBLIC)
+
+
+def test_an_oversize_header_is_refused_before_anything_else():
+    with pytest.raises(PeerFault, match="length"):
+        open_train_request(b"\0" * (MAX_HEADER_BYTES + 1), PUBLIC)
+    with pytest.raises(PeerFault, match="length"):
+        open_answer(b"", PUBLIC, site="alpha")
+
+
+def test_a_message_of_one_kind_cannot_pass_for_another():
+    """Same key, same bytes, other tag: the signature does not verify."""
+    header = seal(refusal(), KEY)
+    with pytest.raises(PeerFault):
+        open_train_request(header, PUBLIC)
+    with pytest.raises(PeerFault):
+        open_train_request(forged(request(), seal(request(), KEY)[64:], "train-reply"), PUBLIC)
+    with pytest.raises(PeerFault):
+        open_answer(forged(reply(), seal(refusal(), KEY)[64:], "train-reply"), PUBLIC, site="alpha")
+
+
+def test_an_answer_in_another_sites_name_is_refused():
+    with pytest.raises(PeerFault) as caught:
+        open_answer(seal(reply(site="beta"), KEY), PUBLIC, site="alpha")
+    assert caught.value.site == "alpha"
+
+
+def test_a_fault_names_the_peer_and_quotes_nothing_of_it():
+    secret = "patient-name-0815"
+    fields = {**plain(reply()), "comment": secret}
+    with pytest.raises(PeerFault) as caught:
+        open_answer(canonical_header(reply(), fields), PUBLIC, site="alpha")
+    assert secret not in str(caught.value)
+    assert caught.value.site == "alpha"
+
+
+@pytest.mark.parametrize(
+    "sites", [("beta", "alpha"), ("alpha", "alpha"), ()], ids=["unsorted", "twice", "none"]
+)
+def test_participants_are_sorted_and_each_once(sites):
+    fields = plain(request())
+    fields["participants"] = [{"site": site, "declared_patients": 5} for site in sites]
+    with pytest.raises(PeerFault):
+        open_train_request(canonical_header(request(), fields), PUBLIC)
+
+
+def test_epsilon_is_promised_only_with_private_noise():
+    for private, epsilon in ((False, 1.0), (True, None)):
+        fields = plain(reply())
+        fields["private"] = private
+        fields["privacy"]["epsilon"] = epsilon
+        with pytest.raises(PeerFault):
+            open_answer(canonical_header(reply(), fields), PUBLIC, site="alpha")
+
+
+def test_a_body_must_be_the_one_that_is_signed():
+    protocol.check_body(canonical.digest(b"body"), b"body", site="alpha")
+    with pytest.raises(PeerFault):
+        protocol.check_body(canonical.digest(b"body"), b"body ", site="alpha")
+
+
+def test_weights_are_small_integers_relative_to_the_largest_site():
+    sites = [
+        Participant(site=name, declared_patients=count)
+        for name, count in (("a", 1), ("b", 500), ("c", 10_000), ("d", 80_000), ("e", 75_000))
+    ]
+    got = [aggregation_weight(item.declared_patients, sites) for item in sites]
+    assert got == [1, 1, 1, 8, 8]
+    assert aggregation_weight(500, [Participant(site="a", declared_patients=500)]) == 8
+
+
+@given(counts=st.lists(st.integers(1, 10**8), min_size=1, max_size=20))
+def test_weights_stay_in_bounds_and_follow_the_order_of_sizes(counts):
+    sites = [Participant(site=f"s{n}", declared_patients=c) for n, c in enumerate(counts)]
+    weights = [aggregation_weight(count, sites) for count in counts]
+    assert max(weights) == 8
+    assert min(weights) >= 1
+    assert all(
+        w <= v
+        for c, w in zip(counts, weights, strict=True)
+        for d, v in zip(counts, weights, strict=True)
+        if c <= d
+    )
+
+
+HEADER = seal(request(), KEY)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_mutation_of_a_header_is_accepted(data):
+    """Flip, cut, insert: the signature catches it, and nothing but PeerFault comes out."""
+    where = data.draw(st.integers(0, len(HEADER) - 1))
+    what = data.draw(st.sampled_from(["flip", "cut", "insert"]))
+    if what == "flip":
+        bit = data.draw(st.integers(0, 7))
+        mutated = HEADER[:where] + bytes([HEADER[where] ^ 1 << bit]) + HEADER[where + 1 :]
+    elif what == "cut":
+        mutated = HEADER[:where]
+    else:
+        mutated = HEADER[:where] + data.draw(st.binary(min_size=1, max_size=9)) + HEADER[where:]
+    if mutated == HEADER:
+        return
+    with pytest.raises(PeerFault):
+        open_train_request(mutated, PUBLIC)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=JSON, field=st.sampled_from(sorted(plain(request()))))
+def test_a_signed_request_with_any_value_in_any_field_is_itself_or_refused(value, field):
+    """Authentic but hostile: whatever is accepted encodes to the very bytes that came."""
+    try:
+        header = canonical_header(request(), {**plain(request()), field: value})
+    except (FedprintError, UnicodeEncodeError):
+        return
+    try:
+        message = open_train_request(header, PUBLIC)
+    except PeerFault:
+        return
+    assert seal(message, KEY) == header
+
+
+def test_an_illegal_message_cannot_be_sealed():
+    with pytest.raises(OurMistake):
+        seal(request().model_copy(update={"run": "NOT A RUN"}), KEY)
