@@ -43,8 +43,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _need(self.width % self.heads == 0, "Model width must be a multiple of heads.")
-        _need(min(self.encoder_blocks, self.bottleneck_blocks, self.decoder_blocks) >= 1,
-              "Every part of the model needs at least one block.")
+        _need(
+            min(self.encoder_blocks, self.bottleneck_blocks, self.decoder_blocks) >= 1,
+            "Every part of the model needs at least one block.",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,7 +102,7 @@ class LocalTraining:
         _need(1 <= self.segments <= 64, "segments must be in 1 ... 64.")
         _need(1 <= self.patch_masks <= 16, "patch_masks must be in 1 ... 16.")
         _need(0.0 < self.learning_rate < 10.0, "learning_rate must be in (0, 10).")
-        for weight in (self.cross_modal_weight, self.alignment_weight):
+        for weight in (self.cross_modal_weight, self.alignment_weight, self.contrast_weight):
             _need(0.0 <= weight <= 1e3, "Weights of loss terms must be in [0, 1000].")
         _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
 
