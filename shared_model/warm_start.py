@@ -1,0 +1,52 @@
+"""The packaged warm start: weights trained on simulated windows only, no patient's data.
+
+Made by `fedprint-lab warm-start`; see docs/model.md for the command.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from shared_model import weights as weights_io
+from shared_model.config import ModelConfig
+from shared_model.errors import OurMistake
+from shared_model.weights import Weights
+
+
+def load(preset: str = "tiny") -> tuple[ModelConfig, Weights, dict[str, Any]]:
+    """Configuration, weights and manifest of the packaged warm start.
+
+    Raises:
+        OurMistake: no warm start of this preset is packaged.
+        Refused: the file is not the one that its manifest describes.
+    """
+    folder = files("shared_model") / "data"
+    try:
+        data = (folder / f"warm_start_{preset}.safetensors").read_bytes()
+        text = (folder / f"warm_start_{preset}.json").read_text(encoding="utf-8")
+    except OSError as error:
+        raise OurMistake(
+            f"No warm start of preset {preset!r} is packaged.",
+            do="Packaged: tiny. Make another with: fedprint-lab warm-start OUT --preset PRESET",
+        ) from error
+    return read(data, text)
+
+
+def read(data: bytes, manifest_text: str) -> tuple[ModelConfig, Weights, dict[str, Any]]:
+    """Parse a warm start and hold it against its manifest.
+
+    Raises:
+        OurMistake: digest or shape differ.
+        Refused: not safetensors.
+    """
+    manifest: dict[str, Any] = json.loads(manifest_text)
+    config = ModelConfig(**manifest["model"])
+    found = weights_io.from_bytes(data)
+    if weights_io.digest(found) != manifest["model_digest"]:
+        raise OurMistake(
+            "The warm start is not the one that its manifest describes.",
+            do="Install fedprint again.",
+        )
+    return config, found, manifest

@@ -1,0 +1,231 @@
+"""The synthetic warm start: train everything on simulated windows. No patient, no privacy cost.
+
+Loss of a step: masked reconstruction + cross-modal reconstruction + alignment, as in
+`shared_model.losses` but over a batch of simulated windows, and an auxiliary one that only exists
+here: linear heads on the fingerprints (of both sensors and of each alone) predict what the
+simulator knows (heart rate, variability, rhythm, blood pressure, ...). The heads are thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing as mp
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shared_model import losses
+from shared_model.config import FINGERPRINT_SIZE, ModelConfig
+from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, draw_patch_masks, weights_of
+from shared_model.patches import fold
+from shared_model.weights import Weights
+
+Batch = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the warm start is trained. AdamW; `learning_rate` is reached after `warm_up` steps and
+    falls to zero along a cosine."""
+
+    steps: int
+    seed: int
+    batch: int = 64
+    learning_rate: float = 3e-3
+    beta2: float = 0.95
+    weight_decay: float = 0.05
+    warm_up: int = 60
+    gradient_norm: float = 1.0
+    cross_modal_weight: float = 0.5
+    alignment_weight: float = 0.1
+    auxiliary_weight: float = 0.3
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the training curve; errors over the trivial predictor's (about 1)."""
+
+    step: int
+    masked: float
+    cross_modal: float
+    auxiliary: float
+
+
+class AuxiliaryHeads(nn.Module):
+    """Linear heads from a fingerprint to the simulator's labels: numbers regressed (standardised),
+    classes by cross entropy. Labels are told apart by their type: float or integer."""
+
+    def __init__(self, labels: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.numbers = [n for n, v in labels.items() if np.issubdtype(v.dtype, np.floating)]
+        self.classes = {
+            name: int(value.max()) + 1
+            for name, value in labels.items()
+            if np.issubdtype(value.dtype, np.integer) and int(value.max()) > 0
+        }
+        known = np.stack([labels[name] for name in self.numbers], axis=1)
+        self.centre = torch.from_numpy(np.nanmean(known, axis=0)).float()
+        self.scale = torch.from_numpy(np.nanstd(known, axis=0) + 1e-6).float()
+        size = len(self.numbers) + sum(self.classes.values())
+        self.head = nn.ModuleList(nn.Linear(FINGERPRINT_SIZE, size) for _ in range(3))
+
+    def forward(
+        self, which: int, fingerprint: Tensor, labels: dict[str, Tensor], use: Tensor
+    ) -> Tensor:
+        """Mean loss over the windows in `use` bool (n,); which: 0 both, 1 ECG alone, 2 PPG alone."""
+        made = self.head[which](fingerprint * math.sqrt(FINGERPRINT_SIZE))
+        weight = use.float() / use.float().sum().clamp(min=1.0)
+        count = len(self.numbers)
+        truth = torch.stack([labels[name].float() for name in self.numbers], dim=1)
+        truth = ((truth - self.centre) / self.scale).clamp(-4.0, 4.0)
+        known = torch.isfinite(truth)
+        error = F.smooth_l1_loss(made[:, :count], torch.nan_to_num(truth), reduction="none")
+        loss = (error * known * weight[:, None]).sum() / max(1, count)
+        for name, size in self.classes.items():
+            target = labels[name].long().clamp(0, size - 1)
+            entropy = F.cross_entropy(made[:, count : count + size], target, reduction="none")
+            loss = loss + 0.2 * (entropy * weight).sum() / max(1, len(self.classes))
+            count += size
+        return loss
+
+
+def train(
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    on_point: Callable[[Point], None] | None = None,
+    on_keep: Callable[[int, Weights], None] | None = None,
+    keep_every: int = 250,
+) -> tuple[Weights, list[Point]]:
+    """Train from scratch; windows are simulated in a second process while this one steps.
+
+    The batches depend on the seed alone; sums in torch depend on its thread count, so equal weights
+    need an equal number of threads.
+    """
+    model = build(config, recipe.seed)
+    masks = np.random.default_rng([recipe.seed, 1])
+    points: list[Point] = []
+    with simulated_batches(recipe) as batches:
+        first = next(batches)
+        with torch.random.fork_rng(devices=[]):
+            heads = AuxiliaryHeads(first[2])
+        parameters = [*model.parameters(), *heads.parameters()]
+        optimiser = torch.optim.AdamW(
+            parameters,
+            lr=recipe.learning_rate,
+            betas=(0.9, recipe.beta2),
+            weight_decay=recipe.weight_decay,
+        )
+        sums = np.zeros(3)
+        for step in range(recipe.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(step)
+            loss, parts = _step_loss(
+                model, heads, first if step == 0 else next(batches), recipe, masks
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
+            optimiser.step()
+            sums += parts
+            if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
+                since = (step % 25) + 1
+                points.append(Point(step + 1, *(float(v) for v in sums / since)))
+                sums[:] = 0.0
+                if on_point is not None:
+                    on_point(points[-1])
+            if on_keep is not None and (step + 1) % keep_every == 0:
+                on_keep(step + 1, weights_of(model))
+    return weights_of(model), points
+
+
+def _step_loss(
+    model: MaskedAutoencoder,
+    heads: AuxiliaryHeads,
+    batch: Batch,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> tuple[Tensor, np.ndarray]:
+    signal, valid, labels = batch
+    patches = fold(torch.from_numpy(signal))
+    known = torch.from_numpy(valid)
+    hidden = torch.from_numpy(draw_patch_masks(rng, (len(signal), 1)))
+    truth = {name: torch.from_numpy(value) for name, value in labels.items()}
+    views = model(patches, known, hidden)
+    every = losses.terms(views, patches, known)
+    has = known.any(-1)
+    seen, from_ecg, from_ppg = views.fingerprint.unbind(dim=1)
+    auxiliary = (
+        heads(0, seen, truth, has.any(-1))
+        + heads(1, from_ecg, truth, has[:, ECG])
+        + heads(2, from_ppg, truth, has[:, PPG])
+    )
+    masked, cross = every.masked.mean(), every.cross_modal.mean()
+    loss = (
+        masked
+        + recipe.cross_modal_weight * cross
+        + recipe.alignment_weight * every.alignment.mean()
+        + recipe.auxiliary_weight * auxiliary
+    )
+    return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
+
+
+@contextmanager
+def simulated_batches(recipe: Recipe) -> Iterator[Iterator[Batch]]:
+    """Batches of simulated windows in seed order, made by a child process that ends with us."""
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_simulate, args=(theirs, recipe), daemon=True)
+    child.start()
+    theirs.close()
+
+    def receive() -> Iterator[Batch]:
+        while True:
+            yield ours.recv()
+
+    try:
+        yield receive()
+    finally:
+        child.terminate()
+        child.join()
+        ours.close()
+
+
+def _simulate(out: Connection, recipe: Recipe) -> None:
+    """Child: draw batch after batch until the parent goes away."""
+    from simulations.cohort import draw_windows
+
+    torch.set_num_threads(1)
+    for step in range(recipe.steps):
+        rng = np.random.default_rng([recipe.seed, 0, step])
+        signal, valid, labels = draw_windows(rng, recipe.batch)
+        kept = {name: value for name, value in labels.items() if value.dtype.kind in "fiub"}
+        kept = {n: v.astype(np.int64) if v.dtype.kind in "iub" else v for n, v in kept.items()}
+        try:
+            out.send((signal, valid, kept))
+        except (BrokenPipeError, OSError):
+            return
+
+
+def timed() -> Callable[[], float]:
+    """Seconds since this call."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
