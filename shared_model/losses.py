@@ -1,109 +1,136 @@
-"""The unit loss: one patient, K segments, A patch masks. No term sees another patient.
+"""The unit loss: a function of one patient's data, the weights and public patch masks only.
 
-    masked reconstruction of both sensors under complementary patch masks
-  + cross_modal_weight x reconstruction of each sensor from the other alone
-  + alignment_weight x (1 - cos(ECG-only, PPG-only fingerprint)), gradients into one side in turn
+    masked reconstruction under complementary patch masks
+    + cross_modal_weight x reconstruction of one modality from the other alone, both ways
+    + alignment_weight x (1 - cosine) of the ECG-only and the PPG-only fingerprint
+    + contrast_weight x InfoNCE among the patient's own segments (0 unless asked for)
 
-Targets are the z-scored windows themselves. Errors are averaged over hidden, valid samples of a
-segment and then over the patient's usable segments; a patient without any gives exactly zero.
+Targets are the samples of the window as they are: windows are z-scored per channel, so predicting
+the window mean costs 1. Nothing is normalised over windows or patients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from shared_model.config import TOKENS, LocalTraining
-from shared_model.mae import MaskedAutoencoder, all_tokens, pool
-from shared_model.patches import HIDDEN_TOKENS
+from shared_model.config import LocalTraining
+from shared_model.mae import ECG, PPG, Views
+from shared_model.patches import VISIBLE_TOKENS
 
-ECG, PPG = 0, 1
+Forward = Callable[[Tensor, Tensor, Tensor], Views]
+"""`MaskedAutoencoder.forward`, or anything that stands for it (GradSampleModule ...)."""
+
+CONTRAST_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of the unit loss, each (patient,), unweighted."""
+
+    masked: Tensor
+    cross_modal: Tensor
+    alignment: Tensor
+    contrast: Tensor
+
+    def total(self, training: LocalTraining) -> Tensor:
+        """(patient,)."""
+        return (
+            self.masked
+            + training.cross_modal_weight * self.cross_modal
+            + training.alignment_weight * self.alignment
+            + training.contrast_weight * self.contrast
+        )
 
 
 def unit_loss(
-    model: MaskedAutoencoder,
-    patches: Tensor,
-    valid: Tensor,
-    hidden: Tensor,
-    training: LocalTraining,
+    model: Forward, patches: Tensor, valid: Tensor, hidden: Tensor, training: LocalTraining
 ) -> Tensor:
-    """Loss of one patient.
+    """Loss of one patient, averaged over K segments and A patch masks.
 
     Args:
-        patches: (segment, channel, token, patch_sample).
+        patches: (segment, channel=2, token=50, patch_sample=25).
         valid: bool (segment, channel, token).
-        hidden: bool (mask, segment, channel, token), complementary patch masks.
+        hidden: bool (mask, segment, channel, token), from `draw_patch_masks`.
 
     Returns:
-        Scalar; zero with zero gradient where nothing is valid.
+        Scalar. A term for which the patient has no data (one modality absent) is 0 and has
+        gradient 0; so is the loss of a patient without a valid token. Works under vmap and grad.
     """
-    masks, segments = hidden.shape[:2]
-    many = patches.repeat(masks, 1, 1, 1)  # (mask * segment, channel, token, patch_sample)
-    known = valid.repeat(masks, 1, 1)
-    away = hidden.reshape(masks * segments, *hidden.shape[2:])
-    loss = masked_loss(model, many, known, away)
-    if training.cross_modal_weight > 0 or training.alignment_weight > 0:
-        cross, apart = single_sensor_losses(model, patches, valid)
-        loss = loss + training.cross_modal_weight * cross + training.alignment_weight * apart
-    return loss
+    return patient_losses(model, patches[None], valid[None], hidden[None], training)[0]
 
 
-def masked_loss(model: MaskedAutoencoder, patches: Tensor, valid: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden valid tokens, mean over windows: scalar."""
-    error, weight = masked_errors(model, patches, valid, hidden)
-    return mean_of_windows(error, weight)
+def patient_losses(
+    model: Forward, patches: Tensor, valid: Tensor, hidden: Tensor, training: LocalTraining
+) -> Tensor:
+    """`unit_loss` of several patients in one pass: axis 0 is the patient everywhere.
 
-
-def masked_errors(
-    model: MaskedAutoencoder, patches: Tensor, valid: Tensor, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Squared error per token (n, channel, token) and which tokens count (hidden and valid)."""
-    order = torch.argsort(hidden.to(torch.uint8), dim=-1, stable=True)
-    index = order[..., : TOKENS - HIDDEN_TOKENS]  # (n, channel, kept)
-    visible = (index[:, ECG], index[:, PPG])
-    tokens, known = model.encode(patches, valid, visible)
-    made = torch.stack(model.decode(tokens, known, visible, (ECG, PPG)), dim=1)
-    return ((made - patches) ** 2).mean(dim=-1), (hidden & valid).to(patches.dtype)
-
-
-def single_sensor_losses(
-    model: MaskedAutoencoder, patches: Tensor, valid: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Cross-modal reconstruction error and 1 - cosine of the two single-sensor fingerprints.
-
-    Only segments in which both sensors are valid somewhere count.
+    Returns:
+        (patient,). Entry i depends on patient i alone.
     """
-    (ppg_made, from_ecg), (ecg_made, from_ppg) = single_sensor(model, patches, valid)
-    both = (valid[:, ECG].any(-1) & valid[:, PPG].any(-1)).to(patches.dtype)  # (n,)
-    cross = torch.zeros((), dtype=patches.dtype)
-    for made, channel in ((ppg_made, PPG), (ecg_made, ECG)):
-        error = ((made - patches[:, channel]) ** 2).mean(dim=-1)
-        weight = valid[:, channel].to(patches.dtype) * both[:, None]
-        cross = cross + 0.5 * mean_of_windows(error[:, None], weight[:, None])
-    forth = 1.0 - (from_ecg * from_ppg.detach()).sum(-1)
-    back = 1.0 - (from_ecg.detach() * from_ppg).sum(-1)
-    apart = (0.5 * (forth + back) * both).sum() / both.sum().clamp(min=1.0)
-    return cross, apart
+    views = model(patches, valid, hidden.movedim(1, 2))  # masks after segments
+    return terms(views, patches, valid).total(training)
 
 
-def single_sensor(
-    model: MaskedAutoencoder, patches: Tensor, valid: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """From one sensor alone: (PPG made of the ECG, ECG-only fingerprint) and the reverse."""
-    n = patches.shape[0]
-    out = []
-    for seen, wanted in ((ECG, PPG), (PPG, ECG)):
-        index = all_tokens(n)
-        visible = (index, None) if seen == ECG else (None, index)
-        tokens, known = model.encode(patches, valid, visible)
-        made = model.decode(tokens, known, visible, (wanted,))[0]
-        out.append((made, pool(tokens, known)))
-    return out[0], out[1]
+def terms(views: Views, patches: Tensor, valid: Tensor) -> Terms:
+    """Terms of each patient from one training pass over (patient, segment, ...)."""
+    masked_error, masked_count = 0.0, 0.0
+    cross_error, cross_count = 0.0, 0.0
+    for channel in (ECG, PPG):
+        predicted = views.predicted[channel]  # (patient, segment, query, sample)
+        target = torch.take_along_dim(
+            patches[..., channel, :, :], views.places[channel][..., None], dim=-2
+        )
+        weight = views.counted[channel].to(predicted.dtype)  # (patient, segment, query)
+        error = weight * (predicted - target).square().mean(-1)
+        cut = error.shape[-1] - valid.shape[-1]  # 25 A queries of patch masks come first
+        masked_error = masked_error + error[..., :cut].sum((-2, -1))
+        masked_count = masked_count + weight[..., :cut].sum((-2, -1))
+        cross_error = cross_error + error[..., cut:].sum((-2, -1))
+        cross_count = cross_count + weight[..., cut:].sum((-2, -1))
+    ecg, ppg = views.fingerprint[..., -2, :], views.fingerprint[..., -1, :]
+    both = valid.any(-1).all(-1).to(ecg.dtype)  # (patient, segment): both modalities present
+    return Terms(
+        masked=_mean(masked_error, masked_count),
+        cross_modal=_mean(cross_error, cross_count),
+        alignment=_mean((both * _alignment(ecg, ppg)).sum(-1), both.sum(-1)),
+        contrast=_contrast(ecg, ppg, both),
+    )
 
 
-def mean_of_windows(error: Tensor, weight: Tensor) -> Tensor:
-    """error, weight (n, channel, token): weighted mean in each window, then over usable windows."""
-    total = weight.sum(dim=(1, 2))
-    per_window = (error * weight).sum(dim=(1, 2)) / total.clamp(min=1.0)
-    usable = (total > 0).to(error.dtype)
-    return (per_window * usable).sum() / usable.sum().clamp(min=1.0)
+def _mean(total: Tensor | float, count: Tensor | float) -> Tensor:
+    return torch.as_tensor(total) / torch.as_tensor(count).clamp(min=1.0)
+
+
+def _alignment(ecg: Tensor, ppg: Tensor) -> Tensor:
+    """1 - cosine, each side in turn held still: the value of one, the gradient of half of each."""
+    toward_ppg = (ecg * ppg.detach()).sum(-1)
+    toward_ecg = (ecg.detach() * ppg).sum(-1)
+    return 1.0 - 0.5 * (toward_ppg + toward_ecg)
+
+
+def _contrast(ecg: Tensor, ppg: Tensor, both: Tensor) -> Tensor:
+    """InfoNCE (1807.03748) in the patient: its own other segments are the only negatives.
+
+    Args:
+        ecg, ppg: (patient, segment, 128) unit norm.
+        both: (patient, segment), 1.0 where both modalities are there.
+
+    Returns:
+        (patient,); 0 with fewer than two such segments.
+    """
+    logits = ecg @ ppg.transpose(-1, -2) / CONTRAST_TEMPERATURE  # (patient, segment, segment)
+    pair = both[..., :, None] * both[..., None, :]
+    logits = logits + (pair - 1.0) * 1e4
+    right = torch.diagonal(logits, dim1=-2, dim2=-1)
+    lost = 0.5 * (torch.logsumexp(logits, -1) + torch.logsumexp(logits, -2)) - right
+    enough = (both.sum(-1) >= 2.0).to(ecg.dtype)
+    return enough * _mean((both * lost).sum(-1), both.sum(-1))
+
+
+def masked_queries(masks: int) -> int:
+    """Queries of a decoder that belong to patch masks; the rest are of the whole modality."""
+    return masks * VISIBLE_TOKENS

@@ -1,14 +1,25 @@
-"""The masked autoencoder of paired ECG and PPG: two encoders, one bottleneck, two decoders.
+"""The masked autoencoder for paired ECG and PPG, in one file.
 
-A transformer in the style of M2AE (2605.09579) and MAE (2111.06377): hidden tokens never enter an
-encoder, a narrow decoder fills them in. LayerNorm only; no dropout and no randomness in `forward`,
-so that a patient's gradient is a function of that patient's data and of the weights alone.
+    patches -> encoder per modality -> shared bottleneck -> token outputs (128) -> mean pool
+            -> fingerprint (128, unit norm); token outputs + fingerprint -> decoder per modality
+
+An independent re-implementation in the style of M2AE (arXiv 2605.09579) and MAE (2111.06377), with
+the decoder of CrossMAE (2401.14391): only what is hidden is decoded, by cross-attention.
+
+Nothing here couples two windows: LayerNorm only, no dropout, no state, no random number. Patch
+masks come from outside. Every layer runs once in a forward pass and every parameter sits in a leaf
+layer with one input, so that Opacus hooks and torch.func both give per-patient gradients.
+
+Axes, with `...` for any leading axes (window; or patient, segment):
+    patches  float32 (..., channel=2, token=50, patch_sample=25)
+    valid    bool    (..., channel=2, token=50)       really recorded and accepted
+    hidden   bool    (..., mask, channel=2, token=50) not to be looked at; 25 a channel
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,101 +27,101 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE, PATCH_SAMPLES, TOKENS, ModelConfig
-from shared_model.errors import OurMistake
-from shared_model.patches import draw_patch_masks
+from shared_model.errors import OurMistake, Refused
+from shared_model.patches import VISIBLE_TOKENS, draw_patch_masks
 from shared_model.weights import Weights
 
 __all__ = [
-    "PRESETS",
-    "MaskedAutoencoder",
-    "build",
-    "draw_patch_masks",
-    "load_weights",
-    "trainable_names",
-    "weights_of",
-]
+    "ECG", "PPG", "PRESETS", "MaskedAutoencoder", "Views", "build", "draw_patch_masks",
+    "load_weights", "parameter_counts", "trainable_names", "weights_of",
+]  # fmt: skip
 
-PRESETS = {
+PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
-        "tiny",
-        width=96,
-        heads=4,
-        encoder_blocks=1,
-        bottleneck_blocks=1,
-        decoder_width=64,
-        decoder_blocks=2,
-        mlp_ratio=2.0,
+        preset="tiny", width=64, heads=4, encoder_blocks=2, bottleneck_blocks=2,
+        decoder_width=48, decoder_blocks=2,
     ),
     "small": ModelConfig(
-        "small",
-        width=160,
-        heads=4,
-        encoder_blocks=3,
-        bottleneck_blocks=2,
-        decoder_width=96,
-        decoder_blocks=2,
+        preset="small", width=128, heads=4, encoder_blocks=3, bottleneck_blocks=1,
+        decoder_width=112, decoder_blocks=2,
     ),
     "base": ModelConfig(
-        "base",
-        width=288,
-        heads=8,
-        encoder_blocks=4,
-        bottleneck_blocks=2,
-        decoder_width=160,
-        decoder_blocks=4,
+        preset="base", width=256, heads=8, encoder_blocks=4, bottleneck_blocks=2,
+        decoder_width=192, decoder_blocks=2,
     ),
-}
-BOTTLENECK_HEADS = 4
-DECODER_HEADS = 4
-FAR = -1e4
-"""Added to the attention score of an unknown token; finite, so that no row can become NaN."""
+}  # fmt: skip
+
+ECG, PPG = 0, 1
+_DECODER_HEADS = 4
 
 
-def sin_cos(width: int) -> Tensor:
-    """Fixed positions (Vaswani et al. 1706.03762, 3.5): float32 (token, width)."""
-    rate = np.exp(-math.log(1000.0) * np.arange(width // 2) / (width // 2))
-    angle = np.arange(TOKENS)[:, None] * rate[None, :]
-    return torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], axis=1)).float()
+class Views(NamedTuple):
+    """What one training pass gives. View axis: the A patch masks, then ECG only, then PPG only.
+
+    A decoder's query axis: 25 hidden tokens of each of the A masks, then all 50 tokens with that
+    modality hidden as a whole.
+    """
+
+    fingerprint: Tensor
+    """(..., view=A+2, 128) unit norm; zero where the view had no valid token."""
+    predicted: tuple[Tensor, Tensor]
+    """ECG, PPG: (..., query=25A+50, patch_sample)."""
+    places: tuple[Tensor, Tensor]
+    """ECG, PPG: which token each query is, int64 (..., query)."""
+    counted: tuple[Tensor, Tensor]
+    """ECG, PPG: bool (..., query): hidden, valid, and something valid was visible to answer it."""
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention that gives unknown tokens no weight."""
+    """Multi-head attention of tokens (..., token, width) to context (..., key, context_width)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, known: Tensor) -> Tensor:
-        """x (n, token, width), known bool (n, token) -> (n, token, width)."""
-        n, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (n, head, token, width / head)
-        score = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
-        score = score + FAR * (~known).to(x.dtype)[:, None, None, :]
-        mixed = (torch.softmax(score, dim=-1) @ v).transpose(1, 2)  # (n, token, head, width / head)
-        return torch.as_tensor(self.out(mixed.reshape(n, tokens, width)))
+    def forward(self, tokens: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
+        """`allowed` (..., token or 1, key): which keys a token may look at, never none."""
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        q = self._split(self.query(tokens))  # (batch, head, token, size)
+        k, v = self._split(key), self._split(value)  # (batch, head, key, size)
+        mask = allowed.reshape(-1, 1, *allowed.shape[-2:])  # (batch, 1, token or 1, key)
+        # Written out: torch's fused CPU attention has no batching rule, so vmap would run it one
+        # patient at a time.
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (batch, head, token, key)
+        mixed = scores.masked_fill(~mask, -math.inf).softmax(dim=-1) @ v
+        merged = mixed.transpose(-2, -3).flatten(-2)  # (batch, token, width)
+        projected: Tensor = self.out(merged.reshape(tokens.shape))
+        return projected
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(..., token, width) -> (batch, head, token, size), leading axes flattened."""
+        size = x.shape[-1] // self.heads
+        return x.reshape(-1, x.shape[-2], self.heads, size).transpose(-2, -3)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block: self-attention, or cross-attention where `context` is given."""
 
-    def __init__(self, width: int, heads: int, ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(width)
+        self.norm_1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.up = nn.Linear(width, int(width * ratio))
-        self.down = nn.Linear(int(width * ratio), width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, int(width * mlp_ratio))
+        self.down = nn.Linear(int(width * mlp_ratio), width)
 
-    def forward(self, x: Tensor, known: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_attention(x), known)
-        return torch.as_tensor(x + self.down(F.gelu(self.up(self.norm_mlp(x)))))
+    def forward(self, x: Tensor, allowed: Tensor, context: Tensor | None = None) -> Tensor:
+        normed = self.norm_1(x)
+        x = x + self.attention(normed, normed if context is None else context, allowed)
+        grown: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
+        return grown
 
 
 class Encoder(nn.Module):
-    """Visible patches of one sensor to bottleneck-sized tokens."""
+    """Patches of one modality -> tokens; each looks only at keys of its own view."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -119,177 +130,291 @@ class Encoder(nn.Module):
             Block(config.width, config.heads, config.mlp_ratio)
             for _ in range(config.encoder_blocks)
         )
-        self.out = nn.Linear(config.width, FINGERPRINT_SIZE)
-        self.register_buffer("position", sin_cos(config.width), persistent=False)
+        self.modality = nn.Linear(1, config.width, bias=False)
 
-    def forward(self, patches: Tensor, known: Tensor, visible: Tensor) -> Tensor:
-        """patches (n, token, patch_sample), known and visible index (n, kept) -> (n, kept, 128)."""
-        x = self.embed(patches) + self.position
-        x = torch.take_along_dim(x, visible[..., None], dim=1)
+    def forward(self, patches: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+        x: Tensor = self.embed(patches) + positions  # (..., token, width)
         for block in self.blocks:
-            x = block(x, known)
-        return torch.as_tensor(self.out(x))
+            x = block(x, allowed)
+        return x + self.modality(torch.ones_like(x[..., :1]))
 
 
 class Decoder(nn.Module):
-    """All tokens of both sensors, hidden ones filled with the mask token, to patches of one."""
+    """Mask tokens at hidden places ask the token outputs and the fingerprint of their view."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.decoder_width
+        self.memory = nn.Linear(FINGERPRINT_SIZE, width)
+        self.memory_norm = nn.LayerNorm(width)
+        self.mask_token = nn.Linear(1, width, bias=False)
         self.blocks = nn.ModuleList(
-            Block(width, DECODER_HEADS, config.mlp_ratio) for _ in range(config.decoder_blocks)
+            Block(width, _DECODER_HEADS, config.mlp_ratio) for _ in range(config.decoder_blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, PATCH_SAMPLES)
+        self.to_patch = nn.Linear(width, PATCH_SAMPLES)
 
-    def forward(self, x: Tensor, known: Tensor, channel: int) -> Tensor:
-        """x (n, 2 x token, width), known (n, 2 x token) -> (n, token, patch_sample)."""
+    def forward(
+        self, outputs: Tensor, at_memory: Tensor, at_query: Tensor, allowed: Tensor
+    ) -> Tensor:
+        """outputs (..., key, 128), positions of keys and queries -> (..., query, patch_sample)."""
+        context = self.memory_norm(self.memory(outputs) + at_memory)
+        x = at_query + self.mask_token(torch.ones_like(at_query[..., :1]))
         for block in self.blocks:
-            x = block(x, known)
-        own = x[:, channel * TOKENS : (channel + 1) * TOKENS]
-        return torch.as_tensor(self.out(self.norm(own)))
+            x = block(x, allowed, context)
+        patches: Tensor = self.to_patch(self.norm(x))
+        return patches
 
 
 class MaskedAutoencoder(nn.Module):
-    """See the module. All arguments have windows on axis 0; `n` counts windows, not patients."""
+    """See the head of this file. Make it with `build`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.decoder_width
         self.encoders = nn.ModuleList(Encoder(config) for _ in CHANNELS)
         self.bottleneck = nn.ModuleList(
-            Block(FINGERPRINT_SIZE, BOTTLENECK_HEADS, config.mlp_ratio)
+            Block(config.width, config.heads, config.mlp_ratio)
             for _ in range(config.bottleneck_blocks)
         )
-        self.norm = nn.LayerNorm(FINGERPRINT_SIZE)
-        self.to_decoder = nn.Linear(FINGERPRINT_SIZE, width)
-        self.mask_token = nn.Linear(1, width, bias=False)
-        self.sensor = nn.Embedding(len(CHANNELS), width)
+        self.fingerprint_norm = nn.LayerNorm(config.width)
+        self.fingerprint_head = nn.Linear(config.width, FINGERPRINT_SIZE)
         self.decoders = nn.ModuleList(Decoder(config) for _ in CHANNELS)
-        self.register_buffer("position", sin_cos(width), persistent=False)
+        encoder_positions = sine_positions(config.width)
+        # The decoder's memory also tells the two modalities apart, and both from the fingerprint.
+        memory_positions = sine_positions(config.decoder_width, kinds=len(CHANNELS) + 1)
+        self.register_buffer("encoder_positions", encoder_positions, persistent=False)
+        self.register_buffer("memory_positions", memory_positions, persistent=False)
+        self.encoder_positions: Tensor  # (token, width)
+        self.memory_positions: Tensor  # (modality=3, token, decoder_width)
 
-    def encode(
-        self, patches: Tensor, valid: Tensor, visible: tuple[Tensor | None, Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
-        """Bottleneck tokens of the visible patches; a sensor with `visible` None is not looked at.
-
-        Args:
-            patches: (n, channel, token, patch_sample); valid: bool (n, channel, token).
-            visible: per sensor the indices of visible tokens, int64 (n, kept).
+    def fingerprint(self, patches: Tensor, valid: Tensor) -> Tensor:
+        """Fingerprint of whole windows, nothing hidden.
 
         Returns:
-            tokens (n, kept of both, 128) and whether each is known (visible and valid), bool.
+            (..., 128), unit norm; zero for a window without a valid token.
         """
-        parts, known_parts = [], []
-        for channel, index in enumerate(visible):
-            if index is None:
-                continue
-            known = torch.take_along_dim(valid[:, channel], index, dim=1)
-            parts.append(self.encoders[channel](patches[:, channel], known, index))
-            known_parts.append(known)
-        tokens, known = torch.cat(parts, dim=1), torch.cat(known_parts, dim=1)
+        keys = [valid[..., channel, :] for channel in (ECG, PPG)]  # each (..., token)
+        tokens = [
+            self.encoders[channel](
+                patches[..., channel, :, :],
+                self.encoder_positions,
+                _some(keys[channel][..., None, :]),
+            )
+            for channel in (ECG, PPG)
+        ]
+        outputs = self._bottleneck(torch.cat(tokens, dim=-2), torch.cat(keys, dim=-1))
+        return _pool(outputs, torch.cat(keys, dim=-1))
+
+    def forward(self, patches: Tensor, valid: Tensor, hidden: Tensor) -> Views:
+        """One training pass over all views; axes at the head of this file."""
+        masks = hidden.shape[-3]
+        order = torch.argsort(hidden.to(torch.uint8), dim=-1, stable=True)  # visible tokens first
+        seen, unseen = order[..., :VISIBLE_TOKENS], order[..., VISIBLE_TOKENS:]
+        everywhere = torch.arange(TOKENS, device=patches.device)
+
+        tokens, keys, places, queries, asked = [], [], [], [], []
+        for channel in (ECG, PPG):
+            all_tokens = everywhere.expand(valid[..., channel, :].shape)
+            is_hidden = hidden[..., channel, :]  # (..., mask, token)
+            # Packed: 25 visible tokens of each mask, then all 50 (this modality alone).
+            place = torch.cat([seen[..., channel, :].flatten(-2), all_tokens], dim=-1)
+            key = _at(valid[..., channel, :], place)  # (..., packed)
+            hid = _at(is_hidden, seen[..., channel, :]).flatten(-2)  # False for a proper patch mask
+            key = key & ~torch.cat([hid, torch.zeros_like(all_tokens, dtype=torch.bool)], dim=-1)
+            view = _view_numbers(masks, VISIBLE_TOKENS, patches.device)  # (packed,)
+            allowed = _some((view[:, None] == view) & key[..., None, :])
+            packed = torch.take_along_dim(patches[..., channel, :, :], place[..., None], dim=-2)
+            encoder = self.encoders[channel]
+            tokens.append(encoder(packed, self.encoder_positions[place], allowed))
+            keys.append(key)
+            places.append(place)
+            # Queries: 25 hidden tokens of each mask, then all 50 (this modality hidden).
+            query = torch.cat([unseen[..., channel, :].flatten(-2), all_tokens], dim=-1)
+            asks = _at(is_hidden, unseen[..., channel, :]).flatten(-2)  # True for a proper one
+            asks = torch.cat([asks, torch.ones_like(all_tokens, dtype=torch.bool)], dim=-1)
+            queries.append(query)
+            asked.append(asks & _at(valid[..., channel, :], query))
+
+        outputs_in = _to_views(tokens[ECG], tokens[PPG], masks, axis=-2)  # (..., view, 50, width)
+        view_keys = _to_views(keys[ECG], keys[PPG], masks, axis=-1)  # (..., view, 50)
+        view_places = _to_views(places[ECG], places[PPG], masks, axis=-1)
+        kinds = _to_views(
+            torch.full_like(places[ECG], ECG), torch.full_like(places[PPG], PPG), masks, axis=-1
+        )
+        outputs = self._bottleneck(outputs_in, view_keys)  # (..., view, 50, 128)
+        fingerprint = _pool(outputs, view_keys)  # (..., view, 128)
+
+        memory = torch.cat([outputs, fingerprint[..., None, :]], dim=-2)  # (..., view, 51, 128)
+        at_memory = self.memory_positions[kinds, view_places]
+        at_memory = torch.cat(
+            [at_memory, self.memory_positions[-1, :1].expand_as(at_memory[..., :1, :])], -2
+        )
+        any_key = view_keys.any(dim=-1, keepdim=True)
+        memory_keys = torch.cat([view_keys, any_key], dim=-1)  # (..., view, 51)
+        predicted, counted = [], []
+        for channel in (ECG, PPG):
+            # The masks' views, then the view that sees the other modality alone.
+            chosen = [*range(masks), masks + 1 if channel == ECG else masks]
+            view = _view_numbers(masks, VISIBLE_TOKENS, patches.device)  # (query,)
+            memory_view = torch.arange(masks + 1, device=patches.device)[:, None].expand(
+                -1, TOKENS + 1
+            )
+            own = view[:, None] == memory_view.flatten()  # (query, key)
+            usable = memory_keys[..., chosen, :].flatten(-2)  # (..., key)
+            predicted.append(
+                self.decoders[channel](
+                    memory[..., chosen, :, :].flatten(-3, -2),
+                    at_memory[..., chosen, :, :].flatten(-3, -2),
+                    self.memory_positions[channel, queries[channel]],
+                    _some(own & usable[..., None, :]),
+                )
+            )
+            answered = any_key[..., chosen, 0]  # (..., mask + 1)
+            counted.append(asked[channel] & answered[..., view])
+        return Views(
+            fingerprint, (predicted[ECG], predicted[PPG]), (queries[ECG], queries[PPG]),
+            (counted[ECG], counted[PPG]),
+        )  # fmt: skip
+
+    def _bottleneck(self, tokens: Tensor, keys: Tensor) -> Tensor:
+        """(..., token, width) of both modalities -> token outputs (..., token, 128)."""
+        allowed = _some(keys[..., None, :])
         for block in self.bottleneck:
-            tokens = block(tokens, known)
-        return self.norm(tokens), known
-
-    def decode(
-        self,
-        tokens: Tensor,
-        known: Tensor,
-        visible: tuple[Tensor | None, Tensor | None],
-        channels: tuple[int, ...],
-    ) -> list[Tensor]:
-        """Patches of the wanted sensors, each (n, token, patch_sample)."""
-        n = tokens.shape[0]
-        narrow = self.to_decoder(tokens)
-        mask = self.mask_token(torch.ones(1, 1, 1, dtype=tokens.dtype))
-        sequence, start = [], 0
-        for channel, index in enumerate(visible):
-            full = mask.expand(n, TOKENS, -1)
-            if index is not None:
-                stop = start + index.shape[1]
-                here = narrow[:, start:stop]
-                use = known[:, start:stop, None].to(tokens.dtype)
-                here = here * use + mask * (1 - use)
-                full = torch.scatter(full, 1, index[..., None].expand(-1, -1, full.shape[2]), here)
-                start = stop
-            sequence.append(full + self.position + self.sensor.weight[channel])
-        x = torch.cat(sequence, dim=1)
-        everything = torch.ones(n, x.shape[1], dtype=torch.bool)
-        return [self.decoders[channel](x, everything, channel) for channel in channels]
-
-
-def pool(tokens: Tensor, known: Tensor) -> Tensor:
-    """Mean of the known tokens, unit length: (n, token, 128) -> (n, 128); zero if none is known."""
-    weight = known[..., None].to(tokens.dtype)
-    mean = (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
-    return mean / torch.sqrt((mean**2).sum(dim=-1, keepdim=True) + 1e-12)
-
-
-def all_tokens(n: int) -> Tensor:
-    """Indices of all tokens: int64 (n, token)."""
-    return torch.arange(TOKENS).expand(n, TOKENS)
+            tokens = block(tokens, allowed)
+        outputs: Tensor = self.fingerprint_head(self.fingerprint_norm(tokens))
+        return outputs
 
 
 def build(config: ModelConfig, seed: int) -> MaskedAutoencoder:
-    """A fresh model whose weights depend on the configuration and the seed alone.
+    """A new model; the same (config, seed) gives the same weights, global generators untouched.
 
-    Xavier-uniform matrices, zero biases, N(0, 0.02) mask token and sensor embedding.
+    Xavier-uniform matrices, zero biases, mask and modality tokens N(0, 0.02^2).
+
+    Raises:
+        OurMistake: a part's width does not fit its heads or the sine positions.
     """
-    with torch.random.fork_rng(devices=[]):
+    if config.width % 2 or config.decoder_width % (2 * _DECODER_HEADS):
+        raise OurMistake("The model's width must be even and its decoder's a multiple of 8.")
+    with torch.random.fork_rng(devices=[]):  # the constructors of torch draw from the global one
         model = MaskedAutoencoder(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in sorted(model.named_parameters()):
-            if name.startswith(("mask_token", "sensor")):
-                value.normal_(0.0, 0.02, generator=generator)
-            elif value.ndim == 2:
-                nn.init.xavier_uniform_(value, generator=generator)
-            elif name.endswith("bias"):
-                value.zero_()
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                if module.in_features == 1:
+                    module.weight.normal_(0.0, 0.02, generator=generator)
+                else:
+                    nn.init.xavier_uniform_(module.weight, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
     return model
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """All parameters as float32 arrays, copies."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in model.named_parameters()}
+    """All parameters by name, float32 copies."""
+    return {
+        name: value.detach().cpu().numpy().astype(np.float32, copy=True)
+        for name, value in model.named_parameters()
+    }
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    """Set the parameters that are named.
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Copy weights into the model.
 
     Raises:
-        OurMistake: an unknown name or a wrong shape.
+        Refused: names or shapes differ from the model's, or a value is not finite.
     """
-    own = dict(model.named_parameters())
-    for name, value in weights.items():
-        if name not in own or tuple(own[name].shape) != tuple(value.shape):
-            raise OurMistake(f"The weights do not fit the model at {name!r}.")
+    wanted = dict(model.named_parameters())
+    fits = set(weights) == set(wanted) and all(
+        weights[name].shape == tuple(value.shape) for name, value in wanted.items()
+    )
+    if not fits:
+        raise Refused("The weights do not fit this model.", reason="weights")
+    if not all(np.isfinite(value).all() for value in weights.values()):
+        raise Refused("The weights have values that are not finite.", reason="weights")
     with torch.no_grad():
-        for name, value in weights.items():
-            own[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        for name, value in wanted.items():
+            value.copy_(torch.from_numpy(np.array(weights[name], dtype=np.float32)))
 
 
-def trainable_names(model: MaskedAutoencoder, which: str) -> tuple[str, ...]:
-    """What private training moves, sorted.
+def trainable_names(model: nn.Module, which: Literal["head", "all"]) -> tuple[str, ...]:
+    """Names of the parameters that private training may change, in the model's order.
 
-    "head": the last bottleneck block, the encoders' outputs and all norms (0.16 to 0.29 M
-    parameters: noise grows with the square root of their number); "all": everything.
+    "head": the bottleneck, the fingerprint path, and every LayerNorm. Everything else stays as
+    the warm start left it, so that the noise stays small.
 
     Raises:
-        OurMistake: another word.
+        OurMistake: no such choice.
     """
-    names = sorted(name for name, _ in model.named_parameters())
-    if which == "all":
-        return tuple(names)
-    if which != "head":
-        raise OurMistake(f'trainable is "head" or "all", not {which!r}.')
-    last = f"bottleneck.{model.config.bottleneck_blocks - 1}."
-    outputs = tuple(f"encoders.{channel}.out." for channel in range(len(CHANNELS)))
+    if which not in {"head", "all"}:
+        raise OurMistake("What is trained is 'head' or 'all'.")
+    norms = {
+        f"{name}.{kind}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for kind in ("weight", "bias")
+    }
     return tuple(
         name
-        for name in names
-        if name.startswith((last, *outputs)) or ".norm" in name or name.startswith("norm.")
+        for name, _ in model.named_parameters()
+        if which == "all" or name in norms or name.startswith(("bottleneck.", "fingerprint_"))
     )
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Number of parameters: "all" and "head"."""
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    return {
+        "all": sum(sizes.values()),
+        "head": sum(sizes[name] for name in trainable_names(model, "head")),
+    }
+
+
+def sine_positions(width: int, kinds: int = 0) -> Tensor:
+    """Fixed sine-cosine positions (1706.03762, section 3.5): (token, width).
+
+    With `kinds`, (kind, token, width), where kind k is shifted by k x 100 tokens.
+    """
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))  # (width / 2,)
+    place = torch.arange(TOKENS)[:, None]  # (token, 1)
+    if kinds:
+        place = place + 100 * torch.arange(kinds)[:, None, None]  # (kind, token, 1)
+    angle = place * rate
+    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2)
+
+
+def _some(allowed: Tensor) -> Tensor:
+    """A row that allows no key allows all: its result is never used, and a softmax over nothing
+    would be NaN, in the gradient even behind a zero weight."""
+    return allowed | ~allowed.any(dim=-1, keepdim=True)
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """values (..., token) at index (..., place) -> (..., place)."""
+    return torch.take_along_dim(values, index, dim=-1)
+
+
+def _view_numbers(masks: int, size: int, device: torch.device) -> Tensor:
+    """(size A + 50,): which view a packed place belongs to: 0 ... A-1, then A."""
+    numbers = [mask for mask in range(masks) for _ in range(size)] + [masks] * TOKENS
+    return torch.tensor(numbers, device=device)
+
+
+def _to_views(ecg: Tensor, ppg: Tensor, masks: int, axis: int) -> Tensor:
+    """Packed (..., 25 A + 50, *rest) of both modalities -> (..., view=A+2, 50, *rest)."""
+    cut = masks * VISIBLE_TOKENS
+    parts = [x.split([cut, TOKENS], dim=axis) for x in (ecg, ppg)]
+    both = torch.cat(
+        [part[0].unflatten(axis, (masks, VISIBLE_TOKENS)) for part in parts], dim=axis
+    )  # (..., mask, 50, *rest)
+    return torch.cat(
+        [both, parts[0][1].unsqueeze(axis - 1), parts[1][1].unsqueeze(axis - 1)], axis - 1
+    )
+
+
+def _pool(outputs: Tensor, keys: Tensor) -> Tensor:
+    """Mean of (..., token, 128) over valid tokens, made unit norm; zero where there is none."""
+    weight = keys.to(outputs.dtype)[..., None]  # (..., token, 1)
+    mean = (outputs * weight).sum(-2) / weight.sum(-2).clamp(min=1.0)  # (..., 128)
+    return mean * torch.rsqrt((mean * mean).sum(-1, keepdim=True) + 1e-12)
