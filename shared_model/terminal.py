@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 def run(app: Callable[[], Any]) -> None:
-    """Run a Typer application (standalone_mode=False); a FedprintError becomes two lines on stderr and its exit code.
+    """Run a Typer application (standalone_mode=False); faults become two lines and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 wrong call or configuration, 3 refused, 4 bad data,
     5 a peer's fault, 130 interrupted.

@@ -90,7 +90,7 @@ class AuxiliaryHeads(nn.Module):
     def forward(
         self, which: int, fingerprint: Tensor, labels: dict[str, Tensor], use: Tensor
     ) -> Tensor:
-        """Mean loss over the windows in `use` bool (n,); which: 0 both, 1 ECG alone, 2 PPG alone."""
+        """Mean loss over windows in `use` bool (n,); which: 0 both, 1 ECG alone, 2 PPG alone."""
         made = self.head[which](fingerprint * math.sqrt(FINGERPRINT_SIZE))
         weight = use.float() / use.float().sum().clamp(min=1.0)
         count = len(self.numbers)

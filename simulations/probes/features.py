@@ -171,13 +171,7 @@ def _ppg(part: np.ndarray, peaks: np.ndarray) -> dict[str, float]:
     out = {"ppg_skew": _finite(stats.skew, part), "ppg_kurtosis": _finite(stats.kurtosis, part)}
     if len(peaks) < 2:
         return out
-    feet = np.array(
-        [
-            a + int(np.argmin(part[a:b]))
-            for a, b in zip(peaks[:-1], peaks[1:], strict=True)
-            if b > a + 2
-        ]
-    )
+    feet = np.array([a + int(np.argmin(part[a:b])) for a, b in pairwise(peaks) if b > a + 2])
     shapes, rises, heights = [], [], []
     for foot, end in pairwise(feet):
         inside = peaks[(peaks > foot) & (peaks < end)]

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from client.records import ReadFault, Recording, guess_mapping, read_folder
 
-from client.records import Recording, ReadFault, guess_mapping, read_folder
+from shared_model import quality
 from shared_model.config import FS_HZ, WINDOW_S
 from shared_model.errors import DataFault
-from shared_model.windows import Windows, make_windows
+from shared_model.windows import Windows, prepare
 
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
@@ -154,13 +155,17 @@ def _recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Re
 
 def _windows(recording: Recording, *, gate: bool = True) -> Windows:
     ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
-    return make_windows(
+    prepared = prepare(
         None if ecg is None else ecg.samples,
         FS_HZ if ecg is None else ecg.fs_hz,
         None if ppg is None else ppg.samples,
         FS_HZ if ppg is None else ppg.fs_hz,
-        gate=gate,
     )
+    if gate:
+        return prepared.windows()
+    absent = prepared.refusal == quality.ABSENT
+    kept = np.where(absent, quality.ABSENT, quality.ACCEPTED).astype(np.uint8)
+    return replace(prepared, refusal=kept).windows()
 
 
 def _usable(windows: Windows) -> np.ndarray:

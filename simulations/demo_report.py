@@ -1,0 +1,271 @@
+"""The demo's figures and its one-page report, from the files that its commands wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shared_model.files import write_atomic
+from simulations.report import Figure, ReportTable, Section, write_report
+
+if TYPE_CHECKING:
+    from simulations.demo_run import Demo
+
+HELD_OUT_WINDOWS = 400
+
+
+def held_out_curve(demo: Demo) -> list[dict[str, Any]]:
+    """Reconstruction of patients that no hospital of the demo has, at every checkpoint.
+
+    Error over the trivial predictor's (the window mean): below 1 is better than trivial.
+    Writes held_out.json and held_out.png.
+    """
+    from server.checkpoints import RunFolder
+    from server.home import CoordinatorHome
+    from shared_model.mae import build, load_weights
+    from shared_model.reconstruction import reconstruction_scores
+    from simulations.demo_run import RUN
+    from simulations.held_out import held_out_windows
+
+    folder = RunFolder(CoordinatorHome.find(demo.coordinator).run_folder(RUN))
+    record = folder.record()
+    signal, valid, patients = held_out_windows(demo.held_out, HELD_OUT_WINDOWS)
+    curve: list[dict[str, Any]] = []
+    model = build(record.model, seed=0)
+    untrained = reconstruction_scores(model, signal, valid, np.random.default_rng(0))
+    kept = [0, *(item.round for item in record.rounds if item.outcome == "aggregated")]
+    for completed in kept:
+        load_weights(model, folder.weights(record, completed))
+        scores = reconstruction_scores(model, signal, valid, np.random.default_rng(0))
+        curve.append({"round": completed, **scores})
+    document = {
+        "patients": patients,
+        "windows": len(signal),
+        "source": demo.held_out.name,
+        "random_init": untrained,
+        "curve": curve,
+    }
+    write_atomic(demo.root / "held_out.json", json.dumps(document, indent=2).encode())
+    _plot_curve(demo, curve, untrained)
+    return curve
+
+
+def _plot_curve(demo: Demo, curve: list[dict[str, Any]], untrained: dict[str, float]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.4), constrained_layout=True)
+    rounds = [point["round"] for point in curve]
+    for name, colour, words in (
+        ("masked", "#0072B2", "hidden half of both sensors"),
+        ("cross_modal", "#D55E00", "one sensor wholly hidden"),
+    ):
+        axes.plot(rounds, [point[name] for point in curve], "o-", color=colour, label=words)
+        axes.axhline(untrained[name], color=colour, lw=0.8, ls=":", label=f"{words}, random-init")
+    axes.axhline(1.0, color="#999999", lw=0.8)
+    axes.set(xlabel="rounds of private training (0: warm start)", ylabel="error / trivial error")
+    axes.set_xticks(rounds)
+    axes.set_ylim(0, 1.3)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(demo.root / "held_out.png", dpi=150)
+    plt.close(figure)
+
+
+def summarise(demo: Demo, seconds: float) -> dict[str, Any]:
+    """Write summary.json and report.html; return the summary."""
+    held_out = json.loads((demo.root / "held_out.json").read_text())
+    audit = json.loads((demo.root / "audit.json").read_text())
+    manifest = json.loads((demo.release / "manifest.json").read_text())
+    table = _load(demo, "probe/probe.json")
+    summary: dict[str, Any] = {
+        "seconds": round(seconds, 1),
+        "data": "real recordings" if demo.real else "SIMULATED hospitals",
+        "sites": [site.name for site in demo.sites],
+        "in_words": _in_words(demo, held_out, manifest, table),
+        "held_out": held_out["curve"],
+        "privacy": manifest["privacy"],
+        "audit": audit,
+        "commands": demo.commands,
+    }
+    write_atomic(demo.root / "summary.json", json.dumps(summary, indent=2).encode())
+    _write(demo, summary, held_out, audit, manifest, table)
+    return summary
+
+
+def _load(demo: Demo, name: str) -> dict[str, Any] | None:
+    path = demo.root / name
+    if not path.exists():
+        return None
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def _in_words(
+    demo: Demo,
+    held_out: dict[str, Any],
+    manifest: dict[str, Any],
+    table: dict[str, Any] | None,
+) -> list[str]:
+    first, last = held_out["curve"][0], held_out["curve"][-1]
+    words = [
+        "Three hospitals with real recordings of open collections."
+        if demo.real
+        else "The hospitals are SIMULATED: nothing here says anything about real patients.",
+        "insecure_aggregation: updates reached the coordinator in clear, noised by each hospital; "
+        "this version has no secure sum.",
+        f"Unseen patients ({held_out['patients']}): masked reconstruction error "
+        f"{last['masked']:.2f} of the trivial predictor's, cross-modal {last['cross_modal']:.2f} "
+        f"(warm start alone: {first['masked']:.2f} and {first['cross_modal']:.2f}).",
+    ]
+    words += [
+        f"{one['site']}: epsilon {one['epsilon']:.2f} at delta {one['delta']:g}, privacy unit "
+        f"{one['unit']}, trust model {one['trust_model']}."
+        for one in manifest["privacy"]
+    ]
+    words.append(
+        "With about 40 patients a hospital, noise outweighs what private training can add to the "
+        "warm start; the demo shows the road, not a gain."
+    )
+    if table is None:
+        words.append("Probes were NOT measured: they need real recordings.")
+    else:
+        for name, gain in table["mean_gain_over_random_init"].items():
+            words.append(
+                f"Probes, mean gain over random-init: {name} {gain['value']:+.3f} "
+                f"[{gain['low']:+.3f}, {gain['high']:+.3f}] skill."
+            )
+    return words
+
+
+def _write(
+    demo: Demo,
+    summary: dict[str, Any],
+    held_out: dict[str, Any],
+    audit: dict[str, Any],
+    manifest: dict[str, Any],
+    table: dict[str, Any] | None,
+) -> None:
+    sections = [
+        Section("What happened", texts=tuple(summary["in_words"]), tables=(_steps(demo),)),
+        _hospitals(demo),
+        Section(
+            "Reconstruction of unseen patients",
+            texts=(
+                f"{held_out['windows']} windows of {held_out['patients']} patients of "
+                f"{held_out['source']}, none of them at any hospital of the demo.",
+            ),
+            figures=(
+                Figure.of(
+                    demo.root / "held_out.png",
+                    "Error over the trivial predictor's "
+                    "(window mean) after every round; 1 is trivial.",
+                ),
+            ),
+            tables=(ReportTable.of("The curve in numbers", held_out["curve"]),),
+        ),
+        Section(
+            "Privacy",
+            texts=(
+                "Epsilon composes every step that each hospital's data ever took part in. A "
+                "patient treated at two hospitals has both: budgets add.",
+            ),
+            tables=(ReportTable.of("Statement of each hospital", manifest["privacy"]),),
+        ),
+        _audit_section(audit),
+        _probe_section(demo, table),
+        Section("Every command", tables=(ReportTable.of("In order", demo.commands),)),
+    ]
+    notices = summary["in_words"][:2]
+    subtitle = (
+        f"{summary['data']} · {summary['seconds'] / 60:.1f} minutes · {os.cpu_count()} cores · "
+        f"{platform.system()} {platform.machine()} · Python {platform.python_version()}"
+    )
+    write_report(
+        demo.root / "report.html", "fedprint: the whole road once", subtitle, notices, sections
+    )
+
+
+def _steps(demo: Demo) -> ReportTable:
+    rows = [
+        {"step": step.title, "seconds": round(step.seconds, 1), "result": step.detail}
+        for step in demo.steps
+        if step.state == "done"
+    ]
+    return ReportTable.of("Steps", rows)
+
+
+def _hospitals(demo: Demo) -> Section:
+    figures, tables = [], []
+    for site in demo.sites:
+        shown = _load(demo, f"data-{site.name}.json") or {}
+        rows = [{"what": name, "value": value} for name, value in _flat(shown)]
+        tables.append(ReportTable.of(f"{site.name} ({site.recordings.name})", rows))
+        sheet = demo.root / f"sheet-{site.name}.png"
+        if sheet.exists():
+            figures.append(Figure.of(sheet, f"{site.name}: windows that were kept and refused"))
+    return Section("Hospitals and their recordings", tables=tuple(tables), figures=tuple(figures))
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested counts as dotted names."""
+    rows: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            rows += _flat(item, f"{prefix}{name}.")
+        elif isinstance(item, str | int | float) and not isinstance(item, bool):
+            rows.append((f"{prefix}{name}", item))
+    return rows
+
+
+def _audit_section(audit: dict[str, Any]) -> Section:
+    rows = [dict(row) for row in audit.get("checks", [])]
+    return Section(
+        "Audit of the release",
+        texts=tuple(audit.get("cannot_check", ())),
+        tables=(ReportTable.of("fedprint-audit release", rows),),
+    )
+
+
+def _probe_section(demo: Demo, table: dict[str, Any] | None) -> Section:
+    if table is None:
+        return Section("Probes", texts=("Not measured: probes need real recordings.",))
+    rows = [
+        {
+            "task": cell["task"],
+            "sensors": cell["sensors"],
+            "patients": cell["patients"],
+            "row": cell["row"],
+            "metric": cell["metric"],
+            "value": _three(cell["estimate"]),
+            "gain over random-init": "-"
+            if cell["gain_over_random_init"] is None
+            else _three(cell["gain_over_random_init"]),
+        }
+        for cell in table["cells"]
+    ]
+    texts = [
+        f"Not above random-init: {one['row']} on {one['task']} ({one['sensors']})."
+        for one in table["not_above_random_init"]
+    ]
+    texts += [f"Not measured: {name}: {why}." for name, why in table["skipped"].items()]
+    return Section(
+        "Probes of the frozen fingerprint on real patients",
+        texts=tuple(texts),
+        tables=(ReportTable.of("95 % intervals, bootstrap over patients", rows),),
+        figures=(
+            Figure.of(demo.root / "probe" / "probe.png", "Skill of every row on every task."),
+        ),
+    )
+
+
+def _three(estimate: dict[str, Any]) -> str:
+    return " ".join(
+        "-" if estimate[key] is None else text.format(estimate[key])
+        for key, text in (("value", "{:.3f}"), ("low", "[{:.3f},"), ("high", "{:.3f}]"))
+    )

@@ -1,0 +1,44 @@
+"""Windows of patients that took no part in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from client.records import Recording, guess_mapping, read_folder
+
+from shared_model.config import FS_HZ
+from shared_model.windows import Windows, make_windows
+
+
+def windows_of(recording: Recording) -> Windows:
+    """All windows of a recording, refused ones too."""
+    ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
+    return make_windows(
+        None if ecg is None else ecg.samples,
+        FS_HZ if ecg is None else ecg.fs_hz,
+        None if ppg is None else ppg.samples,
+        FS_HZ if ppg is None else ppg.fs_hz,
+    )
+
+
+def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Usable windows with both sensors, evenly from all recordings of a folder.
+
+    Returns:
+        signal (window, 2, 1250), valid (window, 2, 50), number of patients.
+    """
+    recordings = [
+        item for item in read_folder(folder, guess_mapping(folder)) if isinstance(item, Recording)
+    ]
+    each = max(1, most // max(1, len(recordings)))
+    signal, valid, patients = [], [], set()
+    for recording in recordings:
+        windows = windows_of(recording)
+        both = np.flatnonzero(windows.valid.any(axis=2).all(axis=1))
+        chosen = both[:: max(1, len(both) // each)][:each]
+        if len(chosen):
+            signal.append(windows.signal[chosen])
+            valid.append(windows.valid[chosen])
+            patients.add(recording.patient)
+    return np.concatenate(signal), np.concatenate(valid), len(patients)
