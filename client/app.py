@@ -40,6 +40,8 @@ RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
 POLL_S = 0.2
+RECONNECT_S = 5
+"""Longest pause of a node whose coordinator is away; Flower's is 20 s."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 app = ClientApp()
@@ -81,8 +83,10 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
 
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
+    from flwr.supercore.retry import http_retry
     from flwr.supernode.cli import flower_supernode
 
+    http_retry.MAX_RETRY_DELAY = RECONNECT_S
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
