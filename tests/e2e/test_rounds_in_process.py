@@ -1,0 +1,214 @@
+"""Three hospitals with their own homes, real private training, three rounds, a kill, a resume."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "rounds"))
+
+from round_stand_ins import Clock, FakeTransport
+
+from client import keys
+from client.home import NodeHome
+from client.policy import Policy
+from client.round import PretendNode, handle
+from client.spend import SpendTable
+from server import tls
+from server.checkpoints import RunFolder
+from server.coordinate import StartingModel, begin, run
+from server.home import CoordinatorHome
+from server.run_config import RosterSite, RunConfig
+from shared_model import enrolment, mae, signing
+from shared_model import weights as weights_io
+from shared_model.accounting import epsilon_pld
+from shared_model.enrolment import Invitation
+from shared_model.noise import NonPrivateForTests
+from shared_model.protocol import TrainReply, open_answer
+
+PATIENTS = {"north": 100, "east": 60, "south": 40}
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+class RandomPatients:
+    """Patients of seeded noise, in memory."""
+
+    def __init__(self, site: str) -> None:
+        self.patient_count = PATIENTS[site]
+        self.seed = sum(site.encode())
+
+    def segments(self, patients, segments, rng):
+        shape = (len(patients), segments, 2)
+        generator = np.random.default_rng(self.seed)
+        phase = generator.random(self.patient_count)[patients]
+        time = np.arange(1250) / 125.0
+        beat = np.sin(2 * np.pi * (time + phase[:, None]))[:, None, None, :]
+        signal = np.broadcast_to(beat, (*shape, 1250)).astype(np.float32)
+        return signal, np.ones((*shape, 50), dtype=bool)
+
+
+class Consortium:
+    """A coordinator's home and three hospitals' homes, enrolled as the commands do it."""
+
+    def __init__(self, root: Path, pretend=None) -> None:
+        self.coordinator = CoordinatorHome(root / "coordinator")
+        self.coordinator.make()
+        tls.make(self.coordinator, "localhost:9093", now=NOW)
+        self.run_key = signing.create_key_file(self.coordinator.run_key)
+        release_key = signing.create_key_file(self.coordinator.release_key)
+        invitation = enrolment.seal(
+            Invitation(
+                address="localhost:9093",
+                ca_certificate=self.coordinator.ca_certificate.read_text(),
+                run_key=signing.public_bytes(self.run_key).hex(),
+                release_key=signing.public_bytes(release_key).hex(),
+            ),
+            self.run_key,
+        )
+        self.homes = {}
+        self.roster = []
+        for site, patients in PATIENTS.items():
+            home = NodeHome(root / site)
+            card = keys.make(home, site, patients)
+            Policy.write_default(
+                home.policy, declared_patients=patients, allow_insecure_aggregation=True
+            )
+            keys.join(home, invitation)
+            self.homes[site] = home
+            self.roster.append(RosterSite.of(card))
+        self.pretend = pretend or (lambda site: PretendNode(data=RandomPatients(site)))
+        self.folder = RunFolder(self.coordinator.run_folder("spring"))
+
+    def transport(self, **options) -> FakeTransport:
+        def handler(site):
+            home, pretend = self.homes[site], self.pretend(site)
+            return lambda header, body: handle(home, header, body, pretend=pretend)
+
+        return FakeTransport({site: handler(site) for site in PATIENTS}, **options)
+
+    def begin(self, rounds: int = 3) -> None:
+        config = RunConfig.from_dict(
+            {
+                "run": "spring",
+                "preset": "tiny",
+                "rounds": rounds,
+                "privacy": {
+                    "sample_rate": 0.05,
+                    "noise_multiplier": 2.0,
+                    "clipping_norm": 1.0,
+                    "steps": 2,
+                },
+                "training": {"segments": 1},
+                "insecure_aggregation": True,
+                "minimum_contributors": 3,
+                "deadline_s": 600.0,
+            }
+        )
+        model = mae.build(mae.PRESETS["tiny"], 3)
+        start = StartingModel(
+            mae.PRESETS["tiny"], mae.weights_of(model), mae.trainable_names(model, "head")
+        )
+        begin(self.folder, config, self.roster, self.run_key, start)
+
+    def run(self, transport, **options):
+        clock = Clock()
+        return run(
+            transport,
+            self.folder,
+            self.run_key,
+            clock=clock,
+            wall_clock=clock,
+            wait=clock.wait,
+            **options,
+        )
+
+
+def repeatable(site):
+    return PretendNode(
+        data=RandomPatients(site),
+        noise=lambda request, name: NonPrivateForTests(request.run, name, request.round, 1),
+        unlimited_budget=True,
+    )
+
+
+def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
+    """DP on. The coordinator dies in round 2 with replies on their way; the next start finishes;
+    no hospital is asked to spend twice for a round."""
+    consortium = Consortium(tmp_path)
+    consortium.begin()
+
+    class Killed(BaseException):
+        pass
+
+    arrived = []
+
+    def kill(site, header, body):
+        arrived.append(site)
+        if len(arrived) == 5:
+            raise Killed
+        return header, body
+
+    with pytest.raises(Killed):
+        consortium.run(consortium.transport(tamper=kill))
+    assert consortium.folder.record().completed == 1
+    record = consortium.run(consortium.transport())
+    assert record.state == "finished"
+    assert [item.outcome for item in record.rounds] == ["aggregated"] * 3
+    assert record.starts == 2
+    plan = record.config.privacy
+    keys_of = {item.site: item.key for item in record.roster}
+    for site, home in consortium.homes.items():
+        with SpendTable.open(home.spend) as table:
+            rows = table.rows()
+        assert [(row.run, row.round, row.private) for row in rows] == [
+            ("spring", number, True) for number in (1, 2, 3)
+        ]
+        for item, row in zip(record.rounds, rows, strict=True):
+            contributor = next(c for c in item.contributors if c.site == site)
+            assert contributor.private
+            reply = open_answer(contributor.header_bytes, keys_of[site], site=site)
+            assert isinstance(reply, TrainReply)
+            assert row.update_digest == reply.update_digest
+            assert row.model_digest == item.model_in
+            expected = epsilon_pld([plan] * item.round, row.delta)
+            assert reply.privacy.epsilon == pytest.approx(expected, rel=1e-9)
+    final = consortium.folder.weights(record)
+    assert weights_io.digest(final) == record.model_digest
+    frozen = set(final) - set(record.trainable)
+    first = consortium.folder.weights(record, 0)
+    assert all((final[name] == first[name]).all() for name in frozen)
+    assert any((final[name] != first[name]).any() for name in record.trainable)
+
+
+def test_repeatable_rounds_are_bit_identical_in_any_order_and_promise_nothing(tmp_path):
+    digests = set()
+    for seed in (1, 2):
+        shuffle = random.Random(seed)
+
+        def order(ids, shuffle=shuffle):
+            return shuffle.sample(ids, len(ids))
+
+        consortium = Consortium(tmp_path / str(seed), repeatable)
+        consortium.begin(rounds=2)
+        record = consortium.run(consortium.transport(order=order))
+        assert record.state == "finished"
+        for item in record.rounds:
+            assert all(not c.private and c.privacy.epsilon is None for c in item.contributors)
+        digests.add(record.model_digest)
+    assert len(digests) == 1
+
+
+def test_repeatable_noise_is_refused_by_a_hospitals_budget(tmp_path):
+    def pretend(site):
+        return PretendNode(data=RandomPatients(site), noise=repeatable(site).noise)
+
+    consortium = Consortium(tmp_path, pretend)
+    consortium.begin(rounds=1)
+    record = consortium.run(consortium.transport())
+    assert record.state == "paused"
+    assert {item.reason for item in record.rounds[0].absent} == {"budget"}
