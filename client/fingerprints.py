@@ -109,7 +109,7 @@ def fingerprint_file(
         held: list[_Held] = []
         count = 0
         for patient, recording, windows in _windows(recordings, pseudonym_key, summary):
-            chosen = windows if with_refused else windows.select(windows.usable)
+            chosen = windows if with_refused else windows.select(usable(windows))
             for start in range(0, len(chosen), WINDOWS_AT_ONCE):
                 part = chosen.select(np.arange(start, min(start + WINDOWS_AT_ONCE, len(chosen))))
                 held.append(_Held(patient, recording, part))
@@ -163,11 +163,11 @@ def _windows(
 
 
 def _count(summary: Summary, patient: str, windows: Windows) -> None:
-    usable = windows.usable
+    good = usable(windows)
     summary.patients.add(patient)
     summary.recordings += 1
-    summary.windows += int(usable.sum())
-    summary.refused_windows += int((~usable).sum())
+    summary.windows += int(good.sum())
+    summary.refused_windows += int((~good).sum())
     summary.modalities.update(name for name in modalities(windows) if name != "none")
     for index, channel in enumerate(CHANNELS):
         codes, counts = np.unique(windows.refusal[:, index], return_counts=True)
@@ -176,11 +176,16 @@ def _count(summary: Summary, patient: str, windows: Windows) -> None:
                 summary.refusals[f"{channel}: {quality.REASONS[int(code)]}"] += int(number)
 
 
+def usable(windows: Windows) -> np.ndarray:
+    """bool (window,): at least one whole token of an accepted channel was recorded."""
+    return np.asarray(windows.valid.any(axis=(1, 2)))
+
+
 def modalities(windows: Windows) -> list[str]:
     """What each window's fingerprint is made of: "both", "ecg", "ppg" or "none"."""
-    accepted = windows.refusal == quality.ACCEPTED  # (window, channel=2)
+    used = windows.valid.any(axis=2)  # (window, channel=2)
     names = {(True, True): "both", (True, False): "ecg", (False, True): "ppg"}
-    return [names.get((bool(ecg), bool(ppg)), "none") for ecg, ppg in accepted]
+    return [names.get((bool(ecg), bool(ppg)), "none") for ecg, ppg in used]
 
 
 def _schema(metadata: Mapping[str, str]) -> Any:
@@ -207,10 +212,10 @@ def _table(held: list[_Held], fingerprint: Fingerprinter) -> dict[str, Any]:
     signal = np.concatenate([item.windows.signal for item in held])
     valid = np.concatenate([item.windows.valid for item in held])
     refusal = np.concatenate([item.windows.refusal for item in held])
-    usable = np.concatenate([item.windows.usable for item in held])
-    values = np.zeros((len(usable), FINGERPRINT_SIZE), dtype=np.float32)
-    if usable.any():
-        values[usable] = fingerprint(signal[usable], valid[usable])
+    good = np.concatenate([usable(item.windows) for item in held])
+    values = np.zeros((len(good), FINGERPRINT_SIZE), dtype=np.float32)
+    if good.any():
+        values[good] = fingerprint(signal[good], valid[good])
     return {
         "patient": pa.array([item.patient for item in held for _ in range(len(item.windows))]),
         "recording": pa.array([item.recording for item in held for _ in range(len(item.windows))]),
@@ -219,7 +224,7 @@ def _table(held: list[_Held], fingerprint: Fingerprinter) -> dict[str, Any]:
         "ecg_quality": pa.array([quality.REASONS[int(code)] for code in refusal[:, 0]]),
         "ppg_quality": pa.array([quality.REASONS[int(code)] for code in refusal[:, 1]]),
         "fingerprint": pa.FixedSizeListArray.from_arrays(
-            pa.array(values.reshape(-1)), FINGERPRINT_SIZE, mask=pa.array(~usable)
+            pa.array(values.reshape(-1)), FINGERPRINT_SIZE, mask=pa.array(~good)
         ),
     }
 

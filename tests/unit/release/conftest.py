@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+with warnings.catch_warnings():
+    # Typer imports names that Click 8.3 deprecates; nothing of ours does.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import typer.testing  # noqa: F401
 
 from release_stand_ins import DAY, Story, key_of, node_at, write_run
 
