@@ -28,15 +28,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server import rounds
 from server.aggregation import FedAvg, SiteUpdate, read_update, weighted_mean
+from server.answers import read_answer
 from server.checkpoints import (
     IncidentRecord,
     RoundRecord,
     RunFolder,
     RunRecord,
     StoredReply,
-    as_base64,
 )
-from server.desk import Desk
+from server.desk import Desk, abandoned
 from server.run_start import (
     StartingModel,
     begin,
@@ -48,7 +48,7 @@ from server.transport import Incoming, Outgoing, Transport
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
-from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.protocol import Refusal, TrainRequest
 from shared_model.weights import Weights
 
 __all__ = [
@@ -209,23 +209,7 @@ class _Loop:
 
     def _abandon(self, number: int, header: bytes) -> None:
         """Close a stored round that this version or this model cannot continue."""
-        now = self.wall_clock()
-        model = self.record.model_digest
-        ended = RoundRecord(
-            round=number,
-            outcome="closed",
-            reason="not-continued",
-            model_in=model,
-            model_out=model,
-            participants=(),
-            request=as_base64(header),
-            request_digest=protocol.header_digest(header),
-            contributors=(),
-            absent=(),
-            incidents=(),
-            opened_at=now,
-            ended_at=now,
-        )
+        ended = abandoned(number, header, self.record.model_digest, self.wall_clock())
         self._save(rounds=(*self.record.rounds, ended))
         self.folder.forget_open_round(number)
         self.state = rounds.replay(
@@ -363,7 +347,13 @@ class _Loop:
         number = self.state.round
         desk = self.desk
         try:
-            answer = self._checked(site, header, body)
+            answer = read_answer(
+                header,
+                body,
+                enrolled=self.roster[site],
+                request=desk.asked_for,
+                trainable=self._trainable(),
+            )
         except PeerFault as fault:
             self._tell("incident", site=site, detail=fault.message)
             self._step(rounds.FaultyReply(site, number))
@@ -393,24 +383,6 @@ class _Loop:
             )
         if self.desk is desk and self.state.current and site in self.state.current.silent:
             self._step(rounds.SiteLost(site, number))
-
-    def _checked(self, site: str, header: bytes, body: bytes) -> TrainReply | Refusal:
-        """A legal answer of this site, or PeerFault."""
-        enrolled = self.roster[site]
-        answer = protocol.open_answer(header, enrolled.key, site=site)
-        if isinstance(answer, Refusal):
-            if body:
-                raise PeerFault(f"A refusal of {site} has a body.", site=site)
-            return answer
-        protocol.check_body(answer.body_digest, body, site=site)
-        if answer.declared_patients != enrolled.declared_patients:
-            raise PeerFault(f"{site} declares another number of patients.", site=site)
-        if answer.weight != protocol.aggregation_weight(
-            enrolled.declared_patients, self.desk.asked_for.participants
-        ):
-            raise PeerFault(f"{site} claims another aggregation weight.", site=site)
-        read_update(body, self._trainable(), answer.update_digest, site=site)
-        return answer
 
     def _trainable(self) -> Mapping[str, np.ndarray]:
         return {name: self.weights[name] for name in self.record.trainable}

@@ -101,3 +101,22 @@ class Desk:
                 site=site, ending="refused", reason=refusal.reason, header=as_base64(header)
             )
         return AbsentRecord(site=site, ending=ended[site])
+
+
+def abandoned(number: int, header: bytes, model: str, now: float) -> RoundRecord:
+    """Record of a stored round that this version or this model cannot continue."""
+    return RoundRecord(
+        round=number,
+        outcome="closed",
+        reason="not-continued",
+        model_in=model,
+        model_out=model,
+        participants=(),
+        request=as_base64(header),
+        request_digest=protocol.header_digest(header),
+        contributors=(),
+        absent=(),
+        incidents=(),
+        opened_at=now,
+        ended_at=now,
+    )
