@@ -7,25 +7,23 @@ patients than declared, a non-finite gradient) there is none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared_model import privacy
+from shared_model import losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource
 from shared_model.weights import Weights
 
-if TYPE_CHECKING:
-    from shared_model import mae
-
-_CHUNK = 16
-"""Patients whose gradients are held at once."""
+_LARGEST_CHUNK = 16
+"""Patients whose gradients are held at once, at most."""
 
 
 class PatientBatches(Protocol):
@@ -64,8 +62,6 @@ class _Unit(nn.Module):
         self.training_config = training
 
     def forward(self, unit: Tensor, valid: Tensor, hidden: Tensor) -> Tensor:
-        from shared_model import losses
-
         return losses.unit_loss(self.model, unit, valid, hidden, self.training_config)
 
 
@@ -130,8 +126,6 @@ def train_round(
     Raises:
         OurMistake: the model has layers that couple patients, or N < 1.
     """
-    from shared_model import mae
-
     unit = _Unit(model, training)
     privacy.refuse_coupling(unit)
     names = mae.trainable_names(model, training.trainable)
@@ -145,9 +139,10 @@ def train_round(
     weights = {name: value.clone() for name, value in received.items()}
     optimiser = _Optimiser(training, sum(value.numel() for value in weights.values()))
     rng = noise.public_generator()
+    chunk = min(_LARGEST_CHUNK, max(1, math.ceil(plan.sample_rate * declared_patients)))  # public
     for step in range(plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
-        total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng)
+        total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
         for name, change in privacy.split(optimiser.step(mean), weights).items():
             weights[name] += torch.from_numpy(change)
@@ -167,12 +162,13 @@ def _sum_of_patients(
     plan: PrivacyPlan,
     training: LocalTraining,
     rng: np.random.Generator,
+    chunk: int,
 ) -> np.ndarray:
     """Clipped sum over the sampled patients, float64 (d,); one chunk in memory at once."""
     total = np.zeros(sum(value.numel() for value in weights.values()), dtype=np.float64)
-    for start in range(0, len(sampled), _CHUNK):
-        batch = unit_batch(data, sampled[start : start + _CHUNK], training, rng)
-        total += privacy.clipped_sum(unit, weights, batch, plan.clipping_norm, chunk=_CHUNK)
+    for start in range(0, len(sampled), chunk):
+        batch = unit_batch(data, sampled[start : start + chunk], training, rng)
+        total += privacy.clipped_sum(unit, weights, batch, plan.clipping_norm, chunk=chunk)
     return total
 
 
@@ -186,11 +182,9 @@ def unit_batch(
         valid (patient, segment, channel, token),
         hidden (patient, mask, segment, channel, token), drawn independently of the data.
     """
-    from shared_model import mae, patches
-
     signal, valid = data.segments(patients, training.segments, rng)
     shape = (len(patients), training.patch_masks, training.segments)
-    hidden = mae.draw_patch_masks(rng, shape)
+    hidden = patches.draw_patch_masks(rng, shape)
     return (
         patches.fold(torch.from_numpy(np.ascontiguousarray(signal))),
         torch.from_numpy(np.ascontiguousarray(valid)),

@@ -35,7 +35,7 @@ class Net(nn.Module):
         """(..., segment, sample) to a reconstruction of the same shape."""
         hidden = self.norm(self.frozen(segments))
         attention = torch.softmax(self.query(hidden) @ hidden.transpose(-1, -2), dim=-1)
-        return self.out(attention @ hidden)
+        return torch.as_tensor(self.out(attention @ hidden))
 
 
 class Unit(nn.Module):
@@ -46,7 +46,7 @@ class Unit(nn.Module):
         self.net = Net()
 
     def forward(self, segments: Tensor) -> Tensor:
-        return ((self.net(segments) - segments) ** 2).mean()
+        return torch.as_tensor(((self.net(segments) - segments) ** 2).mean())
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_randomness_inside_forward_is_an_error() -> None:
             self.layer = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return (self.layer(x) * torch.rand(2)).sum()
+            return torch.as_tensor((self.layer(x) * torch.rand(2)).sum())
 
     noisy = Noisy()
     with pytest.raises(RuntimeError, match="random"):

@@ -71,7 +71,7 @@ def test_global_seeds_do_not_reach_the_noise() -> None:
         np.random.seed(7)
         torch.manual_seed(7)
         draws.append(SystemNoise().normal(100, 1.0))
-    assert not np.intersect1d(*draws).size
+    assert not np.intersect1d(draws[0], draws[1]).size
 
 
 def test_system_noise_takes_no_seed() -> None:

@@ -51,7 +51,7 @@ def batch_infonce(batch: Sequence[Any]) -> np.ndarray:
     """Batch InfoNCE under Opacus: per-row gradients, clipped, summed. No error is raised."""
     ecg, ppg = (value.clone().requires_grad_() for value in batch)
     hooked = GradSampleModule(TwoTowers(), batch_first=True, loss_reduction="sum")
-    contrast(*hooked(ecg[:, 0], ppg[:, 0])).sum().backward()
+    contrast(*hooked(ecg[:, 0], ppg[:, 0])).sum().backward()  # type: ignore[no-untyped-call]
     rows = {name: value.grad_sample for name, value in hooked._module.named_parameters()}
     return privacy.clip_and_sum(rows, CLIP)
 
@@ -93,7 +93,7 @@ class Alignment(nn.Module):
 
     def forward(self, ecg: Tensor, ppg: Tensor) -> Tensor:
         first, second = self.towers(ecg, ppg)
-        return 1.0 - (first * second).sum(dim=-1).mean()
+        return torch.as_tensor(1.0 - (first * second).sum(dim=-1).mean())
 
 
 def random_batch(patients: int, segments: int) -> list[Tensor]:

@@ -50,7 +50,7 @@ def test_a_policy_is_never_overwritten(policy: Policy, path: Path) -> None:
 def test_a_policy_is_frozen(policy: Policy) -> None:
     """Nothing changes it while the node runs."""
     with pytest.raises(Exception, match="frozen"):
-        policy.epsilon_lifetime = 100.0  # type: ignore[misc]
+        policy.epsilon_lifetime = 100.0
 
 
 def test_an_absent_policy_says_how_to_make_one(path: Path) -> None:
