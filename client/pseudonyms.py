@@ -29,7 +29,7 @@ def load_or_create_key(home: NodeHome) -> bytes:
         if (home.store / "manifest.json").exists():
             raise OurMistake(
                 "The window store exists but its pseudonym key is gone.",
-                do=f"Restore {path} from backup; a new key would turn known patients into new ones.",
+                do=f"Restore {path} from backup; with a new key known patients would look new.",
             )
         home.make()
         write_secret(path, os.urandom(KEY_BYTES))

@@ -70,14 +70,18 @@ SPECTRUM_SHARE = 0.5
 REGULAR = {"ecg": 0.8, "ppg": 0.6}
 """Height of the autocorrelation from which a rate is plainly regular."""
 SAME_RATE = 0.15
-WHOLE_RATIO = 0.08
-PLAUSIBLE_RATIOS = (1.5, 2.0, 3.0, 4.0)
-"""Rates of a regular ECG and its pulse may stand so: pulse deficit, bigeminy, trigeminy, T wave."""
+WHOLE_RATIO = 0.06
+WHOLE_RATIOS = (2.0, 3.0, 4.0)
+"""Two regular rates of one heart may stand so: pulse deficit, bigeminy, a high reflected wave."""
+TRIGEMINY = 1.5
+"""Two pulses to a pattern of three complexes; with one complex a period this cannot be."""
+COMPLEXES_IN_PATTERN = 1.25
 INVERTED_SKEWNESS = -0.2
 
 _CHUNK = 256
 _RATE_RANGE_BPM = (30.0, 250.0)
 _FFT = 2560
+_EDGE = round(0.5 * FS_HZ)
 _HANN = np.hanning(WINDOW_SAMPLES).astype(np.float32)
 _FREQUENCY_HZ = np.fft.rfftfreq(WINDOW_SAMPLES, 1.0 / FS_HZ)
 
@@ -223,9 +227,13 @@ def _flatness(power: Signal, low_hz: float, high_hz: float) -> Signal:
 
 
 def _kurtosis(z_scored: Signal) -> Signal:
-    """Of recorded samples (those that are 0 elsewhere add nothing to either moment)."""
-    square = z_scored * z_scored
-    count = np.maximum(np.count_nonzero(z_scored, axis=1), 1)
+    """Of recorded samples (those that are 0 elsewhere add nothing to either moment).
+
+    Without the first and last half second, where a filter may ring at the end of a recording.
+    """
+    inner = z_scored[:, _EDGE:-_EDGE]
+    square = inner * inner
+    count = np.maximum(np.count_nonzero(inner, axis=1), 1)
     second = square.sum(axis=1) / count
     fourth = np.einsum("ws,ws->w", square, square) / count
     return np.asarray(fourth / np.maximum(second**2, 1e-12))
@@ -288,12 +296,16 @@ def compare_rates(signal: Signal, recorded: Flags, refusal: Codes) -> None:
     rows = np.flatnonzero(both)
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
-        ecg_bpm, ecg_height = _rate(_activity(signal[part, 0]))
+        activity = _activity(signal[part, 0])
+        ecg_bpm, ecg_height = _rate(activity)
         ppg_bpm, ppg_height = _rate(signal[part, 1])
         ratio = np.maximum(ecg_bpm, ppg_bpm) / np.minimum(ecg_bpm, ppg_bpm)
         plausible = ratio < 1.0 + SAME_RATE
-        for known in PLAUSIBLE_RATIOS:
+        for known in WHOLE_RATIOS:
             plausible |= np.abs(ratio / known - 1.0) < WHOLE_RATIO
+        pattern = _complexes(activity) > COMPLEXES_IN_PATTERN * ecg_bpm * WINDOW_S / 60.0
+        trigeminy = np.abs(ppg_bpm / ecg_bpm / TRIGEMINY - 1.0) < WHOLE_RATIO
+        plausible |= pattern & trigeminy
         regular = (ecg_height > REGULAR["ecg"]) & (ppg_height > REGULAR["ppg"])
         refusal[part[regular & ~plausible], 1] = RATES_DISAGREE
 
@@ -305,8 +317,14 @@ def _activity(ecg: Signal) -> Signal:
     return np.asarray(total[:, 15:] - total[:, :-15])
 
 
+def _complexes(activity: Signal) -> npt.NDArray[np.int64]:
+    """Number of QRS complexes: separate stretches above 0.35 of the window's highest activity."""
+    above = activity > 0.35 * activity.max(axis=1, keepdims=True)
+    return np.asarray((above[:, 1:] & ~above[:, :-1]).sum(axis=1) + above[:, 0])
+
+
 def _rate(signal: Signal) -> tuple[Signal, Signal]:
-    """Rate (bpm) of the first high peak of the autocorrelation, and its height (about 1 at most)."""
+    """Rate (bpm) of the autocorrelation's first high peak, and its height (about 1 at most)."""
     longest = int(60.0 * FS_HZ / _RATE_RANGE_BPM[0]) + 1
     shortest = int(60.0 * FS_HZ / _RATE_RANGE_BPM[1])
     centred = signal - signal.mean(axis=1, keepdims=True)

@@ -103,8 +103,8 @@ def make_windows(
         unfilled last stretch of a longer one is dropped. No samples at all: no windows.
 
     Raises:
-        DataFault: sampling rate outside 25 to 2000 Hz (cause "sampling-rate") or samples that are not one
-            row of numbers (cause "bad-values").
+        DataFault: sampling rate outside 25 to 2000 Hz (cause "sampling-rate") or samples that are
+            not one row of numbers (cause "bad-values").
     """
     return prepare(ecg, ecg_fs_hz, ppg, ppg_fs_hz).windows()
 

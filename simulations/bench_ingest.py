@@ -1,4 +1,4 @@
-"""Speed of windows and quality gate, beside NeuroKit2's cleaning and quality of the same windows."""
+"""Speed of windows and quality gate beside NeuroKit2's cleaning and quality."""
 
 from __future__ import annotations
 

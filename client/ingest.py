@@ -1,0 +1,212 @@
+"""Recordings into the window store: read, window, gate, catalogue; all of an add shows or none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from client.home import NodeHome
+from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
+from client.store_write import StoreWriter, refusal_counts
+from shared_model.config import CHANNELS
+from shared_model.errors import DataFault, OurMistake
+from shared_model.windows import Prepared, prepare
+
+if TYPE_CHECKING:
+    from client.records import ReadFault, Recording
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """A file that did not go in. For the hospital's own screen; never stored."""
+
+    file: str = field(repr=False)
+    cause: str
+    message: str
+
+
+@dataclass
+class AddReport:
+    """What an add saw and did. Counts are of this folder, also of what was in the store before."""
+
+    data_set: str = ""
+    version: int = 0
+    recordings: int = 0
+    added: int = 0
+    already_in: int = 0
+    withdrawn: int = 0
+    windows: int = 0
+    usable: int = 0
+    refusals: dict[str, Counter[str]] = field(
+        default_factory=lambda: {channel: Counter() for channel in CHANNELS}
+    )
+    faults: list[FileFault] = field(default_factory=list)
+    pseudonyms: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def patients(self) -> int:
+        return len(self.pseudonyms)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: no pseudonyms, no patient identifiers."""
+        return {
+            "data_set": self.data_set,
+            "version": self.version,
+            "patients": self.patients,
+            "recordings": self.recordings,
+            "added": self.added,
+            "already_in": self.already_in,
+            "withdrawn": self.withdrawn,
+            "windows": self.windows,
+            "usable_windows": self.usable,
+            "refusals": {channel: dict(counts) for channel, counts in self.refusals.items()},
+            "faults": [
+                {"file": fault.file, "cause": fault.cause, "message": fault.message}
+                for fault in self.faults
+            ],
+        }
+
+
+def prepare_recording(recording: Recording) -> Prepared:
+    """Windows of a recording as `client.records` gives it."""
+    ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
+    return prepare(
+        ecg.samples if ecg else None,
+        ecg.fs_hz if ecg else 0.0,
+        ppg.samples if ppg else None,
+        ppg.fs_hz if ppg else 0.0,
+    )
+
+
+def add_recordings(
+    home: NodeHome,
+    folder: Path,
+    items: Iterable[Recording | ReadFault],
+    *,
+    name: str | None = None,
+    on_item: Callable[[], None] = lambda: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> AddReport:
+    """Add what `read_folder(folder)` yields to the node's store, in one step.
+
+    A recording that is in the store already is counted and left alone, one of a patient who
+    withdrew likewise; a faulty one is reported and the rest goes in. Whatever interrupts this
+    leaves the store as it was.
+
+    Args:
+        name: of the data set; else the one this folder had, else "set-N".
+        on_item: called after every recording or fault.
+        on_stage: see `StoreWriter`.
+
+    Raises:
+        Refused: another command is writing (reason "locked").
+        OurMistake: the name belongs to another folder, or is no word of small letters.
+        DataFault: the store is damaged (cause "store").
+    """
+    key = load_or_create_key(home)
+    source = keyed_digest(key, "folder", str(folder.resolve()))
+    report = AddReport()
+    with StoreWriter(home.store, key, on_stage=on_stage) as writer:
+        report.data_set = _data_set_name(writer, source, name)
+        known = writer.recordings()
+        part = writer.new_part(report.data_set, source)
+        try:
+            for item in items:
+                fault = _add_item(item, key, known, writer.withdrawn, part.add, report)
+                if fault is not None:
+                    report.faults.append(fault)
+                on_item()
+            report.version = part.commit()
+        except BaseException:
+            part.abandon()
+            raise
+    return report
+
+
+def _add_item(
+    item: Recording | ReadFault,
+    key: bytes,
+    known: dict[str, str],
+    withdrawn: frozenset[str],
+    add: Callable[..., None],
+    report: AddReport,
+) -> FileFault | None:
+    """Count one item and hand it to the part if it is new; a fault is returned, not raised."""
+    from client.records import ReadFault
+
+    if isinstance(item, ReadFault):
+        return FileFault(item.file, item.cause, item.message)
+    pseudonym = pseudonym_of(key, item.patient)
+    digest = keyed_digest(key, "recording", item.digest)
+    if known.get(digest, pseudonym) != pseudonym:
+        return FileFault(
+            item.name,
+            "other-patient",
+            "The same recording is in the store under another patient; it was not added again.",
+        )
+    report.recordings += 1
+    report.pseudonyms.add(pseudonym)
+    if pseudonym in withdrawn:
+        report.withdrawn += 1
+        return None
+    try:
+        prepared = prepare_recording(item)
+    except DataFault as error:
+        report.recordings -= 1
+        return FileFault(item.name, error.cause, error.message)
+    windows = prepared.windows()
+    report.windows += len(windows)
+    report.usable += int(windows.usable.sum())
+    for index, channel in enumerate(CHANNELS):
+        report.refusals[channel].update(refusal_counts(windows.refusal[:, index]))
+    if digest in known:
+        report.already_in += 1
+        return None
+    known[digest] = pseudonym
+    report.added += 1
+    add(digest, pseudonym, prepared, item.labels)
+    return None
+
+
+def _data_set_name(writer: StoreWriter, source: str, name: str | None) -> str:
+    known = writer.data_set_of(source)
+    if known is not None:
+        if name not in (None, known.name):
+            raise OurMistake(
+                f"This folder was added before as data set {known.name!r}.",
+                do="Leave --name away, or remove that data set first.",
+            )
+        return known.name
+    taken = {one.name for one in writer.manifest.data_sets}
+    if name is None:
+        number = 1
+        while f"set-{number}" in taken:
+            number += 1
+        return f"set-{number}"
+    import re
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,47}", name):
+        raise OurMistake(
+            "The name of a data set is 1 to 48 small letters, digits, '-', '_' or '.'.",
+            do="Choose another name with --name; never a patient's name.",
+        )
+    return name
+
+
+def find_data_set(home: NodeHome, wanted: str) -> str:
+    """Name of the data set that is called so, or that was added from the folder of this path."""
+    from client.pseudonyms import load_key
+    from client.store import read_manifest
+
+    manifest = read_manifest(home.store)
+    if any(one.name == wanted for one in manifest.data_sets):
+        return wanted
+    source = keyed_digest(load_key(home.pseudonym_key), "folder", str(Path(wanted).resolve()))
+    for one in manifest.data_sets:
+        if one.source == source:
+            return one.name
+    names = ", ".join(sorted(one.name for one in manifest.data_sets)) or "none"
+    raise OurMistake("There is no such data set.", do=f"Data sets of this node: {names}.")
