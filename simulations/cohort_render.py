@@ -1,0 +1,126 @@
+"""Sums of Gaussian waves placed around beats, filters and coloured noise, over many series at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from simulations.cohort_sites import F32, F64
+
+_REACH = 4.0
+"""A Gaussian is drawn to this many standard deviations."""
+
+
+@dataclass(frozen=True)
+class Waves:
+    """One wave of every beat: arrays (series, beat). `centre_s` is absolute time."""
+
+    amplitude: F64
+    centre_s: F64
+    width_s: F64
+    """Standard deviation."""
+
+
+def draw_waves(out: F32, waves: Waves, fs_hz: float, start_s: float) -> None:
+    """Add each wave to `out` (series, sample) within its reach; sample 0 is at `start_s`.
+
+    Waves are drawn in groups of about the same width, so that each costs only its own samples.
+    """
+    series, samples = out.shape
+    flat_out = out.reshape(-1)
+    centre = (waves.centre_s - start_s) * fs_hz
+    width = waves.width_s * fs_hz
+    reach = np.ceil(_REACH * width)
+    seen = (np.abs(waves.amplitude) > 1e-6) & (centre > -reach) & (centre < samples + reach)
+    row, beat = np.nonzero(seen)
+    if not len(row):
+        return
+    centre, width, reach = centre[row, beat], width[row, beat], reach[row, beat]
+    amplitude = waves.amplitude[row, beat]
+    # groups of doubling reach: at most half of what is evaluated is beyond reach
+    group = np.ceil(np.log2(np.maximum(reach, 2.0))).astype(np.int64)
+    for size in np.unique(group):
+        part = np.flatnonzero(group == size)
+        half = int(reach[part].max())
+        nearest = np.round(centre[part]).astype(np.int64)
+        offset = np.arange(-half, half + 1)
+        index = nearest[:, None] + offset  # (wave, offset)
+        distance = (offset - (centre[part] - nearest)[:, None]).astype(np.float32)
+        distance /= width[part, None].astype(np.float32)
+        distance *= distance
+        distance *= np.float32(-0.5)
+        value = np.exp(distance, out=distance)
+        value *= amplitude[part, None].astype(np.float32)
+        inside = (index >= 0) & (index < samples)
+        place = index + row[part, None] * samples
+        flat_out += np.bincount(
+            place[inside], weights=value[inside], minlength=series * samples
+        ).astype(np.float32)
+
+
+def one_pole_high(frequency: F64, corner_hz: F64) -> NDArray[np.complex64]:
+    """Single-pole high-pass with its phase, as in monitors. (series, frequency)"""
+    ratio = 1j * frequency[None, :] / corner_hz[:, None]
+    return np.asarray(ratio / (1 + ratio), dtype=np.complex64)
+
+
+def butter_low(frequency: F64, corner_hz: F64, order: int) -> F32:
+    """Magnitude of a Butterworth low-pass, zero phase. (series, frequency)"""
+    ratio = (frequency[None, :] / corner_hz[:, None]).astype(np.float32)
+    return np.asarray(1 / np.sqrt(1 + ratio ** (2 * order)), dtype=np.float32)
+
+
+def spectral_noise(rng: np.random.Generator, profile: F32, samples: int) -> NDArray[np.complex64]:
+    """Spectrum of Gaussian noise. `profile` (series, frequency): amplitude of unit-variance bins.
+
+    With a profile of ones, the noise has variance 1 a sample.
+    """
+    shape = (2, *profile.shape)
+    parts = rng.standard_normal(shape, dtype=np.float32)
+    parts *= profile * np.float32(np.sqrt(samples / 2))
+    return np.asarray(parts[0] + 1j * parts[1], dtype=np.complex64)
+
+
+def unit(profile: F32) -> F32:
+    """The profile scaled so that its noise has variance 1."""
+    power = np.sqrt((profile**2).mean(axis=1, keepdims=True))
+    return np.asarray(profile / np.maximum(power, 1e-9), dtype=np.float32)
+
+
+def forward(signal: F32) -> NDArray[np.complex64]:
+    """Real FFT along samples."""
+    return np.asarray(fft.rfft(signal, axis=1), dtype=np.complex64)
+
+
+def backward(spectrum: NDArray[np.complex64], samples: int) -> F32:
+    """Its inverse."""
+    return np.asarray(fft.irfft(spectrum, samples, axis=1), dtype=np.float32)
+
+
+def bursts(
+    rng: np.random.Generator,
+    series: int,
+    samples: int,
+    fs_hz: float,
+    *,
+    chance: float | F64,
+    length_s: tuple[float, float],
+) -> F32:
+    """Envelopes 0 ... 1 with at most one smooth burst a series. (series, sample)"""
+    duration_s = samples / fs_hz
+    centre = rng.uniform(0, duration_s, series)
+    half = 10 ** rng.uniform(np.log10(length_s[0]), np.log10(length_s[1]), series) / 2
+    on = rng.random(series) < chance
+    time = np.arange(samples, dtype=np.float32) / np.float32(fs_hz)
+    distance = np.abs(time[None, :] - centre[:, None].astype(np.float32))
+    ramp = np.clip((half[:, None] - distance) / np.minimum(half, 0.3)[:, None] + 0.5, 0.0, 1.0)
+    return np.asarray(ramp * on[:, None], dtype=np.float32)
+
+
+def pick(table: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+    """table (series, kind, ...), index (series, beat) -> (series, beat, ...)."""
+    return np.asarray(table[np.arange(len(table))[:, None], index])
