@@ -68,7 +68,8 @@ class StoreWriter:
                 another key (reason "key").
             DataFault: the store is damaged (cause "store").
         """
-        (self.path / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.path, self.path / "parts"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
