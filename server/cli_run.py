@@ -223,14 +223,7 @@ def _begin(place: CoordinatorHome, config: Path | None, options: dict[str, Any],
             f"{config} configures run {settings.run}, not {name}.",
             do=f"Give --run {settings.run}",
         )
-    roster = [
-        RosterSite(
-            site=card.site,
-            identity_key=card.identity_key,
-            declared_patients=card.declared_patients,
-        )
-        for card in sites.roster(place)
-    ]
+    roster = [RosterSite.of(card) for card in sites.roster(place)]
     coordinate.begin(
         RunFolder(place.run_folder(name)),
         settings,

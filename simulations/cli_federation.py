@@ -1,9 +1,172 @@
-"""Commands of this part; filled by the part itself."""
+"""`fedprint-lab federate`: a training run over pretend hospitals on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from shared_model import terminal
+
+PRIVACY_UNIT = "one patient at one hospital"
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
+    app.command()(federate)
+
+
+def federate(
+    folder: Annotated[Path, typer.Argument(help="New or earlier folder of the consortium.")],
+    sites: Annotated[int, typer.Option(min=2, max=100, help="Pretend hospitals.")] = 3,
+    patients: Annotated[int, typer.Option(min=2, help="Patients of the largest hospital.")] = 200,
+    windows: Annotated[int, typer.Option(min=1, help="Windows per patient.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in a round.")] = 5,
+    sample_rate: Annotated[float, typer.Option(help="Poisson rate of a patient in a step.")] = 0.1,
+    noise_multiplier: Annotated[float, typer.Option()] = 2.0,
+    clipping_norm: Annotated[float, typer.Option()] = 1.0,
+    preset: Annotated[str, typer.Option()] = "tiny",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Begin with random weights, no warm start.")
+    ] = False,
+    repeatable: Annotated[
+        bool,
+        typer.Option(
+            "--repeatable-non-private", help="Seeded noise: bit-identical runs, NO PRIVACY."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of patients, and of repeatable noise.")] = 1,
+    engine: Annotated[str, typer.Option(help="in-process or ray")] = "in-process",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: this one only.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Train over pretend hospitals with the coordinator's and the nodes' own code.
+
+    The same FOLDER again continues a run that was stopped.
+
+    Example: fedprint-lab federate /tmp/consortium --sites 3 --rounds 3 --workers 2
+    """
+    import datetime
+
+    from server.run_config import RunConfig
+    from shared_model.errors import OurMistake
+    from simulations import federation
+
+    if engine not in ("in-process", "ray"):
+        raise OurMistake(f"There is no engine {engine!r}.", do="Choose in-process or ray.")
+    config = RunConfig.from_dict(
+        {
+            "run": "simulation",
+            "preset": preset,
+            "begin_with": "random-weights" if random_weights else "warm-start",
+            "rounds": rounds,
+            "privacy": {
+                "sample_rate": sample_rate,
+                "noise_multiplier": noise_multiplier,
+                "clipping_norm": clipping_norm,
+                "steps": steps,
+            },
+            "insecure_aggregation": True,
+            "minimum_contributors": min(sites, 3),
+            "poll_s": 0.05,
+        }
+    )
+    counts = {f"site-{n + 1:02d}": max(2, patients * (sites - n) // sites) for n in range(sites)}
+    if (folder / "hospitals").is_dir():
+        seeded = seed if repeatable else None
+        place = federation.Federation(folder.absolute(), tuple(sorted(counts)), seeded)
+        if place.folder(config.run).record().config != config:
+            raise OurMistake(
+                f"{folder} holds a run with other settings.",
+                do="Give the same options again, or another folder.",
+            )
+    else:
+        place = federation.found(
+            folder.absolute(),
+            counts,
+            windows_per_patient=windows,
+            seed=seed,
+            repeatable=repeatable,
+            now=datetime.datetime.now(datetime.UTC),
+        )
+    with _progress(rounds) as tell:
+        record = federation.train(
+            place,
+            config,
+            engine="ray" if engine == "ray" else "in-process",
+            workers=workers,
+            on_progress=tell,
+        )
+    rows = [_row(item) for item in record.rounds]
+    if as_json:
+        terminal.print_json(
+            {
+                "run": record.run,
+                "state": record.state,
+                "pause": record.pause,
+                "insecure_aggregation": record.insecure_aggregation,
+                "model_digest": record.model_digest,
+                "folder": str(place.folder(config.run).path),
+                "rounds": rows,
+            }
+        )
+        return
+    terminal.show(
+        f"Run {record.run}: {record.state}. Epsilon is for {PRIVACY_UNIT}, trust model local.",
+        [
+            {
+                "round": row["round"],
+                "outcome": row["outcome"],
+                "contributors": ", ".join(row["contributors"]),
+                "absent": ", ".join(row["absent"]),
+                "largest epsilon": (row["epsilon"] if row["private"] else "infinite: NOT PRIVATE"),
+                "delta": row["delta"],
+                "model": str(row["model"])[:12],
+            }
+            for row in rows
+        ],
+        as_json=False,
+    )
+
+
+@contextmanager
+def _progress(rounds: int) -> Iterator[Callable[[Any], None]]:
+    """A bar with the time left, and one line for what matters, on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    bar = Progress(
+        TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), Left(), console=terminal.err
+    )
+    with bar:
+        task = bar.add_task("rounds", total=rounds)
+
+        def tell(step: Any) -> None:
+            bar.update(task, completed=step.completed)
+            if step.kind not in ("sent", "accepted"):
+                about = " ".join(text for text in (step.site, step.detail) if text)
+                bar.console.print(
+                    f"round {step.round} {step.kind}{': ' if about else ''}{about}", markup=False
+                )
+
+        yield tell
+
+
+def _row(item: Any) -> dict[str, Any]:
+    spent = [contributor.privacy.epsilon for contributor in item.contributors]
+    return {
+        "round": item.round,
+        "outcome": item.outcome,
+        "contributors": [contributor.site for contributor in item.contributors],
+        "absent": [f"{absent.site} ({absent.reason or absent.ending})" for absent in item.absent],
+        "epsilon": max(spent) if spent and None not in spent else None,
+        "private": all(contributor.private for contributor in item.contributors),
+        "delta": max((c.privacy.delta for c in item.contributors), default=None),
+        "unit": PRIVACY_UNIT,
+        "trust_model": "local",
+        "model": item.model_out,
+    }
