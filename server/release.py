@@ -249,14 +249,16 @@ def _joined(
 
 
 def _origin(record: RunRecord, origin: str | None) -> str:
-    """Words for the first model; the packaged warm start is recognised by its digest."""
-    packaged = packaged_warm_start(record.model.preset)
-    if packaged == record.initial_model:
+    """Words for the first model; what this version itself can make is recognised by its digest."""
+    preset = record.model.preset
+    if packaged_warm_start(preset) == record.initial_model:
         return "packaged warm start, trained on simulated signals only"
+    if random_weights(preset) == record.initial_model:
+        return "random weights drawn with seed 0, no data"
     if origin is None:
         raise OurMistake(
-            "The run began neither from the packaged warm start nor from a released model.",
-            do='Say where its first model came from: --origin "random initialisation, seed 7"',
+            "The run began neither from what this version packages nor from a released model.",
+            do='Say where its first model came from: --origin "..."',
         )
     return f"as the operator states: {origin}"
 
@@ -270,6 +272,14 @@ def packaged_warm_start(preset: str) -> str | None:
     except FedprintError:
         return None
     return weights_io.digest(weights)
+
+
+def random_weights(preset: str) -> str | None:
+    """Digest of the random weights that `begin_with = "random-weights"` means."""
+    from shared_model import mae
+
+    config = mae.PRESETS.get(preset)
+    return None if config is None else weights_io.digest(mae.weights_of(mae.build(config, 0)))
 
 
 def _released_before(

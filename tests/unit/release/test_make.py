@@ -153,7 +153,7 @@ def test_a_run_that_began_from_a_release_carries_that_release_along(make):
 
 
 def test_a_first_model_of_unknown_origin_is_refused(make):
-    with pytest.raises(OurMistake, match="warm start"):
+    with pytest.raises(OurMistake, match="neither"):
         make(origin=None)
 
 
@@ -165,6 +165,14 @@ def test_the_packaged_warm_start_is_recognised_and_the_operators_words_are_marke
     monkeypatch.setattr("server.release.packaged_warm_start", lambda preset: start)
     made = make(Story(run="autumn"), origin=None)
     assert made.manifest.lineage.warm_start.origin.startswith("packaged warm start")
+
+
+def test_random_weights_of_the_fixed_seed_are_recognised(make):
+    from shared_model import mae
+
+    config = mae.PRESETS["tiny"]
+    made = make(model=(config, mae.weights_of(mae.build(config, 0))), origin=None)
+    assert made.manifest.lineage.warm_start.origin == "random weights drawn with seed 0, no data"
 
 
 def test_an_open_round_with_replies_is_refused(coordinator):
