@@ -1,9 +1,135 @@
-"""Commands of this part; filled by the part itself."""
+"""`fedprint-lab cohort` and `cohort-figure`: pretend hospitals, and how real ones compare."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from shared_model import terminal
+from shared_model.errors import OurMistake
+
+SIMULATED = "SIMULATED: pretend patients from the cohort simulator, no recording of anybody."
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
+    app.command("cohort")(cohort)
+    app.command("cohort-figure")(cohort_figure)
+
+
+def cohort(
+    out: Annotated[Path, typer.Argument(help="New folder; one folder a hospital inside.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients in each hospital.")] = 40,
+    windows_per_patient: Annotated[int, typer.Option(min=1, help="10-s windows a patient.")] = 12,
+    sites: Annotated[int, typer.Option(min=1, max=100, help="Hospitals.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 1,
+    format: Annotated[str, typer.Option(help="wfdb, parquet or csv.")] = "wfdb",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write pretend hospitals with paired ECG and PPG, each with its own devices and patients.
+
+    Example: fedprint-lab cohort simulated --patients 40 --windows-per-patient 12 --sites 3
+    """
+    import numpy as np
+
+    from simulations.cohort import draw_cohort, pretend_sites, write_site
+    from simulations.cohort_write import FORMATS
+
+    if format not in FORMATS:
+        raise OurMistake("Unknown format.", do=f"Use any of {', '.join(FORMATS)}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OurMistake(
+            f"{out} is there already and is not an empty folder.",
+            do="Name a new folder, or remove the old one yourself.",
+        )
+    rows: list[dict[str, Any]] = []
+    with _progress() as progress:
+        task = progress.add_task("patients", total=patients * sites)
+        for index, effects in enumerate(pretend_sites(sites)):
+            made = draw_cohort(
+                np.random.default_rng([seed, index]),
+                patients,
+                windows_per_patient,
+                effects,
+                first_patient=1 + index * patients,
+                on_patients=lambda done, start=index * patients: progress.update(
+                    task, completed=start + done
+                ),
+            )
+            write_site(out / effects.name, made, format)
+            rates = made.recording_labels["hr"]
+            names, counts = np.unique(made.patient_labels["rhythm"], return_counts=True)
+            rows.append(
+                {
+                    "site": effects.name,
+                    "patients": patients,
+                    "recordings": len(made),
+                    "hours": round(len(made) * made.duration_s / 3600, 3),
+                    "ecg_hz": effects.fs_ecg_hz,
+                    "ppg_hz": effects.fs_ppg_hz,
+                    "median_hr_bpm": round(float(np.nanmedian(rates)), 1),
+                    "rhythms": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+                }
+            )
+    if as_json:
+        terminal.print_json({"simulated": True, "says": SIMULATED, "seed": seed, "sites": rows})
+        return
+    for row in rows:
+        rhythms: dict[str, int] = row.pop("rhythms")
+        row["not sinus"] = row["patients"] - rhythms.get("sinus", 0)
+    terminal.show(f"Pretend hospitals in {out}", rows, as_json=False)
+    terminal.out.print(SIMULATED)
+
+
+def cohort_figure(
+    out: Annotated[Path, typer.Argument(help="PNG to write; `<name>_windows.png` beside it.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with one folder of real recordings a site.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=20, help="Simulated windows.")] = 600,
+    real_windows: Annotated[int, typer.Option(min=5, help="Most windows of a real site.")] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare spectra, heart rate and variability of simulated windows with real sites.
+
+    Example: fedprint-lab cohort-figure figure.png --data ../shared/data --json
+    """
+    from simulations.cohort_figure import compare, draw_figure, draw_sheet
+
+    with _progress() as progress:
+        task = progress.add_task("windows", total=None)
+        sets, skipped = compare(
+            data,
+            windows=windows,
+            real_windows=real_windows,
+            seed=seed,
+            on_site=lambda name: progress.update(task, description=name),
+        )
+    draw_figure(out, sets)
+    sheet = out.with_name(f"{out.stem}_windows{out.suffix}")
+    draw_sheet(sheet, sets)
+    rows = [item.figures() for item in sets]
+    if as_json:
+        terminal.print_json(
+            {"figure": str(out), "sheet": str(sheet), "sets": rows, "skipped": skipped}
+        )
+        return
+    terminal.show("Simulated beside real windows", rows, as_json=False)
+    for name, reason in skipped.items():
+        terminal.out.print(f"{name}: left out, {reason}")
+    terminal.out.print(f"{out}\n{sheet}")
+
+
+def _progress():  # type: ignore[no-untyped-def]
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=terminal.err,
+        transient=True,
+    )

@@ -6,8 +6,6 @@ hospitals (`draw_cohort`, `write_site`) and in tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,81 +14,27 @@ from numpy.typing import NDArray
 from shared_model.config import FS_HZ, TOKENS, WINDOW_S, WINDOW_SAMPLES
 from shared_model.errors import OurMistake
 from shared_model.windows import make_windows
-from simulations import cohort_ecg, cohort_ppg
-from simulations.cohort_beats import Beats, beat_labels, draw_beats
-from simulations.cohort_patients import Patients, draw_patients, labels_of
-from simulations.cohort_sites import F32, Acquisition, SiteEffects, draw_acquisition, take
+from simulations.cohort_beats import beat_labels
+from simulations.cohort_hospital import Cohort, draw_cohort
+from simulations.cohort_series import Hearts, draw_hearts, draw_series
+from simulations.cohort_sites import F32, RHYTHMS, SiteEffects, pretend_sites
+from simulations.cohort_write import write_site
+
+__all__ = [
+    "RHYTHMS",
+    "Cohort",
+    "SiteEffects",
+    "draw_cohort",
+    "draw_windows",
+    "pretend_sites",
+    "write_site",
+]
 
 _MARGIN = 175
 """Samples drawn before and after a window, so that filters have seen something."""
 _BATCH = 128
 SHORT_S = 2.1
 """Length of a short recording (as in the clinic that records 2.1 s of PPG)."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """Raw paired signals of many series, with what made them. ECG in mV, PPG in pulse heights."""
-
-    ecg: F32 = field(repr=False)
-    ppg: F32 = field(repr=False)
-    beats: Beats = field(repr=False)
-    patients: Patients = field(repr=False)
-    arrival_s: NDArray[np.float64] = field(repr=False)
-    """Mean R-to-foot time of each series, device delay left out."""
-    pulse_shape: Mapping[str, NDArray[Any]] = field(repr=False)
-
-
-def draw_series(
-    rng: np.random.Generator,
-    patients: Patients,
-    acquisition: Acquisition,
-    *,
-    fs_hz: tuple[float, float],
-    start_s: float,
-    samples: tuple[int, int],
-) -> Series:
-    """One paired series a patient; `fs_hz` and `samples` are (ECG, PPG)."""
-    length_s = start_s + max(samples[0] / fs_hz[0], samples[1] / fs_hz[1])
-    beats = draw_beats(rng, patients, length_s)
-    shape = cohort_ecg.draw_shape(rng, patients, acquisition)
-    ecg = cohort_ecg.render(rng, patients, beats, shape, fs_hz[0], start_s, samples[0])
-    ecg = cohort_ecg.record(rng, ecg, acquisition, patients, fs_hz[0])
-    pulses = cohort_ppg.draw_pulses(rng, patients, beats, acquisition)
-    ppg, pulse_shape = cohort_ppg.render(
-        rng, patients, beats, pulses, acquisition, fs_hz[1], start_s, samples[1]
-    )
-    fast = patients.heart_rate > 95
-    moving = rng.random(len(fast)) < np.where(fast, 0.6, 0.06) * np.minimum(
-        acquisition.exercise * 4, 1.0
-    )
-    ppg = cohort_ppg.record(rng, ppg, acquisition, patients, moving, fs_hz[1])
-    ecg = _digitise(rng, ecg, acquisition.ecg_step)
-    ppg = _digitise(rng, ppg, acquisition.ppg_step)
-    _lead_off(rng, ecg, acquisition.missing, fs_hz[0])
-    _lead_off(rng, ppg, acquisition.missing, fs_hz[1])
-    return Series(ecg, ppg, beats, patients, pulses.arrival_s.mean(axis=1), pulse_shape)
-
-
-def _digitise(rng: np.random.Generator, signal: F32, step: NDArray[np.float64]) -> F32:
-    """Steps of the converter (share of the standard deviation); seldom a clipped top or bottom."""
-    size = (step * np.maximum(signal.std(axis=1), 1e-6)).astype(np.float32)[:, None]
-    rows = np.flatnonzero(rng.random(len(signal)) < 0.02)
-    if len(rows):
-        high = np.percentile(signal[rows], rng.uniform(98.0, 99.9), axis=1)[:, None]
-        low = np.percentile(signal[rows], rng.uniform(0.0, 1.5), axis=1)[:, None]
-        signal[rows] = np.clip(signal[rows], low, high)
-    return np.asarray(np.round(signal / size) * size, dtype=np.float32)
-
-
-def _lead_off(
-    rng: np.random.Generator, signal: F32, chance: NDArray[np.float64], fs_hz: float
-) -> None:
-    """One missing stretch (NaN) of 0.2-6 s in some series, in place."""
-    for row in np.flatnonzero(rng.random(len(signal)) < chance):
-        length = int(fs_hz * 10 ** rng.uniform(-0.7, 0.75))
-        first = int(rng.integers(0, signal.shape[1]))
-        signal[row, first : first + length] = np.nan
 
 
 def draw_windows(
@@ -112,15 +56,15 @@ def draw_windows(
         paired: False drops one channel of every window, ECG or PPG at random.
         single_share: share of windows that lose one channel all the same.
         short_share: share of windows that are `SHORT_S` long (the rest invalid).
-        windows_per_patient: windows in a row of one patient: same traits, device and morphology
-            distribution, fresh beats.
+        windows_per_patient: windows in a row of one patient: same traits, device and morphology,
+            fresh beats.
 
     Returns:
         signal float32 (window, channel=2, sample=1250) at 125 Hz, z-scored; valid bool (window,
         channel=2, token=50); labels, arrays of `count`: patient (index), age, male, sbp, dbp,
         hypertension (0 ... 3), rhythm (index into RHYTHMS), block (0 ... 2), lvh, hr_bpm, sdnn_ms,
         rmssd_ms, pnn50, rr_spread, ectopic_count, beat_count, pat_s, respiration_hz, stiffness,
-        reflection_index, diastolic_delay_s. NaN where a window cannot have it (HR of two beats).
+        reflected, diastolic (heights over the systolic wave's), diastolic_delay_s. NaN where a window cannot have it (HR of two beats).
 
     Raises:
         OurMistake: count not a positive multiple of windows_per_patient, shares outside 0 ... 1.
@@ -130,21 +74,13 @@ def draw_windows(
     if not (0 <= single_share <= 1 and 0 <= short_share <= 1):
         raise OurMistake("Shares must be in 0 ... 1.")
     people = count // windows_per_patient
-    acquisition = draw_acquisition(rng, people, effects)
-    patients = draw_patients(rng, people, acquisition, effects)
+    hearts = draw_hearts(rng, people, effects)
     index = np.repeat(np.arange(people), windows_per_patient)
-    parts = []
-    for start in range(0, count, _BATCH):
-        rows = index[start : start + _BATCH]
-        parts.append(
-            _window_batch(
-                rng,
-                take(patients, rows),
-                take(acquisition, rows),
-                single_share if paired else 1.0,
-                short_share,
-            )
-        )
+    single_share = single_share if paired else 1.0
+    parts = [
+        _window_batch(rng, hearts.take(index[i : i + _BATCH]), single_share, short_share)
+        for i in range(0, count, _BATCH)
+    ]
     signal = np.concatenate([part[0] for part in parts])
     valid = np.concatenate([part[1] for part in parts])
     labels = {name: np.concatenate([part[2][name] for part in parts]) for name in parts[0][2]}
@@ -152,18 +88,13 @@ def draw_windows(
 
 
 def _window_batch(
-    rng: np.random.Generator,
-    patients: Patients,
-    acquisition: Acquisition,
-    single_share: float,
-    short_share: float,
+    rng: np.random.Generator, hearts: Hearts, single_share: float, short_share: float
 ) -> tuple[F32, NDArray[np.bool_], dict[str, NDArray[Any]]]:
-    count = len(patients.age)
+    patients, count = hearts.patients, len(hearts.patients.age)
     samples = WINDOW_SAMPLES + 2 * _MARGIN
     series = draw_series(
         rng,
-        patients,
-        acquisition,
+        hearts,
         fs_hz=(FS_HZ, FS_HZ),
         start_s=-_MARGIN / FS_HZ,
         samples=(samples, samples),
@@ -195,8 +126,10 @@ def _window_batch(
         "lvh": patients.lvh,
         "stiffness": patients.stiffness,
         "respiration_hz": patients.respiration_hz,
-        "pat_s": series.arrival_s,
-        **series.pulse_shape,
+        "pat_s": series.pulses.arrival_s.mean(axis=1),
+        "reflected": hearts.pulse_shape.reflected,
+        "diastolic": hearts.pulse_shape.diastolic,
+        "diastolic_delay_s": hearts.pulse_shape.diastolic_delay_s,
         **beats,
     }
     return signal, valid, labels

@@ -47,8 +47,8 @@ def _is(rhythm: I64, *names: str) -> NDArray[np.bool_]:
 def draw_beats(rng: np.random.Generator, patients: Patients, length_s: float) -> Beats:
     """Beats from before 0 until beyond `length_s` for every patient (one series each).
 
-    Sinus intervals are modulated by a slow (LF) and a respiratory (HF) oscillation and by noise, with
-    the patient's variability. Paroxysmal rhythms come and go as a two-state chain over beats.
+    Sinus intervals are modulated by a slow (LF) and a respiratory (HF) oscillation and by noise,
+    with the patient's variability. Paroxysmal rhythms come and go as a two-state chain over beats.
     """
     count = len(patients.age)
     beats = int(np.ceil((length_s + 2.5) / _SHORTEST_S)) + 6
@@ -178,8 +178,9 @@ def draw_beats(rng: np.random.Generator, patients: Patients, length_s: float) ->
 def beat_labels(beats: Beats, start_s: float, end_s: float) -> dict[str, NDArray[Any]]:
     """What the beats of [start_s, end_s) say, one number a series; NaN with fewer than 3 beats.
 
-    Keys: hr_bpm (mean over the intervals), sdnn_ms, rmssd_ms, pnn50 (0 ... 1), rr_spread (robust, for
-    irregularity), ectopic_count, beat_count, rhythm (index of the one with most beats, sinus last).
+    Keys: hr_bpm (mean over the intervals), sdnn_ms, rmssd_ms, pnn50 (0 ... 1), rr_spread (SDNN
+    over the mean), ectopic_count, beat_count, rhythm (index of the one with most beats; any with
+    three beats goes before sinus).
     """
     held = (beats.time_s >= start_s) & (beats.time_s < end_s) & (beats.kind != DROPPED)
     count = held.sum(axis=1)

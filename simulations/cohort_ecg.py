@@ -11,6 +11,7 @@ from simulations import cohort_beats as cb
 from simulations.cohort_beats import Beats
 from simulations.cohort_patients import BLOCKS, Patients
 from simulations.cohort_render import (
+    BLOCK_S,
     Waves,
     backward,
     bursts,
@@ -51,7 +52,7 @@ class EcgShape:
 
 
 def draw_shape(rng: np.random.Generator, patients: Patients, acquisition: Acquisition) -> EcgShape:
-    """Morphology of each patient's normal, ventricular, paced and atrial beats in the site's lead."""
+    """Each patient's normal, ventricular, paced and atrial beats in the site's lead."""
     count = len(patients.age)
     amplitude = _LEAD_TABLE[acquisition.lead] * np.exp(rng.normal(0, 0.40, (count, WAVES)))
     amplitude += rng.normal(0, 0.02, (count, WAVES))
@@ -177,7 +178,6 @@ def _wide_beat(
 
 def render(
     rng: np.random.Generator,
-    patients: Patients,
     beats: Beats,
     shape: EcgShape,
     fs_hz: float,
@@ -185,7 +185,7 @@ def render(
     samples: int,
 ) -> F32:
     """Clean ECG (series, sample) in mV from `start_s`."""
-    count = len(patients.age)
+    count = len(beats.kind)
     out = np.zeros((count, samples), dtype=np.float32)
     kind = beats.kind
     amplitude, centre, width = (
@@ -277,7 +277,7 @@ def _rhythm_at(
 def record(
     rng: np.random.Generator, clean: F32, acquisition: Acquisition, patients: Patients, fs_hz: float
 ) -> F32:
-    """What the device writes: clean ECG (mV) plus wander, muscle, mains, motion; filtered, in steps.
+    """What the device writes: clean ECG (mV) plus wander, muscle, mains, motion; filtered.
 
     Noise amplitudes are shares of the clean signal's QRS height, log-normal, most recordings quiet.
     """
@@ -351,7 +351,8 @@ def _jumps(rng: np.random.Generator, x: F32, scale: F64, fs_hz: float) -> None:
     """Seldom a step of the baseline that decays, or a short spike, in place."""
     count, samples = x.shape
     time = np.arange(samples) / fs_hz
-    for chance, decay_s, strength in ((0.04, 0.6, 1.5), (0.04, 0.012, 1.5)):
+    kinds = ((0.04, 0.6, 1.5), (0.04, 0.012, 1.5)) * max(1, round(samples / fs_hz / BLOCK_S))
+    for chance, decay_s, strength in kinds:
         rows = np.flatnonzero(rng.random(count) < chance)
         if not len(rows):
             continue

@@ -77,71 +77,90 @@ def draw_pulses(
     return Pulses(amplitude, foot, arrival)
 
 
-def render(
-    rng: np.random.Generator,
-    patients: Patients,
-    beats: Beats,
-    pulses: Pulses,
-    acquisition: Acquisition,
-    fs_hz: float,
-    start_s: float,
-    samples: int,
-) -> tuple[F32, dict[str, NDArray[Any]]]:
-    """Clean PPG (series, sample), usual pulse height about 1, and its shape's numbers.
+@dataclass(frozen=True)
+class PulseShape:
+    """Pulse wave of each patient, arrays (series,): delays and widths in s, heights of 1."""
 
-    Systolic wave, reflected wave (early and high in stiff arteries), diastolic wave with a notch
-    before it (late and clear in elastic ones), and a run-off that decays like a windkessel.
-    """
+    peak_s: F64
+    width_s: F64
+    reflected: F64
+    reflected_delay_s: F64
+    reflected_width_s: F64
+    diastolic: F64
+    diastolic_delay_s: F64
+    diastolic_width_s: F64
+    notch: F64
+    notch_lead_s: F64
+    stretch: F64
+    """Exponent with which the wave lengthens with the interval."""
+    runoff_s: F64
+    runoff_share: F64
+
+
+def draw_shape(
+    rng: np.random.Generator, patients: Patients, acquisition: Acquisition
+) -> PulseShape:
+    """Systolic wave, reflected wave (early and high in stiff arteries), diastolic wave with a notch
+    before it (late and clear in elastic ones), and a run-off that decays like a windkessel."""
     count = len(patients.age)
-    stiff = patients.stiffness[:, None]
-    wrist = (acquisition.style == PULSE_STYLES.index("wrist"))[:, None]
-    smooth = (acquisition.style != PULSE_STYLES.index("finger"))[:, None]
+    stiff = patients.stiffness
+    wrist = acquisition.style == PULSE_STYLES.index("wrist")
+    smooth = acquisition.style != PULSE_STYLES.index("finger")
 
     def around(mean: Any, spread: float) -> F64:
-        return np.asarray(mean * np.exp(rng.normal(0, spread, (count, 1))))
+        return np.asarray(mean * np.exp(rng.normal(0, spread, count)))
 
+    return PulseShape(
+        peak_s=around(0.125 + 0.02 * stiff + 0.02 * wrist, 0.14),
+        width_s=around(0.046 + 0.006 * stiff + 0.012 * wrist, 0.16),
+        reflected=around(0.32 + 0.40 * stiff, 0.35),
+        reflected_delay_s=around(np.clip(0.17 - 0.075 * stiff, 0.06, 0.2), 0.15),
+        reflected_width_s=around(0.065, 0.15),
+        diastolic=around(np.clip(0.42 - 0.20 * stiff, 0.06, 0.5), 0.45) * np.where(smooth, 0.7, 1),
+        diastolic_delay_s=around(np.clip(0.33 - 0.085 * stiff, 0.2, 0.36), 0.10),
+        diastolic_width_s=around(0.075, 0.2),
+        notch=np.clip(rng.normal(0.10 - 0.09 * stiff, 0.06), 0.0, 0.3) * ~smooth,
+        notch_lead_s=around(0.085, 0.1),
+        stretch=rng.uniform(0.2, 0.7, count),
+        runoff_s=10 ** rng.uniform(-1.1, -0.05, count),
+        runoff_share=rng.uniform(0.0, 0.75, count),
+    )
+
+
+def render(
+    beats: Beats, pulses: Pulses, shape: PulseShape, fs_hz: float, start_s: float, samples: int
+) -> F32:
+    """Clean PPG (series, sample), usual pulse height about 1."""
     rate = np.clip(np.median(beats.interval_s, axis=1, keepdims=True), 0.3, 1.4)
     stretch = np.clip(0.5 * rate + 0.5 * beats.interval_s, 0.3, 1.5) / 0.8
-    stretch = np.clip(stretch, 0.5, 1.6) ** rng.uniform(0.2, 0.7, (count, 1))
-    peak = around(0.125 + 0.02 * stiff + 0.02 * wrist, 0.14)
-    width = around(0.046 + 0.006 * stiff + 0.012 * wrist, 0.16)
-    reflected_delay = around(np.clip(0.17 - 0.075 * stiff, 0.06, 0.2), 0.15)
-    reflected = around(0.32 + 0.40 * stiff, 0.35)
-    diastolic_delay = around(np.clip(0.33 - 0.085 * stiff, 0.2, 0.36), 0.10)
-    diastolic = around(np.clip(0.42 - 0.20 * stiff, 0.06, 0.5), 0.45)
-    diastolic = np.where(smooth, 0.7 * diastolic, diastolic)
-    notch = np.clip(rng.normal(0.10 - 0.09 * stiff, 0.06), 0.0, 0.3) * ~smooth
+    stretch = np.clip(stretch, 0.5, 1.6) ** shape.stretch[:, None]
     height = pulses.amplitude
-    out = np.zeros((count, samples), dtype=np.float32)
-    for amplitude, delay, spread in (
-        (np.ones((count, 1)), peak, width),
-        (reflected, peak + reflected_delay, around(0.065, 0.15)),
-        (diastolic, peak + diastolic_delay, around(0.075, 0.2)),
-        (-notch, peak + diastolic_delay - around(0.085, 0.1), np.full((count, 1), 0.022)),
+    out = np.zeros((len(height), samples), dtype=np.float32)
+    late = shape.peak_s + shape.diastolic_delay_s
+    for amplitude, delay, width in (
+        (np.ones(len(height)), shape.peak_s, shape.width_s),
+        (shape.reflected, shape.peak_s + shape.reflected_delay_s, shape.reflected_width_s),
+        (shape.diastolic, late, shape.diastolic_width_s),
+        (-shape.notch, late - shape.notch_lead_s, np.full(len(height), 0.022)),
     ):
-        full = np.broadcast_to
         draw_waves(
             out,
             Waves(
-                amplitude * height,
-                pulses.foot_s + delay * stretch,
-                np.asarray(full(spread * stretch, height.shape)),
+                amplitude[:, None] * height,
+                pulses.foot_s + delay[:, None] * stretch,
+                width[:, None] * stretch,
             ),
             fs_hz,
             start_s,
         )
-    # run-off: part of the flow goes through one pole of 0.08 ... 0.9 s
+    # run-off: part of the flow goes through one pole
     frequency = np.fft.rfftfreq(samples, 1 / fs_hz)
-    tau = 10 ** rng.uniform(-1.1, -0.05, count)[:, None]
-    share = rng.uniform(0.0, 0.75, count)[:, None]
-    pole = share / (1 + 2j * np.pi * frequency[None] * tau) + (1 - share) * 0.4
-    out = backward(forward(out) * pole.astype(np.complex64), samples)
-    height_now = np.percentile(out, 97, axis=1) - np.percentile(out, 5, axis=1)
-    out /= np.maximum(height_now, 1e-3)[:, None].astype(np.float32)
-    return out, {
-        "reflection_index": (diastolic / (1 + 0.5 * reflected))[:, 0],
-        "diastolic_delay_s": diastolic_delay[:, 0],
-    }
+    share = shape.runoff_share[:, None]
+    pole = share / (1 + 2j * np.pi * frequency[None] * shape.runoff_s[:, None])
+    out = backward(forward(out) * (pole + 0.4 * (1 - share)).astype(np.complex64), samples)
+    usual = np.percentile(out, 97, axis=1) - np.percentile(out, 5, axis=1)
+    out /= np.maximum(usual, 1e-3)[:, None].astype(np.float32)
+    return out
 
 
 def record(

@@ -1,4 +1,4 @@
-"""Sums of Gaussian waves placed around beats, filters and coloured noise, over many series at once."""
+"""Sums of Gaussian waves placed around beats, filters and coloured noise, many series at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from simulations.cohort_sites import F32, F64
 
 _REACH = 4.0
 """A Gaussian is drawn to this many standard deviations."""
+BLOCK_S = 12.8
+"""Chances of bursts and jumps are meant for a stretch of this length; longer series have more."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,19 @@ def bursts(
     chance: float | F64,
     length_s: tuple[float, float],
 ) -> F32:
-    """Envelopes 0 ... 1 with at most one smooth burst a series. (series, sample)"""
+    """Envelopes 0 ... 1 with at most one smooth burst in every 12.8 s. (series, sample)"""
     duration_s = samples / fs_hz
-    centre = rng.uniform(0, duration_s, series)
-    half = 10 ** rng.uniform(np.log10(length_s[0]), np.log10(length_s[1]), series) / 2
-    on = rng.random(series) < chance
     time = np.arange(samples, dtype=np.float32) / np.float32(fs_hz)
-    distance = np.abs(time[None, :] - centre[:, None].astype(np.float32))
-    ramp = np.clip((half[:, None] - distance) / np.minimum(half, 0.3)[:, None] + 0.5, 0.0, 1.0)
-    return np.asarray(ramp * on[:, None], dtype=np.float32)
+    result = np.zeros((series, samples), dtype=np.float32)
+    for _ in range(max(1, round(duration_s / BLOCK_S))):
+        centre = rng.uniform(0, duration_s, series).astype(np.float32)
+        half = 10 ** rng.uniform(np.log10(length_s[0]), np.log10(length_s[1]), series) / 2
+        rows = np.flatnonzero(rng.random(series) < chance)
+        if len(rows):
+            half = half[rows, None].astype(np.float32)
+            ramp = (half - np.abs(time[None] - centre[rows, None])) / np.minimum(half, 0.3) + 0.5
+            result[rows] = np.maximum(result[rows], np.clip(ramp, 0.0, 1.0))
+    return result
 
 
 def pick(table: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -98,7 +98,7 @@ WIDE = SiteEffects(name="wide", rhythms=_WIDE_MIX, leads=dict.fromkeys(LEADS, 1.
 
 
 def pretend_sites(count: int) -> tuple[SiteEffects, ...]:
-    """`count` hospitals that differ in devices and patients; the five kinds repeat with variations."""
+    """`count` hospitals that differ in devices and patients; five kinds repeat with variations."""
     kinds = (
         SiteEffects(name="icu", leads={"II": 0.8, "V5": 0.1, "V1": 0.1}, hypertensive=0.5,
                     age_mean=65.0, delay_s=0.25, mains_hz=60.0, noise_ecg=1.0),
@@ -116,14 +116,14 @@ def pretend_sites(count: int) -> tuple[SiteEffects, ...]:
                     ppg_band_hz=(0.2, 9.0), rhythms={"sinus": 0.85, "af": 0.12, "pac": 0.03}),
     )  # fmt: skip
     return tuple(
-        SiteEffects(**{
-            **{entry.name: getattr(kinds[i % len(kinds)], entry.name) for entry in fields(SiteEffects)},
-            "name": f"{kinds[i % len(kinds)].name}-{i + 1}",
-            "ecg_gain": kinds[i % len(kinds)].ecg_gain * 1.15 ** (i // len(kinds)),
-            "delay_s": kinds[i % len(kinds)].delay_s + 0.02 * (i // len(kinds) % 5),
-        })
+        replace(
+            kinds[i % len(kinds)],
+            name=f"{kinds[i % len(kinds)].name}-{i + 1}",
+            ecg_gain=kinds[i % len(kinds)].ecg_gain * 1.15 ** (i // len(kinds)),
+            delay_s=kinds[i % len(kinds)].delay_s + 0.02 * (i // len(kinds) % 5),
+        )
         for i in range(count)
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
