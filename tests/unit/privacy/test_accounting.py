@@ -87,7 +87,7 @@ def test_the_order_of_rounds_does_not_matter() -> None:
     assert together == accounting.epsilon_pld([b, plan(0.1, 2.0, 20)], 1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     q=st.floats(0.01, 1.0),
     sigma=st.floats(0.8, 20.0),
