@@ -16,8 +16,8 @@ from shared_model.protocol import (
     MAX_PARTICIPANTS,
     Participant,
     Patients,
-    RunId,
     PresetName,
+    RunId,
 )
 
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
@@ -52,6 +52,7 @@ class RosterSite(BaseModel):
 class RunConfig(BaseModel):
     """One training run. Nothing here changes after the run has begun.
 
+    begin_with: the packaged warm start of the preset, or weights drawn with seed 0.
     insecure_aggregation: has no default; True says that updates reach the coordinator in clear.
     gather_s: how long an enrolled site that is not there is waited for once enough others are.
     patience_s: how long the run waits for enough sites before it pauses.
@@ -65,6 +66,7 @@ class RunConfig(BaseModel):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     privacy: PrivacyPlan
     training: LocalTraining = LocalTraining()
+    begin_with: Literal["warm-start", "random-weights"] = "warm-start"
     insecure_aggregation: bool
     minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS, le=MAX_PARTICIPANTS)] = (
         MINIMUM_CONTRIBUTORS

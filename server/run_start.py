@@ -27,13 +27,23 @@ class StartingModel:
 
 
 def starting_model(config: RunConfig) -> StartingModel:
-    """The packaged warm start of the preset, else random weights of a fixed seed."""
+    """The model that `begin_with` names.
+
+    Raises:
+        OurMistake: unknown preset, or no warm start of it is packaged.
+    """
     from shared_model import mae, warm_start
 
-    model_config, weights, _ = warm_start.load(config.preset)
-    model = mae.build(model_config, 0)
-    mae.load_weights(model, weights)
-    names = mae.trainable_names(model, config.training.trainable)
+    if config.preset not in mae.PRESETS:
+        raise OurMistake(
+            f"There is no preset {config.preset!r}.", do=f"Choose one of {', '.join(mae.PRESETS)}."
+        )
+    if config.begin_with == "random-weights":
+        model_config = mae.PRESETS[config.preset]
+        weights = mae.weights_of(mae.build(model_config, 0))
+    else:
+        model_config, weights, _ = warm_start.load(config.preset)
+    names = mae.trainable_names(mae.build(model_config, 0), config.training.trainable)
     return StartingModel(model_config, weights, tuple(names))
 
 

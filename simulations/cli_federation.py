@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_model import terminal
-
-PRIVACY_UNIT = "one patient at one hospital"
+from shared_model.protocol import PRIVACY_UNIT
 
 
 def register(app: typer.Typer) -> None:

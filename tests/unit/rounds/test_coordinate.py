@@ -368,3 +368,32 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     assert record.starts == 2
     assert any(item.kind == "continued" for item in seen)
     assert record.model_digest == expected.model_digest
+
+
+def test_a_stored_round_that_cannot_be_continued_is_closed_and_the_next_begins(tmp_path):
+    """As after an update of the software: the stored request is no legal message any more."""
+    folder, transport = federation(tmp_path)
+    go(transport, folder, stop=lambda: len(transport.sent) >= 3)
+    (folder.path / "open" / "0001" / "request.header").write_bytes(b"of another version" * 9)
+    record, _ = go(transport, folder)
+    assert record.state == "finished"
+    assert [(item.round, item.outcome) for item in record.rounds] == [
+        (1, "closed"),
+        (2, "aggregated"),
+        (3, "aggregated"),
+        (4, "aggregated"),
+    ]
+    assert record.rounds[0].reason == "not-continued"
+
+
+def test_a_waiting_coordinator_waits_instead_of_spinning(tmp_path):
+    """Each look at too few sites is followed by a wait; patience ends in a pause that says so."""
+    folder, transport = federation(tmp_path)
+    transport.offline = {"beta", "gamma"}
+    looks = []
+    sites = transport.sites
+    transport.sites = lambda: looks.append(1) or sites()
+    record, seen = go(transport, folder)
+    assert record.pause == "too-few-sites"
+    assert len(looks) <= 102
+    assert "too few hospitals" in seen[-1].detail
