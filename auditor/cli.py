@@ -46,10 +46,10 @@ def release(
     Example: fedprint-audit release heart-1.fedprint --signer coordinator.json
     """
     from auditor.verify import audit_release, failed
-    from shared_model.release_files import read_release, read_signer
+    from shared_model.release_files import read_pinned_keys, read_release
 
-    key = read_signer(signer)
-    findings = audit_release(read_release(folder), key)
+    key, run_key = read_pinned_keys(signer)
+    findings = audit_release(read_release(folder), key, run_key=run_key)
     bad = failed(findings)
     if as_json:
         terminal.print_json(

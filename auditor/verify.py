@@ -6,13 +6,14 @@ FAILED makes the whole fail; what cannot be checked is never counted as good.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shared_model import accounting, release_checks, signing
 from shared_model.config import PrivacyPlan
-from shared_model.errors import FedprintError, OurMistake
+from shared_model.errors import FedprintError
 from shared_model.release import (
     Evidence,
     Manifest,
@@ -33,6 +34,8 @@ AGREEMENT = 0.01
 ERROR_BAR = 0.005
 """Absolute difference in epsilon that the accountants may have besides: PRV's own error bar is
 0.01, which is more than 1 % of an epsilon below 1."""
+CROSS_CHECKED_UP_TO = 60.0
+"""Largest epsilon for which PRV is asked: beyond, its memory grows without bound."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ def audit_release(
     files: ReleaseBytes,
     signer: bytes,
     *,
+    run_key: bytes | None = None,
     accountants: tuple[Accountant, Accountant] | None = None,
 ) -> list[Finding]:
     """All findings about a release; nothing after a failed signature is looked at.
 
     Args:
         signer: 32 raw bytes, the release key that the auditor was given.
+        run_key: 32 raw bytes, the key that signs requests, if the auditor was given it.
         accountants: (PLD, PRV); replaced in tests only.
     """
     try:
@@ -70,14 +75,41 @@ def audit_release(
     ]
     findings.append(_digest("weights", lambda: check_weights(manifest, files.weights)))
     findings.append(_digest("evidence", lambda: check_evidence(manifest, files.evidence)))
+    findings.append(_run_key(manifest, run_key))
     findings += _lineage(manifest, files)
+    pld, prv = accountants or (accounting.epsilon_pld, accounting.epsilon_prv)
+    pair = (_remembered(pld), _remembered(prv))
     for one in manifest.privacy:
-        findings += statement_findings(
-            manifest, one, accountants or (accounting.epsilon_pld, accounting.epsilon_prv)
-        )
+        findings += statement_findings(manifest, one, pair)
     findings.append(_code(manifest))
     findings += _cannot_check(manifest)
     return findings
+
+
+def _remembered(accountant: Accountant) -> Accountant:
+    """The same plans are counted once: hospitals that answered the same rounds paid the same."""
+    known: dict[tuple[tuple[PrivacyPlan, ...], float], float] = {}
+
+    def asked(plans: Sequence[PrivacyPlan], delta: float) -> float:
+        key = (tuple(plans), delta)
+        if key not in known:
+            known[key] = accountant(plans, delta)
+        return known[key]
+
+    return asked
+
+
+def _run_key(manifest: Manifest, run_key: bytes | None) -> Finding:
+    if run_key is None:
+        told = signing.key_digest(bytes.fromhex(manifest.run_key))[:16]
+        return Finding(
+            "run key",
+            "CANNOT CHECK",
+            f"no coordinator.json was given; the requests are signed by key digest {told}",
+        )
+    if manifest.run_key != run_key.hex():
+        return Finding("run key", "FAILED", "the requests are signed by another key than pinned")
+    return Finding("run key", "OK", "the requests are signed by the key that hospitals pinned")
 
 
 def failed(findings: Sequence[Finding]) -> bool:
@@ -145,17 +177,23 @@ def statement_findings(
     plans = [
         step.plan.plan() for step, _ in release_checks.replies_of(manifest.lineage.rounds, one.site)
     ]
-    check = f"privacy of {one.site}"
-    try:
-        pld, prv = (accountant(plans, one.delta) for accountant in accountants)
-    except OurMistake as error:
-        return [Finding(check, "FAILED", f"an accountant refuses the plans: {error.message}")]
-    told = f"stated {one.epsilon:.4g}, PLD {pld:.4g}, PRV {prv:.4g} at delta {one.delta:.1e}"
+    pld_of, prv_of = accountants
+    pld = pld_of(plans, one.delta)
+    told = f"stated {one.epsilon:.4g}, PLD {pld:.4g}"
+    verdict: Verdict
+    if not pld <= CROSS_CHECKED_UP_TO:
+        stated = _close(one.epsilon, pld)
+        verdict = "CANNOT CHECK" if stated else "FAILED"
+        told += f"; above {CROSS_CHECKED_UP_TO:g} there is no second accountant, nor much privacy"
+    else:
+        prv = prv_of(plans, one.delta)
+        verdict = "OK" if _agree(pld, prv) and _close(one.epsilon, pld) else "FAILED"
+        told += f", PRV {prv:.4g}"
     findings = [
         Finding(
-            check,
-            "OK" if _agree(pld, prv) and _close(one.epsilon, pld) else "FAILED",
-            f"{told}; {statement_in_words(one)}",
+            f"privacy of {one.site}",
+            verdict,
+            f"{told} at delta {one.delta:.1e}; {statement_in_words(one)}",
         )
     ]
     enough = one.lifetime_epsilon >= one.epsilon * (1.0 - AGREEMENT)
@@ -177,7 +215,8 @@ def _agree(pld: float, prv: float) -> bool:
 
 def _close(left: float, right: float) -> bool:
     """Within `AGREEMENT` of the larger; infinities and NaN never agree."""
-    return abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
+    finite = math.isfinite(left) and math.isfinite(right)
+    return finite and abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
 
 
 def _code(manifest: Manifest) -> Finding:

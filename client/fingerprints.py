@@ -143,7 +143,7 @@ def _windows(
     seen: Counter[str] = Counter()
     for item in recordings:
         if not hasattr(item, "channels"):
-            summary.faults.append(Fault(str(item.file), item.cause, item.message))
+            summary.faults.append(Fault(_shown(str(item.file)), item.cause, item.message))
             continue
         ecg, ppg = item.channels.get("ecg"), item.channels.get("ppg")
         try:
@@ -154,12 +154,17 @@ def _windows(
                 FS_HZ if ppg is None else ppg.fs_hz,
             )
         except DataFault as error:
-            summary.faults.append(Fault(item.name, error.cause, error.message))
+            summary.faults.append(Fault(_shown(item.name), error.cause, error.message))
             continue
         patient = pseudonym_of(key, item.patient)
         seen[patient] += 1
         _count(summary, patient, windows)
         yield patient, f"{seen[patient]:04d}", windows
+
+
+def _shown(name: str) -> str:
+    """A file name without anything that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _count(summary: Summary, patient: str, windows: Windows) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import NodeHome
-from client.keys import pinned
+from client.keys import load_config, pinned
+from shared_model import signing
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
@@ -72,8 +73,36 @@ def check(home: NodeHome, path: Path) -> Checked:
     signer = trusted_signer(home)
     files = read_release(path)
     release = verify(files, signer)
+    check_names(home, release)
     check_model(release)
     return Checked(release, files, again=_not_older(home, release))
+
+
+def check_names(home: NodeHome, release: Release) -> None:
+    """Nobody may have run rounds, or answered them, in a name that this node knows better.
+
+    Raises:
+        Refused: the requests are signed by another run key than the pinned one, or the replies
+            of this very hospital by another identity key than its own (reason "signer").
+    """
+    manifest = release.manifest
+    if manifest.run_key != pinned(home).run_key:
+        raise Refused(
+            "The rounds of this release were asked for by another key than the pinned run key.",
+            reason="signer",
+            do="Ask the coordinator's operator; do not install it.",
+        )
+    if not home.config.exists():
+        return
+    site = load_config(home).site
+    own = signing.public_bytes(signing.load_key_file(home.identity_key)).hex()
+    for one in manifest.privacy:
+        if one.site == site and one.identity_key != own:
+            raise Refused(
+                f"The release counts replies of {site} that this hospital has never signed.",
+                reason="signer",
+                do="Show the release to the other hospitals and to the coordinator's operator.",
+            )
 
 
 def opened(home: NodeHome, path: Path) -> Release:
@@ -83,6 +112,7 @@ def opened(home: NodeHome, path: Path) -> Release:
         Refused: as `check`, but for "downgrade".
     """
     release = verify(read_release(path), trusted_signer(home))
+    check_names(home, release)
     check_model(release)
     return release
 

@@ -208,8 +208,13 @@ def read_signer(value: str) -> bytes:
         OurMistake: neither of the two.
         PeerFault: the file is not an invitation that is signed by its own key.
     """
+    return read_pinned_keys(value)[0]
+
+
+def read_pinned_keys(value: str) -> tuple[bytes, bytes | None]:
+    """As `read_signer`: the release key and, where a file names it, the run key (32 raw bytes)."""
     if len(value) == 2 * KEY_BYTES and all(c in "0123456789abcdefABCDEF" for c in value):
-        return bytes.fromhex(value)
+        return bytes.fromhex(value), None
     path = Path(value)
     try:
         with path.open("rb") as stream:
@@ -219,7 +224,8 @@ def read_signer(value: str) -> bytes:
             "The signer is neither 64 hexadecimal digits nor a readable coordinator.json.",
             do="Give the coordinator.json that the operator sent, or the release key's digits.",
         ) from error
-    return open_invitation(data).release
+    invitation = open_invitation(data)
+    return invitation.release, invitation.run
 
 
 def code_digest(root: Path | None = None) -> str:

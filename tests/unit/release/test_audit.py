@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from auditor.cli import app
 from auditor.verify import audit_release, failed
-from shared_model import canonical, release, signing
+from shared_model import accounting, canonical, release, signing
 from shared_model.config import PrivacyPlan
 from shared_model.errors import Refused
 from shared_model.release_files import read_release, write_release
@@ -94,6 +94,33 @@ def test_accountants_that_disagree_fail(files):
     assert found["privacy of alpha"] == "FAILED"
     infinite = verdicts(files, accountants=(lambda *_: math.inf, lambda *_: math.inf))
     assert infinite["privacy of alpha"] == "FAILED"
+
+
+def test_an_epsilon_beyond_the_second_accountant_is_never_ok(make):
+    files = read_release(make(Story(rounds=2, plan=PrivacyPlan(0.5, 0.3, 1.0, 50))).path)
+    found = verdicts(files, accountants=(accounting.epsilon_pld, never))
+    assert found["privacy of alpha"] == "CANNOT CHECK"
+
+
+def never(plans, delta):
+    raise AssertionError("asked")
+
+
+def test_the_same_plans_are_counted_once(files):
+    asked = []
+
+    def counted(plans, delta):
+        asked.append(delta)
+        return accounting.epsilon_pld(plans, delta)
+
+    verdicts(files, accountants=(counted, counted))
+    assert len(asked) == 2
+
+
+def test_requests_of_another_run_key_fail(files):
+    assert verdicts(files, run_key=public("run"))["run key"] == "OK"
+    assert verdicts(files, run_key=public("mallory"))["run key"] == "FAILED"
+    assert verdicts(files)["run key"] == "CANNOT CHECK"
 
 
 def test_too_few_contributors_fail(files):

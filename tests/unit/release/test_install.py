@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from release_stand_ins import Story, key_of, small_model
+from release_stand_ins import Story, key_of, public, small_model
 from typer.testing import CliRunner
 
 from client import install
@@ -61,6 +61,26 @@ def test_an_unknown_signer_is_refused_and_nothing_is_written(make, node, model):
         put(node, made.path)
     assert caught.value.reason == "signer"
     assert not node.releases.exists()
+
+
+def test_rounds_asked_for_by_another_run_key_are_refused(make, node, model, monkeypatch):
+    made = make(model=model)
+    other = install.pinned(node).model_copy(update={"run_key": public("mallory").hex()})
+    monkeypatch.setattr(install, "pinned", lambda home: other)
+    with pytest.raises(Refused) as caught:
+        put(node, made.path)
+    assert caught.value.reason == "signer"
+
+
+def test_replies_in_the_name_of_this_hospital_that_it_never_signed_are_refused(make, node, model):
+    from client import keys
+
+    made = make(model=model)
+    keys.make(node, "beta", 260)
+    with pytest.raises(Refused, match="never signed"):
+        put(node, made.path)
+    node.config.write_text('site = "delta"\ndeclared_patients = 260\n')
+    put(node, made.path)
 
 
 def test_an_older_release_is_refused(make, node, model):
