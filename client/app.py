@@ -86,7 +86,7 @@ def serve_supernode(arguments: list[str]) -> None:
     from flwr.supercore.retry import http_retry
     from flwr.supernode.cli import flower_supernode
 
-    http_retry.MAX_RETRY_DELAY = RECONNECT_S
+    vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

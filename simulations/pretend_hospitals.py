@@ -52,7 +52,12 @@ class PretendHospitals:
 
 
 def found(
-    root: Path, patients: Mapping[str, int], *, epsilon: float, minimum_contributors: int
+    root: Path,
+    patients: Mapping[str, int],
+    *,
+    epsilon: float,
+    minimum_contributors: int,
+    address: str = NOWHERE,
 ) -> CoordinatorHome:
     """Make the homes of a coordinator and of these hospitals, enrolled, pinned and with policies.
 
@@ -62,13 +67,13 @@ def found(
     """
     coordinator = CoordinatorHome(root / "coordinator")
     coordinator.make()
-    tls.make(coordinator, NOWHERE, now=datetime.datetime.now(datetime.UTC))
+    tls.make(coordinator, address, now=datetime.datetime.now(datetime.UTC))
     run_key = signing.create_key_file(coordinator.run_key)
     release_key = signing.create_key_file(coordinator.release_key)
-    superlink.write_config(coordinator, superlink.CoordinatorConfig(address=NOWHERE))
+    superlink.write_config(coordinator, superlink.CoordinatorConfig(address=address))
     invitation = enrolment.seal(
         enrolment.Invitation(
-            address=NOWHERE,
+            address=address,
             ca_certificate=coordinator.ca_certificate.read_text(),
             run_key=signing.public_bytes(run_key).hex(),
             release_key=signing.public_bytes(release_key).hex(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import warnings
 from contextlib import closing
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from deployed_parts import BIN, ENVIRONMENT, command, free_port, running, wait_for
+from deployed_parts import BIN, ENVIRONMENT, free_port, running, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Flower and Typer about themselves
@@ -25,7 +26,9 @@ with warnings.catch_warnings():
 from server.home import CoordinatorHome
 from server.transport import Incoming, Outgoing
 from shared_model.children import Family
+from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
+from simulations.pretend_hospitals import found
 
 pytestmark = [
     pytest.mark.deployed,
@@ -54,16 +57,9 @@ def hostile_bundle(canary: Path) -> bytes:
 
 def enrolled(tmp_path: Path) -> tuple[CoordinatorHome, Path, str]:
     """A coordinator and one node that know each other; the address."""
-    home, node = CoordinatorHome(tmp_path / "coordinator"), tmp_path / "north"
     address = f"127.0.0.1:{free_port()}"
-    invitation = str(tmp_path / "coordinator.json")
-    root = str(home.root)
-    command("fedprint-coordinator", "init", "--home", root, "--address", address)
-    command("fedprint-coordinator", "invitation", "--home", root, "-o", invitation)
-    command("fedprint-node", "init", "--home", str(node), "--site", "north", "--patients", "10")
-    command("fedprint-coordinator", "enrol", str(node / "site.json"), "--home", root)
-    command("fedprint-node", "join", invitation, "--home", str(node), "--yes")
-    return home, node, address
+    home = found(tmp_path, {"north": 10}, epsilon=3.0, minimum_contributors=2, address=address)
+    return home, tmp_path / "north", address
 
 
 def ask(
@@ -154,3 +150,30 @@ def test_a_stranger_can_neither_submit_code_nor_enrol(
                     attempt()
         with pytest.raises(KeyboardInterrupt):  # how Flower's client takes a 401
             app.acquire(address, certificate, bytes(32), 1)
+
+
+def test_what_ends_a_run_is_told_by_the_command(tmp_path: Path) -> None:
+    """A fault inside the run's process reaches the operator whole, and nothing stays behind."""
+    home, _, _ = enrolled(tmp_path)
+    with pytest.raises(OurMistake, match="There is no run in"):
+        superlink.conduct(home, "nowhere", lambda event: None)
+    assert not list(home.flower.glob("*.secret"))
+    assert not superlink.is_running(home)
+
+
+def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
+    home, _, address = enrolled(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+        other.listen()
+        with pytest.raises(OurMistake, match="cannot be used"):
+            superlink.conduct(home, "nowhere", lambda event: None)
+
+
+def test_one_home_has_one_coordinator(tmp_path: Path) -> None:
+    home, _, _ = enrolled(tmp_path)
+    with (
+        superlink.only_one(home),
+        pytest.raises(OurMistake, match="A coordinator is running"),
+    ):
+        superlink.conduct(home, "nowhere", lambda event: None)
