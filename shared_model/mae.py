@@ -82,17 +82,16 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
-        """`allowed` (..., token or 1, key): which keys a token may look at, never none."""
+    def forward(self, tokens: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """`bias` (..., token or 1, key): from `_bias`, says which keys a token may look at."""
         key, value = self.key_value(context).chunk(2, dim=-1)
         q = self._split(self.query(tokens))  # (batch, head, token, size)
         k, v = self._split(key), self._split(value)  # (batch, head, key, size)
-        mask = allowed.reshape(-1, 1, *allowed.shape[-2:])  # (batch, 1, token or 1, key)
         # Written out: torch's fused CPU attention has no batching rule, so vmap would run it one
-        # patient at a time.
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (batch, head, token, key)
-        mixed = scores.masked_fill(~mask, -math.inf).softmax(dim=-1) @ v
-        merged = mixed.transpose(-2, -3).flatten(-2)  # (batch, token, width)
+        # patient at a time. The small q is scaled, not the large scores.
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)  # (batch, head, token, key)
+        scores = scores + bias.reshape(-1, 1, *bias.shape[-2:])
+        merged = (scores.softmax(dim=-1) @ v).transpose(-2, -3).flatten(-2)  # (batch, token, width)
         projected: Tensor = self.out(merged.reshape(tokens.shape))
         return projected
 
@@ -113,9 +112,9 @@ class Block(nn.Module):
         self.up = nn.Linear(width, int(width * mlp_ratio))
         self.down = nn.Linear(int(width * mlp_ratio), width)
 
-    def forward(self, x: Tensor, allowed: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, context: Tensor | None = None) -> Tensor:
         normed = self.norm_1(x)
-        x = x + self.attention(normed, normed if context is None else context, allowed)
+        x = x + self.attention(normed, normed if context is None else context, bias)
         grown: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
         return grown
 
@@ -132,10 +131,10 @@ class Encoder(nn.Module):
         )
         self.modality = nn.Linear(1, config.width, bias=False)
 
-    def forward(self, patches: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         x: Tensor = self.embed(patches) + positions  # (..., token, width)
         for block in self.blocks:
-            x = block(x, allowed)
+            x = block(x, bias)
         return x + self.modality(torch.ones_like(x[..., :1]))
 
 
@@ -154,14 +153,12 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_patch = nn.Linear(width, PATCH_SAMPLES)
 
-    def forward(
-        self, outputs: Tensor, at_memory: Tensor, at_query: Tensor, allowed: Tensor
-    ) -> Tensor:
+    def forward(self, outputs: Tensor, at_memory: Tensor, at_query: Tensor, bias: Tensor) -> Tensor:
         """outputs (..., key, 128), positions of keys and queries -> (..., query, patch_sample)."""
         context = self.memory_norm(self.memory(outputs) + at_memory)
         x = at_query + self.mask_token(torch.ones_like(at_query[..., :1]))
         for block in self.blocks:
-            x = block(x, allowed, context)
+            x = block(x, bias, context)
         patches: Tensor = self.to_patch(self.norm(x))
         return patches
 
@@ -199,7 +196,7 @@ class MaskedAutoencoder(nn.Module):
             self.encoders[channel](
                 patches[..., channel, :, :],
                 self.encoder_positions,
-                _some(keys[channel][..., None, :]),
+                _bias(keys[channel][..., None, :]),
             )
             for channel in (ECG, PPG)
         ]
@@ -223,10 +220,10 @@ class MaskedAutoencoder(nn.Module):
             hid = _at(is_hidden, seen[..., channel, :]).flatten(-2)  # False for a proper patch mask
             key = key & ~torch.cat([hid, torch.zeros_like(all_tokens, dtype=torch.bool)], dim=-1)
             view = _view_numbers(masks, VISIBLE_TOKENS, patches.device)  # (packed,)
-            allowed = _some((view[:, None] == view) & key[..., None, :])
+            bias = _bias((view[:, None] == view) & key[..., None, :])
             packed = torch.take_along_dim(patches[..., channel, :, :], place[..., None], dim=-2)
             encoder = self.encoders[channel]
-            tokens.append(encoder(packed, self.encoder_positions[place], allowed))
+            tokens.append(encoder(packed, self.encoder_positions[place], bias))
             keys.append(key)
             places.append(place)
             # Queries: 25 hidden tokens of each mask, then all 50 (this modality hidden).
@@ -267,7 +264,7 @@ class MaskedAutoencoder(nn.Module):
                     memory[..., chosen, :, :].flatten(-3, -2),
                     at_memory[..., chosen, :, :].flatten(-3, -2),
                     self.memory_positions[channel, queries[channel]],
-                    _some(own & usable[..., None, :]),
+                    _bias(own & usable[..., None, :]),
                 )
             )
             answered = any_key[..., chosen, 0]  # (..., mask + 1)
@@ -279,9 +276,9 @@ class MaskedAutoencoder(nn.Module):
 
     def _bottleneck(self, tokens: Tensor, keys: Tensor) -> Tensor:
         """(..., token, width) of both modalities -> token outputs (..., token, 128)."""
-        allowed = _some(keys[..., None, :])
+        bias = _bias(keys[..., None, :])
         for block in self.bottleneck:
-            tokens = block(tokens, allowed)
+            tokens = block(tokens, bias)
         outputs: Tensor = self.fingerprint_head(self.fingerprint_norm(tokens))
         return outputs
 
@@ -384,10 +381,13 @@ def sine_positions(width: int, kinds: int = 0) -> Tensor:
     return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2)
 
 
-def _some(allowed: Tensor) -> Tensor:
-    """A row that allows no key allows all: its result is never used, and a softmax over nothing
-    would be NaN, in the gradient even behind a zero weight."""
-    return allowed | ~allowed.any(dim=-1, keepdim=True)
+def _bias(allowed: Tensor) -> Tensor:
+    """0 where a key is allowed, -10^4 where not: float32 of the same shape.
+
+    Finite, so that a token without an allowed key looks at all keys and its result, which nobody
+    uses, has a gradient: a softmax over nothing would be NaN even behind a zero weight.
+    """
+    return (~allowed).to(torch.float32) * -1e4
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:
