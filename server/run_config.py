@@ -52,6 +52,7 @@ class RosterSite(BaseModel):
 class RunConfig(BaseModel):
     """One training run. Nothing here changes after the run has begun.
 
+    minimum_contributors: nodes refuse fewer than their policy asks for, which is 3 by default.
     begin_with: the packaged warm start of the preset, or weights drawn with seed 0.
     insecure_aggregation: has no default; True says that updates reach the coordinator in clear.
     gather_s: how long an enrolled site that is not there is waited for once enough others are.
@@ -68,9 +69,7 @@ class RunConfig(BaseModel):
     training: LocalTraining = LocalTraining()
     begin_with: Literal["warm-start", "random-weights"] = "warm-start"
     insecure_aggregation: bool
-    minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS, le=MAX_PARTICIPANTS)] = (
-        MINIMUM_CONTRIBUTORS
-    )
+    minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS, le=MAX_PARTICIPANTS)] = 3
     server_step: Literal["fedavg"] = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     deadline_s: Seconds = 3600.0

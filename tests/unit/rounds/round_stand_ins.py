@@ -65,6 +65,7 @@ def run_config(**changes: object) -> RunConfig:
         "rounds": 3,
         "privacy": PLAN.as_dict(),
         "insecure_aggregation": True,
+        "minimum_contributors": 2,
         "deadline_s": 60.0,
         "gather_s": 5.0,
         "patience_s": 100.0,
