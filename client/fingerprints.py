@@ -188,9 +188,9 @@ def usable(windows: Windows) -> np.ndarray:
 
 def modalities(windows: Windows) -> list[str]:
     """What each window's fingerprint is made of: "both", "ecg", "ppg" or "none"."""
-    used = windows.valid.any(axis=2)  # (window, channel=2)
+    used = np.asarray(windows.valid.any(axis=2))  # (window, channel=2)
     names = {(True, True): "both", (True, False): "ecg", (False, True): "ppg"}
-    return [names.get((bool(ecg), bool(ppg)), "none") for ecg, ppg in used]
+    return [names.get((bool(row[0]), bool(row[1])), "none") for row in used]
 
 
 def _schema(metadata: Mapping[str, str]) -> Any:

@@ -7,11 +7,8 @@ release is verified by the same code that the hospitals run.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server.checkpoints import RoundRecord, RunFolder, RunRecord
 from server.home import CoordinatorHome
+from server.release_numbers import next_number, releases_of
 from server.sites import roster
 from shared_model import accounting, canonical, protocol, signing
 from shared_model import release as contract
 from shared_model import weights as weights_io
 from shared_model.config import PrivacyPlan
 from shared_model.errors import FedprintError, OurMistake, Refused
-from shared_model.files import write_atomic
 from shared_model.noise import SystemNoise
 from shared_model.release import Manifest, ReleaseBytes
 from shared_model.release_checks import replies_of, verify
@@ -89,7 +86,7 @@ def make_release(
         raise OurMistake("The run has no aggregated round yet; there is nothing to release.")
     collected, signed = collect(record, enrolled_keys(home, record))
     lineage, evidence = _joined(home, record, collected, signed, key, origin)
-    with _number(home) as number:
+    with next_number(home) as number:
         files = _seal(record, lineage, evidence, weights, key, number, created, name)
         manifest = verify(files, signing.public_bytes(key)).manifest
         folder = home.releases / f"{number:04d}"
@@ -293,13 +290,6 @@ def _released_before(
     return None
 
 
-def releases_of(home: CoordinatorHome) -> list[Path]:
-    """Folders of the releases made here, by number."""
-    if not home.releases.is_dir():
-        return []
-    return sorted(path for path in home.releases.iterdir() if path.name.isdecimal())
-
-
 def _seal(
     record: RunRecord,
     path: _Path,
@@ -370,34 +360,3 @@ def _statements(path: _Path) -> list[dict[str, object]]:
             }
         )
     return made
-
-
-@contextmanager
-def _number(home: CoordinatorHome) -> Iterator[int]:
-    """The next release number, spent before it is used; one release at a time."""
-    home.make()
-    home.releases.mkdir(exist_ok=True, mode=0o700)
-    record = home.releases / "last.json"
-    descriptor = os.open(home.releases / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        number = max(_last(record), *(int(path.name) for path in releases_of(home)), 0) + 1
-        write_atomic(record, json.dumps({"number": number}).encode(), mode=0o600)
-        yield number
-    finally:
-        os.close(descriptor)
-
-
-def _last(record: Path) -> int:
-    if not record.exists():
-        return 0
-    try:
-        number = json.loads(record.read_bytes())["number"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OurMistake(
-            f"{record} cannot be read; the next release number is unknown.",
-            do='Write {"number": N} into it, N the highest number ever released.',
-        ) from error
-    if not isinstance(number, int) or number < 0:
-        raise OurMistake(f"{record} names no release number.")
-    return number

@@ -72,8 +72,7 @@ class Shape(_Strict):
     def config(self) -> ModelConfig:
         """The frozen configuration.
 
-        Raises:
-            OurMistake: the numbers do not make a model.
+        Raises OurMistake if the numbers do not make a model.
         """
         return ModelConfig(**self.model_dump())
 
@@ -247,8 +246,7 @@ class Evidence(_Strict):
     def from_bytes(cls, data: bytes) -> Evidence:
         """Parse hostile bytes.
 
-        Raises:
-            Refused: too large or not evidence (reason "size" or "evidence").
+        Raises Refused if too large or not evidence (reason "size" or "evidence").
         """
         if len(data) > EVIDENCE_LIMIT_BYTES:
             raise Refused("The evidence is larger than any real one.", reason="size")
@@ -263,7 +261,7 @@ class Evidence(_Strict):
 
 @dataclass(frozen=True)
 class ReleaseBytes:
-    """The four files as bytes; hostile until `verify`."""
+    """The four files as bytes; hostile until `release_checks.verify`."""
 
     manifest: bytes
     signature: bytes

@@ -11,7 +11,8 @@ from release_stand_ins import PLAN, Story, key_of, public, small_model, write_ru
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.release import make_release, releases_of
+from server.release import make_release
+from server.release_numbers import releases_of
 from shared_model import accounting, enrolment, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
