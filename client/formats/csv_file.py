@@ -1,0 +1,298 @@
+"""CSV by `pyarrow`: files of samples (one row a sample) and tables of recordings (one row a recording)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.formats.base import (
+    HEAD_BYTES,
+    MAXIMUM_CHANNELS,
+    MAXIMUM_IN_MEMORY_BYTES,
+    MAXIMUM_SAMPLES,
+    Outline,
+    Parsed,
+    Samples,
+    Signal,
+    Text,
+    checked_rate,
+    checked_samples,
+    decode,
+    digest_files,
+    fail,
+    guarded,
+    read_bytes,
+    read_head,
+)
+from client.mapping import Mapping
+
+MISSING = ("", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "null", "NULL", "None", "-", "--", "?", "#N/A")
+_DELIMITERS = (",", ";", "\t", "|")
+_MAXIMUM_TABLE_BYTES = 64 << 20
+_MAXIMUM_CELL = 4096
+_UNIT_FACTOR = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_TIME_NAMES = ("time_s", "time", "t", "seconds", "sec", "time_ms", "timestamp", "elapsed_s", "elapsed", "time_us")
+_TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
+_COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
+_MAXIMUM_STRETCH = 10.0
+"""A recording whose gaps make it longer than 10 times its samples is refused."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a CSV file is written. `skip`: lines before the header row."""
+
+    delimiter: str
+    skip: int
+    header: tuple[str, ...]
+    comments: tuple[str, ...]
+    decimal: str
+
+
+def looks_like(head: bytes) -> bool:
+    """True for text whose first line that is no comment has at least two names, or one over numbers."""
+    if b"\x00" in head:
+        return False
+    try:
+        return _dialect(decode_head(head)) is not None
+    except csv.Error:
+        return False
+
+
+def decode_head(head: bytes) -> str:
+    """Text of the first lines; a cut last line is left out if more than one is there."""
+    text = decode(head)
+    if len(head) >= HEAD_BYTES and "\n" in text:
+        text = text[: text.rindex("\n") + 1]
+    return text
+
+
+def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
+    """Name and unit of the column that looks like the time axis, if any."""
+    flat = {column.strip().casefold(): column for column in reversed(columns)}
+    for name in _TIME_NAMES:
+        if name in flat:
+            unit = "ms" if name.endswith("_ms") else "us" if name.endswith("_us") else "s"
+            return flat[name], unit
+    for low, column in flat.items():
+        found = _TIME_UNIT.match(low)
+        if found and found["name"] in _TIME_NAMES:
+            return column, found["unit"] if found["unit"] in _UNIT_FACTOR else "s"
+    return None
+
+
+def outline(path: Path, mapping: Mapping | None) -> Outline:
+    """Header row of a CSV file. Format "table" if it has a recording column and no time column."""
+    dialect = _dialect(decode_head(read_head(path)))
+    if dialect is None:
+        fail("not-a-recording", "The text is neither a header nor a table.")
+    columns = dialect.header
+    if len(columns) > MAXIMUM_CHANNELS:
+        fail("too-large", f"The file has more than {MAXIMUM_CHANNELS} columns.")
+    if len(set(columns)) != len(columns):
+        fail("bad-header", "Two columns have the same name.")
+    if any(not name or len(name) > 200 for name in columns):
+        fail("bad-header", "A column has no name, or one of more than 200 characters.")
+    recording = mapping.recording_column if mapping else Mapping().recording_column
+    time = _time_of(columns, mapping)
+    is_table = recording in columns and time is None
+    texts = [Text("column name", name) for name in columns]
+    texts += [Text("comment line", line) for line in dialect.comments]
+    return Outline(
+        format="table" if is_table else "csv",
+        channels=() if is_table else tuple(name for name in columns if time is None or name != time[0]),
+        columns=columns,
+        texts=tuple(texts),
+        handle=dialect,
+    )
+
+
+def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:
+    """Rows of a table of recordings as text cells. Raises DataFault."""
+    dialect: Dialect = seen.handle
+    text = decode(read_bytes(path, _MAXIMUM_TABLE_BYTES))
+    rows: list[dict[str, str]] = []
+    with guarded("table"):
+        lines = text.splitlines()[dialect.skip :]
+        reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+        next(reader, None)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(dialect.header) or any(len(cell) > _MAXIMUM_CELL for cell in cells):
+                fail("bad-table", "A row of the table has too many, too few or too long cells.")
+            rows.append({name: cell.strip() for name, cell in zip(dialect.header, cells, strict=True)})
+    return rows
+
+
+def read(
+    path: Path, seen: Outline, chosen: dict[str, str], mapping: Mapping, fs_hz: float | None
+) -> Parsed:
+    """Read the chosen columns (role -> column). `fs_hz`: the rate that the table of recordings gives.
+
+    The rate comes from the time column where there is one (gaps become NaN), and must then agree
+    within 5 % with the given one. Raises DataFault.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    dialect: Dialect = seen.handle
+    data = read_bytes(path, MAXIMUM_IN_MEMORY_BYTES)
+    time = _time_of(seen.columns, mapping)
+    numeric = [*chosen.values(), *([time[0]] if time else [])]
+    rest = [name for name in seen.columns if name not in numeric]
+    try:
+        table = pacsv.read_csv(
+            io.BytesIO(data),
+            read_options=pacsv.ReadOptions(
+                use_threads=False,
+                skip_rows=dialect.skip + 1,
+                column_names=list(seen.columns),
+                encoding="utf-8" if _is_utf8(data) else "latin-1",
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=dialect.delimiter),
+            convert_options=pacsv.ConvertOptions(
+                column_types={name: pa.float64() for name in numeric} | {name: pa.string() for name in rest},
+                null_values=list(MISSING),
+                strings_can_be_null=True,
+                decimal_point=dialect.decimal,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        conversion = "conversion error" in str(error)
+        fail(
+            "bad-values" if conversion else "bad-header",
+            "A cell of a channel or of the time column is no number." if conversion else "A row does not parse.",
+            do="Export the file again from its source.",
+        )
+    except Exception as error:
+        fail("bad-header", f"The file does not parse ({type(error).__name__}).")
+    if table.num_rows == 0:
+        fail("no-samples", "The file has a header and no rows.")
+    columns = {name: _floats(table[name]) for name in numeric}
+    given = mapping.fs_hz or fs_hz
+    rate, place = _grid(columns.pop(time[0]) * _UNIT_FACTOR[time[1]] if time else None, given)
+    signals = {}
+    for role, name in chosen.items():
+        samples = checked_samples(columns[name])
+        if place is not None:
+            spread = np.full(int(place[-1]) + 1, np.nan)
+            spread[place] = samples
+            samples = spread
+        signals[role] = Signal(name, samples, rate, _unit_in(name))
+    texts, row = _constants(table, rest)
+    return Parsed(signals=signals, digest=digest_files((path,)), row=row, texts=texts)
+
+
+def _grid(times_s: Samples | None, given_hz: float | None) -> tuple[float, NDArray[np.int64] | None]:
+    """Rate in Hz and, if samples are missing, the place of each sample on the regular grid."""
+    if times_s is None or times_s.size < 2:
+        if given_hz is None:
+            fail("sampling-rate", "The file has no time column and nobody gives its rate.",
+                 do="Give fs_hz in the mapping or in the table of recordings.")  # fmt: skip
+        return checked_rate(given_hz), None
+    steps = np.diff(times_s)
+    if not np.all(np.isfinite(steps)) or np.any(steps <= 0):
+        fail("time-column", "The times are missing somewhere or do not increase.")
+    middle = float(np.median(steps))
+    ordinary = steps < 1.5 * middle
+    if np.all(ordinary):
+        own_hz = steps.size / float(times_s[-1] - times_s[0])
+        place = None
+    else:
+        own_hz = 1.0 / float(np.mean(steps[ordinary]))
+        jumps = np.maximum(1.0, np.rint(steps * own_hz))
+        if float(jumps.sum()) > min(_MAXIMUM_STRETCH * times_s.size, MAXIMUM_SAMPLES):
+            fail("time-column", "The times have gaps longer than the recording itself.")
+        place = np.concatenate(([0], np.cumsum(jumps))).astype(np.int64)
+    if given_hz is not None:
+        if not 0.95 * own_hz <= given_hz <= 1.05 * own_hz:
+            fail("sampling-rate", "The time column and the given sampling rate disagree by more than 5 %.",
+                 do="Correct fs_hz, or the time_unit of the mapping.")  # fmt: skip
+        return checked_rate(given_hz), place
+    return checked_rate(round(own_hz, 6)), place
+
+
+def _constants(table: Any, names: list[str]) -> tuple[tuple[Text, ...], dict[str, str]]:
+    """Texts of all other columns (each distinct value once) and the value of those that are constant."""
+    texts: list[Text] = []
+    row: dict[str, str] = {}
+    for name in names:
+        distinct = [str(value) for value in table[name].unique().to_pylist() if value is not None]
+        if len(distinct) == 1 and table[name].null_count == 0:
+            row[name] = distinct[0]
+        texts += [Text(f"column {name}", value) for value in distinct[:10_000] if not _is_number(value)]
+        if distinct and all(_is_number(value) for value in distinct[:10_000]) and len(distinct) < 10:
+            texts += [Text(f"column {name}", value) for value in distinct]
+    return tuple(texts), row
+
+
+def _floats(column: Any) -> Samples:
+    return np.asarray(column.fill_null(float("nan")).to_numpy(), dtype=np.float64)
+
+
+def _time_of(columns: tuple[str, ...], mapping: Mapping | None) -> tuple[str, str] | None:
+    if mapping is not None and mapping.time_column in columns:
+        return mapping.time_column, mapping.time_unit
+    return time_column(columns) if mapping is None else None
+
+
+def _unit_in(name: str) -> str:
+    found = _COLUMN_UNIT.match(name)
+    return found["unit"].strip() if found else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _dialect(text: str) -> Dialect | None:
+    """Delimiter, header row and comment lines; None if the text is no table."""
+    lines = text.splitlines()
+    skip, comments = 0, []
+    while skip < len(lines) and (not lines[skip].strip() or lines[skip].startswith("#")):
+        comments.append(lines[skip].lstrip("#").strip())
+        skip += 1
+    if skip >= len(lines) or any(ord(character) < 32 and character not in "\t\r" for character in lines[skip]):
+        return None
+    first = lines[skip].lstrip("\ufeff")
+    body = [line for line in lines[skip + 1 : skip + 6] if line.strip()]
+    counts = {mark: first.count(mark) for mark in _DELIMITERS}
+    delimiter = max(_DELIMITERS, key=lambda mark: counts[mark])
+    if counts[delimiter] == 0:
+        delimiter = ","
+        if not body or not all(_is_number(line.strip()) or line.strip() in MISSING for line in body):
+            return None
+    header = tuple(cell.strip() for cell in next(csv.reader([first], delimiter=delimiter)))
+    if all(_is_number(cell) for cell in header):
+        return None  # numbers without names: nobody knows what they are
+    if body and any(_width(line, delimiter) != len(header) for line in body):
+        return None
+    decimal = "," if delimiter == ";" and body and not any("." in line for line in body) else "."
+    return Dialect(delimiter, skip, header, tuple(line for line in comments if line), decimal)
+
+
+def _width(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter)))
+    except (csv.Error, StopIteration):
+        return -1

@@ -1,0 +1,250 @@
+"""Parquet by `pyarrow`: one row a recording, list columns are channels or series."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.formats.base import (
+    MAXIMUM_CHANNELS,
+    MAXIMUM_FILE_BYTES,
+    MAXIMUM_SAMPLES,
+    Outline,
+    Parsed,
+    Samples,
+    Signal,
+    Text,
+    checked_rate,
+    checked_samples,
+    fail,
+    guarded,
+    size_of,
+)
+from client.mapping import Mapping
+from shared_model.errors import DataFault
+
+_MAXIMUM_ROWS = 1_000_000
+_MAXIMUM_ROW_GROUP_BYTES = 1 << 30
+_MAXIMUM_RATIO = 1000
+"""Uncompressed over stored bytes of one column; flat lines compress about 100 times."""
+_BATCH_BYTES = 32 << 20
+_MAXIMUM_TEXT_BYTES = 16 << 20
+_OWN_METADATA = frozenset({b"ARROW:schema", b"pandas"})
+
+
+def looks_like(head: bytes) -> bool:
+    """True for the Parquet mark (also of an encrypted footer)."""
+    return head[:4] in {b"PAR1", b"PARE"}
+
+
+def _open(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(
+        path,
+        memory_map=False,
+        buffer_size=1 << 20,
+        pre_buffer=False,
+        thrift_string_size_limit=16 << 20,
+        thrift_container_size_limit=1_000_000,
+        arrow_extensions_enabled=False,
+    )
+
+
+def outline(path: Path) -> Outline:
+    """Schema and metadata, sizes checked before a page is read. Raises DataFault."""
+    size_bytes = size_of(path, MAXIMUM_FILE_BYTES)
+    with guarded("file"):
+        with path.open("rb") as stream:
+            stream.seek(max(0, size_bytes - 8))
+            tail = stream.read(8)
+        if tail[4:] == b"PARE":
+            fail("unsupported", "The file is encrypted.")
+        if tail[4:] != b"PAR1":
+            fail("truncated", "The file ends without a Parquet footer.", do="Copy it again from its source.")
+        if int.from_bytes(tail[:4], "little") > min(size_bytes - 12, 64 << 20):
+            fail("truncated", "The footer is longer than the file.")
+        with _open(path) as file:
+            _check_sizes(file.metadata, size_bytes)
+            schema = file.schema_arrow
+            if len(set(schema.names)) != len(schema.names):
+                fail("bad-header", "Two columns have the same name.")
+            lists = [name for name in schema.names if _is_samples(schema.field(name).type)]
+            scalars = [name for name in schema.names if _is_scalar(schema.field(name).type)]
+            texts = [Text("column name", name) for name in schema.names]
+            for key, value in (file.metadata.metadata or {}).items():
+                if key not in _OWN_METADATA:
+                    texts.append(Text("file metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}"))
+            texts += _field_metadata(schema)
+    return Outline(
+        format="parquet", channels=tuple(lists), columns=tuple(scalars), series=tuple(lists), texts=tuple(texts)
+    )
+
+
+def scalar_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """All scalar columns (used to guess labels). Raises DataFault."""
+    with guarded("file"), _open(path) as file:
+        by_name = {file.metadata.schema.column(i).path: i for i in range(file.metadata.num_columns)}
+        total = sum(
+            file.metadata.row_group(group).column(by_name[name]).total_uncompressed_size
+            for group in range(file.metadata.num_row_groups)
+            for name in columns
+            if name in by_name
+        )
+        if total > _MAXIMUM_TEXT_BYTES * 4:
+            fail("too-large", "The columns beside the signals are too large.")
+        rows: list[dict[str, Any]] = file.read(columns=list(columns), use_threads=False).to_pylist()
+        return rows
+
+
+def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) -> Iterator[Parsed]:
+    """One Parsed for each row, a few rows in memory at a time. A faulty row carries its fault.
+
+    Raises DataFault when the file as a whole cannot be read further.
+    """
+    series = tuple(name for name in mapping.series if name in seen.series and name not in chosen.values())
+    wanted = [*dict.fromkeys((*seen.columns, *chosen.values(), *series))]
+    with guarded("file"):
+        file = _open(path)
+    with file:
+        rows = max(1, int(file.metadata.num_rows))
+        batch_rows = int(np.clip(_BATCH_BYTES * rows // max(1, _unpacked_bytes(file.metadata)), 1, 1024))
+        batches = file.iter_batches(batch_size=batch_rows, columns=wanted, use_threads=False)
+        while True:
+            with guarded("file"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            for index in range(batch.num_rows):
+                yield _row(batch, index, seen, mapping, chosen, series)
+
+
+def _row(
+    batch: Any, index: int, seen: Outline, mapping: Mapping, chosen: dict[str, str], series: tuple[str, ...]
+) -> Parsed:
+    digest = hashlib.sha256()
+    row: dict[str, Any] = {}
+    texts: list[Text] = []
+    signals: dict[str, Signal] = {}
+    others: dict[str, Samples] = {}
+    fault = None
+    try:
+        with guarded("row"):
+            for name in seen.columns:
+                value = batch.column(name)[index].as_py()
+                if isinstance(value, bytes):
+                    value = value.decode("latin-1")
+                row[name] = value
+                if value is not None and not isinstance(value, float | bool):
+                    texts.append(Text(f"column {name}", str(value)))
+            _feed(digest, json.dumps(row, sort_keys=True, default=str).encode())
+            fs_hz = _rate(row, mapping)
+            for role, name in chosen.items():
+                samples = _samples(batch, name, index)
+                _feed(digest, name.encode())
+                _feed(digest, samples.tobytes())
+                if samples.size:
+                    signals[role] = Signal(name, checked_samples(samples), fs_hz, "")
+            for name in series:
+                others[name] = _samples(batch, name, index)
+    except DataFault as error:
+        fault = error
+    return Parsed(signals, digest.hexdigest(), row, (), others, tuple(texts), fault)
+
+
+def _feed(digest: Any, part: bytes) -> None:
+    digest.update(len(part).to_bytes(8, "big"))
+    digest.update(part)
+
+
+def _rate(row: dict[str, Any], mapping: Mapping) -> float:
+    value = row.get(mapping.fs_column)
+    if mapping.fs_hz is not None:
+        value = mapping.fs_hz
+    if value is None or isinstance(value, bool):
+        fail("sampling-rate", "A row has no sampling rate.", do="Give fs_hz in the mapping.")
+    try:
+        return checked_rate(float(value))
+    except (TypeError, ValueError):
+        fail("sampling-rate", "A row's sampling rate is no number.")
+
+
+def _samples(batch: Any, name: str, index: int) -> Samples:
+    """Samples of one cell; an absent list is an empty array, a null inside is NaN."""
+    cell = batch.column(name)[index]
+    if not cell.is_valid:
+        return np.empty(0)
+    values = cell.values
+    if len(values) > MAXIMUM_SAMPLES:
+        fail("too-large", f"A channel has more than {MAXIMUM_SAMPLES} samples.")
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    as_float = pc.cast(values, pa.float64(), safe=False)
+    return np.asarray(as_float.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _unpacked_bytes(metadata: Any) -> int:
+    """Size in memory by the metadata: a run-length page of a flat line is small, its values are not."""
+    total = 0
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            total += max(int(chunk.total_uncompressed_size), 8 * int(chunk.num_values))
+    return total
+
+
+def _check_sizes(metadata: Any, size_bytes: int) -> None:
+    """Refuse what would unpack without bound, by the file's own metadata."""
+    if metadata.num_columns > MAXIMUM_CHANNELS:
+        fail("too-large", f"The file has more than {MAXIMUM_CHANNELS} columns.")
+    if metadata.num_rows > _MAXIMUM_ROWS or metadata.num_row_groups > _MAXIMUM_ROWS:
+        fail("too-large", f"The file has more than {_MAXIMUM_ROWS} rows.")
+    if metadata.num_rows == 0:
+        fail("no-samples", "The file has no rows.")
+    stored = 0
+    for group in range(metadata.num_row_groups):
+        total = 0
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            unpacked, packed = int(chunk.total_uncompressed_size), int(chunk.total_compressed_size)
+            if unpacked < 0 or packed < 0 or chunk.num_values < 0:
+                fail("bad-header", "The metadata has negative sizes.")
+            if chunk.num_values > MAXIMUM_SAMPLES:
+                fail("too-large", "A column chunk declares too many values.")
+            if unpacked > _MAXIMUM_RATIO * max(packed, 1024):
+                fail("too-large", "A column would unpack to more than 1000 times its size.")
+            total += unpacked
+            stored += packed
+        if total > _MAXIMUM_ROW_GROUP_BYTES:
+            fail("too-large", "A row group unpacks to more than 1 GiB.", do="Write smaller row groups.")
+    if stored > size_bytes:
+        fail("truncated", "The file is shorter than its metadata declares.")
+
+
+def _is_samples(kind: Any) -> bool:
+    import pyarrow.types as pt
+
+    if not (pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)):
+        return False
+    return bool(pt.is_floating(kind.value_type) or pt.is_integer(kind.value_type))
+
+
+def _is_scalar(kind: Any) -> bool:
+    import pyarrow.types as pt
+
+    return not pt.is_nested(kind)
+
+
+def _field_metadata(schema: Any) -> list[Text]:
+    texts = []
+    for column in schema:
+        for key, value in (column.metadata or {}).items():
+            if not key.startswith(b"PARQUET:"):
+                texts.append(Text("column metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}"))
+    return texts

@@ -1,0 +1,92 @@
+"""Guesses a mapping from outlines of files and rows of tables; what it cannot tell it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from client.formats.base import Outline
+from client.formats.csv_file import time_column
+from client.identifiers import kind_of_column
+from client.labels import is_identifying, label_value
+from client.mapping import ChannelMapping, Mapping, lead_of, preference
+
+_PATIENT = ("patient_id", "patient", "patientid", "subject_id", "subject", "subjectid", "pid", "pseudonym", "participant")
+_FS = ("fs_hz", "fs", "sampling_rate", "sampling_rate_hz", "sample_rate", "sampling_frequency", "frequency_hz")
+_MAXIMUM_DISTINCT = 32
+
+
+class Guess:
+    """Collects what the files of a folder say, then makes one mapping of it."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, None] = {}
+        self._columns: dict[str, None] = {}
+        self._series: dict[str, None] = {}
+        self._times: dict[tuple[str, str], None] = {}
+        self._values: dict[str, set[str]] = {}
+        self._dropped: set[str] = set()
+
+    def add(self, seen: Outline) -> None:
+        """Take in one file's channel and column names."""
+        for name in seen.channels:
+            self._channels.setdefault(name)
+        if seen.format == "csv":
+            time = time_column(seen.columns)
+            if time is not None:
+                self._times.setdefault(time)
+        elif seen.format in {"table", "parquet"}:
+            self._columns.update(dict.fromkeys(seen.columns))
+        for name in seen.series:
+            if lead_of(name) is None:
+                self._series.setdefault(name)
+
+    def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take in the rows of a table, to tell labels from identifiers and free text."""
+        for row in rows:
+            for column, value in row.items():
+                if column in self._dropped or value is None or value == "":
+                    continue
+                label = label_value(value)
+                if is_identifying(column, value) or (isinstance(value, bytes)):
+                    self._dropped.add(column)
+                elif isinstance(label, str):
+                    distinct = self._values.setdefault(column, set())
+                    distinct.add(label)
+                    if len(distinct) > _MAXIMUM_DISTINCT:
+                        self._dropped.add(column)
+                elif label is None and str(value).strip().casefold() not in {"nan", "na", "n/a", "null", "none"}:
+                    self._dropped.add(column)
+
+    def mapping(self) -> Mapping:
+        """The guessed mapping."""
+        base = Mapping()
+        columns = {name.strip().casefold(): name for name in reversed(list(self._columns))}
+        patient = next((columns[name] for name in _PATIENT if name in columns), base.patient_column)
+        fs = next((columns[name] for name in _FS if name in columns), base.fs_column)
+        own = {patient, base.recording_column, fs}
+        labels = [
+            name
+            for name in self._columns
+            if name not in own and name not in self._dropped and kind_of_column(name) is None
+        ]
+        time, unit = next(iter(self._times), (base.time_column, base.time_unit))
+        found = {role: self._names(role) for role in ("ecg", "ppg")}
+        return Mapping.model_validate({
+            "patient_column": patient,
+            "fs_column": fs,
+            "time_column": time,
+            "time_unit": unit,
+            "labels": labels,
+            "series": list(self._series),
+            "ecg": ChannelMapping(names=found["ecg"]),
+            "ppg": ChannelMapping(names=found["ppg"]),
+        })
+
+    def _names(self, role: str) -> tuple[str, ...]:
+        names = []
+        for name in self._channels:
+            lead = lead_of(name)
+            if lead is not None and lead[0] == role and 0 < len(name) <= 200:
+                names.append(name)
+        return tuple(sorted(names, key=preference))

@@ -1,0 +1,44 @@
+"""Labels: only columns that the mapping names, and of these nothing that identifies."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from client.identifiers import kind_of_column, kinds_in
+from client.mapping import Mapping
+
+MAXIMUM_LENGTH = 64
+MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "?", "#n/a"})
+
+
+def label_value(value: Any) -> str | float | None:
+    """A cell as a label: a finite number, a short text, or None for what is missing or too long."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return float(value)
+    text = str(value).strip()
+    if text.casefold() in MISSING or len(text) > MAXIMUM_LENGTH or not text.isprintable():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else None
+
+
+def is_identifying(column: str, value: Any) -> bool:
+    """True if a column's name or a cell's value is an identifier."""
+    return kind_of_column(column) is not None or bool(kinds_in(str(value)))
+
+
+def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]:
+    """Labels of one recording. A named column that identifies is dropped (and has been reported)."""
+    own = {mapping.patient_column, mapping.recording_column}
+    labels: dict[str, str | float] = {}
+    for column in mapping.labels:
+        value = label_value(cells.get(column))
+        if value is not None and column not in own and not is_identifying(column, cells.get(column)):
+            labels[column] = value
+    return labels

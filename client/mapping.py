@@ -1,0 +1,188 @@
+"""The mapping: which channel is ECG, which PPG, who the patient is, which columns are labels.
+
+A small TOML file, frozen and checked once. `client.records.guess_mapping` makes one from a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared_model.errors import OurMistake
+
+Role = Literal["ecg", "ppg"]
+
+ECG_PREFERENCE = (
+    "II", "MLII", "I", "MLI", "CM5", "V5", "V6", "V4", "V3", "V2", "V1", "V", "III", "MLIII",
+    "aVF", "aVL", "aVR", "MCL1", "MCL", "CM2", "CC5", "ECG",
+)  # fmt: skip
+"""Order in which a lead is chosen where a recording has several."""
+PPG_PREFERENCE = ("PLETH", "PPG")
+
+_LEADS = {lead.casefold(): lead for lead in ECG_PREFERENCE}
+_PREFIX = re.compile(r"^(?:mdc )?(?:(?:ecg|ekg|e c g) )?(?:(?:lead|ableitung|derivation|kanal) )?")
+_ECG_GENERIC = re.compile(r"^(?:ecg|ekg|elec potl)(?:\W|_|\d|$)", re.IGNORECASE)
+_PPG_GENERIC = re.compile(
+    r"^(?:mdc puls oxim )?(pleth|plethysmogram|plethysmograph|photoplethysmogram|ppg|pulse ox|spo2 pleth)"
+    r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
+)
+_NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
+
+
+def lead_of(name: str) -> tuple[Role, str] | None:
+    """Role and lead of a channel by its name, None if the name says nothing.
+
+    `Lead II`, `ECG_II`, `MDC_ECG_LEAD_II`, `II` -> ("ecg", "II"); `PLETH`, `ppg1` -> ("ppg", ...).
+    The lead is out of a closed vocabulary, so that no text of a file travels further.
+    """
+    bare = re.sub(r"\([^)]*\)", " ", name).strip()
+    flat = " ".join(re.split(r"[\s_\-./:]+", bare.casefold())).strip()
+    if not flat or len(flat) > 64 or _NOT_A_SIGNAL.search(flat):
+        return None
+    pleth = _PPG_GENERIC.match(flat)
+    if pleth:
+        return "ppg", "PLETH" if "pleth" in pleth.group(1) else "PPG"
+    core = _PREFIX.sub("", flat)
+    if core in _LEADS and bare not in {"i", "v"}:  # a column "i" is an index
+        return "ecg", _LEADS[core]
+    return ("ecg", "ECG") if _ECG_GENERIC.match(flat) else None
+
+
+def preference(name: str) -> tuple[int, str]:
+    """Sort key of a channel name inside its role: lead first, then the name (ppg1 before ppg2)."""
+    found = lead_of(name)
+    order: Sequence[str] = ECG_PREFERENCE if found and found[0] == "ecg" else PPG_PREFERENCE
+    return (order.index(found[1]) if found else len(order), name.casefold())
+
+
+ECG_UNITS = {"v": ("mV", 1e3), "mv": ("mV", 1.0), "uv": ("mV", 1e-3), "nv": ("mV", 1e-6)}
+PPG_UNITS = {
+    "v": "V",
+    "mv": "mV",
+    "uv": "uV",
+    "na": "nA",
+    "ua": "uA",
+    "%": "%",
+    "pct": "%",
+    "percent": "%",
+}
+NO_UNIT = "NU"
+_UNITLESS = frozenset({
+    "", "nu", "n.u.", "au", "a.u.", "adu", "adc", "counts", "count", "1", "none", "unknown", "no units",
+    "arb", "digital", "raw", "{unity}", "unity",
+})  # fmt: skip
+
+
+def unit_of(role: Role, unit: str) -> tuple[str, float] | None:
+    """Canonical unit and the factor to it; None if the channel cannot have this unit.
+
+    ECG in V, mV, uV or nV comes out in mV; anything unitless comes out as "NU" with factor 1.
+    """
+    flat = unit.strip().replace("µ", "u").replace("μ", "u").casefold()
+    if flat in _UNITLESS:
+        return NO_UNIT, 1.0
+    if role == "ecg":
+        return ECG_UNITS.get(flat)
+    return (PPG_UNITS[flat], 1.0) if flat in PPG_UNITS else None
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ChannelMapping(BaseModel):
+    """Names under which one modality is found, best first, and its unit if the files say none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[Name, ...] = ()
+    unit: str | None = Field(default=None, max_length=16)
+
+
+class Mapping(BaseModel):
+    """How a folder is read. Every key has a default; see docs/data-formats.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    one_file_is_one_patient: bool = False
+    patient_column: Name = "patient_id"
+    recording_column: Name = "recording"
+    fs_column: Name = "fs_hz"
+    time_column: Name = "time_s"
+    time_unit: Literal["s", "ms", "us"] = "s"
+    fs_hz: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    labels: tuple[Name, ...] = ()
+    series: tuple[Name, ...] = ()
+    ecg: ChannelMapping = ChannelMapping()
+    ppg: ChannelMapping = ChannelMapping()
+
+    def pick(self, names: Sequence[str]) -> dict[Role, str]:
+        """Which of a recording's channel names plays which role (first match in order of preference)."""
+        flat = {name.strip().casefold(): name for name in reversed(names)}
+        chosen: dict[Role, str] = {}
+        for role, wanted in (("ecg", self.ecg.names), ("ppg", self.ppg.names)):
+            for name in wanted:
+                hit = name if name in names else flat.get(name.strip().casefold())
+                if hit is not None and hit not in chosen.values():
+                    chosen["ecg" if role == "ecg" else "ppg"] = hit
+                    break
+        return chosen
+
+    def unit_given(self, role: Role) -> str | None:
+        """Unit that the mapping declares for a role (overrides the file's)."""
+        return self.ecg.unit if role == "ecg" else self.ppg.unit
+
+    def to_toml(self) -> str:
+        """The mapping as a TOML text that `from_toml` reads back to an equal object."""
+        lines: list[str] = []
+        for name, value in self:
+            if value is None or isinstance(value, ChannelMapping):
+                continue
+            lines.append(f"{name} = {_toml(value)}")
+        for role in ("ecg", "ppg"):
+            channel: ChannelMapping = getattr(self, role)
+            lines += ["", f"[{role}]", f"names = {_toml(channel.names)}"]
+            if channel.unit is not None:
+                lines.append(f"unit = {_toml(channel.unit)}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Mapping:
+        """Read a mapping. Raises OurMistake naming the key that is wrong."""
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise OurMistake(f"The mapping is no TOML: {error}.", do="Mend the file.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise OurMistake(
+                f"The mapping's key '{where}' is wrong: {first['msg']}.",
+                do="See docs/data-formats.md for the keys of a mapping.",
+            ) from None
+
+    @classmethod
+    def from_file(cls, path: Path) -> Mapping:
+        """Read a mapping file. Raises OurMistake if it is absent or wrong."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise OurMistake(
+                "The mapping file cannot be read.", do="Check the path given to --mapping."
+            ) from None
+        return cls.from_toml(text)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,338 @@
+"""The only reader of recordings: a folder of WFDB, EDF, DICOM, CSV and Parquet files, one recording at a time.
+
+`read_folder` yields a `Recording` or a `ReadFault` for everything it meets; a bad file never stops the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.formats import csv_file, dicom, edf, parquet, wfdb
+from client.formats.base import (
+    CAUSES,
+    Event,
+    Outline,
+    Parsed,
+    Samples,
+    Signal,
+    fail,
+    read_head,
+)
+from client.identifiers import Finding, find_in_name, find_in_texts, safe_name
+from client.labels import labels_of
+from client.mapping import Mapping, lead_of, unit_of
+from client.tables import Row, Tables
+from shared_model.errors import DataFault, OurMistake
+
+__all__ = ["CAUSES", "Channel", "Event", "Finding", "ReadFault", "Recording", "guess_mapping", "read_folder"]
+
+_MAXIMUM_FILES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One modality of a recording.
+
+    samples: float64, NaN = missing; ECG in mV where the file has a unit, else in the file's own numbers.
+    unit: "mV", "NU" (none) or, for PPG, one of V, mV, uV, nA, uA, %.
+    lead: out of a closed vocabulary ("II", "MLII", "V5", "ECG", "PLETH", "PPG").
+    """
+
+    samples: Samples = field(repr=False)
+    fs_hz: float
+    unit: str
+    lead: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording of one patient. `patient` and `name` identify: hash them, never show or store them.
+
+    channels: keys "ecg", "ppg", at least one. labels: passed the identifier scan. series: list columns
+    that the mapping names (reference heart rates). digest: SHA-256 of the source bytes.
+    shown: name of the source file that is safe to show. findings: what the scan found in its source.
+    """
+
+    patient: str = field(repr=False)
+    name: str = field(repr=False)
+    channels: MappingOf[str, Channel]
+    labels: MappingOf[str, str | float]
+    events: tuple[Event, ...]
+    series: MappingOf[str, np.ndarray[Any, np.dtype[np.float64]]] = field(repr=False)
+    digest: str
+    findings: tuple[Finding, ...] = ()
+    shown: str = ""
+
+
+@dataclass(frozen=True)
+class ReadFault:
+    """A file, or a part of one, that did not become a recording. `file` is safe to show."""
+
+    file: str
+    cause: str
+    message: str
+    do: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    relative: str
+    shown: str
+
+
+def read_folder(path: Path, mapping: Mapping | None = None) -> Iterator[Recording | ReadFault]:
+    """Read a folder (with its subfolders) or one file, in order of the names; lazily, one recording in memory.
+
+    `mapping`: how to read; None guesses it. Whatever is wrong with a file comes as a ReadFault.
+    Raises OurMistake if `path` is neither a file nor a folder.
+    """
+    files, faults = _walk(path)
+    yield from faults
+    if mapping is None:
+        mapping = _guess(files)
+    folder = _Reader(path if path.is_dir() else path.parent, files, mapping)
+    yield from folder.read()
+
+
+def guess_mapping(path: Path) -> Mapping:
+    """The mapping that fits a folder or file best, from headers and tables only (no samples are read).
+
+    Raises OurMistake if `path` is neither a file nor a folder. Files with faults are passed over.
+    """
+    return _guess(_walk(path)[0])
+
+
+def _guess(files: list[_File]) -> Mapping:
+    from client.guess import Guess
+
+    guess = Guess()
+    for item in files:
+        try:
+            seen = _outline(item.path, None)
+            guess.add(seen)
+            if seen.format == "table":
+                guess.add_rows(csv_file.read_table(item.path, seen))
+            elif seen.format == "parquet":
+                guess.add_rows(parquet.scalar_rows(item.path, seen.columns))
+        except DataFault:
+            continue
+    return guess.mapping()
+
+
+class _Reader:
+    """One pass over the files of a folder."""
+
+    def __init__(self, root: Path, files: list[_File], mapping: Mapping) -> None:
+        self.root = root
+        self.files = files
+        self.mapping = mapping
+        self.tables = Tables(mapping)
+        self.pending: list[Finding] = []
+
+    def read(self) -> Iterator[Recording | ReadFault]:
+        outlines: dict[Path, str] = {}
+        owned: set[Path] = set()
+        stems: set[Path] = set()
+        for item in self.files:
+            try:
+                kind = _format_of(read_head(item.path))
+                if kind == "wfdb":
+                    stems.add(item.path.with_suffix(""))
+                    owned |= {item.path.parent / name for name in wfdb.named_files(item.path)}
+                elif kind == "csv":
+                    seen = csv_file.outline(item.path, self.mapping)
+                    if seen.format == "table":
+                        kind = "table"
+                        self._read_table(item, seen)
+                outlines[item.path] = kind
+            except DataFault as error:
+                yield self._fault(item, error)
+        for item in self.files:
+            kind = outlines.get(item.path, "table")
+            companion = kind == "" and (item.path in owned or item.path.with_suffix("") in stems)
+            if kind != "table" and not companion:
+                yield from self._read_file(item)
+        if self.pending:
+            name = self.pending[0].file
+            yield ReadFault(name, "bad-table", "No recording belongs to this table.", findings=self._findings())
+
+    def _read_table(self, item: _File, seen: Outline) -> None:
+        rows = csv_file.read_table(item.path, seen)
+        self.pending += find_in_name(item.relative, item.shown)
+        self.pending += self.tables.add(item.path.parent, item.shown, seen, rows)
+
+    def _read_file(self, item: _File) -> Iterator[Recording | ReadFault]:
+        self.pending += find_in_name(item.relative, item.shown)
+        try:
+            seen = _outline(item.path, self.mapping)
+            self.pending += find_in_texts(item.shown, seen.texts)
+            chosen = {str(role): name for role, name in self.mapping.pick(seen.channels).items()}
+            if not chosen:
+                fail(
+                    "no-channel",
+                    "None of its channels is named in the mapping.",
+                    do="Add the channel's name to [ecg] or [ppg] of the mapping.",
+                )
+            if seen.format == "parquet":
+                yield from self._read_rows(item, seen, chosen)
+                return
+            name = item.path.stem
+            row = self.tables.find(item.path, item.relative)
+            if seen.format == "wfdb":
+                parsed = wfdb.read(item.path, seen, chosen)
+            elif seen.format == "edf":
+                parsed = edf.read(item.path, seen, chosen)
+            elif seen.format == "dicom":
+                parsed = dicom.read(item.path, seen, chosen)
+            else:
+                parsed = csv_file.read(item.path, seen, chosen, self.mapping, row.fs_hz if row else None)
+            self.pending += find_in_texts(item.shown, parsed.texts)
+            yield from self._settle(item, name, parsed, row, seen.patient)
+        except DataFault as error:
+            yield self._fault(item, error)
+
+    def _read_rows(self, item: _File, seen: Outline, chosen: dict[str, str]) -> Iterator[Recording | ReadFault]:
+        column = self.mapping.recording_column
+        for number, parsed in enumerate(parquet.read(item.path, seen, self.mapping, chosen), start=1):
+            self.pending += find_in_texts(item.shown, parsed.texts)
+            try:
+                if parsed.fault is not None:
+                    raise parsed.fault
+                value = parsed.row.get(column)
+                name = str(value) if value not in {None, ""} else f"{item.path.stem} row {number}"
+                row = self.tables.find_name(item.path.parent, name)
+                yield from self._settle(item, name, parsed, row, "")
+            except DataFault as error:
+                fault = self._fault(item, error)
+                yield replace(fault, message=f"Row {number}: {fault.message}")
+
+    def _settle(
+        self, item: _File, name: str, parsed: Parsed, row: Row | None, patient: str
+    ) -> Iterator[Recording | ReadFault]:
+        """Patient, units and labels of one recording; a channel without samples is a fault of its own."""
+        cells = {**parsed.row, **(row.cells if row else {})}
+        found = str(cells.get(self.mapping.patient_column) or "").strip() or patient
+        if self.mapping.one_file_is_one_patient:
+            found = str(Path(item.relative).with_suffix(""))
+        if not found:
+            fail(
+                "no-patient",
+                "Nobody says whose recording it is.",
+                do="Add it to the table of recordings, or set one_file_is_one_patient in the mapping.",
+            )
+        channels: dict[str, Channel] = {}
+        for role, signal in parsed.signals.items():
+            channel = self._channel(role, signal)
+            if np.all(np.isnan(channel.samples)):
+                error = DataFault(f"The {role.upper()} channel has no valid sample.", cause="no-samples")
+                if len(parsed.signals) == 1:
+                    raise error
+                yield self._fault(item, error)
+                continue
+            channels[role] = channel
+        if not channels:
+            fail("no-samples", "No channel has a valid sample.")
+        yield Recording(
+            patient=found,
+            name=name,
+            channels=channels,
+            labels=labels_of(cells, self.mapping),
+            events=parsed.events,
+            series=parsed.series,
+            digest=parsed.digest,
+            findings=self._findings(),
+            shown=item.shown,
+        )
+
+    def _channel(self, role: str, signal: Signal) -> Channel:
+        kind = "ecg" if role == "ecg" else "ppg"
+        given = self.mapping.unit_given(kind)
+        canonical = unit_of(kind, signal.unit if given is None else given)
+        if canonical is None:
+            fail(
+                "units",
+                f"The {role.upper()} channel has a unit that it cannot have.",
+                do=f"Map another channel, or give the right unit under [{role}] of the mapping.",
+            )
+        unit, factor = canonical
+        lead = lead_of(signal.name)
+        name = lead[1] if lead is not None and lead[0] == kind else role.upper()
+        samples = signal.samples if factor == 1.0 else signal.samples * factor
+        return Channel(samples, signal.fs_hz, unit, name)
+
+    def _fault(self, item: _File, error: DataFault) -> ReadFault:
+        return ReadFault(item.shown, error.cause, error.message, error.do, self._findings())
+
+    def _findings(self) -> tuple[Finding, ...]:
+        findings = tuple(dict.fromkeys(self.pending))
+        self.pending.clear()
+        return findings
+
+
+def _format_of(head: bytes) -> str:
+    """Format by content: "" if it is none of those that are read."""
+    if parquet.looks_like(head):
+        return "parquet"
+    if dicom.looks_like(head):
+        return "dicom"
+    if edf.looks_like(head):
+        return "edf"
+    if wfdb.looks_like(head):
+        return "wfdb"
+    return "csv" if csv_file.looks_like(head) else ""
+
+
+def _outline(path: Path, mapping: Mapping | None) -> Outline:
+    kind = _format_of(read_head(path))
+    if kind == "parquet":
+        return parquet.outline(path)
+    if kind == "dicom":
+        return dicom.outline(path)
+    if kind == "edf":
+        return edf.outline(path)
+    if kind == "wfdb":
+        return wfdb.outline(path)
+    if kind == "csv":
+        return csv_file.outline(path, mapping)
+    fail("not-a-recording", "It is none of WFDB, EDF, DICOM, CSV and Parquet.", do="Leave it out of the folder.")
+
+
+def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
+    """Regular files below `path` in order of their names; links that leave the folder become faults."""
+    if path.is_file():
+        name = path.name
+        return [_File(path, name, safe_name(name, 1))], []
+    if not path.is_dir():
+        raise OurMistake("The path is neither a file nor a folder.", do="Check the path.")
+    root = path.resolve()
+    relatives: list[str] = []
+    for folder, folders, names in os.walk(path, followlinks=False):
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in linked)
+        relatives += [
+            os.path.relpath(os.path.join(folder, name), path) for name in (*names, *linked) if not name.startswith(".")
+        ]
+        if len(relatives) > _MAXIMUM_FILES:
+            raise OurMistake(f"The folder has more than {_MAXIMUM_FILES} files.", do="Add its parts one by one.")
+    files, faults = [], []
+    for number, relative in enumerate(sorted(relatives), start=1):
+        item = _File(path / relative, relative, safe_name(relative, number))
+        real = item.path.resolve()
+        if real != root and root not in real.parents:
+            faults.append(ReadFault(item.shown, "outside-folder", "It is a link that leaves the folder."))
+        elif item.path.is_dir():
+            faults.append(ReadFault(item.shown, "outside-folder", "It is a link to a folder."))
+        else:
+            files.append(item)
+    return files, faults
+
+

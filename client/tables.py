@@ -1,0 +1,71 @@
+"""Tables of recordings: which row (patient, rate, labels) belongs to which file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from client.formats.base import Outline, Text, fail
+from client.identifiers import Finding, find_in_texts
+from client.mapping import Mapping
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. `fs_hz`: None if the table gives no rate."""
+
+    cells: dict[str, str] = field(repr=False)
+    fs_hz: float | None
+
+
+class Tables:
+    """All tables of a folder; a file's row is looked for beside it, then in the folders above."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+        self._rows: dict[Path, dict[str, Row | None]] = {}
+
+    def add(self, folder: Path, shown: str, seen: Outline, rows: list[dict[str, str]]) -> tuple[Finding, ...]:
+        """Take in a table's rows; returns what the identifier scan finds in it."""
+        known = self._rows.setdefault(folder, {})
+        mapping = self._mapping
+        texts: dict[Text, None] = dict.fromkeys(seen.texts)
+        own = {mapping.patient_column, mapping.recording_column}
+        for cells in rows:
+            name = cells.get(mapping.recording_column, "")
+            row = Row(cells, _rate(cells.get(mapping.fs_column, "")))
+            if name:
+                same = known.get(name, row)
+                known[name] = row if same is not None and same.cells == row.cells else None
+            texts.update(dict.fromkeys(Text(f"column {key}", cell) for key, cell in cells.items() if key not in own))
+        kept = (text for text in texts if not (text.where == "column name" and text.value in own))
+        return find_in_texts(shown, kept)
+
+    def find(self, path: Path, relative: str) -> Row | None:
+        """The row of a file, by its path, its name or its name without the ending."""
+        bare = PurePosixPath(relative)
+        for name in (relative, str(bare.with_suffix("")), bare.name, bare.stem):
+            row = self.find_name(path.parent, name)
+            if row is not None:
+                return row
+        return None
+
+    def find_name(self, folder: Path, name: str) -> Row | None:
+        """The row of a recording's name. Raises DataFault if two rows contradict each other."""
+        for place in (folder, *folder.parents):
+            rows = self._rows.get(place)
+            if rows is not None and name in rows:
+                row = rows[name]
+                if row is None:
+                    fail("bad-table", "Two rows of the table contradict each other about this recording.")
+                return row
+        return None
+
+
+def _rate(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
