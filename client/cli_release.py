@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,21 +114,26 @@ def fingerprint(
 
     Example: fedprint-node fingerprint /data/icu -o icu.parquet
     """
+    from client.cli_data import Progress
     from client.fingerprints import describe_source, fingerprint_file
     from client.home import NodeHome
     from client.mapping import Mapping
     from client.pseudonyms import load_or_create_key
-    from client.records import read_folder
+    from client.records import guess_mapping, read_folder
 
     place = NodeHome.find(home)
-    chosen = Mapping.from_toml(mapping.read_text(encoding="utf-8")) if mapping else None
     used, model_digest, run = _model(place, release_folder, warm_start)
     if used is None:
         terminal.err.print(
             "NO RELEASE: fingerprints of the packaged warm start, trained on simulated signals "
             "only."
         )
-    with _progress(source) as on_recording:
+    chosen = guess_mapping(source) if mapping is None else Mapping.from_file(mapping)
+    if not as_json:
+        origin = "guessed from the files" if mapping is None else f"from {mapping}"
+        terminal.err.print(f"Mapping, {origin}:", style="bold", highlight=False)
+        terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
+    with Progress(_expected(source), hidden=as_json) as progress:
         summary = fingerprint_file(
             read_folder(source, chosen),
             output,
@@ -138,7 +141,7 @@ def fingerprint(
             pseudonym_key=load_or_create_key(place),
             metadata=describe_source(used, model_digest),
             with_refused=with_refused,
-            on_recording=on_recording,
+            on_recording=progress.advance,
         )
     _report(summary, output, used, as_json)
     if summary.faults:
@@ -182,28 +185,11 @@ def _model(
     return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
 
 
-@contextmanager
-def _progress(source: Path) -> Iterator[Callable[[Summary], None]]:
-    """A bar on stderr with time left, if stderr is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from client.records import count_recordings
-
-    columns = (
-        TextColumn("recordings"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
-        task = bar.add_task("recordings", total=count_recordings(source))
-        yield lambda summary: bar.update(task, completed=summary.recordings + len(summary.faults))
+def _expected(source: Path) -> int:
+    """Recordings below `source`, guessed from names: files that share a stem are one."""
+    if not source.is_dir():
+        return 1
+    return len({file.with_suffix("") for file in source.rglob("*") if file.name[0] != "."})
 
 
 def _report(summary: Summary, output: Path, used: Release | None, as_json: bool) -> None:
@@ -219,8 +205,8 @@ def _report(summary: Summary, output: Path, used: Release | None, as_json: bool)
         "modalities": dict(sorted(summary.modalities.items())),
         "refusals": dict(sorted(summary.refusals.items())),
         "faults": [
-            {"file": fault.file, "cause": fault.cause, "message": fault.message}
-            for fault in summary.faults
+            {"file": one.file, "cause": one.cause, "what": one.message, "do": one.do}
+            for one in summary.faults
         ],
     }
     if as_json:

@@ -15,20 +15,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from client.ingest import prepare_recording
 from client.pseudonyms import pseudonym_of
+from client.records import ReadFault, Recording
 from shared_model import quality
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE, FS_HZ, WINDOW_S
 from shared_model.errors import DataFault, OurMistake
 from shared_model.files import sync_folder
 from shared_model.release import LIMITS, Release
-from shared_model.windows import Windows, make_windows
-
-if TYPE_CHECKING:
-    from client.records import ReadFault, Recording
+from shared_model.windows import Windows
 
 WINDOWS_AT_ONCE = 2048
 """Windows held before they are written (20 MB)."""
@@ -42,11 +41,12 @@ Fingerprinter = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Fault:
-    """A recording that could not be used. `file` is for the hospital's own screen only."""
+    """A recording that could not be used, for the hospital's own screen only."""
 
     file: str = field(repr=False)
     cause: str
     message: str
+    do: str = ""
 
 
 @dataclass
@@ -90,7 +90,7 @@ def fingerprint_file(
     pseudonym_key: bytes,
     metadata: Mapping[str, str],
     with_refused: bool = False,
-    on_recording: Callable[[Summary], None] = lambda _: None,
+    on_recording: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Write the fingerprints of all recordings, whole or not at all.
 
@@ -117,7 +117,7 @@ def fingerprint_file(
                 if count >= WINDOWS_AT_ONCE:
                     write(_table(held, fingerprint))
                     held, count = [], 0
-            on_recording(summary)
+            on_recording()
         if held:
             write(_table(held, fingerprint))
         if not summary.recordings:
@@ -142,29 +142,18 @@ def _windows(
     """(patient pseudonym, recording number, all windows) of each readable recording."""
     seen: Counter[str] = Counter()
     for item in recordings:
-        if not hasattr(item, "channels"):
-            summary.faults.append(Fault(_shown(str(item.file)), item.cause, item.message))
+        if isinstance(item, ReadFault):
+            summary.faults.append(Fault(item.file, item.cause, item.message, item.do))
             continue
-        ecg, ppg = item.channels.get("ecg"), item.channels.get("ppg")
         try:
-            windows = make_windows(
-                None if ecg is None else ecg.samples,
-                FS_HZ if ecg is None else ecg.fs_hz,
-                None if ppg is None else ppg.samples,
-                FS_HZ if ppg is None else ppg.fs_hz,
-            )
+            windows = prepare_recording(item).windows()
         except DataFault as error:
-            summary.faults.append(Fault(_shown(item.name), error.cause, error.message))
+            summary.faults.append(Fault(item.shown, error.cause, error.message, error.do))
             continue
         patient = pseudonym_of(key, item.patient)
         seen[patient] += 1
         _count(summary, patient, windows)
         yield patient, f"{seen[patient]:04d}", windows
-
-
-def _shown(name: str) -> str:
-    """A file name without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _count(summary: Summary, patient: str, windows: Windows) -> None:

@@ -11,6 +11,7 @@ import pytest
 from client import fingerprints
 from client.fingerprints import describe_source, fingerprint_file, modalities, usable
 from client.pseudonyms import pseudonym_of
+from client.records import ReadFault, Recording
 from shared_model.errors import DataFault, OurMistake
 
 KEY = bytes(range(32))
@@ -23,18 +24,8 @@ class Channel:
     fs_hz: float = 125.0
 
 
-@dataclass(frozen=True)
-class Recording:
-    patient: str
-    name: str
-    channels: dict[str, Channel]
-
-
-@dataclass(frozen=True)
-class ReadFault:
-    file: str
-    cause: str
-    message: str
+def recording(patient: str, name: str, channels: dict[str, Channel]) -> Recording:
+    return Recording(patient, name, channels, {}, (), {}, "0" * 64, shown="file-1")  # type: ignore[arg-type]
 
 
 def pulse(seconds: float, seed: int, fs_hz: float = 125.0) -> np.ndarray:
@@ -46,12 +37,12 @@ def pulse(seconds: float, seed: int, fs_hz: float = 125.0) -> np.ndarray:
 
 
 def recordings():
-    yield Recording(
+    yield recording(
         NAME, f"{NAME}.dat", {"ecg": Channel(pulse(35, 1)), "ppg": Channel(pulse(35, 2))}
     )
     yield ReadFault("broken.dat", "truncated", "The file ends too early.")
-    yield Recording(NAME, "second", {"ecg": Channel(pulse(20, 3, 250.0), 250.0)})
-    yield Recording("other", "third", {"ppg": Channel(pulse(12, 4))})
+    yield recording(NAME, "second", {"ecg": Channel(pulse(20, 3, 250.0), 250.0)})
+    yield recording("other", "third", {"ppg": Channel(pulse(12, 4))})
 
 
 def toy(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -113,7 +104,7 @@ def test_the_file_says_which_model_made_it(tmp_path):
 
 
 def test_refused_windows_are_listed_on_request_without_a_fingerprint(tmp_path):
-    flat = Recording("other", "flat", {"ecg": Channel(np.zeros(2500))})
+    flat = recording("other", "flat", {"ecg": Channel(np.zeros(2500))})
     summary = write(tmp_path / "out.parquet", [flat, *recordings()], with_refused=True)
     table = pq.read_table(tmp_path / "out.parquet").to_pydict()
     assert summary.refused_windows >= 2
@@ -165,7 +156,7 @@ def test_no_readable_recording_is_a_fault_and_writes_nothing(tmp_path):
 
 
 def test_a_sampling_rate_that_cannot_be_is_a_fault_of_that_recording_alone(tmp_path):
-    odd = Recording("other", "odd", {"ecg": Channel(pulse(20, 9), 3.0)})
+    odd = recording("other", "odd", {"ecg": Channel(pulse(20, 9), 3.0)})
     summary = write(tmp_path / "out.parquet", [odd, *recordings()])
     assert len(summary.faults) == 2
     assert summary.recordings == 3
