@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared_model import terminal
 from shared_model.errors import OurMistake
@@ -48,15 +49,18 @@ def cohort(
     with _progress() as progress:
         task = progress.add_task("patients", total=patients * sites)
         for index, effects in enumerate(pretend_sites(sites)):
+            before = index * patients
+
+            def show(done: int, before: int = before) -> None:
+                progress.update(task, completed=before + done)
+
             made = draw_cohort(
                 np.random.default_rng([seed, index]),
                 patients,
                 windows_per_patient,
                 effects,
-                first_patient=1 + index * patients,
-                on_patients=lambda done, start=index * patients: progress.update(
-                    task, completed=start + done
-                ),
+                first_patient=1 + before,
+                on_patients=show,
             )
             write_site(out / effects.name, made, format)
             rates = made.recording_labels["hr"]
@@ -123,9 +127,7 @@ def cohort_figure(
     terminal.out.print(f"{out}\n{sheet}")
 
 
-def _progress():  # type: ignore[no-untyped-def]
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -64,7 +64,8 @@ def draw_windows(
         channel=2, token=50); labels, arrays of `count`: patient (index), age, male, sbp, dbp,
         hypertension (0 ... 3), rhythm (index into RHYTHMS), block (0 ... 2), lvh, hr_bpm, sdnn_ms,
         rmssd_ms, pnn50, rr_spread, ectopic_count, beat_count, pat_s, respiration_hz, stiffness,
-        reflected, diastolic (heights over the systolic wave's), diastolic_delay_s. NaN where a window cannot have it (HR of two beats).
+        reflected and diastolic (heights over the systolic wave's), diastolic_delay_s. NaN where a
+        window cannot have it (heart rate of two beats).
 
     Raises:
         OurMistake: count not a positive multiple of windows_per_patient, shares outside 0 ... 1.

@@ -18,6 +18,7 @@ from simulations.cohort_render import (
     butter_low,
     draw_waves,
     forward,
+    frequencies,
     one_pole_high,
     pick,
     spectral_noise,
@@ -281,8 +282,8 @@ def record(
 
     Noise amplitudes are shares of the clean signal's QRS height, log-normal, most recordings quiet.
     """
-    count, samples = clean.shape
-    frequency = np.fft.rfftfreq(samples, 1 / fs_hz)
+    count, samples = len(clean), int(clean.shape[1])
+    frequency = frequencies(samples, fs_hz)
     height = np.maximum(np.percentile(np.abs(clean), 99.3, axis=1), 0.05)
     scale = acquisition.noise_ecg * height
 
@@ -349,7 +350,7 @@ def _mains(
 
 def _jumps(rng: np.random.Generator, x: F32, scale: F64, fs_hz: float) -> None:
     """Seldom a step of the baseline that decays, or a short spike, in place."""
-    count, samples = x.shape
+    count, samples = len(x), int(x.shape[1])
     time = np.arange(samples) / fs_hz
     kinds = ((0.04, 0.6, 1.5), (0.04, 0.012, 1.5)) * max(1, round(samples / fs_hz / BLOCK_S))
     for chance, decay_s, strength in kinds:

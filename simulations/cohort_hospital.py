@@ -46,7 +46,7 @@ class Cohort:
     @property
     def duration_s(self) -> float:
         """Length of each recording."""
-        return self.ecg.shape[1] / self.effects.fs_ecg_hz
+        return int(self.ecg.shape[1]) / self.effects.fs_ecg_hz
 
 
 def draw_cohort(

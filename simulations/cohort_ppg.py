@@ -18,6 +18,7 @@ from simulations.cohort_render import (
     butter_low,
     draw_waves,
     forward,
+    frequencies,
     one_pole_high,
     spectral_noise,
     unit,
@@ -43,7 +44,7 @@ def draw_pulses(
     A pulse after a short interval is small (little filling) and late; a ventricular beat throws out
     less; the beat after a pause more. Very early beats give none: the pulse deficit.
     """
-    count, n_beats = beats.time_s.shape
+    count, n_beats = len(beats.time_s), beats.time_s.shape[1]
     usual = np.median(beats.interval_s, axis=1, keepdims=True)
     ratio = beats.interval_s / usual
     ventricular = np.isin(beats.kind, (cb.VENTRICULAR, cb.VENTRICULAR_2))
@@ -154,7 +155,7 @@ def render(
             start_s,
         )
     # run-off: part of the flow goes through one pole
-    frequency = np.fft.rfftfreq(samples, 1 / fs_hz)
+    frequency = frequencies(samples, fs_hz)
     share = shape.runoff_share[:, None]
     pole = share / (1 + 2j * np.pi * frequency[None] * shape.runoff_s[:, None])
     out = backward(forward(out) * (pole + 0.4 * (1 - share)).astype(np.complex64), samples)
@@ -176,8 +177,8 @@ def record(
     Moving patients (`moving`) have steps or strides: a second rhythm of 0.8-3 Hz with harmonics and
     bursts; the others seldom a burst.
     """
-    count, samples = clean.shape
-    frequency = np.fft.rfftfreq(samples, 1 / fs_hz)
+    count, samples = len(clean), int(clean.shape[1])
+    frequency = frequencies(samples, fs_hz)
     scale = acquisition.noise_ppg
     worn = np.where(acquisition.style == PULSE_STYLES.index("finger"), 1.0, 1.4)
 
@@ -235,7 +236,7 @@ def _strides(rng: np.random.Generator, count: int, samples: int, fs_hz: float) -
 
 def _gain_steps(rng: np.random.Generator, x: F32, fs_hz: float) -> None:
     """Seldom the device changes its gain, or a cuff takes the pulse away for a while; in place."""
-    count, samples = x.shape
+    count, samples = len(x), int(x.shape[1])
     time = np.arange(samples, dtype=np.float32) / np.float32(fs_hz)
     rows = np.flatnonzero(rng.random(count) < 0.05)
     if len(rows):

@@ -64,6 +64,11 @@ def draw_waves(out: F32, waves: Waves, fs_hz: float, start_s: float) -> None:
         ).astype(np.float32)
 
 
+def frequencies(samples: int, fs_hz: float) -> F64:
+    """Frequencies (Hz) of the real FFT of `samples`."""
+    return np.asarray(np.fft.rfftfreq(samples, 1 / fs_hz), dtype=np.float64)
+
+
 def one_pole_high(frequency: F64, corner_hz: F64) -> NDArray[np.complex64]:
     """Single-pole high-pass with its phase, as in monitors. (series, frequency)"""
     ratio = 1j * frequency[None, :] / corner_hz[:, None]
