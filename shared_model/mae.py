@@ -53,6 +53,13 @@ PRESETS: dict[str, ModelConfig] = {
 
 ECG, PPG = 0, 1
 _DECODER_HEADS = 4
+SLOPES = (1.5, 0.4, 0.1, 0.0)
+"""Attention scores fall by slope x patches apart (ALiBi, 2108.12409), head by head; the last head
+sees everything alike. Without it the loss stood at the trivial level for hundreds of steps."""
+FINGERPRINT_FAR = 4.0
+"""How far the fingerprint in a decoder's memory is from every place."""
+_SLOWEST = 100.0
+"""Slowest over fastest rate of the sine positions; 50 tokens need no slower wave."""
 
 
 class Views(NamedTuple):
@@ -81,9 +88,13 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        slopes = torch.tensor([SLOPES[head % len(SLOPES)] for head in range(heads)])
+        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
+        self.slopes: Tensor  # (head, 1, 1)
 
-    def forward(self, tokens: Tensor, context: Tensor, bias: Tensor) -> Tensor:
-        """`bias` (..., token or 1, key): from `_bias`, says which keys a token may look at."""
+    def forward(self, tokens: Tensor, context: Tensor, bias: Tensor, far: Tensor) -> Tensor:
+        """`bias` (..., token or 1, key): from `_bias`, says which keys a token may look at;
+        `far` (..., token, key): how many patches apart they are."""
         key, value = self.key_value(context).chunk(2, dim=-1)
         q = self._split(self.query(tokens))  # (batch, head, token, size)
         k, v = self._split(key), self._split(value)  # (batch, head, key, size)
@@ -91,6 +102,7 @@ class Attention(nn.Module):
         # patient at a time. The small q is scaled, not the large scores.
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)  # (batch, head, token, key)
         scores = scores + bias.reshape(-1, 1, *bias.shape[-2:])
+        scores = scores - self.slopes * far.reshape(-1, 1, *far.shape[-2:])
         merged = (scores.softmax(dim=-1) @ v).transpose(-2, -3).flatten(-2)  # (batch, token, width)
         projected: Tensor = self.out(merged.reshape(tokens.shape))
         return projected
@@ -112,9 +124,11 @@ class Block(nn.Module):
         self.up = nn.Linear(width, int(width * mlp_ratio))
         self.down = nn.Linear(int(width * mlp_ratio), width)
 
-    def forward(self, x: Tensor, bias: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor, far: Tensor, context: Tensor | None = None
+    ) -> Tensor:
         normed = self.norm_1(x)
-        x = x + self.attention(normed, normed if context is None else context, bias)
+        x = x + self.attention(normed, normed if context is None else context, bias, far)
         grown: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
         return grown
 
@@ -131,10 +145,10 @@ class Encoder(nn.Module):
         )
         self.modality = nn.Linear(1, config.width, bias=False)
 
-    def forward(self, patches: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, positions: Tensor, bias: Tensor, far: Tensor) -> Tensor:
         x: Tensor = self.embed(patches) + positions  # (..., token, width)
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, bias, far)
         return x + self.modality(torch.ones_like(x[..., :1]))
 
 
@@ -153,12 +167,14 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_patch = nn.Linear(width, PATCH_SAMPLES)
 
-    def forward(self, outputs: Tensor, at_memory: Tensor, at_query: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        self, outputs: Tensor, at_memory: Tensor, at_query: Tensor, bias: Tensor, far: Tensor
+    ) -> Tensor:
         """outputs (..., key, 128), positions of keys and queries -> (..., query, patch_sample)."""
         context = self.memory_norm(self.memory(outputs) + at_memory)
         x = at_query + self.mask_token(torch.ones_like(at_query[..., :1]))
         for block in self.blocks:
-            x = block(x, bias, context)
+            x = block(x, bias, far, context)
         patches: Tensor = self.to_patch(self.norm(x))
         return patches
 
@@ -192,15 +208,18 @@ class MaskedAutoencoder(nn.Module):
             (..., 128), unit norm; zero for a window without a valid token.
         """
         keys = [valid[..., channel, :] for channel in (ECG, PPG)]  # each (..., token)
+        place = torch.arange(TOKENS, device=patches.device).expand(keys[ECG].shape)
         tokens = [
             self.encoders[channel](
                 patches[..., channel, :, :],
                 self.encoder_positions,
                 _bias(keys[channel][..., None, :]),
+                _far(place, place),
             )
             for channel in (ECG, PPG)
         ]
-        outputs = self._bottleneck(torch.cat(tokens, dim=-2), torch.cat(keys, dim=-1))
+        places = torch.cat([place, place], dim=-1)
+        outputs = self._bottleneck(torch.cat(tokens, dim=-2), torch.cat(keys, dim=-1), places)
         return _pool(outputs, torch.cat(keys, dim=-1))
 
     def forward(self, patches: Tensor, valid: Tensor, hidden: Tensor) -> Views:
@@ -223,7 +242,7 @@ class MaskedAutoencoder(nn.Module):
             bias = _bias((view[:, None] == view) & key[..., None, :])
             packed = torch.take_along_dim(patches[..., channel, :, :], place[..., None], dim=-2)
             encoder = self.encoders[channel]
-            tokens.append(encoder(packed, self.encoder_positions[place], bias))
+            tokens.append(encoder(packed, self.encoder_positions[place], bias, _far(place, place)))
             keys.append(key)
             places.append(place)
             # Queries: 25 hidden tokens of each mask, then all 50 (this modality hidden).
@@ -239,7 +258,7 @@ class MaskedAutoencoder(nn.Module):
         kinds = _to_views(
             torch.full_like(places[ECG], ECG), torch.full_like(places[PPG], PPG), masks, axis=-1
         )
-        outputs = self._bottleneck(outputs_in, view_keys)  # (..., view, 50, 128)
+        outputs = self._bottleneck(outputs_in, view_keys, view_places)  # (..., view, 50, 128)
         fingerprint = _pool(outputs, view_keys)  # (..., view, 128)
 
         memory = torch.cat([outputs, fingerprint[..., None, :]], dim=-2)  # (..., view, 51, 128)
@@ -259,12 +278,17 @@ class MaskedAutoencoder(nn.Module):
             )
             own = view[:, None] == memory_view.flatten()  # (query, key)
             usable = memory_keys[..., chosen, :].flatten(-2)  # (..., key)
+            key_places = view_places[..., chosen, :]  # (..., mask + 1, 50)
+            far = _far(queries[channel], key_places.flatten(-2)).unflatten(-1, (-1, TOKENS))
+            at_fingerprint = torch.full_like(far[..., :1], FINGERPRINT_FAR)
+            far = torch.cat([far, at_fingerprint], dim=-1).flatten(-2)  # (..., query, key)
             predicted.append(
                 self.decoders[channel](
                     memory[..., chosen, :, :].flatten(-3, -2),
                     at_memory[..., chosen, :, :].flatten(-3, -2),
                     self.memory_positions[channel, queries[channel]],
                     _bias(own & usable[..., None, :]),
+                    far,
                 )
             )
             answered = any_key[..., chosen, 0]  # (..., mask + 1)
@@ -274,11 +298,11 @@ class MaskedAutoencoder(nn.Module):
             (counted[ECG], counted[PPG]),
         )  # fmt: skip
 
-    def _bottleneck(self, tokens: Tensor, keys: Tensor) -> Tensor:
+    def _bottleneck(self, tokens: Tensor, keys: Tensor, places: Tensor) -> Tensor:
         """(..., token, width) of both modalities -> token outputs (..., token, 128)."""
-        bias = _bias(keys[..., None, :])
+        bias, far = _bias(keys[..., None, :]), _far(places, places)
         for block in self.bottleneck:
-            tokens = block(tokens, bias)
+            tokens = block(tokens, bias, far)
         outputs: Tensor = self.fingerprint_head(self.fingerprint_norm(tokens))
         return outputs
 
@@ -286,7 +310,8 @@ class MaskedAutoencoder(nn.Module):
 def build(config: ModelConfig, seed: int) -> MaskedAutoencoder:
     """A new model; the same (config, seed) gives the same weights, global generators untouched.
 
-    Xavier-uniform matrices, zero biases, mask and modality tokens N(0, 0.02^2).
+    Xavier-uniform matrices, zero biases, mask and modality tokens N(0, 0.02^2), decoders' last
+    layer zero: an untrained model predicts the window mean.
 
     Raises:
         OurMistake: a part's width does not fit its heads or the sine positions.
@@ -305,6 +330,8 @@ def build(config: ModelConfig, seed: int) -> MaskedAutoencoder:
                     nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
+        for decoder in model.decoders:
+            decoder.to_patch.weight.zero_()
     return model
 
 
@@ -369,16 +396,21 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
 
 
 def sine_positions(width: int, kinds: int = 0) -> Tensor:
-    """Fixed sine-cosine positions (1706.03762, section 3.5): (token, width).
+    """Fixed sine-cosine positions (1706.03762, section 3.5), waves of 6 to 600 tokens.
 
-    With `kinds`, (kind, token, width), where kind k is shifted by k x 100 tokens.
+    Returns (token, width). With `kinds`, (kind, token, width): each kind has a constant vector
+    added, so that equal times of two modalities stay near each other.
     """
-    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))  # (width / 2,)
-    place = torch.arange(TOKENS)[:, None]  # (token, 1)
-    if kinds:
-        place = place + 100 * torch.arange(kinds)[:, None, None]  # (kind, token, 1)
-    angle = place * rate
-    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2)
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(_SLOWEST) / width))  # (width / 2,)
+
+    def waves(place: Tensor) -> Tensor:
+        angle = place[..., None] * rate
+        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2)
+
+    positions = waves(torch.arange(TOKENS))  # (token, width)
+    if not kinds:
+        return positions
+    return positions + waves(1000 * torch.arange(1, kinds + 1))[:, None, :]  # (kind, token, width)
 
 
 def _bias(allowed: Tensor) -> Tensor:
@@ -388,6 +420,11 @@ def _bias(allowed: Tensor) -> Tensor:
     uses, has a gradient: a softmax over nothing would be NaN even behind a zero weight.
     """
     return (~allowed).to(torch.float32) * -1e4
+
+
+def _far(queries: Tensor, keys: Tensor) -> Tensor:
+    """Patches between two places, whatever the modality: (..., query, key) float32."""
+    return (queries[..., :, None] - keys[..., None, :]).abs().to(torch.float32)
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:

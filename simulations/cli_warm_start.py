@@ -83,11 +83,12 @@ def _train(preset: str, recipe: Recipe, keep: Path | None) -> tuple[Weights, lis
         bar = progress.add_task("first windows", total=recipe.steps)
 
         def on_point(point: Point) -> None:
-            progress.update(
-                bar,
-                completed=point.step,
-                description=f"masked {point.masked:.3f} cross-modal {point.cross_modal:.3f}",
-            )
+            words = f"masked {point.masked:.3f} cross-modal {point.cross_modal:.3f}"
+            progress.update(bar, completed=point.step, description=words)
+            if not terminal.err.is_terminal:
+                terminal.err.print(
+                    f"step {point.step} of {recipe.steps}: {words} auxiliary {point.auxiliary:.3f}"
+                )
 
         def on_keep(step: int, weights: Weights) -> None:
             if keep is not None:

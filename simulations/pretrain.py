@@ -27,8 +27,17 @@ from shared_model.config import FINGERPRINT_SIZE, ModelConfig
 from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, draw_patch_masks, weights_of
 from shared_model.patches import fold
 from shared_model.weights import Weights
+from simulations.cohort_sites import RHYTHMS
 
 Batch = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+
+
+NUMBERS = (
+    "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "rr_spread", "ectopic_count", "beat_count", "age",
+    "sbp", "dbp", "stiffness", "reflected", "diastolic_delay_s", "respiration_hz",
+)  # fmt: skip
+CLASSES = {"rhythm": len(RHYTHMS), "block": 3, "hypertension": 4, "male": 2, "lvh": 2}
+"""What the auxiliary heads predict of the simulator's labels: numbers, classes with their size."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Recipe:
     cross_modal_weight: float = 0.5
     alignment_weight: float = 0.1
     auxiliary_weight: float = 0.3
+    single_share: float = 0.1
+    short_share: float = 0.1
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -71,16 +82,12 @@ class Point:
 
 class AuxiliaryHeads(nn.Module):
     """Linear heads from a fingerprint to the simulator's labels: numbers regressed (standardised),
-    classes by cross entropy. Labels are told apart by their type: float or integer."""
+    classes by cross entropy."""
 
     def __init__(self, labels: dict[str, np.ndarray]) -> None:
         super().__init__()
-        self.numbers = [n for n, v in labels.items() if np.issubdtype(v.dtype, np.floating)]
-        self.classes = {
-            name: int(value.max()) + 1
-            for name, value in labels.items()
-            if np.issubdtype(value.dtype, np.integer) and int(value.max()) > 0
-        }
+        self.numbers = [name for name in NUMBERS if name in labels]
+        self.classes = {n: size for n, size in CLASSES.items() if n in labels}
         known = np.stack([labels[name] for name in self.numbers], axis=1)
         self.centre = torch.from_numpy(np.nanmean(known, axis=0)).float()
         self.scale = torch.from_numpy(np.nanstd(known, axis=0) + 1e-6).float()
@@ -216,9 +223,11 @@ def _simulate(out: Connection, recipe: Recipe) -> None:
     torch.set_num_threads(1)
     for step in range(recipe.steps):
         rng = np.random.default_rng([recipe.seed, 0, step])
-        signal, valid, labels = draw_windows(rng, recipe.batch)
-        kept = {name: value for name, value in labels.items() if value.dtype.kind in "fiub"}
-        kept = {n: v.astype(np.int64) if v.dtype.kind in "iub" else v for n, v in kept.items()}
+        signal, valid, labels = draw_windows(
+            rng, recipe.batch, single_share=recipe.single_share, short_share=recipe.short_share
+        )
+        kept = {name: labels[name].astype(np.float64) for name in NUMBERS}
+        kept |= {name: labels[name].astype(np.int64) for name in CLASSES}
         try:
             out.send((signal, valid, kept))
         except (BrokenPipeError, OSError):
