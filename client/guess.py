@@ -6,13 +6,31 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.formats.base import Outline
-from client.formats.csv_file import time_column
+from client.formats.csv_file import RECORDING_NAMES, time_column
 from client.identifiers import kind_of_column
-from client.labels import is_identifying, label_value
+from client.labels import MISSING, is_identifying, label_value
 from client.mapping import ChannelMapping, Mapping, lead_of, preference
 
-_PATIENT = ("patient_id", "patient", "patientid", "subject_id", "subject", "subjectid", "pid", "pseudonym", "participant")
-_FS = ("fs_hz", "fs", "sampling_rate", "sampling_rate_hz", "sample_rate", "sampling_frequency", "frequency_hz")
+_PATIENT = (
+    "patient_id",
+    "patient",
+    "patientid",
+    "subject_id",
+    "subject",
+    "subjectid",
+    "pid",
+    "pseudonym",
+    "participant",
+)
+_FS = (
+    "fs_hz",
+    "fs",
+    "sampling_rate",
+    "sampling_rate_hz",
+    "sample_rate",
+    "sampling_frequency",
+    "frequency_hz",
+)
 _MAXIMUM_DISTINCT = 32
 
 
@@ -55,7 +73,7 @@ class Guess:
                     distinct.add(label)
                     if len(distinct) > _MAXIMUM_DISTINCT:
                         self._dropped.add(column)
-                elif label is None and str(value).strip().casefold() not in {"nan", "na", "n/a", "null", "none"}:
+                elif label is None and str(value).strip().casefold() not in MISSING:
                     self._dropped.add(column)
 
     def mapping(self) -> Mapping:
@@ -64,7 +82,10 @@ class Guess:
         columns = {name.strip().casefold(): name for name in reversed(list(self._columns))}
         patient = next((columns[name] for name in _PATIENT if name in columns), base.patient_column)
         fs = next((columns[name] for name in _FS if name in columns), base.fs_column)
-        own = {patient, base.recording_column, fs}
+        recording = next(
+            (columns[name] for name in RECORDING_NAMES if name in columns), base.recording_column
+        )
+        own = {patient, recording, fs}
         labels = [
             name
             for name in self._columns
@@ -72,16 +93,19 @@ class Guess:
         ]
         time, unit = next(iter(self._times), (base.time_column, base.time_unit))
         found = {role: self._names(role) for role in ("ecg", "ppg")}
-        return Mapping.model_validate({
-            "patient_column": patient,
-            "fs_column": fs,
-            "time_column": time,
-            "time_unit": unit,
-            "labels": labels,
-            "series": list(self._series),
-            "ecg": ChannelMapping(names=found["ecg"]),
-            "ppg": ChannelMapping(names=found["ppg"]),
-        })
+        return Mapping.model_validate(
+            {
+                "patient_column": patient,
+                "recording_column": recording,
+                "fs_column": fs,
+                "time_column": time,
+                "time_unit": unit,
+                "labels": labels,
+                "series": list(self._series),
+                "ecg": ChannelMapping(names=found["ecg"]),
+                "ppg": ChannelMapping(names=found["ppg"]),
+            }
+        )
 
     def _names(self, role: str) -> tuple[str, ...]:
         names = []

@@ -5,8 +5,12 @@ from __future__ import annotations
 COLUMN_KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # kind: (whole names without separators; from 7 letters on also inside a longer name), (single words)
     "birth-date": (
-        frozenset("dateofbirth birthdate birthday geburtsdatum geburtstag datenaissance fechanacimiento".split()),
-        frozenset("dob birth born geb birthdate birthday geburtsdatum bdate naissance nacimiento".split()),
+        frozenset(
+            "dateofbirth birthdate birthday geburtsdatum geburtstag datenaissance fechanacimiento".split()
+        ),
+        frozenset(
+            "dob birth born geb birthdate birthday geburtsdatum bdate naissance nacimiento".split()
+        ),
     ),
     "name": (
         frozenset(
@@ -43,16 +47,39 @@ COLUMN_KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
             "village indirizzo direccion residence".split()
         ),
     ),
-    "network-address": (frozenset("ipaddress macaddress".split()), frozenset("ip url website homepage".split())),
-    "device": (frozenset("serialnumber serialno deviceserial".split()), frozenset("imei serial".split())),
+    "network-address": (
+        frozenset("ipaddress macaddress".split()),
+        frozenset("ip url website homepage".split()),
+    ),
+    "device": (
+        frozenset("serialnumber serialno deviceserial".split()),
+        frozenset("imei serial".split()),
+    ),
     "exact-date": (
         frozenset("admissiondate dischargedate dateofdeath".split()),
         frozenset("date datum datetime admitted discharged deathdate fecha".split()),
     ),
-    "free-text": (frozenset(), frozenset("comment comments note notes remark remarks bemerkung freetext".split())),
+    "free-text": (
+        frozenset(),
+        frozenset("comment comments note notes remark remarks bemerkung freetext".split()),
+    ),
 }
 
-TITLES = ("mr", "mrs", "ms", "miss", "dr", "prof", "herr", "frau", "mme", "sr", "sra", "signor", "signora")
+TITLES = (
+    "mr",
+    "mrs",
+    "ms",
+    "miss",
+    "dr",
+    "prof",
+    "herr",
+    "frau",
+    "mme",
+    "sr",
+    "sra",
+    "signor",
+    "signora",
+)
 
 NOT_NAMES = frozenset(
     """

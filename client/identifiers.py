@@ -58,9 +58,7 @@ _PHONE = re.compile(
     r"|(?:\(\d{3}\)[ -]?\d{3}[ -]?\d{4})|(?:(?<!\d)\d{3}[.-]\d{4}(?!\d))|(?:(?<!\d)\d{3}\.\d{3}\.\d{4}(?!\d))",
     re.I,
 )
-_STREET = (
-    r"(?:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|place|pl|square|sq|way|terrace|close|crescent)"
-)
+_STREET = r"(?:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|place|pl|square|sq|way|terrace|close|crescent)"
 _ADDRESS = re.compile(
     rf"(?<!\w)\d{{1,5}}[a-z]?,? +(?:[A-Z][\w'.-]+ +){{1,4}}{_STREET}(?!\w)"
     r"|(?<!\w)[A-ZÄÖÜ][\wäöüß.-]*(?:[ -][A-ZÄÖÜa-z][\wäöüß.-]*){0,3}[ -]?(?:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|ring|ufer|damm)\s*\d+"
@@ -79,7 +77,9 @@ _KEYED_NAME = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-.][^\W\d_]+)*\.?")
 _DECIMAL = re.compile(r"^[+-]?\d*\.\d+(?:[eE][+-]?\d+)?$|^[+-]?\d+(?:\.\d*)?[eE][+-]?\d+$")
-_PARTICLES = frozenset("van von der den de la le du di da dos del el al bin ibn ben y e zu zur ter".split())
+_PARTICLES = frozenset(
+    "van von der den de la le du di da dos del el al bin ibn ben y e zu zur ter".split()
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,11 @@ def kinds_in(text: str) -> frozenset[str]:
     without_dates = text
     for pattern in _DATES:
         without_dates = pattern.sub(" ", without_dates)
-    if _SSN.search(without_dates) or _NHS.search(without_dates) or _KEYED_NUMBER.search(without_dates):
+    if (
+        _SSN.search(without_dates)
+        or _NHS.search(without_dates)
+        or _KEYED_NUMBER.search(without_dates)
+    ):
         found.add("record-number")
     if _LETTER_NUMBER.search(without_dates) or _long_number(without_dates):
         found.add("record-number")
@@ -136,12 +140,24 @@ def kinds_in_file_name(name: str) -> frozenset[str]:
     """Kinds of identifiers in a file's or folder's name, or in the name of a recording."""
     stem = PurePosixPath(name).stem if "." in name else name
     found = set(kinds_in(stem)) | set(kinds_in(re.sub(r"[_]+", " ", stem)))
-    words = [word for word in re.split(r"[\W\d_]+", re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])", " ", stem)) if word]
+    words = [
+        word
+        for word in re.split(r"[\W\d_]+", re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])", " ", stem))
+        if word
+    ]
     plain = [word.casefold() for word in words]
     for first, second in zip(plain, plain[1:], strict=False):
-        if min(len(first), len(second)) >= 3 and not {first, second} & NOT_NAMES and first.isalpha():
+        if (
+            min(len(first), len(second)) >= 3
+            and not {first, second} & NOT_NAMES
+            and first.isalpha()
+        ):
             found.add("name")
-        if first in {"patient", "pat", "pt", "name", "subject"} and len(second) >= 2 and second not in NOT_NAMES:
+        if (
+            first in {"patient", "pat", "pt", "name", "subject"}
+            and len(second) >= 2
+            and second not in NOT_NAMES
+        ):
             found.add("name")
     if any(word in GIVEN_NAMES for word in plain):
         found.add("name")
@@ -162,6 +178,8 @@ def find_in_texts(file: str, texts: Iterable[Text]) -> tuple[Finding, ...]:
         elif text.where.startswith("column "):
             kind = kind_of_column(text.where.removeprefix("column "))
             kinds = frozenset({kind}) if kind else kinds_in(value)
+        elif text.where == "recording name":
+            kinds = kinds_in_file_name(value)
         elif text.where.startswith("signal "):
             kinds = kinds_in(value) - {"address", "phone"}
         else:
@@ -171,14 +189,18 @@ def find_in_texts(file: str, texts: Iterable[Text]) -> tuple[Finding, ...]:
         elif text.hint:
             kinds = frozenset({text.hint})
         for kind in kinds:
-            where = text.where if text.where != "column name" else "column name"
-            found[where, kind] = max(found.get((where, kind), 0), len(value))
-    return tuple(Finding(file, where, kind, length) for (where, kind), length in sorted(found.items()))
+            found[text.where, kind] = max(found.get((text.where, kind), 0), len(value))
+    return tuple(
+        Finding(file, where, kind, length) for (where, kind), length in sorted(found.items())
+    )
 
 
 def safe_name(relative: str, number: int) -> str:
     """The file's name for messages, or "file N (name withheld)" if the name itself identifies someone."""
-    if any(kinds_in_file_name(part) for part in PurePosixPath(relative).parts) or not relative.isprintable():
+    if (
+        any(kinds_in_file_name(part) for part in PurePosixPath(relative).parts)
+        or not relative.isprintable()
+    ):
         return f"file {number} (name withheld)"
     return relative
 
@@ -189,7 +211,9 @@ def find_in_name(relative: str, shown: str) -> tuple[Finding, ...]:
     for part in PurePosixPath(relative).parts:
         for kind in kinds_in_file_name(part):
             found[kind] = max(found.get(kind, 0), len(part))
-    return tuple(Finding(shown, "file name", kind, length) for kind, length in sorted(found.items()))
+    return tuple(
+        Finding(shown, "file name", kind, length) for kind, length in sorted(found.items())
+    )
 
 
 def scan(path: Path, mapping: Mapping | None = None) -> list[Finding]:

@@ -39,6 +39,10 @@ def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]
     labels: dict[str, str | float] = {}
     for column in mapping.labels:
         value = label_value(cells.get(column))
-        if value is not None and column not in own and not is_identifying(column, cells.get(column)):
+        if (
+            value is not None
+            and column not in own
+            and not is_identifying(column, cells.get(column))
+        ):
             labels[column] = value
     return labels

@@ -31,7 +31,17 @@ from client.mapping import Mapping, lead_of, unit_of
 from client.tables import Row, Tables
 from shared_model.errors import DataFault, OurMistake
 
-__all__ = ["CAUSES", "Channel", "Event", "Finding", "ReadFault", "Recording", "guess_mapping", "read_folder"]
+__all__ = [
+    "CAUSES",
+    "Channel",
+    "Event",
+    "Finding",
+    "ReadFault",
+    "Recording",
+    "count_recordings",
+    "guess_mapping",
+    "read_folder",
+]
 
 _MAXIMUM_FILES = 1_000_000
 
@@ -111,6 +121,27 @@ def guess_mapping(path: Path) -> Mapping:
     return _guess(_walk(path)[0])
 
 
+def count_recordings(path: Path) -> int:
+    """Recordings below `path` by the look of the files (rows of Parquet files), without reading samples.
+
+    For progress bars: a file that turns out to be faulty counts as well.
+    Raises OurMistake if `path` is neither a file nor a folder.
+    """
+    total = 0
+    for item in _walk(path)[0]:
+        try:
+            kind = _format_of(read_head(item.path))
+            if kind == "parquet":
+                total += parquet.row_count(item.path)
+            elif kind == "csv":
+                total += csv_file.outline(item.path, None).format == "csv"
+            elif kind:
+                total += 1
+        except DataFault:
+            total += 1
+    return total
+
+
 def _guess(files: list[_File]) -> Mapping:
     from client.guess import Guess
 
@@ -163,7 +194,9 @@ class _Reader:
                 yield from self._read_file(item)
         if self.pending:
             name = self.pending[0].file
-            yield ReadFault(name, "bad-table", "No recording belongs to this table.", findings=self._findings())
+            yield ReadFault(
+                name, "bad-table", "No recording belongs to this table.", findings=self._findings()
+            )
 
     def _read_table(self, item: _File, seen: Outline) -> None:
         rows = csv_file.read_table(item.path, seen)
@@ -194,15 +227,21 @@ class _Reader:
             elif seen.format == "dicom":
                 parsed = dicom.read(item.path, seen, chosen)
             else:
-                parsed = csv_file.read(item.path, seen, chosen, self.mapping, row.fs_hz if row else None)
+                parsed = csv_file.read(
+                    item.path, seen, chosen, self.mapping, row.fs_hz if row else None
+                )
             self.pending += find_in_texts(item.shown, parsed.texts)
             yield from self._settle(item, name, parsed, row, seen.patient)
         except DataFault as error:
             yield self._fault(item, error)
 
-    def _read_rows(self, item: _File, seen: Outline, chosen: dict[str, str]) -> Iterator[Recording | ReadFault]:
+    def _read_rows(
+        self, item: _File, seen: Outline, chosen: dict[str, str]
+    ) -> Iterator[Recording | ReadFault]:
         column = self.mapping.recording_column
-        for number, parsed in enumerate(parquet.read(item.path, seen, self.mapping, chosen), start=1):
+        for number, parsed in enumerate(
+            parquet.read(item.path, seen, self.mapping, chosen), start=1
+        ):
             self.pending += find_in_texts(item.shown, parsed.texts)
             try:
                 if parsed.fault is not None:
@@ -233,7 +272,9 @@ class _Reader:
         for role, signal in parsed.signals.items():
             channel = self._channel(role, signal)
             if np.all(np.isnan(channel.samples)):
-                error = DataFault(f"The {role.upper()} channel has no valid sample.", cause="no-samples")
+                error = DataFault(
+                    f"The {role.upper()} channel has no valid sample.", cause="no-samples"
+                )
                 if len(parsed.signals) == 1:
                     raise error
                 yield self._fault(item, error)
@@ -303,7 +344,11 @@ def _outline(path: Path, mapping: Mapping | None) -> Outline:
         return wfdb.outline(path)
     if kind == "csv":
         return csv_file.outline(path, mapping)
-    fail("not-a-recording", "It is none of WFDB, EDF, DICOM, CSV and Parquet.", do="Leave it out of the folder.")
+    fail(
+        "not-a-recording",
+        "It is none of WFDB, EDF, DICOM, CSV and Parquet.",
+        do="Leave it out of the folder.",
+    )
 
 
 def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
@@ -317,22 +362,28 @@ def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
     relatives: list[str] = []
     for folder, folders, names in os.walk(path, followlinks=False):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in linked)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in linked
+        )
         relatives += [
-            os.path.relpath(os.path.join(folder, name), path) for name in (*names, *linked) if not name.startswith(".")
+            os.path.relpath(os.path.join(folder, name), path)
+            for name in (*names, *linked)
+            if not name.startswith(".")
         ]
         if len(relatives) > _MAXIMUM_FILES:
-            raise OurMistake(f"The folder has more than {_MAXIMUM_FILES} files.", do="Add its parts one by one.")
+            raise OurMistake(
+                f"The folder has more than {_MAXIMUM_FILES} files.", do="Add its parts one by one."
+            )
     files, faults = [], []
     for number, relative in enumerate(sorted(relatives), start=1):
         item = _File(path / relative, relative, safe_name(relative, number))
         real = item.path.resolve()
         if real != root and root not in real.parents:
-            faults.append(ReadFault(item.shown, "outside-folder", "It is a link that leaves the folder."))
+            faults.append(
+                ReadFault(item.shown, "outside-folder", "It is a link that leaves the folder.")
+            )
         elif item.path.is_dir():
             faults.append(ReadFault(item.shown, "outside-folder", "It is a link to a folder."))
         else:
             files.append(item)
     return files, faults
-
-

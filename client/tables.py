@@ -26,7 +26,9 @@ class Tables:
         self._mapping = mapping
         self._rows: dict[Path, dict[str, Row | None]] = {}
 
-    def add(self, folder: Path, shown: str, seen: Outline, rows: list[dict[str, str]]) -> tuple[Finding, ...]:
+    def add(
+        self, folder: Path, shown: str, seen: Outline, rows: list[dict[str, str]]
+    ) -> tuple[Finding, ...]:
         """Take in a table's rows; returns what the identifier scan finds in it."""
         known = self._rows.setdefault(folder, {})
         mapping = self._mapping
@@ -35,10 +37,15 @@ class Tables:
         for cells in rows:
             name = cells.get(mapping.recording_column, "")
             row = Row(cells, _rate(cells.get(mapping.fs_column, "")))
+            texts.setdefault(Text("recording name", name))
             if name:
                 same = known.get(name, row)
                 known[name] = row if same is not None and same.cells == row.cells else None
-            texts.update(dict.fromkeys(Text(f"column {key}", cell) for key, cell in cells.items() if key not in own))
+            texts.update(
+                dict.fromkeys(
+                    Text(f"column {key}", cell) for key, cell in cells.items() if key not in own
+                )
+            )
         kept = (text for text in texts if not (text.where == "column name" and text.value in own))
         return find_in_texts(shown, kept)
 
@@ -58,7 +65,10 @@ class Tables:
             if rows is not None and name in rows:
                 row = rows[name]
                 if row is None:
-                    fail("bad-table", "Two rows of the table contradict each other about this recording.")
+                    fail(
+                        "bad-table",
+                        "Two rows of the table contradict each other about this recording.",
+                    )
                 return row
         return None
 

@@ -124,7 +124,9 @@ def guarded(what: str) -> Iterator[None]:
     except DataFault:
         raise
     except MemoryError:
-        raise DataFault(f"Reading the {what} needs more memory than there is.", cause="too-large") from None
+        raise DataFault(
+            f"Reading the {what} needs more memory than there is.", cause="too-large"
+        ) from None
     except OSError as error:
         name = type(error).__name__
         raise DataFault(f"The {what} cannot be read ({name}).", cause="unreadable") from None
@@ -142,7 +144,11 @@ def size_of(path: Path, limit_bytes: int = MAXIMUM_FILE_BYTES) -> int:
     try:
         status = os.stat(path)
     except OSError:
-        fail("unreadable", "The file cannot be opened.", do="Check that it exists and its permissions.")
+        fail(
+            "unreadable",
+            "The file cannot be opened.",
+            do="Check that it exists and its permissions.",
+        )
     if not stat.S_ISREG(status.st_mode):
         fail("not-a-recording", "It is no regular file.")
     if status.st_size == 0:
@@ -207,6 +213,10 @@ def checked_samples(samples: NDArray[Any]) -> Samples:
         fail("too-large", f"A channel has more than {MAXIMUM_SAMPLES} samples.")
     values = np.array(samples, dtype=np.float64)
     values[~np.isfinite(values)] = np.nan
-    if values.size and not np.all(np.isnan(values)) and np.nanmax(np.abs(values)) > MAXIMUM_MAGNITUDE:
+    if (
+        values.size
+        and not np.all(np.isnan(values))
+        and np.nanmax(np.abs(values)) > MAXIMUM_MAGNITUDE
+    ):
         fail("bad-values", "A channel has values that no sensor gives (above 1e9).")
     return values

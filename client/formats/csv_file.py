@@ -33,12 +33,48 @@ from client.formats.base import (
 )
 from client.mapping import Mapping
 
-MISSING = ("", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "null", "NULL", "None", "-", "--", "?", "#N/A")
+MISSING = (
+    "",
+    "NaN",
+    "nan",
+    "NAN",
+    "NA",
+    "N/A",
+    "n/a",
+    "null",
+    "NULL",
+    "None",
+    "-",
+    "--",
+    "?",
+    "#N/A",
+)
 _DELIMITERS = (",", ";", "\t", "|")
 _MAXIMUM_TABLE_BYTES = 64 << 20
 _MAXIMUM_CELL = 4096
+RECORDING_NAMES = (
+    "recording",
+    "recording_id",
+    "record",
+    "record_id",
+    "file",
+    "filename",
+    "file_name",
+)
+"""Names of the column that ties a row to a file, best first."""
 _UNIT_FACTOR = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_TIME_NAMES = ("time_s", "time", "t", "seconds", "sec", "time_ms", "timestamp", "elapsed_s", "elapsed", "time_us")
+_TIME_NAMES = (
+    "time_s",
+    "time",
+    "t",
+    "seconds",
+    "sec",
+    "time_ms",
+    "timestamp",
+    "elapsed_s",
+    "elapsed",
+    "time_us",
+)
 _TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 _MAXIMUM_STRETCH = 10.0
@@ -98,16 +134,18 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         fail("too-large", f"The file has more than {MAXIMUM_CHANNELS} columns.")
     if len(set(columns)) != len(columns):
         fail("bad-header", "Two columns have the same name.")
-    if any(not name or len(name) > 200 for name in columns):
-        fail("bad-header", "A column has no name, or one of more than 200 characters.")
-    recording = mapping.recording_column if mapping else Mapping().recording_column
+    if any(len(name) > 200 for name in columns):
+        fail("bad-header", "A column has a name of more than 200 characters.")
+    ties = (mapping.recording_column,) if mapping else RECORDING_NAMES
     time = _time_of(columns, mapping)
-    is_table = recording in columns and time is None
+    is_table = time is None and any(name in ties or name.casefold() in ties for name in columns)
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
     return Outline(
         format="table" if is_table else "csv",
-        channels=() if is_table else tuple(name for name in columns if time is None or name != time[0]),
+        channels=()
+        if is_table
+        else tuple(name for name in columns if time is None or name != time[0]),
         columns=columns,
         texts=tuple(texts),
         handle=dialect,
@@ -126,9 +164,13 @@ def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if len(cells) != len(dialect.header) or any(len(cell) > _MAXIMUM_CELL for cell in cells):
+            if len(cells) != len(dialect.header) or any(
+                len(cell) > _MAXIMUM_CELL for cell in cells
+            ):
                 fail("bad-table", "A row of the table has too many, too few or too long cells.")
-            rows.append({name: cell.strip() for name, cell in zip(dialect.header, cells, strict=True)})
+            rows.append(
+                {name: cell.strip() for name, cell in zip(dialect.header, cells, strict=True)}
+            )
     return rows
 
 
@@ -159,7 +201,8 @@ def read(
             ),
             parse_options=pacsv.ParseOptions(delimiter=dialect.delimiter),
             convert_options=pacsv.ConvertOptions(
-                column_types={name: pa.float64() for name in numeric} | {name: pa.string() for name in rest},
+                column_types={name: pa.float64() for name in numeric}
+                | {name: pa.string() for name in rest},
                 null_values=list(MISSING),
                 strings_can_be_null=True,
                 decimal_point=dialect.decimal,
@@ -169,7 +212,9 @@ def read(
         conversion = "conversion error" in str(error)
         fail(
             "bad-values" if conversion else "bad-header",
-            "A cell of a channel or of the time column is no number." if conversion else "A row does not parse.",
+            "A cell of a channel or of the time column is no number."
+            if conversion
+            else "A row does not parse.",
             do="Export the file again from its source.",
         )
     except Exception as error:
@@ -191,7 +236,9 @@ def read(
     return Parsed(signals=signals, digest=digest_files((path,)), row=row, texts=texts)
 
 
-def _grid(times_s: Samples | None, given_hz: float | None) -> tuple[float, NDArray[np.int64] | None]:
+def _grid(
+    times_s: Samples | None, given_hz: float | None
+) -> tuple[float, NDArray[np.int64] | None]:
     """Rate in Hz and, if samples are missing, the place of each sample on the regular grid."""
     if times_s is None or times_s.size < 2:
         if given_hz is None:
@@ -228,8 +275,14 @@ def _constants(table: Any, names: list[str]) -> tuple[tuple[Text, ...], dict[str
         distinct = [str(value) for value in table[name].unique().to_pylist() if value is not None]
         if len(distinct) == 1 and table[name].null_count == 0:
             row[name] = distinct[0]
-        texts += [Text(f"column {name}", value) for value in distinct[:10_000] if not _is_number(value)]
-        if distinct and all(_is_number(value) for value in distinct[:10_000]) and len(distinct) < 10:
+        texts += [
+            Text(f"column {name}", value) for value in distinct[:10_000] if not _is_number(value)
+        ]
+        if (
+            distinct
+            and all(_is_number(value) for value in distinct[:10_000])
+            and len(distinct) < 10
+        ):
             texts += [Text(f"column {name}", value) for value in distinct]
     return tuple(texts), row
 
@@ -272,7 +325,9 @@ def _dialect(text: str) -> Dialect | None:
     while skip < len(lines) and (not lines[skip].strip() or lines[skip].startswith("#")):
         comments.append(lines[skip].lstrip("#").strip())
         skip += 1
-    if skip >= len(lines) or any(ord(character) < 32 and character not in "\t\r" for character in lines[skip]):
+    if skip >= len(lines) or any(
+        ord(character) < 32 and character not in "\t\r" for character in lines[skip]
+    ):
         return None
     first = lines[skip].lstrip("\ufeff")
     body = [line for line in lines[skip + 1 : skip + 6] if line.strip()]
@@ -280,11 +335,14 @@ def _dialect(text: str) -> Dialect | None:
     delimiter = max(_DELIMITERS, key=lambda mark: counts[mark])
     if counts[delimiter] == 0:
         delimiter = ","
-        if not body or not all(_is_number(line.strip()) or line.strip() in MISSING for line in body):
+        if not body or not all(
+            _is_number(line.strip()) or line.strip() in MISSING for line in body
+        ):
             return None
     header = tuple(cell.strip() for cell in next(csv.reader([first], delimiter=delimiter)))
-    if all(_is_number(cell) for cell in header):
-        return None  # numbers without names: nobody knows what they are
+    if all(_is_number(cell) for cell in header) or (not body and "" in header):
+        return None  # numbers without names, or a sentence with a comma
+    header = tuple(cell or f"unnamed {number}" for number, cell in enumerate(header, start=1))
     if body and any(_width(line, delimiter) != len(header) for line in body):
         return None
     decimal = "," if delimiter == ";" and body and not any("." in line for line in body) else "."

@@ -34,7 +34,15 @@ _UNPACKED = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN})
 """Implicit little, explicit little and explicit big endian; deflated files could inflate without bound."""
 _MAXIMUM_ELEMENTS = 100_000
 _MAXIMUM_DEPTH = 16
-_SAMPLE_BYTES = {("SB", 8): 1, ("UB", 8): 1, ("SS", 16): 2, ("US", 16): 2, ("SL", 32): 4, ("UL", 32): 4}
+_UNDEFINED = 0xFFFFFFFF
+_SAMPLE_BYTES = {
+    ("SB", 8): 1,
+    ("UB", 8): 1,
+    ("SS", 16): 2,
+    ("US", 16): 2,
+    ("SL", 32): 4,
+    ("UL", 32): 4,
+}
 
 KINDS = {
     "PatientName": "name", "OtherPatientNames": "name", "PatientBirthName": "name",
@@ -93,7 +101,9 @@ def outline(path: Path) -> Outline:
         meta = _read_file_meta_info(stream)
         syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax not in _UNPACKED:
-        fail("unsupported", "The transfer syntax is packed or unknown.", do="Export it uncompressed.")
+        fail(
+            "unsupported", "The transfer syntax is packed or unknown.", do="Export it uncompressed."
+        )
     with _quiet():
         dataset = pydicom.dcmread(io.BytesIO(data))
         texts = tuple(_texts(dataset))
@@ -151,7 +161,11 @@ def _channels(groups: Any) -> Iterator[_Channel]:
         if kind not in _SAMPLE_BYTES:
             fail("unsupported", "The waveform's sample type is not read.")
         if len(group.WaveformData or b"") < count * length * _SAMPLE_BYTES[kind]:
-            fail("truncated", "The waveform is shorter than declared.", do="Copy the file again from its source.")
+            fail(
+                "truncated",
+                "The waveform is shorter than declared.",
+                do="Copy the file again from its source.",
+            )
         definitions = group.get("ChannelDefinitionSequence") or ()
         if len(definitions) != count:
             fail("bad-header", "The waveform's channel definitions do not match its channels.")
@@ -187,7 +201,11 @@ def _texts(dataset: Any) -> Iterator[Text]:
         item, depth = stack.pop()
         if depth > _MAXIMUM_DEPTH:
             fail("bad-header", "The DICOM file nests too deep.")
-        for element in item:
+        for key in list(item.keys()):
+            raw = item.get_item(key)
+            if isinstance(raw.value, bytes) and len(raw.value) < getattr(raw, "length", 0) < _UNDEFINED:
+                fail("truncated", "An element is shorter than it declares.", do="Copy the file again.")
+            element = item[key]
             seen += 1
             if seen > _MAXIMUM_ELEMENTS:
                 fail("too-large", f"The DICOM file has more than {_MAXIMUM_ELEMENTS} elements.")

@@ -92,14 +92,24 @@ def outline(path: Path) -> Outline:
     header = _parse(main, rest, count)
     wanted_bytes = header.header_bytes + header.records * header.record_bytes
     if size_bytes < wanted_bytes:
-        fail("truncated", "The file is shorter than its header declares.", do="Copy it again from its source.")
+        fail(
+            "truncated",
+            "The file is shorter than its header declares.",
+            do="Copy it again from its source.",
+        )
     if size_bytes > wanted_bytes:
-        fail("bad-header", "The file is longer than its header declares.", do="Export it again from its source.")
+        fail(
+            "bad-header",
+            "The file is longer than its header declares.",
+            do="Export it again from its source.",
+        )
     plus = main[192:197] == b"EDF+C"
     patient, texts = _identities(main, plus)
     return Outline(
         format="edf",
-        channels=tuple(channel.label for channel in header.channels if channel.label != _ANNOTATIONS),
+        channels=tuple(
+            channel.label for channel in header.channels if channel.label != _ANNOTATIONS
+        ),
         texts=(*texts, *_signal_texts(rest, count), *_annotation_texts(path, header)),
         patient=patient,
         handle=header,
@@ -117,7 +127,9 @@ def read(path: Path, seen: Outline, chosen: dict[str, str]) -> Parsed:
     with guarded("file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader = pyedflib.EdfReader(
-            str(path), pyedflib.edfreader.DO_NOT_READ_ANNOTATIONS, pyedflib.edfreader.CHECK_FILE_SIZE
+            str(path),
+            pyedflib.edfreader.DO_NOT_READ_ANNOTATIONS,
+            pyedflib.edfreader.CHECK_FILE_SIZE,
         )
         try:
             for role, label in chosen.items():
@@ -142,7 +154,11 @@ def _parse(main: bytes, rest: bytes, count: int) -> _Header:
     if _integer(_ascii(main[184:192]), "size of the header") != _MAIN_BYTES + _SIGNAL_BYTES * count:
         fail("bad-header", "The header's size contradicts its number of signals.")
     if main[192:197] in {b"EDF+D", b"BDF+D"}:
-        fail("unsupported", "Discontinuous EDF+ (EDF+D) is not read.", do="Export continuous stretches as EDF+C.")
+        fail(
+            "unsupported",
+            "Discontinuous EDF+ (EDF+D) is not read.",
+            do="Export continuous stretches as EDF+C.",
+        )
     records = _integer(_ascii(main[236:244]), "number of data records")
     if records < 1:
         fail("no-samples", "The header declares no data record.")
@@ -153,7 +169,9 @@ def _parse(main: bytes, rest: bytes, count: int) -> _Header:
     columns: list[list[str]] = []
     start = 0
     for width in widths:
-        columns.append([_ascii(rest[start + i * width : start + (i + 1) * width]) for i in range(count)])
+        columns.append(
+            [_ascii(rest[start + i * width : start + (i + 1) * width]) for i in range(count)]
+        )
         start += width * count
     labels, _, units, lows, highs, bottoms, tops, _, sizes, _ = columns
     channels = []
@@ -204,7 +222,11 @@ def _identities(main: bytes, plus: bool) -> tuple[str, tuple[Text, ...]]:
         for index, part in enumerate(parts):
             if part in _UNKNOWN or index == 1:
                 continue
-            where = ("patient code", "", "patient birth date", "patient name")[index] if index < 4 else "patient field"
+            where = (
+                ("patient code", "", "patient birth date", "patient name")[index]
+                if index < 4
+                else "patient field"
+            )
             texts.append(Text(where, part, kinds[index] if index < 4 else "free-text"))
         code = parts[0] if parts and parts[0] not in _UNKNOWN else ""
         parts = [part.replace("_", " ").strip() for part in recording.split(" ") if part]
@@ -212,7 +234,11 @@ def _identities(main: bytes, plus: bool) -> tuple[str, tuple[Text, ...]]:
         for index, part in enumerate(parts):
             if index == 0 or part in _UNKNOWN:
                 continue
-            where = ("", "recording date", "administration code", "technician")[index] if index < 4 else "equipment"
+            where = (
+                ("", "recording date", "administration code", "technician")[index]
+                if index < 4
+                else "equipment"
+            )
             texts.append(Text(where, part, kinds[index] if index < 4 else "free-text"))
     else:
         if patient not in _UNKNOWN:
@@ -235,12 +261,23 @@ def _real_date(text: str) -> bool:
 
 def _signal_texts(rest: bytes, count: int) -> tuple[Text, ...]:
     labels = [_ascii(rest[16 * i : 16 * i + 16]) for i in range(count)]
-    transducers = [_ascii(rest[16 * count + 80 * i : 16 * count + 80 * i + 80]) for i in range(count)]
+    transducers = [
+        _ascii(rest[16 * count + 80 * i : 16 * count + 80 * i + 80]) for i in range(count)
+    ]
     start = 136 * count
     filters = [_ascii(rest[start + 80 * i : start + 80 * i + 80]) for i in range(count)]
-    reserved = [_ascii(rest[224 * count + 32 * i : 224 * count + 32 * i + 32]) for i in range(count)]
-    named = (("label", labels), ("transducer", transducers), ("prefilter", filters), ("reserved", reserved))
-    return tuple(Text(f"signal {where}", value) for where, values in named for value in values if value)
+    reserved = [
+        _ascii(rest[224 * count + 32 * i : 224 * count + 32 * i + 32]) for i in range(count)
+    ]
+    named = (
+        ("label", labels),
+        ("transducer", transducers),
+        ("prefilter", filters),
+        ("reserved", reserved),
+    )
+    return tuple(
+        Text(f"signal {where}", value) for where, values in named for value in values if value
+    )
 
 
 def _annotation_texts(path: Path, header: _Header) -> tuple[Text, ...]:

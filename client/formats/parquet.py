@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,11 @@ def outline(path: Path) -> Outline:
         if tail[4:] == b"PARE":
             fail("unsupported", "The file is encrypted.")
         if tail[4:] != b"PAR1":
-            fail("truncated", "The file ends without a Parquet footer.", do="Copy it again from its source.")
+            fail(
+                "truncated",
+                "The file ends without a Parquet footer.",
+                do="Copy it again from its source.",
+            )
         if int.from_bytes(tail[:4], "little") > min(size_bytes - 12, 64 << 20):
             fail("truncated", "The footer is longer than the file.")
         with _open(path) as file:
@@ -79,11 +82,23 @@ def outline(path: Path) -> Outline:
             texts = [Text("column name", name) for name in schema.names]
             for key, value in (file.metadata.metadata or {}).items():
                 if key not in _OWN_METADATA:
-                    texts.append(Text("file metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}"))
+                    texts.append(
+                        Text("file metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}")
+                    )
             texts += _field_metadata(schema)
     return Outline(
-        format="parquet", channels=tuple(lists), columns=tuple(scalars), series=tuple(lists), texts=tuple(texts)
+        format="parquet",
+        channels=tuple(lists),
+        columns=tuple(scalars),
+        series=tuple(lists),
+        texts=tuple(texts),
     )
+
+
+def row_count(path: Path) -> int:
+    """Rows by the metadata. Raises DataFault."""
+    with guarded("file"), _open(path) as file:
+        return int(np.clip(file.metadata.num_rows, 0, _MAXIMUM_ROWS))
 
 
 def scalar_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -107,13 +122,17 @@ def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) ->
 
     Raises DataFault when the file as a whole cannot be read further.
     """
-    series = tuple(name for name in mapping.series if name in seen.series and name not in chosen.values())
+    series = tuple(
+        name for name in mapping.series if name in seen.series and name not in chosen.values()
+    )
     wanted = [*dict.fromkeys((*seen.columns, *chosen.values(), *series))]
     with guarded("file"):
         file = _open(path)
     with file:
         rows = max(1, int(file.metadata.num_rows))
-        batch_rows = int(np.clip(_BATCH_BYTES * rows // max(1, _unpacked_bytes(file.metadata)), 1, 1024))
+        batch_rows = int(
+            np.clip(_BATCH_BYTES * rows // max(1, _unpacked_bytes(file.metadata)), 1, 1024)
+        )
         batches = file.iter_batches(batch_size=batch_rows, columns=wanted, use_threads=False)
         while True:
             with guarded("file"):
@@ -125,7 +144,12 @@ def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) ->
 
 
 def _row(
-    batch: Any, index: int, seen: Outline, mapping: Mapping, chosen: dict[str, str], series: tuple[str, ...]
+    batch: Any,
+    index: int,
+    seen: Outline,
+    mapping: Mapping,
+    chosen: dict[str, str],
+    series: tuple[str, ...],
 ) -> Parsed:
     digest = hashlib.sha256()
     row: dict[str, Any] = {}
@@ -140,10 +164,16 @@ def _row(
                 if isinstance(value, bytes):
                     value = value.decode("latin-1")
                 row[name] = value
-                if value is not None and not isinstance(value, float | bool):
+                if name == mapping.recording_column:
+                    texts.append(Text("recording name", str(value)))
+                elif (
+                    value is not None
+                    and name != mapping.patient_column
+                    and not isinstance(value, float | bool)
+                ):
                     texts.append(Text(f"column {name}", str(value)))
-            _feed(digest, json.dumps(row, sort_keys=True, default=str).encode())
             fs_hz = _rate(row, mapping)
+            _feed(digest, f"{row.get(mapping.recording_column)} at {fs_hz!r} Hz".encode())
             for role, name in chosen.items():
                 samples = _samples(batch, name, index)
                 _feed(digest, name.encode())
@@ -222,7 +252,11 @@ def _check_sizes(metadata: Any, size_bytes: int) -> None:
             total += unpacked
             stored += packed
         if total > _MAXIMUM_ROW_GROUP_BYTES:
-            fail("too-large", "A row group unpacks to more than 1 GiB.", do="Write smaller row groups.")
+            fail(
+                "too-large",
+                "A row group unpacks to more than 1 GiB.",
+                do="Write smaller row groups.",
+            )
     if stored > size_bytes:
         fail("truncated", "The file is shorter than its metadata declares.")
 
@@ -246,5 +280,7 @@ def _field_metadata(schema: Any) -> list[Text]:
     for column in schema:
         for key, value in (column.metadata or {}).items():
             if not key.startswith(b"PARQUET:"):
-                texts.append(Text("column metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}"))
+                texts.append(
+                    Text("column metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}")
+                )
     return texts

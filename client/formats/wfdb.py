@@ -54,7 +54,18 @@ _SIGNAL_LINE = re.compile(
 )
 _FILE_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")
 # bits per sample; the packed formats 310 and 311 hold three samples in four bytes
-_BITS = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 32 / 3, "311": 32 / 3}
+_BITS = {
+    "8": 8,
+    "16": 16,
+    "24": 24,
+    "32": 32,
+    "61": 16,
+    "80": 8,
+    "160": 16,
+    "212": 12,
+    "310": 32 / 3,
+    "311": 32 / 3,
+}
 _MISSING = {
     "8": None, "16": -(2**15), "24": -(2**23), "32": -(2**31), "61": -(2**15), "80": -(2**7),
     "160": -(2**15), "212": -(2**11), "310": -(2**9), "311": -(2**9),
@@ -101,7 +112,11 @@ def looks_like(head: bytes) -> bool:
 
 def named_files(path: Path) -> set[str]:
     """Names that the header's signal lines give, unchecked (to know what belongs to a record)."""
-    lines = [line for line in decode(read_bytes(path, MAXIMUM_HEADER_BYTES)).splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in decode(read_bytes(path, MAXIMUM_HEADER_BYTES)).splitlines()
+        if line and line[0] != "#"
+    ]
     return {line.split()[0] for line in lines[1:] if line.split()}
 
 
@@ -156,7 +171,10 @@ def read(path: Path, seen: Outline, chosen: dict[str, str]) -> Parsed:
         if missing is not None:
             samples[values == missing] = np.nan
         signals[role] = Signal(
-            name, checked_samples(samples), checked_rate(header.fs_hz * channel.per_frame), channel.unit
+            name,
+            checked_samples(samples),
+            checked_rate(header.fs_hz * channel.per_frame),
+            channel.unit,
         )
     return Parsed(signals=signals, digest=digest_files((path, *seen.companions)), events=events)
 
@@ -256,7 +274,9 @@ def _signal_files(path: Path, header: _Header) -> dict[str, Path]:
         if real.parent != folder:
             fail("outside-folder", "A signal file is a link that leaves the folder.")
         if not target.exists():
-            fail("truncated", "A signal file of this record is absent.", do="Copy the whole record.")
+            fail(
+                "truncated", "A signal file of this record is absent.", do="Copy the whole record."
+            )
         size_bytes = size_of(real, MAXIMUM_IN_MEMORY_BYTES)
         inside = [channel for channel in header.channels if channel.file == name]
         if len({(channel.format, channel.offset) for channel in inside}) != 1:
