@@ -66,7 +66,7 @@ def draw_shape(rng: np.random.Generator, patients: Patients, acquisition: Acquis
     wave_q = rng.random(count) < 0.05
     amplitude[:, Q] = np.where(wave_q, -rng.uniform(0.1, 0.7, count), amplitude[:, Q])
     t_turn = np.where(rng.random(count) < 0.14, -rng.uniform(0.3, 1.3, count), 1.0)
-    t_size = np.exp(rng.normal(0, 0.35, count))
+    t_size = 0.85 * np.exp(rng.normal(0, 0.4, count))
     amplitude[:, T1] *= np.where(rng.random(count) < 0.05, -1.0, 1.0) * t_turn * t_size
     amplitude[:, T2] *= t_turn * t_size
     shifted = rng.random(count) < 0.15
@@ -78,16 +78,16 @@ def draw_shape(rng: np.random.Generator, patients: Patients, acquisition: Acquis
     amplitude[:, [T1, T2]] *= np.where(strain, -0.6, 1.0)[:, None]
     amplitude[:, ST] -= strain * 0.08
 
-    qrs = np.clip(np.exp(rng.normal(0, 0.15, count)), 0.7, 1.5)
+    qrs = np.clip(np.exp(rng.normal(0, 0.18, count)), 0.65, 1.6)
     pr_s = np.clip(rng.normal(0.155, 0.025, count) + 0.0004 * (patients.age - 50), 0.1, 0.3)
     centre = np.zeros((count, WAVES))
     width = np.full((count, WAVES), 0.01)
     gap_p = rng.uniform(0.015, 0.035, count)
     centre[:, P1], centre[:, P2] = -pr_s + 0.03 - gap_p / 2, -pr_s + 0.03 + gap_p / 2
     width[:, [P1, P2]] = rng.uniform(0.013, 0.026, (count, 2))
-    centre[:, Q], width[:, Q] = -0.026 * qrs, 0.008 * qrs * rng.uniform(0.8, 1.4, count)
-    width[:, R] = 0.0105 * qrs * np.exp(rng.normal(0, 0.12, count))
-    centre[:, S], width[:, S] = 0.028 * qrs, 0.010 * qrs * rng.uniform(0.8, 1.5, count)
+    centre[:, Q], width[:, Q] = -0.024 * qrs, 0.0065 * qrs * rng.uniform(0.8, 1.4, count)
+    width[:, R] = 0.0080 * qrs * np.exp(rng.normal(0, 0.2, count))
+    centre[:, S], width[:, S] = 0.025 * qrs, 0.0075 * qrs * rng.uniform(0.8, 1.5, count)
     centre[:, R2], width[:, R2] = 0.052 * qrs, 0.011 * qrs
     centre[:, DELTA], width[:, DELTA] = -0.045, 0.018
     centre[:, ST], width[:, ST] = 0.13, 0.045
@@ -314,7 +314,7 @@ def record(
     spectrum = spectral_noise(rng, profile, samples)
     x = clean + _mains(rng, acquisition, scale, samples, fs_hz)
     # bursts of muscle and of motion
-    for shape_of, strength, chance in ((muscle, 0.12, 0.14), (motion, 0.45, 0.14)):
+    for shape_of, strength, chance in ((muscle, 0.12, 0.14), (motion, 0.35, 0.14)):
         envelope = bursts(rng, count, samples, fs_hz,
                           chance=np.clip(chance * acquisition.noise_ecg, 0, 0.9),
                           length_s=(0.3, 8.0))  # fmt: skip

@@ -78,7 +78,10 @@ def draw_patients(
     pat_s = np.clip(pat_s + rng.normal(0, 0.018, count), 0.10, 0.38)
     # doi 10.1161/01.CIR.93.5.1043: variability falls with age; and with rate
     sdnn = 0.075 * np.exp(-0.014 * (age - 20)) * np.exp(-0.012 * np.maximum(rate - 70, -20))
-    sdnn = np.clip(sdnn * np.exp(rng.normal(0, 0.55, count)), 0.003, 0.22)
+    # the ventilated, the sedated and many diabetics hardly vary at all
+    stiff_heart = rng.random(count) < np.where(age > 45, 0.3, 0.08)
+    sdnn *= np.where(stiff_heart, rng.uniform(0.05, 0.4, count), 1.0)
+    sdnn = np.clip(sdnn * np.exp(rng.normal(0, 0.55, count)), 0.0015, 0.22)
     block = rng.choice(3, count, p=[0.86, 0.08, 0.06])
     lvh = rng.random(count) < np.where(hypertension >= 2, 0.45, 0.05)
     return Patients(

@@ -112,8 +112,8 @@ def draw_shape(
         return np.asarray(mean * np.exp(rng.normal(0, spread, count)))
 
     return PulseShape(
-        peak_s=around(0.125 + 0.02 * stiff + 0.02 * wrist, 0.14),
-        width_s=around(0.046 + 0.006 * stiff + 0.012 * wrist, 0.16),
+        peak_s=around(0.112 + 0.02 * stiff + 0.02 * wrist, 0.16),
+        width_s=around(0.040 + 0.006 * stiff + 0.012 * wrist, 0.18),
         reflected=around(0.32 + 0.40 * stiff, 0.35),
         reflected_delay_s=around(np.clip(0.17 - 0.075 * stiff, 0.06, 0.2), 0.15),
         reflected_width_s=around(0.065, 0.15),
@@ -123,8 +123,8 @@ def draw_shape(
         notch=np.clip(rng.normal(0.10 - 0.09 * stiff, 0.06), 0.0, 0.3) * ~smooth,
         notch_lead_s=around(0.085, 0.1),
         stretch=rng.uniform(0.2, 0.7, count),
-        runoff_s=10 ** rng.uniform(-1.1, -0.05, count),
-        runoff_share=rng.uniform(0.0, 0.75, count),
+        runoff_s=10 ** rng.uniform(-0.9, 0.1, count),
+        runoff_share=rng.random(count) ** 0.6,
     )
 
 

@@ -157,7 +157,7 @@ def draw_acquisition(
             lead=rng.choice(len(LEADS), count, p=lead_shares),
             style=rng.choice(len(PULSE_STYLES), count, p=[0.55, 0.35, 0.10]),
             ecg_low_hz=10 ** rng.uniform(-1.5, 0.0, count),
-            ecg_high_hz=10 ** rng.uniform(1.15, 2.0, count),
+            ecg_high_hz=10 ** rng.uniform(1.3, 2.1, count),
             ppg_low_hz=10 ** rng.uniform(-1.5, -0.15, count),
             ppg_high_hz=10 ** rng.uniform(0.55, 1.4, count),
             mains_hz=rng.choice([50.0, 60.0], count),
