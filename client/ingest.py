@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.home import NodeHome
-from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
+from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
+from client.store import read_manifest
 from client.store_write import StoreWriter, refusal_counts
 from shared_model.config import CHANNELS
 from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Prepared, prepare
 
 if TYPE_CHECKING:
-    from client.records import ReadFault, Recording
+    from client.records import Finding, ReadFault, Recording
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class FileFault:
     file: str = field(repr=False)
     cause: str
     message: str
+    do: str = ""
 
 
 @dataclass
@@ -44,7 +47,11 @@ class AddReport:
         default_factory=lambda: {channel: Counter() for channel in CHANNELS}
     )
     faults: list[FileFault] = field(default_factory=list)
+    findings: dict[Finding, None] = field(default_factory=dict)
+    same_bytes: int = 0
+    """Recordings that are byte by byte another patient's in the same folder; they went in."""
     pseudonyms: set[str] = field(default_factory=set, repr=False)
+    owners: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def patients(self) -> int:
@@ -60,13 +67,20 @@ class AddReport:
             "added": self.added,
             "already_in": self.already_in,
             "withdrawn": self.withdrawn,
+            "same_bytes_as_another_patient": self.same_bytes,
             "windows": self.windows,
             "usable_windows": self.usable,
             "refusals": {channel: dict(counts) for channel, counts in self.refusals.items()},
             "faults": [
-                {"file": fault.file, "cause": fault.cause, "message": fault.message}
+                {
+                    "file": fault.file,
+                    "cause": fault.cause,
+                    "message": fault.message,
+                    "do": fault.do,
+                }
                 for fault in self.faults
             ],
+            "identifiers_found": [asdict(finding) for finding in self.findings],
         }
 
 
@@ -88,17 +102,21 @@ def add_recordings(
     *,
     name: str | None = None,
     on_item: Callable[[], None] = lambda: None,
+    before_commit: Callable[[AddReport], None] = lambda report: None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> AddReport:
     """Add what `read_folder(folder)` yields to the node's store, in one step.
 
-    A recording that is in the store already is counted and left alone, one of a patient who
-    withdrew likewise; a faulty one is reported and the rest goes in. Whatever interrupts this
-    leaves the store as it was.
+    A recording that is in the store already (same bytes, same patient, whatever its name) is
+    counted and left alone, one of a patient who withdrew likewise. One that is in the store under
+    another patient is a fault: with two pseudonyms one person would be two privacy units. A faulty
+    file is reported and the rest goes in. Whatever interrupts this leaves the store as it was.
 
     Args:
         name: of the data set; else the one this folder had, else "set-N".
         on_item: called after every recording or fault.
+        before_commit: called when everything has been read and nothing shows yet; what it raises
+            leaves the store as it was.
         on_stage: see `StoreWriter`.
 
     Raises:
@@ -119,6 +137,7 @@ def add_recordings(
                 if fault is not None:
                     report.faults.append(fault)
                 on_item()
+            before_commit(report)
             report.version = part.commit()
         except BaseException:
             part.abandon()
@@ -129,7 +148,7 @@ def add_recordings(
 def _add_item(
     item: Recording | ReadFault,
     key: bytes,
-    known: dict[str, str],
+    known: dict[str, set[str]],
     withdrawn: frozenset[str],
     add: Callable[..., None],
     report: AddReport,
@@ -137,15 +156,17 @@ def _add_item(
     """Count one item and hand it to the part if it is new; a fault is returned, not raised."""
     from client.records import ReadFault
 
+    report.findings.update(dict.fromkeys(item.findings))
     if isinstance(item, ReadFault):
-        return FileFault(item.file, item.cause, item.message)
+        return FileFault(item.file, item.cause, item.message, item.do)
     pseudonym = pseudonym_of(key, item.patient)
     digest = keyed_digest(key, "recording", item.digest)
-    if known.get(digest, pseudonym) != pseudonym:
+    if digest in known and pseudonym not in known[digest]:
         return FileFault(
-            item.name,
+            item.shown,
             "other-patient",
-            "The same recording is in the store under another patient; it was not added again.",
+            "The same recording is in the store under another patient.",
+            "Find out whose it is; remove the data set that is wrong.",
         )
     report.recordings += 1
     report.pseudonyms.add(pseudonym)
@@ -156,7 +177,7 @@ def _add_item(
         prepared = prepare_recording(item)
     except DataFault as error:
         report.recordings -= 1
-        return FileFault(item.name, error.cause, error.message)
+        return FileFault(item.shown, error.cause, error.message, error.do)
     windows = prepared.windows()
     report.windows += len(windows)
     report.usable += int(windows.usable.sum())
@@ -165,7 +186,8 @@ def _add_item(
     if digest in known:
         report.already_in += 1
         return None
-    known[digest] = pseudonym
+    if report.owners.setdefault(digest, pseudonym) != pseudonym:
+        report.same_bytes += 1
     report.added += 1
     add(digest, pseudonym, prepared, item.labels)
     return None
@@ -186,8 +208,6 @@ def _data_set_name(writer: StoreWriter, source: str, name: str | None) -> str:
         while f"set-{number}" in taken:
             number += 1
         return f"set-{number}"
-    import re
-
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,47}", name):
         raise OurMistake(
             "The name of a data set is 1 to 48 small letters, digits, '-', '_' or '.'.",
@@ -196,11 +216,18 @@ def _data_set_name(writer: StoreWriter, source: str, name: str | None) -> str:
     return name
 
 
+def open_writer(home: NodeHome) -> StoreWriter:
+    """A writer of the node's store, which must exist.
+
+    Raises:
+        OurMistake: there is no store, or its key is gone.
+    """
+    read_manifest(home.store)
+    return StoreWriter(home.store, load_key(home.pseudonym_key))
+
+
 def find_data_set(home: NodeHome, wanted: str) -> str:
     """Name of the data set that is called so, or that was added from the folder of this path."""
-    from client.pseudonyms import load_key
-    from client.store import read_manifest
-
     manifest = read_manifest(home.store)
     if any(one.name == wanted for one in manifest.data_sets):
         return wanted

@@ -129,13 +129,13 @@ class StoreWriter:
     def withdrawn(self) -> frozenset[str]:
         return frozenset(self.manifest.withdrawn)
 
-    def recordings(self) -> dict[str, str]:
-        """Keyed digest of every recording in the store -> its patient's pseudonym."""
-        return {
-            row.key: catalogue.patients[row.patient]
-            for catalogue in self._catalogues.values()
-            for row in catalogue.recordings
-        }
+    def recordings(self) -> dict[str, set[str]]:
+        """Keyed digest of every recording in the store -> pseudonyms of its patients."""
+        known: dict[str, set[str]] = {}
+        for catalogue in self._catalogues.values():
+            for row in catalogue.recordings:
+                known.setdefault(row.key, set()).add(catalogue.patients[row.patient])
+        return known
 
     def data_set_of(self, source: str) -> fmt.DataSet | None:
         """The data set that was added from the folder with this keyed digest."""

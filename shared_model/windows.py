@@ -54,7 +54,7 @@ class Windows:
     @property
     def usable(self) -> BoolArray:
         """bool (window,): at least one channel passed the gate."""
-        return (self.refusal == quality.ACCEPTED).any(axis=1)
+        return np.asarray((self.refusal == quality.ACCEPTED).any(axis=1))
 
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Windows:
         """The windows at `rows` (boolean or integer index)."""
@@ -255,7 +255,7 @@ def _cut_raw(samples: FloatArray, fs_hz: float, count: int) -> FloatArray:
         samples = np.concatenate([samples, np.full(need - len(samples), np.nan)])
     if starts[-1] == (count - 1) * length:
         return samples[:need].reshape(count, length)
-    return samples[starts[:, None] + np.arange(length)]
+    return np.asarray(samples[starts[:, None] + np.arange(length)])
 
 
 def _z_score(

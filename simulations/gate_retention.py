@@ -85,7 +85,7 @@ def _windows(recording: Recording, skip_s: float = 0.0) -> npt.NDArray[np.bool_]
             channels += [None, 0.0]
         else:
             channels += [channel.samples[round(skip_s * channel.fs_hz) :], channel.fs_hz]
-    return prepare(*channels).refusal == ACCEPTED
+    return np.asarray(prepare(*channels).refusal == ACCEPTED)
 
 
 def judge_holter(root: Path) -> Iterator[Judged]:
