@@ -251,9 +251,14 @@ def test_another_release_may_be_named_for_once(trained, folder, tmp_path):
     assert told["source"] == "release 1"
 
 
-def test_the_warm_start_has_to_be_asked_for_and_says_so(trained, folder, tmp_path):
+def test_the_warm_start_has_to_be_asked_for_and_says_so(trained, folder, tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
+    from shared_model import mae, warm_start
+
+    tiny = mae.PRESETS["tiny"]
+    weights = mae.weights_of(mae.build(tiny, 1))
+    monkeypatch.setattr(warm_start, "load", lambda preset="tiny": (tiny, weights, {}))
     told = fingerprint(trained, folder, tmp_path / "out.parquet", "--warm-start")
     assert "no release" in told["source"]
     metadata = pq.read_schema(tmp_path / "out.parquet").metadata
