@@ -15,6 +15,7 @@ app = typer.Typer(
     help="Check releases and privacy claims offline; trust nobody.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 
 

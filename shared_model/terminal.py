@@ -19,6 +19,7 @@ out = Console(soft_wrap=False)
 err = Console(stderr=True)
 
 INTERRUPTED = 130
+WIDE_COLUMNS = 5
 
 
 def run(app: Callable[[], Any]) -> None:
@@ -49,14 +50,16 @@ def run(app: Callable[[], Any]) -> None:
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Print rows as one table, or as one JSON array on stdout."""
+    """Print rows as one table, or as one JSON array on stdout. One wide row is shown upright."""
     if as_json:
         print_json(list(rows))
         return
+    if len(rows) == 1 and len(rows[0]) > WIDE_COLUMNS:
+        rows = [{"what": name, "value": value} for name, value in rows[0].items()]
     table = Table(title=title, title_justify="left")
     columns = list(rows[0]) if rows else []
     for name in columns:
-        right = bool(rows) and isinstance(rows[0][name], int | float)
+        right = bool(rows) and all(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))

@@ -5,7 +5,15 @@ from __future__ import annotations
 import typer
 
 from shared_model import terminal
-from simulations import bench, cli_cohort, cli_federation, cli_probe, cli_warm_start, demo
+from simulations import (
+    bench,
+    cli_cohort,
+    cli_federation,
+    cli_probe,
+    cli_warm_start,
+    demo,
+    gate_retention,
+)
 
 app = typer.Typer(
     name="fedprint-lab",
@@ -14,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (cli_cohort, cli_warm_start, cli_federation, cli_probe, bench, demo):
+parts = (cli_cohort, cli_warm_start, cli_federation, gate_retention, cli_probe, bench, demo)
+for part in parts:
     part.register(app)
 
 

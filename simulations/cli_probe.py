@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from simulations.probes.rows import Row
     from simulations.probes.table import ProbeTable
 
+SENSOR_WORDS = {"both": "both sensors", "ecg": "ECG only", "ppg": "PPG only"}
 METRIC_WORDS = {"mae": "MAE", "auroc": "AUROC", "verification": "AUROC (same person)"}
 
 
@@ -38,9 +39,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         signer: Annotated[
             str | None,
-            typer.Option(
-                help="Release key (hex) or coordinator.json; else nothing is verified."
-            ),
+            typer.Option(help="Release key (hex) or coordinator.json; else nothing is verified."),
         ] = None,
         row: Annotated[
             list[str] | None,
@@ -196,19 +195,23 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
     terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")
-    rows = [
-        {
-            "task": cell.task,
-            "sensors": cell.sensors,
-            "patients": cell.patients,
-            "row": cell.row,
-            "metric": METRIC_WORDS[cell.kind],
-            "value": _three(cell.estimate),
-            "gain over random-init (skill)": "-" if cell.gain is None else _three(cell.gain),
-        }
-        for cell in table.cells
-    ]
-    terminal.show("95 % intervals: bootstrap over patients", rows, as_json=False)
+    names = list(dict.fromkeys(cell.row for cell in table.cells))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in table.cells:
+        line = lines.setdefault(
+            (cell.task, cell.sensors),
+            {
+                "task": f"{cell.task}\n{METRIC_WORDS[cell.kind]}, {SENSOR_WORDS[cell.sensors]}",
+                "patients": str(cell.patients),
+            },
+        )
+        above = "*" if cell.gain is not None and cell.gain.low > 0 else ""
+        line[cell.row] = _two_lines(cell.estimate) + above
+    terminal.show(
+        "95 % intervals over patients; * paired gain over random-init wholly above zero",
+        [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
+        as_json=False,
+    )
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
     for one in table.not_above():
@@ -219,6 +222,10 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
         terminal.out.print(f"note: {name}: {note}")
     for name, why in table.skipped.items():
         terminal.out.print(f"not measured: {name}: {why}")
+
+
+def _two_lines(estimate: Any) -> str:
+    return f"{estimate.value:.3f}\n[{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _three(estimate: Any) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from client.records import ReadFault, Recording, guess_mapping, read_folder
 
+from client.mapping import ChannelMapping
+from client.records import ReadFault, Recording, guess_mapping, read_folder
 from shared_model import quality
 from shared_model.config import FS_HZ, WINDOW_S
 from shared_model.errors import DataFault
@@ -147,7 +148,7 @@ def _recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Re
     for folder in folders:
         mapping = guess_mapping(folder)
         if lead is not None:
-            mapping = mapping.model_copy(update={"ecg": (lead,)})
+            mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
             if not isinstance(item, ReadFault):
                 yield item
