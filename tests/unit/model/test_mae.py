@@ -117,6 +117,10 @@ def test_what_is_hidden_cannot_be_seen(model: mae.MaskedAutoencoder, batch: Batc
         assert torch.equal(one.predicted[channel][..., :25, :], two.predicted[channel][..., :25, :])
     assert torch.equal(one.fingerprint[..., 0, :], two.fingerprint[..., 0, :])
     assert not torch.equal(one.fingerprint[..., 1, :], two.fingerprint[..., 1, :])
+    shown = patches.clone()
+    shown[~hidden[:, 0]] += 5.0
+    three = model(shown, valid, masks)
+    assert not torch.allclose(one.predicted[0][..., :25, :], three.predicted[0][..., :25, :])
 
 
 def test_a_whole_modality_is_answered_from_the_other_alone(
@@ -191,6 +195,22 @@ def test_fingerprints_do_not_depend_on_the_batch(
     signal, known = unfold(patches).flatten(0, 1).numpy(), valid.flatten(0, 1).numpy()
     one = fingerprints(model, signal, known, batch_size=1)
     assert np.allclose(one, fingerprints(model, signal, known), atol=1e-5)
+
+
+def test_an_untrained_model_predicts_the_window_mean() -> None:
+    made = mae.build(mae.PRESETS["tiny"], seed=0)
+    patches = torch.ones(1, 2, 50, 25)
+    valid = torch.ones(1, 2, 50, dtype=torch.bool)
+    hidden = torch.from_numpy(mae.draw_patch_masks(np.random.default_rng(0), (1, 1)))
+    assert all(not value.any() for value in made(patches, valid, hidden).predicted)
+
+
+def test_a_time_shift_of_what_is_known_changes_the_fingerprint(
+    model: mae.MaskedAutoencoder, batch: Batch
+) -> None:
+    patches, valid, _ = batch(patients=1)
+    rolled = patches.roll(7, dims=-2)
+    assert not torch.allclose(model.fingerprint(patches, valid), model.fingerprint(rolled, valid))
 
 
 @pytest.mark.parametrize("fault", ["empty", "shape", "valid", "nan"])

@@ -1,0 +1,111 @@
+"""The warm start: its file, its manifest, its command, its recipe."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from shared_model import mae, warm_start, weights
+from shared_model.config import ModelConfig
+from shared_model.errors import FedprintError, OurMistake
+
+
+def _made(config: ModelConfig) -> tuple[bytes, str]:
+    held = mae.weights_of(mae.build(config, seed=5))
+    manifest = {"model": config.as_dict(), "model_digest": weights.digest(held)}
+    return weights.to_bytes(held), json.dumps(manifest)
+
+
+def test_a_warm_start_is_read_with_its_configuration() -> None:
+    data, manifest = _made(mae.PRESETS["tiny"])
+    config, found, read = warm_start.read(data, manifest)
+    assert config == mae.PRESETS["tiny"]
+    assert weights.digest(found) == read["model_digest"]
+
+
+def test_a_changed_weight_is_refused() -> None:
+    data, manifest = _made(mae.PRESETS["tiny"])
+    changed = weights.from_bytes(data)
+    name = next(iter(changed))
+    changed[name] = changed[name] + np.float32(1e-6)
+    with pytest.raises(FedprintError):
+        warm_start.read(weights.to_bytes(changed), manifest)
+    with pytest.raises(FedprintError):
+        warm_start.read(data[:-1], manifest)
+
+
+def test_a_preset_that_is_not_packaged_says_how_to_make_one() -> None:
+    with pytest.raises(OurMistake) as caught:
+        warm_start.load("giant")
+    assert "fedprint-lab warm-start" in caught.value.do
+
+
+def test_the_command_writes_weights_manifest_and_curve(tmp_path: Path) -> None:
+    from simulations.cli import app
+
+    command = [
+        "warm-start",
+        str(tmp_path),
+        "--steps",
+        "2",
+        "--seed",
+        "3",
+        "--threads",
+        "1",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)
+    data = (tmp_path / "warm_start_tiny.safetensors").read_bytes()
+    _, found, read = warm_start.read(data, (tmp_path / "warm_start_tiny.json").read_text())
+    assert read == manifest
+    assert (tmp_path / "warm_start_tiny.png").stat().st_size > 1000
+    begun = mae.weights_of(mae.build(mae.PRESETS["tiny"], seed=3))
+    assert weights.digest(found) != weights.digest(begun)
+    assert all(np.isfinite(value).all() for value in found.values())
+
+
+def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
+    from simulations.cli import app
+
+    result = CliRunner().invoke(app, ["warm-start", str(tmp_path), "--preset", "huge"])
+    assert isinstance(result.exception, OurMistake)
+
+
+def test_auxiliary_heads_learn_from_known_labels_only() -> None:
+    import torch
+
+    from simulations.cohort import draw_windows
+    from simulations.pretrain import CLASSES, NUMBERS, AuxiliaryHeads
+
+    _, _, labels = draw_windows(np.random.default_rng(0), 32)
+    kept = {n: labels[n].astype(np.float64) for n in NUMBERS}
+    kept |= {n: labels[n].astype(np.int64) for n in CLASSES}
+    torch.manual_seed(0)
+    heads = AuxiliaryHeads(kept)
+    truth = {name: torch.from_numpy(value) for name, value in kept.items()}
+    truth["hr_bpm"][:5] = float("nan")
+    seen = torch.randn(32, 128, requires_grad=True)
+    use = torch.arange(32) < 20
+    loss = heads(0, seen, truth, use)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert seen.grad is not None
+    assert not seen.grad[20:].any()
+    assert torch.isfinite(seen.grad).all()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    from simulations.pretrain import Recipe
+
+    recipe = Recipe(steps=1000, seed=1)
+    rates = [recipe.rate(step) for step in range(1001)]
+    assert rates[0] < rates[30] < rates[59] == pytest.approx(recipe.learning_rate)
+    assert all(a >= b for a, b in pairwise(rates[60:]))
+    assert rates[1000] == pytest.approx(0.0, abs=1e-9)
