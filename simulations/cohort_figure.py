@@ -59,8 +59,8 @@ class WindowSet:
 
 
 def peaks(window: F32, name: str) -> NDArray[np.int64]:
-    """Samples of beats in one z-scored window, by the simplest method that works on both sexes of
-    R peak: maxima of the smoothed absolute slope (ECG), or of the prominent pulse (PPG)."""
+    """Samples of beats in one z-scored window, by the simplest method that works whichever way
+    the QRS points: maxima of the smoothed absolute slope (ECG), or of prominent pulses (PPG)."""
     from scipy.ndimage import uniform_filter1d
     from scipy.signal import find_peaks
 
@@ -127,7 +127,7 @@ def compare(
     for folder in sorted(path for path in data.iterdir() if path.is_dir()):
         if on_site:
             on_site(folder.name)
-        made = _real(folder, real_windows)
+        made = read_site(folder, real_windows)
         if isinstance(made, str):
             skipped[folder.name] = made
         else:
@@ -135,8 +135,8 @@ def compare(
     return sets, skipped
 
 
-def _real(folder: Path, most: int) -> WindowSet | str:
-    """Windows of one real site, or why there are none."""
+def read_site(folder: Path, most: int) -> WindowSet | str:
+    """At most about `most` windows of one real site, or why there are none."""
     signals, valids = [], []
     count = 0
     try:
@@ -200,7 +200,8 @@ def draw_figure(out: Path, sets: list[WindowSet]) -> None:
         axis.set_xlabel("Hz")
         axis.set_ylabel("dB of the z-scored window per Hz")
         axis.set_title(f"{name.upper()} spectrum (dotted: 10 and 90 % of each real site)")
-        axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=7)
     rates = [item.rates() for item in sets]
     for place, (title, unit) in enumerate((("Heart rate", "bpm"), ("SDNN of a window", "ms"))):
         axis = axes[1, place]
