@@ -31,7 +31,7 @@ COLUMN_KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ),
         frozenset(
             "mrn ssn nhs insurance insurer policy accession passport nhsnumber kvnr svnr account license licence "
-            "versicherung fallnr fallnummer bsn cpr hicn ahv iban plate vin medicare medicaid encounter admission "
+            "versicherung fallnr fallnummer bsn cpr hicn ahv iban medicare medicaid encounter admission "
             "visit patid pid".split()
         ),
     ),
@@ -65,6 +65,11 @@ COLUMN_KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
 }
 
+PARTICLES = frozenset(
+    "van von der den de la le du di da dos del el al bin ibn ben y e zu zur ter".split()
+)
+"""Words inside a name that are not capitalised everywhere."""
+
 TITLES = (
     "mr",
     "mrs",
@@ -86,29 +91,34 @@ NOT_NAMES = frozenset(
     a abnormal abp acc acceptable acceptance accelerometer ac active adc af afib alarm alarms all ambulatory amp amplifier amplitude
     anaesthesia analog and angina annotation annotations anonymous anonymised anonymized anterior aortic arm arrhythmia
     arterial artifact asystole atrial auto av avf avl avr band base baseline bed beat beats bicuspid bidmc bigeminy bio blood blue
-    bottom bpm bradycardia branch block bundle cable cannot cardiac cardiology cardiomyopathy channel channels chest cinc cinc15
+    bottom bpm bradycardia branch block bundle cable cardiac cardiology cardiomyopathy channel channels chest cinc cinc15
     cleaned clinic clinical column computed control copy coronary corrected csv cut dat data day db dc default deg degree
     demo device diabetes diastolic digital disease dose drug duration ecg ecgid edf ejection ekg electrode electrodes electrocardiogram elevation
     end episode episodes equipment event events excellent exercise export extremities failure fair false female fibrillation file filter
     filtered final finger first flutter for format fraction frame from gain good green group hand heart height high
     hea hf highpass holter hospital hp hr hypertension hypertensive hypotension hz icu id ii iii image in index inferior infarction
-    inserted inferred intensive interval ir ispc iso ischemia junctional kg lateral lbbb lead leads left length level limb lot low lowpass lp
+    intensive interval ir ispc iso ischemia junctional kg lateral lbbb lead leads left length level limb lot low lowpass lp
     male man manual mask max mean measured measurement median medication medium meta mild min minute minutes
     mitdb mitral ml mlii mm mmhg mode model moderate monitor monitoring morphology motion ms mv myocardial nan
-    new night no noise noisy none normal not notch nst nu nullipara number of off old on onset or original other overdrive pacemaker paced pacing
+    new night no noise noisy none normal not notch nst nu number of off old on onset or original other overdrive pacemaker paced pacing
     paroxysmal part patient patients peak period phone physical physionet placed placement pleth plethysmogram poor posterior ppg
     ppgbp pr pre predominant prehypertension premature pressure prolonged proximal pulse pvc qrs qt quality random rate raw
     rbbb read reading rec record recorded recorder recording recordings red reference regurgitation rem repeat resp respiration rest
-    resting result rhythm right ritmo row run s1 sample samples sampling scan sd second seconds segment sensitivity sensor septal session
-    sessions severe sex short signal signals sim simulated single sinus sinusale site sleep slow smartphone spo2 st stage standard start
+    resting result rhythm right row run s1 sample samples sampling scan sd second seconds segment sensitivity sensor septal session
+    sessions severe sex short signal signals sim simulated single sinus site sleep slow smartphone spo2 st stage standard start
     state status std stenosis stop stress study subject sub supine supraventricular svt sync synthetic systolic
     table tachycardia tape task test tested the therapy third time to train training treadmill trial tricuspid true type uci uncertain
     uncontrolled unit units unknown unreadable up upper v valid validation valve value vector ventricular version vf vt walk ward wave waveform
     waves wearable week welltory window with woman wrist xml year years young zero micu sicu ccu csru nicu picu er
     mac el250 mortara philips schiller siemens nihon kohden instrument inc gmbh ltd corp aisdwam40 scpecg ucum mdc dcm
-    hypertonie diabetic smoker nonsmoker yes positive negative left right both mixed hans-rhythm einthoven goldberger wilson frank
+    hypertonie diabetic smoker nonsmoker yes positive negative left right both mixed einthoven goldberger wilson frank
     edfbrowser annotations startdate hourly daily monday tuesday wednesday thursday friday saturday sunday
     january february march april may june july august september october november december
+    study trace traces export raw ecg1 ecg2 report folder files sinusrhythm nsr svt afl pac pvcs lbb rbb apb normale
+    stroke insufficiency cerebral infarct coma sepsis shock failure surgery postoperative ambulance emergency outpatient
+    inpatient pediatric adult elderly healthy volunteer control patients volunteers controls baseline followup
+    ecgs ppgs signala signalb alpha beta gamma hour hours days weeks years annotated reviewed unreviewed
+    intellivue carescape dash datex ohmeda masimo nellcor garmin apple fitbit samsung polar empatica shimmer biopac
     code meaning patientid anon anonym pseudonym cohort fold split holdout lab mri ct eeg emg eog acc gyro temp temperature
     linear large medium small tiny upright sitting standing walking running jogging cycling climbing stairs driving lunch working soccer
     """.split()

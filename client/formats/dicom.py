@@ -23,6 +23,7 @@ from client.formats.base import (
     Text,
     checked_rate,
     checked_samples,
+    decode,
     digest_files,
     fail,
     guarded,
@@ -203,8 +204,15 @@ def _texts(dataset: Any) -> Iterator[Text]:
             fail("bad-header", "The DICOM file nests too deep.")
         for key in list(item.keys()):
             raw = item.get_item(key)
-            if isinstance(raw.value, bytes) and len(raw.value) < getattr(raw, "length", 0) < _UNDEFINED:
-                fail("truncated", "An element is shorter than it declares.", do="Copy the file again.")
+            if (
+                isinstance(raw.value, bytes)
+                and len(raw.value) < getattr(raw, "length", 0) < _UNDEFINED
+            ):
+                fail(
+                    "truncated",
+                    "An element is shorter than it declares.",
+                    do="Copy the file again.",
+                )
             element = item[key]
             seen += 1
             if seen > _MAXIMUM_ELEMENTS:
@@ -224,7 +232,7 @@ def _text_of(element: Any) -> Text | None:
     where = str(element.keyword) or f"({tag.group:04x},{tag.element:04x})"
     if tag.is_private:
         if isinstance(value, bytes):
-            value = value.decode("latin-1").strip("\x00 ")
+            value = decode(value).strip("\x00 ")
             if not value.isprintable():
                 return None
         is_creator = tag.is_private_creator

@@ -1,15 +1,19 @@
 """EDF and EDF+C: header arithmetic proven first, then the samples through `pyedflib`.
 
-`pyedflib` is C code that trusts the header in places; it only sees a file whose every header field
-parsed and whose size is exactly what the header says. Its own annotation reader is switched off.
+`pyedflib` is C code, and it refuses what hospitals write (local characters, odd dates). It only sees
+a copy in memory under a header that we wrote, whose size is exactly what that header says.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ import numpy as np
 
 from client.formats.base import (
     MAXIMUM_CHANNELS,
-    MAXIMUM_FILE_BYTES,
+    MAXIMUM_IN_MEMORY_BYTES,
     MAXIMUM_SAMPLES,
     Outline,
     Parsed,
@@ -74,7 +78,7 @@ def looks_like(head: bytes) -> bool:
 
 def outline(path: Path) -> Outline:
     """Read and check the header against the file's size. Raises DataFault."""
-    size_bytes = size_of(path, MAXIMUM_FILE_BYTES)
+    size_bytes = size_of(path, MAXIMUM_IN_MEMORY_BYTES)
     with guarded("header"), path.open("rb") as stream:
         main = stream.read(_MAIN_BYTES)
         if main[:1] == b"\xff":
@@ -122,23 +126,61 @@ def read(path: Path, seen: Outline, chosen: dict[str, str]) -> Parsed:
 
     header: _Header = seen.handle
     labels = [channel.label for channel in header.channels]
-    real = [index for index, label in enumerate(labels) if label != _ANNOTATIONS]
     signals: dict[str, Signal] = {}
-    with guarded("file"), warnings.catch_warnings():
+    with guarded("file"), _neutral_copy(path, header) as copy, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader = pyedflib.EdfReader(
-            str(path),
+            copy,
             pyedflib.edfreader.DO_NOT_READ_ANNOTATIONS,
             pyedflib.edfreader.CHECK_FILE_SIZE,
         )
         try:
             for role, label in chosen.items():
                 index = labels.index(label)
-                digital = reader.readSignal(real.index(index), digital=True)
+                digital = reader.readSignal(index, digital=True)
                 signals[role] = _physical(header, header.channels[index], digital)
         finally:
             reader.close()
     return Parsed(signals=signals, digest=digest_files((path,)))
+
+
+@contextmanager
+def _neutral_copy(path: Path, header: _Header) -> Iterator[str]:
+    """Path of an unnamed copy in memory: the file's samples under a header that we wrote.
+
+    All channels are plain signals in it; names, dates and local characters stay behind.
+    """
+    channels = header.channels
+    many = len(channels)
+    columns = [
+        (["0"], 8),
+        (["X"], 80),
+        (["X"], 80),
+        (["01.01.00"], 8),
+        (["00.00.00"], 8),
+        ([str(header.header_bytes)], 8),
+        ([""], 44),
+        ([str(header.records)], 8),
+        (["1"], 8),
+        ([str(many)], 4),
+        ([f"channel {index}" for index in range(many)], 16),
+        ([""] * many, 80 + 8),  # transducer and unit
+        (["-32768"] * many, 8),
+        (["32767"] * many, 8),
+        (["-32768"] * many, 8),
+        (["32767"] * many, 8),
+        ([""] * many, 80),
+        ([str(channel.per_record) for channel in channels], 8),
+        ([""] * many, 32),
+    ]
+    text = "".join(value.ljust(width) for values, width in columns for value in values)
+    with os.fdopen(os.memfd_create("recording"), "wb") as copy:
+        copy.write(text.encode("ascii"))
+        with path.open("rb") as source:
+            source.seek(header.header_bytes)
+            shutil.copyfileobj(source, copy, 1 << 20)
+        copy.flush()
+        yield f"/proc/self/fd/{copy.fileno()}"
 
 
 def _physical(header: _Header, channel: _Channel, digital: np.ndarray) -> Signal:  # type: ignore[type-arg]

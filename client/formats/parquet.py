@@ -20,6 +20,7 @@ from client.formats.base import (
     Text,
     checked_rate,
     checked_samples,
+    decode,
     fail,
     guarded,
     size_of,
@@ -82,9 +83,7 @@ def outline(path: Path) -> Outline:
             texts = [Text("column name", name) for name in schema.names]
             for key, value in (file.metadata.metadata or {}).items():
                 if key not in _OWN_METADATA:
-                    texts.append(
-                        Text("file metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}")
-                    )
+                    texts.append(Text("file metadata", f"{decode(key)}: {decode(value)}"))
             texts += _field_metadata(schema)
     return Outline(
         format="parquet",
@@ -162,7 +161,7 @@ def _row(
             for name in seen.columns:
                 value = batch.column(name)[index].as_py()
                 if isinstance(value, bytes):
-                    value = value.decode("latin-1")
+                    value = decode(value)
                 row[name] = value
                 if name == mapping.recording_column:
                     texts.append(Text("recording name", str(value)))
@@ -280,7 +279,5 @@ def _field_metadata(schema: Any) -> list[Text]:
     for column in schema:
         for key, value in (column.metadata or {}).items():
             if not key.startswith(b"PARQUET:"):
-                texts.append(
-                    Text("column metadata", f"{key.decode('latin-1')}: {value.decode('latin-1')}")
-                )
+                texts.append(Text("column metadata", f"{decode(key)}: {decode(value)}"))
     return texts
