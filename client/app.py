@@ -44,6 +44,9 @@ RECONNECT_S = 5
 """Longest pause of a node whose coordinator is away; Flower's is 20 s."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
+_in_hand = threading.Lock()
+"""Held while a message is answered: one at a time."""
+
 app = ClientApp()
 
 
@@ -106,23 +109,26 @@ def work(arguments: list[str]) -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    stop, busy = threading.Event(), threading.Event()
+    stop = threading.Event()
 
     def end(*_: object) -> None:
         stop.set()
-        if not busy.is_set():  # else the message in hand is finished first
+        if not _in_hand.locked():  # else the message in hand is finished first
             sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's client sends it on an expired task
     log(INFO, "messages are answered by the installed package only")
     while not stop.is_set():
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if answer.HasField("task") and answer.token:
-            busy.set()
-            _answer(address, answer.token)
-            busy.clear()
+            # In a thread of its own: the SuperNode also hands out messages that never arrive whole
+            # (their run was stopped meanwhile), and waiting for those takes up to two hours.
+            threading.Thread(target=_answer, args=(address, answer.token), daemon=True).start()
         else:
             stop.wait(POLL_S)
+    with _in_hand:
+        return
 
 
 def _answer(address: str, token: str) -> None:
@@ -151,12 +157,14 @@ def _answer(address: str, token: str) -> None:
     status, details = SubStatus.FAILED, "internal"
     try:
         message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
-        push_message(client, app(message, context), context)
-        status, details = SubStatus.COMPLETED, ""
+        with _in_hand:
+            push_message(client, app(message, context), context)
+            status, details = SubStatus.COMPLETED, ""
+            push_task_output(client, context, status, details)
     except Exception as error:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
-    finally:
         push_task_output(client, context, status, details)
+    finally:
         if beat.is_running:
             beat.stop()
         client.close()

@@ -44,7 +44,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 90.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 240.0) -> None:
     """Poll until the condition holds; fail when the deadline passes."""
     end = time.monotonic() + deadline_s
     while not condition():

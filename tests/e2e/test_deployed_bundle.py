@@ -32,7 +32,7 @@ from simulations.pretend_hospitals import found
 
 pytestmark = [
     pytest.mark.deployed,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 

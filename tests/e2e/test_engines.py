@@ -28,7 +28,7 @@ from simulations import pretend_hospitals
 from simulations.pretend_hospitals import PretendHospitals
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # Ray leaves sockets and files to the collector
 ]
 
