@@ -106,7 +106,7 @@ def judge_alarms(root: Path) -> Iterator[Judged]:
             accepted = _windows(recording, skip_s=alarm_s % WINDOW_S)
             at_alarm = int(alarm_s // WINDOW_S) - 1
             for number, row in enumerate(accepted):
-                group = "ICU, not at an alarm"
+                group = "ICU, other"
                 if number == at_alarm:
                     group = "true VT alarm" if true else "false VT alarm"
                 yield Judged(recording.patient, group, bool(row.any()), bool(row[0]))
@@ -117,7 +117,7 @@ def judge_quality(root: Path) -> Iterator[Judged]:
     for recording in _recordings(root / "quality_cinc2011"):
         label = recording.labels.get("acceptable")
         if label is not None:
-            group = "experts: acceptable" if float(label) == 1.0 else "experts: unacceptable"
+            group = "experts: good" if float(label) == 1.0 else "experts: bad"
             row = _windows(recording)[0]
             yield Judged(recording.patient, group, bool(row.any()), bool(row[0]))
 

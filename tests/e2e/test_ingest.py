@@ -19,6 +19,7 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
 from client.cli import app
 from client.store import WindowStore
 from shared_model.errors import OurMistake
+from simulations.gate_retention import BAR, JUDGED, retention
 
 SITES = {
     "clinic_ppg_bp": (146, 438),
@@ -112,6 +113,16 @@ def test_a_withdrawn_patient_of_a_real_site_stays_out(data_root: Path, home: Pat
     assert report["withdrawn"] == done["recordings"]
     assert report["added"] == 38 - report["withdrawn"]
     assert done["pseudonym"] not in WindowStore.open(home / "store").pseudonyms
+
+
+def test_the_gate_keeps_the_sick(data_root: Path) -> None:
+    """AF, bigeminy, PVC, VT of Holters and true VT alarms: at least 0.95 of sinus's retention."""
+    rows = {row["class"]: row for row in retention(data_root)}
+    for name in JUDGED:
+        assert rows[name]["ecg kept / sinus"] >= BAR, rows[name]
+        assert rows[name]["any channel kept"] >= BAR
+    assert rows["experts: good"]["ecg kept"] > 0.95
+    assert rows["experts: bad"]["ecg kept"] < 0.7
 
 
 def test_commands_on_an_empty_node_say_what_to_do(tmp_path: Path) -> None:

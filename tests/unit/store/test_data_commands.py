@@ -1,0 +1,306 @@
+"""fedprint-node data: what goes in, what is said, which exit status; on small made-up folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from typer.testing import CliRunner, Result
+
+from client.cli_data import app
+from client.home import NodeHome
+from client.ingest import AddReport, add_recordings
+from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
+from client.records import Channel, ReadFault, Recording
+from client.store import WindowStore
+from shared_model.errors import OurMistake, Refused
+from simulations.bench_ingest import synthetic_recording
+
+PATIENTS = ("ward-a", "ward-b", "ward-c")
+
+
+def run(*arguments: object, reply: str | None = None) -> Result:
+    """`fedprint-node data ...` in this process."""
+    return CliRunner().invoke(app, [str(one) for one in arguments], input=reply)
+
+
+def document(*arguments: object, status: int = 0) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == status, (result.output, result.exception)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def write_folder(folder: Path, *, seed: int = 0, patients: tuple[str, ...] = PATIENTS) -> Path:
+    """CSV recordings of 20 s, one a patient, and their table."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number, patient in enumerate(patients):
+        rng = np.random.default_rng([seed, number])
+        ecg, ppg = synthetic_recording(rng, 2, 125.0, 125.0)
+        if number == 2:
+            ppg[1250:] = 0.5
+        with (folder / f"r{number}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["time_s", "ecg", "ppg"])
+            for index, pair in enumerate(zip(ecg, ppg, strict=True)):
+                writer.writerow([f"{index / 125:.4f}", *(f"{value:.5f}" for value in pair)])
+        rows.append([f"r{number}", patient, "125.0", str(40 + number)])
+    with (folder / "recordings.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["recording", "patient_id", "fs_hz", "age"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("in") / "ward")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "node"
+
+
+def test_a_folder_goes_in_and_is_shown(folder: Path, home: Path, tmp_path: Path) -> None:
+    """Counts, refusals, labels that the mapping allows, a contact sheet."""
+    report = document("add", folder, "--home", home, "--yes")
+    assert (report["patients"], report["recordings"], report["added"]) == (3, 3, 3)
+    assert (report["windows"], report["usable_windows"]) == (6, 6)
+    assert report["refusals"]["ppg"] == {"flat": 1}
+    assert report["mapping"]["labels"] == ["age"]
+    shown = document("show", "--home", home, "--sheet", tmp_path / "s.png", "--patients")
+    assert (shown["patients"], shown["windows"], shown["recordings"]) == (3, 6, 3)
+    assert shown["refusals"] == {"ecg": {}, "ppg": {"flat": 1}}
+    assert sorted(row["labels"]["age"] for row in shown["catalogue"]) == [[40.0], [41.0], [42.0]]
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert shown["sheet"]["refused"] == 1
+
+
+def test_tables_are_for_people(folder: Path, home: Path) -> None:
+    """Without --json: the mapping and the scan on stderr, tables on stdout."""
+    result = run("add", folder, "--home", home, "--yes")
+    assert result.exit_code == 0
+    assert "patient_column" in result.stderr
+    assert "Identifier scan" in result.stderr
+    assert "flat" in result.stdout
+    shown = run("show", "--home", home, "--patients")
+    assert "set-1" in shown.stdout
+    assert shown.exit_code == 0
+
+
+def test_a_bad_file_is_named_and_the_rest_goes_in(tmp_path: Path, home: Path) -> None:
+    """Exit status 4."""
+    folder = write_folder(tmp_path / "ward")
+    (folder / "r1.csv").write_bytes(b"")
+    report = document("add", folder, "--home", home, "--yes", status=4)
+    assert (report["added"], len(report["faults"])) == (2, 1)
+    assert report["faults"][0]["file"] == "r1.csv"
+    assert report["faults"][0]["cause"] == "empty"
+    assert WindowStore.open(home / "store").patient_count == 2
+    assert "r1.csv" in run("add", folder, "--home", home, "--yes").stdout
+
+
+def test_a_renamed_copy_is_not_added_again(folder: Path, tmp_path: Path, home: Path) -> None:
+    """Same bytes, same patient, another folder."""
+    document("add", folder, "--home", home, "--yes")
+    copy = write_folder(tmp_path / "copy")
+    report = document("add", copy, "--home", home, "--yes")
+    assert (report["added"], report["already_in"]) == (0, 3)
+
+
+def test_known_bytes_under_another_patient_are_refused(
+    folder: Path, tmp_path: Path, home: Path
+) -> None:
+    """One person must not become two privacy units by a change of the mapping."""
+    document("add", folder, "--home", home, "--yes")
+    other = write_folder(tmp_path / "other", patients=("ward-x", "ward-b", "ward-c"))
+    report = document("add", other, "--home", home, "--yes", status=4)
+    assert [fault["cause"] for fault in report["faults"]] == ["other-patient"]
+    assert WindowStore.open(home / "store").patient_count == 3
+
+
+def test_a_withdrawn_patient_stays_out(folder: Path, home: Path) -> None:
+    """By identifier, by prompt or by pseudonym; said so when added again."""
+    document("add", folder, "--home", home, "--yes")
+    first = document("withdraw", "ward-a", "--home", home, "--yes")
+    assert (first["recordings"], first["already_withdrawn"]) == (1, False)
+    asked = run("withdraw", "-", "--home", home, "--yes", reply="ward-b\n")
+    assert asked.exit_code == 0
+    assert "ward-b" not in asked.output
+    key = load_key(NodeHome.find(home).pseudonym_key)
+    third = pseudonym_of(key, "ward-c")
+    document("withdraw", "--pseudonym", third, "--home", home, "--yes")
+    assert WindowStore.open(home / "store").patient_count == 0
+    document("remove", "--all", "--home", home, "--yes")
+    result = run("add", folder, "--home", home, "--yes")
+    assert result.exit_code == 0
+    assert "withdrew" in result.stdout
+    assert WindowStore.open(home / "store").patient_count == 0
+    again = document("withdraw", "ward-a", "--home", home, "--yes")
+    assert (again["recordings"], again["already_withdrawn"]) == (0, True)
+
+
+def test_an_unknown_patient_is_said_to_be_unknown(folder: Path, home: Path) -> None:
+    """A typing error must not look like a withdrawal that was done."""
+    document("add", folder, "--home", home, "--yes")
+    assert "check the identifier" in run("withdraw", "ward-z", "--home", home, "--yes").stdout
+
+
+def test_a_data_set_is_removed_by_name_or_by_folder(
+    folder: Path, tmp_path: Path, home: Path
+) -> None:
+    """And an unknown one is a mistake that names the known ones."""
+    second = write_folder(tmp_path / "second", seed=1, patients=("ward-d",))
+    document("add", folder, "--home", home, "--yes", "--name", "first")
+    document("add", second, "--home", home, "--yes")
+    result = run("remove", "nothing", "--home", home, "--yes")
+    assert isinstance(result.exception, OurMistake)
+    assert "first, set-1" in result.exception.do
+    assert document("remove", second, "--home", home, "--yes") == {
+        "removed": "set-1",
+        "recordings": 1,
+    }
+    assert document("remove", "first", "--home", home, "--yes")["recordings"] == 3
+    assert WindowStore.open(home / "store").patient_count == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("remove",),
+        ("remove", "set-1", "--all", "--yes"),
+        ("remove", "set-1"),
+        ("withdraw", "--yes"),
+        ("withdraw", "ward-a", "--pseudonym", "0" * 32, "--yes"),
+        ("withdraw", "--pseudonym", "abc", "--yes"),
+        ("withdraw", "ward-a"),
+    ],
+)
+def test_an_unclear_command_changes_nothing(
+    folder: Path, home: Path, arguments: tuple[str, ...]
+) -> None:
+    """Exit status 2 and what to do."""
+    document("add", folder, "--home", home, "--yes")
+    version = WindowStore.open(home / "store").version
+    result = run(*arguments, "--home", home)
+    assert isinstance(result.exception, OurMistake)
+    assert result.exception.do
+    assert WindowStore.open(home / "store").version == version
+
+
+@pytest.mark.parametrize("name", ["Ward A", "../x", "", "a" * 49, "mueller/1950"])
+def test_a_data_set_name_is_a_small_word(folder: Path, home: Path, name: str) -> None:
+    """It is stored, so it must not be free text."""
+    result = run("add", folder, "--home", home, "--yes", "--name", name)
+    assert isinstance(result.exception, OurMistake)
+    assert not (home / "store" / "manifest.json").exists()
+
+
+def test_a_folder_keeps_its_data_set_name(folder: Path, home: Path) -> None:
+    """A second name for it is refused."""
+    document("add", folder, "--home", home, "--yes", "--name", "first")
+    result = run("add", folder, "--home", home, "--yes", "--name", "second")
+    assert isinstance(result.exception, OurMistake)
+
+
+def test_a_guessed_mapping_can_be_edited_and_used(folder: Path, home: Path, tmp_path: Path) -> None:
+    """`data mapping` writes what `data add` would guess."""
+    file = tmp_path / "ward.toml"
+    assert run("mapping", folder, "-o", file).exit_code == 0
+    assert run("mapping", folder).stdout == file.read_text()
+    file.write_text(file.read_text().replace('labels = ["age"]', "labels = []"))
+    report = document("add", folder, "--mapping", file, "--home", home, "--yes")
+    assert report["mapping"]["labels"] == []
+    assert all(not row.labels for row in WindowStore.open(home / "store").catalogue())
+
+
+def test_json_without_yes_is_refused(folder: Path, home: Path) -> None:
+    """A script must say that it agrees."""
+    result = run("add", folder, "--home", home, "--json")
+    assert isinstance(result.exception, OurMistake)
+    assert not home.exists()
+
+
+def recording(patient: str, samples: np.ndarray, digest: str) -> Recording:
+    channel = Channel(samples, 125.0, "mV", "II")
+    return Recording(patient, "r", {"ecg": channel}, {}, (), {}, digest, (), "r.csv")
+
+
+def test_nothing_shows_when_the_findings_are_not_agreed_to(home: Path, tmp_path: Path) -> None:
+    """`before_commit` is the last moment to say no."""
+    ecg, _ = synthetic_recording(np.random.default_rng(0), 1, 125.0, 125.0)
+
+    def refuse(report: AddReport) -> None:
+        assert report.added == 1
+        raise KeyboardInterrupt
+
+    place = NodeHome.find(home)
+    with pytest.raises(KeyboardInterrupt):
+        add_recordings(place, tmp_path, [recording("a", ecg, "1" * 64)], before_commit=refuse)
+    assert not (place.store / "manifest.json").exists()
+    assert not list((place.store / "parts").iterdir())
+
+
+def test_a_reader_that_breaks_off_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    """As when the disk of the recordings goes away."""
+    ecg, _ = synthetic_recording(np.random.default_rng(0), 1, 125.0, 125.0)
+
+    def items() -> Iterator[Recording | ReadFault]:
+        yield recording("a", ecg, "1" * 64)
+        raise OSError("gone")
+
+    place = NodeHome.find(home)
+    with pytest.raises(OSError, match="gone"):
+        add_recordings(place, tmp_path, items())
+    assert not list((place.store / "parts").iterdir())
+
+
+def test_identical_recordings_in_one_folder_are_counted_and_told(
+    home: Path, tmp_path: Path
+) -> None:
+    """PPG-BP has such a pair; both go in, the report says so, and re-adding is quiet."""
+    ecg, _ = synthetic_recording(np.random.default_rng(0), 1, 125.0, 125.0)
+    items = [recording(who, ecg, "1" * 64) for who in ("a", "a", "b")]
+    place = NodeHome.find(home)
+    report = add_recordings(place, tmp_path, items)
+    assert (report.added, report.same_bytes, report.faults) == (3, 1, [])
+    again = add_recordings(place, tmp_path, items)
+    assert (again.added, again.already_in, again.faults) == (0, 3, [])
+
+
+def test_a_lost_pseudonym_key_stops_everything(home: Path, tmp_path: Path) -> None:
+    """A new key would turn known patients into new ones."""
+    ecg, _ = synthetic_recording(np.random.default_rng(0), 1, 125.0, 125.0)
+    place = NodeHome.find(home)
+    add_recordings(place, tmp_path, [recording("a", ecg, "1" * 64)])
+    key = place.pseudonym_key.read_bytes()
+    assert place.pseudonym_key.stat().st_mode & 0o077 == 0
+    place.pseudonym_key.unlink()
+    with pytest.raises(OurMistake, match="key is gone"):
+        load_or_create_key(place)
+    place.pseudonym_key.write_bytes(bytes(32))
+    place.pseudonym_key.chmod(0o600)
+    with pytest.raises(Refused):
+        add_recordings(place, tmp_path, [])
+    place.pseudonym_key.write_bytes(key[:31])
+    with pytest.raises(OurMistake, match="32 bytes"):
+        load_key(place.pseudonym_key)
+    place.pseudonym_key.chmod(0o644)
+    with pytest.raises(OurMistake, match="Others may read"):
+        load_key(place.pseudonym_key)
+
+
+def test_pseudonyms_are_keyed_and_forgive_blanks_and_unicode_form() -> None:
+    """128 bits of HMAC-SHA256; the same person typed in another way is the same."""
+    assert pseudonym_of(b"k" * 32, "Jose\u0301 ") == pseudonym_of(b"k" * 32, "José")
+    assert pseudonym_of(b"k" * 32, "a") != pseudonym_of(b"l" * 32, "a")
+    assert len(pseudonym_of(b"k" * 32, "a")) == 32
