@@ -121,10 +121,28 @@ def cohort_figure(
             {"figure": str(out), "sheet": str(sheet), "sets": rows, "skipped": skipped}
         )
         return
-    terminal.show("Simulated beside real windows", rows, as_json=False)
+    title = "Simulated beside real windows (10 / 50 / 90 %; half of the power lies below)"
+    terminal.show(title, [_short(row) for row in rows], as_json=False)
     for name, reason in skipped.items():
         terminal.out.print(f"{name}: left out, {reason}")
     terminal.out.print(f"{out}\n{sheet}")
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """One row of the figure's table with percentiles in one cell."""
+
+    def three(name: str) -> str:
+        values = [row[f"{name}_p{percentile}"] for percentile in (10, 50, 90)]
+        return "-" if None in values else " / ".join(f"{value:.0f}" for value in values)
+
+    return {
+        "set": row["set"],
+        "windows": row["windows"],
+        "HR bpm": three("hr_bpm"),
+        "SDNN ms": three("sdnn_ms"),
+        "ECG Hz": row["ecg_half_power_hz"],
+        "PPG Hz": row["ppg_half_power_hz"],
+    }
 
 
 def _progress() -> Progress:

@@ -230,8 +230,9 @@ def draw_sheet(out: Path, sets: list[WindowSet], *, rows: int = 3, simulated: in
         count = min(simulated if item.simulated else rows, len(item.signal))
         for row in np.linspace(0, len(item.signal) - 1, count).astype(int):
             examples.append((item.name, item.signal[row], item.valid[row]))
-    figure = Figure(figsize=(22, 1.25 * len(examples)), layout="constrained")
+    figure = Figure(figsize=(22, 1.25 * len(examples)))
     axes = np.atleast_2d(figure.subplots(len(examples), 2))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.02, hspace=0.45)
     time = np.arange(WINDOW_SAMPLES) / FS_HZ
     for line, (name, signal, valid) in zip(axes, examples, strict=True):
         for channel in range(2):
