@@ -25,6 +25,7 @@ from shared_model.release import (
     statement_in_words,
 )
 from shared_model.release_files import code_digest
+from shared_model.release_origin import known_origin
 
 Verdict = Literal["OK", "FAILED", "CANNOT CHECK"]
 Accountant = Callable[[Sequence[PrivacyPlan], float], float]
@@ -81,6 +82,7 @@ def audit_release(
     pair = (_remembered(pld), _remembered(prv))
     for one in manifest.privacy:
         findings += statement_findings(manifest, one, pair)
+    findings.append(_first_model(manifest))
     findings.append(_code(manifest))
     findings += _cannot_check(manifest)
     return findings
@@ -134,7 +136,7 @@ def _lineage(manifest: Manifest, files: ReleaseBytes) -> list[Finding]:
             "lineage",
             release_checks.chain_faults(manifest),
             f"{len(aggregated)} rounds and {len(rounds) - len(aggregated)} closed ones lead from "
-            "the warm start to the released model without a gap",
+            "the first model to the released one without a gap",
         ),
         _faults(
             "contributors",
@@ -219,6 +221,22 @@ def _close(left: float, right: float) -> bool:
     return finite and abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
 
 
+def _first_model(manifest: Manifest) -> Finding:
+    """The first model costs nothing only if no patient's data made it."""
+    start = manifest.lineage.warm_start
+    known = known_origin(manifest.model.preset, start.digest)
+    if known is None:
+        return Finding(
+            "first model",
+            "CANNOT CHECK",
+            f"where it came from, and whether patients' data are in it; the release says: "
+            f"{start.origin}",
+        )
+    if start.origin != known:
+        return Finding("first model", "FAILED", f"it is not what the release says, but: {known}")
+    return Finding("first model", "OK", f"known here by its digest: {known}")
+
+
 def _code(manifest: Manifest) -> Finding:
     if manifest.code_digest == code_digest():
         return Finding("code", "OK", "the coordinator ran the very code that is installed here")
@@ -233,7 +251,7 @@ def _code(manifest: Manifest) -> Finding:
 def _cannot_check(manifest: Manifest) -> list[Finding]:
     """What no file of a release can show."""
     keys = ", ".join(
-        f"{one.site} {signing.key_digest(bytes.fromhex(one.identity_key))[:16]}"
+        f"{one.site} {signing.key_digest(bytes.fromhex(one.identity_key))}"
         for one in manifest.privacy
     )
     lines = [
@@ -257,7 +275,6 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
             "that each model is the weighted mean of exactly these updates: the updates are not "
             "in the release",
         ),
-        ("warm start", f"where the first model came from: {manifest.lineage.warm_start.origin}"),
     ]
     if manifest.aggregation == "insecure_aggregation":
         lines.append(

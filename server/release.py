@@ -33,6 +33,7 @@ from shared_model.release_files import (
     write_copy,
     write_release,
 )
+from shared_model.release_origin import known_origin
 
 
 @dataclass(frozen=True)
@@ -247,36 +248,15 @@ def _joined(
 
 def _origin(record: RunRecord, origin: str | None) -> str:
     """Words for the first model; what this version itself can make is recognised by its digest."""
-    preset = record.model.preset
-    if packaged_warm_start(preset) == record.initial_model:
-        return "packaged warm start, trained on simulated signals only"
-    if random_weights(preset) == record.initial_model:
-        return "random weights drawn with seed 0, no data"
+    known = known_origin(record.model.preset, record.initial_model)
+    if known is not None:
+        return known
     if origin is None:
         raise OurMistake(
             "The run began neither from what this version packages nor from a released model.",
             do='Say where its first model came from: --origin "..."',
         )
     return f"as the operator states: {origin}"
-
-
-def packaged_warm_start(preset: str) -> str | None:
-    """Digest of the warm start that ships with this version, None if there is none."""
-    from shared_model import warm_start
-
-    try:
-        _, weights, _ = warm_start.load(preset)
-    except FedprintError:
-        return None
-    return weights_io.digest(weights)
-
-
-def random_weights(preset: str) -> str | None:
-    """Digest of the random weights that `begin_with = "random-weights"` means."""
-    from shared_model import mae
-
-    config = mae.PRESETS.get(preset)
-    return None if config is None else weights_io.digest(mae.weights_of(mae.build(config, 0)))
 
 
 def _released_before(

@@ -65,4 +65,4 @@ def node(tmp_path: Path) -> NodeHome:
 @pytest.fixture(autouse=True)
 def no_packaged_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """These runs begin from toy weights; tests that want a packaged start set it again."""
-    monkeypatch.setattr("server.release.packaged_warm_start", lambda preset: None)
+    monkeypatch.setattr("shared_model.release_origin.packaged_warm_start", lambda preset: None)

@@ -54,7 +54,7 @@ def test_what_cannot_be_checked_is_said_in_words(files):
     }
     assert "insecure_aggregation" in told["coordinator"]
     assert "spend table" in told["lifetime"]
-    assert signing.key_digest(public("alpha"))[:16] in told["hospitals' keys"]
+    assert signing.key_digest(public("alpha")) in told["hospitals' keys"]
 
 
 def test_a_wrong_signature_ends_the_audit(files):
@@ -115,6 +115,20 @@ def test_the_same_plans_are_counted_once(files):
 
     verdicts(files, accountants=(counted, counted))
     assert len(asked) == 2
+
+
+def test_a_first_model_is_believed_only_if_it_is_known_here(files, monkeypatch):
+    assert verdicts(files)["first model"] == "CANNOT CHECK"
+    start = json.loads(files.manifest)["lineage"]["warm_start"]["digest"]
+    monkeypatch.setattr("shared_model.release_origin.packaged_warm_start", lambda preset: start)
+    assert verdicts(files)["first model"] == "FAILED"
+
+    def tell(content):
+        content["lineage"]["warm_start"]["origin"] = (
+            "packaged warm start, trained on simulated signals only"
+        )
+
+    assert verdicts(changed(files, tell))["first model"] == "OK"
 
 
 def test_requests_of_another_run_key_fail(files):

@@ -229,7 +229,9 @@ install.install(home, checked)
 """
 
 
-@pytest.mark.parametrize("at", [0, 3, 6, 9, 12, 14, 16, 18, 20])
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=() if at % 5 == 0 else pytest.mark.long) for at in range(23)]
+)
 def test_an_installation_killed_at_any_instant_leaves_the_old_or_the_new_release(
     make, node, model, at
 ):

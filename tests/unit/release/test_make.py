@@ -163,7 +163,7 @@ def test_the_packaged_warm_start_is_recognised_and_the_operators_words_are_marke
 ):
     assert make().manifest.lineage.warm_start.origin.startswith("as the operator states")
     start = weights_io.digest(small_model()[1])
-    monkeypatch.setattr("server.release.packaged_warm_start", lambda preset: start)
+    monkeypatch.setattr("shared_model.release_origin.packaged_warm_start", lambda preset: start)
     made = make(Story(run="autumn"), origin=None)
     assert made.manifest.lineage.warm_start.origin.startswith("packaged warm start")
 
