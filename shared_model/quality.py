@@ -349,9 +349,8 @@ def upside_down(name: str, signal: Signal, recorded: Flags, refusal: Codes) -> b
 
     A pulse rises faster than it falls, so the slope's skewness is positive and less than half of
     the time is spent rising; both must say the opposite, in the median over accepted windows.
-    An ECG is never turned: of 74 real recordings whose QRS and T waves both looked negative to a
-    sign rule nearly all were genuine (pacing, left axis, bundle branch block), and its sign is part
-    of the diagnosis.
+    An ECG is never turned: most real recordings that a sign rule would turn looked genuine (pacing,
+    left axis, bundle branch block; docs/adr/0003), and its sign is part of the diagnosis.
     """
     if name != "ppg":
         return False
