@@ -30,6 +30,9 @@ def register(app: typer.Typer) -> None:
         keep: Annotated[
             Path | None, typer.Option(help="Folder for intermediate weights, every 250 steps.")
         ] = None,
+        start_from: Annotated[
+            Path | None, typer.Option(help="Go on from these weights (learning rate 2e-3).")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
     ) -> None:
         """Train a model on SIMULATED windows only: no patient's data, no privacy cost.
@@ -38,8 +41,11 @@ def register(app: typer.Typer) -> None:
 
         Example: fedprint-lab warm-start shared_model/data --preset tiny --steps 3000 --seed 1
         """
+        from dataclasses import replace
+
         import torch
 
+        from shared_model import weights as weights_io
         from shared_model.mae import PRESETS
         from simulations import pretrain
 
@@ -47,10 +53,16 @@ def register(app: typer.Typer) -> None:
             raise OurMistake(f"No preset {preset!r}.", do=f"Choose from: {', '.join(PRESETS)}.")
         torch.set_num_threads(threads)
         recipe = pretrain.Recipe(steps=steps, seed=seed)
+        first: Weights | None = None
+        if start_from is not None:
+            first = weights_io.from_bytes(start_from.read_bytes())
+            recipe = replace(recipe, learning_rate=2e-3)
         elapsed = pretrain.timed()
-        weights, points = _train(preset, recipe, keep)
+        weights, points = _train(preset, recipe, keep, first)
         words = f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
+        if first is not None:
+            manifest["started_from"] = weights_io.digest(first)
         _write(output, preset, weights, manifest)
         if as_json:
             terminal.print_json(manifest)
@@ -63,7 +75,9 @@ def register(app: typer.Typer) -> None:
             )
 
 
-def _train(preset: str, recipe: Recipe, keep: Path | None) -> tuple[Weights, list[Point]]:
+def _train(
+    preset: str, recipe: Recipe, keep: Path | None, first: Weights | None
+) -> tuple[Weights, list[Point]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -95,7 +109,9 @@ def _train(preset: str, recipe: Recipe, keep: Path | None) -> tuple[Weights, lis
                 path = keep / f"{preset}-{step:05d}.safetensors"
                 write_atomic(path, weights_io.to_bytes(weights))
 
-        return pretrain.train(PRESETS[preset], recipe, on_point=on_point, on_keep=on_keep)
+        return pretrain.train(
+            PRESETS[preset], recipe, start_from=first, on_point=on_point, on_keep=on_keep
+        )
 
 
 def _manifest(

@@ -29,12 +29,12 @@ SAMPLE_RATE = 0.25
 CLIPPING_NORM = 0.1
 REAL_SITES = (
     ("north-icu", "icu_alarms_a", 40),
-    ("south-icu", "icu_alarms_b", 45),
-    ("east-micu", "icu_bidmc", 35),
+    ("south-icu", "icu_alarms_b", 40),
+    ("east-icu", "icu_alarms_c", 65),
 )
-REAL_HELD_OUT = "icu_alarms_d"
-SIMULATED_SITES = (("north-icu", 40), ("south-icu", 40), ("east-micu", 40))
-SIMULATED_HELD_OUT = "held-out"
+REAL_HELD_OUT = ("icu_bidmc", "icu_alarms_d")
+"""Patients of these are at no hospital of the demo: another collection, and a site of the same."""
+SIMULATED_SITES = (("north-icu", 40), ("south-icu", 40), ("east-icu", 40))
 MARKER = ".fedprint-demo"
 
 
@@ -76,7 +76,7 @@ class Demo:
 
     settings: Settings
     sites: tuple[Site, ...] = ()
-    held_out: Path = Path()
+    held_out: tuple[Path, ...] = ()
     steps: list[Step] = field(default_factory=list)
     commands: list[dict[str, Any]] = field(default_factory=list)
 
@@ -238,13 +238,13 @@ def _display(demo: Demo, began: float) -> Table:
 
 def _find_sites(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
     data = demo.settings.data
-    wanted = [folder for _, folder, _ in REAL_SITES] + [REAL_HELD_OUT]
+    wanted = [folder for _, folder, _ in REAL_SITES] + list(REAL_HELD_OUT)
     if data is not None and all((data / folder).is_dir() for folder in wanted):
         data = data.absolute()
         demo.sites = tuple(
             Site(name, data / folder, patients, real=True) for name, folder, patients in REAL_SITES
         )
-        demo.held_out = data / REAL_HELD_OUT
+        demo.held_out = tuple(data / folder for folder in REAL_HELD_OUT)
         return "REAL recordings: " + ", ".join(folder for _, folder, _ in REAL_SITES)
     demo.command(
         "fedprint-lab",
@@ -264,7 +264,7 @@ def _find_sites(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         Site(name, folder, patients, real=False)
         for (name, patients), folder in zip(SIMULATED_SITES, folders, strict=False)
     )
-    demo.held_out = folders[-1]
+    demo.held_out = (folders[-1],)
     return "SIMULATED hospitals: no real recordings were found or wanted"
 
 
@@ -456,8 +456,11 @@ def _reconstruct(demo: Demo, family: Family, refresh: Callable[[], None]) -> str
     from simulations.demo_report import held_out_curve
 
     curve = held_out_curve(demo)
-    last = curve[-1]
-    return f"error / trivial: masked {last['masked']:.2f}, cross-modal {last['cross_modal']:.2f}"
+    return "error / trivial: " + "; ".join(
+        f"{one['source']}: masked {one['curve'][-1]['masked']:.2f}, "
+        f"cross-modal {one['curve'][-1]['cross_modal']:.2f}"
+        for one in curve
+    )
 
 
 def _probe(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:

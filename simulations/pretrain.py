@@ -24,7 +24,15 @@ from torch.nn import functional as F
 
 from shared_model import losses
 from shared_model.config import FINGERPRINT_SIZE, ModelConfig
-from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, draw_patch_masks, weights_of
+from shared_model.mae import (
+    ECG,
+    PPG,
+    MaskedAutoencoder,
+    build,
+    draw_patch_masks,
+    load_weights,
+    weights_of,
+)
 from shared_model.patches import fold
 from shared_model.weights import Weights
 from simulations.cohort_sites import RHYTHMS
@@ -118,16 +126,19 @@ def train(
     config: ModelConfig,
     recipe: Recipe,
     *,
+    start_from: Weights | None = None,
     on_point: Callable[[Point], None] | None = None,
     on_keep: Callable[[int, Weights], None] | None = None,
     keep_every: int = 250,
 ) -> tuple[Weights, list[Point]]:
-    """Train from scratch; windows are simulated in a second process while this one steps.
+    """Train from scratch or on from `start_from`; a second process simulates the windows.
 
     The batches depend on the seed alone; sums in torch depend on its thread count, so equal weights
     need an equal number of threads.
     """
     model = build(config, recipe.seed)
+    if start_from is not None:
+        load_weights(model, start_from)
     masks = np.random.default_rng([recipe.seed, 1])
     points: list[Point] = []
     with simulated_batches(recipe) as batches:

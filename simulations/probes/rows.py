@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from shared_model import warm_start
-from shared_model.config import ModelConfig
+from shared_model.config import FINGERPRINT_SIZE, ModelConfig
 from shared_model.fingerprint import fingerprints
-from shared_model.mae import build, load_weights
+from shared_model.mae import MaskedAutoencoder, build, load_weights
 from shared_model.weights import Weights
 from simulations.probes.features import hand_made
 
@@ -33,16 +34,20 @@ def encoder(config: ModelConfig, weights: Weights) -> Encode:
     """Frozen fingerprints of a model: (window, 2, 1250), (window, 2, 50) -> (window, 128)."""
     model = build(config, seed=0)
     load_weights(model, weights)
-    return lambda signal, valid: fingerprints(model, signal, valid)
+    return partial(frozen, model)
+
+
+def frozen(model: MaskedAutoencoder, signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Fingerprints (window, 128); NaN for a window in which the chosen sensor is missing."""
+    out = np.full((len(signal), FINGERPRINT_SIZE), np.nan, dtype=np.float32)
+    known = valid.any(axis=(1, 2))
+    out[known] = fingerprints(model, signal[known], valid[known])
+    return out
 
 
 def random_init(config: ModelConfig, seeds: int) -> Row:
     """The same network, never trained: the baseline without which no figure means anything."""
-    models = [build(config, seed=1000 + k) for k in range(seeds)]
-    return Row(
-        RANDOM,
-        tuple((lambda s, v, m=model: fingerprints(m, s, v)) for model in models),
-    )
+    return Row(RANDOM, tuple(partial(frozen, build(config, seed=1000 + k)) for k in range(seeds)))
 
 
 def hand_made_row() -> Row:
