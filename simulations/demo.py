@@ -25,6 +25,9 @@ def register(app: typer.Typer) -> None:
         rounds: Annotated[int, typer.Option(min=1, help="Rounds of private training.")] = 4,
         steps: Annotated[int, typer.Option(min=1, help="Private steps a round.")] = 10,
         epsilon: Annotated[float, typer.Option(min=0.1, help="Spent by each patient.")] = 8.0,
+        patients: Annotated[
+            int, typer.Option(min=4, max=90, help="Patients of each SIMULATED hospital.")
+        ] = 40,
         replace: Annotated[
             bool, typer.Option("--replace", help="Remove an earlier demo of that folder first.")
         ] = False,
@@ -48,6 +51,7 @@ def register(app: typer.Typer) -> None:
                 steps=steps,
                 epsilon=epsilon,
                 replace=replace,
+                patients=patients,
             )
         )
         if as_json:

@@ -211,25 +211,35 @@ def _steps(demo: Demo) -> ReportTable:
 
 
 def _hospitals(demo: Demo) -> Section:
-    figures, tables = [], []
-    for site in demo.sites:
-        shown = _load(demo, f"data-{site.name}.json") or {}
-        rows = [{"what": name, "value": value} for name, value in _flat(shown)]
-        tables.append(ReportTable.of(f"{site.name} ({site.recordings.name})", rows))
-        sheet = demo.root / f"sheet-{site.name}.png"
-        if sheet.exists():
-            figures.append(Figure.of(sheet, f"{site.name}: windows that were kept and refused"))
-    return Section("Hospitals and their recordings", tables=tuple(tables), figures=tuple(figures))
+    """One table, a column a hospital, and the contact sheets."""
+    shown = {
+        f"{site.name} ({site.recordings.name})": dict(
+            _flat(_load(demo, f"data-{site.name}.json") or {})
+        )
+        for site in demo.sites
+    }
+    names = list(dict.fromkeys(name for counts in shown.values() for name in counts))
+    rows = [
+        {"what": name, **{title: counts.get(name, 0) for title, counts in shown.items()}}
+        for name in names
+    ]
+    figures = [
+        Figure.of(path, f"{site.name}: windows that were kept and refused, with the reason")
+        for site in demo.sites
+        if (path := demo.root / f"sheet-{site.name}.png").exists()
+    ]
+    table = ReportTable.of("Counts of patients, recordings and windows; refusals by reason", rows)
+    return Section("Hospitals and their recordings", tables=(table,), figures=tuple(figures))
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested counts as dotted names."""
-    rows: list[tuple[str, Any]] = []
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, int]]:
+    """Nested counts as dotted names; anything else is left out."""
+    rows: list[tuple[str, int]] = []
     for name, item in value.items():
-        if isinstance(item, dict):
+        if isinstance(item, dict) and name != "sheet":
             rows += _flat(item, f"{prefix}{name}.")
-        elif isinstance(item, str | int | float) and not isinstance(item, bool):
-            rows.append((f"{prefix}{name}", item))
+        elif isinstance(item, int) and not isinstance(item, bool):
+            rows.append((f"{prefix}{name}".replace("_", " "), item))
     return rows
 
 

@@ -34,7 +34,7 @@ REAL_SITES = (
 )
 REAL_HELD_OUT = ("icu_bidmc", "icu_alarms_d")
 """Patients of these are at no hospital of the demo: another collection, and a site of the same."""
-SIMULATED_SITES = (("north-icu", 40), ("south-icu", 40), ("east-icu", 40))
+SIMULATED_SITES = ("north-icu", "south-icu", "east-icu")
 MARKER = ".fedprint-demo"
 
 
@@ -48,6 +48,7 @@ class Settings:
     steps: int
     epsilon: float
     replace: bool
+    patients: int = 40
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def _find_sites(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         "--sites",
         str(len(SIMULATED_SITES) + 1),
         "--patients",
-        "40",
+        str(demo.settings.patients),
         "--windows-per-patient",
         "12",
         "--seed",
@@ -261,10 +262,10 @@ def _find_sites(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
     )
     folders = sorted(path for path in (demo.root / "simulated").iterdir() if path.is_dir())
     demo.sites = tuple(
-        Site(name, folder, patients, real=False)
-        for (name, patients), folder in zip(SIMULATED_SITES, folders, strict=False)
+        Site(name, folder, demo.settings.patients, real=False)
+        for name, folder in zip(SIMULATED_SITES, folders[1:], strict=True)
     )
-    demo.held_out = (folders[-1],)
+    demo.held_out = (folders[0],)
     return "SIMULATED hospitals: no real recordings were found or wanted"
 
 
