@@ -77,8 +77,8 @@ def patient_losses(
 
 def terms(views: Views, patches: Tensor, valid: Tensor) -> Terms:
     """Terms of each patient from one training pass over (patient, segment, ...)."""
-    masked_error, masked_count = 0.0, 0.0
-    cross_error, cross_count = 0.0, 0.0
+    zero = torch.zeros((), dtype=patches.dtype)
+    masked_error, masked_count, cross_error, cross_count = zero, zero, zero, zero
     for channel in (ECG, PPG):
         predicted = views.predicted[channel]  # (patient, segment, query, sample)
         target = torch.take_along_dim(

@@ -149,7 +149,8 @@ class Encoder(nn.Module):
         x: Tensor = self.embed(patches) + positions  # (..., token, width)
         for block in self.blocks:
             x = block(x, bias, far)
-        return x + self.modality(torch.ones_like(x[..., :1]))
+        told: Tensor = x + self.modality(torch.ones_like(x[..., :1]))
+        return told
 
 
 class Decoder(nn.Module):
@@ -279,7 +280,8 @@ class MaskedAutoencoder(nn.Module):
             own = view[:, None] == memory_view.flatten()  # (query, key)
             usable = memory_keys[..., chosen, :].flatten(-2)  # (..., key)
             key_places = view_places[..., chosen, :]  # (..., mask + 1, 50)
-            far = _far(queries[channel], key_places.flatten(-2)).unflatten(-1, (-1, TOKENS))
+            far = _far(queries[channel], key_places.flatten(-2))
+            far = far.reshape(*far.shape[:-1], masks + 1, TOKENS)
             at_fingerprint = torch.full_like(far[..., :1], FINGERPRINT_FAR)
             far = torch.cat([far, at_fingerprint], dim=-1).flatten(-2)  # (..., query, key)
             predicted.append(
@@ -330,8 +332,9 @@ def build(config: ModelConfig, seed: int) -> MaskedAutoencoder:
                     nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
-        for decoder in model.decoders:
-            decoder.to_patch.weight.zero_()
+        for name, value in model.named_parameters():
+            if name.endswith("to_patch.weight"):
+                value.zero_()
     return model
 
 
@@ -438,12 +441,18 @@ def _view_numbers(masks: int, size: int, device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)
 
 
+def _unflatten(packed: Tensor, axis: int, masks: int) -> Tensor:
+    """Split a packed axis of 25 A into (A, 25)."""
+    parted: Tensor = packed.unflatten(axis, (masks, VISIBLE_TOKENS))  # type: ignore[no-untyped-call]
+    return parted
+
+
 def _to_views(ecg: Tensor, ppg: Tensor, masks: int, axis: int) -> Tensor:
     """Packed (..., 25 A + 50, *rest) of both modalities -> (..., view=A+2, 50, *rest)."""
     cut = masks * VISIBLE_TOKENS
-    parts = [x.split([cut, TOKENS], dim=axis) for x in (ecg, ppg)]
+    parts = [torch.split(x, [cut, TOKENS], dim=axis) for x in (ecg, ppg)]
     both = torch.cat(
-        [part[0].unflatten(axis, (masks, VISIBLE_TOKENS)) for part in parts], dim=axis
+        [_unflatten(part[0], axis, masks) for part in parts], dim=axis
     )  # (..., mask, 50, *rest)
     return torch.cat(
         [both, parts[0][1].unsqueeze(axis - 1), parts[1][1].unsqueeze(axis - 1)], axis - 1

@@ -167,7 +167,9 @@ def run(settings: Settings) -> dict[str, Any]:
             _road(demo, family, lambda: live.update(_display(demo, began), refresh=True))
         from simulations.demo_report import summarise
 
-        with _step(demo, "write the report", lambda: live.update(_display(demo, began), True)):
+        with _step(
+            demo, "write the report", lambda: live.update(_display(demo, began), refresh=True)
+        ):
             summary = summarise(demo, time.monotonic() - began)
     terminal.err.print(f"Report: {demo.root / 'report.html'} (opens without a network)")
     for line in summary["in_words"]:

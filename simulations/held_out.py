@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from client.records import Recording, guess_mapping, read_folder
 
+from client.records import Recording, guess_mapping, read_folder
 from shared_model.config import FS_HZ
 from shared_model.windows import Windows, make_windows
 
@@ -35,7 +35,7 @@ def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, i
     signal, valid, patients = [], [], set()
     for recording in recordings:
         windows = windows_of(recording)
-        both = np.flatnonzero(windows.valid.any(axis=2).all(axis=1))
+        both = np.flatnonzero(windows.valid[:, 0].any(axis=1) & windows.valid[:, 1].any(axis=1))
         chosen = both[:: max(1, len(both) // each)][:each]
         if len(chosen):
             signal.append(windows.signal[chosen])

@@ -160,7 +160,7 @@ def train(
                 model, heads, first if step == 0 else next(batches), recipe, masks
             )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
             optimiser.step()
             sums += parts

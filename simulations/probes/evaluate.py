@@ -8,7 +8,6 @@ out-of-fold predictions; all rows share folds and bootstrap draws, so difference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -174,17 +173,13 @@ def _prepare() -> tuple[SimpleImputer, StandardScaler]:
     return SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
 
 
-def _candidates(kind: str) -> Sequence[Callable[[], Pipeline]]:
+def _candidates(kind: str) -> list[Pipeline]:
+    """Unfitted models, one for each strength of regularisation."""
     if kind == "mae":
-        return [
-            (lambda a=alpha: make_pipeline(*_prepare(), Ridge(alpha=a))) for alpha in RIDGE_ALPHAS
-        ]
+        return [make_pipeline(*_prepare(), Ridge(alpha=alpha)) for alpha in RIDGE_ALPHAS]
     return [
-        (
-            lambda c=c: make_pipeline(
-                *_prepare(),
-                LogisticRegression(C=c, solver="newton-cholesky", class_weight="balanced"),
-            )
+        make_pipeline(
+            *_prepare(), LogisticRegression(C=c, solver="newton-cholesky", class_weight="balanced")
         )
         for c in LOGISTIC_CS
     ]
@@ -202,14 +197,15 @@ def _fit(
     """Choose the regularisation by grouped inner cross-validation, then fit on everything."""
     folds = 3
     losses = []
-    for make in _candidates(kind):
+    for candidate in _candidates(kind):
         score = np.full(len(truth), np.nan)
         for train, test in _splits(features, truth, group, kind, folds, seed):
             if kind == "auroc" and np.unique(truth[train]).size < 2:
                 continue
-            score[test] = _predict(make().fit(features[train], truth[train]), features[test], kind)
+            fitted = candidate.fit(features[train], truth[train])
+            score[test] = _predict(fitted, features[test], kind)
         done = np.isfinite(score)
         value = metric(kind, truth[done], score[done], np.ones(int(done.sum())))
         losses.append(value if kind == "mae" else -value)
     best = _candidates(kind)[int(np.nanargmin(losses))]
-    return best().fit(features, truth)
+    return best.fit(features, truth)

@@ -110,7 +110,7 @@ def _peaks(part: np.ndarray, name: str) -> np.ndarray:
         except Exception:
             return np.zeros(0, dtype=np.int64)
     found = np.asarray(found, dtype=np.float64)
-    return found[np.isfinite(found)].astype(np.int64)
+    return np.asarray(found[np.isfinite(found)], dtype=np.int64)
 
 
 def _rate(peaks: np.ndarray) -> dict[str, float]:
