@@ -9,7 +9,8 @@ from shared_model import terminal
 
 app = typer.Typer(
     name="fedprint-node",
-    help="The hospital's node: data, keys, policy, training, releases. Nothing leaves but noised updates.",
+    help="The hospital's node: data, keys, policy, training, releases. "
+    "Nothing leaves but noised updates.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -1,4 +1,4 @@
-"""Probes: metrics equal their definition, folds keep patients apart, intervals resample patients."""
+"""Probes: metrics equal their definition, folds part patients, intervals resample them."""
 
 from __future__ import annotations
 
