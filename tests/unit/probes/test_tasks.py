@@ -1,0 +1,115 @@
+"""Probe tasks and the table: truths come from the recordings, rows are compared on equal terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared_model.mae import PRESETS
+from simulations.probes.rows import RANDOM, Row, random_init
+from simulations.probes.table import run_table
+from simulations.probes.tasks import Task, _share_of_af, load_tasks
+
+
+def pretend_task(kind: str = "auroc", sensors: tuple[str, ...] = ("ecg",)) -> Task:
+    """30 patients, two windows each; the truth is the sign of the window's first sample."""
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(60, 2, 1250)).astype(np.float32)
+    group = np.repeat(np.arange(30), 2)
+    return Task(
+        name="sign",
+        kind=kind,
+        sensors=sensors,
+        signal=signal,
+        valid=np.ones((60, 2, 50), dtype=bool),
+        unit=np.arange(60),
+        truth=(signal[:, 0, 0] > 0).astype(float),
+        group=group,
+        session=np.tile([0, 1], 30),
+    )
+
+
+def knows(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Features that hold the answer."""
+    return np.stack([signal[:, 0, 0], np.ones(len(signal))], axis=1)
+
+
+def guesses(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Features that hold nothing."""
+    return np.random.default_rng(1).normal(size=(len(signal), 2))
+
+
+def test_row_that_knows_is_above_random_and_row_that_guesses_is_named() -> None:
+    """The paired difference separates them, and the table says which is not above."""
+    rows = [Row(RANDOM, (guesses,)), Row("knows", (knows,)), Row("guesses", (guesses,))]
+    table = run_table([pretend_task()], rows, seed=0, draws=100)
+    gain = {cell.row: cell.gain for cell in table.cells}
+    assert gain[RANDOM] is None
+    assert gain["knows"] is not None
+    assert gain["knows"].low > 0.3
+    assert [one["row"] for one in table.not_above()] == ["guesses"]
+    assert table.overall["knows"].low > 0
+    assert table.overall["guesses"].value == pytest.approx(0.0, abs=1e-9)
+
+
+def test_single_sensor_view_hides_the_other_sensor() -> None:
+    """What a probe calls ECG only has no PPG in it."""
+    signal, valid = pretend_task().windows("ecg")
+    assert not valid[:, 1].any()
+    assert not signal[:, 1].any()
+    assert valid[:, 0].all()
+
+
+def test_untrained_encoder_gives_missing_features_where_the_sensor_is_missing() -> None:
+    """A window without the sensor is not silently zero."""
+    row = random_init(PRESETS["tiny"], seeds=1)
+    task = pretend_task()
+    valid = task.valid.copy()
+    valid[3] = False
+    made = row.members[0](task.signal, valid)
+    assert np.isnan(made[3]).all()
+    assert np.isfinite(np.delete(made, 3, axis=0)).all()
+
+
+def test_units_pool_their_windows_and_ignore_missing_values() -> None:
+    """Mean and deviation over the windows of a recording."""
+    task = Task(
+        "pool", "mae", ("ecg",), np.zeros((3, 2, 1250)), np.ones((3, 2, 50), bool),
+        unit=np.array([0, 0, 1]), truth=np.zeros(2), group=np.arange(2), session=np.zeros(2),
+        pooling="mean+sd",
+    )  # fmt: skip
+    pooled = task.pool(np.array([[1.0, np.nan], [3.0, 5.0], [np.nan, 7.0]]))
+    assert pooled[0].tolist() == [2.0, 5.0, 1.0, 0.0]
+    assert np.isnan(pooled[1, 0])
+    assert pooled[1, 1] == 7.0
+
+
+def test_share_of_atrial_fibrillation_follows_the_rhythm_that_holds() -> None:
+    """A rhythm holds until the next one begins."""
+    rhythms = [(0.0, "N"), (15.0, "AFIB"), (40.0, "N")]
+    assert _share_of_af(rhythms, 0.0, 10.0) == 0.0
+    assert _share_of_af(rhythms, 10.0, 20.0) == pytest.approx(0.5)
+    assert _share_of_af(rhythms, 20.0, 30.0) == 1.0
+
+
+def test_absent_folders_are_named_and_nothing_else_is_done(tmp_path: Path) -> None:
+    """No data, no silent zero."""
+    tasks, skipped = load_tasks(tmp_path, only=["hypertension", "nonsense"])
+    assert tasks == []
+    assert "clinic_ppg_bp" in skipped["hypertension"]
+    assert "no such task" in skipped["nonsense"]
+
+
+def test_real_sites_give_tasks_with_their_labels(data_root: Path) -> None:
+    """Hypertension and true VT from the real folders, one unit a patient or alarm."""
+    tasks, skipped = load_tasks(data_root, only=["hypertension", "true ventricular tachycardia"])
+    assert skipped == {}
+    by_name = {task.name: task for task in tasks}
+    assert by_name["hypertension"].patients == len(by_name["hypertension"].truth)
+    assert set(by_name["hypertension"].truth) == {0.0, 1.0}
+    assert by_name["true ventricular tachycardia"].sensors == ("both", "ecg", "ppg")
+    for task in tasks:
+        assert task.group.max() + 1 == task.patients
+        assert task.valid.any(axis=(1, 2)).all()
