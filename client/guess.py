@@ -1,4 +1,4 @@
-"""Guesses a mapping from outlines of files and rows of tables; what it cannot tell it leaves out."""
+"""Guesses a mapping from outlines of files and rows of tables; leaves out what it cannot tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regular expressions of the identifier scan: dates, numbers, phones, addresses, names with a key."""
+"""Regular expressions of the identifier scan: dates, numbers, phones, addresses, keyed names."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ KEYED_NUMBER = re.compile(
     r"(?=[a-z\d\-/]*\d)[a-z]{0,4}[- ]?\d[\w\-/]+",
     re.IGNORECASE,
 )
-"""A key (MRN, case no., insurance ...) before something with at least two characters and a digit."""
+"""A key (MRN, case no., insurance ...) before something of two characters or more with a digit."""
 NUMBERS = (
     re.compile(r"(?<!\d)\d{3}[- ]\d{2}[- ]\d{4}(?!\d)"),  # US social security
     re.compile(r"(?<!\d)\d{3}[- ]\d{3}[- ]\d{4}(?!\d)"),  # NHS
@@ -74,16 +74,19 @@ NUMBERS = (
 )
 
 PHONE = re.compile(
-    "|".join((
-        r"(?:tel|phone|fon|fone|mobil\w*|cell|fax|call|handy)\.?\w*[ :._=-]*[+(]?\d[\d ()./-]{3,}\d",
-        r"\+\d{1,3}[ .()/-]?(?:\d[ .()/-]{0,2}){5,12}\d",
-        r"(?<![\d.])\(?0\d{1,5}\)?[ /-]\d[\d /-]{2,}",
-        r"\(\d{3}\)[ -]?\d{3}[ -]?\d{4}",
-        r"(?<!\d)\d{3}[.-]\d{4}(?!\d)",
-        r"(?<!\d)\d{3}[.-]\d{3}[.-]\d{4}(?!\d)",
-    )),
+    "|".join(
+        (
+            r"(?:tel|phone|fon|fone|mobil\w*|cell|fax|call|handy)\.?\w*[ :._=-]*"
+            r"[+(]?\d[\d ()./-]{3,}\d",
+            r"\+\d{1,3}[ .()/-]?(?:\d[ .()/-]{0,2}){5,12}\d",
+            r"(?<![\d.])\(?0\d{1,5}\)?[ /-]\d[\d /-]{2,}",
+            r"\(\d{3}\)[ -]?\d{3}[ -]?\d{4}",
+            r"(?<!\d)\d{3}[.-]\d{4}(?!\d)",
+            r"(?<!\d)\d{3}[.-]\d{3}[.-]\d{4}(?!\d)",
+        )
+    ),
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 _STREETS = (
     r"(?:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|place|pl|square|sq|"
@@ -93,24 +96,29 @@ _STRASSEN = (
     r"(?:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|ring|ufer|damm|straat|gata|gatan|vej|katu)"
 )
 ADDRESS = re.compile(
-    "|".join((
-        rf"(?<!\w)\d{{1,5}}[a-z]?,? +(?:[^\W\d_][\w'.-]{{0,30}} +){{1,4}}{_STREETS}(?!\w)",
-        rf"(?<!\w)[^\W\d_][\w.']{{0,30}}(?:[ -][^\W\d_][\w.']{{0,30}}){{0,3}}?[ -]?{_STRASSEN} *\d+",
-        r"(?<!\w)(?:rue|avenue|boulevard|viale|piazza|calle|avenida|plaza|rua|ulica|ul\.) +[\w' .-]{2,40}",
-        r"(?<!\w)via +[^\W\d_][\w' .]{2,40}\d",
-        r"(?<!\w)p\.? ?o\.? box +\d+",
-        r"(?<!\w)(?:address|adresse|anschrift|street|city|zip|postcode|plz|indirizzo|direcci[oó]n|town)"
-        r" *[:=] *\S+",
-        r"(?<!\w)[a-z]{1,2}\d[a-z\d]? \d[a-z]{2}(?!\w)",
-        r"(?<!\w)[a-z]{2},? \d{5}(?:-\d{4})?(?!\w)",
-        r"(?<!\w)\d{4,5} [^\W\d_]{4,}(?: am [^\W\d_]+)?(?!\w)",
-    )),
+    "|".join(
+        (
+            rf"(?<!\w)\d{{1,5}}[a-z]?,? +(?:[^\W\d_][\w'.-]{{0,30}} +){{1,4}}{_STREETS}(?!\w)",
+            r"(?<!\w)[^\W\d_][\w.']{0,30}(?:[ -][^\W\d_][\w.']{0,30}){0,3}?[ -]?"
+            rf"{_STRASSEN} *\d+",
+            r"(?<!\w)(?:rue|avenue|boulevard|viale|piazza|calle|avenida|plaza|rua|ulica|ul\.)"
+            r" +[\w' .-]{2,40}",
+            r"(?<!\w)via +[^\W\d_][\w' .]{2,40}\d",
+            r"(?<!\w)p\.? ?o\.? box +\d+",
+            r"(?<!\w)(?:address|adresse|anschrift|street|city|zip|postcode|plz|indirizzo|direcci[oó]n|town)"
+            r" *[:=] *\S+",
+            r"(?<!\w)[a-z]{1,2}\d[a-z\d]? \d[a-z]{2}(?!\w)",
+            r"(?<!\w)[a-z]{2},? \d{5}(?:-\d{4})?(?!\w)",
+            r"(?<!\w)\d{4,5} [^\W\d_]{4,}(?: am [^\W\d_]+)?(?!\w)",
+        )
+    ),
     re.IGNORECASE,
-)  # fmt: skip
+)
 """Streets before or after a number, postal codes, PO boxes, anything after an address key."""
 
 KEYED_NAME = re.compile(
-    r"(?<![a-z])(?:(?:patient|pat|subject|sur|last|first|given|family|full|vor|nach|fore)?[ _-]?name|"
+    r"(?<![a-z])(?:"
+    r"(?:patient|pat|subject|sur|last|first|given|family|full|vor|nach|fore)?[ _-]?name|"
     r"nom|prenom|prénom|nombre|apellidos?|cognome|nome|patient|pt|pat|subject|proband|physician|"
     r"doctor|operator|technician|nurse|arzt)"
     r"\s*[:=]\s*(?P<value>[^\d\s,;:=][^\d,;:=]+)",

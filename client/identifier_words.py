@@ -1,148 +1,183 @@
-"""Word lists of the identifier scan: columns that identify, words that are no names, common given names."""
+"""Words of the identifier scan: columns that identify, words that are no names, given names."""
 
 from __future__ import annotations
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 COLUMN_KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    # kind: (whole names without separators; from 7 letters on also inside a longer name), (single words)
     "birth-date": (
-        frozenset(
-            "dateofbirth birthdate birthday geburtsdatum geburtstag datenaissance fechanacimiento".split()
-        ),
-        frozenset(
-            "dob birth born geb birthdate birthday geburtsdatum bdate naissance nacimiento".split()
-        ),
+        _words("""
+            birthdate birthday datenaissance dateofbirth fechanacimiento geburtsdatum geburtstag
+        """),
+        _words("""
+            bdate birth birthdate birthday born dob geb geburtsdatum nacimiento naissance
+        """),
     ),
     "name": (
-        frozenset(
-            "name fullname lastname firstname surname givenname familyname middlename patientname nachname vorname "
-            "forename maidenname subjectname nextofkin physicianname doctorname operatorname".split()
-        ),
-        frozenset(
-            "surname lastname firstname forename vorname nachname nom prenom prénom apellido apellidos cognome "
-            "physician doctor operator technician nurse referring kin initials arzt mother father spouse".split()
-        ),
+        _words("""
+            doctorname familyname firstname forename fullname givenname lastname maidenname
+            middlename nachname name nextofkin operatorname patientname physicianname subjectname
+            surname vorname
+        """),
+        _words("""
+            apellido apellidos arzt cognome doctor father firstname forename initials kin lastname
+            mother nachname nom nurse operator physician prenom prénom referring spouse surname
+            technician vorname
+        """),
     ),
     "record-number": (
-        frozenset(
-            "medicalrecord medicalrecordnumber recordnumber recordno hospitalnumber patientnumber patientno "
-            "socialsecurity insurancenumber insuranceno policynumber accessionnumber casenumber fallnummer "
-            "passport nationalid healthcard healthplan driverslicense licensenumber versicherungsnummer idcard "
-            "hospitalid chartnumber".split()
-        ),
-        frozenset(
-            "mrn ssn nhs insurance insurer policy accession passport nhsnumber kvnr svnr account license licence "
-            "versicherung fallnr fallnummer bsn cpr hicn ahv iban medicare medicaid encounter admission "
-            "visit patid pid".split()
-        ),
+        _words("""
+            accessionnumber casenumber chartnumber driverslicense fallnummer healthcard healthplan
+            hospitalid hospitalnumber idcard insuranceno insurancenumber licensenumber
+            medicalrecord medicalrecordnumber nationalid passport patientno patientnumber
+            policynumber recordno recordnumber socialsecurity versicherungsnummer
+        """),
+        _words("""
+            accession account admission ahv bsn cpr encounter fallnr fallnummer hicn iban insurance
+            insurer kvnr licence license medicaid medicare mrn nhs nhsnumber passport patid pid
+            policy ssn svnr versicherung visit
+        """),
     ),
     "phone": (
-        frozenset("phonenumber telephone mobilenumber telefonnummer".split()),
-        frozenset("phone telephone tel mobile cell fax telefon handy telefone telefono".split()),
+        _words("""
+            mobilenumber phonenumber telefonnummer telephone
+        """),
+        _words("""
+            cell fax handy mobile phone tel telefon telefone telefono telephone
+        """),
     ),
-    "email": (frozenset("emailaddress".split()), frozenset("email mail".split())),
+    "email": (
+        _words("""
+            emailaddress
+        """),
+        _words("""
+            email mail
+        """),
+    ),
     "address": (
-        frozenset("homeaddress streetaddress postalcode postcode zipcode birthplace".split()),
-        frozenset(
-            "address street city town zip zipcode postcode postal plz adresse strasse straße ort wohnort county "
-            "village indirizzo direccion residence".split()
-        ),
+        _words("""
+            birthplace homeaddress postalcode postcode streetaddress zipcode
+        """),
+        _words("""
+            address adresse city county direccion indirizzo ort plz postal postcode residence
+            strasse straße street town village wohnort zip zipcode
+        """),
     ),
     "network-address": (
-        frozenset("ipaddress macaddress".split()),
-        frozenset("ip url website homepage".split()),
+        _words("""
+            ipaddress macaddress
+        """),
+        _words("""
+            homepage ip url website
+        """),
     ),
     "device": (
-        frozenset("serialnumber serialno deviceserial".split()),
-        frozenset("imei serial".split()),
+        _words("""
+            deviceserial serialno serialnumber
+        """),
+        _words("""
+            imei serial
+        """),
     ),
     "exact-date": (
-        frozenset("admissiondate dischargedate dateofdeath".split()),
-        frozenset("date datum datetime admitted discharged deathdate fecha".split()),
+        _words("""
+            admissiondate dateofdeath dischargedate
+        """),
+        _words("""
+            admitted date datetime datum deathdate discharged fecha
+        """),
     ),
     "free-text": (
         frozenset(),
-        frozenset("comment comments note notes remark remarks bemerkung freetext".split()),
+        _words("""
+            bemerkung comment comments freetext note notes remark remarks
+        """),
     ),
 }
+"""Kind: (names without separators, from 7 letters on also inside a longer name; single words)."""
 
-PARTICLES = frozenset(
-    "van von der den de la le du di da dos del el al bin ibn ben y e zu zur ter".split()
-)
+PARTICLES = _words("""
+    al ben bin da de del den der di dos du e el ibn la le ter van von y zu zur
+""")
 """Words inside a name that are not capitalised everywhere."""
 
-TITLES = (
-    "mr",
-    "mrs",
-    "ms",
-    "miss",
-    "dr",
-    "prof",
-    "herr",
-    "frau",
-    "mme",
-    "sr",
-    "sra",
-    "signor",
-    "signora",
+TITLES = tuple(
+    sorted(
+        _words("""
+    dr frau herr miss mme mr mrs ms prof signor signora sr sra
+""")
+    )
 )
 
-NOT_NAMES = frozenset(
-    """
-    a abnormal abp acc acceptable acceptance accelerometer ac active adc af afib alarm alarms all ambulatory amp amplifier amplitude
-    anaesthesia analog and angina annotation annotations anonymous anonymised anonymized anterior aortic arm arrhythmia
-    arterial artifact asystole atrial auto av avf avl avr band base baseline bed beat beats bicuspid bidmc bigeminy bio blood blue
-    bottom bpm bradycardia branch block bundle cable cardiac cardiology cardiomyopathy channel channels chest cinc cinc15
-    cleaned clinic clinical column computed control copy coronary corrected csv cut dat data day db dc default deg degree
-    demo device diabetes diastolic digital disease dose drug duration ecg ecgid edf ejection ekg electrode electrodes electrocardiogram elevation
-    end episode episodes equipment event events excellent exercise export extremities failure fair false female fibrillation file filter
-    filtered final finger first flutter for format fraction frame from gain good green group hand heart height high
-    hea hf highpass holter hospital hp hr hypertension hypertensive hypotension hz icu id ii iii image in index inferior infarction
-    intensive interval ir ispc iso ischemia junctional kg lateral lbbb lead leads left length level limb lot low lowpass lp
-    male man manual mask max mean measured measurement median medication medium meta mild min minute minutes
-    mitdb mitral ml mlii mm mmhg mode model moderate monitor monitoring morphology motion ms mv myocardial nan
-    new night no noise noisy none normal not notch nst nu number of off old on onset or original other overdrive pacemaker paced pacing
-    paroxysmal part patient patients peak period phone physical physionet placed placement pleth plethysmogram poor posterior ppg
-    ppgbp pr pre predominant prehypertension premature pressure prolonged proximal pulse pvc qrs qt quality random rate raw
-    rbbb read reading rec record recorded recorder recording recordings red reference regurgitation rem repeat resp respiration rest
-    resting result rhythm right row run s1 sample samples sampling scan sd second seconds segment sensitivity sensor septal session
-    sessions severe sex short signal signals sim simulated single sinus site sleep slow smartphone spo2 st stage standard start
-    state status std stenosis stop stress study subject sub supine supraventricular svt sync synthetic systolic
-    table tachycardia tape task test tested the therapy third time to train training treadmill trial tricuspid true type uci uncertain
-    uncontrolled unit units unknown unreadable up upper v valid validation valve value vector ventricular version vf vt walk ward wave waveform
-    waves wearable week welltory window with woman wrist xml year years young zero micu sicu ccu csru nicu picu er
-    mac el250 mortara philips schiller siemens nihon kohden instrument inc gmbh ltd corp aisdwam40 scpecg ucum mdc dcm
-    hypertonie diabetic smoker nonsmoker yes positive negative left right both mixed einthoven goldberger wilson frank
-    edfbrowser annotations startdate hourly daily monday tuesday wednesday thursday friday saturday sunday
-    january february march april may june july august september october november december
-    study trace traces export raw ecg1 ecg2 report folder files sinusrhythm nsr svt afl pac pvcs lbb rbb apb normale
-    stroke insufficiency cerebral infarct coma sepsis shock failure surgery postoperative ambulance emergency outpatient
-    inpatient pediatric adult elderly healthy volunteer control patients volunteers controls baseline followup
-    ecgs ppgs signala signalb alpha beta gamma hour hours days weeks years annotated reviewed unreviewed
-    intellivue carescape dash datex ohmeda masimo nellcor garmin apple fitbit samsung polar empatica shimmer biopac
-    code meaning patientid anon anonym pseudonym cohort fold split holdout lab mri ct eeg emg eog acc gyro temp temperature
-    linear large medium small tiny upright sitting standing walking running jogging cycling climbing stairs driving lunch working soccer
-    """.split()
-)
+NOT_NAMES = _words("""
+    a abnormal abp ac acc accelerometer acceptable acceptance active adc adult af afib afl
+    aisdwam40 alarm alarms all alpha ambulance ambulatory amp amplifier amplitude anaesthesia
+    analog and angina annotated annotation annotations anon anonym anonymised anonymized anonymous
+    anterior aortic apb apple april arm arrhythmia arterial artifact asystole atrial august auto av
+    avf avl avr band base baseline beat beats bed beta bicuspid bidmc bigeminy bio biopac block
+    blood blue both bottom bpm bradycardia branch bundle cable cardiac cardiology cardiomyopathy
+    carescape ccu cerebral channel channels chest cinc cinc15 cleaned climbing clinic clinical code
+    cohort column coma computed control controls copy coronary corp corrected csru csv ct cut
+    cycling daily dash dat data datex day days db dc dcm december default deg degree demo device
+    diabetes diabetic diastolic digital disease dose driving drug duration ecg ecg1 ecg2 ecgid ecgs
+    edf edfbrowser eeg einthoven ejection ekg el250 elderly electrocardiogram electrode electrodes
+    elevation emergency emg empatica end eog episode episodes equipment er event events excellent
+    exercise export extremities failure fair false february female fibrillation file files filter
+    filtered final finger first fitbit flutter fold folder followup for format fraction frame frank
+    friday from gain gamma garmin gmbh goldberger good green group gyro hand hea healthy heart
+    height hf high highpass holdout holter hospital hour hourly hours hp hr hypertension
+    hypertensive hypertonie hypotension hz icu id ii iii image in inc index infarct infarction
+    inferior inpatient instrument insufficiency intellivue intensive interval ir ischemia iso ispc
+    january jogging july junctional june kg kohden lab large lateral lbb lbbb lead leads left
+    length level limb linear lot low lowpass lp ltd lunch mac male man manual march masimo mask max
+    may mdc mean meaning measured measurement median medication medium meta micu mild min minute
+    minutes mitdb mitral mixed ml mlii mm mmhg mode model moderate monday monitor monitoring
+    morphology mortara motion mri ms mv myocardial nan negative nellcor new nicu night nihon no
+    noise noisy none nonsmoker normal normale not notch november nsr nst nu number october of off
+    ohmeda old on onset or original other outpatient overdrive pac paced pacemaker pacing
+    paroxysmal part patient patientid patients peak pediatric period philips phone physical
+    physionet picu placed placement pleth plethysmogram polar poor positive posterior postoperative
+    ppg ppgbp ppgs pr pre predominant prehypertension premature pressure prolonged proximal
+    pseudonym pulse pvc pvcs qrs qt quality random rate raw rbb rbbb read reading rec record
+    recorded recorder recording recordings red reference regurgitation rem repeat report resp
+    respiration rest resting result reviewed rhythm right row run running s1 sample samples
+    sampling samsung saturday scan schiller scpecg sd second seconds segment sensitivity sensor
+    sepsis septal september session sessions severe sex shimmer shock short sicu siemens signal
+    signala signalb signals sim simulated single sinus sinusrhythm site sitting sleep slow small
+    smartphone smoker soccer split spo2 st stage stairs standard standing start startdate state
+    status std stenosis stop stress stroke study sub subject sunday supine supraventricular surgery
+    svt sync synthetic systolic table tachycardia tape task temp temperature test tested the
+    therapy third thursday time tiny to trace traces train training treadmill trial tricuspid true
+    tuesday type uci ucum uncertain uncontrolled unit units unknown unreadable unreviewed up upper
+    upright v valid validation value valve vector ventricular version vf volunteer volunteers vt
+    walk walking ward wave waveform waves wearable wednesday week weeks welltory wilson window with
+    woman working wrist xml year years yes young zero
+""")
 """Words of the trade: two capitalised ones in a row ("Stage Hypertension") are no name."""
 
-GIVEN_NAMES = frozenset(
-    """
-    james mary robert patricia john jennifer michael linda david elizabeth william barbara richard susan joseph jessica thomas
-    sarah charles karen christopher lisa daniel nancy matthew betty anthony sandra margaret donald ashley steven emily andrew
-    donna paul michelle joshua carol kenneth amanda kevin dorothy brian melissa george deborah timothy stephanie ronald rebecca
-    jason sharon edward laura jeffrey cynthia ryan kathleen jacob amy gary angela nicholas shirley eric anna jonathan brenda
-    stephen pamela larry emma justin nicole scott helen brandon samantha benjamin katherine samuel christine gregory debra
-    alexander rachel patrick carolyn frank janet jack catherine dennis maria jerry heather tyler diane aaron ruth jose julie
-    adam olivia nathan joyce henry virginia peter victoria zachary kelly walter lauren kyle christina harold joan carl evelyn
-    oliver charlotte noah amelia liam sophia lucas isabella hans petra wolfgang ursula klaus monika jürgen juergen renate günter
-    guenter helga dieter ingrid heinz gisela manfred christa uwe sabine stefan andreas birgit martina gabriele jens heike
-    sven anke lars katrin anja lena lukas felix leonie jonas mia finn pierre marie jean jacques françois francois nathalie luc
-    isabelle philippe sylvie giovanni giuseppe francesca marco luca giulia paolo chiara antonio carmen javier lucía lucia
-    miguel isabel francisco pilar juan manuel pedro joão joao ana paulo luiz fernanda ivan olga dmitri natalia sergei
-    svetlana vladimir tatiana yuri irina wei li ming fang jing hiroshi yuki kenji sakura haruto akira mohammed muhammad mohamed
-    ahmed fatima ali aisha hassan omar khadija ibrahim yusuf mustafa mehmet ayşe ayse fatma emre priya rahul anjali
-    amit sunita raj lakshmi arjun deepak kwame ama chidi ngozi kofi amara jan piotr anna agnieszka krzysztof katarzyna
-    björn bjorn erik astrid gustav freya nils ingrid mikko aino jari
-    """.split()
-)  # fmt: skip
+GIVEN_NAMES = _words("""
+    aaron adam agnieszka ahmed aino aisha akira alexander ali ama amanda amara amelia amit amy ana
+    andreas andrew angela anja anjali anke anna anthony antonio arjun ashley astrid ayse ayşe
+    barbara benjamin betty birgit bjorn björn brandon brenda brian carl carmen carol carolyn
+    catherine charles charlotte chiara chidi christa christina christine christopher cynthia daniel
+    david deborah debra deepak dennis diane dieter dmitri donald donna dorothy edward elizabeth
+    emily emma emre eric erik evelyn fang fatima fatma felix fernanda finn francesca francisco
+    francois françois freya gabriele gary george giovanni gisela giulia giuseppe gregory guenter
+    gustav günter hans harold haruto hassan heather heike heinz helen helga henry hiroshi ibrahim
+    ingrid irina isabel isabella isabelle ivan jack jacob jacques james jan janet jari jason javier
+    jean jeffrey jennifer jens jerry jessica jing joan joao john jonas jonathan jose joseph joshua
+    joyce joão juan juergen julie justin jürgen karen katarzyna katherine kathleen katrin kelly
+    kenji kenneth kevin khadija klaus kofi krzysztof kwame kyle lakshmi larry lars laura lauren
+    lena leonie li liam linda lisa luc luca lucas lucia lucía luiz lukas manfred manuel marco
+    margaret maria marie martina mary matthew mehmet melissa mia michael michelle miguel mikko ming
+    mohamed mohammed monika muhammad mustafa nancy natalia nathalie nathan ngozi nicholas nicole
+    nils noah olga oliver olivia omar pamela paolo patricia patrick paul paulo pedro peter petra
+    philippe pierre pilar piotr priya rachel rahul raj rebecca renate richard robert ronald ruth
+    ryan sabine sakura samantha samuel sandra sarah scott sergei sharon shirley sophia stefan
+    stephanie stephen steven sunita susan sven svetlana sylvie tatiana thomas timothy tyler ursula
+    uwe victoria virginia vladimir walter wei william wolfgang yuki yuri yusuf zachary
+""")
 """Frequent given names of many countries: one of them alone is enough."""

@@ -34,7 +34,7 @@ def is_identifying(column: str, value: Any) -> bool:
 
 
 def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]:
-    """Labels of one recording. A named column that identifies is dropped (and has been reported)."""
+    """Labels of one recording. A named column that identifies is dropped (the scan reports it)."""
     own = {mapping.patient_column, mapping.recording_column}
     labels: dict[str, str | float] = {}
     for column in mapping.labels:

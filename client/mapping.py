@@ -19,9 +19,29 @@ from shared_model.errors import OurMistake
 Role = Literal["ecg", "ppg"]
 
 ECG_PREFERENCE = (
-    "II", "MLII", "I", "MLI", "CM5", "V5", "V6", "V4", "V3", "V2", "V1", "V", "III", "MLIII",
-    "aVF", "aVL", "aVR", "MCL1", "MCL", "CM2", "CC5", "ECG",
-)  # fmt: skip
+    "II",
+    "MLII",
+    "I",
+    "MLI",
+    "CM5",
+    "V5",
+    "V6",
+    "V4",
+    "V3",
+    "V2",
+    "V1",
+    "V",
+    "III",
+    "MLIII",
+    "aVF",
+    "aVL",
+    "aVR",
+    "MCL1",
+    "MCL",
+    "CM2",
+    "CC5",
+    "ECG",
+)
 """Order in which a lead is chosen where a recording has several."""
 PPG_PREFERENCE = ("PLETH", "PPG")
 
@@ -29,7 +49,8 @@ _LEADS = {lead.casefold(): lead for lead in ECG_PREFERENCE}
 _PREFIX = re.compile(r"^(?:mdc )?(?:(?:ecg|ekg|e c g) )?(?:(?:lead|ableitung|derivation|kanal) )?")
 _ECG_GENERIC = re.compile(r"^(?:ecg|ekg|elec potl)(?:\W|_|\d|$)", re.IGNORECASE)
 _PPG_GENERIC = re.compile(
-    r"^(?:mdc puls oxim )?(pleth|plethysmogram|plethysmograph|photoplethysmogram|ppg|pulse ox|spo2 pleth)"
+    r"^(?:mdc puls oxim )?"
+    r"(pleth|plethysmogram|plethysmograph|photoplethysmogram|ppg|pulse ox|spo2 pleth)"
     r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
 )
 _NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
@@ -74,7 +95,8 @@ PPG_UNITS = {
 }
 NO_UNIT = "NU"
 _UNITLESS = frozenset({
-    "", "nu", "n.u.", "au", "a.u.", "adu", "adc", "counts", "count", "1", "none", "unknown", "no units",
+    "", "nu", "n.u.",
+    "au", "a.u.", "adu", "adc", "counts", "count", "1", "none", "unknown", "no units",
     "arb", "digital", "raw", "{unity}", "unity",
 })  # fmt: skip
 
@@ -122,7 +144,7 @@ class Mapping(BaseModel):
     ppg: ChannelMapping = ChannelMapping()
 
     def pick(self, names: Sequence[str]) -> dict[Role, str]:
-        """Which of a recording's channel names plays which role (first match in order of preference)."""
+        """Which of a recording's channel names plays which role (first in order of preference)."""
         flat = {name.strip().casefold(): name for name in reversed(names)}
         chosen: dict[Role, str] = {}
         for role, wanted in (("ecg", self.ecg.names), ("ppg", self.ppg.names)):

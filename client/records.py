@@ -1,6 +1,7 @@
-"""The only reader of recordings: a folder of WFDB, EDF, DICOM, CSV and Parquet files, one recording at a time.
+"""The only reader of recordings: a folder of WFDB, EDF, DICOM, CSV and Parquet files, lazily.
 
-`read_folder` yields a `Recording` or a `ReadFault` for everything it meets; a bad file never stops the rest.
+`read_folder` yields a `Recording` or a `ReadFault` for everything it meets; a bad file never stops
+the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from client.formats.base import (
 )
 from client.identifiers import Finding, find_in_name, find_in_texts, safe_name
 from client.labels import labels_of
-from client.mapping import Mapping, lead_of, unit_of
+from client.mapping import Mapping, Role, lead_of, unit_of
 from client.tables import Row, Tables
 from shared_model.errors import DataFault, OurMistake
 
@@ -50,7 +51,7 @@ _MAXIMUM_FILES = 1_000_000
 class Channel:
     """One modality of a recording.
 
-    samples: float64, NaN = missing; ECG in mV where the file has a unit, else in the file's own numbers.
+    samples: float64, NaN = missing; ECG in mV where the file has a unit, else the file's numbers.
     unit: "mV", "NU" (none) or, for PPG, one of V, mV, uV, nA, uA, %.
     lead: out of a closed vocabulary ("II", "MLII", "V5", "ECG", "PLETH", "PPG").
     """
@@ -63,11 +64,13 @@ class Channel:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording of one patient. `patient` and `name` identify: hash them, never show or store them.
+    """One recording of one patient. `patient` and `name` identify: hash them, never store them.
 
-    channels: keys "ecg", "ppg", at least one. labels: passed the identifier scan. series: list columns
-    that the mapping names (reference heart rates). digest: SHA-256 of the source bytes.
-    shown: name of the source file that is safe to show. findings: what the scan found in its source.
+    channels: keys "ecg", "ppg", at least one.
+    labels: columns that the mapping names and the identifier scan has passed.
+    series: list columns that the mapping names (reference heart rates).
+    digest: SHA-256 of the source bytes (of a Parquet row: of its name, rate and chosen channels).
+    findings: what the scan found in its source. shown: its file's name, safe to show.
     """
 
     patient: str = field(repr=False)
@@ -100,7 +103,7 @@ class _File:
 
 
 def read_folder(path: Path, mapping: Mapping | None = None) -> Iterator[Recording | ReadFault]:
-    """Read a folder (with its subfolders) or one file, in order of the names; lazily, one recording in memory.
+    """Read a folder (with its subfolders) or one file, in order of names, one recording in memory.
 
     `mapping`: how to read; None guesses it. Whatever is wrong with a file comes as a ReadFault.
     Raises OurMistake if `path` is neither a file nor a folder.
@@ -114,7 +117,7 @@ def read_folder(path: Path, mapping: Mapping | None = None) -> Iterator[Recordin
 
 
 def guess_mapping(path: Path) -> Mapping:
-    """The mapping that fits a folder or file best, from headers and tables only (no samples are read).
+    """The mapping that fits a folder or file best, from headers and tables (samples stay unread).
 
     Raises OurMistake if `path` is neither a file nor a folder. Files with faults are passed over.
     """
@@ -122,7 +125,7 @@ def guess_mapping(path: Path) -> Mapping:
 
 
 def count_recordings(path: Path) -> int:
-    """Recordings below `path` by the look of the files (rows of Parquet files), without reading samples.
+    """Recordings below `path` by the look of the files (rows of Parquet), samples stay unread.
 
     For progress bars: a file that turns out to be faulty counts as well.
     Raises OurMistake if `path` is neither a file nor a folder.
@@ -257,7 +260,7 @@ class _Reader:
     def _settle(
         self, item: _File, name: str, parsed: Parsed, row: Row | None, patient: str
     ) -> Iterator[Recording | ReadFault]:
-        """Patient, units and labels of one recording; a channel without samples is a fault of its own."""
+        """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
         found = str(cells.get(self.mapping.patient_column) or "").strip() or patient
         if self.mapping.one_file_is_one_patient:
@@ -266,7 +269,7 @@ class _Reader:
             fail(
                 "no-patient",
                 "Nobody says whose recording it is.",
-                do="Add it to the table of recordings, or set one_file_is_one_patient in the mapping.",
+                do="Add it to the table of recordings, or map one_file_is_one_patient.",
             )
         channels: dict[str, Channel] = {}
         for role, signal in parsed.signals.items():
@@ -295,7 +298,7 @@ class _Reader:
         )
 
     def _channel(self, role: str, signal: Signal) -> Channel:
-        kind = "ecg" if role == "ecg" else "ppg"
+        kind: Role = "ecg" if role == "ecg" else "ppg"
         given = self.mapping.unit_given(kind)
         canonical = unit_of(kind, signal.unit if given is None else given)
         if canonical is None:
@@ -352,7 +355,7 @@ def _outline(path: Path, mapping: Mapping | None) -> Outline:
 
 
 def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
-    """Regular files below `path` in order of their names; links that leave the folder become faults."""
+    """Files below `path` in order of their names; links that leave the folder become faults."""
     if path.is_file():
         name = path.name
         return [_File(path, name, safe_name(name, 1))], []

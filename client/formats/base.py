@@ -1,4 +1,4 @@
-"""What all format readers share: the closed set of causes, the limits, and the shapes they return."""
+"""What all format readers share: the closed set of causes, the limits, the shapes they return."""
 
 from __future__ import annotations
 
@@ -52,16 +52,17 @@ MAXIMUM_HEADER_BYTES = 1 << 20
 MAXIMUM_MAGNITUDE = 1e9
 """No sensor gives more, in any accepted unit; a larger number is damage."""
 HEAD_BYTES = 1 << 16
+_AGAIN = "Export it again from its source."
 
 
 def fail(cause: Cause, message: str, *, do: str = "") -> NoReturn:
     """Raise a DataFault; `message` must not quote the file's content."""
-    raise DataFault(message, cause=cause, do=do)
+    raise DataFault(message, cause=cause, do=do) from None
 
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text in a file that the identifier scan has to see. `hint`: kind known from its place."""
+    """A text in a file that the identifier scan has to see. `hint`: kind known from its place."""
 
     where: str
     value: str = field(repr=False)
@@ -80,7 +81,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens at `time_s` from the recording's start: "beat:N", "beat:V", "rhythm:AFIB".
+    """What happens `time_s` after the recording's start: "beat:N", "beat:V", "rhythm:AFIB".
 
     A rhythm holds until the next rhythm event.
     """
@@ -118,29 +119,23 @@ class Parsed:
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Turn whatever a third-party parser raises into a DataFault that quotes nothing of the file."""
+    """Turn what a third-party parser raises into a DataFault that quotes nothing of the file."""
     try:
         yield
     except DataFault:
         raise
     except MemoryError:
-        raise DataFault(
-            f"Reading the {what} needs more memory than there is.", cause="too-large"
-        ) from None
+        fail("too-large", f"Reading the {what} needs more memory than there is.")
     except OSError as error:
-        name = type(error).__name__
-        raise DataFault(f"The {what} cannot be read ({name}).", cause="unreadable") from None
+        if error.errno is None:  # a parser's own word for damage, not the operating system's
+            fail("bad-header", f"The {what} does not parse.", do=_AGAIN)
+        fail("unreadable", f"The {what} cannot be read.", do="Check its permissions and its disk.")
     except Exception as error:
-        name = type(error).__name__
-        raise DataFault(
-            f"The {what} does not parse ({name}).",
-            cause="bad-header",
-            do="Export it again from its source.",
-        ) from None
+        fail("bad-header", f"The {what} does not parse ({type(error).__name__}).", do=_AGAIN)
 
 
 def size_of(path: Path, limit_bytes: int = MAXIMUM_FILE_BYTES) -> int:
-    """Size of a regular file in bytes. Raises DataFault for anything else, for 0 and above the limit."""
+    """Size of a regular file in bytes. Raises DataFault for all else, for 0, above the limit."""
     try:
         status = os.stat(path)
     except OSError:
@@ -156,7 +151,7 @@ def size_of(path: Path, limit_bytes: int = MAXIMUM_FILE_BYTES) -> int:
     if status.st_size > limit_bytes:
         fail(
             "too-large",
-            f"The file has {status.st_size >> 20} MiB, more than the {limit_bytes >> 20} MiB that are read.",
+            f"The file has more than the {limit_bytes >> 20} MiB that are read.",
             do="Split it into shorter recordings.",
         )
     return status.st_size

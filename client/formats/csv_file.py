@@ -1,4 +1,4 @@
-"""CSV by `pyarrow`: files of samples (one row a sample) and tables of recordings (one row a recording)."""
+"""CSV by `pyarrow`: files of samples (a row a sample), tables of recordings (a row a recording)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Dialect:
 
 
 def looks_like(head: bytes) -> bool:
-    """True for text whose first line that is no comment has at least two names, or one over numbers."""
+    """True for text whose first line beside comments has two names or more, or one over numbers."""
     if b"\x00" in head:
         return False
     try:
@@ -177,7 +177,7 @@ def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:
 def read(
     path: Path, seen: Outline, chosen: dict[str, str], mapping: Mapping, fs_hz: float | None
 ) -> Parsed:
-    """Read the chosen columns (role -> column). `fs_hz`: the rate that the table of recordings gives.
+    """Read the chosen columns (role -> column). `fs_hz`: the rate by the table of recordings.
 
     The rate comes from the time column where there is one (gaps become NaN), and must then agree
     within 5 % with the given one. Raises DataFault.
@@ -261,14 +261,17 @@ def _grid(
         place = np.concatenate(([0], np.cumsum(jumps))).astype(np.int64)
     if given_hz is not None:
         if not 0.95 * own_hz <= given_hz <= 1.05 * own_hz:
-            fail("sampling-rate", "The time column and the given sampling rate disagree by more than 5 %.",
-                 do="Correct fs_hz, or the time_unit of the mapping.")  # fmt: skip
+            fail(
+                "sampling-rate",
+                "The time column and the given sampling rate disagree by more than 5 %.",
+                do="Correct fs_hz, or the time_unit of the mapping.",
+            )
         return checked_rate(given_hz), place
     return checked_rate(round(own_hz, 6)), place
 
 
 def _constants(table: Any, names: list[str]) -> tuple[tuple[Text, ...], dict[str, str]]:
-    """Texts of all other columns (each distinct value once) and the value of those that are constant."""
+    """Texts of the other columns (each distinct value once) and the values that are constant."""
     texts: list[Text] = []
     row: dict[str, str] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""DICOM waveforms by `pydicom`, from bytes in memory: no declared length can allocate more than the file has."""
+"""DICOM waveforms by `pydicom`, from bytes in memory: no declared length can allocate more."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from client.formats.base import (
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _UNPACKED = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN})
-"""Implicit little, explicit little and explicit big endian; deflated files could inflate without bound."""
+"""Implicit little, explicit little, explicit big endian; deflated files inflate without bound."""
 _MAXIMUM_ELEMENTS = 100_000
 _MAXIMUM_DEPTH = 16
 _UNDEFINED = 0xFFFFFFFF
@@ -46,23 +46,50 @@ _SAMPLE_BYTES = {
 }
 
 KINDS = {
-    "PatientName": "name", "OtherPatientNames": "name", "PatientBirthName": "name",
-    "PatientMotherBirthName": "name", "ResponsiblePerson": "name", "PatientID": "record-number",
-    "OtherPatientIDs": "record-number", "IssuerOfPatientID": "record-number",
-    "MedicalRecordLocator": "record-number", "AdmissionID": "record-number", "AccessionNumber": "record-number",
-    "StudyID": "record-number", "MilitaryRank": "free-text", "InsurancePlanIdentification": "record-number",
-    "PatientBirthDate": "birth-date", "PatientBirthTime": "birth-date",
-    "PatientBirthDateInAlternativeCalendar": "birth-date", "PatientAddress": "address",
-    "PatientTelephoneNumbers": "phone", "PatientTelecomInformation": "phone", "CountryOfResidence": "address",
-    "RegionOfResidence": "address", "ReferringPhysicianAddress": "address",
-    "ReferringPhysicianTelephoneNumbers": "phone", "InstitutionName": "institution",
-    "InstitutionAddress": "address", "InstitutionalDepartmentName": "institution", "StationName": "device",
-    "DeviceSerialNumber": "device", "PatientComments": "free-text", "AdditionalPatientHistory": "free-text",
-    "StudyComments": "free-text", "ImageComments": "free-text", "VisitComments": "free-text",
-    "AcquisitionComments": "free-text", "RequestAttributesSequence": "", "Occupation": "free-text",
-    "EthnicGroup": "free-text", "PatientReligiousPreference": "free-text", "RequestingService": "institution",
-    "UnformattedTextValue": "free-text", "TextValue": "free-text", "CurrentPatientLocation": "address",
-}  # fmt: skip
+    "PatientName": "name",
+    "OtherPatientNames": "name",
+    "PatientBirthName": "name",
+    "PatientMotherBirthName": "name",
+    "ResponsiblePerson": "name",
+    "PatientID": "record-number",
+    "OtherPatientIDs": "record-number",
+    "IssuerOfPatientID": "record-number",
+    "MedicalRecordLocator": "record-number",
+    "AdmissionID": "record-number",
+    "AccessionNumber": "record-number",
+    "StudyID": "record-number",
+    "MilitaryRank": "free-text",
+    "InsurancePlanIdentification": "record-number",
+    "PatientBirthDate": "birth-date",
+    "PatientBirthTime": "birth-date",
+    "PatientBirthDateInAlternativeCalendar": "birth-date",
+    "PatientAddress": "address",
+    "PatientTelephoneNumbers": "phone",
+    "PatientTelecomInformation": "phone",
+    "CountryOfResidence": "address",
+    "RegionOfResidence": "address",
+    "ReferringPhysicianAddress": "address",
+    "ReferringPhysicianTelephoneNumbers": "phone",
+    "InstitutionName": "institution",
+    "InstitutionAddress": "address",
+    "InstitutionalDepartmentName": "institution",
+    "StationName": "device",
+    "DeviceSerialNumber": "device",
+    "PatientComments": "free-text",
+    "AdditionalPatientHistory": "free-text",
+    "StudyComments": "free-text",
+    "ImageComments": "free-text",
+    "VisitComments": "free-text",
+    "AcquisitionComments": "free-text",
+    "RequestAttributesSequence": "",
+    "Occupation": "free-text",
+    "EthnicGroup": "free-text",
+    "PatientReligiousPreference": "free-text",
+    "RequestingService": "institution",
+    "UnformattedTextValue": "free-text",
+    "TextValue": "free-text",
+    "CurrentPatientLocation": "address",
+}
 _DATES = frozenset({"DA", "DT"})
 _TEXTS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "CS", "UR", "AE", "IS"})
 
@@ -175,11 +202,11 @@ def _channels(groups: Any) -> Iterator[_Channel]:
 
 
 def _channel(definition: Any, group: int, index: int) -> _Channel:
-    source = definition.get("ChannelSourceSequence") or ()
-    meaning = str(source[0].get("CodeMeaning", "")) if len(source) else ""
+    source = list(definition.get("ChannelSourceSequence") or [])
+    meaning = str(source[0].get("CodeMeaning", "")) if source else ""
     name = meaning or str(definition.get("ChannelLabel", "")) or f"channel {group}.{index}"
-    units = definition.get("ChannelSensitivityUnitsSequence") or ()
-    unit = str(units[0].get("CodeValue", "")) if len(units) else ""
+    units = list(definition.get("ChannelSensitivityUnitsSequence") or [])
+    unit = str(units[0].get("CodeValue", "")) if units else ""
     scale = _number(definition, "ChannelSensitivity", 1.0) * _number(
         definition, "ChannelSensitivityCorrectionFactor", 1.0
     )
@@ -195,7 +222,7 @@ def _number(definition: Any, keyword: str, default: float) -> float:
 
 
 def _texts(dataset: Any) -> Iterator[Text]:
-    """Every text, date and person of the file, sequences included, with the kind that its tag implies."""
+    """Every text, date and person of the file, sequences too, with the kind its tag implies."""
     stack = [(dataset, 0)]
     seen = 0
     while stack:
@@ -227,7 +254,7 @@ def _texts(dataset: Any) -> Iterator[Text]:
 
 def _text_of(element: Any) -> Text | None:
     tag, vr, value = element.tag, str(element.VR), element.value
-    if value is None or value == "" or value == b"":
+    if value in (None, "", b""):
         return None
     where = str(element.keyword) or f"({tag.group:04x},{tag.element:04x})"
     if tag.is_private:

@@ -1,7 +1,7 @@
 """EDF and EDF+C: header arithmetic proven first, then the samples through `pyedflib`.
 
-`pyedflib` is C code, and it refuses what hospitals write (local characters, odd dates). It only sees
-a copy in memory under a header that we wrote, whose size is exactly what that header says.
+`pyedflib` is C code, and it refuses what hospitals write (local characters, odd dates). It only
+sees a copy in memory under a header that we wrote, whose size is exactly what that header says.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _neutral_copy(path: Path, header: _Header) -> Iterator[str]:
         yield f"/proc/self/fd/{copy.fileno()}"
 
 
-def _physical(header: _Header, channel: _Channel, digital: np.ndarray) -> Signal:  # type: ignore[type-arg]
+def _physical(header: _Header, channel: _Channel, digital: np.ndarray) -> Signal:
     if digital.size != header.records * channel.per_record:
         fail("truncated", "The parser returns fewer samples than the header declares.")
     (low, high), (bottom, top) = channel.physical, channel.digital
@@ -254,7 +254,7 @@ def _real(text: str, what: str) -> float:
 
 
 def _identities(main: bytes, plus: bool) -> tuple[str, tuple[Text, ...]]:
-    """Patient code (EDF+ only) and the texts of the patient and recording fields with their kinds."""
+    """Patient code (EDF+ only); texts of the patient and recording fields with their kinds."""
     patient, recording = _ascii(main[8:88]), _ascii(main[88:168])
     texts: list[Text] = []
     code = ""

@@ -219,7 +219,7 @@ def _samples(batch: Any, name: str, index: int) -> Samples:
 
 
 def _unpacked_bytes(metadata: Any) -> int:
-    """Size in memory by the metadata: a run-length page of a flat line is small, its values are not."""
+    """Size in memory by the metadata: a run-length page of a flat line is small, its values not."""
     total = 0
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):

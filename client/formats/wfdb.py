@@ -1,7 +1,7 @@
 """WFDB records: a strict parser of the header, then the `wfdb` package on a header that we wrote.
 
-`wfdb` opens any path or URL that a header names and allocates what it declares. So it only ever
-sees a private temporary folder with a header rebuilt from checked numbers and links to checked files.
+`wfdb` opens any path or URL that a header names and allocates what it declares. So it only sees a
+private temporary folder with a header rebuilt from checked numbers and links to checked files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.formats import wfdb_annotations
 from client.formats.base import (
     HEAD_BYTES,
     MAXIMUM_CHANNELS,
@@ -24,7 +25,6 @@ from client.formats.base import (
     MAXIMUM_HEADER_BYTES,
     MAXIMUM_IN_MEMORY_BYTES,
     MAXIMUM_SAMPLES,
-    Event,
     Outline,
     Parsed,
     Signal,
@@ -42,14 +42,18 @@ from client.formats.base import (
 _RECORD_LINE = re.compile(
     r"^(?P<name>[^\s/]{1,255})(?:/(?P<segments>\d{1,9}))?[ \t]+(?P<signals>\d{1,9})"
     r"(?:[ \t]+(?P<fs>[0-9.eE+-]{1,32})(?:/[0-9.eE+-]{1,32}(?:\([0-9.eE+-]{1,32}\))?)?"
-    r"(?:[ \t]+(?P<length>\d{1,20})(?P<time>[ \t]+[\d:.]{1,16}(?P<date>[ \t]+\d{1,2}/\d{1,2}/\d{1,4})?)?)?)?[ \t]*$"
+    r"(?:[ \t]+(?P<length>\d{1,20})"
+    r"(?:[ \t]+[\d:.]{1,16}(?P<date>[ \t]+\d{1,2}/\d{1,2}/\d{1,4})?)?)?)?[ \t]*$"
 )
 _SIGNAL_LINE = re.compile(
-    r"^(?P<file>\S{1,255})[ \t]+(?P<format>\d{1,4})(?:x(?P<per_frame>\d{1,6}))?(?::(?P<skew>\d{1,9}))?"
+    r"^(?P<file>\S{1,255})[ \t]+(?P<format>\d{1,4})(?:x(?P<per_frame>\d{1,6}))?"
+    r"(?::(?P<skew>\d{1,9}))?"
     r"(?:\+(?P<offset>\d{1,12}))?"
-    r"(?:[ \t]+(?P<gain>[0-9.eE+-]{1,32})(?:\((?P<baseline>[+-]?\d{1,11})\))?(?:/(?P<unit>\S{1,64}))?"
-    r"(?:[ \t]+(?P<resolution>\d{1,3})(?:[ \t]+(?P<zero>[+-]?\d{1,11})(?:[ \t]+(?P<first>[+-]?\d{1,11})"
-    r"(?:[ \t]+(?P<checksum>[+-]?\d{1,11})(?:[ \t]+(?P<block>\d{1,9})(?:[ \t]+(?P<name>.{0,255}))?)?)?)?)?)?)?"
+    r"(?:[ \t]+(?P<gain>[0-9.eE+-]{1,32})(?:\((?P<baseline>[+-]?\d{1,11})\))?"
+    r"(?:/(?P<unit>\S{1,64}))?"
+    r"(?:[ \t]+\d{1,3}(?:[ \t]+(?P<zero>[+-]?\d{1,11})(?:[ \t]+[+-]?\d{1,11}"
+    r"(?:[ \t]+(?P<checksum>[+-]?\d{1,11})(?:[ \t]+\d{1,9}"
+    r"(?:[ \t]+(?P<name>.{0,255}))?)?)?)?)?)?)?"
     r"[ \t]*$"
 )
 _FILE_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")
@@ -67,15 +71,20 @@ _BITS = {
     "311": 32 / 3,
 }
 _MISSING = {
-    "8": None, "16": -(2**15), "24": -(2**23), "32": -(2**31), "61": -(2**15), "80": -(2**7),
-    "160": -(2**15), "212": -(2**11), "310": -(2**9), "311": -(2**9),
-}  # fmt: skip
+    "8": None,
+    "16": -(2**15),
+    "24": -(2**23),
+    "32": -(2**31),
+    "61": -(2**15),
+    "80": -(2**7),
+    "160": -(2**15),
+    "212": -(2**11),
+    "310": -(2**9),
+    "311": -(2**9),
+}
 _DEFAULT_FS_HZ = 250.0
 _DEFAULT_GAIN = 200.0
 _MAXIMUM_PER_FRAME = 1000
-_MAXIMUM_ANNOTATION_BYTES = 32 << 20
-_BEATS = frozenset("NLRBAaJSVrFejnE/fQ?")
-_RHYTHM = re.compile(r"^\(([A-Z]{1,6})\d?\x00*$")
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def outline(path: Path) -> Outline:
     annotation = path.with_suffix(".atr")
     companions = [*files.values()]
     if annotation.is_file() and annotation.resolve().parent == path.resolve().parent:
-        size_of(annotation, _MAXIMUM_ANNOTATION_BYTES)
+        size_of(annotation, wfdb_annotations.MAXIMUM_BYTES)
         companions.append(annotation)
     return Outline(
         format="wfdb",
@@ -152,7 +161,8 @@ def read(path: Path, seen: Outline, chosen: dict[str, str]) -> Parsed:
         private = Path(folder)
         _write_header(private, header, files, length)
         digital = _read_digital(private, header, length)
-        events = _read_events(private, path, seen, header)
+    marks = next((item for item in seen.companions if item.suffix == ".atr"), None)
+    events = () if marks is None else wfdb_annotations.read_events(marks, header.fs_hz, length)
     for channel, values in zip(header.channels, digital, strict=True):
         total = int(values.sum(dtype=np.int64))
         if channel.checksum is not None and (total - channel.checksum) % 65536:
@@ -335,34 +345,3 @@ def _read_digital(folder: Path, header: _Header, length: int) -> list[NDArray[An
     if [values.size for values in digital] != wanted:
         fail("truncated", "The signal file is shorter than the header declares.")
     return digital
-
-
-def _read_events(folder: Path, path: Path, seen: Outline, header: _Header) -> tuple[Event, ...]:
-    """Beats and rhythms of the .atr file beside the header. Other marks and all free text stay behind."""
-    annotation = next((item for item in seen.companions if item.suffix == ".atr"), None)
-    if annotation is None:
-        return ()
-    import wfdb
-
-    if size_of(annotation, _MAXIMUM_ANNOTATION_BYTES) % 2:
-        fail("truncated", "The annotation file has an odd number of bytes.")
-    (folder / "record.atr").symlink_to(annotation.resolve())
-    with guarded("annotation file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        marks = wfdb.rdann(str(folder / "record"), "atr")
-        samples = np.asarray(marks.sample, dtype=np.int64)
-        symbols = list(marks.symbol)
-        notes = list(marks.aux_note)
-    if not len(samples) == len(symbols) == len(notes):
-        fail("bad-header", "The annotation file contradicts itself.")
-    events: list[Event] = []
-    for sample, symbol, note in zip(samples.tolist(), symbols, notes, strict=True):
-        if sample < 0:
-            fail("bad-header", "The annotation file has times before the start.")
-        time_s = sample / header.fs_hz
-        rhythm = _RHYTHM.match(note or "") if symbol == "+" else None
-        if rhythm is not None:
-            events.append(Event(time_s, f"rhythm:{rhythm.group(1)}"))
-        elif symbol in _BEATS:
-            events.append(Event(time_s, f"beat:{symbol}"))
-    return tuple(events)

@@ -11,7 +11,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def make() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("record_makers", Path(__file__).with_name("makers.py"))
+    spec = importlib.util.spec_from_file_location(
+        "record_makers", Path(__file__).with_name("makers.py")
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Small recordings of every accepted format, written by this test code (not by the product's readers)."""
+"""Small recordings of every accepted format, written without the product's own code."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def wfdb_record(
     lines = [f"{name} 2 {fs_hz:g} {len(digital)}"]
     for index, (lead, unit) in enumerate(zip(("II", "PLETH"), units, strict=True)):
         checksum = int(digital[:, index].astype(np.int64).sum()) % 65536
-        lines.append(
-            f"{name}.dat 16 1000(0)/{unit} 16 0 {digital[0, index]} {checksum} 0 {lead}"
-        )
+        lines.append(f"{name}.dat 16 1000(0)/{unit} 16 0 {digital[0, index]} {checksum} 0 {lead}")
     lines += [f"# {comment}" for comment in comments]
     header = folder / f"{name}.hea"
     header.write_text("\n".join(lines) + "\n")
@@ -71,11 +69,22 @@ def edf_file(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         writer = pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS)
-        writer.setSignalHeaders([
-            {"label": label, "dimension": dimension, "sample_frequency": fs_hz, "physical_max": 2.0,
-             "physical_min": -2.0, "digital_max": 32767, "digital_min": -32768, "transducer": "", "prefilter": ""}
-            for label, dimension in (("ECG II", unit), ("Pleth", ""))
-        ])  # fmt: skip
+        writer.setSignalHeaders(
+            [
+                {
+                    "label": label,
+                    "dimension": dimension,
+                    "sample_frequency": fs_hz,
+                    "physical_max": 2.0,
+                    "physical_min": -2.0,
+                    "digital_max": 32767,
+                    "digital_min": -32768,
+                    "transducer": "",
+                    "prefilter": "",
+                }
+                for label, dimension in (("ECG II", unit), ("Pleth", ""))
+            ]
+        )
         writer.setPatientCode(given.get("code", ""))
         writer.setPatientName(given.get("name", ""))
         if "birthdate" in given:
@@ -108,7 +117,10 @@ def dicom_file(path: Path, *, unit: str = "mV", patient_id: str = "p1", **tags: 
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.SOPClassUID, data.SOPInstanceUID = (
+            meta.MediaStorageSOPClassUID,
+            meta.MediaStorageSOPInstanceUID,
+        )
         data.Modality, data.PatientID = "ECG", patient_id
         for keyword, value in tags.items():
             if keyword == "private":
@@ -136,7 +148,9 @@ def dicom_file(path: Path, *, unit: str = "mV", patient_id: str = "p1", **tags: 
     return path
 
 
-def csv_file(path: Path, *, header: str = "time_s,ecg,ppg", comment: str = "", drop: slice | None = None) -> Path:
+def csv_file(
+    path: Path, *, header: str = "time_s,ecg,ppg", comment: str = "", drop: slice | None = None
+) -> Path:
     """Rows of time, ECG and PPG; `drop`: rows left out (a gap)."""
     rows = np.stack([np.arange(int(FS_HZ * SECONDS)) / FS_HZ, ecg(), ppg()], axis=1)
     if drop is not None:

@@ -1,0 +1,112 @@
+"""The mapping file: checked once, written and read back, and what is guessed from names."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.mapping import ChannelMapping, Mapping, lead_of, unit_of
+from shared_model.errors import OurMistake
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(
+    labels=st.lists(NAMES, max_size=4),
+    names=st.lists(NAMES, max_size=4),
+    fs_hz=st.none() | st.floats(1e-3, 1e6),
+    one=st.booleans(),
+)
+def test_mapping_survives_its_file(
+    labels: list[str], names: list[str], fs_hz: float | None, one: bool
+) -> None:
+    mapping = Mapping(
+        labels=tuple(labels),
+        fs_hz=fs_hz,
+        one_file_is_one_patient=one,
+        ecg=ChannelMapping(names=tuple(names), unit="mV"),
+    )
+    assert Mapping.from_toml(mapping.to_toml()) == mapping
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("patient = 'x'", "patient"),
+        ("labels = 3", "labels"),
+        ("fs_hz = -1", "fs_hz"),
+        ("fs_hz = inf", "fs_hz"),
+        ("[ecg]\nunits = 'mV'", "ecg.units"),
+        ("time_unit = 'h'", "time_unit"),
+        ("labels = [", "no TOML"),
+    ],
+)
+def test_wrong_mapping_is_refused_by_the_name_of_its_key(text: str, told: str) -> None:
+    with pytest.raises(OurMistake, match=told.replace(".", r"\.")):
+        Mapping.from_toml(text)
+
+
+def test_absent_mapping_file_is_our_mistake(tmp_path: Path) -> None:
+    with pytest.raises(OurMistake):
+        Mapping.from_file(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        ("II", ("ecg", "II")),
+        ("MLII", ("ecg", "MLII")),
+        ("lead_II", ("ecg", "II")),
+        ("Lead aVR", ("ecg", "aVR")),
+        ("ECG V5", ("ecg", "V5")),
+        ("MDC_ECG_LEAD_V1", ("ecg", "V1")),
+        ("Lead I (Einthoven)", ("ecg", "I")),
+        ("ecg", ("ecg", "ECG")),
+        ("EKG1", ("ecg", "ECG")),
+        ("PLETH", ("ppg", "PLETH")),
+        ("Pleth", ("ppg", "PLETH")),
+        ("ppg1", ("ppg", "PPG")),
+        ("PPG green", ("ppg", "PPG")),
+        ("i", None),
+        ("ABP", None),
+        ("RESP", None),
+        ("time_s", None),
+        ("ecg_quality", None),
+        ("hr_reference_bpm", None),
+        ("Hans Mueller", None),
+    ],
+)
+def test_lead_is_told_by_the_channel_name(name: str, lead: tuple[str, str] | None) -> None:
+    assert lead_of(name) == lead
+
+
+def test_first_name_in_the_mapping_wins() -> None:
+    mapping = Mapping(ecg=ChannelMapping(names=("II", "V5")), ppg=ChannelMapping(names=("ppg1",)))
+    assert mapping.pick(("V5", "II", "PPG1", "ppg2")) == {"ecg": "II", "ppg": "PPG1"}
+    assert mapping.pick(("V5", "ABP")) == {"ecg": "V5"}
+    assert mapping.pick(("ABP",)) == {}
+
+
+def test_units_come_out_canonical_or_are_refused() -> None:
+    assert unit_of("ecg", "µV") == ("mV", 1e-3)
+    assert unit_of("ecg", "V") == ("mV", 1e3)
+    assert unit_of("ecg", "NU") == ("NU", 1.0)
+    assert unit_of("ecg", "mmHg") is None
+    assert unit_of("ppg", "") == ("NU", 1.0)
+    assert unit_of("ppg", "%") == ("%", 1.0)
+    assert unit_of("ppg", "degC") is None
+
+
+def test_examples_in_the_documentation_are_mappings() -> None:
+    page = Path(__file__).parents[3] / "docs" / "data-formats.md"
+    blocks = re.findall(r"\n\n((?: {4}.*\n)+)", page.read_text(encoding="utf-8"))
+    examples = [textwrap.dedent(block) for block in blocks if "names =" in block]
+    assert len(examples) == 5
+    for example in examples:
+        mapping = Mapping.from_toml(example)
+        assert mapping.ecg.names or mapping.ppg.names
