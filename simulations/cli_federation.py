@@ -101,6 +101,13 @@ def federate(
             on_progress=tell,
         )
     rows = [_row(item) for item in record.rounds]
+    words = [
+        "SIMULATED patients and hospitals: one machine holds all keys and all data.",
+        "NOT PRIVATE: the noise comes from a seed and protects nobody; epsilon is infinite."
+        if repeatable
+        else "Private: each hospital drew noise from the operating system and booked its spend.",
+        "INSECURE AGGREGATION: the coordinator saw each hospital's update in clear.",
+    ]
     if as_json:
         terminal.print_json(
             {
@@ -111,6 +118,7 @@ def federate(
                 "model_digest": record.model_digest,
                 "folder": str(place.folder(config.run).path),
                 "rounds": rows,
+                "in_words": words,
             }
         )
         return
@@ -130,6 +138,8 @@ def federate(
         ],
         as_json=False,
     )
+    for line in words:
+        terminal.out.print(f"- {line}", soft_wrap=True)
 
 
 @contextmanager

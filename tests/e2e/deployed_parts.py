@@ -44,7 +44,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 240.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 400.0) -> None:
     """Poll until the condition holds; fail when the deadline passes."""
     end = time.monotonic() + deadline_s
     while not condition():
@@ -99,9 +99,9 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait(20)
+        self.process.wait(60)
 
-    def end(self, number: signal.Signals = signal.SIGINT, deadline_s: float = 40.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGINT, deadline_s: float = 90.0) -> int:
         """Ask it to end; its exit code."""
         self.look()
         if self.process.poll() is None:

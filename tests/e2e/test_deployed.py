@@ -17,7 +17,7 @@ from deployed_parts import Running, command, fill_store, free_port, running, wai
 
 from server.checkpoints import RunFolder, RunRecord
 
-pytestmark = [pytest.mark.deployed, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployed, pytest.mark.timeout(1800)]
 
 SITES = ("alpha", "beta", "gamma")
 PLAN = ("--steps", "2", "--sample-rate", "0.5", "--noise-multiplier", "2.0")

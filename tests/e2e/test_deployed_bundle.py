@@ -20,15 +20,16 @@ with warnings.catch_warnings():
     from flwr.cli.build import build_fab_from_files
     from flwr.serverapp import Grid, ServerApp
 
-    from server import app, superlink
+    from client import cli_node
+    from server import app, cli_run, superlink
     from server.grid import GridTransport, in_order
 
+from client.home import NodeHome
 from server.home import CoordinatorHome
 from server.transport import Incoming, Outgoing
 from shared_model.children import Family
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
-from simulations.pretend_hospitals import found
 
 pytestmark = [
     pytest.mark.deployed,
@@ -58,8 +59,17 @@ def hostile_bundle(canary: Path) -> bytes:
 def enrolled(tmp_path: Path) -> tuple[CoordinatorHome, Path, str]:
     """A coordinator and one node that know each other; the address."""
     address = f"127.0.0.1:{free_port()}"
-    home = found(tmp_path, {"north": 10}, epsilon=3.0, minimum_contributors=2, address=address)
-    return home, tmp_path / "north", address
+    home, node, invitation = (
+        CoordinatorHome(tmp_path / "coordinator"),
+        NodeHome(tmp_path / "north"),
+        tmp_path / "c.json",
+    )
+    cli_run.init(home.root, address)
+    cli_run.invitation(invitation, home.root)
+    cli_node.init("north", 10, node.root)
+    cli_run.enrol(node.root / "site.json", home.root)
+    cli_node.join(invitation, node.root, yes=True)
+    return home, node.root, address
 
 
 def ask(
