@@ -22,7 +22,7 @@ DATES = tuple(
         _MONTH + _GAP + _DAY + _GAP + _YEAR,
         _DAY2 + _MONTH2 + _YEAR,
         _MONTH2 + _DAY2 + _YEAR,
-        _DAY + r"[./]" + _MONTH + r"[./](?P<y>\d\d)(?!\.\d)",
+        _DAY + r"[./-]" + _MONTH + r"[./-](?P<y>\d\d)(?!\.\d)",
         _MONTH + r"/" + _DAY + r"/(?P<y>\d\d)(?!\.\d)",
         rf"{_NTH}[-./_ ]*{_NAMED}[-./_, ]*(?P<y>(?:18|19|20)?\d\d)",
         rf"(?<![a-z]){_NAMED}[-./_ ]*{_NTH}[-./_, ]+(?P<y>(?:18|19|20)\d\d)",
@@ -49,9 +49,12 @@ _KEYS = "|".join(
     (
         r"mrn",
         r"m\.r\.n",
-        r"(?:pat(?:ient)?|hospital|medical|case|chart|record|file|admission|visit|subject|health)s?"
-        r"[ _.-]*(?:record)?[ _.-]*(?:id|no|nr|number|num|nummer)",
-        r"medical[ _-]?record",
+        r"(?:pat(?:ient)?|hosp(?:ital)?|med(?:ical)?|unit|case|chart|record|file|admission|visit|"
+        r"subject|health)s?"
+        r"[ _.-]*(?:rec(?:ord)?)?[ _.-]*(?:id|no|nr|number|num|nummer|#)",
+        r"med(?:ical)?[ _.-]*rec(?:ord)?",
+        r"mr ?#",
+        r"pat[-_ ](?=\d{5})",
         r"chart",
         r"fall[ _-]?(?:nummer|nr)",
         r"accession",
@@ -71,6 +74,7 @@ NUMBERS = (
     re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{1,4}[-_ ]?\d{6,12}(?!\d)"),  # letters and a long number
     re.compile(r"(?<![\d.])\d{6,}(?!\d)(?!\.\d)"),  # a long whole number
     re.compile(r"(?<![\d.-])\d{2,4}[- /]\d{2,4}[- /]\d{2,6}(?![\d.])"),  # 12-34-56
+    re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{1,4}[-.]\d{2,}[-./]\d{3,}(?!\d)"),  # XK-99-1234
 )
 
 PHONE = re.compile(
@@ -121,9 +125,13 @@ KEYED_NAME = re.compile(
     r"(?:patient|pat|subject|sur|last|first|given|family|full|vor|nach|fore)?[ _-]?name|"
     r"nom|prenom|prénom|nombre|apellidos?|cognome|nome|patient|pt|pat|subject|proband|physician|"
     r"doctor|operator|technician|nurse|arzt)"
-    r"\s*[:=]\s*(?P<value>[^\d\s,;:=][^\d,;:=]+)",
+    r"(?:\s*>?\s*[:=]\s*|\s+is\s+)(?P<value>[^\d\s,;:=][^\d,;:=]+)",
     re.IGNORECASE,
 )
+PERSON = re.compile(
+    r"(?<![a-z])(?:[Pp]atient|PATIENT|[Pp]t\.?|[Nn]ame|NAME)\s+(?P<value>[^\W\d_]{2,})"
+)
+"""A person's key directly before a word."""
 FAMILY_GIVEN = re.compile(r"[^\W\d]{2,}\^[^\W\d]+")
 """DICOM's way to write a person."""
 WORD = re.compile(r"[^\W\d_]+(?:['’\-.][^\W\d_]+)*\.?")

@@ -131,6 +131,9 @@ def _kinds_of(text: Text, value: str) -> frozenset[str]:
         return frozenset({named}) if named else kinds_in(value)
     if text.where.startswith("signal "):
         return kinds_in(value) - {"address", "phone"}
+    if text.where.startswith(("comment", "patient field")):
+        hinted |= {"name"} if _has_unknown_capital(value) else set()
+        hinted |= {"record-number"} if re.search(r"(?<![\d.])\d{5,}(?!\.?\d)", value) else set()
     implied = {"exact-date", "record-number"} if text.hint == "birth-date" else set()
     return (kinds_in(value) - implied) | hinted
 
@@ -193,10 +196,22 @@ def _has_name(text: str) -> bool:
         word.casefold() not in NOT_NAMES for word in patterns.WORD.findall(keyed["value"])
     ):
         return True
+    named = patterns.PERSON.search(text)
+    if named and named["value"][0].isupper() and named["value"].casefold() not in NOT_NAMES:
+        return True
     if patterns.FAMILY_GIVEN.search(text) or patterns.CASELESS.search(text) or _TITLE.search(text):
         return True
     chunks = re.split(r"[^\w\s'’.,\-]+|\d+", text.replace("_", " "))
     return any(_is_name_run(patterns.WORD.findall(chunk)) for chunk in chunks)
+
+
+def _has_unknown_capital(text: str) -> bool:
+    """A capitalised word that is no word of the trade: enough in a comment, where names stand."""
+    words = patterns.WORD.findall(text.replace("_", " "))
+    return any(
+        len(word) >= 4 and word[0].isupper() and word.casefold().rstrip(".") not in NOT_NAMES
+        for word in words
+    )
 
 
 def _is_name_run(words: list[str]) -> bool:

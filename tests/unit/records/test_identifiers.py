@@ -40,6 +40,10 @@ SEEDS: dict[str, tuple[str, ...]] = {
         "SCHMIDT WOLFRAM",
         "Patient: Kowalski",
         "Mrs Thatcher",
+        "Patient Smith",
+        "<name>: Smith",
+        "pt: J Smith",
+        "patient name is smith",
     ),
     "birth-date": (
         "1950-03-12",
@@ -70,6 +74,12 @@ SEEDS: dict[str, tuple[str, ...]] = {
         "PID 00042",
         "00123456",
         "500312-1234",
+        "MR# 44521",
+        "Med rec 99812",
+        "Unit no: 55123",
+        "PAT-00123",
+        "XK-99-1234",
+        "Hosp No 123",
     ),
     "phone": (
         "+49 30 1234567",
@@ -89,7 +99,7 @@ SEEDS: dict[str, tuple[str, ...]] = {
         "Boston MA 02115",
         "Address: somewhere",
     ),
-    "email": ("hans@klinik.de",),
+    "email": ("hans@klinik.de", "h.m+ecg@ward-7.example.org"),
     "network-address": ("192.168.1.17", "http://example.org/p/12"),
 }
 ALL_SEEDS = [seed for seeds in SEEDS.values() for seed in seeds]
