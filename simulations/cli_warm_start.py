@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
         words = f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
         if first is not None:
+            manifest["made_by"] = f"{words} --start-from WEIGHTS"
             manifest["started_from"] = weights_io.digest(first)
         _write(output, preset, weights, manifest)
         if as_json:
