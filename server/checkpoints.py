@@ -65,12 +65,19 @@ class ContributorRecord(_Record):
 
 
 class AbsentRecord(_Record):
-    """A participant that is not in the aggregate, and why. A refusal keeps its signed header."""
+    """A participant that is not in the aggregate, and why.
+
+    What it signed is kept: a refusal, or the reply to a round that closed ("unused").
+    """
 
     site: SiteName
     ending: Absence
     reason: RefusalReason | None = None
     header: Base64 = ""
+
+    @property
+    def header_bytes(self) -> bytes:
+        return base64.b64decode(self.header, validate=True)
 
 
 class IncidentRecord(_Record):

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.checkpoints import RoundRecord, RunFolder, RunRecord
+from server.checkpoints import (
+    AbsentRecord,
+    ContributorRecord,
+    RoundRecord,
+    RunFolder,
+    RunRecord,
+)
 from server.home import CoordinatorHome
 from server.release_numbers import next_number, releases_of
 from server.sites import roster
@@ -167,7 +173,8 @@ def _round(
     header = item.request_bytes
     request = protocol.open_train_request(header, bytes.fromhex(record.run_key))
     contributors: list[contract.Contribution] = []
-    for one in item.contributors:
+    answers = _replies(item)
+    for one in answers:
         if one.site not in keys:
             raise Refused(f"{one.site} is not in the run's roster.", reason="roster")
         reply = protocol.open_answer(one.header_bytes, bytes.fromhex(keys[one.site]), site=one.site)
@@ -181,7 +188,9 @@ def _round(
                 reason="not-private",
                 do="There is no override. Repeat the run with the noise of the operating system.",
             )
-        if (reply.update_digest, reply.weight) != (one.update_digest, one.weight):
+        if isinstance(one, ContributorRecord) and (
+            (reply.update_digest, reply.weight) != (one.update_digest, one.weight)
+        ):
             raise Refused(f"The record of {one.site} is not what it signed.", reason="lineage")
         lifetime[one.site] = max(epsilon, lifetime.get(one.site, 0.0))
         contributors.append(
@@ -206,9 +215,17 @@ def _round(
         contributors=tuple(contributors),
     )
     signed = contract.SignedRound(
-        request=header.hex(), replies=tuple(one.header_bytes.hex() for one in item.contributors)
+        request=header.hex(), replies=tuple(one.header_bytes.hex() for one in answers)
     )
     return made, signed
+
+
+def _replies(item: RoundRecord) -> list[ContributorRecord | AbsentRecord]:
+    """Every reply that came, by site. A closed round used none of them, yet each update was seen by
+    the coordinator and was paid for."""
+    unused = [one for one in item.absent if one.ending == "unused"]
+    found = [*item.contributors, *(unused if item.outcome == "closed" else [])]
+    return sorted(found, key=lambda one: one.site)
 
 
 def _joined(

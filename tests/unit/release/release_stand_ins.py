@@ -9,7 +9,14 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.home import NodeHome
-from server.checkpoints import ContributorRecord, RoundRecord, RunFolder, RunRecord, as_base64
+from server.checkpoints import (
+    AbsentRecord,
+    ContributorRecord,
+    RoundRecord,
+    RunFolder,
+    RunRecord,
+    as_base64,
+)
 from server.home import CoordinatorHome
 from server.run_config import RosterSite, RunConfig
 from shared_model import accounting, canonical, protocol, signing
@@ -146,8 +153,11 @@ def write_run(
                 participants=story.sites,
                 request=as_base64(request),
                 request_digest=protocol.header_digest(request),
-                contributors=tuple(contributors),
-                absent=(),
+                contributors=() if number in story.closed else tuple(contributors),
+                absent=tuple(
+                    AbsentRecord(site=one.site, ending="unused", header=one.header)
+                    for one in (contributors if number in story.closed else ())
+                ),  # as `server.desk.Desk.record` writes a round that closed
                 incidents=(),
                 opened_at=0.0,
                 ended_at=1.0,
