@@ -144,6 +144,9 @@ class Guard:
         self.opened = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         status = self.judge(scope) if scope["type"] == "http" else 200
         if status != 200:
             await Response(status_code=status)(scope, receive, send)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from logging import ERROR
 
+import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.common.logger import log
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
@@ -89,11 +92,31 @@ class GridTransport:
         return [sent.get(message.site, "") for message in messages]
 
     def pull(self, ids: Sequence[str]) -> list[Incoming]:
-        """What has arrived since the last call. Never waits."""
+        """What has arrived since the last call. Never waits.
+
+        A reply that Flower cannot even unpack counts as lost, error "malformed": one site must not
+        be able to end the run of all.
+        """
         waiting = [identifier for identifier in ids if identifier in self._asked]
         if not waiting:
             return []
-        return [self._incoming(reply) for reply in self.grid.pull_messages(waiting)]
+        try:
+            replies = list(self.grid.pull_messages(waiting))
+        except (httpx.HTTPError, OSError):
+            raise  # the SuperLink itself, not what a site has sent
+        except Exception as error:
+            log(ERROR, "a reply cannot be unpacked (%s)", type(error).__name__)
+            return [item for identifier in waiting for item in self._pull_one(identifier)]
+        return [self._incoming(reply) for reply in replies]
+
+    def _pull_one(self, identifier: str) -> list[Incoming]:
+        try:
+            return [self._incoming(reply) for reply in self.grid.pull_messages([identifier])]
+        except (httpx.HTTPError, OSError):
+            raise
+        except Exception:
+            site, _ = self._asked.pop(identifier)
+            return [Incoming(identifier, site, error="malformed")]
 
     def _message(self, message: Outgoing, node: int) -> Message:
         records = RecordDict({RECORD: ConfigRecord({HEADER: message.header, SITE: message.site})})

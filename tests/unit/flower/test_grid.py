@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
@@ -110,6 +111,41 @@ def test_flower_errors_become_words(code: int, word: str) -> None:
     assert line._incoming(message).error == word
 
 
+class Broken(InProcessGrid):
+    """A grid in which the first site's reply cannot be unpacked, as Flower's own then raises."""
+
+    bad = ""
+    down = False
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = list(message_ids)
+        if self.down:
+            raise ConnectionRefusedError
+        if self.bad in wanted:
+            raise KeyError("NoSuchObject")
+        return super().pull_messages(wanted)
+
+
+def test_a_reply_that_cannot_be_unpacked_is_that_sites_loss_alone() -> None:
+    grid = Broken(Echo(), 2)
+    line = GridTransport(grid, in_order(("alpha", "beta")), 60.0)
+    ids = line.push([Outgoing(site, "train", b"h", b"b") for site in ("alpha", "beta")])
+    grid.bad = ids[0]
+    answers = {answer.site: answer for answer in line.pull(ids)}
+    assert (answers["alpha"].error, answers["alpha"].header) == ("malformed", b"")
+    assert (answers["beta"].error, answers["beta"].header) == ("", b"beta:h")
+    assert line.pull(ids) == []
+
+
+def test_a_superlink_that_is_gone_is_no_fault_of_a_site() -> None:
+    grid = Broken(Echo(), 2)
+    line = GridTransport(grid, in_order(("alpha", "beta")), 60.0)
+    ids = line.push([Outgoing("alpha", "train", b"h", b"b")])
+    grid.down = True
+    with pytest.raises(ConnectionRefusedError):
+        line.pull(ids)
+
+
 def test_records_without_our_fields_are_empty() -> None:
     assert client_app.unpack(RecordDict()) == (b"", b"")
 
@@ -157,6 +193,21 @@ def test_the_network_reaches_the_nodes_interface_only(
     headers = [(b"x-fedprint-operator", secret.encode())] if secret else []
     scope = {"type": "http", "path": path, "client": (client, 1), "headers": headers}
     assert guard.judge(scope) == status
+
+
+def test_the_guard_closes_websockets() -> None:
+    """The SuperLink has none; one that a later Flower adds must not pass by default."""
+    sent: list[dict[str, object]] = []
+
+    async def link(*_: object) -> None:
+        raise AssertionError("passed")
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    guard = Guard(link, "right")
+    asyncio.run(guard({"type": "websocket", "path": "/v1/control/x"}, link, send))  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 def test_nodes_wait_until_the_roster_is_enrolled() -> None:
