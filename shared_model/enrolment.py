@@ -28,7 +28,7 @@ MAX_BYTES = 64 * 1024
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
 RawKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A raw Ed25519 public key, 32 bytes in hexadecimal."""
-_ADDRESS = re.compile(r"^(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})$")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})")
 
 
 class _Card(BaseModel):
@@ -116,7 +116,7 @@ def check_address(address: str) -> tuple[str, int]:
     Raises:
         ValueError: not of this form, or no such port.
     """
-    match = _ADDRESS.match(address)
+    match = _ADDRESS.fullmatch(address)
     if match is None or not 1 <= int(match.group(1)) <= 65535:
         raise ValueError("an address is HOST:PORT")
     host = address.rpartition(":")[0]

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from shared_model.canonical import digest
 from shared_model.errors import OurMistake, Refused
+from shared_model.files import sync_folder
 
 _PREFIX = b"fedprint-1"
 
@@ -70,6 +71,8 @@ def create_key_file(path: Path) -> Ed25519PrivateKey:
 def write_secret(path: Path, data: bytes) -> None:
     """Write a new file with mode 0600 from its first byte; never overwrites.
 
+    On the disk when this returns: what is made with a key must not outlive it in a power cut.
+
     Raises:
         OurMistake: the file exists.
     """
@@ -78,10 +81,15 @@ def write_secret(path: Path, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise OurMistake(f"{path} exists already; a key is never overwritten.") from error
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        path.unlink()
+        raise
+    sync_folder(path.parent)
 
 
 def load_key_file(path: Path) -> Ed25519PrivateKey:

@@ -140,7 +140,10 @@ def test_a_node_joins_one_coordinator_only(
     assert keys.pinned(node).address == "127.0.0.1:8443"
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:0", "host:65536", "a b:1", "h:1/x", "h:-1"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "host", "host:0", "host:65536", "a b:1", "h:1/x", "h:-1", "h:1\n", "--insecure:1"],
+)
 def test_an_address_without_host_and_port_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         enrolment.check_address(address)
