@@ -105,7 +105,7 @@ def write_sheet(store: WindowStore, path: Path) -> tuple[int, int]:
             _draw(figure.add_subplot(cell), panel)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    write_atomic(path, stream.getvalue())
+    write_atomic(path, stream.getvalue(), mode=0o600)  # patients' signals
     return len(good), len(refused)
 
 
