@@ -223,8 +223,9 @@ def _round(
 def _replies(item: RoundRecord) -> list[ContributorRecord | AbsentRecord]:
     """Every reply that came, by site. A closed round used none of them, yet each update was seen by
     the coordinator and was paid for."""
-    unused = [one for one in item.absent if one.ending == "unused"]
-    found = [*item.contributors, *(unused if item.outcome == "closed" else [])]
+    found: list[ContributorRecord | AbsentRecord] = [*item.contributors]
+    if item.outcome == "closed":
+        found += [one for one in item.absent if one.ending == "unused"]
     return sorted(found, key=lambda one: one.site)
 
 
