@@ -1,0 +1,59 @@
+"""The warm start that ships with the project: what it says of itself, what it can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared_model import mae, warm_start, weights
+from shared_model.reconstruction import reconstruction_scores
+
+
+@pytest.fixture(scope="module")
+def packaged() -> mae.MaskedAutoencoder:
+    config, found, _ = warm_start.load("tiny")
+    model = mae.build(config, seed=0)
+    mae.load_weights(model, found)
+    return model
+
+
+def test_the_packaged_file_is_what_its_manifest_says_and_small_enough() -> None:
+    config, found, manifest = warm_start.load("tiny")
+    assert config == mae.PRESETS["tiny"]
+    assert weights.digest(found) == manifest["model_digest"]
+    assert len(weights.to_bytes(found)) <= 4 * 2**20
+    assert "simulated windows only" in manifest["data"]
+
+
+def test_the_manifest_names_the_commands_the_recipe_and_where_it_started() -> None:
+    _, _, manifest = warm_start.load("tiny")
+    commands = manifest["made_by"]
+    assert all(command.startswith("fedprint-lab warm-start") for command in commands)
+    assert manifest["recipe"]["steps"] == manifest["curve"][-1]["step"]
+    assert {"fedprint", "torch", "numpy"} <= set(manifest["versions"])
+    assert ("started_from" in manifest) == ("--start-from" in commands[-1])
+
+
+def test_it_beats_the_trivial_predictor_on_unseen_simulated_windows(
+    packaged: mae.MaskedAutoencoder,
+) -> None:
+    from simulations.cohort import draw_windows
+
+    signal, valid, _ = draw_windows(np.random.default_rng([2026, 11]), 128)
+    scores = reconstruction_scores(packaged, signal, valid, np.random.default_rng(0))
+    assert scores["masked"] <= 0.65
+    assert scores["cross_modal"] <= 0.95
+
+
+def test_it_meets_the_reconstruction_bars_on_real_patients_it_has_never_seen(
+    packaged: mae.MaskedAutoencoder, data_root: Path
+) -> None:
+    from simulations.held_out import held_out_windows
+
+    signal, valid, patients = held_out_windows(data_root / "icu_bidmc", 500)
+    assert patients >= 30
+    scores = reconstruction_scores(packaged, signal, valid, np.random.default_rng(0))
+    assert scores["masked"] <= 0.6
+    assert scores["cross_modal"] <= 0.85
