@@ -156,7 +156,7 @@ def _guess(files: list[_File]) -> Mapping:
             if seen.format == "table":
                 guess.add_rows(csv_file.read_table(item.path, seen))
             elif seen.format == "parquet":
-                guess.add_rows(parquet.scalar_rows(item.path, seen.columns))
+                guess.add_rows(parquet.scalar_rows(item.path, seen))
         except DataFault:
             continue
     return guess.mapping()

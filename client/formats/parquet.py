@@ -25,15 +25,13 @@ from client.formats.base import (
     guarded,
     size_of,
 )
+from client.formats.parquet_footer import read_footer
 from client.mapping import Mapping
 from shared_model.errors import DataFault
 
 _MAXIMUM_ROWS = 1_000_000
-_MAXIMUM_ROW_GROUP_BYTES = 1 << 30
-_MAXIMUM_RATIO = 1000
-"""Uncompressed over stored bytes of one column; flat lines compress about 100 times."""
 _BATCH_BYTES = 32 << 20
-_MAXIMUM_TEXT_BYTES = 16 << 20
+_MAXIMUM_TEXT_BYTES = 64 << 20
 _OWN_METADATA = frozenset({b"ARROW:schema", b"pandas"})
 
 
@@ -58,61 +56,52 @@ def _open(path: Path) -> Any:
 
 def outline(path: Path) -> Outline:
     """Schema and metadata, sizes checked before a page is read. Raises DataFault."""
-    size_bytes = size_of(path, MAXIMUM_FILE_BYTES)
-    with guarded("file"):
-        with path.open("rb") as stream:
-            stream.seek(max(0, size_bytes - 8))
-            tail = stream.read(8)
-        if tail[4:] == b"PARE":
-            fail("unsupported", "The file is encrypted.")
-        if tail[4:] != b"PAR1":
-            fail(
-                "truncated",
-                "The file ends without a Parquet footer.",
-                do="Copy it again from its source.",
-            )
-        if int.from_bytes(tail[:4], "little") > min(size_bytes - 12, 64 << 20):
-            fail("truncated", "The footer is longer than the file.")
-        with _open(path) as file:
-            _check_sizes(file.metadata, size_bytes)
-            schema = file.schema_arrow
-            if len(set(schema.names)) != len(schema.names):
-                fail("bad-header", "Two columns have the same name.")
-            lists = [name for name in schema.names if _is_samples(schema.field(name).type)]
-            scalars = [name for name in schema.names if _is_scalar(schema.field(name).type)]
-            texts = [Text("column name", name) for name in schema.names]
-            for key, value in (file.metadata.metadata or {}).items():
-                if key not in _OWN_METADATA:
-                    texts.append(Text("file metadata", f"{decode(key)}: {decode(value)}"))
-            texts += _field_metadata(schema)
+    chunks = read_footer(path, size_of(path, MAXIMUM_FILE_BYTES))
+    with guarded("file"), _open(path) as file:
+        if file.metadata.num_columns > MAXIMUM_CHANNELS:
+            fail("too-large", f"The file has more than {MAXIMUM_CHANNELS} columns.")
+        if not 0 <= file.metadata.num_rows <= _MAXIMUM_ROWS:
+            fail("too-large", f"The file has more than {_MAXIMUM_ROWS} rows.")
+        if file.metadata.num_rows == 0:
+            fail("no-samples", "The file has no rows.")
+        schema = file.schema_arrow
+        if len(set(schema.names)) != len(schema.names):
+            fail("bad-header", "Two columns have the same name.")
+        lists = [name for name in schema.names if _is_samples(schema.field(name).type)]
+        scalars = [name for name in schema.names if _is_scalar(schema.field(name).type)]
+        texts = [Text("column name", name) for name in schema.names]
+        for key, value in (file.metadata.metadata or {}).items():
+            if key not in _OWN_METADATA:
+                texts.append(Text("file metadata", f"{decode(key)}: {decode(value)}"))
+        texts += _field_metadata(schema)
     return Outline(
         format="parquet",
         channels=tuple(lists),
         columns=tuple(scalars),
         series=tuple(lists),
         texts=tuple(texts),
+        handle=chunks,
     )
 
 
 def row_count(path: Path) -> int:
     """Rows by the metadata. Raises DataFault."""
+    read_footer(path, size_of(path, MAXIMUM_FILE_BYTES))
     with guarded("file"), _open(path) as file:
         return int(np.clip(file.metadata.num_rows, 0, _MAXIMUM_ROWS))
 
 
-def scalar_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def scalar_rows(path: Path, seen: Outline) -> list[dict[str, Any]]:
     """All scalar columns (used to guess labels). Raises DataFault."""
+    if (
+        sum(chunk.unpacked_bytes for chunk in seen.handle if chunk.column in seen.columns)
+        > _MAXIMUM_TEXT_BYTES
+    ):
+        fail("too-large", "The columns beside the signals are too large.")
     with guarded("file"), _open(path) as file:
-        by_name = {file.metadata.schema.column(i).path: i for i in range(file.metadata.num_columns)}
-        total = sum(
-            file.metadata.row_group(group).column(by_name[name]).total_uncompressed_size
-            for group in range(file.metadata.num_row_groups)
-            for name in columns
-            if name in by_name
-        )
-        if total > _MAXIMUM_TEXT_BYTES * 4:
-            fail("too-large", "The columns beside the signals are too large.")
-        rows: list[dict[str, Any]] = file.read(columns=list(columns), use_threads=False).to_pylist()
+        rows: list[dict[str, Any]] = file.read(
+            columns=list(seen.columns), use_threads=False
+        ).to_pylist()
         return rows
 
 
@@ -129,9 +118,9 @@ def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) ->
         file = _open(path)
     with file:
         rows = max(1, int(file.metadata.num_rows))
-        batch_rows = int(
-            np.clip(_BATCH_BYTES * rows // max(1, _unpacked_bytes(file.metadata)), 1, 1024)
-        )
+        # a run-length page of a flat line is small, its values are not
+        unpacked = sum(max(chunk.unpacked_bytes, 8 * chunk.values) for chunk in seen.handle)
+        batch_rows = int(np.clip(_BATCH_BYTES * rows // max(1, unpacked), 1, 1024))
         batches = file.iter_batches(batch_size=batch_rows, columns=wanted, use_threads=False)
         while True:
             with guarded("file"):
@@ -216,48 +205,6 @@ def _samples(batch: Any, name: str, index: int) -> Samples:
 
     as_float = pc.cast(values, pa.float64(), safe=False)
     return np.asarray(as_float.to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _unpacked_bytes(metadata: Any) -> int:
-    """Size in memory by the metadata: a run-length page of a flat line is small, its values not."""
-    total = 0
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            total += max(int(chunk.total_uncompressed_size), 8 * int(chunk.num_values))
-    return total
-
-
-def _check_sizes(metadata: Any, size_bytes: int) -> None:
-    """Refuse what would unpack without bound, by the file's own metadata."""
-    if metadata.num_columns > MAXIMUM_CHANNELS:
-        fail("too-large", f"The file has more than {MAXIMUM_CHANNELS} columns.")
-    if metadata.num_rows > _MAXIMUM_ROWS or metadata.num_row_groups > _MAXIMUM_ROWS:
-        fail("too-large", f"The file has more than {_MAXIMUM_ROWS} rows.")
-    if metadata.num_rows == 0:
-        fail("no-samples", "The file has no rows.")
-    stored = 0
-    for group in range(metadata.num_row_groups):
-        total = 0
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            unpacked, packed = int(chunk.total_uncompressed_size), int(chunk.total_compressed_size)
-            if unpacked < 0 or packed < 0 or chunk.num_values < 0:
-                fail("bad-header", "The metadata has negative sizes.")
-            if chunk.num_values > MAXIMUM_SAMPLES:
-                fail("too-large", "A column chunk declares too many values.")
-            if unpacked > _MAXIMUM_RATIO * max(packed, 1024):
-                fail("too-large", "A column would unpack to more than 1000 times its size.")
-            total += unpacked
-            stored += packed
-        if total > _MAXIMUM_ROW_GROUP_BYTES:
-            fail(
-                "too-large",
-                "A row group unpacks to more than 1 GiB.",
-                do="Write smaller row groups.",
-            )
-    if stored > size_bytes:
-        fail("truncated", "The file is shorter than its metadata declares.")
 
 
 def _is_samples(kind: Any) -> bool:

@@ -344,3 +344,37 @@ def test_messages_never_quote_the_file(tmp_path: Path, make: ModuleType) -> None
         assert isinstance(item, ReadFault)
         assert "Mueller" not in f"{item}"
         assert "Meier" not in f"{item}"
+
+
+def test_parquet_page_that_declares_more_than_its_footer_is_refused(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    path = make.parquet_file(tmp_path / "a.parquet")
+    data = bytearray(path.read_bytes())
+    assert data[4:7] == b"\x15\x04\x15"  # first page header: type, then the unpacked size
+    end = 7
+    while data[end] & 0x80:
+        end += 1
+    data[7 : end + 1] = b"\xfe\xff\xff\xff\x0f"[-(end + 1 - 7) :]
+    path.write_bytes(bytes(data))
+    assert causes(tmp_path) == ["bad-header"]
+
+
+def test_parquet_column_in_another_file_is_refused(tmp_path: Path, make: ModuleType) -> None:
+    import pyarrow.parquet as pq
+
+    path = make.parquet_file(tmp_path / "a.parquet")
+    metadata = pq.ParquetFile(path).metadata
+    metadata.set_file_path("../other.parquet")
+    metadata.write_metadata_file(tmp_path / "a.parquet")
+    assert causes(tmp_path) == ["outside-folder"]
+
+
+def test_damaged_parquet_metadata_does_not_abort_the_process(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    path = make.parquet_file(tmp_path / "a.parquet", rows=1)
+    data = path.read_bytes()
+    for place in range(len(data) - 700, len(data) - 8):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        assert set(causes(tmp_path)) <= set(CAUSES)
