@@ -32,7 +32,7 @@ def wait_for(condition: object, what: str, deadline_s: float = 20.0) -> None:
 
 def test_leaving_ends_the_children(tmp_path: Path) -> None:
     with Family() as family:
-        child = family.start("nap", "signal:pause", log=tmp_path / "log")
+        child = family.start("nap", "signal:sigwait", log=tmp_path / "log")
         pid = child.pid
         assert not gone(pid)
     assert gone(pid)
@@ -65,10 +65,10 @@ def test_children_end_with_a_parent_that_is_killed(tmp_path: Path, number: signa
 import pathlib, signal, sys
 from shared_model.children import Family
 with Family() as family:
-    child = family.start("nap", "signal:pause", log=pathlib.Path({str(tmp_path / "log")!r}))
+    child = family.start("nap", "signal:sigwait", log=pathlib.Path({str(tmp_path / "log")!r}))
     while pathlib.Path(f"/proc/{{child.pid}}/cmdline").read_bytes().count(b"children") == 0: pass
     print(child.pid, flush=True)
-    signal.pause()
+    while True: signal.sigtimedwait([signal.SIGUSR1], 0.2)
 """
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
