@@ -225,6 +225,9 @@ def _step(demo: Demo, title: str, refresh: Callable[[], None]) -> Iterator[Step]
     finally:
         step.seconds = time.monotonic() - began
         refresh()
+        if not terminal.err.is_terminal:
+            line = f"{step.seconds:6.0f} s  {step.title}: {step.state}  {step.detail}"
+            terminal.err.print(line, markup=False, highlight=False)
 
 
 def _display(demo: Demo, began: float) -> Table:
