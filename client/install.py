@@ -27,7 +27,7 @@ from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
 from shared_model.release import Release, ReleaseBytes
-from shared_model.release_checks import verify
+from shared_model.release_checks import replies_of, verify
 from shared_model.release_files import read_release, write_release
 from shared_model.weights import Weights
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from shared_model.mae import MaskedAutoencoder
 
 _FOLDER = re.compile(r"\A[0-9]{6,10}-[0-9a-f]{12}\Z")
+AGREEMENT = 0.01
+"""Two versions of the accountant may differ by this share of epsilon."""
 ASK = "Ask the coordinator's operator for the release again."
 
 
@@ -67,13 +69,14 @@ def check(home: NodeHome, path: Path) -> Checked:
 
     Raises:
         Refused: reasons "files", "size", "manifest", "signer", "signature", "digest", "weights",
-            "evidence", "lineage", "model", "downgrade".
+            "evidence", "lineage", "price", "model", "downgrade".
         OurMistake: nothing at `path`, or the node has joined no coordinator.
     """
     signer = trusted_signer(home)
     files = read_release(path)
     release = verify(files, signer)
     check_names(home, release)
+    check_price(release)
     check_model(release)
     return Checked(release, files, again=_not_older(home, release))
 
@@ -102,6 +105,29 @@ def check_names(home: NodeHome, release: Release) -> None:
                 f"The release counts replies of {site} that this hospital has never signed.",
                 reason="signer",
                 do="Show the release to the other hospitals and to the coordinator's operator.",
+            )
+
+
+def check_price(release: Release) -> None:
+    """No hospital's epsilon is stated lower than its signed rounds cost, by this node's accountant.
+
+    A person reads the price and then says yes. A higher one than needed is no harm.
+
+    Raises:
+        Refused: reason "price".
+    """
+    from shared_model import accounting
+
+    manifest = release.manifest
+    for one in manifest.privacy:
+        plans = [step.plan.plan() for step, _ in replies_of(manifest.lineage.rounds, one.site)]
+        cost = accounting.epsilon_pld(plans, one.delta)
+        if not one.epsilon >= cost * (1.0 - AGREEMENT):
+            raise Refused(
+                f"The release states epsilon {one.epsilon:.3g} for {one.site} at delta "
+                f"{one.delta:.1e}; its rounds cost {cost:.3g}.",
+                reason="price",
+                do="Show the release to the auditor and to the coordinator's operator.",
             )
 
 

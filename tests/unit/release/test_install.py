@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from client import install
 from client.cli import app
 from client.home import NodeHome
-from shared_model import mae, weights
+from shared_model import canonical, mae, release, signing, weights
 from shared_model.errors import OurMistake, Refused
-from shared_model.release_files import pack, read_release
+from shared_model.release_files import pack, read_release, write_release
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,26 @@ def test_replies_in_the_name_of_this_hospital_that_it_never_signed_are_refused(m
         put(node, made.path)
     node.config.write_text('site = "delta"\ndeclared_patients = 260\n')
     put(node, made.path)
+
+
+@pytest.mark.parametrize(("factor", "accepted"), [(0.5, False), (0.98, False), (1.5, True)])
+def test_a_price_stated_too_low_is_refused_though_signed(
+    make, node, model, tmp_path, factor, accepted
+):
+    """Whoever says yes to a release has read what it cost; that figure must not be too small."""
+    files = read_release(make(Story(rounds=2), model=model).path)
+    content = json.loads(files.manifest)
+    content["privacy"][1]["epsilon"] *= factor
+    data = canonical.encode(content)
+    signature = signing.sign(key_of("release"), release.TAG, data)
+    write_release(tmp_path / "bent", replace(files, manifest=data, signature=signature))
+    if accepted:
+        install.check(node, tmp_path / "bent")
+        return
+    with pytest.raises(Refused) as caught:
+        install.check(node, tmp_path / "bent")
+    assert caught.value.reason == "price"
+    assert "beta" in caught.value.message
 
 
 def test_an_older_release_is_refused(make, node, model):
