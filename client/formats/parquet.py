@@ -93,10 +93,8 @@ def row_count(path: Path) -> int:
 
 def scalar_rows(path: Path, seen: Outline) -> list[dict[str, Any]]:
     """All scalar columns (used to guess labels). Raises DataFault."""
-    if (
-        sum(chunk.unpacked_bytes for chunk in seen.handle if chunk.column in seen.columns)
-        > _MAXIMUM_TEXT_BYTES
-    ):
+    small = (chunk.unpacked_bytes for chunk in seen.handle if chunk.column in seen.columns)
+    if sum(small) > _MAXIMUM_TEXT_BYTES:
         fail("too-large", "The columns beside the signals are too large.")
     with guarded("file"), _open(path) as file:
         rows: list[dict[str, Any]] = file.read(

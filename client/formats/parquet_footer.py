@@ -19,18 +19,7 @@ MAXIMUM_RATIO = 1000
 """Unpacked over stored bytes of one column; flat lines pack about 100 times."""
 _MAXIMUM_PAGE_HEADER_BYTES = 1 << 16
 _MAXIMUM_DEPTH = 16
-_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-)
+_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
 
 
 @dataclass(frozen=True)
