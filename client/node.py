@@ -33,10 +33,12 @@ def serve(home: NodeHome, on_start: Callable[[int], None]) -> None:
     Raises:
         OurMistake: not initialised, not joined, running already, or a process ended; says where
             its log is.
+        Refused: the policy or the spend table is missing, damaged or older than it was.
         PeerFault: the coordinator does not know this node.
     """
     invitation = keys.pinned(home)
     keys.load_config(home)
+    check_books(home)
     flower = home.root / "flower"
     certificate = flower / "coordinator-ca.pem"
     write_atomic(certificate, invitation.ca_certificate.encode())
@@ -100,6 +102,20 @@ def is_running(home: NodeHome) -> bool:
         except OSError:
             return True
     return False
+
+
+def check_books(home: NodeHome) -> None:
+    """A node with unreadable limits or a broken ledger does not start (design: "The ledger").
+
+    Raises:
+        OurMistake: policy.toml is absent or wrong.
+        Refused: reason "spend_table".
+    """
+    from client.policy import Policy
+    from client.spend import SpendTable
+
+    Policy.from_file(home.policy)
+    SpendTable.open(home.spend).close()
 
 
 @contextmanager

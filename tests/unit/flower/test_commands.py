@@ -188,3 +188,20 @@ def test_a_site_that_was_removed_is_not_in_the_next_run(
     start(home, rounds=1)
     record = RunFolder(home.run_folder("run-1")).record()
     assert [item.site for item in record.roster] == ["alpha", "gamma"]
+
+
+def test_a_node_with_a_broken_ledger_or_policy_does_not_start(
+    tmp_path: Path, home: CoordinatorHome
+) -> None:
+    """Not one process is started; which of the two is wrong is said."""
+    place = NodeHome(tmp_path / "alpha")
+    cli_run.invitation(tmp_path / "coordinator.json", home.root)
+    cli_node.join(tmp_path / "coordinator.json", place.root, True)
+    SpendTable.open(place.spend).close()
+    place.spend.unlink()
+    with pytest.raises(Refused) as caught:
+        cli_node.start(place.root)
+    assert caught.value.reason == "spend_table"
+    place.policy.write_text("epsilon_lifetime = 'much'")
+    with pytest.raises(OurMistake, match="policy"):
+        cli_node.start(place.root)
