@@ -111,7 +111,7 @@ class Demo:
         done = subprocess.run(
             [str(script(words[0])), *words[1:]],
             cwd=self.root,
-            env=environment() | ({"OMP_NUM_THREADS": "2"} if words[1] == "probe" else {}),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
