@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from shared_model.errors import DataFault
 _MAXIMUM_ROWS = 1_000_000
 _BATCH_BYTES = 32 << 20
 _MAXIMUM_TEXT_BYTES = 64 << 20
+_MAXIMUM_VALUE_BYTES = 4096
+_MAXIMUM_SPELLED_BYTES = 256 << 20
 _OWN_METADATA = frozenset({b"ARROW:schema", b"pandas"})
 
 
@@ -40,7 +42,9 @@ def looks_like(head: bytes) -> bool:
     return head[:4] in {b"PAR1", b"PARE"}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, texts: Sequence[str] = ()) -> Any:
+    """`texts`: columns kept as the dictionary that they are in the file. A few bytes can name one
+    long text for a million rows; spelled out row by row it would not fit in memory."""
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(
@@ -51,6 +55,7 @@ def _open(path: Path) -> Any:
         thrift_string_size_limit=16 << 20,
         thrift_container_size_limit=1_000_000,
         arrow_extensions_enabled=False,
+        read_dictionary=list(texts),
     )
 
 
@@ -96,11 +101,25 @@ def scalar_rows(path: Path, seen: Outline) -> list[dict[str, Any]]:
     small = (chunk.unpacked_bytes for chunk in seen.handle if chunk.column in seen.columns)
     if sum(small) > _MAXIMUM_TEXT_BYTES:
         fail("too-large", "The columns beside the signals are too large.")
-    with guarded("file"), _open(path) as file:
-        rows: list[dict[str, Any]] = file.read(
-            columns=list(seen.columns), use_threads=False
-        ).to_pylist()
+    with guarded("file"), _open(path, seen.columns) as file:
+        table = file.read(columns=list(seen.columns), use_threads=False)
+        _check_texts(table, _MAXIMUM_SPELLED_BYTES)
+        rows: list[dict[str, Any]] = table.to_pylist()
         return rows
+
+
+def _check_texts(table: Any, most_bytes: int) -> None:
+    """Refuse long texts, and texts that are too much once spelled out. Raises DataFault."""
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    for column in table.columns:
+        if not pt.is_dictionary(column.type):
+            continue
+        for chunk in getattr(column, "chunks", [column]):
+            longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+            if longest > _MAXIMUM_VALUE_BYTES or longest * len(chunk) > most_bytes:
+                fail("too-large", "A column beside the signals holds texts that are too long.")
 
 
 def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) -> Iterator[Parsed]:
@@ -113,7 +132,7 @@ def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) ->
     )
     wanted = [*dict.fromkeys((*seen.columns, *chosen.values(), *series))]
     with guarded("file"):
-        file = _open(path)
+        file = _open(path, seen.columns)
     with file:
         rows = max(1, int(file.metadata.num_rows))
         # a run-length page of a flat line is small, its values are not
@@ -125,6 +144,8 @@ def read(path: Path, seen: Outline, mapping: Mapping, chosen: dict[str, str]) ->
                 batch = next(batches, None)
             if batch is None:
                 return
+            with guarded("file"):
+                _check_texts(batch, _MAXIMUM_SPELLED_BYTES)
             for index in range(batch.num_rows):
                 yield _row(batch, index, seen, mapping, chosen, series)
 

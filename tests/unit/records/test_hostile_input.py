@@ -378,3 +378,20 @@ def test_damaged_parquet_metadata_does_not_abort_the_process(
     for place in range(len(data) - 700, len(data) - 8):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
         assert set(causes(tmp_path)) <= set(CAUSES)
+
+
+def test_a_text_that_a_dictionary_repeats_for_every_row_is_too_large(tmp_path: Path) -> None:
+    """A file of a kilobyte can name one long text for every row: gigabytes once spelled out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 20_000
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["x" * 1_000_000])
+    signal = pa.array([[0.0, 1.0]] * rows, pa.list_(pa.float64()))
+    table = pa.table({"patient_id": texts, "fs_hz": pa.array([125.0] * rows), "ecg": signal})
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 10_000
+    found = list(read_folder(tmp_path, Mapping(ecg=ChannelMapping(names=("ecg",)))))
+    assert [item.cause for item in found if isinstance(item, ReadFault)] == ["too-large"]
+    assert not [item for item in found if isinstance(item, Recording)]
