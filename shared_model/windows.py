@@ -22,6 +22,8 @@ MIN_FS_HZ = 25.0
 MAX_FS_HZ = 2000.0
 BAND_HZ = {"ecg": (0.5, 40.0), "ppg": (0.5, 8.0)}
 """Pass band of each channel: zero-phase Butterworth, order 2 below and 4 above, run both ways."""
+LONGEST_S = 48 * 3600.0
+"""A recording is prepared in memory, about 180 bytes a sample at 125 Hz: 4 GB for this length."""
 LARGEST_VALUE = 1e12
 """Samples beyond this in magnitude are not measurements; they count as missing."""
 
@@ -149,6 +151,12 @@ def _checked(samples: npt.ArrayLike, fs_hz: float) -> tuple[FloatArray, float]:
             f"The sampling rate is outside {MIN_FS_HZ:g} to {MAX_FS_HZ:g} Hz.",
             cause="sampling-rate",
             do="Give the true sampling rate in the mapping (fs_hz).",
+        )
+    if len(array) > LONGEST_S * fs_hz:
+        raise DataFault(
+            f"The recording is longer than {LONGEST_S / 3600:g} hours.",
+            cause="too-long",
+            do="Check the sampling rate, or split the recording.",
         )
     with np.errstate(invalid="ignore"):
         measured = np.abs(array) <= LARGEST_VALUE

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from shared_model import quality
 from shared_model.config import PATCH_SAMPLES, TOKENS, WINDOW_SAMPLES
 from shared_model.errors import DataFault
-from shared_model.windows import make_windows, prepare
+from shared_model.windows import LONGEST_S, make_windows, prepare
 from simulations.bench_ingest import synthetic_recording
 
 
@@ -189,3 +189,17 @@ def test_the_input_is_left_as_it_was(pair: tuple[np.ndarray, np.ndarray]) -> Non
     make_windows(ecg, 250.0, ppg, 125.0)
     np.testing.assert_array_equal(ecg, pair[0])
     np.testing.assert_array_equal(ppg, pair[1])
+
+
+def test_a_recording_of_days_is_refused_before_it_fills_the_memory() -> None:
+    """A wrong sampling rate can turn an hour into a month; what is prepared must fit."""
+    import tracemalloc
+
+    ecg = np.zeros(int(LONGEST_S * 25) + 26)
+    tracemalloc.start()
+    with pytest.raises(DataFault) as caught:
+        make_windows(ecg, 25.0, None, 125.0)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.cause == "too-long"
+    assert peak_bytes < 10_000_000
