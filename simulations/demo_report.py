@@ -136,7 +136,7 @@ def _in_words(
         for one in manifest["privacy"]
     ]
     words.append(
-        "With about 40 patients a hospital, noise outweighs what private training can add to the "
+        "With tens of patients a hospital, noise outweighs what private training can add to the "
         "warm start; the demo shows the road, not a gain."
     )
     if table is None:
