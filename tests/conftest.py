@@ -13,8 +13,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
-# A shell that starts the tests in the background makes them, and every process that they start, deaf
-# to SIGINT; then no Ctrl-C test could pass. A handler here is reset to the default in children.
+# A shell that starts the tests in the background makes them, and every process that they start,
+# deaf to SIGINT; then no Ctrl-C test could pass. Children get the default for a handler set here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,9 @@ for patient in range(3):
         for k in range(125 * 30):
             t = k / 125
             beat = (t * (1.0 + 0.1 * patient)) % 1.0
-            out.writerow([f"{t:.3f}", f"{math.exp(-((beat - 0.2) / 0.1) ** 2) + 0.4 * math.exp(-((beat - 0.5) / 0.12) ** 2):.5f}"])
+            pulse = math.exp(-((beat - 0.2) / 0.1) ** 2) + 0.4 * math.exp(-((beat - 0.5) / 0.12) ** 2)
+            breath = 0.1 * math.sin(1.6 * t) + 0.05 * math.sin(5.1 * t)
+            out.writerow([f"{t:.3f}", f"{pulse + breath:.5f}"])
 with open(folder / "recordings.csv", "w", newline="") as stream:
     out = csv.writer(stream); out.writerow(["recording", "patient_id"])
     for patient in range(3):
