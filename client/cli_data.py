@@ -53,7 +53,7 @@ def add(
     Example: fedprint-node data add /mnt/ward7 --mapping ward7.toml --yes
     """
     from client.ingest import add_recordings
-    from client.records import read_folder
+    from client.records import count_recordings, read_folder
 
     place = NodeHome.find(home)
     chosen = _agree_on_mapping(path, mapping, yes=yes, as_json=as_json)
@@ -62,7 +62,7 @@ def add(
         progress.stop()
         _agree_on_findings(report, yes=yes, as_json=as_json)
 
-    with Progress(_estimate(path), hidden=as_json) as progress:
+    with Progress(count_recordings(path), hidden=as_json) as progress:
         report = add_recordings(
             place,
             path,
@@ -265,13 +265,6 @@ class Progress:
 
     def stop(self) -> None:
         self._bar.stop()
-
-
-def _estimate(path: Path) -> int:
-    """Recordings below `path`, guessed from names only: files that share a stem are one."""
-    if not path.is_dir():
-        return 1
-    return len({file.with_suffix("") for file in path.rglob("*") if not file.name.startswith(".")})
 
 
 def _agree_on_mapping(path: Path, given: Path | None, *, yes: bool, as_json: bool) -> Mapping:

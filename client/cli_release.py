@@ -119,7 +119,7 @@ def fingerprint(
     from client.home import NodeHome
     from client.mapping import Mapping
     from client.pseudonyms import load_or_create_key
-    from client.records import guess_mapping, read_folder
+    from client.records import count_recordings, guess_mapping, read_folder
 
     place = NodeHome.find(home)
     used, model_digest, run = _model(place, release_folder, warm_start)
@@ -133,7 +133,7 @@ def fingerprint(
         origin = "guessed from the files" if mapping is None else f"from {mapping}"
         terminal.err.print(f"Mapping, {origin}:", style="bold", highlight=False)
         terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
-    with Progress(_expected(source), hidden=as_json) as progress:
+    with Progress(count_recordings(source), hidden=as_json) as progress:
         summary = fingerprint_file(
             read_folder(source, chosen),
             output,
@@ -183,13 +183,6 @@ def _model(
         model = installation.load_model(used)
         digest = used.manifest.model_digest
     return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
-
-
-def _expected(source: Path) -> int:
-    """Recordings below `source`, guessed from names: files that share a stem are one."""
-    if not source.is_dir():
-        return 1
-    return len({file.with_suffix("") for file in source.rglob("*") if file.name[0] != "."})
 
 
 def _report(summary: Summary, output: Path, used: Release | None, as_json: bool) -> None:

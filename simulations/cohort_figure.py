@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from shared_model.config import CHANNELS, FS_HZ, WINDOW_SAMPLES
 from shared_model.errors import DataFault, OurMistake
-from shared_model.windows import make_windows
 from simulations.cohort import draw_windows, pretend_sites
 from simulations.cohort_sites import F32, F64
 
@@ -155,18 +154,13 @@ def read_site(folder: Path, most: int) -> WindowSet | str:
 
 def _real_windows(folder: Path) -> Iterator[tuple[F32, NDArray[np.bool_]]]:
     """Usable windows of recordings, evenly over each recording."""
+    from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
 
     for recording in read_folder(folder):
         if isinstance(recording, ReadFault):
             continue
-        ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
-        made = make_windows(
-            None if ecg is None else ecg.samples,
-            FS_HZ if ecg is None else ecg.fs_hz,
-            None if ppg is None else ppg.samples,
-            FS_HZ if ppg is None else ppg.fs_hz,
-        )
+        made = prepare_recording(recording).windows()
         rows = np.flatnonzero(made.usable)
         if len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, min(_PER_RECORDING, len(rows))).astype(int)]

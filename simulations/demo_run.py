@@ -22,7 +22,7 @@ from rich.table import Table
 from shared_model import terminal
 from shared_model.accounting import default_delta, noise_multiplier_for
 from shared_model.children import Child, Family
-from shared_model.errors import FedprintError, OurMistake
+from shared_model.errors import OurMistake
 
 RUN = "demo"
 SAMPLE_RATE = 0.25
@@ -488,6 +488,3 @@ def _probe(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
     table = json.loads((demo.root / "probe" / "probe.json").read_text())
     gain = table["mean_gain_over_random_init"]["release"]
     return f"mean gain over random-init {gain['value']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]"
-
-
-__all__ = ["Demo", "FedprintError", "Settings", "Site", "Step", "console", "run"]

@@ -6,20 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.ingest import prepare_recording
 from client.records import Recording, guess_mapping, read_folder
-from shared_model.config import FS_HZ
-from shared_model.windows import Windows, make_windows
-
-
-def windows_of(recording: Recording) -> Windows:
-    """All windows of a recording, refused ones too."""
-    ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
-    return make_windows(
-        None if ecg is None else ecg.samples,
-        FS_HZ if ecg is None else ecg.fs_hz,
-        None if ppg is None else ppg.samples,
-        FS_HZ if ppg is None else ppg.fs_hz,
-    )
 
 
 def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -34,7 +22,7 @@ def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, i
     each = max(1, most // max(1, len(recordings)))
     signal, valid, patients = [], [], set()
     for recording in recordings:
-        windows = windows_of(recording)
+        windows = prepare_recording(recording).windows()
         both = np.flatnonzero(windows.valid[:, 0].any(axis=1) & windows.valid[:, 1].any(axis=1))
         chosen = both[:: max(1, len(both) // each)][:each]
         if len(chosen):

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from client.ingest import prepare_recording
 from client.mapping import ChannelMapping
 from client.records import ReadFault, Recording, guess_mapping, read_folder
 from shared_model import quality
-from shared_model.config import FS_HZ, WINDOW_S
+from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault
-from shared_model.windows import Windows, prepare
+from shared_model.windows import Windows
 
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
@@ -155,13 +156,7 @@ def _recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Re
 
 
 def _windows(recording: Recording, *, gate: bool = True) -> Windows:
-    ecg, ppg = recording.channels.get("ecg"), recording.channels.get("ppg")
-    prepared = prepare(
-        None if ecg is None else ecg.samples,
-        FS_HZ if ecg is None else ecg.fs_hz,
-        None if ppg is None else ppg.samples,
-        FS_HZ if ppg is None else ppg.fs_hz,
-    )
+    prepared = prepare_recording(recording)
     if gate:
         return prepared.windows()
     absent = prepared.refusal == quality.ABSENT
