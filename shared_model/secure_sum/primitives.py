@@ -1,0 +1,84 @@
+"""Hashes, key derivation and keystreams of the secure sum; all inputs length-prefixed and tagged.
+
+Sources: HKDF RFC 5869, AES-CTR SP 800-38A. Exact bytes: docs/secure-sum-wire.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shared_model.errors import OurMistake
+
+Words = npt.NDArray[np.uint32]
+
+PREFIX = b"fedprint-sum-1"
+SEED_BYTES = 32
+DIGEST_BYTES = 32
+_CHUNK_WORDS = 1 << 16
+"""Keystream words made at once when they are only to be added: they stay in the cache."""
+_ZEROS = bytes(4 * _CHUNK_WORDS)
+
+
+def framed(*parts: bytes | str) -> bytes:
+    """Parts with their lengths before them: no two different sequences give the same bytes."""
+    pieces = []
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        pieces += [len(data).to_bytes(8, "big"), data]
+    return b"".join(pieces)
+
+
+def tagged_hash(tag: str, *parts: bytes | str) -> bytes:
+    """SHA-256 over the prefix, the tag and the parts; 32 bytes."""
+    return hashlib.sha256(framed(PREFIX, tag, *parts)).digest()
+
+
+def derive(secret: bytes, salt: bytes, tag: str, *parts: bytes | str) -> bytes:
+    """HKDF-SHA256; 32 bytes."""
+    return HKDF(hashes.SHA256(), SEED_BYTES, salt, framed(PREFIX, tag, *parts)).derive(secret)
+
+
+def keystream(seed: bytes, words: int) -> Words:
+    """AES-256-CTR keystream from counter 0 as little-endian uint32, (words,).
+
+    A seed is used for one keystream only.
+
+    Raises:
+        OurMistake: the seed has not 32 bytes.
+    """
+    found: Words = np.empty(words, dtype="<u4")
+    stream = _Stream(seed)
+    for start in range(0, words, _CHUNK_WORDS):
+        stream.into(found[start : start + _CHUNK_WORDS])
+    return found
+
+
+def add_keystream(vector: Words, seed: bytes, *, subtract: bool = False) -> None:
+    """`vector` plus (or minus) the keystream of the seed, mod 2^32, in place."""
+    stream = _Stream(seed)
+    buffer: Words = np.empty(min(len(vector), _CHUNK_WORDS), dtype="<u4")
+    combine = np.subtract if subtract else np.add
+    for start in range(0, len(vector), _CHUNK_WORDS):
+        part = vector[start : start + _CHUNK_WORDS]
+        words = buffer[: len(part)]
+        stream.into(words)
+        combine(part, words, out=part)
+
+
+class _Stream:
+    """The keystream of one seed, in order."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != SEED_BYTES:
+            raise OurMistake("A seed has 32 bytes.")
+        self._encryptor = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
+
+    def into(self, words: Words) -> None:
+        """Fill (k,) contiguous words, k at most the chunk."""
+        self._encryptor.update_into(memoryview(_ZEROS)[: words.nbytes], words.view(np.uint8).data)
