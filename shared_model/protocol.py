@@ -98,7 +98,7 @@ TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
         "DeadlinePassed": _KEYING,
     },
     "preparing": {
-        "RoundOpened": frozenset({"submit"}),
+        "RoundOpened": frozenset({"submit", "agree"}),
     },
     "submit": {
         "ReplyArrived": _SUBMIT,
@@ -116,6 +116,7 @@ TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
     },
     "open": {
         "SharesArrived": _OPEN,
+        "AgreementArrived": _OPEN,
         "RefusalArrived": _OPEN,
         "FaultyReply": _OPEN,
         "SiteLost": _OPEN,
