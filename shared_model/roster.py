@@ -1,0 +1,523 @@
+"""The signed roster: which hospitals there are, their keys, weights and the threshold.
+
+    draft = draft(cards, version, valid_from=..., valid_until=...)        coordinator
+    signed = sign(draft, root_key)                                       root, offline
+    signed = open_signed(data, root_public)                              everyone
+    check(signed.roster, colluding_sites=1, allow_two=False, today=..., own=...)   node
+
+The root signs the canonical JSON of the `Roster`, with the roster's kind as type tag. Beside it
+travel countersignatures: a hospital of the previous roster says with the key that it has there
+that it approves of the new one. They are no part of the roster's digest. Files are exactly the
+bytes that `to_bytes` makes; a parser accepts no others.
+"""
+
+from __future__ import annotations
+
+import calendar
+import json
+from collections.abc import Iterable
+from typing import Annotated, Literal, Protocol, Self, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from shared_model import canonical, signing
+from shared_model.enrolment import Card, RawKey, SiteName, spoken
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
+from shared_model.protocol import (
+    COORDINATOR,
+    MAX_PARTICIPANTS,
+    MAX_WEIGHT,
+    Digest,
+    Patients,
+    Weight,
+)
+
+MAX_ROSTER_BYTES = 256 * 1024
+COUNTERSIGNATURE = "fedprint-countersignature"
+FEWEST_SITES = 3
+"""With two, each hospital subtracts its own update from the sum and has the other's."""
+
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+def _is_day(text: str) -> str:
+    year, month, day = (int(part) for part in text.split("-"))
+    if year < 2000 or not 1 <= month <= 12 or not 1 <= day <= calendar.monthrange(year, month)[1]:
+        raise ValueError("there is no such day")
+    return text
+
+
+Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_is_day)]
+"""A day, YYYY-MM-DD; compares as text."""
+
+
+class Enrolled(Protocol):
+    """What a roster takes from an enrolment card."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def identity_key(self) -> str: ...
+    @property
+    def declared_patients(self) -> int: ...
+
+
+class RosterEntry(Card):
+    """One hospital. Valid from the first day to the last, both included."""
+
+    site: SiteName
+    identity_key: RawKey
+    declared_patients: Patients
+    weight: Weight
+    valid_from: Day
+    valid_until: Day
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.valid_from > self.valid_until:
+            raise ValueError("valid_from is after valid_until")
+        return self
+
+    @property
+    def identity(self) -> bytes:
+        """Raw Ed25519 public key, 32 bytes."""
+        return bytes.fromhex(self.identity_key)
+
+    @property
+    def spoken_key(self) -> str:
+        """Digest of the identity key, as people compare it by telephone."""
+        return spoken(signing.key_digest(self.identity))
+
+
+class Roster(Card):
+    """All hospitals of the consortium, sorted by name; what `digest` stands for.
+
+    threshold: how many must agree to open a sum, and how many can. n counts all sites here, never
+        the participants of a round. Bounds that depend on n are in `check`, not in the parser.
+    """
+
+    kind: Literal["fedprint-roster"] = "fedprint-roster"
+    version: Annotated[int, Field(ge=1, le=2**31)]
+    threshold: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
+    sites: Annotated[tuple[RosterEntry, ...], Field(min_length=1, max_length=MAX_PARTICIPANTS)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [entry.site for entry in self.sites]
+        if names != sorted(set(names)):
+            raise ValueError("sites must be sorted by name, each once")
+        if len({entry.identity_key for entry in self.sites}) != len(names):
+            raise ValueError("two sites have the same key")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.site for entry in self.sites)
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return {entry.site: entry.weight for entry in self.sites}
+
+    @property
+    def collusion_bound(self) -> int:
+        """How many hospitals may collude with the coordinator: min(2t - n - 1, t - 2)."""
+        return min(2 * self.threshold - len(self.sites) - 1, self.threshold - 2)
+
+    @property
+    def valid_from(self) -> str:
+        """First day on which every entry is valid."""
+        return max(entry.valid_from for entry in self.sites)
+
+    @property
+    def valid_until(self) -> str:
+        """Last day on which every entry is valid."""
+        return min(entry.valid_until for entry in self.sites)
+
+    def entry(self, site: str) -> RosterEntry:
+        """The entry of a site.
+
+        Raises:
+            Refused: no such site (reason "roster").
+        """
+        for entry in self.sites:
+            if entry.site == site:
+                return entry
+        raise Refused(f"The roster has no site {site}.", reason="roster")
+
+    def to_bytes(self) -> bytes:
+        """The draft's file."""
+        return _file_of(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a draft, which nobody has signed.
+
+        Raises:
+            PeerFault: of the coordinator: not a draft, or not the bytes that `to_bytes` makes.
+        """
+        return _read(cls, data, "a draft of a roster", COORDINATOR)
+
+
+class Countersignature(Card):
+    """A hospital of the previous roster approves of the new one."""
+
+    site: SiteName
+    signature: Signature
+
+
+class CountersignatureFile(Card):
+    """What `fedprint-node roster countersign` writes."""
+
+    kind: Literal["fedprint-countersignature"] = "fedprint-countersignature"
+    version: Literal[1] = 1
+    roster_digest: Digest
+    site: SiteName
+    signature: Signature
+
+    def to_bytes(self) -> bytes:
+        return _file_of(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read it; nothing is verified yet.
+
+        Raises:
+            PeerFault: of "hospital": not such a file.
+        """
+        return _read(cls, data, "a countersignature", "hospital")
+
+
+class SignedRoster(Card):
+    """roster.json: the roster, the root's signature, and what hospitals countersigned."""
+
+    kind: Literal["fedprint-signed-roster"] = "fedprint-signed-roster"
+    roster: Roster
+    root_signature: Signature
+    countersignatures: Annotated[
+        tuple[Countersignature, ...], Field(max_length=MAX_PARTICIPANTS)
+    ] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [item.site for item in self.countersignatures]
+        if names != sorted(set(names)):
+            raise ValueError("countersignatures must be sorted by site, each once")
+        return self
+
+    def to_bytes(self) -> bytes:
+        return _file_of(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read it **without** verifying a signature; use `open_signed` to trust it.
+
+        Raises:
+            PeerFault: of the coordinator: not such a file, or not the bytes that `to_bytes` makes.
+        """
+        return _read(cls, data, "a signed roster", COORDINATOR)
+
+    def verify(self, root_public: bytes) -> None:
+        """Check the root's signature.
+
+        Raises:
+            PeerFault: of the coordinator: another key signed, or something else was signed.
+        """
+        body = canonical.encode(self.roster.content())
+        try:
+            signing.verify(root_public, self.roster.kind, body, bytes.fromhex(self.root_signature))
+        except Refused as error:
+            raise PeerFault(
+                "The roster is not signed by the consortium's root key.",
+                site=COORDINATOR,
+                do="Compare the digest of the root key by telephone; see docs/root-key.md.",
+            ) from error
+
+    def with_countersignature(self, site: str, signature: bytes) -> SignedRoster:
+        """This roster with one countersignature more; an earlier one of the site is replaced."""
+        kept = {item.site: item for item in self.countersignatures}
+        kept[site] = Countersignature(site=site, signature=signature.hex())
+        return SignedRoster(
+            roster=self.roster,
+            root_signature=self.root_signature,
+            countersignatures=tuple(kept[name] for name in sorted(kept)),
+        )
+
+
+def default_threshold(n: int) -> int:
+    """floor(2n/3) + 1, at most n (n = 3: 3, 5: 4, 10: 7)."""
+    return min(n, 2 * n // 3 + 1)
+
+
+def weight_of(declared: int, largest: int) -> int:
+    """Aggregation weight: 8 N / L rounded to the nearest, half up, within [1, 8].
+
+    Args:
+        declared: patients that the site declared, N.
+        largest: the largest declared number of the roster, L.
+    """
+    if not 1 <= declared <= largest:
+        raise OurMistake("A declared number is between 1 and the largest of the roster.")
+    top = 2 * MAX_WEIGHT
+    return max(1, min(MAX_WEIGHT, (top * declared + largest) // (2 * largest)))
+
+
+def draft(
+    cards: Iterable[Enrolled],
+    version: int,
+    threshold: int | None = None,
+    *,
+    valid_from: str,
+    valid_until: str,
+) -> Roster:
+    """A roster of these sites, with the weights that every node recomputes.
+
+    Raises:
+        OurMistake: no sites, a site or key twice, no such day, or numbers out of bounds.
+    """
+    given = sorted(cards, key=lambda card: card.site)
+    if not given:
+        raise OurMistake("A roster needs sites.", do="Run: fedprint-coordinator enrol site.json")
+    largest = max(card.declared_patients for card in given)
+    try:
+        return Roster(
+            version=version,
+            threshold=default_threshold(len(given)) if threshold is None else threshold,
+            sites=tuple(
+                RosterEntry(
+                    site=card.site,
+                    identity_key=card.identity_key,
+                    declared_patients=card.declared_patients,
+                    weight=weight_of(card.declared_patients, largest),
+                    valid_from=valid_from,
+                    valid_until=valid_until,
+                )
+                for card in given
+            ),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise OurMistake(f"These sites make no roster: {first['msg']}.") from error
+
+
+def sign(roster: Roster, root_key: Ed25519PrivateKey) -> SignedRoster:
+    """The root's signature over the roster's canonical JSON; Ed25519, so always the same."""
+    signature = signing.sign(root_key, roster.kind, canonical.encode(roster.content()))
+    return SignedRoster(roster=roster, root_signature=signature.hex())
+
+
+def open_signed(data: bytes, root_public: bytes) -> SignedRoster:
+    """Read roster.json and verify the root's signature.
+
+    Raises:
+        PeerFault: of the coordinator: not such a file, or not signed by this root key.
+    """
+    signed = SignedRoster.from_bytes(data)
+    signed.verify(root_public)
+    return signed
+
+
+def check(
+    roster: Roster,
+    *,
+    colluding_sites: int,
+    allow_two: bool,
+    today: str,
+    own: tuple[str, str, int] | None,
+) -> None:
+    """Hold a roster against the protocol's bounds and this node's policy.
+
+    Args:
+        colluding_sites: how many hospitals the node supposes to collude with the coordinator.
+        allow_two: accept two hospitals, each of which can compute the other's update.
+        today: YYYY-MM-DD.
+        own: this node's site name, identity key (hexadecimal) and declared patients.
+
+    Raises:
+        Refused: too few sites, t out of bounds or too low a collusion bound (reason "threshold");
+            weights that do not follow from the declared numbers, an entry that is not valid today,
+            or another own entry (reason "roster").
+    """
+    n, t = len(roster.sites), roster.threshold
+    if n < FEWEST_SITES and not (allow_two and n == 2 and colluding_sites == 0):
+        raise Refused(
+            f"The roster has {n} hospitals; a secure sum needs {FEWEST_SITES}.",
+            reason="threshold",
+            do="Two may take part only where each policy says so by name, with colluding_sites 0.",
+        )
+    if not n // 2 + 1 <= t <= n:
+        raise Refused(
+            f"The roster's threshold is {t}; with {n} sites it is from {n // 2 + 1} to {n}.",
+            reason="threshold",
+        )
+    if colluding_sites > roster.collusion_bound:
+        raise Refused(
+            f"With {n} sites and threshold {t}, updates are hidden from at most "
+            f"{roster.collusion_bound} colluding hospitals; the policy supposes {colluding_sites}.",
+            reason="threshold",
+            do="Ask for a roster with a higher threshold or more sites.",
+        )
+    largest = max(entry.declared_patients for entry in roster.sites)
+    for entry in roster.sites:
+        if entry.weight != weight_of(entry.declared_patients, largest):
+            raise Refused(
+                f"The weight of {entry.site} does not follow from the declared numbers.",
+                reason="roster",
+            )
+    if not roster.valid_from <= today <= roster.valid_until:
+        state = "has expired" if today > roster.valid_until else "is not valid yet"
+        raise Refused(
+            f"The roster {state}: it is valid from {roster.valid_from} to {roster.valid_until}.",
+            reason="roster",
+            do="The root signs a new version; see docs/root-key.md.",
+        )
+    if own is not None:
+        _check_own(roster, *own)
+
+
+def _check_own(roster: Roster, site: str, identity_key: str, declared: int) -> None:
+    if site not in roster.names:
+        raise Refused(f"The roster does not list this hospital, {site}.", reason="roster")
+    entry = roster.entry(site)
+    if entry.identity_key != identity_key:
+        raise Refused(
+            f"The roster lists {site} with a key that is not this node's.",
+            reason="roster",
+            do="Somebody else may pose as this hospital: call the coordinator's operator.",
+        )
+    if entry.declared_patients != declared:
+        raise Refused(
+            f"The roster lists {site} with {entry.declared_patients} declared patients; this node "
+            f"declares {declared}.",
+            reason="roster",
+        )
+
+
+def countersign(roster: Roster, site: str, key: Ed25519PrivateKey) -> bytes:
+    """64-byte signature of a site that approves of this roster, with its key of the previous."""
+    return signing.sign(key, COUNTERSIGNATURE, _countersigned(roster, site))
+
+
+def is_countersigned(roster: Roster, site: str, public_key: bytes, signature: bytes) -> bool:
+    """Whether this site's key made the countersignature."""
+    try:
+        signing.verify(public_key, COUNTERSIGNATURE, _countersigned(roster, site), signature)
+    except Refused:
+        return False
+    return True
+
+
+def countersigners(signed: SignedRoster, previous: Roster) -> set[str]:
+    """Distinct sites of `previous` that countersigned with the keys they have there.
+
+    What does not verify, or is of a site that is not in `previous`, does not count.
+    """
+    keys = {entry.site: entry.identity for entry in previous.sites}
+    return {
+        item.site
+        for item in signed.countersignatures
+        if item.site in keys
+        and is_countersigned(
+            signed.roster, item.site, keys[item.site], bytes.fromhex(item.signature)
+        )
+    }
+
+
+def differences(old: Roster | None, new: Roster) -> list[str]:
+    """What changes, in words for the person who approves."""
+    if old is None:
+        return ["This is the first roster: compare the key of every hospital by telephone."]
+    before = {entry.site: entry for entry in old.sites}
+    after = {entry.site: entry for entry in new.sites}
+    lines = []
+    for site in sorted(set(before) | set(after)):
+        if site not in after:
+            lines.append(f"{site} is REMOVED.")
+        elif site not in before:
+            lines.append(
+                f"{site} is ADDED: {after[site].declared_patients} declared patients, key "
+                f"{after[site].spoken_key}"
+            )
+        else:
+            lines += _changes(before[site], after[site])
+    if old.threshold != new.threshold:
+        way = "LOWERED" if new.threshold < old.threshold else "raised"
+        lines.append(f"The threshold is {way} from {old.threshold} to {new.threshold}.")
+    if old.collusion_bound != new.collusion_bound:
+        lines.append(
+            f"Updates stay hidden from at most {new.collusion_bound} colluding hospitals "
+            f"(before: {old.collusion_bound})."
+        )
+    if not lines:
+        lines.append(
+            "Nothing changes but the version." if old.version != new.version else "Nothing changes."
+        )
+    return lines
+
+
+def _changes(old: RosterEntry, new: RosterEntry) -> list[str]:
+    lines = []
+    if old.identity_key != new.identity_key:
+        lines.append(
+            f"The KEY of {new.site} is SWAPPED: whoever holds the new key speaks as {new.site}. "
+            f"Old {old.spoken_key}; new {new.spoken_key}"
+        )
+    if old.declared_patients != new.declared_patients:
+        lines.append(
+            f"{new.site} declares {new.declared_patients} patients (before: "
+            f"{old.declared_patients})."
+        )
+    if old.weight != new.weight:
+        lines.append(f"The weight of {new.site} is {new.weight} (before: {old.weight}).")
+    if (old.valid_from, old.valid_until) != (new.valid_from, new.valid_until):
+        lines.append(
+            f"{new.site} is valid from {new.valid_from} to {new.valid_until} (before: "
+            f"{old.valid_from} to {old.valid_until})."
+        )
+    return lines
+
+
+def in_words(roster: Roster) -> list[str]:
+    """The roster as its approver reads it: sites, keys, and what the threshold means."""
+    n, t = len(roster.sites), roster.threshold
+    lines = [
+        f"Roster version {roster.version}: {n} hospitals, valid from {roster.valid_from} to "
+        f"{roster.valid_until}.",
+        f"Threshold {t}: a round needs {t} hospitals to the end; {n - t} may drop out.",
+        f"Updates stay hidden unless more than {roster.collusion_bound} hospitals collude with "
+        "the coordinator.",
+    ]
+    if n < FEWEST_SITES:
+        lines.append("WITH TWO HOSPITALS each of them can compute the other's update.")
+    for entry in roster.sites:
+        lines.append(
+            f"{entry.site}: {entry.declared_patients} declared patients, weight {entry.weight}"
+        )
+        lines.append(f"  key {entry.spoken_key}")
+    return [*lines, "Digest of the roster:", f"  {roster.spoken}"]
+
+
+def _countersigned(roster: Roster, site: str) -> bytes:
+    return canonical.encode({"roster_digest": roster.digest, "site": site})
+
+
+_C = TypeVar("_C", bound=Card)
+
+
+def _file_of(card: Card) -> bytes:
+    return (json.dumps(card.content(), indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read(model: type[_C], data: bytes, what: str, site: str) -> _C:
+    fault = PeerFault(
+        f"This file is not {what}.", site=site, do="Fetch it again from whoever wrote it."
+    )
+    if len(data) > MAX_ROSTER_BYTES:
+        raise fault
+    try:
+        card = model.model_validate_json(data)
+    except (ValidationError, FedprintError, ValueError, RecursionError) as error:
+        raise fault from error
+    if _file_of(card) != data:
+        raise fault
+    return card
