@@ -44,7 +44,7 @@ def install(
     """
     from client import install as installation
     from client.home import NodeHome
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = NodeHome.find(home)
     checked = installation.check(place, source)
@@ -68,7 +68,7 @@ def release(home: Home = None, as_json: AsJson = False) -> None:
     """
     from client import install as installation
     from client.home import NodeHome
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = NodeHome.find(home)
     found = installation.current(place)

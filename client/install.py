@@ -85,10 +85,17 @@ def check_names(home: NodeHome, release: Release) -> None:
     """Nobody may have run rounds, or answered them, in a name that this node knows better.
 
     Raises:
-        Refused: the requests are signed by another run key than the pinned one, or the replies
-            of this very hospital by another identity key than its own (reason "signer").
+        Refused: the requests are signed by another run key than the pinned one, the rosters by
+            another root key, or the replies of this very hospital by another identity key than
+            its own (reason "signer").
     """
     manifest = release.manifest
+    if manifest.root_key != pinned(home).root_key:
+        raise Refused(
+            "The rosters of this release are signed by another root key than the pinned one.",
+            reason="signer",
+            do="Ask the holder of the consortium's root key; do not install it.",
+        )
     if manifest.run_key != pinned(home).run_key:
         raise Refused(
             "The rounds of this release were asked for by another key than the pinned run key.",

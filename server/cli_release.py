@@ -80,7 +80,7 @@ def make(
     from server.home import CoordinatorHome
     from server.release import make_release
     from shared_model import signing
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = CoordinatorHome.find(home)
     folder = place.run_folder(run) if place.run_folder(run).is_dir() else Path(run)
@@ -112,7 +112,7 @@ def show(
 
     Example: fedprint-coordinator release show heart-1.fedprint
     """
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     found = _verified(folder, signer, home)
     if as_json:
