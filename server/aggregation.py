@@ -1,97 +1,43 @@
-"""The aggregate: an exact integer sum that does not depend on the order of arrival.
+"""From the sum of integers to the next model: the mean update, and the coordinator's step.
 
-Each update is quantised to fixed point, `q = rint(u 2^32)`, and the weighted sum is taken in int64
-with public integer weights, so it is exact and commutes; bit-identical for any order of arrival.
-The range `|u| < 2^17` with weights <= 8 and <= 1024 sites keeps the sum below 2^62: overflow is
-excluded by arithmetic, not by luck. Quantisation changes an element by at most 2^-33.
+What the sites submit is summed as integers modulo 2^m (`shared_model.secure_sum`), so the sum is
+exact and the same to the bit for any order of arrival, and with or without masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from shared_model import weights as weights_io
-from shared_model.config import MINIMUM_CONTRIBUTORS
-from shared_model.errors import OurMistake, PeerFault, Refused
-from shared_model.protocol import MAX_PARTICIPANTS, MAX_WEIGHT
+from shared_model.errors import OurMistake
+from shared_model.secure_sum import numbers
+from shared_model.secure_sum.transcript import Transcript
 from shared_model.weights import Weights
 
-FRACTION_BITS = 32
-UPDATE_LIMIT = float(2**17)
+
+def dimension_of(trainable: Mapping[str, np.ndarray]) -> int:
+    """Number of the trainable parameters."""
+    return sum(int(value.size) for value in trainable.values())
 
 
-@dataclass(frozen=True)
-class SiteUpdate:
-    """An accepted update and its public weight."""
-
-    site: str
-    weight: int
-    update: Weights
-
-
-def read_update(
-    body: bytes, like: Mapping[str, np.ndarray], expected_digest: str, *, site: str
+def mean_update(
+    summed: np.ndarray,
+    transcript: Transcript,
+    survivors: tuple[str, ...],
+    trainable: Mapping[str, np.ndarray],
 ) -> Weights:
-    """Parse and check the update of a site.
+    """Mean of the survivors' updates, weighted by their public weights; name -> float64 array.
 
     Args:
-        body: safetensors bytes, already matched with the signed header.
-        like: the trainable parameters: names and shapes must be exactly these.
-        expected_digest: `weights.digest` that the header declares.
-
-    Raises:
-        PeerFault: names the site; not safetensors, other names or shapes, not float32, not
-            finite, an element of 2^17 or more, or another digest.
+        summed: uint32 (padded,), the sum modulo 2^m over the survivors.
+        trainable: gives names and shapes.
     """
-    try:
-        update = weights_io.from_bytes(body, like=like)
-    except Refused as error:
-        raise PeerFault(f"The update of {site} does not fit this model.", site=site) from error
-    for value in update.values():
-        # NaN compares false, so one test covers NaN, infinities and the range.
-        if not bool(np.all(np.abs(value) < UPDATE_LIMIT)):
-            raise PeerFault(f"The update of {site} is not finite or out of range.", site=site)
-    if weights_io.digest(update) != expected_digest:
-        raise PeerFault(f"The update of {site} is not the one its header names.", site=site)
-    return update
-
-
-def weighted_mean(updates: Sequence[SiteUpdate]) -> dict[str, np.ndarray]:
-    """Mean of the updates, weighted by public integers; name -> float64 array.
-
-    Raises:
-        OurMistake: fewer than MINIMUM_CONTRIBUTORS, a site twice, different parameters, or a
-            weight outside 1 ... 8.
-    """
-    ordered = sorted(updates, key=lambda item: item.site)
-    sites = [item.site for item in ordered]
-    if len(set(sites)) != len(sites):
-        raise OurMistake("A site is in the sum twice.")
-    if not MINIMUM_CONTRIBUTORS <= len(sites) <= MAX_PARTICIPANTS:
-        raise OurMistake(f"{len(sites)} contributors cannot be aggregated.")
-    if any(not 1 <= item.weight <= MAX_WEIGHT for item in ordered):
-        raise OurMistake(f"Aggregation weights are 1 ... {MAX_WEIGHT}.")
-    names = sorted(ordered[0].update)
-    if any(sorted(item.update) != names for item in ordered):
-        raise OurMistake("The updates have different parameters.")
-    total = sum(item.weight for item in ordered)
-    mean: dict[str, np.ndarray] = {}
-    for name in names:
-        summed = np.zeros(ordered[0].update[name].shape, dtype=np.int64)
-        for item in ordered:
-            summed += item.weight * quantise(item.update[name])
-        mean[name] = summed.astype(np.float64) / (total * 2.0**FRACTION_BITS)
-    return mean
-
-
-def quantise(values: np.ndarray) -> np.ndarray:
-    """float32 -> int64 fixed point with 32 fraction bits, half to even; |values| < 2^17."""
-    quantised: np.ndarray = np.rint(values.astype(np.float64) * 2.0**FRACTION_BITS).astype(np.int64)
-    return quantised
+    total = sum(transcript.weight(site) for site in survivors)
+    flat = numbers.mean_of(summed, transcript.numbers, transcript.rotation_seed, total)  # (d,)
+    return numbers.unflatten(flat, trainable)
 
 
 class ServerStep(Protocol):
