@@ -228,7 +228,7 @@ def numbers_file():
         quantised(
             "odd number of bits",
             plain,
-            {**base, "bits": 21, "modulus_bits": 21, "norm_bound": bound_for(21, 64, 2048.0)},
+            {**base, "bits": 21, "modulus_bits": 25, "norm_bound": bound_for(21, 64, 2048.0)},
             seed,
             1,
             fixed("rounding 9", 32),
@@ -386,7 +386,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "epoch_keys_digest": ref.epoch_keys_digest(entries).hex(),
         "threshold": threshold,
         "weights": [weights[site] for site in sites],
-        "mode": "secure-sum",
+        "mode": privacy["mode"],
     }
     tr = ref.transcript(fields)
     seed = ref.rotation_seed("spring", 3, request["model_digest"])
