@@ -1,0 +1,319 @@
+"""Were the published sums the sums of what the hospitals signed, and the models made of them?
+
+Every check is one line: OK, FAILED, or CANNOT CHECK with the reason in words. A line FAILED ends
+the round that it is about; later rounds are checked all the same. What each line takes for granted
+was verified in the lines before it, back to the root key and the roster that the auditor holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from auditor.sum_folder import ReadClosing, ReadRound, ReadRun, SumFolder, decoded
+from auditor.verify import Finding, pinned_key
+from shared_model import canonical, protocol, sum_evidence
+from shared_model import weights as weights_io
+from shared_model.errors import FedprintError, Refused
+from shared_model.protocol import TrainReply
+from shared_model.protocol_sum import Statement
+from shared_model.roster import Roster
+from shared_model.secure_sum.numbers import mean_of, unflatten, unpack
+from shared_model.secure_sum.primitives import Words
+from shared_model.secure_sum.submission import Submission
+from shared_model.secure_sum.unmask import sum_of
+from shared_model.secure_sum.verification import check_equation, check_own, seeds_of
+from shared_model.sum_evidence import Asked
+
+_T = TypeVar("_T")
+
+
+class _RoundEndsError(Exception):
+    """A check failed; nothing more can be said about the round."""
+
+
+@dataclass
+class _Lines:
+    """The findings about one round."""
+
+    number: int
+    found: list[Finding] = field(default_factory=list)
+
+    def ok(self, check: str, detail: str) -> None:
+        self.found.append(Finding(f"round {self.number}: {check}", "OK", detail))
+
+    def cannot(self, check: str, detail: str) -> None:
+        self.found.append(Finding(f"round {self.number}: {check}", "CANNOT CHECK", detail))
+
+    def failed(self, check: str, detail: str) -> None:
+        self.found.append(Finding(f"round {self.number}: {check}", "FAILED", detail))
+        raise _RoundEndsError
+
+    def must(self, check: str, act: Callable[[], _T]) -> _T:
+        """What `act` returns; FAILED if it finds a fault."""
+        try:
+            return act()
+        except FedprintError as error:
+            self.found.append(Finding(f"round {self.number}: {check}", "FAILED", error.message))
+            raise _RoundEndsError from error
+
+
+def audit_sums(
+    folder: SumFolder, rosters: Sequence[Roster], *, run_key: bytes | None = None
+) -> list[Finding]:
+    """All findings about the sums of a run.
+
+    Args:
+        rosters: verified with the root key that the auditor was given.
+        run_key: 32 raw bytes, the key that hospitals have pinned, if the auditor was given it.
+
+    Raises:
+        OurMistake: no run there.
+        Refused: its record cannot be read.
+    """
+    run = folder.run()
+    known = {roster.digest: roster for roster in rosters}
+    findings = [pinned_key("run key", "requests", run.run_key, run_key)]
+    if findings[0].verdict == "FAILED":
+        return findings
+    standing, checkpoint = run.initial_model, 0
+    for item in run.rounds:
+        lines = _Lines(item.round)
+        try:
+            if item.model_in != standing:
+                lines.failed("lineage", "it did not start from the model of the round before")
+            if item.outcome == "closed":
+                _closed(folder, item, lines)
+            else:
+                _aggregated(folder, run, item, known, lines, checkpoint)
+                checkpoint = item.round
+        except _RoundEndsError:
+            checkpoint = item.round if item.outcome == "aggregated" else checkpoint
+        standing = item.model_out
+        findings += lines.found
+    return [*findings, *_what_no_sum_shows()]
+
+
+def _closed(folder: SumFolder, item: ReadRound, lines: _Lines) -> None:
+    if item.model_out != item.model_in:
+        lines.failed("closed", "the round was closed and yet changed the model")
+    if folder.statement(item.round) is not None or folder.summed(item.round) is not None:
+        lines.failed("closed", "the round is said to be closed, but a sum of it is stored")
+    lines.ok("closed", "it changed no model, and there is no sum of it")
+
+
+def _aggregated(
+    folder: SumFolder,
+    run: ReadRun,
+    item: ReadRound,
+    rosters: Mapping[str, Roster],
+    lines: _Lines,
+    checkpoint: int,
+) -> None:
+    asked, replies = _signed(run, item, rosters, lines)
+    data = folder.statement(item.round)
+    if data is None:
+        lines.failed("statement", "there is none")
+        return
+    digests = {site: protocol.header_digest(header) for site, header in item.replies.items()}
+
+    def stated() -> Statement:
+        found = sum_evidence.stated(asked, data, digests)
+        headers = {site: decoded(text) for site, text in item.agreements.items()}
+        sum_evidence.agreed(asked, found, headers)
+        return found
+
+    statement = lines.must("statement", stated)
+    dropped = f"; {', '.join(statement.dropped)} dropped out" if statement.dropped else ""
+    lines.ok(
+        "statement",
+        f"{len(item.agreements)} hospitals signed that these {len(statement.survivors)} are in the "
+        f"sum (threshold {asked.roster.threshold}){dropped}",
+    )
+    total = _published(folder, item, statement, lines)
+    _answers(folder.closing(item.round), asked, statement, data, total, lines)
+    _added_again(folder, item, asked, statement, replies, total, lines)
+    _model(folder, run, item, asked, statement, total, lines, checkpoint)
+
+
+def _signed(
+    run: ReadRun, item: ReadRound, rosters: Mapping[str, Roster], lines: _Lines
+) -> tuple[Asked, dict[str, TrainReply]]:
+    """Request, roster, epoch keys, transcript and trip 1."""
+    key = bytes.fromhex(run.run_key)
+
+    def verified() -> tuple[Asked, dict[str, TrainReply]]:
+        asked = sum_evidence.ask(decoded(item.request), key, rosters)
+        request = asked.request
+        if (request.run, request.round, request.model_digest) != (
+            run.run,
+            item.round,
+            item.model_in,
+        ):
+            raise Refused("The request is of another round or model.", reason="lineage")
+        replies = {
+            site: sum_evidence.replied(asked, site, header) for site, header in item.replies.items()
+        }
+        return asked, replies
+
+    asked, replies = lines.must("signatures", verified)
+    lines.ok(
+        "signatures",
+        f"request, {len(asked.request.sum.epoch_keys)} epoch keys and {len(replies)} submissions "
+        f"are signed by the keys of roster version {asked.roster.version}; transcript "
+        f"{asked.transcript_digest[:16]}",
+    )
+    return asked, replies
+
+
+def _published(
+    folder: SumFolder, item: ReadRound, statement: Statement, lines: _Lines
+) -> Words | None:
+    packed = folder.summed(item.round)
+    if packed is None:
+        lines.cannot("published sum", "it is not here")
+        return None
+    if canonical.digest(packed) != statement.sum_digest:
+        lines.failed("published sum", "it is not the one that the statement names")
+    return lines.must(
+        "published sum", lambda: unpack(packed, statement.modulus_bits, statement.padded)
+    )
+
+
+def _answers(
+    closing: ReadClosing | None,
+    asked: Asked,
+    statement: Statement,
+    data: bytes,
+    total: Words | None,
+    lines: _Lines,
+) -> None:
+    """The closing exchange: signatures, and the equation if the sum is here."""
+    answers = {site: decoded(text) for site, text in closing.answers.items()} if closing else {}
+    receipts = {site: decoded(text) for site, text in closing.receipts.items()} if closing else {}
+    if not set(statement.survivors) <= set(answers):
+        missing = sorted(set(statement.survivors) - set(answers))
+        lines.cannot("hospitals' answers", f"UNVERIFIED: none of {', '.join(missing)}")
+        return
+    sums = lines.must(
+        "hospitals' answers",
+        lambda: sum_evidence.answered(asked, statement, data, answers),
+    )
+    if total is not None:
+        lines.must("hospitals' answers", lambda: check_equation(statement, sums, total))
+        lines.ok(
+            "hospitals' answers",
+            f"128 random subset sums that {len(sums)} hospitals signed fit the published sum",
+        )
+    if len(receipts) < asked.roster.threshold:
+        lines.cannot(
+            "receipts",
+            f"UNVERIFIED: {len(receipts)} of {asked.roster.threshold} hospitals have signed that "
+            "they checked the sum",
+        )
+        return
+    lines.must("receipts", lambda: sum_evidence.received(asked, statement, data, receipts))
+    lines.ok("receipts", f"{len(receipts)} hospitals have signed that they checked the sum")
+
+
+def _added_again(
+    folder: SumFolder,
+    item: ReadRound,
+    asked: Asked,
+    statement: Statement,
+    replies: Mapping[str, TrainReply],
+    total: Words | None,
+    lines: _Lines,
+) -> None:
+    """Take the signed submissions, strip the opened masks, compare to the bit."""
+    missing = [s for s in statement.survivors if not folder.has_submission(item.round, s)]
+    if missing:
+        lines.cannot("added again", f"the submissions of {', '.join(missing)} were forgotten")
+        return
+
+    def bodies() -> Iterator[tuple[str, memoryview]]:
+        for place, site in enumerate(statement.survivors):
+            body = folder.submission(item.round, site) or b""
+            protocol.check_body(replies[site].body_digest, body, site=site)
+            submission = Submission.parse(body, asked.transcript, site)
+            check_own(statement, submission, statement.submissions[place], statement.survivors)
+            yield site, submission.packed
+
+    again = lines.must(
+        "added again", lambda: sum_of(bodies(), asked.transcript, seeds_of(statement))
+    )
+    if total is None:
+        lines.cannot("added again", "the published sum is not here to compare with")
+        return
+    if not np.array_equal(again, total):
+        lines.failed(
+            "added again", "the published sum is NOT the sum of what the hospitals submitted"
+        )
+    lines.ok(
+        "added again",
+        f"the {len(replies)} signed submissions, without the opened masks, add up to the published "
+        "sum to the bit",
+    )
+
+
+def _model(
+    folder: SumFolder,
+    run: ReadRun,
+    item: ReadRound,
+    asked: Asked,
+    statement: Statement,
+    total: Words | None,
+    lines: _Lines,
+    checkpoint: int,
+) -> None:
+    """FedAvg of the model before and the mean of the sum gives the model after, to the bit."""
+    data = folder.model(checkpoint)
+    if total is None or data is None:
+        lines.cannot("model", "the published sum or the model before the round is not here")
+        return
+
+    def stepped() -> str:
+        before = weights_io.from_bytes(data)
+        if weights_io.digest(before) != item.model_in:
+            raise Refused("The model before the round is not the one it names.", reason="digest")
+        absent = sorted(set(run.trainable) - set(before))
+        if absent:
+            raise Refused("A trained parameter is not in the model.", reason="weights")
+        weight = sum(asked.roster.entry(site).weight for site in statement.survivors)
+        transcript = asked.transcript
+        mean = mean_of(total, transcript.numbers, transcript.rotation_seed, weight)
+        update = unflatten(mean, {name: before[name] for name in run.trainable})
+        rate = run.config.server_learning_rate
+        after = {
+            name: (before[name].astype(np.float64) + rate * value).astype(np.float32)
+            for name, value in update.items()
+        }
+        return weights_io.digest({**before, **after})
+
+    if lines.must("model", stepped) != item.model_out:
+        lines.failed("model", "it is NOT the model before plus the mean of the sum")
+    lines.ok(
+        "model",
+        "it is the model before plus the weighted mean of the sum, to the bit (server learning "
+        f"rate {run.config.server_learning_rate:g}, {len(run.trainable)} trained arrays)",
+    )
+
+
+def _what_no_sum_shows() -> list[Finding]:
+    return [
+        Finding(
+            "collusion",
+            "CANNOT CHECK",
+            "whether more hospitals than the roster's bound opened single updates together with "
+            "the coordinator: that leaves no trace in its files",
+        ),
+        Finding(
+            "submissions",
+            "CANNOT CHECK",
+            "whether what a hospital submitted was an honest update: the sum is of what was "
+            "submitted",
+        ),
+    ]
