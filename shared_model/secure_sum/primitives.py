@@ -22,7 +22,8 @@ SEED_BYTES = 32
 DIGEST_BYTES = 32
 _CHUNK_WORDS = 1 << 16
 """Keystream words made at once when they are only to be added: they stay in the cache."""
-_ZEROS = bytes(4 * _CHUNK_WORDS)
+_ZEROS = memoryview(bytes(4 * _CHUNK_WORDS))
+_HEAD_BYTES = 32
 
 
 def framed(*parts: bytes | str) -> bytes:
@@ -72,13 +73,25 @@ def add_keystream(vector: Words, seed: bytes, *, subtract: bool = False) -> None
 
 
 class _Stream:
-    """The keystream of one seed, in order."""
+    """The keystream of one seed, in order.
+
+    Only blocks 0 and 1 come from the cipher's CTR mode. AES-GCM with a nonce of zeros enciphers with
+    the counter blocks 2, 3, ... (SP 800-38D, section 7.1: GCTR from inc32(J0), J0 = 1), the same
+    blocks up to 2^32 of them, and OpenSSL does it 2.5 times as fast where the processor has VAES.
+    Its tag is never made.
+    """
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
             raise OurMistake("A seed has 32 bytes.")
-        self._encryptor = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
+        key = algorithms.AES256(seed)
+        self._head = Cipher(key, modes.CTR(bytes(16))).encryptor().update(bytes(_HEAD_BYTES))
+        self._encryptor = Cipher(key, modes.GCM(bytes(12))).encryptor()
 
     def into(self, words: Words) -> None:
-        """Fill (k,) contiguous words, k at most the chunk."""
-        self._encryptor.update_into(memoryview(_ZEROS)[: words.nbytes], words.view(np.uint8).data)
+        """Fill (k,) contiguous words, k at most the chunk; all calls but the last fill a chunk."""
+        data = words.view(np.uint8).data
+        head, self._head = self._head[: len(data)], b""
+        data[: len(head)] = head
+        rest = data[len(head) :]
+        self._encryptor.update_into(_ZEROS[: len(rest)], rest)
