@@ -14,7 +14,7 @@ that it approves of the new one. They are no part of the roster's digest. What t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
@@ -44,6 +44,7 @@ __all__ = [
     "default_threshold",
     "differences",
     "draft",
+    "facts",
     "in_words",
     "is_countersigned",
     "open_signed",
@@ -318,6 +319,23 @@ def in_words(roster: Roster) -> list[str]:
         )
         lines.append(f"  key {entry.spoken_key}")
     return [*lines, "Digest of the roster:", f"  {roster.spoken}"]
+
+
+def facts(roster: Roster) -> dict[str, Any]:
+    """The same for machines (`--json`)."""
+    return {
+        "version": roster.version,
+        "digest": roster.digest,
+        "threshold": roster.threshold,
+        "may_drop_out": len(roster.sites) - roster.threshold,
+        "collusion_bound": roster.collusion_bound,
+        "valid_from": roster.valid_from,
+        "valid_until": roster.valid_until,
+        "sites": [
+            {**entry.content(), "key_digest": signing.key_digest(entry.identity)}
+            for entry in roster.sites
+        ],
+    }
 
 
 def _countersigned(roster: Roster, site: str) -> bytes:
