@@ -153,6 +153,7 @@ def configuration_digest(request: TrainRequest) -> str:
             "privacy": request.privacy.as_dict(),
             "training": request.training.as_dict(),
             "minimum_contributors": request.minimum_contributors,
+            "aggregation": request.sum.aggregation,
         }
     )
 
