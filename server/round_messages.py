@@ -18,7 +18,7 @@ start of the coordinator a stored round is taken up by
     state = rounds.reopened(state, number, participants, agreed=contributions_of_u, ended=ended)
 
 then `RoundOpened` with the stored request's digest, then the events of the stored answers
-(replies; where U was stored: agreements, shares), as if they came again.
+(replies; where U was stored: agreements), as if they came again. Shares are asked for again.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ class ReplyArrived:
 
 @dataclass(frozen=True)
 class AgreementArrived:
-    """A well signed agreement on the transcript of this round, as it names itself."""
+    """A well signed agreement on the transcript of this round, as it names itself.
+
+    Survivors that were too slow for the grace of trip 2 may still sign while trip 3 runs; they
+    become openers then, so go on listening for their answers.
+    """
 
     site: str
     run: str

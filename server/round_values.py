@@ -139,6 +139,16 @@ class OpenRound:
         return tuple(site for site in self.participants if site not in set(self.survivors))
 
     @property
+    def unsigned(self) -> tuple[str, ...]:
+        """Survivors whose agreement may still come, in trip 2 or late in trip 3."""
+        done = set(self.signers) | set(self.out)
+        return tuple(site for site in self.survivors if site not in done)
+
+    def has_opened_all(self, site: str) -> bool:
+        """Whether the site has answered the last wave of `OpenShares`."""
+        return site in self.opened and self.missing <= self.opened[site].missing
+
+    @property
     def submissions(self) -> tuple[str, ...]:
         """Header digests of the survivors' replies, in the order of U."""
         by_site = {item.site: item.submission for item in self.contributions}
@@ -209,8 +219,7 @@ class RunState:
         if self.phase == "submit":
             return current.silent
         if self.phase == "agree":
-            done = frozenset(current.signers).union(current.out)
-            return tuple(site for site in current.survivors if site not in done)
+            return current.unsigned
         if self.phase == "open":
             return tuple(
                 site
