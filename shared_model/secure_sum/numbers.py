@@ -9,7 +9,7 @@ Exact bytes: docs/secure-sum-wire.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -29,6 +29,13 @@ beyond six of them it is clipped: a share of 2e-9 of a normal distribution."""
 MAX_MODULUS_BITS = 32
 _GROUP = 32
 """Values packed at once: 32 values of m bits are m 32-bit words."""
+
+_FACTOR = 8
+"""Size of the small Hadamard matrices that make up a large one."""
+_PIECE = 1 << 16
+"""Coordinates that are rounded together: their arrays stay in the cache."""
+_TURNED = 256
+"""Groups that are transposed together."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -134,36 +141,62 @@ def quantise(
     """
     if update.shape != (numbers.dimension,) or weight < 1:
         raise OurMistake("The update has another size than the round's parameters say.")
-    padded: Floats = np.zeros(numbers.padded, dtype=np.float32)
+    padded: Floats = np.empty(numbers.padded, dtype=np.float32)
+    padded[numbers.dimension :] = 0.0
     inside = padded[: numbers.dimension]
     inside[:] = update
     square = float(np.dot(inside, inside))
     non_finite, scaled = 0, False
     # float32 is enough to see that the norm is far below the bound; else it is taken exactly
     if not square < 0.99 * numbers.norm_bound**2:
-        finite = np.isfinite(inside)
-        non_finite = int(inside.size - np.count_nonzero(finite))
-        inside[~finite] = 0.0
-        norm = math.sqrt(float(np.sum(np.square(inside, dtype=np.float64))))
+        if not math.isfinite(square):
+            finite = np.isfinite(inside)
+            non_finite = int(inside.size - np.count_nonzero(finite))
+            inside[~finite] = 0.0
+        norm = _norm(inside)
         scaled = norm > numbers.norm_bound
         if scaled:
             np.multiply(inside, np.float64(numbers.norm_bound / norm), out=inside, casting="unsafe")
-    padded *= _signs(rotation_seed, numbers.padded)
+    _flip(padded, rotation_seed)
     rotated = _hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
-    rotated *= np.float32(numbers.scale / math.sqrt(numbers.block))
+    vector = keystream(rounding_seed, numbers.padded)
+    clipped = 0
+    for start in range(0, numbers.padded, _PIECE):
+        piece = slice(start, start + _PIECE)
+        clipped += _round(rotated[piece], vector[piece], numbers, weight)
+    return Quantised(vector, clipped, non_finite, scaled)
+
+
+def _norm(values: Floats) -> float:
+    """L2 norm, added up in float64; finite for finite values."""
+    square = 0.0
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE].astype(np.float64)
+        square += float(np.dot(piece, piece))
+    return math.sqrt(square)
+
+
+def _round(rotated: Floats, words: Words, numbers: Numbers, weight: int) -> int:
+    """Step 4 and 5 of the wire document: `words` is random and becomes weight x q mod 2^m.
+
+    Returns:
+        Number of clipped values.
+    """
     half = np.float32(numbers.half)
-    uniform = (keystream(rounding_seed, numbers.padded) >> np.uint32(8)).astype(np.float32)
+    rotated *= np.float32(numbers.scale / math.sqrt(numbers.block))
+    words >>= np.uint32(8)
+    uniform = words.astype(np.float32)
     uniform *= np.float32(2.0**-24)
     rotated += uniform
     np.floor(rotated, out=rotated)
     clipped = int(np.count_nonzero(np.abs(rotated, out=uniform) > half))
     if clipped:
         np.clip(rotated, -half, half, out=rotated)
-    integers = rotated.astype(np.int32)
+    integers = words.view(np.int32)
+    integers[:] = rotated
     integers *= np.int32(weight)
-    vector: Words = integers.view(np.uint32)
-    vector &= np.uint32((1 << numbers.modulus_bits) - 1)
-    return Quantised(vector, clipped, non_finite, scaled)
+    words &= np.uint32((1 << numbers.modulus_bits) - 1)
+    return clipped
 
 
 def mean_of(
@@ -180,12 +213,12 @@ def mean_of(
     """
     if total.shape != (numbers.padded,) or total_weight < 1:
         raise OurMistake("This is not a sum of this round.")
-    signed = total.astype(np.int64)
-    signed[signed >= 1 << (numbers.modulus_bits - 1)] -= 1 << numbers.modulus_bits
+    beyond = np.uint32(MAX_MODULUS_BITS - numbers.modulus_bits)
+    signed = (total << beyond).view(np.int32) >> beyond.view(np.int32)  # the sign bit fills up
     values = signed.astype(np.float64).reshape(numbers.block, numbers.columns)
     turned = _hadamard(values).reshape(-1)
     turned *= 1.0 / (numbers.scale * total_weight * math.sqrt(numbers.block))
-    turned *= _signs(rotation_seed, numbers.padded)
+    _flip(turned, rotation_seed)
     mean: npt.NDArray[np.float64] = turned[: numbers.dimension]
     return mean
 
@@ -202,17 +235,17 @@ def pack(vector: Words, modulus_bits: int) -> bytes:
         raise OurMistake("A value does not fit the modulus.")
     if modulus_bits == MAX_MODULUS_BITS:
         return vector.astype("<u4").tobytes()
-    groups = np.ascontiguousarray(vector.reshape(-1, _GROUP).T)  # (value, group)
-    words = np.zeros((modulus_bits, groups.shape[1]), dtype=np.uint32)  # (word, group)
-    spill = np.empty(groups.shape[1], dtype=np.uint32)
-    for value in range(_GROUP):
-        word, shift = divmod(value * modulus_bits, 32)
-        np.left_shift(groups[value], np.uint32(shift), out=spill)
-        words[word] |= spill
-        if shift + modulus_bits > 32:
-            np.right_shift(groups[value], np.uint32(32 - shift), out=spill)
-            words[word + 1] |= spill
-    return np.ascontiguousarray(words.T).astype("<u4", copy=False).tobytes()
+    groups = _turned(vector.reshape(-1, _GROUP))  # (value, group)
+    words = np.empty((modulus_bits, groups.shape[1]), dtype=np.uint32)  # (word, group)
+    part = np.empty(groups.shape[1], dtype=np.uint32)
+    for value, (word, shift, spilt) in enumerate(_places(modulus_bits)):
+        if shift:
+            words[word] |= np.left_shift(groups[value], np.uint32(shift), out=part)
+        else:
+            words[word] = groups[value]
+        if spilt:
+            np.right_shift(groups[value], np.uint32(32 - shift), out=words[word + 1])
+    return _turned(words).astype("<u4", copy=False).tobytes()
 
 
 def unpack(data: bytes | memoryview, modulus_bits: int, padded: int) -> Words:
@@ -226,18 +259,61 @@ def unpack(data: bytes | memoryview, modulus_bits: int, padded: int) -> Words:
     flat = np.frombuffer(data, dtype="<u4")
     if modulus_bits == MAX_MODULUS_BITS:
         return flat.astype(np.uint32)
-    words = np.ascontiguousarray(flat.reshape(-1, modulus_bits).T)  # (word, group)
-    groups = np.empty((_GROUP, words.shape[1]), dtype=np.uint32)  # (value, group)
-    spill = np.empty(words.shape[1], dtype=np.uint32)
-    mask = np.uint32((1 << modulus_bits) - 1)
+    total = PackedSum(modulus_bits, padded)
+    total.add(data)
+    return total.vector()
+
+
+class PackedSum:
+    """Sum mod 2^m of packed vectors, of which one at a time is unpacked."""
+
+    def __init__(self, modulus_bits: int, padded: int) -> None:
+        if padded % _GROUP or not 1 <= modulus_bits <= MAX_MODULUS_BITS:
+            raise OurMistake("Vectors are packed in groups of 32 values of at most 32 bits.")
+        self.modulus_bits, self.padded = modulus_bits, padded
+        self._sums = np.zeros((_GROUP, padded // _GROUP), dtype=np.uint32)  # (value, group)
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Add a packed vector.
+
+        Raises:
+            OurMistake: another length.
+        """
+        if len(data) * 8 != self.padded * self.modulus_bits:
+            raise OurMistake("This is not a packed vector of this size.")
+        words = _turned(np.frombuffer(data, dtype="<u4").reshape(-1, self.modulus_bits))
+        part = np.empty(words.shape[1], dtype=np.uint32)
+        # what the neighbours leave above bit m is carried along and cut off at the end
+        for value, (word, shift, spilt) in enumerate(_places(self.modulus_bits)):
+            self._sums[value] += np.right_shift(words[word], np.uint32(shift), out=part)
+            if spilt:
+                self._sums[value] += np.left_shift(words[word + 1], np.uint32(32 - shift), out=part)
+
+    def vector(self) -> Words:
+        """The sum so far, uint32 (padded,)."""
+        found = _turned(self._sums).reshape(-1)
+        found &= np.uint32((1 << self.modulus_bits) - 1)
+        return found
+
+
+def _places(modulus_bits: int) -> Iterator[tuple[int, int, bool]]:
+    """Of each value of a group: its first word, its first bit there, whether it goes on beyond."""
     for value in range(_GROUP):
         word, shift = divmod(value * modulus_bits, 32)
-        np.right_shift(words[word], np.uint32(shift), out=groups[value])
-        if shift + modulus_bits > 32:
-            np.left_shift(words[word + 1], np.uint32(32 - shift), out=spill)
-            groups[value] |= spill
-        groups[value] &= mask
-    return np.ascontiguousarray(groups.T).reshape(-1)
+        yield word, shift, shift + modulus_bits > 32
+
+
+def _turned(matrix: Words) -> Words:
+    """Contiguous transpose of a matrix of which one side is short."""
+    rows, columns = matrix.shape
+    turned: Words = np.empty((columns, rows), dtype=np.uint32)
+    if rows > columns:
+        for start in range(0, rows, _TURNED):
+            turned[:, start : start + _TURNED] = matrix[start : start + _TURNED].T
+    else:
+        for start in range(0, columns, _TURNED):
+            turned[start : start + _TURNED] = matrix[:, start : start + _TURNED].T
+    return turned
 
 
 def flatten(update: Weights) -> Floats:
@@ -264,13 +340,16 @@ def unflatten(
     }
 
 
-def _signs(seed: bytes, count: int) -> Floats:
-    """+1 or -1 by the bits of the keystream, float32 (count,)."""
-    bits = np.unpackbits(keystream(seed, -(-count // 32)).view(np.uint8), bitorder="little")
-    signs: Floats = bits[:count].astype(np.float32)
-    signs *= np.float32(-2.0)
-    signs += np.float32(1.0)
-    return signs
+def _flip(values: npt.NDArray[Any], seed: bytes) -> None:
+    """Negate element e where bit e of the keystream is 1, in place; (k,), floating."""
+    octets = keystream(seed, -(-len(values) // 32)).view(np.uint8)
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE]
+        bits = np.unpackbits(octets[start // 8 : (start + _PIECE) // 8], bitorder="little")
+        signs = bits[: len(piece)].astype(values.dtype)
+        signs *= -2.0
+        signs += 1.0
+        piece *= signs
 
 
 @cache
@@ -285,14 +364,14 @@ def _sylvester(size: int, kind: str) -> npt.NDArray[Any]:
 def _hadamard(columns: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Unnormalised Walsh-Hadamard transform of each column, (block, column).
 
-    H of size a b is the Kronecker product of H_a and H_b: two matrix products, which are faster
-    here than butterflies.
+    H of size a b is the Kronecker product of H_a and H_b: a matrix product for each factor of 8,
+    which is faster here than butterflies or one large product.
     """
-    block, count = columns.shape
-    bits = block.bit_length() - 1
-    first, second = 1 << (bits // 2), 1 << (bits - bits // 2)
-    kind = columns.dtype.str
-    left, right = _sylvester(first, kind), _sylvester(second, kind)
-    inner = (left @ columns.reshape(first, second * count)).reshape(first, second, count)
-    outer: npt.NDArray[Any] = np.matmul(right, inner)  # (first, second, column)
-    return outer.reshape(block, count)
+    block = len(columns)
+    done, turned = 1, columns
+    while done < block:
+        factor = min(_FACTOR, block // done)
+        matrix = _sylvester(factor, columns.dtype.str)
+        turned = np.matmul(matrix, turned.reshape(done, factor, -1))  # (done, factor, the rest)
+        done *= factor
+    return turned.reshape(columns.shape)

@@ -75,10 +75,10 @@ def add_keystream(vector: Words, seed: bytes, *, subtract: bool = False) -> None
 class _Stream:
     """The keystream of one seed, in order.
 
-    Only blocks 0 and 1 come from the cipher's CTR mode. AES-GCM with a nonce of zeros enciphers with
-    the counter blocks 2, 3, ... (SP 800-38D, section 7.1: GCTR from inc32(J0), J0 = 1), the same
-    blocks up to 2^32 of them, and OpenSSL does it 2.5 times as fast where the processor has VAES.
-    Its tag is never made.
+    Only blocks 0 and 1 come from the cipher's CTR mode. AES-GCM with a nonce of zeros enciphers
+    with the counter blocks 2, 3, ... (SP 800-38D, section 7.1: GCTR from inc32(J0), J0 = 1): the
+    same blocks, up to 2^32 of them, and OpenSSL makes them 2.5 times as fast where the processor
+    has VAES. The tag is never made.
     """
 
     def __init__(self, seed: bytes) -> None:
