@@ -1,4 +1,4 @@
-"""What the coordinator hands to an auditor: a copy of the run's folder without what is in the works.
+"""What the coordinator hands to an auditor: the run's folder without what is in the works.
 
     run.json, checkpoints/, sums/, submissions/    as in the run's folder
     rosters/VERSION.json                           the signed rosters of the run

@@ -35,6 +35,7 @@ REAL_SITES = (
 REAL_HELD_OUT = ("icu_bidmc", "icu_alarms_d")
 """Patients of these are at no hospital of the demo: another collection, and a site of the same."""
 SIMULATED_SITES = ("north-icu", "south-icu", "east-icu")
+ROOT_MACHINE = "machine-without-network"
 MARKER = ".fedprint-demo"
 
 
@@ -92,6 +93,17 @@ class Demo:
     @property
     def coordinator(self) -> Path:
         return self.root / "coordinator"
+
+    @property
+    def root_machine(self) -> Path:
+        """Stands for a machine that has no network."""
+        return self.root / ROOT_MACHINE
+
+    def carried(self, name: str, source: Path) -> Path:
+        """A file as it is after somebody carried it over by hand."""
+        target = self.root / name
+        shutil.copyfile(source / name, target)
+        return target
 
     @property
     def release(self) -> Path:
@@ -194,14 +206,15 @@ def _prepare_folder(demo: Demo) -> None:
 def _road(demo: Demo, family: Family, refresh: Callable[[], None]) -> None:
     titles: list[tuple[str, Callable[[Demo, Family, Callable[[], None]], str]]] = [
         ("find or simulate three hospitals", _find_sites),
-        ("enrol: keys, cards, pinned coordinator", _enrol),
+        ("root key, coordinator, enrolment", _enrol),
+        ("sign the roster offline, approve it at each hospital", _sign_roster),
         ("ingest recordings at each hospital", _ingest),
         ("start three nodes over TLS", _start_nodes),
-        ("private federated training", _train),
+        ("private federated training with secure sums", _train),
         ("sign the release", _release),
         ("install it at all three", _install),
         ("fingerprints at each hospital", _fingerprint),
-        ("audit the release", _audit),
+        ("audit the release and the sums", _audit),
         ("reconstruction of unseen patients", _reconstruct),
         ("probe the fingerprint", _probe),
     ]
@@ -279,7 +292,12 @@ def _enrol(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = str(demo.coordinator)
-    demo.command("fedprint-coordinator", "init", "--home", home, "--address", f"127.0.0.1:{port}")
+    demo.command("fedprint-coordinator", "root", "init", "--home", str(demo.root_machine))
+    by_hand = str(demo.carried("root.json", demo.root_machine))
+    address = f"127.0.0.1:{port}"
+    demo.command(
+        "fedprint-coordinator", "init", "--home", home, "--address", address, "--root", by_hand
+    )
     invitation = str(demo.root / "coordinator.json")
     demo.command("fedprint-coordinator", "invitation", "--home", home, "-o", invitation)
     for site in demo.sites:
@@ -292,14 +310,32 @@ def _enrol(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         demo.command("fedprint-coordinator", "enrol", str(node / "site.json"), "--home", home)
         demo.command("fedprint-node", "join", invitation, "--home", str(node), "--yes")
         refresh()
-    return f"{len(demo.sites)} sites, coordinator on 127.0.0.1:{port}"
+    return f"{len(demo.sites)} sites, coordinator on 127.0.0.1:{port}, root key in {ROOT_MACHINE}/"
+
+
+def _sign_roster(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
+    """The ceremony of docs/root-key.md; here one folder stands for the machine without network."""
+    home, machine = str(demo.coordinator), str(demo.root_machine)
+    draft, signed = demo.root / "roster-draft.json", demo.root / "roster.json"
+    demo.command("fedprint-coordinator", "roster", "draft", "--home", home, "-o", str(draft))
+    demo.command(
+        *("fedprint-coordinator", "root", "sign", str(draft)),
+        *("--home", machine, "-o", str(signed), "--yes"),
+    )
+    demo.command("fedprint-coordinator", "roster", "import", str(signed), "--home", home)
+    for site in demo.sites:
+        demo.command(
+            *("fedprint-node", "roster", "approve", str(signed)),
+            *("--home", str(demo.node(site)), "--yes"),
+        )
+        refresh()
+    return f"one roster, signed by the root key, approved by {len(demo.sites)} operators"
 
 
 def _allow(policy: Path, settings: Settings) -> None:
     """What each hospital's own operator would edit in policy.toml for this demo."""
     text = policy.read_text()
     changes = {
-        "allow_insecure_aggregation": "true",
         "epsilon_lifetime": f"{settings.epsilon * 1.25:.3f}",
         "epsilon_per_run": f"{settings.epsilon * 1.05:.3f}",
     }
@@ -381,7 +417,6 @@ def _train(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
             str(CLIPPING_NORM),
             "--minimum",
             "3",
-            "--insecure-aggregation",
         ],
         log=log,
         environment=environment(),
@@ -455,7 +490,19 @@ def _audit(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         "--json",
     )
     (demo.root / "audit.json").write_text(text)
-    return "every check passed"
+    bundle = demo.root / "audit-bundle"
+    demo.command(
+        *("fedprint-coordinator", "audit-bundle", RUN),
+        *("-o", str(bundle), "--home", str(demo.coordinator)),
+    )
+    text = demo.command(
+        *("fedprint-audit", "sum", str(bundle)),
+        *("--roster", str(demo.root / "roster.json")),
+        *("--root-key", str(demo.root / "root.json")),
+        *("--coordinator", str(demo.root / "coordinator.json"), "--json"),
+    )
+    (demo.root / "audit-sums.json").write_text(text)
+    return "no check failed; the submissions were added again, to the bit"
 
 
 def _reconstruct(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
