@@ -34,6 +34,8 @@ _FACTOR = 8
 """Size of the small Hadamard matrices that make up a large one."""
 _PIECE = 1 << 16
 """Coordinates that are rounded together: their arrays stay in the cache."""
+_UNPACKED = 1 << 14
+"""Groups that are unpacked together."""
 _TURNED = 256
 """Groups that are transposed together."""
 
@@ -281,13 +283,18 @@ class PackedSum:
         """
         if len(data) * 8 != self.padded * self.modulus_bits:
             raise OurMistake("This is not a packed vector of this size.")
-        words = _turned(np.frombuffer(data, dtype="<u4").reshape(-1, self.modulus_bits))
+        packed = np.frombuffer(data, dtype="<u4").reshape(-1, self.modulus_bits)  # (group, word)
+        for start in range(0, len(packed), _UNPACKED):
+            piece = slice(start, start + _UNPACKED)
+            self._add(_turned(packed[piece]), self._sums[:, piece])
+
+    def _add(self, words: Words, sums: Words) -> None:
         part = np.empty(words.shape[1], dtype=np.uint32)
         # what the neighbours leave above bit m is carried along and cut off at the end
         for value, (word, shift, spilt) in enumerate(_places(self.modulus_bits)):
-            self._sums[value] += np.right_shift(words[word], np.uint32(shift), out=part)
+            sums[value] += np.right_shift(words[word], np.uint32(shift), out=part)
             if spilt:
-                self._sums[value] += np.left_shift(words[word + 1], np.uint32(32 - shift), out=part)
+                sums[value] += np.left_shift(words[word + 1], np.uint32(32 - shift), out=part)
 
     def vector(self) -> Words:
         """The sum so far, uint32 (padded,)."""

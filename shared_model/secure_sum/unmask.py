@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from shared_model.errors import OurMistake
-from shared_model.secure_sum.numbers import unpack
+from shared_model.secure_sum.numbers import PackedSum
 from shared_model.secure_sum.opening import Seeds
 from shared_model.secure_sum.primitives import Words, add_keystream
 from shared_model.secure_sum.transcript import Transcript
@@ -29,13 +29,14 @@ def sum_of(
         OurMistake: a vector of another length, or seeds of other survivors.
     """
     numbers = transcript.numbers
-    total: Words = np.zeros(numbers.padded, dtype=np.uint32)
+    sums = PackedSum(numbers.modulus_bits, numbers.padded)
     seen = []
     for site, vector in packed:
         seen.append(site)
-        total += unpack(vector, numbers.modulus_bits, numbers.padded)
+        sums.add(vector)
     if len(set(seen)) != len(seen) or (seeds is not None and set(seen) != set(seeds.self_seeds)):
         raise OurMistake("The submissions are not those of the survivors whose seeds were opened.")
+    total = sums.vector()
     if seeds is not None:
         take_off(total, seeds)
     total &= np.uint32((1 << numbers.modulus_bits) - 1)
