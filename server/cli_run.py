@@ -35,17 +35,25 @@ def init(
     bind: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")
     ] = "127.0.0.1",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="root.json of the consortium's root key; may be given later.", exists=True
+        ),
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and server certificate.
 
-    Nothing is ever overwritten.
+    Nothing is ever overwritten. Hospitals can be invited once root.json was given.
 
     Example: fedprint-coordinator init --address fedprint.example.org:8443 --bind 0.0.0.0
     """
-    from server import superlink, tls
+    from server import rosters, superlink, tls
+    from server.root import refuse_beside
     from shared_model import signing
 
     place = CoordinatorHome.find(home)
+    refuse_beside(place)
     place.make()
     if place.config.exists() and superlink.load_config(place).address != address:
         raise OurMistake(
@@ -59,8 +67,20 @@ def init(
             signing.create_key_file(path)
     superlink.write_config(place, superlink.CoordinatorConfig(address=address, bind=bind))
     terminal.out.print(f"The coordinator is at {place.root}; hospitals reach it at {address}.")
+    if root is not None:
+        rosters.pin_root(place, root.read_bytes())
+    if not place.root_public.exists():
+        terminal.out.print(
+            "Next: fedprint-coordinator init --root root.json, with the file of the consortium's "
+            "root key (docs/root-key.md).",
+            soft_wrap=True,
+        )
+        return
     terminal.out.print(
-        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals."
+        f"Digest of the root key, to be compared with its holder by telephone:\n"
+        f"  {rosters.root_card(place).spoken_key}\n"
+        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals.",
+        soft_wrap=True,
     )
 
 
@@ -103,7 +123,7 @@ def invitation(
 
     Example: fedprint-coordinator invitation -o coordinator.json
     """
-    from server import superlink
+    from server import rosters, superlink
     from shared_model import enrolment, signing
     from shared_model.files import write_atomic
 
@@ -116,6 +136,7 @@ def invitation(
         ca_certificate=place.ca_certificate.read_text(),
         run_key=signing.public_bytes(run_key).hex(),
         release_key=signing.public_bytes(release_key).hex(),
+        root_key=rosters.root_card(place).root_key,
     )
     write_atomic(output, enrolment.seal(made, run_key))
     terminal.out.print(

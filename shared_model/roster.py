@@ -307,9 +307,10 @@ def in_words(roster: Roster) -> list[str]:
     lines = [
         f"Roster version {roster.version}: {n} hospitals, valid from {roster.valid_from} to "
         f"{roster.valid_until}.",
-        f"Threshold {t}: a round needs {t} hospitals to the end; {n - t} may drop out.",
-        f"Updates stay hidden unless more than {roster.collusion_bound} hospitals collude with "
-        "the coordinator.",
+        f"Threshold {t}: a round needs {t} hospitals to the end; "
+        f"{n - t or 'none'} of {n} may drop out.",
+        "Hospitals that may collude with the coordinator and still learn no update: at most "
+        f"{roster.collusion_bound}.",
     ]
     if n < FEWEST_SITES:
         lines.append("WITH TWO HOSPITALS each of them can compute the other's update.")
