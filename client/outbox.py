@@ -5,6 +5,7 @@
     outbox/<run>/<round>/reply.body         the submission as it leaves: body, then header
     outbox/<run>/<round>/reply.header
     outbox/<run>/<round>/agreement.header   the one set of survivors that this node signed (once)
+    outbox/<run>/<round>/opened             digest of the sealed rows that it opened (once)
     outbox/<run>/<round>/receipt.header     this node found the published sum right
 
 A request that was begun and has no reply (the node was killed while it trained) is never begun
@@ -140,6 +141,21 @@ class Outbox:
     def keep_signed(self, run: str, round: int, what: Signed, header: bytes) -> None:
         """Store what was signed, durably, before it leaves."""
         write_atomic(self._folder(run, round) / f"{what}.header", header, mode=0o600)
+
+    def open_only(self, run: str, round: int, rows_digest: str) -> None:
+        """Record, durably and before anything is opened, which sealed rows are; others never are.
+
+        A dealer whose disk was rolled back may have submitted twice on one transcript: whoever
+        opened the rows of both would give away the difference of its two updates.
+
+        Raises:
+            Refused: other rows of this round were opened ("conflict").
+        """
+        path = self._folder(run, round) / "opened"
+        if not path.is_file():
+            write_atomic(path, rows_digest.encode("ascii"), mode=0o600)
+        elif path.read_text(encoding="ascii") != rows_digest:
+            raise Refused("Other sealed rows of this round were opened here.", reason="conflict")
 
     def _folder(self, run: str, round: int) -> Path:
         return self.root / run / f"{round:07d}"
