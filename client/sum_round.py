@@ -109,8 +109,8 @@ def open_(
     """Open what strips the masks of the one set of survivors that this node has signed.
 
     Raises:
-        Refused: not that set, or other sealed rows than before ("conflict"), fewer than t true agreements ("secure-sum"), or the
-            epoch's key is gone ("epoch").
+        Refused: not that set, or other sealed rows than before ("conflict"), fewer than t true
+            agreements ("secure-sum"), or the epoch's key is gone ("epoch").
     """
     own = _own_round(node, request, request.transcript)
     stored = _agreement(node, request)
@@ -130,12 +130,12 @@ def open_(
     member = own.sum_round.member(node)
     try:
         protocol.check_body(request.body_digest, body, site=COORDINATOR)
-        node.outbox.open_only(request.run, request.round, request.body_digest)
         opened = open_rows(
             member, own.sum_round.transcript, request.survivors, request.missing, body
         )
     except (PeerFault, OurMistake) as error:
         raise Refused(error.message, reason="secure-sum") from error
+    node.outbox.open_only(request.run, request.round, request.body_digest)
     if opened.unreadable or opened.accused:
         node.log(
             {
