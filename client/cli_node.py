@@ -1,4 +1,4 @@
-"""fedprint-node: init, join, start, status, spend, restored."""
+"""fedprint-node: init, join, start, status, spend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
-    for command in (init, join, start, status, spend, restored):
+    for command in (init, join, start, status, spend):
         app.command()(command)
 
 
@@ -157,35 +157,6 @@ def _of_the_secure_sum(place: NodeHome) -> list[dict[str, Any]]:
         {"what": "roster waiting for approval", "value": waits},
         {"what": "epoch", "value": epoch},
     ]
-
-
-def restored(home: Home = None) -> None:
-    """Say that this folder or disk was put back from a copy: the epoch's key is erased.
-
-    A key that a copy brought back could mask a second update like the first. Rounds of its epoch
-    are refused from now on; the coordinator begins a new epoch by itself.
-
-    Example: fedprint-node restored
-    """
-    from client import keys
-    from client.node_parts import epoch_keys
-    from client.outbox import Outbox
-
-    place = NodeHome.find(home)
-    keys.load_config(place)
-    with Outbox(place.outbox).locked():
-        erased = epoch_keys(place).erase()
-    terminal.out.print(
-        "The epoch's key is erased; the next round begins with a new epoch."
-        if erased
-        else "There was no epoch's key here; the next round begins with a new epoch.",
-        soft_wrap=True,
-    )
-    terminal.out.print(
-        "Compare `fedprint-node spend` with the newest copy that you have: what was booked after "
-        "the copy was made is spent all the same.",
-        soft_wrap=True,
-    )
 
 
 def spend(home: Home = None, as_json: AsJson = False) -> None:
