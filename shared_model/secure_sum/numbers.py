@@ -26,6 +26,8 @@ SMALLEST_BLOCK = 32
 RANGE_IN_STD = 6.0
 """A rotated coordinate of a vector at the norm bound has standard deviation bound / sqrt(padded);
 beyond six of them it is clipped: a share of 2e-9 of a normal distribution."""
+MAX_BITS = 24
+"""Whole numbers of at most 24 bits are exact in float32, in which values are rounded."""
 MAX_MODULUS_BITS = 32
 _GROUP = 32
 """Values packed at once: 32 values of m bits are m 32-bit words."""
@@ -56,8 +58,8 @@ class Numbers:
     modulus_bits: int
 
     def __post_init__(self) -> None:
-        good = self.dimension >= 1 and 2 <= self.bits < self.modulus_bits <= MAX_MODULUS_BITS
-        if not (good and 0.0 < self.norm_bound < math.inf):
+        sizes = 2 <= self.bits <= MAX_BITS and self.bits < self.modulus_bits <= MAX_MODULUS_BITS
+        if not (sizes and self.dimension >= 1 and 1e-12 < self.norm_bound < 1e12):
             raise OurMistake("These are no parameters of a secure sum.")
 
     @classmethod
@@ -147,7 +149,8 @@ def quantise(
     padded[numbers.dimension :] = 0.0
     inside = padded[: numbers.dimension]
     inside[:] = update
-    square = float(np.dot(inside, inside))
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(inside, inside))  # infinite or no number where it overflows
     non_finite, scaled = 0, False
     # float32 is enough to see that the norm is far below the bound; else it is taken exactly
     if not square < 0.99 * numbers.norm_bound**2:
