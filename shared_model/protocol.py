@@ -84,8 +84,8 @@ Phase = Literal[
 ]
 _SUBMIT: frozenset[Phase] = frozenset({"submit", "agree", "aggregating", "waiting", "paused"})
 _AGREE: frozenset[Phase] = frozenset({"agree", "open", "waiting", "paused"})
-_OPEN: frozenset[Phase] = frozenset({"open", "aggregating", "waiting", "paused"})
-_KEYING: frozenset[Phase] = frozenset({"keying", "waiting", "paused"})
+_OPEN: frozenset[Phase] = frozenset({"open", "waiting", "paused"})
+_KEYING: frozenset[Phase] = frozenset({"keying", "waiting"})
 TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
     "waiting": {
         "SitesSeen": frozenset({"waiting", "keying", "preparing", "paused"}),
@@ -115,7 +115,7 @@ TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
         "DeadlinePassed": _AGREE,
     },
     "open": {
-        "SharesArrived": _OPEN,
+        "SharesArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
         "AgreementArrived": _OPEN,
         "RefusalArrived": _OPEN,
         "FaultyReply": _OPEN,
@@ -133,8 +133,9 @@ TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
 }
 """Legal transitions of a run: phase -> event -> phases it may lead to. Only rounds whose masks are
 off (simulations) go from "submit" to "aggregating". Once a round is in "agree" it ends in an
-aggregate or is closed for good; it never returns to "submit". Messages that come in a phase that
-does not list them change no phase; they are ignored or counted."""
+aggregate or is closed for good; it never returns to "submit". A stored round whose survivors are
+stored goes from "preparing" to "agree"; who agrees late, in "open", still opens. Messages that come
+in a phase that does not list them change no phase; they are ignored or counted."""
 
 
 class _Strict(BaseModel):

@@ -1,0 +1,220 @@
+"""Before a round: which sites are there, and do they have keys of one epoch."""
+
+from __future__ import annotations
+
+import pytest
+from machine_driver import (
+    aggregating,
+    drive,
+    key,
+    keying,
+    kinds,
+    make_settings,
+    opening,
+    refusal,
+    reply,
+    seen,
+    submitting,
+)
+
+from server.rounds import (
+    AcceptKey,
+    Aggregate,
+    Aggregated,
+    DeadlinePassed,
+    FaultyReply,
+    Incident,
+    KeyArrived,
+    NotOpened,
+    Open,
+    OpenEpoch,
+    Pause,
+    Push,
+    RefusalArrived,
+    Resumed,
+    RoundOpened,
+    RunState,
+    SiteLost,
+    advance,
+)
+from shared_model.errors import OurMistake
+
+SITES = ("a", "b", "c", "d", "e")
+
+
+def fresh(count=5, **changes):
+    return RunState(make_settings(count, **changes))
+
+
+def test_all_sites_are_waited_for_a_while_then_enough_will_do():
+    """Five sites, threshold four: four are asked once the grace is over."""
+    state, actions = drive(fresh(), seen(0.0, "abcd"), seen(4.9, "abcd"))
+    assert actions == []
+    state, actions = advance(state, seen(5.0, "abcd"))
+    assert actions == (Open(1, ("a", "b", "c", "d")),)
+
+
+def test_fewer_than_the_threshold_are_never_asked():
+    """The minimum of contributors is two here, the threshold four."""
+    state, actions = drive(fresh(), seen(0.0, "abc"), seen(99.0, "abc"))
+    assert actions == []
+    state, actions = advance(state, seen(100.0, "abc"))
+    assert actions == (Pause("too-few-sites"),)
+
+
+def test_a_minimum_above_the_threshold_counts():
+    """Four of five are the threshold, but the operator asked for five."""
+    _state, actions = drive(fresh(minimum=5), seen(0.0, "abcd"), seen(50.0, "abcd"))
+    assert actions == []
+
+
+def test_sites_without_a_key_are_keyed_together_before_the_first_round():
+    """One epoch for all that were gathered, then the round."""
+    state = keying(fresh())
+    assert state.keying.sites == SITES
+    state, actions = drive(state, *(key(state, site) for site in SITES))
+    assert actions == [AcceptKey(1, site) for site in SITES]
+    assert state.phase == "waiting"
+    state, actions = advance(state, seen(1.0, SITES))
+    assert actions == (Open(1, SITES),)
+
+
+def test_no_epoch_is_opened_while_sites_still_gather():
+    """The first that comes does not get an epoch of its own."""
+    state, actions = drive(fresh(), seen(0.0, "a", ()), seen(4.0, "abcd", ()))
+    assert actions == []
+    state, actions = advance(state, seen(5.0, "abcd", ()))
+    assert actions == (OpenEpoch(1, ("a", "b", "c", "d")),)
+
+
+def test_a_site_that_gives_no_key_is_left_out_and_asked_again_later():
+    """It is not asked again before rekey_s, since enough others have keys."""
+    state = keying(fresh())
+    state, _ = drive(state, *(key(state, site) for site in "abcd"))
+    assert state.phase == "keying"
+    state, actions = drive(state, SiteLost("e", "keying", 1), seen(1.0, SITES, "abcd"))
+    assert actions == [Open(1, ("a", "b", "c", "d"))]
+    state, _ = drive(state, RoundOpened(1.0, "q1"))
+    state, _ = drive(state, *(refusal(state, site) for site in "abcd"))
+    state, actions = drive(state, seen(49.0, SITES, "abcd"))
+    assert actions == [Open(2, ("a", "b", "c", "d"))]
+
+
+def test_after_rekey_s_a_site_without_a_key_gets_a_new_epoch_with_all():
+    """All that are there are asked, for the epoch before is worthless then."""
+    state = keying(fresh())
+    state, _ = drive(state, *(key(state, site) for site in "abcd"), SiteLost("e", "keying", 1))
+    state, actions = advance(state, seen(50.0, SITES, "abcd"))
+    assert actions == (OpenEpoch(2, SITES),)
+
+
+def test_too_few_keys_are_asked_for_again_after_the_grace_and_pause_the_run_at_last():
+    """Not in a loop without a pause, and not for ever."""
+    state = keying(fresh())
+    state, _ = advance(state, DeadlinePassed(19.9))
+    assert state.phase == "keying"
+    state, _ = drive(state, key(state, "a"), DeadlinePassed(20.0))
+    assert state.phase == "waiting"
+    state, actions = advance(state, seen(20.0, SITES, "a"))
+    assert actions == (OpenEpoch(2, SITES),)
+    state, _ = drive(state, *(SiteLost(site, "keying", 2) for site in SITES))
+    state, actions = advance(state, seen(24.0, SITES, ()))
+    assert actions == ()
+    state, actions = advance(state, seen(100.0, SITES, ()))
+    assert actions == (Pause("too-few-keys"),)
+    state, actions = drive(state, Resumed(), seen(101.0, SITES, ()))
+    assert actions == [OpenEpoch(3, SITES)]
+
+
+def test_a_site_whose_operator_must_approve_the_roster_is_shown_and_left_alone_a_while():
+    """It is no incident; the others do not wait, and it is asked again after rekey_s."""
+    state = keying(fresh())
+    state, actions = drive(
+        state, *(key(state, site) for site in "abcd"), refusal(state, "e", "roster-approval")
+    )
+    assert not any(isinstance(item, Incident) for item in actions)
+    assert state.awaiting_approval == {"e"}
+    _later, actions = advance(state, seen(49.0, SITES, "abcd"))
+    assert actions == (Open(1, ("a", "b", "c", "d")),)
+    state, actions = advance(state, seen(50.0, SITES, "abcd"))
+    assert actions == (OpenEpoch(2, SITES),)
+    state, _ = advance(state, key(state, "e"))
+    assert state.awaiting_approval == frozenset()
+
+
+def test_sites_that_await_approval_are_not_asked_sooner_though_too_few_have_keys():
+    """Otherwise two of them would be asked every few seconds for days."""
+    state = keying(fresh())
+    state, _ = drive(
+        state,
+        *(key(state, site) for site in "abc"),
+        *(refusal(state, site, "roster-approval") for site in "de"),
+    )
+    state, actions = advance(state, seen(49.0, SITES, "abc"))
+    assert actions == ()
+    state, actions = advance(state, seen(50.0, SITES, "abc"))
+    assert actions == (OpenEpoch(2, SITES),)
+
+
+def test_a_round_refused_for_want_of_an_epoch_key_is_followed_by_a_new_epoch_at_once():
+    """Though the site had been keyed a moment ago and the book of keys still names it."""
+    state = keying(fresh())
+    state, _ = drive(state, *(key(state, site) for site in SITES))
+    state = submitting(state, now=1.0)
+    state, _ = drive(state, refusal(state, "e", "epoch"), *(reply(state, s) for s in "abcd"))
+    state = aggregating(opening(state))
+    state, _ = advance(state, Aggregated(1, "m"))
+    state, actions = advance(state, seen(2.0, SITES))
+    assert actions == (OpenEpoch(2, SITES),)
+    state, _ = drive(state, *(key(state, site) for site in SITES))
+    assert state.keyless == frozenset()
+
+
+def test_a_site_that_refuses_to_make_a_key_for_its_epoch_is_not_asked_at_once():
+    """Its word "epoch" in trip "keying" starts no loop."""
+    state = keying(fresh())
+    state, _ = drive(state, *(key(state, s) for s in "abcd"), refusal(state, "e", "epoch"))
+    state, actions = advance(state, seen(1.0, SITES, "abcd"))
+    assert actions == (Open(1, ("a", "b", "c", "d")),)
+
+
+def test_keys_that_were_not_asked_for_are_incidents_and_late_or_repeated_ones_are_not():
+    """A stranger, an epoch to come, a key after a refusal; not: an old epoch, the same again."""
+    state = keying(fresh(), "abcd" + "e")
+    state, _ = drive(state, key(state, "a"), refusal(state, "b"))
+    for event in (KeyArrived("z", 1), KeyArrived("c", 2), key(state, "b")):
+        after, actions = advance(state, event)
+        assert kinds(actions) == [Incident]
+        assert after.keying == state.keying
+    for event in (KeyArrived("a", 1), KeyArrived("c", 0)):
+        assert advance(state, event) == (state, ())
+    after, actions = advance(state, refusal(state, "a"))
+    assert kinds(actions) == [Incident]
+    assert after.keying.keyed == {"a"}
+    after, actions = advance(state, RefusalArrived("z", "keying", 1, "policy"))
+    assert kinds(actions) == [Incident]
+
+
+def test_a_key_counts_though_its_site_had_been_given_up():
+    """Given up by the transport, or after a garbled answer."""
+    state = keying(fresh())
+    state, actions = drive(
+        state, SiteLost("a", "keying", 1), FaultyReply("b", "keying", 1), key(state, "a")
+    )
+    assert actions[-1] == AcceptKey(1, "a")
+    assert state.keying.ended == {"b": "faulty"}
+    assert state.incidents == {"b": 1}
+
+
+def test_without_masks_there_are_no_keys_and_no_second_trip():
+    """Simulations that add the same integers in clear."""
+    state, actions = advance(fresh(masked=False), seen(0.0, SITES, ()))
+    assert actions == (Open(1, SITES),)
+    state, actions = advance(state, RoundOpened(0.0, "q1"))
+    assert actions == (Push(1, SITES),)
+    state, actions = drive(state, *(reply(state, site) for site in "ecbda"))
+    assert isinstance(actions[-1], Aggregate)
+    assert [item.site for item in actions[-1].contributions] == list(SITES)
+    assert actions[-1].openers == ()
+    with pytest.raises(OurMistake):
+        advance(state, NotOpened(1))
