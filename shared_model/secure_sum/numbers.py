@@ -36,6 +36,8 @@ _FACTOR = 8
 """Size of the small Hadamard matrices that make up a large one."""
 _PIECE = 1 << 16
 """Coordinates that are rounded together: their arrays stay in the cache."""
+_COLUMNS = 64
+"""Columns that are transformed back together."""
 _UNPACKED = 1 << 14
 """Groups that are unpacked together."""
 _TURNED = 256
@@ -219,12 +221,17 @@ def mean_of(
     if total.shape != (numbers.padded,) or total_weight < 1:
         raise OurMistake("This is not a sum of this round.")
     beyond = np.uint32(MAX_MODULUS_BITS - numbers.modulus_bits)
-    signed = (total << beyond).view(np.int32) >> beyond.view(np.int32)  # the sign bit fills up
-    values = signed.astype(np.float64).reshape(numbers.block, numbers.columns)
-    turned = _hadamard(values).reshape(-1)
-    turned *= 1.0 / (numbers.scale * total_weight * math.sqrt(numbers.block))
-    _flip(turned, rotation_seed)
-    mean: npt.NDArray[np.float64] = turned[: numbers.dimension]
+    signed = (total << beyond).view(np.int32)
+    signed >>= beyond.view(np.int32)  # the sign bit fills up
+    columns = signed.reshape(numbers.block, numbers.columns)
+    turned = np.empty(columns.shape, dtype=np.float64)
+    unit = 1.0 / (numbers.scale * total_weight * math.sqrt(numbers.block))
+    for start in range(0, numbers.columns, _COLUMNS):
+        piece = slice(start, start + _COLUMNS)
+        np.multiply(_hadamard(columns[:, piece].astype(np.float64)), unit, out=turned[:, piece])
+    flat = turned.reshape(-1)
+    _flip(flat, rotation_seed)
+    mean: npt.NDArray[np.float64] = flat[: numbers.dimension]
     return mean
 
 
