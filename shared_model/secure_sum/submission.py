@@ -7,7 +7,9 @@ the shares are of the key, here of every pair seed).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -25,6 +27,7 @@ from shared_model.secure_sum.primitives import (
     framed,
     tagged_hash,
 )
+from shared_model.secure_sum.shamir import MAX_RECEIVERS
 from shared_model.secure_sum.transcript import Transcript
 
 SALT_BYTES = 32
@@ -69,11 +72,12 @@ def seal_submission(
         *(pair_commitment(digest, me, peer, seed) for peer, seed in pair_seeds.items()),
     ]
     for index, receiver in enumerate(transcript.participants):
-        row = [shares[index, place].tobytes() for place in range(count)]
+        plain = shares[index].tobytes()
+        row = [plain[at : at + SEED_BYTES] for at in range(0, len(plain), SEED_BYTES)]
         committed = b"".join(share_commitments(transcript, me, receiver, row))
         key = member.share_key(me, receiver, digest, salt)
         sealed = ChaCha20Poly1305(key).encrypt(
-            NONCE, b"".join(row), associated_data(digest, me, receiver, committed)
+            NONCE, plain, associated_data(digest, me, receiver, committed)
         )
         parts += [committed, sealed]
     return b"".join(parts)
@@ -105,14 +109,19 @@ def share_commitments(
     transcript: Transcript, dealer: str, receiver: str, shares: list[bytes]
 ) -> list[bytes]:
     """Commitments to the shares for one receiver, in the order of the dealer's secrets."""
-    digest = transcript.digest
+    # the tagged hash of each share; what goes before the shares is framed once for all of them
+    after = framed(receiver) + SEED_BYTES.to_bytes(8, "big")
+    before = framed(PREFIX, "share-of-pair", transcript.digest, dealer)
+    starts = [framed(PREFIX, "share-of-self", transcript.digest, dealer) + after]
+    starts += [before + _framed_name(peer) + after for peer in transcript.peers(dealer)]
     return [
-        tagged_hash("share-of-self", digest, dealer, receiver, shares[0]),
-        *(
-            tagged_hash("share-of-pair", digest, dealer, peer, receiver, share)
-            for peer, share in zip(transcript.peers(dealer), shares[1:], strict=True)
-        ),
+        hashlib.sha256(start + share).digest() for start, share in zip(starts, shares, strict=True)
     ]
+
+
+@lru_cache(maxsize=2 * MAX_RECEIVERS)
+def _framed_name(site: str) -> bytes:
+    return framed(site)
 
 
 def associated_data(transcript: bytes, dealer: str, receiver: str, committed: bytes) -> bytes:
