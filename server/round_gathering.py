@@ -61,10 +61,13 @@ def _to_key(
     """Sites of a new epoch; () if none is to be begun now.
 
     A site without a key is asked again after `rekey_s`; sooner, after `gather_s`, if too few have
-    one, but never sooner if its operator has to approve the roster.
+    one, but never sooner if its operator has to approve the roster. Between two epochs there is a
+    round if there can be one: no site that gives no keys keeps the run from going on.
     """
     settings = state.settings
     enough = len(ready) >= settings.needed
+    if enough and state.unused_epoch:
+        return ()
 
     def due(site: str) -> bool:
         patient = enough or site in state.awaiting_approval
@@ -86,6 +89,7 @@ def _open_epoch(state: RunState, sites: tuple[str, ...], now: float) -> Step:
         phase="keying",
         keyings=number,
         keying=keying,
+        unused_epoch=True,
         tried=MappingProxyType({**state.tried, **dict.fromkeys(sites, now)}),
     )
     return state, (OpenEpoch(number, sites),)
@@ -94,7 +98,12 @@ def _open_epoch(state: RunState, sites: tuple[str, ...], now: float) -> Step:
 def _open(state: RunState, participants: tuple[str, ...]) -> Step:
     number = state.round + 1
     opening = replace(
-        state, phase="preparing", round=number, participants=participants, waiting_since=None
+        state,
+        phase="preparing",
+        round=number,
+        participants=participants,
+        waiting_since=None,
+        unused_epoch=False,
     )
     return opening, (Open(number, participants),)
 

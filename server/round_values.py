@@ -178,7 +178,8 @@ class RunState:
     exhausted: have no privacy budget left. barred: dealt shares that do not fit; not asked again
     until `Resumed`. keyless: said that they have no key of the epoch, until they give a new one.
     awaiting_approval: their operator has to approve the roster. tried: when a site was last asked
-    for a key. stored: what `reopened` was given, until `RoundOpened`.
+    for a key. unused_epoch: no round was opened since the last epoch. stored: what `reopened` was
+    given, until `RoundOpened`.
     """
 
     settings: Settings
@@ -198,6 +199,7 @@ class RunState:
     keyless: frozenset[str] = frozenset()
     awaiting_approval: frozenset[str] = frozenset()
     tried: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    unused_epoch: bool = False
     stored: tuple[Contribution, ...] = ()
     stored_ended: Endings = field(default_factory=_none)
 

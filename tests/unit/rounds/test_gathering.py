@@ -100,12 +100,31 @@ def test_a_site_that_gives_no_key_is_left_out_and_asked_again_later():
     assert actions == [Open(2, ("a", "b", "c", "d"))]
 
 
+def failed_round(state, sites, now):
+    """A round that all of these refuse, begun and ended at `now`."""
+    state, actions = advance(state, seen(now, SITES, sites))
+    assert actions == (Open(state.round, tuple(sites)),)
+    state, _ = advance(state, RoundOpened(now, f"q{state.round}"))
+    state, _ = drive(state, *(refusal(state, site) for site in sites))
+    assert state.phase == "waiting"
+    return state
+
+
 def test_after_rekey_s_a_site_without_a_key_gets_a_new_epoch_with_all():
     """All that are there are asked, for the epoch before is worthless then."""
     state = keying(fresh())
     state, _ = drive(state, *(key(state, site) for site in "abcd"), SiteLost("e", "keying", 1))
+    state = failed_round(state, "abcd", 1.0)
     state, actions = advance(state, seen(50.0, SITES, "abcd"))
     assert actions == (OpenEpoch(2, SITES),)
+
+
+def test_a_site_that_never_gives_a_key_cannot_keep_the_run_from_going_on():
+    """However long keying takes, a round comes between two epochs if enough have keys."""
+    state = keying(fresh())
+    state, _ = drive(state, *(key(state, site) for site in "abcd"), DeadlinePassed(99.0))
+    state, actions = advance(state, seen(99.0, SITES, "abcd"))
+    assert actions == (Open(1, ("a", "b", "c", "d")),)
 
 
 def test_too_few_keys_are_asked_for_again_after_the_grace_and_pause_the_run_at_last():
@@ -134,8 +153,7 @@ def test_a_site_whose_operator_must_approve_the_roster_is_shown_and_left_alone_a
     )
     assert not any(isinstance(item, Incident) for item in actions)
     assert state.awaiting_approval == {"e"}
-    _later, actions = advance(state, seen(49.0, SITES, "abcd"))
-    assert actions == (Open(1, ("a", "b", "c", "d")),)
+    state = failed_round(state, "abcd", 49.0)
     state, actions = advance(state, seen(50.0, SITES, "abcd"))
     assert actions == (OpenEpoch(2, SITES),)
     state, _ = advance(state, key(state, "e"))
