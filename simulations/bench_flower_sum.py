@@ -94,11 +94,11 @@ class FlowerRound:
         total: Numbers | None = None
         for site in alive:
             vector = ndarrays_to_parameters([updates[site - 1]])
-            sources, sealed = boxes[site]
+            sources, received = boxes[site]
             with _Seconds(self, "client_s"):
                 masked = _collect_masked_vectors(
                     states[site],
-                    cast(Any, {Key.SOURCE_LIST: sources, Key.CIPHERTEXT_LIST: sealed}),
+                    cast(Any, {Key.SOURCE_LIST: sources, Key.CIPHERTEXT_LIST: received}),
                     EXAMPLES,
                     vector,
                 )
