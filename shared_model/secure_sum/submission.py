@@ -48,8 +48,9 @@ def seal_submission(
 
     Raises:
         PeerFault: a participant has no usable key.
-        OurMistake: the vector has another size.
+        OurMistake: the vector has another size, or this site takes no part.
     """
+    transcript.index(member.site)
     if vector.shape != (transcript.numbers.padded,):
         raise OurMistake("The vector has another size than the round's parameters say.")
     me, peers, digest = member.site, transcript.peers(member.site), transcript.digest
