@@ -77,10 +77,14 @@ def join(
         f"digest of the file:        {offered.spoken}\n"
         f"digest of its run key:     {signing.key_digest(offered.run)}\n"
         f"digest of its release key: {signing.key_digest(offered.release)}\n"
-        f"digest of the consortium's root key: {signing.key_digest(offered.root)}",
+        "digest of the root key (its holder reads it to you, not the coordinator's operator):\n"
+        f"  {enrolment.RootCard(root_key=offered.root_key).spoken_key}",
         soft_wrap=True,
     )
-    if not yes and not typer.confirm("Did the operator read the same digest to you by telephone?"):
+    if not yes and not typer.confirm(
+        "Did the operator read the same digest of the file to you by telephone, and the holder of "
+        "the root key that of the root key?"
+    ):
         raise Refused("The coordinator was not pinned.", reason="not-compared")
     keys.join(place, data)
     terminal.out.print(
