@@ -141,7 +141,8 @@ def open_(
             {
                 "run": request.run,
                 "round": request.round,
-                "outcome": "secure-sum",
+                "alarm": "secure-sum",
+                "outcome": "rows not opened",
                 "unreadable": list(opened.unreadable),
                 "accused": list(opened.accused),
             }

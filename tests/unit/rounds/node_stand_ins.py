@@ -218,10 +218,16 @@ class Consortium:
 
     @classmethod
     def of(
-        cls, root: Path, sites: Sequence[str] = SITES, *, keyed: bool = True, **changes: object
+        cls,
+        root: Path,
+        sites: Sequence[str] = SITES,
+        *,
+        keyed: bool = True,
+        threshold: int | None = None,
+        **changes: object,
     ) -> Consortium:
         """Nodes of these sites, a roster of them, and (if keyed) keys of a first epoch."""
-        signed = signed_roster(sites)
+        signed = signed_roster(sites, threshold=threshold)
         nodes = {
             site: make_node(site, root, **{"rosters": FakeRosters(site, signed), **changes})
             for site in sites
