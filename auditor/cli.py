@@ -86,14 +86,18 @@ def sum_of_run(
     ],
     roster: Annotated[
         list[Path],
-        typer.Option(help="roster.json as a hospital has it; again for each version of the run."),
+        typer.Option(
+            exists=True, help="roster.json as a hospital has it; again for each version of the run."
+        ),
     ],
     root_key: Annotated[
         str, typer.Option(help="The root key: 64 hexadecimal digits, or root.json.")
     ],
     coordinator: Annotated[
         Path | None,
-        typer.Option(help="coordinator.json that a hospital has pinned: who may sign requests."),
+        typer.Option(
+            exists=True, help="coordinator.json that a hospital has pinned: who may sign requests."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document instead of a table.")

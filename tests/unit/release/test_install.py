@@ -72,6 +72,14 @@ def test_rounds_asked_for_by_another_run_key_are_refused(make, node, model, monk
     assert caught.value.reason == "signer"
 
 
+def test_rosters_of_another_root_key_are_refused(make, node, model):
+    """Whoever makes a root key of his own can invent hospitals; the node has pinned the real."""
+    made = make(Story(root="mallory"), model=model)
+    with pytest.raises(Refused, match="root key") as caught:
+        put(node, made.path)
+    assert caught.value.reason == "signer"
+
+
 def test_replies_in_the_name_of_this_hospital_that_it_never_signed_are_refused(make, node, model):
     from client import keys
 
