@@ -11,7 +11,7 @@ import pytest
 from client import cli_node
 from client.home import NodeHome
 from client.spend import Budget, SpendTable
-from server import cli_run, coordinate, sites, superlink
+from server import cli_root, cli_run, coordinate, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
 from shared_model import enrolment, mae
@@ -22,7 +22,8 @@ from shared_model.errors import OurMistake, Refused
 @pytest.fixture
 def home(tmp_path: Path) -> CoordinatorHome:
     root = tmp_path / "coordinator"
-    cli_run.init(root, "127.0.0.1:8443")
+    cli_root.init(tmp_path / "root")
+    cli_run.init(root, "127.0.0.1:8443", root=tmp_path / "root" / "root.json")
     for site in ("alpha", "beta"):
         cli_node.init(site, 100, tmp_path / site)
         cli_run.enrol(tmp_path / site / "site.json", root)
