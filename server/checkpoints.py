@@ -53,6 +53,7 @@ __all__ = [
     "ClosingRecord",
     "ContributorRecord",
     "IncidentRecord",
+    "Journal",
     "RoundFolder",
     "RoundRecord",
     "RunFolder",
@@ -247,3 +248,16 @@ class RunFolder:
             for stored in open_rounds(self.path)
             if stored.number in ended
         )
+
+
+@dataclass
+class Journal:
+    """The record of a run that goes on, in memory and on the disk; every change is committed."""
+
+    folder: RunFolder
+    record: RunRecord
+
+    def save(self, **changes: object) -> None:
+        """Change fields of the record, durably."""
+        self.record = self.record.model_copy(update=changes)
+        self.folder.save(self.record)

@@ -1,7 +1,8 @@
 """What is stored of one round before the coordinator takes its next step.
 
     runs/<run>/open/NNNN/request.header             the request, as sent
-    runs/<run>/open/NNNN/agree.header               the survivors, as they were announced
+    runs/<run>/open/NNNN/refusal-<site>.header      who refused trip 1
+    runs/<run>/open/NNNN/agreed.json                U: the survivors that are to be signed
     runs/<run>/open/NNNN/agreement-<site>.header    who agreed
     runs/<run>/open/NNNN/opening-KK.json            who was asked to open, for whom (K-th time)
     runs/<run>/open/NNNN/shares-KK-<site>.{body,header}   what they opened (body first)
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.round_values import Endings
 from shared_model import canonical
 from shared_model.errors import OurMistake
 from shared_model.files import sync_folder, write_atomic
@@ -34,10 +36,25 @@ class StoredReply:
     header: bytes = field(repr=False)
     body: bytes = field(repr=False)
 
+    @property
+    def parts(self) -> tuple[bytes, bytes]:
+        """Header and body."""
+        return self.header, self.body
+
 
 @dataclass(frozen=True)
-class Opening:
-    """One asking of trip 3: these sites, with these agreements, for these missing ones."""
+class Chosen:
+    """U, chosen once for the round. submissions: digests of the headers of its replies, in order;
+    ended: why the others are not in it."""
+
+    survivors: tuple[str, ...]
+    submissions: tuple[str, ...]
+    ended: Endings
+
+
+@dataclass(frozen=True)
+class OpeningAsked:
+    """One asking of trip 3: with the agreements of these signers, for these missing survivors."""
 
     signers: tuple[str, ...]
     missing: tuple[str, ...]
@@ -95,6 +112,14 @@ class RoundFolder:
             _read(self.submissions / f"{site}.body"),
         )
 
+    def submission_header(self, site: str) -> bytes:
+        """The header of a submission stored before.
+
+        Raises:
+            OurMistake: it cannot be read.
+        """
+        return _read(self.submissions / f"{site}.header")
+
     def mapped(self, site: str) -> mmap.mmap:
         """The body of a submission, mapped: only what is looked at is in memory.
 
@@ -108,17 +133,40 @@ class RoundFolder:
         except (OSError, ValueError) as error:
             raise OurMistake(f"The stored file {path} cannot be read.") from error
 
-    # ------------------------------------------------------------ trips 2 and 3
-
-    def store_agree(self, header: bytes) -> None:
-        """Store who the survivors are before any site is told."""
-        write_atomic(self.open / "agree.header", header, mode=0o600)
+    def store_refusal(self, site: str, header: bytes) -> None:
+        """Store a refusal of trip 1: the record of the round keeps it."""
+        write_atomic(self.open / f"refusal-{site}.header", header, mode=0o600)
 
     @property
-    def agree(self) -> bytes | None:
-        """The stored announcement of the survivors, None if there is none."""
-        path = self.open / "agree.header"
-        return path.read_bytes() if path.is_file() else None
+    def refusals(self) -> dict[str, bytes]:
+        """Refusals of trip 1 by site."""
+        return self._headers("refusal-")
+
+    # ------------------------------------------------------------ trips 2 and 3
+
+    def store_chosen(self, chosen: Chosen) -> None:
+        """Store U before any site is told."""
+        data = canonical.encode(
+            {
+                "survivors": chosen.survivors,
+                "submissions": chosen.submissions,
+                "ended": dict(chosen.ended),
+            }
+        )
+        write_atomic(self.open / "agreed.json", data, mode=0o600)
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """The stored U, None if none was chosen.
+
+        Raises:
+            OurMistake: it cannot be read.
+        """
+        path = self.open / "agreed.json"
+        if not path.is_file():
+            return None
+        value = json.loads(_read(path))
+        return Chosen(tuple(value["survivors"]), tuple(value["submissions"]), value["ended"])
 
     def store_agreement(self, site: str, header: bytes) -> None:
         """Store a site's agreement before it is used."""
@@ -127,23 +175,20 @@ class RoundFolder:
     @property
     def agreements(self) -> dict[str, bytes]:
         """Agreements by site."""
-        return {
-            path.name.removeprefix("agreement-").removesuffix(".header"): path.read_bytes()
-            for path in sorted(self.open.glob("agreement-*.header"))
-        }
+        return self._headers("agreement-")
 
-    def store_opening(self, attempt: int, opening: Opening) -> None:
+    def store_opening(self, attempt: int, opening: OpeningAsked) -> None:
         """Store who is asked to open before anyone is asked."""
         data = canonical.encode({"signers": opening.signers, "missing": opening.missing})
         write_atomic(self.open / f"opening-{attempt:02d}.json", data, mode=0o600)
 
     @property
-    def openings(self) -> tuple[Opening, ...]:
+    def openings(self) -> tuple[OpeningAsked, ...]:
         """All askings, in order."""
         found = []
         for path in sorted(self.open.glob("opening-*.json")):
-            value = json.loads(path.read_bytes())
-            found.append(Opening(tuple(value["signers"]), tuple(value["missing"])))
+            value = json.loads(_read(path))
+            found.append(OpeningAsked(tuple(value["signers"]), tuple(value["missing"])))
         return tuple(found)
 
     def store_shares(self, attempt: int, reply: StoredReply) -> None:
@@ -161,6 +206,12 @@ class RoundFolder:
             reply = StoredReply(site, _read(path), _read(path.with_suffix(".body")))
             found.append((int(attempt), reply))
         return tuple(found)
+
+    def _headers(self, prefix: str) -> dict[str, bytes]:
+        return {
+            path.name.removeprefix(prefix).removesuffix(".header"): _read(path)
+            for path in sorted(self.open.glob(f"{prefix}*.header"))
+        }
 
     # ------------------------------------------------------------ the end
 

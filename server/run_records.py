@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.run_config import RunConfig
-from shared_model import roster as rosters
 from shared_model.config import ModelConfig
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake
 from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, RoundNumber
+from shared_model.roster import Roster, SignedRoster, open_signed
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")]
 Absence = Literal["refused", "faulty", "lost", "silent", "unused"]
@@ -185,16 +185,16 @@ class RunRecord(_Record):
         return max((item.round for item in self.rounds if item.outcome == "aggregated"), default=0)
 
     @property
-    def signed_rosters(self) -> tuple[rosters.SignedRoster, ...]:
+    def signed_rosters(self) -> tuple[SignedRoster, ...]:
         """The rosters by version, each verified against the root key."""
         return tuple(_opened(document, self.root_key) for document in self.rosters)
 
     @property
-    def roster(self) -> rosters.Roster:
+    def roster(self) -> Roster:
         """The roster that counts now."""
         return _opened(self.rosters[-1], self.root_key).roster
 
-    def roster_named(self, digest: str) -> rosters.Roster:
+    def roster_named(self, digest: str) -> Roster:
         """The roster that a request of this run names.
 
         Raises:
@@ -207,8 +207,8 @@ class RunRecord(_Record):
 
 
 @lru_cache(maxsize=64)
-def _opened(document: str, root_key: str) -> rosters.SignedRoster:
-    return rosters.open_signed(from_base64(document), bytes.fromhex(root_key))
+def _opened(document: str, root_key: str) -> SignedRoster:
+    return open_signed(from_base64(document), bytes.fromhex(root_key))
 
 
 def check_lineage(record: RunRecord) -> None:

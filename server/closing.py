@@ -1,0 +1,270 @@
+"""The closing exchange: the hospitals verify a published sum, while later rounds run.
+
+For each aggregated round, beside everything else:
+
+1. `CloseRequest` with the statement to every survivor; each answers, signed, with 128 subset sums
+   of what it submitted;
+2. once all have answered, the coordinator holds the sum against the answers itself, and sends them
+   with the sum to all: whoever finds it right signs a `SumReceipt`;
+3. with the receipts of t survivors the round is verified.
+
+What comes is stored as it comes (`ClosingRecord`), so that any later start of the run goes on where
+this one was. A site that does not answer is asked again from time to time; nothing waits for it but
+the end of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from server.checkpoints import RunFolder
+from server.post import Answer, Letter, Post
+from server.run_records import ClosingRecord, RoundRecord, RunRecord, as_base64, from_base64
+from shared_model import canonical, protocol
+from shared_model.errors import PeerFault, Refused
+from shared_model.protocol import Refusal
+from shared_model.protocol_sum import CloseReply, CloseRequest, SumReceipt, VerifyRequest
+from shared_model.secure_sum.numbers import unpack
+from shared_model.secure_sum.verification import check_equation, read_statement
+from shared_model.verify_body import verify_body
+
+Told = Callable[[str, str, str], None]
+"""kind, site, words."""
+
+
+@dataclass
+class _Open:
+    """One round whose sum is not verified yet.
+
+    silent: sites that refused or answered wrongly in this start. asked: when a site was last asked,
+    by trip. right: the coordinator itself has held the sum against all answers; None: not yet.
+    """
+
+    record: ClosingRecord
+    statement: bytes = field(repr=False)
+    transcript: str
+    keys: Mapping[str, bytes]
+    silent: set[str] = field(default_factory=set)
+    asked: dict[tuple[str, str], float] = field(default_factory=dict)
+    right: bool | None = None
+
+    @property
+    def trip(self) -> str:
+        """What is asked now."""
+        return "verify" if self.right else "close"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Survivors whose answer to the present question is not here and may still come."""
+        have = self.record.receipts if self.trip == "verify" else self.record.answers
+        return tuple(
+            site for site in self.record.survivors if site not in have and site not in self.silent
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not verified yet and may still be, in this start."""
+        record = self.record
+        if record.state == "verified" or self.right is False:
+            return False
+        if len(record.answers) < len(record.survivors):
+            open_answers = set(record.survivors) - set(record.answers)
+            return not open_answers & self.silent
+        return len(record.receipts) + len(self.missing) >= record.needed
+
+
+class Closings:
+    """All closing exchanges of a run.
+
+    Args:
+        again_s: how long after a question it is asked again.
+        told: for the operator.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        key: Ed25519PrivateKey,
+        post: Post,
+        clock: Callable[[], float],
+        again_s: float,
+        told: Told,
+    ) -> None:
+        self._folder = folder
+        self._key = key
+        self._post = post
+        self._clock = clock
+        self._again_s = again_s
+        self._told = told
+        self._open: dict[int, _Open] = {}
+
+    def restore(self, record: RunRecord) -> None:
+        """Take up every exchange that an earlier start left."""
+        for item in record.rounds:
+            if item.outcome == "aggregated":
+                self.begin(record, item)
+
+    def begin(self, record: RunRecord, item: RoundRecord) -> None:
+        """A round was aggregated: its sum is to be verified. Rounds without masks have no
+        statement and stay unverified."""
+        closing = self._folder.closing(item.round)
+        if closing.state == "verified" or not closing.statement_digest:
+            return
+        request = protocol.open_train_request(item.request_bytes, bytes.fromhex(record.run_key))
+        roster = record.roster_named(request.sum.roster_digest)
+        self._open[item.round] = _Open(
+            record=closing,
+            statement=self._folder.statement(item.round),
+            transcript=str(item.transcript),
+            keys={site: roster.entry(site).identity for site in closing.survivors},
+        )
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """Rounds that are not verified and may still be, in this start."""
+        return tuple(number for number, found in sorted(self._open.items()) if found.waits)
+
+    @property
+    def unverified(self) -> Mapping[int, str]:
+        """Rounds that are not verified, and why, in words."""
+        return {
+            number: found.record.in_words
+            for number, found in sorted(self._open.items())
+            if found.record.state == "unverified"
+        }
+
+    def turn(self, online: Callable[[], Container[str]]) -> None:
+        """Ask whom is to be asked. Who was asked before is asked again only if it is there."""
+        letters: list[Letter] = []
+        there: Container[str] | None = None
+        made: dict[int, tuple[bytes, bytes]] = {}
+        for number, found in list(self._open.items()):
+            if not found.waits:
+                continue
+            self._hold(number, found)
+            for site in found.missing if found.waits else ():
+                trip, now = found.trip, self._clock()
+                last = found.asked.get((trip, site))
+                if last is not None:
+                    if now - last < self._again_s or self._post.awaits(trip, number, site):
+                        continue
+                    there = online() if there is None else there
+                    if site not in there:
+                        found.asked[trip, site] = now
+                        continue
+                found.asked[trip, site] = now
+                if number not in made:
+                    made[number] = self._question(number, found)
+                letters.append(Letter(site, trip, number, *made[number]))
+        self._post.send(letters)
+
+    def receive(self, answer: Answer) -> None:
+        """A site's answer to one of these letters."""
+        letter = answer.letter
+        found = self._open.get(letter.number)
+        if found is None or letter.site not in found.keys:
+            return
+        try:
+            self._take(found, letter, answer)
+        except PeerFault as fault:
+            found.silent.add(letter.site)
+            self._told("incident", letter.site, f"closing of round {letter.number}: {fault}")
+
+    # ------------------------------------------------------------ parts
+
+    def _take(self, found: _Open, letter: Letter, answer: Answer) -> None:
+        site, number, record = letter.site, letter.number, found.record
+        key = found.keys[site]
+        said: CloseReply | SumReceipt | Refusal
+        if letter.trip == "close":
+            said = protocol.open_answer_of(answer.header, key, CloseReply, site=site)
+        else:
+            said = protocol.open_answer_of(answer.header, key, SumReceipt, site=site)
+        if answer.body:
+            raise PeerFault(f"An answer of {site} has a body that it should not have.", site=site)
+        header = as_base64(answer.header)
+        if isinstance(said, Refusal):
+            if said.request_digest != protocol.header_digest(letter.header):
+                raise PeerFault(f"{site} refuses something that it was not asked.", site=site)
+            found.silent.add(site)
+            self._save(found, refusals={**record.refusals, site: header})
+            wrong = "; it does not find the sum right" if said.reason == "secure-sum" else ""
+            self._told("refused", site, f"closing of round {number}: {said.reason}{wrong}")
+            return
+        self._check(said, found, letter)
+        refusals = {other: text for other, text in record.refusals.items() if other != site}
+        if isinstance(said, CloseReply):
+            self._save(found, answers={**record.answers, site: header}, refusals=refusals)
+            return
+        receipts = {**record.receipts, site: header}
+        verified = len(receipts) >= record.needed
+        was = record.state
+        self._save(
+            found,
+            receipts=receipts,
+            refusals=refusals,
+            state="verified" if verified else "unverified",
+        )
+        if verified and (was == "unverified" or len(receipts) == len(record.survivors)):
+            self._told("verified", "", f"round {number} {found.record.in_words}")
+        if len(receipts) == len(record.survivors):
+            del self._open[number]
+
+    def _check(self, said: CloseReply | SumReceipt, found: _Open, letter: Letter) -> None:
+        run = protocol.readable(letter.header)["run"]
+        named = (said.run, said.round, said.transcript, said.statement_digest)
+        if named != (run, letter.number, found.transcript, found.record.statement_digest):
+            raise PeerFault(f"{said.site} answers about another sum.", site=said.site)
+
+    def _hold(self, number: int, found: _Open) -> None:
+        """Hold the published sum against the answers, once all are here."""
+        record = found.record
+        if found.right is not None or set(record.answers) != set(record.survivors):
+            return
+        statement = read_statement(found.statement)
+        answers = {
+            site: protocol.open_signed(
+                from_base64(header), found.keys[site], CloseReply, site=site
+            ).sums
+            for site, header in record.answers.items()
+        }
+        packed = self._folder.summed(number)
+        try:
+            check_equation(
+                statement, answers, unpack(packed, statement.modulus_bits, statement.padded)
+            )
+        except Refused as wrong:
+            found.right = False
+            self._told("incident", "", f"round {number} cannot be verified: {wrong.message}")
+        else:
+            found.right = True
+
+    def _question(self, number: int, found: _Open) -> tuple[bytes, bytes]:
+        """Header and body of what all survivors are asked now."""
+        record = found.record
+        run = read_statement(found.statement).run
+        if found.trip == "close":
+            asked = CloseRequest(
+                run=run,
+                round=number,
+                transcript=found.transcript,
+                statement_digest=record.statement_digest,
+            )
+            return protocol.seal(asked, self._key), found.statement
+        answers = [from_base64(record.answers[survivor]) for survivor in record.survivors]
+        body = verify_body(found.statement, self._folder.summed(number), answers)
+        verify = VerifyRequest(
+            run=run,
+            round=number,
+            transcript=found.transcript,
+            statement_digest=record.statement_digest,
+            body_digest=canonical.digest(body),
+        )
+        return protocol.seal(verify, self._key), body
+
+    def _save(self, found: _Open, **changes: object) -> None:
+        found.record = found.record.model_copy(update=changes)
+        self._folder.save_closing(found.record)
