@@ -1,8 +1,28 @@
-"""Makes the modules of this folder importable by name from its tests."""
+"""Makes the modules of this folder importable by name, and worlds to attack."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from consortium import Consortium
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Callable[..., Consortium]:
+    """Makes a consortium of n hospitals with their first epoch begun."""
+    from consortium import Consortium
+
+    def make(n: int, **options: Any) -> Consortium:
+        world = Consortium(tmp_path / "world", n, **options)
+        world.new_epoch()
+        return world
+
+    return make
