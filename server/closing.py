@@ -73,7 +73,7 @@ class _Open:
         if len(record.answers) < len(record.survivors):
             open_answers = set(record.survivors) - set(record.answers)
             return not open_answers & self.silent
-        return len(record.receipts) + len(self.missing) >= record.needed
+        return self.right is None or len(record.receipts) + len(self.missing) >= record.needed
 
 
 class Closings:

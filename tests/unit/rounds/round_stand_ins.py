@@ -9,24 +9,29 @@ from node_stand_ins import (
     DECLARED,
     MODEL,
     PLAN,
+    ROOT_KEY,
     RUN_KEY,
     SITES,
     TRAINABLE,
     Consortium,
     FakeBooks,
     FakeData,
+    FakeRosters,
     allow_all,
     cheap_train,
     check_any_model,
     key_of,
     make_node,
+    no_training,
+    signed_roster,
     start_weights,
 )
 
 from client.round import Node, answer
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel
-from server.run_config import RosterSite, RunConfig
+from server.run_config import RunConfig
+from server.run_start import begin
 from server.transport import Incoming, Outgoing
 from shared_model import signing
 
@@ -34,22 +39,28 @@ __all__ = [
     "DECLARED",
     "MODEL",
     "PLAN",
+    "ROOT_KEY",
     "RUN_KEY",
     "SITES",
     "Clock",
     "Consortium",
     "FakeBooks",
     "FakeData",
+    "FakeRosters",
     "FakeTransport",
     "allow_all",
+    "begun",
     "cheap_train",
     "check_any_model",
     "folder_at",
     "handlers",
     "key_of",
     "make_node",
-    "roster",
+    "no_training",
+    "nodes_of",
+    "root_public",
     "run_config",
+    "signed_roster",
     "start_model",
     "three_nodes",
 ]
@@ -59,15 +70,18 @@ def start_model() -> StartingModel:
     return StartingModel(MODEL, start_weights(), TRAINABLE)
 
 
-def roster(sites: Sequence[str] = SITES) -> list[RosterSite]:
-    return [
-        RosterSite(
-            site=site,
-            identity_key=signing.public_bytes(key_of(site)).hex(),
-            declared_patients=DECLARED[site],
-        )
-        for site in sites
-    ]
+def root_public() -> bytes:
+    return signing.public_bytes(ROOT_KEY)
+
+
+def begun(
+    root: Path, sites: Sequence[str] = SITES, *, threshold: int | None = None, **changes: object
+) -> RunFolder:
+    """A run over these sites that has begun, in `root`."""
+    folder = folder_at(root)
+    document = signed_roster(sites, threshold=threshold).to_bytes()
+    begin(folder, run_config(**changes), document, root_public(), RUN_KEY, start_model())
+    return folder
 
 
 def run_config(**changes: object) -> RunConfig:
@@ -76,11 +90,13 @@ def run_config(**changes: object) -> RunConfig:
         "preset": "tiny",
         "rounds": 3,
         "privacy": PLAN.as_dict(),
-        "insecure_aggregation": True,
         "minimum_contributors": 2,
+        "update_norm_bound": 2.0,
         "deadline_s": 60.0,
         "gather_s": 5.0,
         "patience_s": 100.0,
+        "trip_s": 30.0,
+        "rekey_s": 10.0,
         "poll_s": 1.0,
     }
     return RunConfig.from_dict({**values, **changes})
@@ -162,8 +178,21 @@ def handlers(nodes: Mapping[str, Node]) -> dict[str, Handler]:
     return {site: handler(node) for site, node in nodes.items()}
 
 
+def nodes_of(
+    root: Path, sites: Sequence[str] = SITES, *, threshold: int | None = None, **changes: object
+) -> dict[str, Node]:
+    """Nodes whose operators have approved the roster of these sites."""
+    signed = signed_roster(sites, threshold=threshold)
+    return {
+        site: make_node(
+            site, root / "outboxes", **{"rosters": FakeRosters(site, signed), **changes}
+        )
+        for site in sites
+    }
+
+
 def three_nodes(root: Path, **changes: object) -> dict[str, Node]:
-    return {site: make_node(site, root / "outboxes", **changes) for site in SITES}
+    return nodes_of(root, SITES, **changes)
 
 
 def folder_at(root: Path) -> RunFolder:
