@@ -224,8 +224,6 @@ def _take_countersignature(home: CoordinatorHome, given: CountersignatureFile) -
 
 
 def _earlier(home: CoordinatorHome, than: Roster) -> list[Roster]:
-    if not home.rosters.is_dir():
-        return []
     root = root_card(home).root
     kept = [
         roster.open_signed(path.read_bytes(), root).roster

@@ -11,10 +11,10 @@ import pytest
 from client import cli_node
 from client.home import NodeHome
 from client.spend import Budget, SpendTable
-from server import cli_root, cli_run, coordinate, sites, superlink
+from server import cli_root, cli_run, coordinate, rosters, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
-from shared_model import enrolment, mae
+from shared_model import enrolment, mae, signing
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 
@@ -27,7 +27,17 @@ def home(tmp_path: Path) -> CoordinatorHome:
     for site in ("alpha", "beta"):
         cli_node.init(site, 100, tmp_path / site)
         cli_run.enrol(tmp_path / site / "site.json", root)
+    sign_roster(tmp_path)
     return CoordinatorHome(root)
+
+
+def sign_roster(folder: Path) -> None:
+    """The root's machine, beside the coordinator for once."""
+    rosters.sign_here(
+        CoordinatorHome(folder / "coordinator"),
+        signing.load_key_file(folder / "root" / "root.pem"),
+        today=rosters.today_utc(),
+    )
 
 
 @pytest.fixture
@@ -185,6 +195,7 @@ def test_a_site_that_was_removed_is_not_in_the_next_run(
     cli_node.init("gamma", 100, tmp_path / "gamma")
     cli_run.enrol(tmp_path / "gamma" / "site.json", home.root)
     cli_run.remove("beta", home.root)
+    sign_roster(tmp_path)
     assert [card.site for card in sites.roster(home)] == ["alpha", "gamma"]
     start(home, rounds=1)
     record = RunFolder(home.run_folder("run-1")).record()

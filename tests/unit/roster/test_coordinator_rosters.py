@@ -314,6 +314,10 @@ def test_gaps_between_cards_and_roster_are_named(
     signed = rosters.take(coordinator, signed_next(coordinator, root_home), today=TODAY)
     sites.remove(coordinator, "alpha")
     sites.remove(coordinator, "beta")
+    gamma = keys.card(NodeHome(tmp_path / "gamma")).model_copy(update={"declared_patients": 90})
+    sites.remove(coordinator, "gamma")
+    key = signing.load_key_file(NodeHome(tmp_path / "gamma").identity_key)
+    sites.enrol(coordinator, enrolment.seal(gamma, key))
     for site, patients in (("beta", 100), ("delta", 100)):
         keys.make(NodeHome(tmp_path / "new" / site), site, patients)
         sites.enrol(coordinator, keys.card_bytes(NodeHome(tmp_path / "new" / site)))
@@ -321,7 +325,7 @@ def test_gaps_between_cards_and_roster_are_named(
     assert "alpha is in the roster but not enrolled" in text
     assert "beta is enrolled with another key" in text
     assert "delta is enrolled but not in the roster" in text
-    assert "gamma" not in text
+    assert "gamma is enrolled with other declared patients" in text
 
 
 def test_more_sites_than_a_roster_has_are_not_enrolled(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from roster_stand_ins import TODAY
+from roster_stand_ins import TODAY, Hospital, roster_of
 
 import client.cli
 import client.rosters
@@ -263,3 +266,41 @@ def test_after_a_restore_the_epoch_key_is_erased(ceremony: Ceremony) -> None:
     assert "no epoch's key" in ceremony.node("alpha", "restored")
     with pytest.raises(OurMistake, match="no node"):
         ceremony.node("nowhere", "restored")
+
+
+def test_the_offline_machine_needs_four_packages_only(tmp_path: Path) -> None:
+    """docs/root-key.md says which are to be carried there; all others are kept from loading."""
+    script = """
+import importlib.abc, sys
+
+class Away(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in {"torch", "numpy", "flwr", "scipy", "opacus", "pyarrow", "safetensors",
+                    "dp_accounting", "matplotlib", "jinja2", "wfdb", "pydicom", "pyedflib"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Away())
+from server.cli import app
+for words in sys.argv[1:]:
+    app(words.split("|"), standalone_mode=False)
+"""
+    sites = [Hospital(site, Ed25519PrivateKey.generate(), 100) for site in SITES]
+    draft, out = tmp_path / "draft.json", tmp_path / "roster.json"
+    today = client.rosters.today_utc()
+    draft.write_bytes(roster_of(sites, first=today, last="2099-12-31").to_bytes())
+    home = f"--home|{tmp_path / 'root'}"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            f"root|init|{home}",
+            f"root|show|{draft}|{home}",
+            f"root|sign|{draft}|-o|{out}|--yes|{home}",
+        ],
+        check=True,
+        timeout=120,
+        cwd=Path(client.cli.__file__).parents[1],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert SignedRoster.from_bytes(out.read_bytes()).roster.names == tuple(sorted(SITES))
