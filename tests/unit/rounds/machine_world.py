@@ -22,6 +22,7 @@ from server.rounds import (
     ClosedRound,
     CloseRound,
     Contribution,
+    DeadlinePassed,
     Event,
     FaultyReply,
     KeyArrived,
@@ -33,6 +34,7 @@ from server.rounds import (
     PushAgree,
     RefusalArrived,
     ReplyArrived,
+    Resumed,
     RoundOpened,
     RunState,
     Settings,
@@ -91,7 +93,7 @@ class Node:
             if self.key != request.epoch:
                 return self.refuse(request, "epoch")
             return KeyArrived(self.site, number)
-        if self.key != request.epoch:
+        if self.key != request.epoch and self.world.settings.masked:
             return self.refuse(request, "epoch")
         if request.trip == "submit":
             if number not in self.submitted and number < max(self.submitted, default=0):
@@ -150,6 +152,7 @@ class World:
         self.crash_after: int | None = None
         self.cheat: str | None = None
         self.close_reasons: list[str] = []
+        self.taken: set[tuple[str, str, str]] = set()
 
     # ------------------------------------------------------------ coordinator
 
@@ -163,8 +166,11 @@ class World:
     def _feed(self, event: Event) -> None:
         before = self.state
         self.state, actions = advance(before, event)
-        legal = TRANSITIONS[before.phase].get(type(event).__name__, {before.phase})
-        assert self.state.phase in legal
+        name = type(event).__name__
+        legal = TRANSITIONS[before.phase].get(name)
+        assert self.state.phase in (legal or {before.phase})
+        if legal:
+            self.taken.add((before.phase, name, self.state.phase))
         for action in actions:
             if self.crash_after is not None:
                 if self.crash_after == 0:
@@ -301,6 +307,11 @@ class World:
             if (self.starts, disk.number) == (epoch, number):
                 self.feed(event)
 
+    def resume(self) -> None:
+        """The operator has read why the run is paused."""
+        self.disk.resumed_after = max((item.number for item in self.disk.closed), default=0)
+        self.feed(Resumed())
+
     # ------------------------------------------------------------ network
 
     def send(self, trip, number, sites, opening: OpenShares | None = None) -> None:
@@ -326,6 +337,8 @@ class World:
         if isinstance(message, Request):
             self.network.append(Answer(message, self.nodes[message.site].answer(message)))
             return
+        if message.request.trip == "keying" and message.request.epoch != self.disk.epoch:
+            return  # a key of another epoch; the loop does not take it for one of this
         self.feed(message.event)
         if not keep:
             self.had_its_turn(message.request)
@@ -339,6 +352,22 @@ class World:
         message = self.network.pop(index)
         request = message.request if isinstance(message, Answer) else message
         self.feed(SiteLost(request.site, request.trip, request.number))
+
+    def refuse(self, index: int, reason) -> None:
+        """The site refuses, if it has not answered yet."""
+        message = self.network[index]
+        if isinstance(message, Request):
+            refusal = self.nodes[message.site].refuse(message, reason)
+            self.network[index] = Answer(message, refusal)
+
+    def go_on(self) -> None:
+        """What happens if nothing goes wrong: the next message arrives, or time passes."""
+        if self.network:
+            self.deliver(0)
+        else:
+            self.now += 25.0
+            self.look(frozenset(self.settings.sites))
+        self.feed(DeadlinePassed(self.now))
 
     def had_its_turn(self, request: Request) -> None:
         """As the loop does: an answer that did not count ends the site's turn."""
