@@ -60,7 +60,7 @@ def conducted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def start(home: CoordinatorHome, **options: Any) -> None:
-    cli_run.start(home=home.root, **{"insecure_aggregation": True, **options})
+    cli_run.start(home=home.root, **options)
 
 
 def test_init_again_changes_nothing(home: CoordinatorHome) -> None:
@@ -71,11 +71,13 @@ def test_init_again_changes_nothing(home: CoordinatorHome) -> None:
         cli_run.init(home.root, "127.0.0.1:9999")
 
 
-def test_a_start_that_does_not_say_insecure_is_refused(
+def test_a_start_without_a_signed_roster_is_refused(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    with pytest.raises(Refused, match="in clear"):
-        start(home, rounds=2, insecure_aggregation=False)
+    """Enrolled cards alone are no consortium."""
+    home.roster.unlink()
+    with pytest.raises(OurMistake, match="no roster yet"):
+        start(home, rounds=2)
     assert conducted == []
 
 
@@ -92,7 +94,7 @@ def test_a_start_begins_a_run_and_the_next_continues_it(
     assert conducted == ["run-1", "run-1"]
     record = RunFolder(home.run_folder("run-1")).record()
     assert (record.config.rounds, record.config.privacy.steps) == (2, 3)
-    assert [item.site for item in record.roster] == ["alpha", "beta"]
+    assert record.roster.names == ("alpha", "beta")
 
 
 def test_the_configuration_of_a_run_that_has_begun_is_fixed(
@@ -128,6 +130,7 @@ def test_status_lists_sites_and_runs(
     capsys.readouterr()
     cli_run.status(home.root, as_json=True)
     shown = json.loads(capsys.readouterr().out)
+    assert shown["roster"] == 1
     assert [item["site"] for item in shown["sites"]] == ["alpha", "beta"]
     assert (shown["runs"][0]["run"], shown["runs"][0]["of"], shown["running"]) == (
         "run-1",
@@ -199,7 +202,7 @@ def test_a_site_that_was_removed_is_not_in_the_next_run(
     assert [card.site for card in sites.roster(home)] == ["alpha", "gamma"]
     start(home, rounds=1)
     record = RunFolder(home.run_folder("run-1")).record()
-    assert [item.site for item in record.roster] == ["alpha", "gamma"]
+    assert record.roster.names == ("alpha", "gamma")
 
 
 def test_a_node_with_a_broken_ledger_or_policy_does_not_start(
