@@ -486,3 +486,28 @@ def test_pretend_nodes_are_made_by_simulations_and_tests_only():
                 and (node.args or node.keywords)
             ]
             assert not made, path
+
+
+def test_an_own_epoch_key_that_is_not_the_one_here_means_a_new_epoch(consortium):
+    """Signed by this very site, as a node that was put back from a copy may have: not used."""
+    statement = protocol_sum.EpochKey(
+        site="alpha",
+        epoch=consortium.epoch,
+        roster_digest=consortium.roster.digest,
+        public_key="ab" * 32,
+    )
+    signature = seal(statement, key_of("alpha"))[: protocol.SIGNATURE_BYTES].hex()
+    entry = protocol.EpochKeyEntry(site="alpha", public_key="ab" * 32, signature=signature)
+    refusal = opened(ask(consortium, sum={"epoch_keys": exchanged(consortium, "alpha", entry)}))
+    assert refusal.reason == "epoch"
+    assert untouched(consortium.nodes["alpha"])
+
+
+def test_of_rounds_without_masks_only_the_last_submission_is_kept(tmp_path):
+    """They have no closing exchange that would need it."""
+    consortium = Consortium.of(tmp_path, allow_unmasked=True)
+    for number in (1, 2):
+        plan = {"aggregation": "UnmaskedForSimulation"}
+        assert isinstance(opened(ask(consortium, round=number, sum=plan)), TrainReply)
+    kept = list((tmp_path / "alpha").glob("spring/*/reply.body"))
+    assert [path.parent.name for path in kept] == ["0000002"]
