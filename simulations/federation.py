@@ -33,8 +33,9 @@ from client.round import PretendNode, handle
 from server import coordinate, rosters, sites, tls
 from server.checkpoints import RunFolder, RunRecord
 from server.coordinate import Progress, StartingModel
+from server.epochs import EpochBook
 from server.home import CoordinatorHome
-from server.run_config import RosterSite, RunConfig
+from server.run_config import RunConfig
 from server.transport import Transport
 from shared_model import enrolment, signing
 from shared_model.enrolment import Invitation
@@ -228,11 +229,18 @@ def train(
     folder = federation.folder(config.run)
     key = signing.load_key_file(place.run_key)
     if not folder.exists:
-        roster = [RosterSite.of(card) for card in sites.roster(place)]
-        coordinate.begin(folder, config, roster, key, start or coordinate.starting_model(config))
+        coordinate.begin(
+            folder,
+            config,
+            place.roster.read_bytes(),
+            rosters.root_card(place).root,
+            key,
+            start or coordinate.starting_model(config),
+        )
+    book = EpochBook(place.root / "epochs.json")
 
     def conduct(transport: Transport) -> RunRecord:
-        return coordinate.run(transport, folder, key, on_progress=on_progress)
+        return coordinate.run(transport, folder, key, book, on_progress=on_progress)
 
     if engine == "ray":
         from simulations.ray_engine import over_ray

@@ -52,7 +52,6 @@ def config(run: str) -> RunConfig:
                 "steps": 1,
             },
             "training": {"segments": 1},
-            "insecure_aggregation": True,
             "minimum_contributors": 3,
             "poll_s": 0.05,
         }
