@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ from shared_model.protocol_sum import (
     EpochRequest,
     OpenRequest,
     SharesReply,
+    Statement,
     VerifyRequest,
     agreed_digest,
     epoch_key_statement,
@@ -57,9 +59,11 @@ from shared_model.roster import Roster, SignedRoster
 from shared_model.secure_sum import keys as sum_keys
 from shared_model.secure_sum.keys import Member
 from shared_model.secure_sum.numbers import Numbers, flatten, quantise
-from shared_model.secure_sum.opening import open_rows
+from shared_model.secure_sum.opening import SharesOf, open_rows, read_shares, rebuild_seeds
 from shared_model.secure_sum.submission import seal_submission
 from shared_model.secure_sum.transcript import Transcript, of_request
+from shared_model.secure_sum.unmask import sum_of
+from shared_model.secure_sum.verification import make_statement
 from shared_model.weights import Weights
 
 RUN = "spring"
@@ -322,9 +326,13 @@ class Consortium:
         *,
         model: Weights | None = None,
         plan: Mapping[str, Any] | None = None,
+        declare: Mapping[str, int] | None = None,
         **changes: Any,
     ) -> TrainRequest:
-        """What an honest coordinator would ask, and whatever is changed in it."""
+        """What an honest coordinator would ask, and whatever is changed in it.
+
+        plan: changes of the sum's plan. declare: other declared numbers of patients.
+        """
         names = tuple(sorted(participants or self.names))
         weights = model or self.model
         body = weights_io.to_bytes(weights)
@@ -353,7 +361,10 @@ class Consortium:
             "privacy": PLAN,
             "training": LocalTraining(),
             "participants": tuple(
-                Participant(site=site, declared_patients=self.declared(site)) for site in names
+                Participant(
+                    site=site, declared_patients=(declare or {}).get(site, self.declared(site))
+                )
+                for site in names
             ),
             "minimum_contributors": 2,
             "sum": SumPlan(**values),
@@ -553,6 +564,39 @@ class Consortium:
             body_digest=canonical.digest(opened.body),
         )
         return reply, opened.body
+
+    # What an honest coordinator would publish
+
+    def shares(self, request: TrainRequest, survivors: Sequence[str]) -> dict[str, SharesOf]:
+        """What the survivors opened, as far as they did; colluders open honestly."""
+        transcript, names = self.transcript(request), tuple(sorted(survivors))
+        found = {}
+        for item in self.adversary.heard:
+            answer = item.answer
+            if isinstance(answer, SharesReply) and answer.transcript == transcript.digest.hex():
+                asked = json.loads(item.request[protocol.SIGNATURE_BYTES :])
+                found[item.site] = read_shares(
+                    item.body, transcript, names, tuple(asked["missing"]), item.site,
+                    answer.unreadable, answer.accused,
+                )  # fmt: skip
+        for site in set(names) & set(self.adversary.identities):
+            reply, body = self.colluder_opens(site, request, names)
+            found[site] = read_shares(
+                body, transcript, names, (), site, reply.unreadable, reply.accused
+            )
+        return found
+
+    def published(
+        self, request: TrainRequest, survivors: Sequence[str]
+    ) -> tuple[Statement, np.ndarray]:
+        """The true statement of the sum, and the sum, uint32 (padded,)."""
+        transcript, names = self.transcript(request), tuple(sorted(survivors))
+        newest = self.adversary.newest(transcript.digest)
+        submissions = {site: newest[site].submission for site in names}
+        seeds = rebuild_seeds(transcript, names, self.shares(request, names), submissions)
+        total = sum_of(((site, submissions[site].packed) for site in names), transcript, seeds)
+        headers = tuple(protocol.header_digest(newest[site].header) for site in names)
+        return make_statement(transcript, names, headers, total, seeds), total
 
     # The closing exchange
 
