@@ -150,9 +150,9 @@ def quantise(
     padded: Floats = np.empty(numbers.padded, dtype=np.float32)
     padded[numbers.dimension :] = 0.0
     inside = padded[: numbers.dimension]
-    inside[:] = update
+    _flip(update, rotation_seed, inside)
     with np.errstate(over="ignore", invalid="ignore"):
-        square = float(np.dot(inside, inside))  # infinite or no number where it overflows
+        square = float(np.dot(inside, inside))
     non_finite, scaled = 0, False
     # float32 is enough to see that the norm is far below the bound; else it is taken exactly
     if not square < 0.99 * numbers.norm_bound**2:
@@ -164,7 +164,6 @@ def quantise(
         scaled = norm > numbers.norm_bound
         if scaled:
             np.multiply(inside, np.float64(numbers.norm_bound / norm), out=inside, casting="unsafe")
-    _flip(padded, rotation_seed)
     rotated = _hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
     vector = keystream(rounding_seed, numbers.padded)
     clipped = 0
@@ -196,8 +195,9 @@ def _round(rotated: Floats, words: Words, numbers: Numbers, weight: int) -> int:
     uniform *= np.float32(2.0**-24)
     rotated += uniform
     np.floor(rotated, out=rotated)
-    clipped = int(np.count_nonzero(np.abs(rotated, out=uniform) > half))
-    if clipped:
+    clipped = 0
+    if rotated.max() > half or rotated.min() < -half:
+        clipped = int(np.count_nonzero(np.abs(rotated, out=uniform) > half))
         np.clip(rotated, -half, half, out=rotated)
     integers = words.view(np.int32)
     integers[:] = rotated
@@ -230,7 +230,7 @@ def mean_of(
         piece = slice(start, start + _COLUMNS)
         np.multiply(_hadamard(columns[:, piece].astype(np.float64)), unit, out=turned[:, piece])
     flat = turned.reshape(-1)
-    _flip(flat, rotation_seed)
+    _flip(flat, rotation_seed, flat)
     mean: npt.NDArray[np.float64] = flat[: numbers.dimension]
     return mean
 
@@ -241,12 +241,17 @@ def pack(vector: Words, modulus_bits: int) -> bytes:
     Raises:
         OurMistake: a length that is no multiple of 32, or a value of more than m bits.
     """
+    return packed_words(vector, modulus_bits).tobytes()
+
+
+def packed_words(vector: Words, modulus_bits: int) -> Words:
+    """`pack` without the last copy: the bytes as contiguous little-endian words."""
     if len(vector) % _GROUP or not 1 <= modulus_bits <= MAX_MODULUS_BITS:
         raise OurMistake("Vectors are packed in groups of 32 values of at most 32 bits.")
     if modulus_bits < MAX_MODULUS_BITS and len(vector) and int(vector.max()) >> modulus_bits:
         raise OurMistake("A value does not fit the modulus.")
     if modulus_bits == MAX_MODULUS_BITS:
-        return vector.astype("<u4").tobytes()
+        return vector.astype("<u4")
     groups = _turned(vector.reshape(-1, _GROUP))  # (value, group)
     words = np.empty((modulus_bits, groups.shape[1]), dtype=np.uint32)  # (word, group)
     part = np.empty(groups.shape[1], dtype=np.uint32)
@@ -257,7 +262,7 @@ def pack(vector: Words, modulus_bits: int) -> bytes:
             words[word] = groups[value]
         if spilt:
             np.right_shift(groups[value], np.uint32(32 - shift), out=words[word + 1])
-    return _turned(words).astype("<u4", copy=False).tobytes()
+    return _turned(words).astype("<u4", copy=False)
 
 
 def unpack(data: bytes | memoryview, modulus_bits: int, padded: int) -> Words:
@@ -357,8 +362,8 @@ def unflatten(
     }
 
 
-def _flip(values: npt.NDArray[Any], seed: bytes) -> None:
-    """Negate element e where bit e of the keystream is 1, in place; (k,), floating."""
+def _flip(values: npt.NDArray[Any], seed: bytes, out: npt.NDArray[Any]) -> None:
+    """Negate element e where bit e of the keystream is 1; (k,), floating."""
     octets = keystream(seed, -(-len(values) // 32)).view(np.uint8)
     for start in range(0, len(values), _PIECE):
         piece = values[start : start + _PIECE]
@@ -366,7 +371,7 @@ def _flip(values: npt.NDArray[Any], seed: bytes) -> None:
         signs = bits[: len(piece)].astype(values.dtype)
         signs *= -2.0
         signs += 1.0
-        piece *= signs
+        np.multiply(piece, signs, out=out[start : start + _PIECE])
 
 
 @cache

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.secure_sum import shamir
 from shared_model.secure_sum.keys import Entropy, Member
-from shared_model.secure_sum.numbers import pack
+from shared_model.secure_sum.numbers import pack, packed_words
 from shared_model.secure_sum.primitives import (
     DIGEST_BYTES,
     PREFIX,
@@ -66,8 +66,9 @@ def seal_submission(
     )
     mask(vector, me, self_seed, pair_seeds)
     vector &= np.uint32((1 << transcript.numbers.modulus_bits) - 1)
-    parts = [
-        pack(vector, transcript.numbers.modulus_bits),
+    packed = packed_words(vector, transcript.numbers.modulus_bits)
+    parts: list[bytes | memoryview] = [
+        packed.data.cast("B"),
         salt,
         self_commitment(digest, me, self_seed),
         *(pair_commitment(digest, me, peer, seed) for peer, seed in pair_seeds.items()),

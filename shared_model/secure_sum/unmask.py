@@ -30,10 +30,7 @@ def sum_of(
     """
     numbers = transcript.numbers
     sums = PackedSum(numbers.modulus_bits, numbers.padded)
-    seen = []
-    for site, vector in packed:
-        seen.append(site)
-        sums.add(vector)
+    seen = [_added(sums, site, vector) for site, vector in packed]
     if len(set(seen)) != len(seen) or (seeds is not None and set(seen) != set(seeds.self_seeds)):
         raise OurMistake("The submissions are not those of the survivors whose seeds were opened.")
     total = sums.vector()
@@ -41,6 +38,11 @@ def sum_of(
         take_off(total, seeds)
     total &= np.uint32((1 << numbers.modulus_bits) - 1)
     return total
+
+
+def _added(sums: PackedSum, site: str, vector: bytes | memoryview) -> str:
+    sums.add(vector)
+    return site
 
 
 def take_off(total: Words, seeds: Seeds) -> None:
