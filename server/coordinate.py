@@ -147,6 +147,7 @@ class _Loop:
             )
         self.state = state
         self.closings.restore(record)
+        stored = self.journal.folder.stored_open_round(record)
         if state.phase == "finished":
             if record.state != "finished":
                 self.journal.save(state="finished", pause="")
@@ -157,7 +158,6 @@ class _Loop:
         self.work.weights = self.journal.folder.weights(record)
         if not state.settings.masked:
             self._tell("unmasked", detail=UNMASKED)
-        stored = self.journal.folder.stored_open_round(record)
         if stored is not None:
             self._continue(stored.number, stored.request)
 
