@@ -13,7 +13,7 @@ from shared_model.files import write_atomic
 from simulations.report import Figure, ReportTable, Section, write_report
 
 if TYPE_CHECKING:
-    from simulations.demo_run import Demo
+    from simulations.demo_parts import Demo
 
 HELD_OUT_WINDOWS = 400
 
@@ -28,7 +28,7 @@ def held_out_curve(demo: Demo) -> list[dict[str, Any]]:
     from server.home import CoordinatorHome
     from shared_model.mae import build, load_weights
     from shared_model.reconstruction import reconstruction_scores
-    from simulations.demo_run import RUN
+    from simulations.demo_parts import RUN
     from simulations.held_out import held_out_windows
 
     folder = RunFolder(CoordinatorHome.find(demo.coordinator).run_folder(RUN))

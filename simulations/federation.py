@@ -33,7 +33,6 @@ from client.round import PretendNode, handle
 from server import coordinate, rosters, sites, tls
 from server.checkpoints import RunFolder, RunRecord
 from server.coordinate import Progress, StartingModel
-from server.epochs import EpochBook
 from server.home import CoordinatorHome
 from server.run_config import RunConfig
 from server.transport import Transport
@@ -227,20 +226,20 @@ def train(
     """
     place = federation.coordinator
     folder = federation.folder(config.run)
-    key = signing.load_key_file(place.run_key)
     if not folder.exists:
         coordinate.begin(
             folder,
             config,
             place.roster.read_bytes(),
             rosters.root_card(place).root,
-            key,
+            signing.load_key_file(place.run_key),
             start or coordinate.starting_model(config),
         )
-    book = EpochBook(place.root / "epochs.json")
 
     def conduct(transport: Transport) -> RunRecord:
-        return coordinate.run(transport, folder, key, book, on_progress=on_progress)
+        from server.app import carry_out
+
+        return carry_out(transport, place, config.run, on_progress=on_progress)
 
     if engine == "ray":
         from simulations.ray_engine import over_ray
