@@ -47,6 +47,11 @@ SIGNED_COMBINATIONS = 6
 """Up to so many submissions are combined with coefficients -1, 0, 1; more only with 0, 1."""
 
 
+EVERY_NAME = 5
+"""Up to so many participants every opened piece is tried as a share of every receiver; beyond, as
+one of whoever opened it (the trials grow with the fifth power)."""
+
+
 @dataclass(frozen=True)
 class Heard:
     """One answer of a site. request, asked: header and body of what it answers."""
@@ -182,7 +187,9 @@ class Adversary:
                     held[name][place] = row[32 * number : 32 * number + 32]
                     continue
                 commitment = seen.submission.share_commitment(receiver, name)
-                for _, piece in self.opened:
+                for opener, piece in self.opened:
+                    if opener != receiver and len(transcript.participants) > EVERY_NAME:
+                        continue
                     if _share_committed(transcript, dealer, name, receiver, piece) == commitment:
                         held[name][place] = piece
         return held
@@ -244,7 +251,9 @@ class Adversary:
             found.append(vector & np.uint32((1 << numbers.modulus_bits) - 1))
         return found
 
-    def learned(self, truth: Mapping[str, np.ndarray]) -> list[dict[int, int]]:
+    def learned(
+        self, truth: Mapping[str, np.ndarray], *, number: int | None = None
+    ) -> list[dict[int, int]]:
         """Combinations (place of a target -> coefficient) that it has in clear.
 
         Of all others its best guess must be noise: no coordinate right beyond chance, and the
@@ -252,10 +261,18 @@ class Adversary:
 
         Args:
             truth: body digest -> the vector under the masks.
+            number: look at combinations within this round only.
         """
-        targets, vectors = self.targets(), self.stripped()
-        if not targets:
+        places = [
+            place
+            for place, seen in enumerate(self.targets())
+            if number in (None, seen.transcript.round)
+        ]
+        if not places:
             return []
+        stripped = self.stripped()
+        targets = [self.targets()[place] for place in places]
+        vectors = [stripped[place] for place in places]
         modulus = min(seen.transcript.numbers.modulus_bits for seen in targets)
         error = [
             vector.astype(np.int64) - truth[seen.body_digest].astype(np.int64)
@@ -280,11 +297,15 @@ class Adversary:
             assert_is_noise(
                 residue, modulus, lowest=tuple(abs(a) for a in combination) not in parities
             )
-        return [{place: a for place, a in enumerate(row) if a} for row in found]
+        return [{place: a for place, a in zip(places, row, strict=True) if a} for row in found]
 
-    def places(self, *sites: str) -> dict[int, int]:
-        """The combination that is the sum of these sites' newest submissions."""
-        places = {seen.dealer: place for place, seen in enumerate(self.targets())}
+    def places(self, *sites: str, number: int | None = None) -> dict[int, int]:
+        """The combination that is the sum of these sites' newest submissions (of a round)."""
+        places = {
+            seen.dealer: place
+            for place, seen in enumerate(self.targets())
+            if number in (None, seen.transcript.round)
+        }
         return {places[site]: 1 for site in sorted(sites, key=lambda name: places[name])}
 
 
