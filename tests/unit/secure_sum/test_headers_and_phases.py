@@ -133,8 +133,9 @@ def test_whether_a_header_is_signed_is_told_without_reading_it():
     assert not protocol.is_signed(good[:-1], PUBLIC, "refusal")
     assert not protocol.is_signed(b"", PUBLIC, "refusal")
     assert not protocol.is_signed(good, bytes(32), "refusal")
-    with pytest.raises(PeerFault, match="not a legal message"):
+    with pytest.raises(PeerFault, match="not a legal message") as caught:
         open_answer(good, PUBLIC, site="alpha")
+    assert caught.value.site == "alpha"
 
 
 def test_a_wrong_key_is_explained():

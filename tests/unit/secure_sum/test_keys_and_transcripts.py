@@ -322,6 +322,15 @@ def test_a_modulus_that_does_not_follow_from_the_weights_is_refused(bits):
         of_request(changed(request, sum=plan), WEIGHTS)
 
 
+@pytest.mark.parametrize("bits", [8, 16, 24])
+def test_the_bits_of_the_request_are_taken(bits):
+    """And the modulus that follows: a total weight of 12 takes four more."""
+    request = request_of_three()
+    plan = changed(request.sum, bits=bits, modulus_bits=bits + 4)
+    found = of_request(changed(request, sum=plan), WEIGHTS)
+    assert (found.numbers.bits, found.numbers.modulus_bits) == (bits, bits + 4)
+
+
 def test_every_part_of_the_configuration_is_in_its_digest():
     """How a round trains and whether masks are on."""
     request = request_of_three()

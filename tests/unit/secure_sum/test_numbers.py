@@ -138,7 +138,7 @@ def test_the_callers_update_is_left_as_it_was():
     assert np.array_equal(update, before, equal_nan=True)
 
 
-@pytest.mark.parametrize("dimension", [1, 31, 32, 40, 4096, 5000])
+@pytest.mark.parametrize("dimension", [1, 31, 32, 40, 4096, 5000, 65_536, 66 * 4096 - 5])
 def test_a_vector_comes_back_from_its_integers(dimension):
     """Each rotated coordinate is off by less than one step, so the vector by sqrt(padded) steps."""
     plan = Numbers.of(dimension, 2, 1.0)
@@ -244,6 +244,39 @@ def test_a_norm_within_the_bound_is_not_scaled(norm):
     assert np.linalg.norm(back(found.vector, Numbers.of(400, 2, 1.0))) == pytest.approx(
         norm, abs=1e-4
     )
+
+
+@pytest.mark.parametrize("place", [0, 69_999])
+def test_the_norm_is_that_of_the_whole_vector(place):
+    """Longer than the pieces in which it is added up: a large element in the first or the last."""
+    plan = Numbers.of(70_000, 2, 1.0)
+    update = np.zeros(70_000, np.float32)
+    update[place] = 4.0
+    found = quantise(update, plan)
+    assert found.scaled
+    mean = back(found.vector, plan)
+    assert mean[place] == pytest.approx(1.0, abs=1e-4)
+    assert np.linalg.norm(np.delete(mean, place)) < 1e-4
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_value_at_the_limit_is_not_clipped(sign):
+    """One coordinate of 127.3 or -127.7 steps at 8 bits, whose half is 127: by the rounding it
+    becomes the limit itself, which is legal, or is one beyond, which is clipped and counted."""
+    plan = Numbers.of(64, 8, 1.0, 8)
+    peak = [0.0] * 64
+    peak[9] = (127.3 if sign > 0 else -127.7) / plan.scale
+    turned = np.array(reference.hadamard(peak)) * reference.signs_of(SEED, 64)
+    seen = set()
+    for k in range(12):
+        rounding = k.to_bytes(32, "big")
+        u = (reference.PRG(rounding, 64)[9] >> 8) * 2.0**-24
+        beyond = math.floor(peak[9] * plan.scale + u) != sign * 127
+        found = quantise(turned.astype(np.float32), plan, rounding=rounding)
+        assert found.vector[9] == sign * 127 % (1 << plan.modulus_bits)
+        assert found.clipped == beyond
+        seen.add(beyond)
+    assert seen == {False, True}
 
 
 def test_a_norm_of_exactly_the_bound_is_not_scaled():
@@ -392,6 +425,12 @@ def test_parameters_are_flattened_in_the_order_of_their_names():
     for name, value in update.items():
         assert again[name].shape == value.shape
         assert np.array_equal(again[name], value)
+
+
+def test_parameters_of_another_precision_are_flattened_to_float32():
+    flat = numbers.flatten({"a": np.array([[0.1], [2.0]], np.float64)})
+    assert flat.dtype == np.float32
+    assert flat.tolist() == [np.float32(0.1), 2.0]
 
 
 def test_no_parameters_make_an_empty_vector():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sum_cases import Entropy
 
 from shared_model.errors import OurMistake
+from shared_model.secure_sum import shamir
 from shared_model.secure_sum.shamir import PRODUCT, rebuild, split
 
 SECRET = bytes(range(100, 132))
@@ -90,6 +91,14 @@ def test_shares_of_one_secret_look_uniform():
 def test_a_threshold_of_one_is_a_copy():
     shares = shared([SECRET], 1, 3)
     assert [shares[r, 0].tobytes() for r in range(3)] == [SECRET] * 3
+
+
+def test_the_table_is_made_by_shifting_and_xoring():
+    """Against the reference; the table in use was made when the module was imported."""
+    exact = [[reference.gf_multiply(a, b) for b in range(256)] for a in range(256)]
+    assert shamir._table().tolist() == exact
+    assert shamir._table().dtype == np.uint8
+    assert PRODUCT.tolist() == exact
 
 
 def test_zero_and_one_multiply_as_they_should():
