@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -308,7 +309,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
         f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    shown = [{key: run[key] for key in run if key not in ("needs", "unverified")} for run in runs]
+    spoken = ("needs", "unverified", "incidents")
+    shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
     for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
             terminal.show(title, rows, as_json=False)
@@ -318,6 +320,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         terminal.out.print(f"Run {run['run']}: {run['needs']}.", soft_wrap=True)
         for words in run["unverified"]:
             terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
+        for site, count in run["incidents"].items():
+            terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
         if run["unverified"] and run["state"] == "finished":
             terminal.out.print(
                 f"Ask the sites again: fedprint-coordinator start --run {run['run']}"
@@ -350,6 +354,7 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "aggregation": record.config.aggregation,
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
+        "incidents": Counter(one.site for item in record.rounds for one in item.incidents),
         "unverified": [
             f"round {number}: {closing.in_words}"
             for number, closing in closings.items()

@@ -30,7 +30,7 @@ from server.checkpoints import Journal, RunFolder
 from server.closing import Closings
 from server.desk import abandoned
 from server.epochs import Epoch, EpochBook
-from server.post import Answer, Letter, Post
+from server.post import Answer, Letter, Pace, Post
 from server.progress import PAUSES, UNMASKED, Progress, counts, spare
 from server.restart import taken_up
 from server.round_work import TRIPS, RoundWork
@@ -91,10 +91,18 @@ def run(
         loop = _Loop(transport, journal, key, epochs_of_run, clock, wall_clock, on_progress)
         loop.imported = roster
         loop.restore(resume_paused)
+        paused_before = loop.state.phase == "paused"
+        pace = Pace(journal.record.config.poll_s, wait)
         while loop.state.phase not in ("finished", "paused") and not stop():
-            if not loop.turn():
-                wait(journal.record.config.poll_s)
-        loop.finish(wait, stop)
+            pace.after(loop.turn())
+        loop.finish(pace, stop)
+        if paused_before:
+            raise Refused(
+                f"Run {journal.record.run} is paused: {loop.state.failed_in_row} rounds in a row "
+                "failed.",
+                reason="paused",
+                do="Read the last rounds in the run's record, then start with resume.",
+            )
         return journal.record
 
 
@@ -139,18 +147,12 @@ class _Loop:
             last = record.rounds[-1].round if record.rounds else 0
             record = record.model_copy(update={"resumed_after": last})
             state = self._replayed(record)
-        if state.phase == "paused":
-            raise Refused(
-                f"Run {record.run} is paused: {state.failed_in_row} rounds in a row failed.",
-                reason="paused",
-                do="Read the last rounds in the run's record, then start with resume.",
-            )
         self.state = state
         self.closings.restore(record)
         stored = self.journal.folder.stored_open_round(record)
-        if state.phase == "finished":
-            if record.state != "finished":
-                self.journal.save(state="finished", pause="")
+        if state.phase == "finished" and record.state != "finished":
+            self.journal.save(state="finished", pause="")
+        if state.phase in ("finished", "paused"):
             return
         self.journal.save(
             resumed_after=record.resumed_after, starts=record.starts + 1, state="running", pause=""
@@ -192,20 +194,21 @@ class _Loop:
         for answer in found.answers:
             self._receive(answer)
 
-    def finish(self, wait: Callable[[float], None], stop: Callable[[], bool]) -> None:
-        """At the end of a run, wait for the sites to verify what is not verified yet."""
-        if self.state.phase != "finished":
+    def finish(self, pace: Pace, stop: Callable[[], bool]) -> None:
+        """At the end, wait for the sites to verify what is not verified yet: as long as for
+        submissions, but in a run that paused only as long as for another trip."""
+        phase, config = self.state.phase, self.journal.record.config
+        if phase not in ("finished", "paused"):
             return
-        config = self.journal.record.config
-        end = self.clock() + config.deadline_s
+        end = self.clock() + (config.deadline_s if phase == "finished" else config.trip_s)
         self.closings.turn(self.transport.sites)
         while self.closings.waiting and self.clock() < end and not stop():
-            if not self._mail():
-                wait(config.poll_s)
+            pace.after(self._mail())
             self.closings.turn(self.transport.sites)
         for number, words in self.closings.unverified.items():
             self._tell("unverified", detail=f"round {number}: {words}")
-        self._tell("finished")
+        if phase == "finished":
+            self._tell("finished")
 
     # ------------------------------------------------------------ one turn
 

@@ -142,3 +142,21 @@ class Post:
                 self._by_id[identifier] = letter.topic
             elif sent.unsent is None:
                 sent.unsent = self._clock()
+
+
+class Pace:
+    """How long to wait between two looks at the transport: shortly after something came, then
+    longer and longer up to `poll_s`, for most trips are over in a moment."""
+
+    def __init__(self, poll_s: float, wait: Callable[[float], None]) -> None:
+        self._poll_s = poll_s
+        self._wait = wait
+        self._next_s = poll_s / 16.0
+
+    def after(self, moved: bool) -> None:
+        """Wait if nothing happened at the last look."""
+        if moved:
+            self._next_s = self._poll_s / 16.0
+            return
+        self._wait(self._next_s)
+        self._next_s = min(2.0 * self._next_s, self._poll_s)
