@@ -156,12 +156,13 @@ def _learned(manifest: dict[str, Any]) -> list[str]:
     sums = [step["sum"] for step in manifest["lineage"]["rounds"] if step["sum"] is not None]
     fewest = min(len(one["survivors"]) for one in sums)
     dropped = sum(len(one["dropped"]) for one in sums)
+    away = f"In all, {dropped} answers of hospitals that were asked are missing in them."
     return [
-        f"Secure sum: of each of the {len(sums)} rounds the coordinator learned one sum of at "
-        f"least {fewest} hospitals' noised updates and no hospital's own. Besides: who took part, "
-        "declared numbers of patients, what each hospital spent, and when it answered.",
-        f"Every sum was checked by its hospitals before the release; {dropped} times a hospital "
-        "that was asked is not in a sum.",
+        "Secure sum: the coordinator learned one sum a round, each of at least "
+        f"{fewest} hospitals' noised updates, and no hospital's own. Besides: who took part, "
+        "declared numbers of patients, what each hospital has spent, and when it answered.",
+        f"Every sum ({len(sums)}) was checked by the hospitals in it before the release. "
+        + (away if dropped else "No hospital dropped out."),
     ]
 
 

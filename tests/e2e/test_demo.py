@@ -65,7 +65,7 @@ def test_demo_walks_the_whole_road_and_leaves_no_process(output: Path) -> None:
     summary = json.loads((output / "summary.json").read_text())
     assert summary["data"] == "SIMULATED hospitals"
     learned = next(line for line in summary["in_words"] if line.startswith("Secure sum:"))
-    assert "one sum of at least 3 hospitals' noised updates and no hospital's own" in learned
+    assert "each of at least 3 hospitals' noised updates, and no hospital's own" in learned
     assert summary["audit"]["verdict"] == "OK"
     assert summary["audit_sums"]["verdict"] == "OK"
     sums = {item["check"]: item["verdict"] for item in summary["audit_sums"]["findings"]}

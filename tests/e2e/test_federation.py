@@ -145,3 +145,29 @@ def test_flowers_ray_engine_gives_the_same_bits(tmp_path):
         engine="ray",
     )
     assert here.model_digest == there.model_digest == bare.model_digest
+
+
+@pytest.mark.parametrize("sites", [2, 4])
+def test_the_command_says_in_words_what_the_coordinator_learned(tmp_path, sites):
+    """Two pretend hospitals can compute each other's update; their policies say so by name."""
+    import json
+
+    from typer.testing import CliRunner
+
+    from simulations.cli import app
+
+    words = {}
+    for option in ("", "--unmasked-for-simulation"):
+        arguments = [
+            *("federate", str(tmp_path / f"place{option}"), "--sites", str(sites)),
+            *("--patients", "8", "--windows", "1", "--rounds", "1", "--steps", "1"),
+            *("--random-weights", "--repeatable-non-private", "--json", *option.split()),
+        ]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert (told["state"], len(told["rounds"])) == ("finished", 1)
+        words[told["aggregation"]] = (told["model_digest"], " ".join(told["in_words"]))
+    assert words["secure-sum"][0] == words[UNMASKED][0]
+    assert "the coordinator learned the sum" in words["secure-sum"][1]
+    assert "UNMASKED FOR SIMULATION" in words[UNMASKED][1]
