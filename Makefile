@@ -16,11 +16,11 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-long mutation lint types unit wheel smoke clean
+.PHONY: help setup demo test test-long mutation coverage lint types unit wheel smoke clean
 
 help:
 	@sed -n '1,5p' Makefile | sed 's/^# \{0,1\}//'
-	@echo "Others: setup lint types unit test-long mutation wheel smoke clean"
+	@echo "Others: setup lint types unit test-long mutation coverage wheel smoke clean"
 
 setup: $(STAMP)
 
@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/fedprint-lab demo $(DEMO) $(DEMO_OPTIONS)
 
-test: setup lint types unit
+test: setup lint types unit coverage
 
 lint: setup
 	$(BIN)/ruff check .
@@ -54,6 +54,12 @@ types: setup
 
 unit: setup
 	$(BIN)/pytest -q -n $(PYTEST_WORKERS) --dist loadfile -m "not long"
+
+# Every branch of the secure sum and its messages is taken by its own unit tests.
+coverage: setup
+	@mkdir -p build
+	COVERAGE_FILE=build/coverage $(BIN)/pytest -q tests/unit/secure_sum --cov=shared_model/secure_sum --cov=shared_model.protocol \
+	  --cov=shared_model.protocol_sum --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # The whole crash, fuzz and retention matrices (an hour or more), and every mutant of the secure sum.
 test-long: setup mutation
