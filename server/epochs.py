@@ -22,6 +22,7 @@ from shared_model.files import write_atomic
 from shared_model.protocol import SIGNATURE_BYTES, Digest, EpochKeyEntry, Refusal
 from shared_model.protocol_sum import EpochKey, EpochNumber, EpochRequest, epoch_key_statement
 from shared_model.roster import Roster
+from shared_model.secure_sum.keys import is_public_key
 
 
 class Epoch(BaseModel):
@@ -124,8 +125,8 @@ def read_key(
     """A site's answer to an `EpochRequest`, verified against the roster.
 
     Raises:
-        PeerFault: of the site: not its signature, another epoch or roster, a body, or a key that
-            another site has given.
+        PeerFault: of the site: not its signature, another epoch or roster, a body, a key that
+            X25519 cannot use, or one that another site has given.
     """
     identity = roster.entry(site).identity
     answer = protocol.open_answer_of(header, identity, EpochKey, site=site)
@@ -135,6 +136,9 @@ def read_key(
         return answer
     if (answer.epoch, answer.roster_digest) != (epoch.number, epoch.roster_digest):
         raise PeerFault(f"{site} gave a key of another epoch.", site=site)
+    if not is_public_key(bytes.fromhex(answer.public_key)):
+        # with it in the list every other site would refuse every round
+        raise PeerFault(f"{site} gave an epoch key that nobody can use.", site=site)
     if any(item.public_key == answer.public_key and item.site != site for item in epoch.keys):
         raise PeerFault(f"{site} gave the epoch key of another site.", site=site)
     entry = EpochKeyEntry(

@@ -30,6 +30,28 @@ def public_key(key: X25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
+_FIELD = 2**255 - 19
+_PROBE = bytes([1]) * KEY_BYTES
+
+
+def is_public_key(data: bytes) -> bool:
+    """Whether these bytes are a public key that X25519 can use, in its one spelling.
+
+    Not: values of 2^255 - 19 and above, which stand for the same point as a smaller one (RFC 7748,
+    section 5), so that a copied key would look like another; nor points of small order, with which
+    every shared secret is zero.
+    """
+    if len(data) != KEY_BYTES or int.from_bytes(data, "little") >= _FIELD:
+        return False
+    try:
+        X25519PrivateKey.from_private_bytes(_PROBE).exchange(
+            X25519PublicKey.from_public_bytes(data)
+        )
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass
 class Member:
     """One site in one epoch: its private key and everybody's verified public keys.

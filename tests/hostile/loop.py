@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from consortium import NORM_BOUND, PLAN, ROOT_KEY, RUN, RUN_KEY, Consortium
+from consortium import NORM_BOUND, PLAN, ROOT_KEY, RUN, RUN_KEY, Consortium, key_of
 
 from server.checkpoints import RunFolder
 from server.coordinate import begin, run
@@ -20,7 +21,7 @@ from server.run_config import RunConfig
 from server.run_records import RoundRecord, RunRecord
 from server.run_start import StartingModel
 from server.transport import Incoming, Outgoing
-from shared_model import protocol, signing
+from shared_model import canonical, protocol, signing
 from shared_model.config import ModelConfig
 from shared_model.secure_sum.numbers import unpack
 
@@ -30,16 +31,45 @@ Fate = Callable[[str, str, int], str]
 """(site, kind of request, round) -> what becomes of it: "" arrives and is answered; "unsent" the
 site never hears it; "lost" it hears it and its answer is lost; "mute" as "unsent", and not even
 the transport says so."""
-Lie = Callable[[str, str, int, bytes, bytes], tuple[bytes, bytes] | None]
-"""(site, kind, round, header, body of its true answer) -> what arrives instead; None: the truth."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a site was asked, and its true answer: what a liar makes its lie from."""
+
+    site: str
+    kind: str
+    round: int
+    asked: bytes = field(repr=False)
+    header: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The true answer as plain values."""
+        return protocol.readable(self.header)
+
+
+Lie = Callable[[Told], tuple[bytes, bytes] | None]
+"""What arrives instead of the true answer; None: the true answer."""
 
 
 def all_arrives(site: str, kind: str, number: int) -> str:
     return ""
 
 
-def no_lies(site: str, kind: str, number: int, header: bytes, body: bytes) -> None:
+def no_lies(told: Told) -> None:
     return None
+
+
+def signed_anew(told: Told, body: bytes | None = None, **changes: Any) -> tuple[bytes, bytes]:
+    """The site's answer with fields or the body changed, signed with its own key."""
+    said = told.said
+    if body is not None:
+        changes["body_digest"] = canonical.digest(body)
+    data = canonical.encode({**said, **changes})
+    signature = signing.sign(key_of(told.site), str(said["kind"]), data)
+    return signature + data, told.body if body is None else body
 
 
 @dataclass
@@ -62,6 +92,7 @@ class Network:
     world: Consortium
     fate: Fate
     lie: Lie
+    liars: Sequence[str] = ()
     waiting: dict[str, tuple[Outgoing, str, str, int]] = field(default_factory=dict)
     sent: int = 0
     gone: set[str] = field(default_factory=set)
@@ -97,8 +128,9 @@ class Network:
             if fate == "lost":
                 arrived.append(Incoming(identifier, message.site, error="unreachable"))
                 continue
-            self.world.adversary.hear(message.site, message.header, message.body, reply)
-            told = self.lie(message.site, kind, number, *reply)
+            own = message.site in self.liars
+            self.world.adversary.hear(message.site, message.header, message.body, reply, own)
+            told = self.lie(Told(message.site, kind, number, message.header, *reply))
             arrived.append(Incoming(identifier, message.site, *(told or reply)))
         return arrived
 
@@ -114,9 +146,9 @@ class Played:
     def round(self, number: int = 1) -> RoundRecord:
         return self.record.rounds[number - 1]
 
-    def incidents(self, number: int = 1) -> dict[str, str]:
-        """site -> the last thing that it is named for in a round."""
-        return {item.site: item.reason for item in self.round(number).incidents}
+    def named(self, number: int = 1) -> set[str]:
+        """Sites that are named for something in a round."""
+        return {item.site for item in self.round(number).incidents}
 
 
 def play(
@@ -125,10 +157,16 @@ def play(
     rounds: int = 1,
     fate: Fate = all_arrives,
     lie: Lie = no_lies,
+    liars: Sequence[str] = (),
+    heard: list[str] | None = None,
     minimum_contributors: int = 2,
     **changes: object,
 ) -> Played:
-    """A run of the real loop, until it is finished or paused."""
+    """A run of the real loop, until it is finished or paused.
+
+    liars: sites that collude with whoever reads along: their keys are the adversary's. heard: is
+    filled with the sites that the operator is told of, also outside of rounds.
+    """
     folder = RunFolder(world.root / "runs" / RUN)
     config = RunConfig.from_dict(
         {
@@ -151,8 +189,21 @@ def play(
     root = signing.public_bytes(ROOT_KEY)
     begin(folder, config, world.signed.to_bytes(), root, RUN_KEY, model)
     clock = Clock()
-    network = Network(world, fate, lie)
-    record = run(network, folder, RUN_KEY, clock=clock, wall_clock=clock, wait=clock.wait)
+    network = Network(world, fate, lie, liars)
+    record = run(
+        network,
+        folder,
+        RUN_KEY,
+        clock=clock,
+        wall_clock=clock,
+        wait=clock.wait,
+        on_progress=lambda item: (
+            None if heard is None or item.kind != "incident" else heard.append(item.site)
+        ),
+    )
+    for site in liars:
+        epochs = world.node(site).epochs
+        world.adversary.private_keys.append(epochs.key(epochs.held, world.signed.roster.digest))
     return Played(world, folder, record)
 
 
