@@ -113,7 +113,7 @@ def sum_of_run(
     from auditor.sum_folder import SumFolder
     from auditor.verify import failed
     from shared_model import enrolment
-    from shared_model.roster import open_signed
+    from shared_model.sum_evidence import opened_rosters
 
     key = _root_key(root_key)
     run_key = None
@@ -122,7 +122,7 @@ def sum_of_run(
         if pinned.root != key:
             raise Refused("coordinator.json names another root key.", reason="signer")
         run_key = pinned.run
-    rosters = [open_signed(path.read_bytes(), key).roster for path in roster]
+    rosters = opened_rosters((path.read_bytes() for path in roster), key)
     findings = audit_sums(SumFolder(folder), rosters, run_key=run_key)
     if as_json:
         terminal.print_json(

@@ -7,7 +7,7 @@ was verified in the lines before it, back to the root key and the roster that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -62,12 +62,13 @@ class _Lines:
 
 
 def audit_sums(
-    folder: SumFolder, rosters: Sequence[Roster], *, run_key: bytes | None = None
+    folder: SumFolder, rosters: Mapping[str, Roster], *, run_key: bytes | None = None
 ) -> list[Finding]:
     """All findings about the sums of a run.
 
     Args:
-        rosters: verified with the root key that the auditor was given.
+        rosters: by digest, verified with the root key that the auditor was given
+            (`sum_evidence.opened_rosters`).
         run_key: 32 raw bytes, the key that hospitals have pinned, if the auditor was given it.
 
     Raises:
@@ -75,7 +76,6 @@ def audit_sums(
         Refused: its record cannot be read.
     """
     run = folder.run()
-    known = {roster.digest: roster for roster in rosters}
     findings = [pinned_key("run key", "requests", run.run_key, run_key)]
     if findings[0].verdict == "FAILED":
         return findings
@@ -88,7 +88,7 @@ def audit_sums(
             if item.outcome == "closed":
                 _closed(folder, item, lines)
             else:
-                _aggregated(folder, run, item, known, lines, checkpoint)
+                _aggregated(folder, run, item, rosters, lines, checkpoint)
                 checkpoint = item.round
         except _RoundEndsError:
             checkpoint = item.round if item.outcome == "aggregated" else checkpoint

@@ -50,7 +50,9 @@ def collect(
         Refused: a reply is not private ("not-private"), masks were off ("secure-sum"), a sum is
             not verified ("unverified"), or a header is not what the record says it is.
     """
-    rosters = {signed.roster.digest: signed.roster for signed in record.signed_rosters}
+    root_key = bytes.fromhex(record.root_key)
+    documents = [from_base64(text) for text in record.rosters]
+    rosters = sum_evidence.opened_rosters(documents, root_key)
     rounds: list[contract.Round] = []
     evidence: list[contract.SignedRound] = []
     lifetime: dict[str, float] = {}
@@ -74,8 +76,8 @@ def collect(
         origin="",
         minimum=record.config.minimum_contributors,
     )
-    documents = tuple(from_base64(text).hex() for text in record.rosters)
-    return road, contract.Evidence(rosters=documents, rounds=tuple(evidence))
+    told = tuple(document.hex() for document in documents)
+    return road, contract.Evidence(rosters=told, rounds=tuple(evidence))
 
 
 def _round(

@@ -32,7 +32,7 @@ from shared_model.protocol_sum import (
     agreed_digest,
     epoch_key_statement,
 )
-from shared_model.roster import Roster, open_signed
+from shared_model.roster import Roster, check, open_signed
 from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.secure_sum.verification import read_statement
 
@@ -75,8 +75,11 @@ def opened_rosters(documents: Iterable[bytes], root_key: bytes) -> dict[str, Ros
 
     Raises:
         PeerFault: a document that the root key did not sign.
+        Refused: a roster out of the protocol's bounds (reasons "threshold", "roster").
     """
     rosters = [open_signed(document, root_key).roster for document in documents]
+    for roster in rosters:
+        check(roster, colluding_sites=0, allow_two=True, today=roster.valid_from, own=None)
     return {roster.digest: roster for roster in rosters}
 
 

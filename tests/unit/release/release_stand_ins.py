@@ -31,7 +31,7 @@ from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
 
 PLAN = PrivacyPlan(0.1, 2.0, 1.0, 10)
-DECLARED = {"alpha": 1000, "beta": 260, "gamma": 500}
+DECLARED = {"alpha": 1000, "beta": 260, "gamma": 500, "delta": 300, "epsilon": 40}
 DAY = "2026-11-21"
 
 

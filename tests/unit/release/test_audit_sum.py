@@ -20,6 +20,7 @@ from server.cli import app as coordinator_app
 from shared_model import canonical, protocol, roster
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.sum_evidence import opened_rosters
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def told(coordinator):
 
 def verdicts(folder: RunFolder, **options) -> dict[str, str]:
     documents = [base64.b64decode(text) for text in record(folder)["rosters"]]
-    rosters = [roster.open_signed(document, public("root")).roster for document in documents]
+    rosters = opened_rosters(documents, public("root"))
     found = audit_sums(SumFolder(folder.path), rosters, **options)
     return {item.check: item.verdict for item in found}
 
@@ -186,7 +187,7 @@ def test_a_roster_that_the_auditor_was_not_given_fails(told):
     other = roster.Roster.model_validate_json(
         canonical.encode({**run.roster.content(), "version": 2})
     )
-    found = audit_sums(SumFolder(folder.path), [other])
+    found = audit_sums(SumFolder(folder.path), {other.digest: other})
     assert [item.check for item in found if item.verdict == "FAILED"] == [
         "round 1: signatures",
         "round 2: signatures",
@@ -214,7 +215,7 @@ def test_a_link_in_the_folder_is_refused(told, tmp_path):
 def test_what_is_no_run_record_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(Refused) as caught:
-        audit_sums(SumFolder(tmp_path), [])
+        audit_sums(SumFolder(tmp_path), {})
     assert caught.value.reason == "files"
 
 

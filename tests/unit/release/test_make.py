@@ -113,6 +113,14 @@ def test_a_run_without_masks_is_never_released(make):
     assert caught.value.reason == "secure-sum"
 
 
+def test_a_roster_out_of_the_protocols_bounds_is_never_released(make):
+    """Whoever has the root key may sign a threshold at which one site opens everything."""
+    five = ("alpha", "beta", "delta", "epsilon", "gamma")
+    with pytest.raises(Refused, match="threshold") as caught:
+        make(Story(rounds=1, sites=five, threshold=2))
+    assert caught.value.reason == "threshold"
+
+
 def test_who_dropped_out_stands_in_the_manifest(make):
     steps = make(Story(rounds=2, contributors={2: ("alpha", "beta")})).manifest.lineage.rounds
     assert [(step.sum.survivors, step.sum.dropped) for step in steps] == [
