@@ -6,93 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from round_stand_ins import (
-    RUN_KEY,
-    Clock,
-    FakeTransport,
-    begun,
-    folder_at,
-    handlers,
-    key_of,
-    nodes_of,
-)
+from loop_stand_ins import FIVE, FOUR, changes, federation, go, kind_of, loses
+from node_stand_ins import FakeRosters, cheap_train, make_node, signed_roster
+from round_stand_ins import RUN_KEY, folder_at, handlers, key_of
 
-from server.coordinate import run
 from shared_model import canonical, protocol, signing
 from shared_model.errors import Refused
 from shared_model.protocol import SIGNATURE_BYTES, TrainReply
-from shared_model.protocol_sum import Agreement, SharesReply
-from shared_model.secure_sum.numbers import quantise
-
-FIVE = ("alpha", "beta", "delta", "epsilon", "gamma")
-FOUR = ("alpha", "beta", "delta", "gamma")
-MODELS = {"train-reply": TrainReply, "agreement": Agreement, "shares-reply": SharesReply}
-
-
-def kind_of(header):
-    return protocol.readable(header)["kind"]
-
-
-def go(transport, folder, **options):
-    clock = Clock()
-    seen = []
-    record = run(
-        transport,
-        folder,
-        RUN_KEY,
-        clock=clock,
-        wall_clock=clock,
-        wait=clock.wait,
-        on_progress=seen.append,
-        **options,
-    )
-    return record, seen
-
-
-def loses(*pairs):
-    """A transport that loses every answer of these (site, kind)."""
-
-    def tamper(site, header, body):
-        return None if (site, kind_of(header)) in pairs else (header, body)
-
-    return tamper
-
-
-def changes(liar, kind, **fields):
-    """This site's answers of this kind are signed with other fields, for some computed."""
-
-    def tamper(sender, header, body):
-        if sender != liar or kind_of(header) != kind:
-            return header, body
-        message = MODELS[kind].model_validate_json(header[SIGNATURE_BYTES:])
-        made = {
-            name: value(message, body) if callable(value) else value
-            for name, value in fields.items()
-        }
-        body = made.pop("body", body)
-        if "body_digest" in type(message).model_fields:
-            made["body_digest"] = canonical.digest(body)
-        return protocol.seal(message.model_copy(update=made), key_of(liar)), body
-
-    return tamper
-
-
-def federation(tmp_path, sites=FIVE, *, threshold=3, tamper=None, rounds=1, **config):
-    """Nodes that suppose nobody to collude, so that t = 3 of n = 5 is enough for them."""
-    folder = begun(tmp_path, sites, threshold=threshold, rounds=rounds, **config)
-    nodes = nodes_of(tmp_path, sites, threshold=threshold)
-    for node in nodes.values():
-        node.rosters.colluding_sites = 0
-    return folder, FakeTransport(handlers(nodes), tamper=tamper), nodes
+from shared_model.protocol_sum import EpochKey
+from shared_model.secure_sum.numbers import flatten, pack, quantise
+from shared_model.secure_sum.transcript import of_request
 
 
 def expected_sum(folder, record, survivors):
     """What the survivors' trainers make, quantised and added without any mask."""
-    from node_stand_ins import cheap_train, make_node
-
-    from shared_model.secure_sum.numbers import flatten, pack
-    from shared_model.secure_sum.transcript import of_request
-
     item = record.rounds[-1]
     request = protocol.open_train_request(item.request_bytes, signing.public_bytes(RUN_KEY))
     transcript = of_request(request, record.roster.weights)
@@ -378,8 +305,6 @@ def test_a_key_that_copies_another_sites_is_not_taken(tmp_path):
         copied.setdefault("key", value["public_key"])
         if site != "gamma":
             return header, body
-        from shared_model.protocol_sum import EpochKey
-
         message = EpochKey.model_validate_json(header[SIGNATURE_BYTES:])
         made = message.model_copy(update={"public_key": copied["key"]})
         return protocol.seal(made, key_of("gamma")), body
@@ -448,8 +373,6 @@ def test_a_sum_that_was_changed_after_it_was_published_is_not_verified(tmp_path)
 
 def test_a_newer_roster_is_taken_up_between_rounds_and_an_older_one_never(tmp_path):
     """Round 1 over version 1, the next over version 2 with another threshold and epoch."""
-    from node_stand_ins import FakeRosters, signed_roster
-
     folder, transport, nodes = federation(tmp_path, FOUR, rounds=2)
     old = signed_roster(FOUR, threshold=3)
     new = signed_roster(FOUR, version=2, threshold=4)
@@ -476,8 +399,6 @@ def test_a_newer_roster_is_taken_up_between_rounds_and_an_older_one_never(tmp_pa
 
 def test_two_rosters_of_one_version_stop_the_run(tmp_path):
     """The root key signed both: a person has to find out why."""
-    from node_stand_ins import signed_roster
-
     folder, transport, _ = federation(tmp_path, FOUR, threshold=3)
     other = signed_roster(FOUR, threshold=4).to_bytes()
     with pytest.raises(Refused, match="both version 1") as caught:
