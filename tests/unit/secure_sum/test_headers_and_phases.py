@@ -138,14 +138,16 @@ def test_whether_a_header_is_signed_is_told_without_reading_it():
     assert caught.value.site == "alpha"
 
 
-def test_a_wrong_key_is_explained():
-    for opened in (
-        lambda: open_answer(seal(REFUSAL, KEY), bytes(32), site="alpha"),
-        lambda: protocol.open_train_request(request(), bytes(32)),
+def test_a_wrong_key_is_explained_and_the_site_named():
+    for opened, site in (
+        (lambda: open_answer(seal(REFUSAL, KEY), bytes(32), site="alpha"), "alpha"),
+        (lambda: protocol.open_signed(reply(), bytes(32), TrainReply, site="alpha"), "alpha"),
+        (lambda: protocol.open_train_request(request(), bytes(32)), "coordinator"),
     ):
         with pytest.raises(PeerFault, match="no valid signature") as caught:
             opened()
         assert "key digest" in caught.value.do
+        assert caught.value.site == site
 
 
 def test_a_reply_and_a_refusal_are_told_apart_by_their_signature():

@@ -186,6 +186,24 @@ def test_every_integer_is_the_floor_or_the_ceiling_of_its_value(seed, dimension,
     assert np.all(found < exact + 1 + slack)
 
 
+def test_a_long_vector_is_quantised_as_the_reference_does():
+    """Longer than the pieces of 2^16 that the core works in: signs, columns and rounding words of
+    every piece are the right ones. Float32 may turn one value in a thousand by one unit."""
+    plan = Numbers.of(70_000, 5, 1.0, 16)
+    update = update_of(70_000, 7, norm=0.9)
+    fields = {"dimension": 70_000, "bits": 16, "norm_bound": 1.0, "modulus_bits": 19}
+    exact, clipped, _, _ = reference.quantise([float(x) for x in update], fields, SEED, 1, ROUNDING)
+    found = quantise(update, plan)
+    assert plan.modulus_bits == 19
+    assert found.clipped == clipped
+    apart = (found.vector.astype(np.int64) - np.array(exact) + (1 << 18)) % (1 << 19) - (1 << 18)
+    assert np.abs(apart).max() <= 1
+    assert np.count_nonzero(apart) < 70
+    mean = back(found.vector, plan)
+    known = reference.mean(found.vector.tolist(), fields, SEED, 1)
+    assert mean == pytest.approx(np.array(known), rel=1e-9, abs=1e-12)
+
+
 def test_rounding_is_unbiased():
     """Mean over 4,000 rounding seeds against the exact value: chi-square over the coordinates."""
     plan = Numbers.of(32, 2, 1.0, 8)
@@ -224,16 +242,17 @@ def test_an_update_of_nothing_but_non_finite_elements_is_zero():
     assert not found.vector.any()
 
 
+@pytest.mark.parametrize("bound", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("factor", [1.001, 3.0, 1e6, 1e30])
-def test_a_norm_above_the_bound_is_scaled_to_the_bound(factor):
+def test_a_norm_above_the_bound_is_scaled_to_the_bound(factor, bound):
     """The direction stays, the norm becomes the bound; also where float32 squares overflow."""
-    plan = Numbers.of(400, 2, 2.0)
-    update = update_of(400, 5, norm=2.0)
+    plan = Numbers.of(400, 2, bound)
+    update = update_of(400, 5, norm=bound)
     found = quantise(update * np.float32(factor), plan)
     assert found.scaled
     mean = back(found.vector, plan)
-    assert np.linalg.norm(mean - update) < 1e-4
-    assert np.linalg.norm(mean) == pytest.approx(2.0, abs=1e-4)
+    assert np.linalg.norm(mean - update) < 1e-4 * bound
+    assert np.linalg.norm(mean) == pytest.approx(bound, rel=1e-4)
 
 
 @pytest.mark.parametrize("norm", [0.5, 0.994, 0.996, 0.99999])

@@ -258,6 +258,22 @@ def test_a_dealer_that_seals_another_share_than_it_commits_to_is_accused(five, a
     assert len(result.body) == 32 * (3 + 1)
 
 
+def test_every_survivor_may_be_missing_or_unreadable(five):
+    """Shares of all pair seeds with the dropped site, or of nothing at all."""
+    body = opens(five, "a", pieces(five, U, "a"), missing=U).body
+    assert len(body) == 32 * (4 + 1 + 4)
+    assert tuple(read_shares(body, five.transcript, U, U, "a").pair_shares) == tuple(
+        (site, "c") for site in U
+    )
+    garbage = {site: bytes(368) for site in U}
+    nothing = opens(five, "a", garbage, missing=U)
+    assert nothing.unreadable == U
+    assert nothing.body == five.members["a"].pair_seed("c", five.transcript.digest)
+    found = read_shares(nothing.body, five.transcript, U, U, "a", nothing.unreadable)
+    assert (found.self_shares, found.pair_shares) == ({}, {})
+    assert tuple(found.pair_seeds) == ("c",)
+
+
 def test_several_bad_rows_are_all_named(five):
     found = pieces(five, U, "a")
     found["b"], found["d"] = changed(found["b"], 40), changed(found["d"], 300)
