@@ -27,8 +27,8 @@ def consortium(tmp_path: Path) -> Callable[..., Consortium]:
     """Makes a consortium of n hospitals with their first epoch begun."""
     from consortium import Consortium
 
-    def make(n: int, **options: Any) -> Consortium:
-        world = Consortium(tmp_path / "world", n, **options)
+    def make(n: int, name: str = "world", **options: Any) -> Consortium:
+        world = Consortium(tmp_path / name, n, **options)
         world.new_epoch()
         return world
 

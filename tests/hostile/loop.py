@@ -30,7 +30,7 @@ MODEL = ModelConfig("tiny", 8, 2, 1, 1, 8, 1)
 Fate = Callable[[str, str, int], str]
 """(site, kind of request, round) -> what becomes of it: "" arrives and is answered; "unsent" the
 site never hears it; "lost" it hears it and its answer is lost; "mute" as "unsent", and not even
-the transport says so."""
+the transport says so; "late 70" it answers at once, and its answer arrives 70 seconds later."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Network:
     """A transport to the hospitals of a world."""
 
     world: Consortium
+    clock: Clock
     fate: Fate
     lie: Lie
     liars: Sequence[str] = ()
@@ -118,7 +119,13 @@ class Network:
         arrived = []
         for identifier in [item for item in ids if item in self.waiting]:
             message, fate, kind, number = self.waiting[identifier]
-            if fate == "mute":
+            if fate.startswith("late "):
+                arrival = self.clock.now + float(fate.removeprefix("late "))
+                fate = f"at {arrival}"
+                self.waiting[identifier] = (message, fate, kind, number)
+            if fate == "mute" or (
+                fate.startswith("at ") and self.clock.now < float(fate.removeprefix("at "))
+            ):
                 continue
             del self.waiting[identifier]
             if fate == "unsent":
@@ -189,7 +196,7 @@ def play(
     root = signing.public_bytes(ROOT_KEY)
     begin(folder, config, world.signed.to_bytes(), root, RUN_KEY, model)
     clock = Clock()
-    network = Network(world, fate, lie, liars)
+    network = Network(world, clock, fate, lie, liars)
     record = run(
         network,
         folder,

@@ -376,6 +376,24 @@ def test_duplicate_and_late_messages_change_nothing(world: Consortium) -> None:
         assert_only_honest_sum(played, number)
 
 
+@pytest.mark.parametrize("after_s", [8, 70])
+@pytest.mark.parametrize("kind", ["train-request", "agree-request", "open-request"])
+def test_answers_that_come_late_change_nothing(world: Consortium, kind: str, after_s: int) -> None:
+    """After the grace, or after the deadline of its trip: in round 1 and in both that follow there
+    is one exact sum each, and nobody is blamed for being slow."""
+
+    def fate(site: str, asked: str, number: int) -> str:
+        return f"late {after_s}" if (site, asked, number) == (LIAR, kind, 1) else ""
+
+    played = play(world, rounds=3, fate=fate)
+    assert [item.outcome for item in played.record.rounds] == ["aggregated"] * 3
+    late_submission = kind == "train-request" and after_s == 70
+    assert (LIAR in played.round().survivors) != late_submission
+    for number in (1, 2, 3):
+        assert_exact_or_closed(played, number)
+        assert played.named(number) == set()
+
+
 def test_refusal_of_one_round_does_not_count_in_another(world: Consortium) -> None:
     """An old refusal, replayed in every trip, is named and takes nobody else out."""
 
