@@ -22,7 +22,8 @@ SEED_BYTES = 32
 DIGEST_BYTES = 32
 _CHUNK_WORDS = 1 << 16
 """Keystream words made at once when they are only to be added: they stay in the cache."""
-_ZEROS = memoryview(bytes(4 * _CHUNK_WORDS))
+_CHUNK_BYTES = 4 * _CHUNK_WORDS
+_ZEROS = memoryview(bytes(_CHUNK_BYTES))
 _HEAD_BYTES = 32
 
 
@@ -54,9 +55,10 @@ def keystream(seed: bytes, words: int) -> Words:
         OurMistake: the seed has not 32 bytes.
     """
     found: Words = np.empty(words, dtype="<u4")
+    data = found.view(np.uint8).data
     stream = _Stream(seed)
-    for start in range(0, words, _CHUNK_WORDS):
-        stream.into(found[start : start + _CHUNK_WORDS])
+    for start in range(0, len(data), _CHUNK_BYTES):
+        stream.into(data[start : start + _CHUNK_BYTES])
     return found
 
 
@@ -64,12 +66,14 @@ def add_keystream(vector: Words, seed: bytes, *, subtract: bool = False) -> None
     """`vector` plus (or minus) the keystream of the seed, mod 2^32, in place."""
     stream = _Stream(seed)
     buffer: Words = np.empty(min(len(vector), _CHUNK_WORDS), dtype="<u4")
+    data = buffer.view(np.uint8).data
     combine = np.subtract if subtract else np.add
     for start in range(0, len(vector), _CHUNK_WORDS):
         part = vector[start : start + _CHUNK_WORDS]
-        words = buffer[: len(part)]
-        stream.into(words)
-        combine(part, words, out=part)
+        if len(part) < len(buffer):
+            buffer, data = buffer[: len(part)], data[: part.nbytes]
+        stream.into(data)
+        combine(part, buffer, out=part)
 
 
 class _Stream:
@@ -88,10 +92,10 @@ class _Stream:
         self._head = Cipher(key, modes.CTR(bytes(16))).encryptor().update(bytes(_HEAD_BYTES))
         self._encryptor = Cipher(key, modes.GCM(bytes(12))).encryptor()
 
-    def into(self, words: Words) -> None:
-        """Fill (k,) contiguous words, k at most the chunk; all calls but the last fill a chunk."""
-        data = words.view(np.uint8).data
-        head, self._head = self._head[: len(data)], b""
-        data[: len(head)] = head
-        rest = data[len(head) :]
-        self._encryptor.update_into(_ZEROS[: len(rest)], rest)
+    def into(self, data: memoryview) -> None:
+        """Fill the next bytes, at most a chunk; all calls but the last fill a whole one."""
+        if self._head:
+            head, self._head = self._head[: len(data)], b""
+            data[: len(head)] = head
+            data = data[len(head) :]
+        self._encryptor.update_into(_ZEROS[: len(data)], data)
