@@ -167,6 +167,31 @@ def test_hospitals_refuse_a_sum_of_fewer_than_their_policy_asks(consortium: Cons
     assert all(row["run"] != "small" for site in SITES for row in consortium.spend(site))
 
 
+def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
+    consortium: Consortium,
+) -> None:
+    """Version 2 is signed and imported: nodes give no key for it until they are told to."""
+    signed = sign_roster(consortium.root, ())
+    with ExitStack() as stack:
+        coordinator = consortium.start(
+            stack, "renewed.log", "--rounds", "1", "--run", "renewed", "--minimum", "3", *PLAN
+        )
+        wait_for(lambda: "roster-approval" in coordinator.text(), "a node waits for its operator")
+        shown = command(
+            *("fedprint-node", "roster", "show", "--home", str(consortium.root / "alpha"), "--json")
+        )
+        assert json.loads(shown.stdout)["pending"]["version"] == 2
+        assert all(row["run"] != "renewed" for site in SITES for row in consortium.spend(site))
+        for site in SITES:
+            home = str(consortium.root / site)
+            command("fedprint-node", "roster", "approve", str(signed), "--home", home, "--yes")
+        wait_for(lambda: coordinator.look() and coordinator.process.poll() is not None, "it ends")
+        assert coordinator.process.returncode == 0, coordinator.text()
+        assert not coordinator.leftovers()
+    record = consortium.record("renewed")
+    assert (record.state, record.completed, record.roster.version) == ("finished", 1, 2)
+
+
 def test_ctrl_c_ends_every_process_of_the_coordinator(consortium: Consortium) -> None:
     with ExitStack() as stack:
         coordinator = consortium.start(
