@@ -27,6 +27,9 @@ from simulations.bench_flower_sum import FlowerRound
 from simulations.bench_our_sum import NORM_BOUND, ROUND_TRIPS, OurRound, Spent, Vector
 
 DROPPED_SHARE = 0.3
+TYPICAL_NORM = NORM_BOUND / 3.0
+"""`server.run_config.default_norm_bound` leaves room for three to six times an update's norm."""
+AT_BOUND = 0.9999 * NORM_BOUND
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,23 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
     found["speedup_vs_flower_dropout"] = with_dropped.ratio
     found["relative_error_dropout"] = with_dropped.error
     found["plain_fedavg_s"] = _fedavg_s(normal, sizes.repeats)
-    found |= _exactness(normal, tell)
+    found |= _exactness(sizes, tell)
     found |= _many(sizes, found["client_s"], tell)
     found |= _bits(sizes.bits, tell)
     return found
 
 
-def update(dimension: int, place: int, tails: float | None = None) -> Vector:
-    """The update of one site at the norm bound: normal, or Student's t with `tails` degrees.
+def update(
+    dimension: int, place: int, tails: float | None = None, norm: float = TYPICAL_NORM
+) -> Vector:
+    """The update of one site: normal, or Student's t with `tails` degrees of freedom.
 
     Returns:
-        float32 (dimension,).
+        float32 (dimension,), with this L2 norm.
     """
     rng = np.random.default_rng([dimension, place])
     drawn = rng.standard_normal(dimension) if tails is None else rng.standard_t(tails, dimension)
-    made: Vector = (drawn * (0.999 * NORM_BOUND / np.linalg.norm(drawn))).astype(np.float32)
+    made: Vector = (drawn * (norm / np.linalg.norm(drawn))).astype(np.float32)
     return made
 
 
@@ -154,14 +159,14 @@ def _beside_flower(
     }
 
 
-def _exactness(normal: list[Vector], tell: Callable[[str], None]) -> dict[str, float]:
-    """Clipping and error by kind of vector, memory of the sum, the closing exchange."""
-    dimension, sites = len(normal[0]), range(len(normal))
+def _exactness(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
+    """Clipping and error by kind of vector at the norm bound; memory; the closing exchange."""
+    dimension, sites = sizes.dimension, range(sizes.sites)
     found: dict[str, float] = {}
     clipped, values = 0, 0
     for name, tails in (("normal", None), ("heavy_tailed", 5.0), ("extreme", 3.0)):
         tell(f"exactness of {name} vectors")
-        updates = [update(dimension, place, tails) for place in sites]
+        updates = [update(dimension, place, tails, AT_BOUND) for place in sites]
         exact = np.mean([one.astype(np.float64) for one in updates], axis=0)
         with _our_round(len(updates), dimension) as mine:
             mine.run(updates.__getitem__)
@@ -170,8 +175,8 @@ def _exactness(normal: list[Vector], tell: Callable[[str], None]) -> dict[str, f
             else:
                 clipped += mine.spent.clipped
                 values += mine.spent.values
+            found[f"relative_error_{name}_at_bound"] = _relative_error(mine.mean, exact)
             if name != "normal":
-                found[f"relative_error_{name}"] = _relative_error(mine.mean, exact)
                 continue
             tell("memory of the sum, closing exchange")
             vector_bytes = 4 * mine.numbers.padded
