@@ -182,7 +182,7 @@ def start(
 
     Example: fedprint-coordinator start --rounds 20
     """
-    from server import superlink
+    from server import rosters, superlink
     from server.checkpoints import RunFolder
 
     place = CoordinatorHome.find(home)
@@ -219,6 +219,8 @@ def start(
             f"Run {name} has begun; its configuration is fixed.",
             do="Continue it without --rounds and --config, or choose another name with --run.",
         )
+    if folder.record().state != "finished":
+        rosters.usable(place, rosters.today_utc())  # says so if it has expired
     _conduct(place, name, resume=resume)
 
 

@@ -221,8 +221,12 @@ class _Loop:
             self._gather()
         elif self.state.phase not in ("finished", "paused"):
             self._step(rounds.DeadlinePassed(self.clock()))
-        self.closings.turn(self.transport.sites)
-        return moved or self.state != before
+        changed = self.state != before
+        if self.state.phase == "submit" or (
+            self.state.phase in ("waiting", "keying") and not changed
+        ):  # else sites are about to be asked for something that a round waits for
+            self.closings.turn(self.transport.sites)
+        return moved or changed
 
     def _gather(self) -> None:
         before = self.state.waiting_since
