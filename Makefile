@@ -59,7 +59,7 @@ unit: setup
 coverage: setup
 	@mkdir -p build
 	COVERAGE_FILE=build/coverage $(BIN)/pytest -q tests/unit/secure_sum --cov=shared_model/secure_sum --cov=shared_model.protocol \
-	  --cov=shared_model.protocol_sum --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+	  --cov=shared_model.protocol_sum --cov=shared_model.verify_body --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # The whole crash, fuzz and retention matrices (an hour or more), and every mutant of the secure sum.
 test-long: setup mutation

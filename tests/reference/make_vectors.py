@@ -614,6 +614,14 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         key, m, answers, wrong, survivors, dropped, self_seeds, pair_seeds
     )
     closing = {"transcript": tr.hex(), "statement_digest": digest(statement)}
+    close_replies = {
+        i: ref.seal(
+            {**common, "kind": "close-reply", "site": i, **closing, "sums": answers[i]},
+            identity[i],
+        )
+        for i in survivors
+    }
+    verify_body = ref.framed(statement, packed_sum, *[close_replies[i] for i in survivors])
     messages = {
         "train-request": train_request,
         "train-reply": headers[sites[0]],
@@ -644,22 +652,13 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "open-request": opens[signers[0]],
         "shares-reply": replies[signers[0]],
         "close-request": ref.seal({**common, "kind": "close-request", **closing}, run_key),
-        "close-reply": ref.seal(
-            {
-                **common,
-                "kind": "close-reply",
-                "site": signers[0],
-                **closing,
-                "sums": answers[signers[0]],
-            },
-            identity[signers[0]],
-        ),
+        "close-reply": close_replies[signers[0]],
         "verify-request": ref.seal(
             {
                 **common,
                 "kind": "verify-request",
                 **closing,
-                "body_digest": digest(b"statement, sum and answers"),
+                "body_digest": digest(verify_body),
             },
             run_key,
         ),
@@ -698,6 +697,8 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "statement_digest": digest(statement),
         "challenge_key": key.hex(),
         "subset_sums": {i: answers[i] for i in survivors},
+        "close_replies_sha256": {i: digest(close_replies[i]) for i in survivors},
+        "verify_body_sha256": digest(verify_body),
         "subset_sums_of_the_sum": ref.subset_sums(key, total, m),
         "messages": {kind: header.hex() for kind, header in messages.items()},
     }

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sum_cases import Entropy, round_of, sha256, vector_entropy, vectors, words_digest
 
-from shared_model import canonical, protocol, protocol_sum, signing
+from shared_model import canonical, protocol, protocol_sum, signing, verify_body
 from shared_model.secure_sum import (
     keys,
     numbers,
@@ -389,6 +389,35 @@ def test_sum_mean_statement_and_subset_sums_are_the_known_ones(name):
     for site in survivors:
         digest = case["submissions"][survivors.index(site)]
         verification.check_own(statement, made[site], digest, survivors)
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_the_body_of_a_verify_request_is_the_known_one(name):
+    """Statement, packed sum and every survivor's signed answer."""
+    case = vectors(name)
+    survivors = case["survivors"]
+    headers = []
+    for site in survivors:
+        secret = next(s for s in case["sites"] if s["site"] == site)["identity_private_key"]
+        reply = protocol_sum.CloseReply(
+            run="spring",
+            round=3,
+            site=site,
+            transcript=case["transcript"],
+            statement_digest=case["statement_digest"],
+            sums=tuple(case["subset_sums"][site]),
+        )
+        key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret))
+        headers.append(protocol.seal(reply, key))
+    assert dict(zip(survivors, map(sha256, headers), strict=True)) == case["close_replies_sha256"]
+    made, transcript = submissions_of_case(case, name), transcript_of_case(case)
+    seeds = verification.seeds_of(verification.read_statement(case["statement"].encode()))
+    total = unmask.sum_of([(site, made[site].packed) for site in survivors], transcript, seeds)
+    packed = numbers.pack(total, transcript.numbers.modulus_bits)
+    body = verify_body.verify_body(case["statement"].encode(), packed, headers)
+    assert sha256(body) == case["verify_body_sha256"]
+    parts = (case["statement"].encode(), packed, tuple(headers))
+    assert verify_body.read_verify_body(body) == parts
 
 
 # ---- signed headers

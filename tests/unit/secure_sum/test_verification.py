@@ -27,6 +27,7 @@ from shared_model.secure_sum.verification import (
     statement_bytes,
     subset_sums,
 )
+from shared_model.verify_body import read_verify_body, verify_body
 
 SITES = ("a", "b", "c", "d", "e")
 U = ("a", "b", "d", "e")
@@ -365,6 +366,39 @@ def test_statements_at_their_limits_are_read():
     assert read_statement(canonical.encode(small)).dropped == ()
     large = {**small, "padded": 2**28, "modulus_bits": 32}
     assert read_statement(canonical.encode(large)).padded == 2**28
+
+
+# ---- the body of a verify request
+
+
+@given(
+    parts=st.lists(st.binary(max_size=9), min_size=2, max_size=6),
+)
+def test_the_body_of_a_verify_request_is_read_as_it_was_written(parts):
+    body = verify_body(parts[0], parts[1], parts[2:])
+    assert read_verify_body(body) == (parts[0], parts[1], tuple(parts[2:]))
+
+
+def test_a_body_that_is_cut_or_longer_is_the_coordinators_fault():
+    """Every shorter body but the ones that end with a part, and any more bytes."""
+    body = verify_body(b"statement", b"sum", [b"one", b"two"])
+    whole = {len(verify_body(b"statement", b"sum", answers)) for answers in ([], [b"one"])}
+    for length in range(len(body)):
+        if length in whole:
+            continue
+        with pytest.raises(PeerFault, match="verify request") as caught:
+            read_verify_body(body[:length])
+        assert caught.value.site == "coordinator"
+    for more in (b"\0", bytes(7), bytes(7) + b"\1", b"\xff" * 8):
+        with pytest.raises(PeerFault):
+            read_verify_body(body + more)
+
+
+def test_a_body_with_more_answers_than_sites_is_refused():
+    """255 at most: nobody makes a node parse millions of empty parts."""
+    assert len(read_verify_body(verify_body(b"", b"", [b"x"] * 255))[2]) == 255
+    with pytest.raises(PeerFault):
+        read_verify_body(verify_body(b"", b"", [b"x"] * 256))
 
 
 def test_a_statement_is_not_signed_by_itself():
