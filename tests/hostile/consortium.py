@@ -183,9 +183,10 @@ class Consortium:
         colluders: Sequence[str] = (),
         colluding_sites: int = 1,
         allow_two: bool = False,
-        minimum_contributors: int = 2,
+        minimum_contributors: int | None = None,
     ) -> None:
         self.root = root
+        self.minimum = minimum_contributors or (2 if allow_two else 3)
         self.names = tuple(f"s{index:02d}" for index in range(n))
         self.colluders = tuple(colluders)
         self.honest = tuple(site for site in self.names if site not in colluders)
@@ -200,7 +201,7 @@ class Consortium:
                 home.policy,
                 declared_patients=declared(site),
                 colluding_sites=colluding_sites,
-                minimum_contributors=minimum_contributors,
+                minimum_contributors=self.minimum,
                 allow_two_hospitals_who_can_each_compute_the_others_update=allow_two,
             )
             self.hospitals[site] = Hospital(site, home, Entropy(site))
@@ -366,7 +367,7 @@ class Consortium:
                 )
                 for site in names
             ),
-            "minimum_contributors": 2,
+            "minimum_contributors": self.minimum,
             "sum": SumPlan(**values),
             "deadline_s": 60.0,
             "software": protocol.software(),

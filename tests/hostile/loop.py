@@ -166,7 +166,7 @@ def play(
     lie: Lie = no_lies,
     liars: Sequence[str] = (),
     heard: list[str] | None = None,
-    minimum_contributors: int = 2,
+    minimum_contributors: int = 3,
     **changes: object,
 ) -> Played:
     """A run of the real loop, until it is finished or paused.

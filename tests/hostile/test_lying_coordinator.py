@@ -131,7 +131,7 @@ def test_nodes_that_were_told_different_rounds_make_no_sum(consortium: World, wh
     other = {
         "participants": lambda: world.request(2, ("s00", "s01", "s02", "s03")),
         "model": lambda: world.request(2, model=odd_model),
-        "training": lambda: world.request(2, minimum_contributors=3),
+        "training": lambda: world.request(2, minimum_contributors=4),
         "round": lambda: world.request(3),
         "run": lambda: world.request(2, run="autumn"),
     }[what]()

@@ -88,6 +88,7 @@ def test_nodes_give_away_exactly_what_the_search_says(
             threshold=t,
             colluders=[f"s{index:02d}" for index in range(n - c, n)],
             colluding_sites=0,
+            allow_two=t == 2,
         )
         found = carried_out(world, group, views, agree)
         assert found == spanned(search.learned(group, views, agree=agree))
