@@ -298,6 +298,23 @@ def test_a_value_at_the_limit_is_not_clipped(sign):
     assert seen == {False, True}
 
 
+def test_only_what_is_beyond_the_limit_is_counted():
+    """Two coordinates of a vector: one of 140 steps, one of exactly 127, which is the limit."""
+    plan = Numbers.of(128, 8, 1.0, 8)
+    peaks = [0.0] * 128
+    peaks[9], peaks[10] = 140 / plan.scale, 127.01 / plan.scale
+    turned = np.array(reference.hadamard(peaks)) * reference.signs_of(SEED, 128)
+    counts = set()
+    for k in range(6):
+        rounding = k.to_bytes(32, "big")
+        u = (reference.PRG(rounding, 128)[10] >> 8) * 2.0**-24
+        found = quantise(turned.astype(np.float32), plan, rounding=rounding)
+        assert found.vector[9] == found.vector[10] == 127
+        assert found.clipped == 1 + (127.01 + u >= 128)
+        counts.add(found.clipped)
+    assert 1 in counts
+
+
 def test_a_norm_of_exactly_the_bound_is_not_scaled():
     update = np.zeros(40, np.float32)
     update[:4] = 0.5
@@ -360,6 +377,15 @@ def test_another_rotation_seed_gives_another_vector(dimension):
     assert np.linalg.norm(wrong - update) > 0.2
 
 
+def test_columns_are_transformed_back_a_few_at_a_time(monkeypatch):
+    """Five columns, two at a time: every column, and each once."""
+    plan = Numbers.of(5 * 4096, 2, 1.0)
+    vector = quantise(update_of(5 * 4096, 9, norm=0.5), plan).vector
+    before = back(vector, plan)
+    monkeypatch.setattr(numbers, "_COLUMNS", 2)
+    assert np.array_equal(back(vector, plan), before)
+
+
 @SLOW
 @given(seed=st.integers(0, 1000), dimension=st.sampled_from([1, 33, 100, 4100]))
 def test_the_rotation_keeps_norms(seed, dimension):
@@ -399,7 +425,9 @@ def test_the_largest_value_of_every_size_survives_packing(bits):
     """All ones, and a single one among zeros at each place of a group."""
     full = np.full(64, (1 << bits) - 1, dtype=np.uint32)
     assert pack(full, bits) == b"\xff" * (8 * bits)
-    assert np.array_equal(unpack(pack(full, bits), bits, 64), full)
+    again = unpack(pack(full, bits), bits, 64)
+    assert again.dtype == np.uint32
+    assert np.array_equal(again, full)
     for place in range(32):
         one = np.zeros(32, dtype=np.uint32)
         one[place] = 1 << (bits - 1)
