@@ -28,7 +28,7 @@ from server import epochs, rounds
 from server.answers import event_of, refusal_event, trip_of
 from server.checkpoints import Journal, RunFolder
 from server.closing import Closings
-from server.desk import abandoned
+from server.desk import NOT_CONTINUED, abandoned
 from server.epochs import Epoch, EpochBook
 from server.post import Answer, Letter, Pace, Post
 from server.progress import PAUSES, UNMASKED, Progress, counts, spare
@@ -66,6 +66,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     resume_paused: bool = False,
+    non_private_for_tests: bool = False,
 ) -> RunRecord:
     """Continue the run in `folder` until it is finished or paused, or `stop()` is true.
 
@@ -76,6 +77,8 @@ def run(
             the numbers of epochs.
         wait: sleeps between two looks at the transport.
         resume_paused: the operator has read why rounds failed and wants to go on.
+        non_private_for_tests: take replies without private noise also under masks; no release can
+            be made of such a run.
 
     Raises:
         Refused: another coordinator holds the folder ("busy"), the run is paused after failed
@@ -90,6 +93,7 @@ def run(
         epochs_of_run = book or EpochBook(folder.path / "epochs.json")
         loop = _Loop(transport, journal, key, epochs_of_run, clock, wall_clock, on_progress)
         loop.imported = roster
+        loop.private = not non_private_for_tests
         loop.restore(resume_paused)
         paused_before = loop.state.phase == "paused"
         pace = Pace(journal.record.config.poll_s, wait)
@@ -130,9 +134,12 @@ class _Loop:
         self.state = rounds.RunState(settings_of(config, roster))
         self.epoch: Epoch | None = book.of(roster)
         self.post = Post(transport, clock, config.gather_s)
-        self.closings = Closings(journal.folder, key, self.post, clock, config.gather_s, self._tell)
+        self.closings = Closings(
+            journal.folder, key, self.post, clock, config.gather_s, config.trip_s, self._tell
+        )
         self.work = RoundWork(journal, key, self.post, self.closings, wall_clock, self._tell)
         self.imported: Callable[[], bytes | None] = lambda: None
+        self.private = True
         self.seen_roster: bytes | None = None
         self.keys: dict[str, EpochKeyEntry] = {}
         self.events: deque[rounds.Event] = deque()
@@ -176,14 +183,14 @@ class _Loop:
         body = weights_io.to_bytes(self.work.weights)
         found = taken_up(files, record, self.key, header, body, self.wall_clock())
         if found is None:
-            ended = abandoned(number, header, record.model_digest, self.wall_clock())
+            run_key = signing.public_bytes(self.key)
+            ended = abandoned(files, record, header, run_key, self.wall_clock())
             self.journal.save(rounds=(*record.rounds, ended))
             files.forget_open()
             files.forget_submissions()
-            self.state = self._replayed(
-                self.journal.record.model_copy(update={"resumed_after": number})
-            )
-            self._tell("closed", detail="not-continued")
+            self.journal.folder.forget_sum(number)
+            self.state = self._replayed(self.journal.record)
+            self._tell("closed", detail=NOT_CONTINUED)
             return
         self.work.take_up(found.desk, found.shares)
         self.state = rounds.reopened(
@@ -233,7 +240,8 @@ class _Loop:
         names = self.journal.record.roster.names
         sites = frozenset(self.transport.sites()) & set(names)
         keyed = self.epoch.sites if self.epoch is not None else frozenset()
-        self._step(rounds.SitesSeen(self.clock(), sites, keyed))
+        used = self.epoch.used if self.epoch is not None else 0
+        self._step(rounds.SitesSeen(self.clock(), sites, keyed, used))
         if self.state.phase == "waiting" and before is None:
             needed = spare(len(names), self.state.settings.needed)
             self._tell("waiting", detail=f"{len(sites)} of {len(names)} sites are there; {needed}")
@@ -283,6 +291,8 @@ class _Loop:
                 self.epoch = self.book.accept(self.keys.pop(action.site))
                 self._tell("keyed", action.site)
             case rounds.Open():
+                if self.state.settings.masked:
+                    self.epoch = self.book.use()
                 digest = self.work.open(action, self.epoch if self.state.settings.masked else None)
                 self._tell("opened", detail=", ".join(action.participants))
                 self.events.append(rounds.RoundOpened(self.clock(), digest))
@@ -348,7 +358,7 @@ class _Loop:
     def _event(self, answer: Answer) -> rounds.Event:
         letter = answer.letter
         if letter.trip != "keying":
-            return event_of(answer, self.work.desk)
+            return event_of(answer, self.work.desk, private=self.private)
         if self.epoch is None:
             raise OurMistake("No epoch has begun.")
         roster = self.journal.record.roster

@@ -82,10 +82,14 @@ class Post:
         """Whether an answer of this site may still come."""
         return any(topic[:3] == (trip, number, site) for topic in self._by_topic)
 
-    def forget(self, trips: Collection[str], number: int | None = None) -> None:
-        """What comes for these letters is not looked at any more."""
+    def forget(
+        self, trips: Collection[str], number: int | None = None, site: str | None = None
+    ) -> None:
+        """What comes for these letters is not looked at any more. None: of all."""
         gone = {
-            topic for topic in self._by_topic if topic[0] in trips and number in (None, topic[1])
+            topic
+            for topic in self._by_topic
+            if topic[0] in trips and number in (None, topic[1]) and site in (None, topic[2])
         }
         for topic in gone:
             del self._by_topic[topic]

@@ -181,3 +181,23 @@ def test_the_sums_of_a_run_that_pauses_are_verified_too(tmp_path):
         go(transport, folder)
     assert caught.value.reason == "paused"
     assert folder.closing(1).state == "verified"
+
+
+def test_a_question_that_vanishes_without_a_word_is_asked_again(tmp_path):
+    """The transport took it and never says more; the run does not wait for the deadline."""
+    folder, transport, _ = federation(tmp_path, FOUR)
+    pull, swallowed = transport.pull, []
+
+    def swallow(ids):
+        for key, message in list(transport.waiting.items()):
+            asked = (message.site, kind_of(message.header)) == ("beta", "close-request")
+            if asked and not swallowed:
+                swallowed.append(transport.waiting.pop(key))
+        return pull(ids)
+
+    transport.pull = swallow
+    go(transport, folder)
+    asked = [m for m in transport.sent if kind_of(m.header) == "close-request"]
+    assert [m.site for m in asked].count("beta") == 2
+    assert len(swallowed) == 1
+    assert folder.closing(1).state == "verified"
