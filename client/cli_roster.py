@@ -133,21 +133,29 @@ def countersign(
 
 
 def restored(home: Home = None) -> None:
-    """After this machine was restored from a snapshot: erase the epoch's key.
+    """After anything of this node was restored from a backup: erase the epoch's key.
 
-    The node then answers nothing of earlier rounds; the coordinator begins a new epoch.
+    The node then answers nothing of earlier rounds; the coordinator begins a new epoch. A node
+    that notices a restore by itself refuses everything until this was run.
 
     Example: fedprint-node restored
     """
-    from client.epochs import EpochKeys
-    from client.outbox import Outbox
+    from client.node_parts import epoch_keys, outbox_of
 
     place = NodeHome.find(home)
     if not place.config.exists():
         raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
-    with Outbox(place.outbox).locked():
-        found = EpochKeys(folder=place.never_back_up, counter=place.epochs).erase()
-    _print(["The epoch's key is erased." if found else "There was no epoch's key."])
+    outbox = outbox_of(place)
+    with outbox.locked():
+        found = epoch_keys(place).erase()
+        outbox.accept_restored()
+    _print(
+        [
+            "The epoch's key is erased." if found else "There was no epoch's key.",
+            f"What this hospital spent since the backup is not in {place.spend.name}: before the "
+            "node starts, put its newest copy back, or lower epsilon_lifetime in policy.toml.",
+        ]
+    )
 
 
 def _data(book: RosterBook, file: Path | None) -> bytes:

@@ -90,8 +90,9 @@ class EpochKeys:
             "roster_digest": roster_digest,
             "private_key": key.private_bytes_raw().hex(),
         }
-        write_atomic(self._path, canonical.encode(content), mode=0o600)
+        # the number first: killed in between, this epoch has no key here and never gets two
         write_atomic(self.counter, canonical.encode({"last_epoch": epoch}), mode=0o600)
+        write_atomic(self._path, canonical.encode(content), mode=0o600)
         return keys.public_key(key)
 
     def key(self, epoch: int, roster_digest: str) -> X25519PrivateKey:

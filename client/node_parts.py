@@ -93,7 +93,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         rosters=HospitalRosters(RosterBook(home), pinned.root, policy),
         epochs=epoch_keys(home),
         books=HospitalBooks(home.spend, budget, config.site, config.declared_patients),
-        outbox=Outbox(home.outbox),
+        outbox=outbox_of(home),
         ready=ready,
         data=data,
         noise=noise,
@@ -103,6 +103,11 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         log=log_to(home.logs / "rounds.log"),
         allow_unmasked=pretend.allow_unmasked,
     )
+
+
+def outbox_of(home: NodeHome) -> Outbox:
+    """Where the node of this folder keeps what it has answered."""
+    return Outbox(home.outbox, home.never_back_up / "writes")
 
 
 def epoch_keys(home: NodeHome) -> EpochKeys:
@@ -151,9 +156,15 @@ class HospitalBooks:
                 raise Refused("A round is booked with another update.", reason="spend_table")
 
     def ledger_head(self) -> str:
-        """See `client.round.Books`: digest of all rows in the order in which they were booked."""
+        """See `client.round.Books`: digest of all rows in the order in which they were booked.
+
+        Without their times, which are all that others could not guess: they would be run times.
+        """
         with SpendTable.open(self.path) as table:
-            return canonical.digest_of([row.as_dict() for row in table.rows()])
+            rows = [row.as_dict() for row in table.rows()]
+        for row in rows:
+            del row["reserved_at_s"], row["settled_at_s"]
+        return canonical.digest_of(rows)
 
 
 @dataclass(frozen=True)

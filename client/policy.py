@@ -55,10 +55,13 @@ class Policy(BaseModel):
                 "declared_patients is seen by others and must be rounded to two digits: "
                 f"{rounded_patients(self.declared_patients)}"
             )
-        if (
-            self.allow_two_hospitals_who_can_each_compute_the_others_update
-            and self.colluding_sites != 0
-        ):
+        two = self.allow_two_hospitals_who_can_each_compute_the_others_update
+        if self.minimum_contributors < 3 and not two:
+            raise ValueError(
+                "minimum_contributors below 3 lets each of two hospitals compute the other's "
+                "update; that needs allow_two_hospitals_who_can_each_compute_the_others_update"
+            )
+        if two and self.colluding_sites != 0:
             raise ValueError("a sum of two hides nothing: colluding_sites must be 0")
         return self
 

@@ -186,6 +186,13 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         if isinstance(message, RoundMessage):
             run, number = message.run, message.round
         with node.outbox.locked():
+            if node.outbox.was_rolled_back():
+                raise Refused(
+                    "This node's folder was restored from a backup: it does not know all that it "
+                    "has signed.",
+                    reason="epoch",
+                    do="Run: fedprint-node restored",
+                )
             reply = _answered(node, message, header, body)
         node.log({"run": run, "round": number, "kind": kind, "outcome": "replied"})
         return reply
@@ -204,6 +211,9 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
             reason=reason,
         )
 
+
+LATEST_EPOCH_S = 366 * 86_400
+"""Epochs are numbered by the coordinator's clock: how far ahead of this node's one may be."""
 
 UNKNOWN_RUN = "unknown"
 """Stands for the run in a refusal of something that could not be read, or that has no run."""
@@ -257,6 +267,12 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
         raise Refused(error.message, reason="roster") from error
     if roster.digest != request.roster_digest:
         raise Refused("The request names another roster than it carries.", reason="roster")
+    if request.epoch > time.time() + LATEST_EPOCH_S:
+        raise Refused(
+            "The epoch's number is far in the future; no later one could follow it.",
+            reason="epoch",
+            do="Compare the clocks of this machine and of the coordinator.",
+        )
     public_key = node.epochs.renew(request.epoch, roster.digest, node.entropy)
     return egress.epoch_key(node.identity_key, request, site=node.site, public_key=public_key)
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from consortium import NORM_BOUND, PLAN, ROOT_KEY, RUN, RUN_KEY, Consortium, key_of
 
+from server import rounds as machine
 from server.checkpoints import RunFolder
 from server.coordinate import begin, run
 from server.run_config import RunConfig
 from server.run_records import RoundRecord, RunRecord
-from server.run_start import StartingModel
+from server.run_start import StartingModel, closed_round, settings_of
 from server.transport import Incoming, Outgoing
 from shared_model import canonical, protocol, signing
 from shared_model.config import ModelConfig
@@ -155,7 +156,17 @@ class Played:
 
     def named(self, number: int = 1) -> set[str]:
         """Sites that are named for something in a round."""
-        return {item.site for item in self.round(number).incidents}
+        return {item.site for item in self.round(number).incidents if not item.about}
+
+    def accused(self, number: int = 1) -> set[tuple[str, str]]:
+        """(who says it, of whom): what sites say about dealers in a round."""
+        return {(one.site, one.about) for one in self.round(number).incidents if one.about}
+
+    def counted(self) -> set[str]:
+        """Sites against which anything is counted at the next start."""
+        settings = settings_of(self.record.config, self.record.roster)
+        closed = [closed_round(item) for item in self.record.rounds]
+        return set(machine.replay(settings, closed).incidents)
 
 
 def play(
@@ -167,12 +178,14 @@ def play(
     liars: Sequence[str] = (),
     heard: list[str] | None = None,
     minimum_contributors: int = 3,
+    seeded: bool = True,
     **changes: object,
 ) -> Played:
     """A run of the real loop, until it is finished or paused.
 
     liars: sites that collude with whoever reads along: their keys are the adversary's. heard: is
-    filled with the sites that the operator is told of, also outside of rounds.
+    filled with the sites that the operator is told of, also outside of rounds. seeded: the
+    coordinator takes the seeded noise of these hospitals.
     """
     folder = RunFolder(world.root / "runs" / RUN)
     config = RunConfig.from_dict(
@@ -204,6 +217,7 @@ def play(
         clock=clock,
         wall_clock=clock,
         wait=clock.wait,
+        non_private_for_tests=seeded,
         on_progress=lambda item: (
             None if heard is None or item.kind != "incident" else heard.append(item.site)
         ),
