@@ -47,15 +47,43 @@ def test_receipts_of_t_survivors_verify_a_sum(tmp_path):
     assert told(seen, "verified") == ["round 1 verified by 3 sites"]
 
 
-def test_a_survivor_that_answers_with_other_sums_leaves_the_sum_unverified(tmp_path):
-    """Nobody is asked for a receipt; who lied is not known, and the operator is told."""
+def test_a_survivor_that_answers_with_other_sums_is_named_and_asked_again(tmp_path):
+    """Nobody is asked for a receipt of such a sum, and the wrong answer is not kept."""
     tamper = changes("beta", "close-reply", sums=lambda message, body: (1, *message.sums[1:]))
     folder, transport, _ = federation(tmp_path, FOUR, tamper=tamper)
     _, seen = go(transport, folder)
     closing = folder.closing(1)
     assert (closing.state, closing.receipts) == ("unverified", {})
-    assert "round 1 cannot be verified" in told(seen, "incident")[0]
+    assert sorted(closing.answers) == ["alpha", "delta", "gamma"]
+    assert "its sums are not those of what it submitted" in told(seen, "incident", "beta")[0]
     assert not [m for m in transport.sent if kind_of(m.header) == "verify-request"]
+    transport.tamper, transport.sent = None, []
+    go(transport, folder)
+    asked = [m.site for m in transport.sent if kind_of(m.header) == "close-request"]
+    assert asked == ["beta"]
+    assert folder.closing(1).state == "verified"
+
+
+@pytest.mark.parametrize("what", ["forgotten", "changed on the disk"])
+def test_nobody_is_named_for_wrong_sums_without_the_submission_as_it_was_signed(tmp_path, what):
+    """The coordinator says that it cannot verify, and blames no hospital for its own disk."""
+    folder, transport, _ = federation(tmp_path, FOUR)
+    lie = changes("beta", "close-reply", sums=lambda message, body: (1, *message.sums[1:]))
+
+    def tamper(site, header, body):
+        if kind_of(header) == "close-reply":
+            path = folder.round(1).submissions / "beta.body"
+            if what == "forgotten":
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(bytes(len(path.read_bytes())))
+        return lie(site, header, body)
+
+    transport.tamper = tamper
+    _, seen = go(transport, folder)
+    assert "round 1 cannot be verified" in told(seen, "incident")[0]
+    assert not told(seen, "incident", "beta")
+    assert sorted(folder.closing(1).answers) == list(FOUR)
 
 
 LIES = {
