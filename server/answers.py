@@ -8,20 +8,24 @@ one.
 from __future__ import annotations
 
 from server import rounds
-from server.desk import Desk
+from server.desk import Desk, Terms
 from server.post import Answer, Letter
 from server.round_folder import StoredReply
 from server.sum_desk import Shares
 from shared_model import protocol
 from shared_model.errors import OurMistake, PeerFault
+from shared_model.noise import SystemNoise
 from shared_model.protocol import Refusal, TrainReply
 from shared_model.roster import RosterEntry
 from shared_model.secure_sum.submission import Submission
 from shared_model.secure_sum.transcript import Transcript
 
 
-def event_of(answer: Answer, desk: Desk) -> rounds.Event:
+def event_of(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
     """What the answer to a letter of trip 1, 2 or 3 means; what it brought waits on the desk.
+
+    Args:
+        private: a submission under masks must have private noise.
 
     Raises:
         PeerFault: names the site; no legal answer.
@@ -29,7 +33,7 @@ def event_of(answer: Answer, desk: Desk) -> rounds.Event:
     letter, header, body = answer.letter, answer.header, answer.body
     match letter.trip:
         case "submit":
-            return _submitted(answer, desk)
+            return _submitted(answer, desk, private=private)
         case "agree":
             said = desk.sum.read_agreement(letter.site, header, body)
             if isinstance(said, Refusal):
@@ -75,7 +79,7 @@ def trip_of(letter: Letter) -> rounds.Trip:
     raise OurMistake(f"The round's machine knows no trip {letter.trip!r}.")
 
 
-def _submitted(answer: Answer, desk: Desk) -> rounds.Event:
+def _submitted(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
     site = answer.letter.site
     said = read_answer(
         answer.header,
@@ -84,6 +88,8 @@ def _submitted(answer: Answer, desk: Desk) -> rounds.Event:
         request_digest=desk.digest,
         transcript=desk.sum.transcript,
         masked=desk.sum.masked,
+        private=private and desk.sum.masked,
+        terms=desk.terms.get(site),
     )
     if isinstance(said, Refusal):
         event = refusal_event(answer.letter, said)
@@ -112,14 +118,21 @@ def read_answer(
     request_digest: str,
     transcript: Transcript,
     masked: bool,
+    private: bool = False,
+    terms: Terms | None = None,
 ) -> TrainReply | Refusal:
     """A legal answer of this site, with a body that can be added if it answers this request.
 
     Of an answer to another request only signature and body digest are looked at; it is not used.
 
+    Args:
+        private: what no release could be made of is refused: noise that is not private.
+        terms: noise and delta of the site's earlier replies in this run; a release states one of
+            each for a site.
+
     Raises:
         PeerFault: names the site; wrong signature, message, body, transcript, declared patients or
-            weight.
+            weight; noise or delta that no release could be made of.
     """
     site = enrolled.site
     answer = protocol.open_answer(header, enrolled.identity, site=site)
@@ -136,6 +149,14 @@ def read_answer(
         raise PeerFault(f"{site} declares another number of patients.", site=site)
     if answer.weight != transcript.weight(site):
         raise PeerFault(f"{site} claims another aggregation weight.", site=site)
+    if private and not (answer.private and answer.noise == SystemNoise.name):
+        raise PeerFault(f"The update of {site} is not private; nothing is made of it.", site=site)
+    if terms is not None and terms != (answer.noise, answer.privacy.delta):
+        raise PeerFault(
+            f"{site} states another noise or delta than for its earlier rounds of this run.",
+            site=site,
+            do="Ask the hospital to put its policy back, or begin a new run.",
+        )
     if masked:
         Submission.parse(body, transcript, site)
     elif len(body) != transcript.numbers.packed_bytes:

@@ -114,6 +114,7 @@ def carry_out(
     *,
     on_progress: Callable[[Progress], None],
     resume_paused: bool = False,
+    non_private_for_tests: bool = False,
 ) -> RunRecord:
     """The run of this name in this home over this transport; what every engine does.
 
@@ -131,6 +132,7 @@ def carry_out(
         roster=lambda: home.roster.read_bytes() if home.roster.exists() else None,
         on_progress=on_progress,
         resume_paused=resume_paused,
+        non_private_for_tests=non_private_for_tests,
     )
 
 

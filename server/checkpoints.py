@@ -178,6 +178,10 @@ class RunFolder:
             stored.forget_open()
             if stored.number not in summed:
                 stored.forget_submissions()
+        for path in (self.path / "sums").glob("[0-9]*.sum"):
+            number = int(path.stem)
+            if number not in summed and (found is None or number != found.number):
+                self.forget_sum(number)
         return found
 
     # ------------------------------------------------------------ sums
@@ -192,6 +196,11 @@ class RunFolder:
         if statement:
             write_atomic(sums / f"{number:04d}.statement", statement, mode=0o600)
         self.save_closing(closing)
+
+    def forget_sum(self, number: int) -> None:
+        """Remove what was stored of the sum of a round that then ended without one."""
+        for kind in ("closing.json", "statement", "sum"):
+            (self.path / "sums" / f"{number:04d}.{kind}").unlink(missing_ok=True)
 
     def save_closing(self, closing: ClosingRecord) -> None:
         """Commit how far the verification of a sum is."""

@@ -162,7 +162,7 @@ def start(
     ] = 1.0,
     clipping_norm: Annotated[float, typer.Option(help="L2 bound on a patient's part.")] = 1.0,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a round.")] = 20,
-    minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 2,
+    minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 3,
     deadline_s: Annotated[
         float, typer.Option(help="How long a round stays open, in seconds.")
     ] = 3600.0,
@@ -311,7 +311,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
         f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    spoken = ("needs", "unverified", "incidents")
+    spoken = ("needs", "unverified", "incidents", "accusations")
     shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
     for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
@@ -324,6 +324,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
             terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
         for site, count in run["incidents"].items():
             terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
+        for words, count in run["accusations"].items():
+            terminal.out.print(f"Run {run['run']}: {words} ({count} times).", soft_wrap=True)
         if run["unverified"] and run["state"] == "finished":
             terminal.out.print(
                 f"Ask the sites again: fedprint-coordinator start --run {run['run']}"
@@ -356,7 +358,15 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "aggregation": record.config.aggregation,
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
-        "incidents": Counter(one.site for item in record.rounds for one in item.incidents),
+        "incidents": Counter(
+            one.site for item in record.rounds for one in item.incidents if not one.about
+        ),
+        "accusations": Counter(
+            f"{one.site} says that it cannot use the shares of {one.about}; one of the two is wrong"
+            for item in record.rounds
+            for one in item.incidents
+            if one.about
+        ),
         "unverified": [
             f"round {number}: {closing.in_words}"
             for number, closing in closings.items()

@@ -6,18 +6,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from server.round_folder import StoredReply
+from server.round_folder import RoundFolder, StoredReply
 from server.rounds import Contribution, Ending
 from server.run_records import (
     AbsentRecord,
     ContributorRecord,
     IncidentRecord,
     RoundRecord,
+    RunRecord,
     as_base64,
 )
 from server.sum_desk import SumDesk
 from shared_model import protocol
+from shared_model.errors import OurMistake, PeerFault
 from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.roster import Roster
+
+NOT_CONTINUED = "not-continued"
+"""Reason of a round that the coordinator could not go on with after a start."""
+
+
+Terms = tuple[str, float]
+"""Name of the noise, and delta, of a reply."""
+
+
+def terms_of(rounds: Sequence[RoundRecord]) -> dict[str, Terms]:
+    """Noise and delta of each site's first reply in these rounds, also to rounds that closed."""
+    found: dict[str, Terms] = {}
+    for item in rounds:
+        for one in item.contributors:
+            found.setdefault(one.site, (one.noise, one.privacy.delta))
+        for absent in item.absent:
+            if absent.ending == "unused":
+                said = protocol.readable(absent.header_bytes)
+                found.setdefault(absent.site, (said["noise"], said["privacy"]["delta"]))
+    return found
 
 
 @dataclass
@@ -25,6 +48,7 @@ class Desk:
     """One round: its request as it was sent, what has come in trip 1, and `sum` for the rest.
 
     skip: after a restart, the sites of each trip whose answer is stored; they are not asked again.
+    terms: noise and delta of each site's replies before, in this run.
     """
 
     request: TrainRequest
@@ -38,6 +62,7 @@ class Desk:
     refusals: dict[str, tuple[Refusal, bytes]] = field(default_factory=dict, repr=False)
     incidents: list[IncidentRecord] = field(default_factory=list)
     barred: tuple[str, ...] = ()
+    terms: Mapping[str, Terms] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -113,15 +138,26 @@ class Desk:
         return AbsentRecord(site=site, ending=ended[site])
 
 
-def abandoned(number: int, header: bytes, model: str, now: float) -> RoundRecord:
-    """Record of a stored round that this version or this model cannot continue."""
+def abandoned(
+    files: RoundFolder, record: RunRecord, header: bytes, run_key: bytes, now: float
+) -> RoundRecord:
+    """Record of a stored round that this version, model or roster cannot continue.
+
+    Submissions that had come are listed as unused: they were paid for, and a release counts them.
+    """
+    model = record.model_digest
+    try:
+        request = protocol.open_train_request(header, run_key)
+        paid = _paid(files, record.roster_named(request.sum.roster_digest), header)
+    except (PeerFault, OurMistake):
+        paid = ()
     return RoundRecord(
-        round=number,
+        round=files.number,
         outcome="closed",
-        reason="not-continued",
+        reason=NOT_CONTINUED,
         model_in=model,
         model_out=model,
-        participants=(),
+        participants=tuple(item.site for item in paid),
         request=as_base64(header),
         request_digest=protocol.header_digest(header),
         transcript="",
@@ -129,8 +165,22 @@ def abandoned(number: int, header: bytes, model: str, now: float) -> RoundRecord
         sum_digest="",
         agreements={},
         contributors=(),
-        absent=(),
+        absent=paid,
         incidents=(),
         opened_at=now,
         ended_at=now,
     )
+
+
+def _paid(files: RoundFolder, roster: Roster, request: bytes) -> tuple[AbsentRecord, ...]:
+    """Whoever has submitted to this request, with what it signed."""
+    found = []
+    for site in files.submitted:
+        try:
+            said = files.submission_header(site)
+            answer = protocol.open_answer(said, roster.entry(site).identity, site=site)
+        except (PeerFault, OurMistake):
+            continue
+        if answer.request_digest == protocol.header_digest(request):
+            found.append(AbsentRecord(site=site, ending="unused", header=as_base64(said)))
+    return tuple(found)

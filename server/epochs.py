@@ -24,9 +24,14 @@ from shared_model.protocol_sum import EpochKey, EpochNumber, EpochRequest, epoch
 from shared_model.roster import Roster
 from shared_model.secure_sum.keys import is_public_key
 
+REMOVE = "Remove it: the next start begins a new epoch."
+
 
 class Epoch(BaseModel):
-    """One epoch of one roster: number and the keys that have come, sorted by site."""
+    """One epoch of one roster: number and the keys that have come, sorted by site.
+
+    used: rounds that were opened with these keys, of whatever run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -34,6 +39,7 @@ class Epoch(BaseModel):
     number: EpochNumber
     roster_digest: Digest
     keys: Annotated[tuple[EpochKeyEntry, ...], Field(max_length=protocol.MAX_PARTICIPANTS)] = ()
+    used: Annotated[int, Field(ge=0)] = 0
 
     @property
     def sites(self) -> frozenset[str]:
@@ -61,14 +67,15 @@ class EpochBook:
         except (OSError, ValidationError) as error:
             raise OurMistake(
                 f"{self.path} is not a book of epochs.",
-                do="Remove it: the next start begins a new epoch.",
+                do=REMOVE,
             ) from error
 
     def of(self, roster: Roster) -> Epoch | None:
         """The present epoch if it is one of this roster; each key is verified again.
 
         Raises:
-            OurMistake: the file is damaged, or holds a key that its site has not signed.
+            OurMistake: the file is damaged, or holds a key that its site has not signed, that
+                nobody can use, or that two sites have.
         """
         epoch = self.current
         if epoch is None or epoch.roster_digest != roster.digest:
@@ -79,8 +86,14 @@ class EpochBook:
             except Refused as error:
                 raise OurMistake(
                     f"{self.path} holds a key that {entry.site} has not signed.",
-                    do="Remove it: the next start begins a new epoch.",
+                    do=REMOVE,
                 ) from error
+            if not is_public_key(bytes.fromhex(entry.public_key)):
+                raise OurMistake(
+                    f"{self.path} holds a key of {entry.site} that nobody can use.", do=REMOVE
+                )
+        if len({entry.public_key for entry in epoch.keys}) < len(epoch.keys):
+            raise OurMistake(f"{self.path} holds one key for two sites.", do=REMOVE)
         return epoch
 
     def begin(self, roster: Roster, now_s: float) -> Epoch:
@@ -102,6 +115,17 @@ class EpochBook:
         kept[entry.site] = entry
         keys = tuple(kept[site] for site in sorted(kept))
         return self._save(epoch.model_copy(update={"keys": keys}))
+
+    def use(self) -> Epoch:
+        """A round is opened with the keys of the present epoch: count it, before it is asked.
+
+        Raises:
+            OurMistake: no epoch has begun.
+        """
+        epoch = self.current
+        if epoch is None:
+            raise OurMistake("No epoch has begun.")
+        return self._save(epoch.model_copy(update={"used": epoch.used + 1}))
 
     def _save(self, epoch: Epoch) -> Epoch:
         data = canonical.encode(epoch.model_dump(mode="json"))

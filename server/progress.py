@@ -26,7 +26,7 @@ class Progress:
     """One thing that happened, for the operator's eyes.
 
     kind: "unmasked", "roster", "waiting", "keying", "keyed", "opened", "sent", "accepted",
-    "non-private", "refused", "incident", "agreeing", "agreed", "opening", "unsealed",
+    "non-private", "refused", "incident", "accuses", "agreeing", "agreed", "opening", "unsealed",
     "aggregated", "closed", "verified", "unverified", "paused", "finished", "continued".
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.desk import Desk
+from server.desk import Desk, terms_of
 from server.post import Answer, Letter
 from server.round_folder import Chosen, RoundFolder
 from server.rounds import Contribution, Endings
@@ -52,7 +52,7 @@ def taken_up(
         if request.sum.roster_digest != record.roster.digest:
             return None
         sums = SumDesk(files, request, record.roster, key)
-        desk = Desk(request, header, body, sums, opened_at=now)
+        desk = Desk(request, header, body, sums, opened_at=now, terms=terms_of(record.rounds))
         if sums.chosen is None:
             desk.skip = {"submit": frozenset(files.submitted) & set(request.sites)}
             return TakenUp(desk, (), {}, _submissions(files, desk), ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -17,7 +17,16 @@ from server.round_messages import (
     RefusalArrived,
     Step,
 )
-from server.round_values import CloseReason, Ending, Endings, OpenRound, PauseReason, RunState
+from server.round_values import (
+    REST_ROUNDS,
+    SILENT_IN_ROW,
+    CloseReason,
+    Ending,
+    Endings,
+    OpenRound,
+    PauseReason,
+    RunState,
+)
 from shared_model.errors import OurMistake
 
 
@@ -73,6 +82,28 @@ def learned(state: RunState, event: RefusalArrived) -> RunState:
             return state
 
 
+def rest(state: RunState, sites: Iterable[str], number: int) -> RunState:
+    """Leave these sites out of the rounds after round `number`, unless too few others are there."""
+    resting = {**state.resting, **dict.fromkeys(sites, number + REST_ROUNDS)}
+    return replace(state, resting=MappingProxyType(resting))
+
+
+def silent(state: RunState, sites: Iterable[str]) -> RunState:
+    """These sites let a deadline pass; whoever did so before, and has not answered since, rests."""
+    silences = dict(state.silences)
+    for site in sites:
+        silences[site] = silences.get(site, 0) + 1
+    again = [site for site in sites if silences[site] >= SILENT_IN_ROW]
+    return rest(replace(state, silences=MappingProxyType(silences)), again, state.round)
+
+
+def answered(state: RunState, sites: Iterable[str]) -> RunState:
+    """These sites answered a request to train: their silences are forgotten."""
+    gone = set(sites)
+    kept = {site: count for site, count in state.silences.items() if site not in gone}
+    return replace(state, silences=MappingProxyType(kept))
+
+
 def aggregate(state: RunState, openers: tuple[str, ...] = ()) -> Step:
     current = open_round(state)
     return replace(state, phase="aggregating"), (
@@ -80,10 +111,10 @@ def aggregate(state: RunState, openers: tuple[str, ...] = ()) -> Step:
     )
 
 
-def close(state: RunState, reason: CloseReason) -> Step:
+def close(state: RunState, reason: CloseReason, barred: tuple[str, ...] = ()) -> Step:
     """End the round without an aggregate; too many of these in a row pause the run."""
     current = open_round(state)
-    closed = CloseRound(current.number, reason, current.contributions, current.ended)
+    closed = CloseRound(current.number, reason, current.contributions, current.ended, barred)
     state = replace(
         state,
         phase="waiting",
@@ -132,6 +163,8 @@ def resumed(state: RunState) -> Step:
         waiting_since=None,
         exhausted=frozenset(),
         barred=frozenset(),
+        silences=MappingProxyType({}),
+        resting=MappingProxyType({}),
         tried=nobody,
     )
     return fresh, ()

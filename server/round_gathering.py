@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from server.round_ends import incident, learned, pause, with_ending, without
+from server.round_ends import incident, learned, pause, silent, with_ending, without
 from server.round_messages import (
     AcceptKey,
     DeadlinePassed,
@@ -36,10 +36,12 @@ def sites_seen(state: RunState, event: SitesSeen) -> Step:
     since = event.now if state.waiting_since is None else state.waiting_since
     state = replace(state, waiting_since=since)
     waited_s = event.now - since
-    present = tuple(site for site in state.eligible if site in event.sites)
-    keyed = event.keyed - state.keyless
-    ready = tuple(site for site in present if site in keyed or not settings.masked)
-    gathered = len(present) == len(state.eligible) or (
+    wanted = state.rested
+    present, ready = _there(state, event, wanted)
+    if len(ready) < settings.needed and waited_s >= settings.gather_s:
+        wanted = state.eligible  # those that rest too: without them there is no round
+        present, ready = _there(state, event, wanted)
+    gathered = len(present) == len(wanted) or (
         len(present) >= settings.needed and waited_s >= settings.gather_s
     )
     enough = len(ready) >= settings.needed
@@ -47,7 +49,7 @@ def sites_seen(state: RunState, event: SitesSeen) -> Step:
         return pause(state, "too-few-sites" if len(present) < settings.needed else "too-few-keys")
     if not gathered:
         return state, ()
-    to_key = _to_key(state, present, ready, event.now)
+    to_key = _to_key(state, present, ready, event)
     if to_key:
         return _open_epoch(state, to_key, event.now)
     if enough:
@@ -55,19 +57,30 @@ def sites_seen(state: RunState, event: SitesSeen) -> Step:
     return state, ()
 
 
+def _there(
+    state: RunState, event: SitesSeen, wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of these sites, which are there, and which of them can take part as they are."""
+    present = tuple(site for site in wanted if site in event.sites)
+    keyed = event.keyed - state.keyless
+    return present, tuple(s for s in present if s in keyed or not state.settings.masked)
+
+
 def _to_key(
-    state: RunState, present: tuple[str, ...], ready: tuple[str, ...], now: float
+    state: RunState, present: tuple[str, ...], ready: tuple[str, ...], event: SitesSeen
 ) -> tuple[str, ...]:
     """Sites of a new epoch; () if none is to be begun now.
 
-    A site without a key is asked again after `rekey_s`; sooner, after `gather_s`, if too few have
-    one, but never sooner if its operator has to approve the roster. Between two epochs there is a
-    round if there can be one: no site that gives no keys keeps the run from going on.
+    An epoch that has served `epoch_rounds` rounds is over. A site without a key is asked again
+    after `rekey_s`; sooner, after `gather_s`, if too few have one, but never sooner if its operator
+    has to approve the roster. Between two epochs there is a round if there can be one: no site
+    that gives no keys keeps the run from going on.
     """
-    settings = state.settings
+    settings, now = state.settings, event.now
     enough = len(ready) >= settings.needed
     if enough and state.unused_epoch:
         return ()
+    old = settings.masked and event.used >= settings.epoch_rounds
 
     def due(site: str) -> bool:
         patient = enough or site in state.awaiting_approval
@@ -76,7 +89,7 @@ def _to_key(
 
     without_key = [site for site in present if site not in ready]
     asked = tuple(site for site in present if site not in state.awaiting_approval or due(site))
-    if any(due(site) for site in without_key) and len(asked) >= settings.needed:
+    if (old or any(due(site) for site in without_key)) and len(asked) >= settings.needed:
         return asked
     return ()
 
@@ -152,7 +165,9 @@ def key_lost(state: RunState, event: FaultyReply | SiteLost) -> Step:
 def keying_deadline(state: RunState, event: DeadlinePassed) -> Step:
     if event.now < _keying(state).deadline_at:
         return state, ()
-    for site in state.awaited:
+    gone = state.awaited
+    state = silent(state, gone)
+    for site in gone:
         state = _ended(state, site, "silent")
     return _end_if_complete(state)
 

@@ -42,11 +42,13 @@ from shared_model.protocol import RefusalReason
 @dataclass(frozen=True)
 class SitesSeen:
     """Which sites the transport reaches at `now`, and which have a key in the current epoch of the
-    current roster (empty if there is no epoch yet; not looked at where `masked` is False)."""
+    current roster (empty if there is no epoch yet; not looked at where `masked` is False). used:
+    how many rounds this epoch has served."""
 
     now: float
     sites: frozenset[str]
     keyed: frozenset[str] = frozenset()
+    used: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ Event = (
 @dataclass(frozen=True)
 class OpenEpoch:
     """Begin a new epoch: choose its number, ask these sites for a key of it. Keys of the epoch
-    before are worthless from now on."""
+    before are worthless from now on, and it has served no round yet."""
 
     number: int
     sites: tuple[str, ...]
@@ -207,7 +209,8 @@ class AcceptKey:
 
 @dataclass(frozen=True)
 class Open:
-    """Make and store the request of round `number` for these participants, then `RoundOpened`."""
+    """Make and store the request of round `number` for these participants, then `RoundOpened`. The
+    epoch serves one round more."""
 
     number: int
     participants: tuple[str, ...]
@@ -299,12 +302,14 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class CloseRound:
-    """The round ends for good without an aggregate; its contributions are never used."""
+    """The round ends for good without an aggregate; its contributions are never used. barred:
+    dealers that more openers cannot read than may lie together."""
 
     number: int
     reason: CloseReason
     contributions: tuple[Contribution, ...]
     ended: Endings
+    barred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from types import MappingProxyType
 
 from server.round_ends import (
     aggregate,
+    answered,
     close,
     incident,
     learned,
     open_round,
+    rest,
+    silent,
     with_ending,
     without,
 )
@@ -19,6 +22,7 @@ from server.round_messages import (
     Accept,
     AcceptAgreement,
     AcceptShares,
+    Action,
     Agree,
     AgreementArrived,
     DeadlinePassed,
@@ -86,6 +90,7 @@ def reply(state: RunState, event: ReplyArrived) -> Step:
         ),
         ended=without(current.ended, event.site),
     )
+    state = answered(state, (event.site,))
     after, actions = _end_submit(replace(state, current=current))
     return after, (Accept(current.number, contribution), *actions)
 
@@ -197,7 +202,34 @@ def _end_open(state: RunState, *, over: bool, patient: bool = True) -> Step:
         return _ask_for_more(state, behind, missing)
     if (state.awaited or current.unsigned) and not over:
         return state, ()
-    return close(state, "not-opened")
+    return _not_opened(state)
+
+
+def _not_opened(state: RunState) -> Step:
+    """Too few shares: the round closes, and dealers whose rows do not open answer for it.
+
+    More accusers than may lie together prove it: the dealer is barred. Fewer do not, for they may
+    be the liars; a dealer without t shares is then left out of some rounds, so that no pair of
+    sites that blame each other stops the run.
+    """
+    current = open_round(state)
+    accused = {dealer: current.accusers(dealer) for dealer in current.survivors}
+    guilty = tuple(d for d, count in accused.items() if count > state.settings.colluding)
+    doubted = [
+        dealer
+        for dealer, count in accused.items()
+        if count and len(current.opened) - count < state.settings.threshold
+    ]
+    state = rest(state, doubted, current.number)
+    blamed: list[Action] = []
+    for dealer in guilty:
+        state, actions = incident(
+            state, dealer, f"its shares do not open for {accused[dealer]} sites"
+        )
+        blamed += actions
+    state = replace(state, barred=state.barred | set(guilty))
+    state, actions = close(state, "not-opened", guilty)
+    return state, (*blamed, *actions)
 
 
 def _ask_for_more(state: RunState, behind: tuple[str, ...], missing: frozenset[str]) -> Step:
@@ -262,6 +294,8 @@ def refusal(state: RunState, event: RefusalArrived) -> Step:
         return incident(state, event.site, "the site was not asked")
     if event.site in done:
         return incident(state, event.site, "a refusal after an answer")
+    if state.phase == "submit":
+        state = answered(state, (event.site,))
     return _end(_out(learned(state, event), event.site, "refused"))
 
 
@@ -286,7 +320,10 @@ def deadline(state: RunState, event: DeadlinePassed) -> Step:
     if current != state.current:
         state = replace(state, current=current)
     if current.deadline_at is not None and event.now >= current.deadline_at:
-        for site in state.awaited:
+        gone = state.awaited
+        if state.phase == "submit":
+            state = silent(state, gone)
+        for site in gone:
             state = _out(state, site, "silent")
         return _end(state, over=True)
     if current.grace_at is not None and event.now >= current.grace_at:

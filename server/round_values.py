@@ -25,6 +25,10 @@ Ending = Literal["refused", "faulty", "lost", "silent"]
 """Why no answer of a site counts; "silent": the deadline passed."""
 
 Endings = Mapping[str, Ending]
+SILENT_IN_ROW = 2
+"""A site that let so many deadlines pass, with no word on a submission between, rests."""
+REST_ROUNDS = 3
+"""So many rounds a resting site is not asked, unless too few others are there."""
 
 
 def _none() -> Endings:
@@ -43,6 +47,7 @@ class Settings:
     deadline_s: how long trip 1 stays open. trip_s: the same for keying and for trips 2 and 3.
     gather_s: how long others are waited for once enough are there (sites, signatures, openings).
     rekey_s: how long a site that gave no key is left alone while enough others have one.
+    epoch_rounds: an epoch serves no more rounds than this.
     """
 
     run: str
@@ -57,6 +62,7 @@ class Settings:
     gather_s: float
     patience_s: float
     rekey_s: float
+    epoch_rounds: int = 20
 
     def __post_init__(self) -> None:
         if self.minimum < MINIMUM_CONTRIBUTORS:
@@ -70,11 +76,18 @@ class Settings:
             )
         if self.threshold <= len(self.sites) // 2:
             raise OurMistake("A threshold is more than half of the roster's sites.")
+        if self.epoch_rounds < 1:
+            raise OurMistake("An epoch serves at least one round.")
 
     @property
     def needed(self) -> int:
         """Fewest survivors of a round: max(t, minimum)."""
         return max(self.threshold, self.minimum)
+
+    @property
+    def colluding(self) -> int:
+        """So many sites may lie together: the roster's collusion bound, min(2t - n - 1, t - 2)."""
+        return max(0, min(2 * self.threshold - len(self.sites) - 1, self.threshold - 2))
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,12 @@ class OpenRound:
         """Whether the site has answered the last wave of `OpenShares`."""
         return site in self.opened and self.missing <= self.opened[site].missing
 
+    def accusers(self, dealer: str) -> int:
+        """How many others have opened and have no good share of this dealer."""
+        return sum(
+            dealer in opening.unreadable for site, opening in self.opened.items() if site != dealer
+        )
+
     @property
     def submissions(self) -> tuple[str, ...]:
         """Header digests of the survivors' replies, in the order of U."""
@@ -176,10 +195,11 @@ class RunState:
     """Where the run stands. `round` is the number of the last round that was opened (0: none).
 
     exhausted: have no privacy budget left. barred: dealt shares that do not fit; not asked again
-    until `Resumed`. keyless: said that they have no key of the epoch, until they give a new one.
-    awaiting_approval: their operator has to approve the roster. tried: when a site was last asked
-    for a key. unused_epoch: no round was opened since the last epoch. stored: what `reopened` was
-    given, until `RoundOpened`.
+    until `Resumed`. silences: deadlines that a site let pass since it last answered a request to
+    train. resting: the number of the last round that a site is left out of. keyless: said that
+    they have no key of the epoch, until they give a new one. awaiting_approval: their operator has
+    to approve the roster. tried: when a site was last asked for a key. unused_epoch: no round was
+    opened since the last epoch. stored: what `reopened` was given, until `RoundOpened`.
     """
 
     settings: Settings
@@ -190,6 +210,8 @@ class RunState:
     waiting_since: float | None = None
     exhausted: frozenset[str] = frozenset()
     barred: frozenset[str] = frozenset()
+    silences: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    resting: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     participants: tuple[str, ...] = ()
     current: OpenRound | None = None
     incidents: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -208,6 +230,12 @@ class RunState:
         """Sites of the roster that may be asked: budget not known to be exhausted, not barred."""
         out = self.exhausted | self.barred
         return tuple(site for site in self.settings.sites if site not in out)
+
+    @property
+    def rested(self) -> tuple[str, ...]:
+        """Eligible sites that are to be asked next; all that are eligible, if else too few."""
+        found = tuple(site for site in self.eligible if self.resting.get(site, 0) <= self.round)
+        return found if len(found) >= self.settings.needed else self.eligible
 
     @property
     def awaited(self) -> tuple[str, ...]:
@@ -234,10 +262,17 @@ class RunState:
 
 @dataclass(frozen=True)
 class ClosedRound:
-    """What the machine needs to know of a stored round. barred: whom `NotOpened` named."""
+    """What the machine needs to know of a stored round.
+
+    barred: whose shares did not fit, or opened for too few. silent, answered: of trip 1. excused:
+    it closed because the coordinator could not go on with it, and is no failure.
+    """
 
     number: int
     aggregated: bool
     exhausted: frozenset[str] = frozenset()
     incidents: tuple[str, ...] = ()
     barred: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+    answered: frozenset[str] = frozenset()
+    excused: bool = False

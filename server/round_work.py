@@ -12,7 +12,7 @@ from server import rounds
 from server.aggregation import FedAvg, mean_update
 from server.checkpoints import Journal
 from server.closing import Closings
-from server.desk import Desk
+from server.desk import Desk, terms_of
 from server.epochs import Epoch
 from server.post import Answer, Letter, Post
 from server.round_folder import Chosen
@@ -79,11 +79,11 @@ class RoundWork:
         self._desk = desk
         self.stored_shares = list(shares)
 
-    def note(self, site: str, reason: str) -> None:
+    def note(self, site: str, reason: str, about: str = "") -> None:
         """An incident: it goes into the record of the open round, and to the operator."""
         if self._desk is not None:
-            self._desk.incidents.append(IncidentRecord(site=site, reason=reason))
-        self.tell("incident", site, reason)
+            self._desk.incidents.append(IncidentRecord(site=site, reason=reason, about=about))
+        self.tell("accuses" if about else "incident", site, reason)
 
     def open(self, action: rounds.Open, epoch: Epoch | None) -> str:
         """Make and store the request of trip 1; its digest."""
@@ -101,6 +101,7 @@ class RoundWork:
         files.begin(header)
         sums = SumDesk(files, request, record.roster, self.key)
         self._desk = Desk(request, header, body, sums, opened_at=self.wall_clock())
+        self._desk.terms = terms_of(record.rounds)
         return self._desk.digest
 
     def do(self, action: rounds.Action) -> list[rounds.Event]:
@@ -129,12 +130,13 @@ class RoundWork:
                 self.tell("opening", detail=f"{len(action.sites)} sites are asked{away}")
             case rounds.AcceptShares():
                 for said in desk.sum.keep_shares(action.site):
-                    self.note(said.site, said.reason)
+                    self.note(said.site, said.reason, said.about)
                 needed, have = desk.sum.transcript.threshold, len(desk.sum.opened)
                 self.tell("unsealed", action.site, f"{have} sites have opened, {needed} are needed")
             case rounds.Aggregate():
                 return [self._aggregate(action, desk)]
             case rounds.CloseRound():
+                desk.barred = tuple(sorted({*desk.barred, *action.barred}))
                 self._end(desk, "closed", action.contributions, action.ended, reason=action.reason)
                 self.tell("closed", detail=action.reason)
             case _:
@@ -241,6 +243,7 @@ class RoundWork:
         desk.sum.files.forget_open()
         if outcome == "closed":
             desk.sum.files.forget_submissions()
+            self.journal.folder.forget_sum(self.journal.record.rounds[-1].round)
         self.stored_shares = []
         self._desk = None
 

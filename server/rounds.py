@@ -20,8 +20,11 @@ back what it was told to store:
 - an epoch begins only between rounds, and only sites that have its key take part;
 - an answer for another run, round or request changes nothing but the count of incidents; late and
   repeated ones change nothing;
-- a site whose privacy budget is exhausted, or that dealt shares that do not fit, is not asked
-  again in this run until the operator resumes it;
+- a site whose privacy budget is exhausted, or that dealt shares that do not fit or open for too
+  few, is not asked again in this run until the operator resumes it;
+- a site that lets two deadlines pass in a row, or whose shares a few others say they cannot read
+  so that a round fails, is left out of the next three rounds if enough others are there;
+- an epoch serves at most `epoch_rounds` rounds;
 - `max_failed` failed rounds in a row, or too few sites or keys for too long, pause the run.
 """
 
@@ -281,10 +284,15 @@ def replay(
         for site in item.incidents:
             incidents[site] = incidents.get(site, 0) + 1
         remembered = item.number > resumed_after
-        failed = 0 if item.aggregated or not remembered else state.failed_in_row + 1
+        failed = state.failed_in_row if item.excused else state.failed_in_row + 1
+        if item.aggregated or not remembered:
+            failed = 0
+        state = replace(state, round=item.number)
+        if remembered:
+            state = round_ends.silent(state, item.silent)
+            state = round_ends.answered(state, item.answered)
         state = replace(
             state,
-            round=item.number,
             completed=state.completed + (1 if item.aggregated else 0),
             failed_in_row=failed,
             exhausted=state.exhausted | (item.exhausted if remembered else frozenset()),

@@ -41,6 +41,7 @@ class RunConfig(BaseModel):
         waits as long.
     trip_s: how long a round waits for agreements, and again for what the sites open.
     rekey_s: an epoch in which a site has no key is not replaced before it is this old.
+    epoch_rounds: the sites make new keys after at most so many rounds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -62,6 +63,7 @@ class RunConfig(BaseModel):
     patience_s: Seconds = 3600.0
     trip_s: Seconds = 300.0
     rekey_s: Seconds = 60.0
+    epoch_rounds: Annotated[int, Field(ge=1, le=100_000)] = 20
     poll_s: Annotated[float, Field(gt=0.0, le=600.0)] = 1.0
     max_failed_rounds: Annotated[int, Field(ge=1, le=1000)] = 3
 

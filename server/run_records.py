@@ -74,19 +74,25 @@ class AbsentRecord(_Record):
 
 
 class IncidentRecord(_Record):
-    """A message that a correct site would not have sent."""
+    """A message that a correct site would not have sent.
+
+    about: the dealer whose shares `site` says that it cannot use. One of the two is wrong; which,
+    only they know, so that such a record is counted against neither.
+    """
 
     site: str
     reason: str
+    about: str = ""
 
 
 class RoundRecord(_Record):
     """One round that has ended. Submissions to a closed round are listed; they were not opened.
 
-    transcript: "" if the round was never asked by this version. survivors: whose submissions are
-    in the sum, or would have been; empty if the round closed before that was decided. sum_digest:
-    SHA-256 of `sums/NNNN.sum`, "" of a closed round. agreements: signed headers, by site. barred:
-    whose shares did not add up; not asked again until the operator resumes the run.
+    transcript: "" if the coordinator could not go on with a stored round. survivors: whose
+    submissions are in the sum, or would have been; empty if the round closed before that was
+    decided. sum_digest: SHA-256 of `sums/NNNN.sum`, "" of a closed round. agreements: signed
+    headers, by site. barred: whose shares did not add up, or opened for too few; not asked again
+    until the operator resumes the run.
     """
 
     round: RoundNumber

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server import rounds
 from server.aggregation import dimension_of
 from server.checkpoints import RunFolder
+from server.desk import NOT_CONTINUED
 from server.epochs import Epoch
 from server.run_config import RunConfig, norm_bound
 from server.run_records import RoundRecord, RunRecord, as_base64
@@ -20,6 +21,7 @@ from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import Participant, SumPlan, TrainRequest
+from shared_model.release import EVIDENCE_LIMIT_BYTES
 from shared_model.roster import Roster
 from shared_model.secure_sum.numbers import Numbers
 from shared_model.weights import Weights
@@ -76,8 +78,8 @@ def begin(
         PeerFault: of "coordinator"; the root has not signed this roster.
         Refused: the folder holds a run already (reason "exists"), or the roster is out of the
             protocol's bounds ("threshold").
-        OurMistake: fewer sites than the minimum, a trainable name the model lacks, or numbers that
-            make no sum.
+        OurMistake: fewer sites than the minimum, a trainable name the model lacks, numbers that
+            make no sum, or more rounds than a release has room for.
     """
     signed = rosters.open_signed(roster, root_key)
     check_bounds(signed.roster)
@@ -99,6 +101,7 @@ def begin(
         starts=0,
     )
     settings_of(config, signed.roster)  # checks the roster against the minimum
+    check_room(config, signed.roster)
     trained = {name: start.weights[name] for name in start.trainable}
     numbers_of(config, signed.roster, signed.roster.names, trained)
     with folder.locked():
@@ -122,6 +125,30 @@ def check_bounds(roster: Roster) -> None:
     rosters.check(roster, colluding_sites=0, allow_two=True, today=roster.valid_from, own=None)
 
 
+def evidence_bytes(roster: Roster) -> int:
+    """About how much a round of all sites adds to a release's evidence, from above.
+
+    Nearly all of it is five signed headers a site (its key, reply, agreement, answer, receipt), in
+    hexadecimal; measured without drop-outs, which add 134 bytes for each pair with a dropped site.
+    """
+    return 3000 + sum(7600 + 24 * len(site) for site in roster.names)
+
+
+def check_room(config: RunConfig, roster: Roster) -> None:
+    """A release has room for the evidence of all rounds; else that would be found out at its end.
+
+    Raises:
+        OurMistake: it has not; says how many rounds fit.
+    """
+    room = EVIDENCE_LIMIT_BYTES // evidence_bytes(roster)
+    if config.aggregation == "secure-sum" and config.rounds > room:
+        raise OurMistake(
+            f"{config.rounds} rounds of {len(roster.sites)} sites: a release has room for the "
+            f"signed evidence of about {room}.",
+            do=f"Ask for at most {room} rounds, with more steps each.",
+        )
+
+
 def settings_of(config: RunConfig, roster: Roster) -> rounds.Settings:
     """The machine's settings of a run over this roster.
 
@@ -141,6 +168,7 @@ def settings_of(config: RunConfig, roster: Roster) -> rounds.Settings:
         gather_s=config.gather_s,
         patience_s=config.patience_s,
         rekey_s=config.rekey_s,
+        epoch_rounds=config.epoch_rounds,
     )
 
 
@@ -210,10 +238,15 @@ def train_request(
 
 def closed_round(item: RoundRecord) -> rounds.ClosedRound:
     """What the machine needs to know of a stored round."""
+    silent = frozenset(absent.site for absent in item.absent if absent.ending == "silent")
+    spoke = {absent.site for absent in item.absent if absent.ending in ("refused", "unused")}
     return rounds.ClosedRound(
         number=item.round,
         aggregated=item.outcome == "aggregated",
         exhausted=frozenset(absent.site for absent in item.absent if absent.reason == "budget"),
-        incidents=tuple(incident.site for incident in item.incidents),
+        incidents=tuple(incident.site for incident in item.incidents if not incident.about),
         barred=frozenset(item.barred),
+        silent=silent,
+        answered=frozenset(spoke | {one.site for one in item.contributors}),
+        excused=item.reason == NOT_CONTINUED,
     )

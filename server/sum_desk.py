@@ -198,7 +198,7 @@ class SumDesk:
         return found
 
     def keep_shares(self, site: str) -> list[IncidentRecord]:
-        """They count: store them. What they say about other sites, as incidents."""
+        """They count: store them. What they say about dealers counts against nobody."""
         found = self._opened.pop(site)
         self.files.store_shares(found.attempt, found.stored)
         earlier = self._kept.get(site)
@@ -285,9 +285,13 @@ def _said(found: Shares) -> list[IncidentRecord]:
     """What an opener says about dealers; whether it or the dealer is wrong, only they know."""
     opener = found.reply.site
     return [
-        IncidentRecord(site=dealer, reason=f"{opener} says: its share is not the committed one")
+        IncidentRecord(
+            site=opener, about=dealer, reason=f"it says: the share of {dealer} is not the committed"
+        )
         for dealer in found.reply.accused
     ] + [
-        IncidentRecord(site=dealer, reason=f"{opener} says: its sealed row does not open")
+        IncidentRecord(
+            site=opener, about=dealer, reason=f"it says: the sealed row of {dealer} does not open"
+        )
         for dealer in found.reply.unreadable
     ]

@@ -239,7 +239,13 @@ def train(
     def conduct(transport: Transport) -> RunRecord:
         from server.app import carry_out
 
-        return carry_out(transport, place, config.run, on_progress=on_progress)
+        return carry_out(
+            transport,
+            place,
+            config.run,
+            on_progress=on_progress,
+            non_private_for_tests=federation.seed is not None,
+        )
 
     if engine == "ray":
         from simulations.ray_engine import over_ray

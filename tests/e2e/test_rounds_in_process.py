@@ -89,6 +89,7 @@ class Consortium:
             policy = Policy.from_file(home.policy)
             RosterBook(home).approve(self.roster, self.root_public, policy, today)
         self.pretend = pretend or (lambda site: PretendNode(data=RandomPatients(site)))
+        self.seeded = pretend is not None
         self.folder = RunFolder(self.coordinator.run_folder("spring"))
 
     def transport(self, **options) -> FakeTransport:
@@ -132,6 +133,7 @@ class Consortium:
             clock=clock,
             wall_clock=clock,
             wait=clock.wait,
+            non_private_for_tests=self.seeded,
             **options,
         )
 

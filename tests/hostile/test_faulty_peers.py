@@ -206,12 +206,45 @@ def test_row_that_does_not_open_is_named_by_its_receiver_and_costs_nothing(
         return signed_anew(told, bytes(body))
 
     played = run_with(world, lies_in("train-request", lie))
-    assert [(item.site, "s02 says" in item.reason) for item in played.round().incidents] == [
-        (LIAR, True)
-    ]
+    assert played.accused() == {("s02", LIAR)}
+    assert played.counted() == set()
     assert played.round().survivors == world.names
     assert_only_honest_sum(played)
     assert played.record.state == "finished"
+
+
+@pytest.mark.parametrize(("spoiled", "barred"), [(6, True), (3, True), (2, False)])
+def test_rows_that_open_for_too_few_stop_one_round_and_no_run(
+    tmp_path: Path, spoiled: int, barred: bool
+) -> None:
+    """n = 7, t = 5, two may collude: a dealer that more than two cannot read is barred, and the run
+    goes on without it; where two cannot, five shares of its seed are left."""
+    fresh = Consortium(tmp_path / "seven", 7, threshold=5)
+    assert fresh.signed.roster.collusion_bound == 2
+
+    def lie(told: Told) -> tuple[bytes, bytes]:
+        transcript = transcript_of(fresh, told)
+        size, count = row_bytes(transcript), len(transcript.participants)
+        body = bytearray(told.body)
+        others = [site for site in transcript.participants if site != LIAR]
+        for site in others[:spoiled]:
+            body[len(body) - size * (count - transcript.index(site) - 1) - 1] ^= 1
+        return signed_anew(told, bytes(body))
+
+    played = run_with(
+        fresh,
+        lambda told: lie(told) if (told.site, told.kind) == (LIAR, "train-request") else None,
+        rounds=2,
+    )
+    first = played.round()
+    assert played.record.state == "finished"
+    assert LIAR in {dealer for _, dealer in played.accused()}
+    assert first.barred == ((LIAR,) if barred else ())
+    assert played.counted() == ({LIAR} if barred else set())
+    if barred:
+        assert (first.outcome, first.reason) == ("closed", "not-opened")
+        assert LIAR not in played.round(2).participants
+    assert_only_honest_sum(played)
 
 
 def test_share_that_is_not_the_committed_one_is_named_by_its_receiver(world: Consortium) -> None:
@@ -227,8 +260,8 @@ def test_share_that_is_not_the_committed_one_is_named_by_its_receiver(world: Con
             return signed_anew(told, resealed(world, told))
 
     played = run_with(world, lies_in("train-request", lie))
-    assert [item.site for item in played.round().incidents] == [LIAR]
-    assert "s02 says: its share is not the committed one" in played.round().incidents[0].reason
+    assert played.accused() == {("s02", LIAR)}
+    assert "the share of s01 is not the committed" in played.round().incidents[0].reason
     assert played.record.state == "finished"
     assert_only_honest_sum(played)
 
@@ -334,7 +367,8 @@ def test_liar_that_calls_every_row_unreadable_frames_nobody_and_stops_nothing(
 
     played = run_with(world, lies_in("open-request", lie))
     assert played.round().barred == ()
-    assert {f"{LIAR} says" in item.reason for item in played.round().incidents} == {True}
+    assert played.accused() == {(LIAR, site) for site in world.names}
+    assert played.counted() == set()
     assert assert_sum_with_the_liar(played)
 
 
@@ -496,10 +530,13 @@ def test_wrong_answer_of_a_survivor_leaves_the_sum_unverified(world: Consortium)
         sums[5] = (sums[5] + 1) % 2**20
         return signed_anew(told, sums=sums)
 
-    played = run_with(world, lies_in("close-request", lie))
+    heard: list[str] = []
+    played = run_with(world, lies_in("close-request", lie), heard=heard)
     assert played.round().outcome == "aggregated"
     assert played.folder.closing(1).state == "unverified"
     assert played.folder.closing(1).receipts == {}
+    assert LIAR in heard
+    assert LIAR not in played.folder.closing(1).answers
     assert_only_honest_sum(played)
 
 

@@ -40,7 +40,7 @@ def go(transport, folder, **options):
         wall_clock=clock,
         wait=clock.wait,
         on_progress=seen.append,
-        **options,
+        **{"non_private_for_tests": True, **options},
     )
     return record, seen
 

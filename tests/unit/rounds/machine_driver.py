@@ -56,10 +56,12 @@ def kinds(actions: Iterable[Action]) -> list[type]:
     return [type(item) for item in actions]
 
 
-def seen(now: float, sites: Iterable[str], keyed: Iterable[str] | None = None) -> SitesSeen:
+def seen(
+    now: float, sites: Iterable[str], keyed: Iterable[str] | None = None, used: int = 0
+) -> SitesSeen:
     """These sites are there; all of them have keys unless told otherwise."""
     present = frozenset(sites)
-    return SitesSeen(now, present, present if keyed is None else frozenset(keyed))
+    return SitesSeen(now, present, present if keyed is None else frozenset(keyed), used)
 
 
 def keying(state: RunState, sites: Iterable[str] | None = None, now: float = 0.0) -> RunState:

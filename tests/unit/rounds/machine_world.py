@@ -127,6 +127,7 @@ class Disk:
     agreements: dict[str, AgreementArrived] = field(default_factory=dict)
     epoch: int = 0
     keyed: frozenset[str] = frozenset()
+    used: int = 0
     resumed_after: int = 0
 
     def end_round(self, *, aggregated: bool, barred: frozenset[str] = frozenset()) -> None:
@@ -184,7 +185,7 @@ class World:
         match action:
             case OpenEpoch():
                 assert disk.number == 0, "an epoch in the middle of a round"
-                disk.epoch, disk.keyed = disk.epoch + 1, frozenset()
+                disk.epoch, disk.keyed, disk.used = disk.epoch + 1, frozenset(), 0
                 self.send("keying", action.number, action.sites)
             case AcceptKey():
                 assert self.nodes[action.site].last_epoch >= disk.epoch
@@ -195,6 +196,8 @@ class World:
                 assert set(action.participants) <= disk.keyed or not settings.masked
                 assert not set(action.participants) & self.state.barred
                 disk.number, disk.participants = action.number, action.participants
+                disk.used += 1
+                assert disk.used <= settings.epoch_rounds or not settings.masked
                 self.missing = frozenset()
                 self._feed(RoundOpened(self.now, f"q{action.number}"))
             case Push():
@@ -237,7 +240,7 @@ class World:
                 self.close_reasons.append(action.reason)
                 if disk.number == action.number:  # else NotOpened has stored it
                     self.ends[action.number] += 1
-                    disk.end_round(aggregated=False)
+                    disk.end_round(aggregated=False, barred=frozenset(action.barred))
 
     def check_survivors(self, number: int) -> None:
         """What is sent names the stored U, and never another."""
@@ -376,4 +379,4 @@ class World:
             self.feed(SiteLost(request.site, request.trip, request.number))
 
     def look(self, sites: frozenset[str]) -> None:
-        self.feed(SitesSeen(self.now, sites, self.disk.keyed))
+        self.feed(SitesSeen(self.now, sites, self.disk.keyed, self.disk.used))

@@ -10,6 +10,7 @@ from loop_stand_ins import FIVE, FOUR, changes, federation, go, kind_of, loses
 from node_stand_ins import FakeRosters, cheap_train, make_node, signed_roster
 from round_stand_ins import RUN_KEY, folder_at, handlers, key_of
 
+from server.run_start import closed_round
 from shared_model import canonical, protocol, signing
 from shared_model.errors import Refused
 from shared_model.protocol import SIGNATURE_BYTES, TrainReply
@@ -231,7 +232,7 @@ def test_an_opening_that_is_not_the_committed_one_does_not_count_and_names_its_s
     assert folder.summed(1) == expected_sum(folder, record, FOUR)
 
 
-def test_who_accuses_a_dealer_is_recorded_with_the_dealer(tmp_path):
+def test_who_accuses_a_dealer_is_recorded_with_the_dealer_and_counts_against_neither(tmp_path):
     """alpha says that it cannot read beta's row; t others can, so the sum is right."""
     tamper = changes(
         "alpha",
@@ -244,11 +245,12 @@ def test_who_accuses_a_dealer_is_recorded_with_the_dealer(tmp_path):
     record, _ = go(transport, folder)
     (item,) = record.rounds
     assert item.outcome == "aggregated"
-    assert {(one.site, one.reason.split()[0]) for one in item.incidents} == {
-        ("beta", "alpha"),
-        ("gamma", "alpha"),
+    assert {(one.site, one.about) for one in item.incidents} == {
+        ("alpha", "beta"),
+        ("alpha", "gamma"),
     }
     assert folder.summed(1) == expected_sum(folder, record, FOUR)
+    assert closed_round(item).incidents == ()
 
 
 def cheating_dealer(site):

@@ -176,6 +176,14 @@ def test_a_used_number_cannot_be_opened_again():
         rounds.reopened(state, 3, SITES)
 
 
+def test_a_round_that_the_coordinator_could_not_continue_is_no_failure_and_forgets_nothing():
+    """A cheat stays barred and a budget exhausted; the failures before it are not forgiven."""
+    cheat = ClosedRound(1, False, exhausted=frozenset("a"), barred=frozenset("b"))
+    state = rounds.replay(make_settings(), [cheat, ClosedRound(2, False, excused=True)])
+    assert (state.round, state.failed_in_row, state.phase) == (2, 1, "waiting")
+    assert (state.barred, state.exhausted) == ({"b"}, {"a"})
+
+
 def test_replay_of_a_lineage_gives_the_state_that_was_left():
     """Exhausted, barred and failed rounds are remembered, unless the operator resumed."""
     closed = [
@@ -190,5 +198,10 @@ def test_replay_of_a_lineage_gives_the_state_that_was_left():
     resumed = rounds.replay(make_settings(), third, resumed_after=3)
     assert (resumed.phase, resumed.eligible) == ("waiting", SITES)
     assert rounds.replay(make_settings(rounds=1), closed[:1]).phase == "finished"
+    silent = [ClosedRound(n, True, silent=frozenset("ce"), answered=frozenset("d")) for n in (1, 2)]
+    back = ClosedRound(2, True, silent=frozenset("e"), answered=frozenset("c"))
+    assert rounds.replay(make_settings(), silent).resting == {"c": 5, "e": 5}
+    assert rounds.replay(make_settings(), [silent[0], back]).resting == {"e": 5}
+    assert rounds.replay(make_settings(), silent, resumed_after=2).resting == {}
     with pytest.raises(OurMistake):
         rounds.replay(make_settings(), [closed[1], closed[0]])

@@ -127,6 +127,35 @@ def test_a_damaged_book_says_what_to_do(book):
         book.of(ROSTER)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "beta", "words"),
+    [("00" * 32, "2b" * 32, "alpha that nobody can use"), ("2b" * 32, "2b" * 32, "two sites")],
+)
+def test_a_book_with_keys_that_would_stop_every_round_is_not_used(book, alpha, beta, words):
+    """As an earlier version took them: well signed, but of small order, or the same key twice."""
+    epoch = book.begin(ROSTER, 1.0)
+    for site, public_key in (("alpha", alpha), ("beta", beta)):
+        signature = statement(site, epoch, public_key)[: protocol.SIGNATURE_BYTES].hex()
+        entry = {"site": site, "public_key": public_key, "signature": signature}
+        book.accept(protocol.EpochKeyEntry(**entry))
+    with pytest.raises(OurMistake, match=words) as caught:
+        book.of(ROSTER)
+    assert "new epoch" in caught.value.do
+
+
+def test_the_rounds_that_an_epoch_has_served_are_counted_over_restarts(book):
+    """Of whatever run; a new epoch begins at none, and a book from before the count does too."""
+    with pytest.raises(OurMistake, match="No epoch"):
+        book.use()
+    book.begin(ROSTER, 1.0)
+    assert [book.use().used, book.use().used, EpochBook(book.path).of(ROSTER).used] == [1, 2, 2]
+    take(book, "alpha")
+    assert book.of(ROSTER).used == 2
+    assert book.begin(ROSTER, 1.0).used == 0
+    book.path.write_text(book.path.read_text().replace(',"used":0', ""))
+    assert book.of(ROSTER).used == 0
+
+
 def test_no_key_is_taken_before_an_epoch_has_begun(book):
     """There is nothing that it could be a key of."""
     with pytest.raises(OurMistake, match="No epoch"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from machine_driver import (
     aggregating,
@@ -222,6 +224,83 @@ def test_a_key_counts_though_its_site_had_been_given_up():
     assert actions[-1] == AcceptKey(1, "a")
     assert state.keying.ended == {"b": "faulty"}
     assert state.incidents == {"b": 1}
+
+
+def test_an_epoch_that_has_served_its_rounds_is_followed_by_a_new_one():
+    """Whoever steals a node's key later cannot read the rounds of the epochs before."""
+    state, actions = advance(fresh(epoch_rounds=2), seen(0.0, SITES, used=1))
+    assert actions == (Open(1, SITES),)
+    state, actions = advance(fresh(epoch_rounds=2), seen(0.0, SITES, used=2))
+    assert actions == (OpenEpoch(1, SITES),)
+    state, _ = drive(state, *(key(state, site) for site in SITES))
+    _, actions = advance(state, seen(1.0, SITES, used=0))
+    assert actions == (Open(1, SITES),)
+    _, actions = advance(fresh(epoch_rounds=2, masked=False), seen(0.0, SITES, (), used=9))
+    assert actions == (Open(1, SITES),)
+    with pytest.raises(OurMistake):
+        make_settings(epoch_rounds=0)
+
+
+def silent_in(state, site, now=10.0, sites=SITES):
+    """A round in which this site lets the deadline pass; the others are summed."""
+    state = submitting(state, sites, now)
+    others = [other for other in sites if other != site]
+    state, _ = drive(state, *(reply(state, other) for other in others))
+    state, _ = advance(state, DeadlinePassed(now + 60.0))
+    state, _ = advance(aggregating(opening(state)), Aggregated(state.round, "m"))
+    return state
+
+
+def test_a_site_that_is_silent_twice_in_a_row_is_left_out_of_three_rounds():
+    """It would cost all others the deadline in every round; after its rest it is asked again."""
+    state = silent_in(silent_in(fresh(rounds=20), "e"), "e")
+    four = ("a", "b", "c", "d")
+    assert state.resting == {"e": 5}
+    for _ in range(3):
+        state, actions = advance(state, seen(99.0, SITES))
+        assert actions == (Open(state.round, four),)
+        state, _ = advance(state, RoundOpened(99.0, f"q{state.round}"))
+        state, _ = drive(state, *(reply(state, site) for site in four))
+        state, _ = advance(aggregating(opening(state)), Aggregated(state.round, "m"))
+    back = silent_in(state, "e", 100.0)
+    assert back.resting == {"e": 9}
+    state = submitting(state, now=100.0)
+    state, _ = advance(state, reply(state, "e"))
+    assert state.silences == {}
+
+
+def test_an_answer_between_two_silences_keeps_a_site_from_resting():
+    """A refusal is an answer too."""
+    state = submitting(silent_in(fresh(rounds=9), "e"))
+    state, _ = drive(state, refusal(state, "e"), *(reply(state, site) for site in "abcd"))
+    state, _ = advance(aggregating(opening(state)), Aggregated(2, "m"))
+    state = silent_in(state, "e")
+    assert (state.silences, state.resting) == ({"e": 1}, {})
+
+
+def test_a_resting_site_is_asked_if_too_few_others_are_there():
+    """Two of five rest and four are needed; or one rests and another does not come in time."""
+    state = replace(fresh(), round=1, resting={"d": 9, "e": 9})
+    assert advance(state, seen(0.0, SITES))[1] == (Open(2, SITES),)
+    state = replace(fresh(), round=1, resting={"e": 9})
+    state, actions = drive(state, seen(0.0, "abce"), seen(4.9, "abce"))
+    assert actions == []
+    _, actions = advance(state, seen(5.0, "abce"))
+    assert actions == (Open(2, tuple("abce")),)
+
+
+def test_silence_about_keys_counts_and_the_operator_ends_every_rest():
+    """A site that gives no key costs a trip each time."""
+    state = fresh()
+    for now in (0.0, 50.0):
+        state, actions = advance(state, seen(now, SITES, "abcd" if now else ()))
+        assert actions == (OpenEpoch(state.keyings, SITES),)
+        state, _ = drive(state, *(key(state, s) for s in "abcd"), DeadlinePassed(now + 20.0))
+        state = failed_round(replace(state, failed_in_row=0), "abcd", now + 20.0)
+    assert state.resting == {"e": 4}
+    paused = replace(state, phase="paused")
+    state, _ = advance(paused, Resumed())
+    assert (state.resting, state.silences) == ({}, {})
 
 
 def test_without_masks_there_are_no_keys_and_no_second_trip():

@@ -30,7 +30,15 @@ def go(root, transport, nodes):
     folder = folder_at(root)
     if not folder.exists:
         begun(root, rounds=ROUNDS)
-    return run(transport, folder, RUN_KEY, clock=clock, wall_clock=clock, wait=clock.wait)
+    return run(
+        transport,
+        folder,
+        RUN_KEY,
+        clock=clock,
+        wall_clock=clock,
+        wait=clock.wait,
+        non_private_for_tests=True,
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from machine_driver import (
     aggregating,
@@ -265,6 +267,43 @@ def test_rows_that_cannot_be_read_do_not_count_as_shares():
     assert actions[-1].reason == "not-opened"
     _, actions = advance(state, shares(state, "e"))
     assert isinstance(actions[-1], Aggregate)
+
+
+def test_a_dealer_that_more_openers_cannot_read_than_may_lie_together_is_barred():
+    """n = 5, t = 4: two may lie, three say so of b. The next round goes on without it."""
+    state = opening(in_agree())
+    assert state.settings.colluding == 2
+    state, _ = drive(state, *(shares(state, site, unreadable="b") for site in "acd"))
+    state, _ = advance(state, shares(state, "b", unreadable="ac"))
+    state, actions = advance(state, shares(state, "e"))
+    assert kinds(actions) == [AcceptShares, Incident, CloseRound]
+    assert (actions[1].site, actions[2].barred) == ("b", ("b",))
+    assert (state.barred, state.incidents) == ({"b"}, {"b": 1})
+    state, actions = advance(state, seen(99.0, SITES))
+    assert actions == (Open(2, tuple("acde")),)
+
+
+def test_a_dealer_that_few_openers_cannot_read_is_left_out_of_some_rounds_and_not_barred():
+    """Two say so, and two may lie: nobody is named for it, and the run goes on without b a while.
+    What b says of itself is no accusation."""
+    state = opening(in_agree(rounds=9))
+    state, _ = drive(state, *(shares(state, site, unreadable="b") for site in "abc"))
+    state, actions = drive(state, shares(state, "d"), shares(state, "e"))
+    assert actions[-1].barred == ()
+    assert (state.barred, state.incidents, state.resting) == (frozenset(), {}, {"b": 4})
+    _, actions = advance(state, seen(99.0, SITES))
+    assert actions == (Open(2, tuple("acde")),)
+    _, actions = advance(replace(state, round=4), seen(99.0, SITES))
+    assert actions == (Open(5, SITES),)
+
+
+def test_nobody_rests_or_is_barred_for_a_round_that_fails_for_want_of_openers():
+    """Silence in trip 3 says nothing about dealers."""
+    state = opening(in_agree())
+    state, _ = drive(state, *(shares(state, site) for site in "abc"))
+    state, _ = drive(state, DeadlinePassed(70.0), DeadlinePassed(99.0))
+    assert state.phase == "waiting"
+    assert (state.barred, state.resting) == (frozenset(), {})
 
 
 def test_shares_of_strangers_and_wrong_or_repeated_ones_change_nothing():
