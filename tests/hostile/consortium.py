@@ -134,7 +134,7 @@ class Hospital:
         return reply
 
     def _noise(self, request: TrainRequest, site: str) -> NonPrivateForTests:
-        return NonPrivateForTests(request.run, site, request.round, self.trained)
+        return NonPrivateForTests(request.run, site, request.round, 7)
 
     def _train(
         self, request: TrainRequest, weights: Weights, data: object, noise: object, declared: int
