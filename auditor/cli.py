@@ -10,6 +10,9 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
 
+INCOMPLETE_EXIT = 6
+"""Exit status of an audit that found no fault and could not check what it has to."""
+
 app = typer.Typer(
     name="fedprint-audit",
     help="Check releases and privacy claims offline; trust nobody.",
@@ -99,47 +102,65 @@ def sum_of_run(
             exists=True, help="coordinator.json that a hospital has pinned: who may sign requests."
         ),
     ] = None,
+    release_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--release",
+            exists=True,
+            help="Compare this release with the folder, too; needs --coordinator.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document instead of a table.")
     ] = False,
 ) -> None:
     """Add up again what the hospitals submitted, and hold it against the published sums and models.
 
-    Needs no network. The exit status is 3 if any check fails. What cannot be checked is named.
+    Needs no network. The exit status is 3 if any check fails, 6 if none fails and a sum could not
+    be verified (INCOMPLETE). What cannot be checked is named.
 
     Example: fedprint-audit sum bundle --roster roster.json --root-key root.json
     """
     from auditor.sum import audit_sums
     from auditor.sum_folder import SumFolder
-    from auditor.verify import failed
+    from auditor.sum_release import compared
+    from auditor.verify import verdict_of
     from shared_model import enrolment
+    from shared_model.release_checks import verify
+    from shared_model.release_files import read_release
     from shared_model.sum_evidence import opened_rosters
 
     key = _root_key(root_key)
-    run_key = None
+    pinned = None
     if coordinator is not None:
         pinned = enrolment.open_invitation(coordinator.read_bytes())
         if pinned.root != key:
             raise Refused("coordinator.json names another root key.", reason="signer")
-        run_key = pinned.run
     rosters = opened_rosters((path.read_bytes() for path in roster), key)
-    findings = audit_sums(SumFolder(folder), rosters, run_key=run_key)
+    findings = audit_sums(SumFolder(folder), rosters, run_key=pinned.run if pinned else None)
+    if release_path is not None:
+        if pinned is None:
+            raise OurMistake(
+                "Whose release it is, only a pinned key says.",
+                do="Give --coordinator coordinator.json as well.",
+            )
+        manifest = verify(read_release(release_path), pinned.release).manifest
+        findings += compared(SumFolder(folder), manifest)
+    verdict = verdict_of(findings)
     if as_json:
-        terminal.print_json(
-            {
-                "verdict": "FAILED" if failed(findings) else "OK",
-                "findings": [vars(item) for item in findings],
-            }
-        )
+        terminal.print_json({"verdict": verdict, "findings": [vars(item) for item in findings]})
     else:
         terminal.show(f"Sums of {folder.name}", [vars(item) for item in findings], as_json=False)
-    if failed(findings):
+    if verdict == "FAILED":
         count = sum(item.verdict == "FAILED" for item in findings)
         raise Refused(
             f"{count} of {len(findings)} checks failed.",
             reason="audit",
             do="Do not use models of this run; show the report to the hospitals.",
         )
+    if verdict == "INCOMPLETE":
+        typer.echo("INCOMPLETE: no check failed, but not every sum was verified.", err=True)
+        raise typer.Exit(INCOMPLETE_EXIT)
     if not as_json:
         typer.echo("No check failed. The lines CANNOT CHECK are not a verdict of any kind.")
 

@@ -3,6 +3,9 @@
 Every check is one line: OK, FAILED, or CANNOT CHECK with the reason in words. A line FAILED ends
 the round that it is about; later rounds are checked all the same. What each line takes for granted
 was verified in the lines before it, back to the root key and the roster that the auditor holds.
+
+The line "all sums" is OK only if every sum was verified: by the hospitals (answers and receipts),
+or here (added again, and the model made of it). If not, it says INCOMPLETE, and so does the whole.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from shared_model.errors import FedprintError, Refused
 from shared_model.protocol import TrainReply
 from shared_model.protocol_sum import Statement
 from shared_model.roster import Roster
-from shared_model.secure_sum.numbers import mean_of, unflatten, unpack
+from shared_model.secure_sum.numbers import unpack
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.submission import Submission
 from shared_model.secure_sum.unmask import sum_of
 from shared_model.secure_sum.verification import check_equation, check_own, seeds_of
+from shared_model.server_step import model_after, trained_names
 from shared_model.sum_evidence import Asked
 
 _T = TypeVar("_T")
@@ -41,6 +45,12 @@ class _Lines:
 
     number: int
     found: list[Finding] = field(default_factory=list)
+
+    @property
+    def verified(self) -> bool:
+        """Whether this round's sum and model were verified, by its hospitals or here."""
+        good = {item.check.split(": ", 1)[1] for item in self.found if item.verdict == "OK"}
+        return {"hospitals' answers", "receipts"} <= good or {"added again", "model"} <= good
 
     def ok(self, check: str, detail: str) -> None:
         self.found.append(Finding(f"round {self.number}: {check}", "OK", detail))
@@ -80,13 +90,14 @@ def audit_sums(
     if findings[0].verdict == "FAILED":
         return findings
     standing, checkpoint = run.initial_model, 0
+    sums, open_sums = 0, []
     for item in run.rounds:
         lines = _Lines(item.round)
         try:
             if item.model_in != standing:
                 lines.failed("lineage", "it did not start from the model of the round before")
             if item.outcome == "closed":
-                _closed(folder, item, lines)
+                _closed(folder, run, item, rosters, lines)
             else:
                 _aggregated(folder, run, item, rosters, lines, checkpoint)
                 checkpoint = item.round
@@ -94,15 +105,52 @@ def audit_sums(
             checkpoint = item.round if item.outcome == "aggregated" else checkpoint
         standing = item.model_out
         findings += lines.found
-    return [*findings, *_what_no_sum_shows()]
+        if item.outcome == "aggregated":
+            sums += 1
+            open_sums += [] if lines.verified else [item.round]
+    return [*findings, _all_sums(sums, open_sums), *_what_no_sum_shows()]
 
 
-def _closed(folder: SumFolder, item: ReadRound, lines: _Lines) -> None:
+def _all_sums(sums: int, not_verified: list[int]) -> Finding:
+    if not sums:
+        return Finding("all sums", "INCOMPLETE", "the run has no sum: nothing was verified")
+    if not not_verified:
+        return Finding("all sums", "OK", f"all {sums} were verified, by the hospitals or here")
+    rounds = ", ".join(str(number) for number in not_verified)
+    return Finding(
+        "all sums",
+        "INCOMPLETE",
+        f"{len(not_verified)} of {sums} were verified neither by the hospitals nor here: those of "
+        f"rounds {rounds}",
+    )
+
+
+def _closed(
+    folder: SumFolder,
+    run: ReadRun,
+    item: ReadRound,
+    rosters: Mapping[str, Roster],
+    lines: _Lines,
+) -> None:
     if item.model_out != item.model_in:
         lines.failed("closed", "the round was closed and yet changed the model")
     if folder.statement(item.round) is not None or folder.summed(item.round) is not None:
         lines.failed("closed", "the round is said to be closed, but a sum of it is stored")
-    lines.ok("closed", "it changed no model, and there is no sum of it")
+    signers = len(item.agreements)
+    if signers:
+        key = bytes.fromhex(run.run_key)
+        asked = lines.must("closed", lambda: sum_evidence.ask(item.request_bytes, key, rosters))
+        if signers >= asked.roster.threshold:
+            lines.cannot(
+                "closed",
+                f"whether it was opened: {signers} hospitals have signed who is in its sum, which "
+                "is enough to open it. It changed no model; that no sum is stored shows nothing",
+            )
+            return
+    lines.ok(
+        "closed",
+        f"it changed no model; {signers} agreements are recorded, too few to open a sum of it",
+    )
 
 
 def _aggregated(
@@ -134,9 +182,9 @@ def _aggregated(
         f"sum (threshold {asked.roster.threshold}){dropped}",
     )
     total = _published(folder, item, statement, lines)
-    _answers(folder.closing(item.round), asked, statement, data, total, lines)
+    _answers(folder.closing(item.round), asked, statement, data, total, item.model_out, lines)
     _added_again(folder, item, asked, statement, replies, total, lines)
-    _model(folder, run, item, asked, statement, total, lines, checkpoint)
+    _model(folder, item, asked, statement, total, lines, checkpoint)
 
 
 def _signed(
@@ -146,7 +194,7 @@ def _signed(
     key = bytes.fromhex(run.run_key)
 
     def verified() -> tuple[Asked, dict[str, TrainReply]]:
-        asked = sum_evidence.ask(decoded(item.request), key, rosters)
+        asked = sum_evidence.ask(item.request_bytes, key, rosters)
         request = asked.request
         if (request.run, request.round, request.model_digest) != (
             run.run,
@@ -189,6 +237,7 @@ def _answers(
     statement: Statement,
     data: bytes,
     total: Words | None,
+    model_out: str,
     lines: _Lines,
 ) -> None:
     """The closing exchange: signatures, and the equation if the sum is here."""
@@ -202,7 +251,9 @@ def _answers(
         "hospitals' answers",
         lambda: sum_evidence.answered(asked, statement, data, answers),
     )
-    if total is not None:
+    if total is None:
+        lines.cannot("hospitals' answers", "they are all signed; the sum that they fit is not here")
+    else:
         lines.must("hospitals' answers", lambda: check_equation(statement, sums, total))
         lines.ok(
             "hospitals' answers",
@@ -215,8 +266,14 @@ def _answers(
             "they checked the sum",
         )
         return
-    lines.must("receipts", lambda: sum_evidence.received(asked, statement, data, receipts))
-    lines.ok("receipts", f"{len(receipts)} hospitals have signed that they checked the sum")
+    lines.must(
+        "receipts", lambda: sum_evidence.received(asked, statement, data, receipts, model_out)
+    )
+    lines.ok(
+        "receipts",
+        f"{len(receipts)} hospitals have signed that they checked the sum, and that it makes the "
+        "model after the round",
+    )
 
 
 def _added_again(
@@ -261,7 +318,6 @@ def _added_again(
 
 def _model(
     folder: SumFolder,
-    run: ReadRun,
     item: ReadRound,
     asked: Asked,
     statement: Statement,
@@ -269,36 +325,33 @@ def _model(
     lines: _Lines,
     checkpoint: int,
 ) -> None:
-    """FedAvg of the model before and the mean of the sum gives the model after, to the bit."""
+    """The server step of the signed request on the model before gives the model after."""
     data = folder.model(checkpoint)
     if total is None or data is None:
         lines.cannot("model", "the published sum or the model before the round is not here")
+        return
+    request = asked.request
+    try:
+        names = trained_names(request)
+    except Refused as error:
+        lines.cannot("model", error.message)
         return
 
     def stepped() -> str:
         before = weights_io.from_bytes(data)
         if weights_io.digest(before) != item.model_in:
             raise Refused("The model before the round is not the one it names.", reason="digest")
-        absent = sorted(set(run.trainable) - set(before))
-        if absent:
-            raise Refused("A trained parameter is not in the model.", reason="weights")
-        weight = sum(asked.roster.entry(site).weight for site in statement.survivors)
-        transcript = asked.transcript
-        mean = mean_of(total, transcript.numbers, transcript.rotation_seed, weight)
-        update = unflatten(mean, {name: before[name] for name in run.trainable})
-        rate = run.config.server_learning_rate
-        after = {
-            name: (before[name].astype(np.float64) + rate * value).astype(np.float32)
-            for name, value in update.items()
-        }
-        return weights_io.digest({**before, **after})
+        survivors = statement.survivors
+        after = model_after(request, asked.transcript, survivors, total, before, names)
+        return weights_io.digest(after)
 
     if lines.must("model", stepped) != item.model_out:
         lines.failed("model", "it is NOT the model before plus the mean of the sum")
     lines.ok(
         "model",
-        "it is the model before plus the weighted mean of the sum, to the bit (server learning "
-        f"rate {run.config.server_learning_rate:g}, {len(run.trainable)} trained arrays)",
+        "it is the model before plus the weighted mean of the sum, to the bit (signed request: "
+        f"{request.server_step}, learning rate {request.server_learning_rate:g}, {len(names)} "
+        "trained arrays)",
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
@@ -51,6 +51,12 @@ class ReadContributor(_Read):
     header: Header
 
 
+class ReadAbsent(_Read):
+    site: SiteName
+    ending: str
+    header: Header = ""
+
+
 class ReadRound(_Read):
     """One ended round. Headers in base64."""
 
@@ -61,23 +67,30 @@ class ReadRound(_Read):
     model_out: Digest
     agreements: dict[SiteName, Header]
     contributors: tuple[ReadContributor, ...]
+    absent: tuple[ReadAbsent, ...] = ()
+
+    @property
+    def request_bytes(self) -> bytes:
+        return decoded(self.request)
 
     @property
     def replies(self) -> dict[str, bytes]:
         return {one.site: decoded(one.header) for one in self.contributors}
 
-
-class ReadConfig(_Read):
-    server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
+    @property
+    def submitted(self) -> dict[str, bytes]:
+        """Headers of all submissions, those of a closed round included."""
+        unused = self.absent if self.outcome == "closed" else ()
+        return self.replies | {
+            one.site: decoded(one.header) for one in unused if one.ending == "unused"
+        }
 
 
 class ReadRun(_Read):
     """run.json."""
 
     run: RunId
-    config: ReadConfig
     run_key: Digest
-    trainable: tuple[str, ...]
     initial_model: Digest
     rounds: tuple[ReadRound, ...]
 

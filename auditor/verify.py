@@ -1,7 +1,8 @@
 """What an auditor can check about a release, offline, without believing the coordinator.
 
 Every check is one line with a verdict: OK, FAILED, or CANNOT CHECK with the reason in words. Only
-FAILED makes the whole fail; what cannot be checked is never counted as good.
+FAILED makes the whole fail; what cannot be checked is never counted as good. INCOMPLETE is said of
+a whole (`auditor.sum`) in which what has to be checked could not be.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from shared_model.release_files import code_digest
 from shared_model.release_origin import known_origin
 from shared_model.release_words import statement_in_words
 
-Verdict = Literal["OK", "FAILED", "CANNOT CHECK"]
+Verdict = Literal["OK", "FAILED", "CANNOT CHECK", "INCOMPLETE"]
 Accountant = Callable[[Sequence[PrivacyPlan], float], float]
 
 AGREEMENT = 0.01
@@ -123,6 +124,13 @@ def failed(findings: Sequence[Finding]) -> bool:
     return any(item.verdict == "FAILED" for item in findings)
 
 
+def verdict_of(findings: Sequence[Finding]) -> Verdict:
+    """Of the whole: FAILED if a check failed, else INCOMPLETE if one says so, else OK."""
+    if failed(findings):
+        return "FAILED"
+    return "INCOMPLETE" if any(item.verdict == "INCOMPLETE" for item in findings) else "OK"
+
+
 def _digest(what: str, check: Callable[[], object]) -> Finding:
     try:
         check()
@@ -165,7 +173,8 @@ def _lineage(manifest: Manifest, files: ReleaseBytes) -> list[Finding]:
             "signed replies",
             release_checks.evidence_faults(manifest, evidence),
             f"all {replies} replies are signed by their hospitals and say what the lineage says; "
-            f"every sum was agreed on, answered for and found right by its hospitals",
+            f"every sum was agreed on, answered for and found right by its hospitals, which have "
+            f"signed the model that they computed of it",
         ),
     ]
 
@@ -278,8 +287,9 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
         ),
         (
             "aggregation",
-            "that each model is the weighted mean of its round's sum: neither sums nor models in "
-            "between are in the release; fedprint-audit sum checks it from the coordinator's files",
+            "with one's own eyes that each model is made of its round's sum: neither sums nor "
+            "models in between are in the release. At least t hospitals of each round have signed "
+            "that they computed it; fedprint-audit sum does it from the coordinator's files",
         ),
         (
             "collusion",

@@ -121,7 +121,10 @@ ALLOWED: Mapping[str, Mapping[str, Mark]] = MappingProxyType(
             }
         ),
         "close-reply": _round_fields(transcript=_PUBLIC, statement_digest=_PUBLIC, sums=_SENT),
-        "sum-receipt": _round_fields(transcript=_PUBLIC, statement_digest=_PUBLIC),
+        # model_out: anyone who has the request and the published sum computes the same
+        "sum-receipt": _round_fields(
+            transcript=_PUBLIC, statement_digest=_PUBLIC, model_out=_PUBLIC
+        ),
         "refusal": _round_fields(request_digest=_PUBLIC, reason=_PUBLIC),
     }
 )
@@ -225,15 +228,16 @@ def close_reply(
 
 
 def sum_receipt(
-    key: Ed25519PrivateKey, request: VerifyRequest, *, site: str
+    key: Ed25519PrivateKey, request: VerifyRequest, *, site: str, model_out: str
 ) -> tuple[bytes, bytes]:
-    """Header and empty body: this node found the published sum right."""
+    """Header and empty body: this node found the published sum right, and it makes this model."""
     message = SumReceipt(
         run=request.run,
         round=request.round,
         site=site,
         transcript=request.transcript,
         statement_digest=request.statement_digest,
+        model_out=model_out,
     )
     return _seal(message, key), b""
 

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client import egress
+from client.outbox import Trained
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
-from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.protocol import TrainRequest
 from shared_model.protocol_sum import epoch_key_statement
 from shared_model.roster import Roster, weight_of
@@ -108,7 +109,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     stored = node.outbox.answered(run, number, request_digest)
     if stored is None:
         node.ready()
-        stored = _trained(node, sum_round, member, request_digest, weights)
+        stored = _trained(node, sum_round, member, request_digest, weights, body)
     node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
     return stored
 
@@ -232,6 +233,7 @@ def _trained(
     member: Member | None,
     request_digest: str,
     weights: Weights,
+    model: bytes,
 ) -> tuple[bytes, bytes]:
     request, transcript = sum_round.request, sum_round.transcript
     noise = node.noise(request)
@@ -242,7 +244,11 @@ def _trained(
     except Refused:
         node.outbox.take_back(request.run, request.round)
         raise
-    update = node.train(request, weights, node.data(), noise, node.declared_patients)
+    try:
+        update = node.train(request, weights, node.data(), noise, node.declared_patients)
+    except FedprintError as error:
+        # recordings were read: whatever went wrong, the word that leaves is the same ("internal")
+        raise OurMistake(f"The training of a round failed. {error}") from error
     weight = transcript.weight(node.site)
     quantised = quantise(
         flatten(update),
@@ -278,5 +284,6 @@ def _trained(
         private=noise.private,
         privacy=privacy,
     )
-    node.outbox.store(request.run, request.round, *reply)
+    kept = None if member is None else Trained(model, tuple(sorted(update)))
+    node.outbox.store(request.run, request.round, *reply, kept)
     return reply

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from client import egress
 from client.submit import SumRound
 from shared_model import canonical, protocol, signing
+from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.protocol import COORDINATOR, RoundMessage, open_signed
 from shared_model.protocol_sum import (
@@ -41,6 +42,7 @@ from shared_model.secure_sum.verification import (
     read_statement,
     subset_sums,
 )
+from shared_model.server_step import model_after
 from shared_model.verify_body import read_verify_body
 
 if TYPE_CHECKING:
@@ -175,6 +177,10 @@ def close(node: Node, request: CloseRequest, body: bytes) -> tuple[bytes, bytes]
 def verify(node: Node, request: VerifyRequest, body: bytes) -> tuple[bytes, bytes]:
     """Check the published sum against all survivors' answers; a receipt if it is right.
 
+    The receipt names the model that the sum makes, computed here: from the model that this node
+    was sent in trip 1, what it trained of it, and the server step of the signed request. So a
+    coordinator cannot go on with, or release, another one.
+
     Raises:
         Refused: it is not, or an answer is missing or not signed ("secure-sum"); another sum was
             found right before ("conflict"); the submission was removed ("late").
@@ -190,10 +196,14 @@ def verify(node: Node, request: VerifyRequest, body: bytes) -> tuple[bytes, byte
         statement_bytes, packed, headers = read_verify_body(body)
         statement, _ = _checked_statement(node, own, request, statement_bytes)
         answers = _answers(own, request, statement, headers)
-        check_equation(statement, answers, _unpacked(packed, statement))
+        total = _unpacked(packed, statement)
+        check_equation(statement, answers, total)
     except PeerFault as error:
         raise Refused(error.message, reason="secure-sum") from error
-    header, empty = egress.sum_receipt(node.identity_key, request, site=node.site)
+    model_out = _model_out(node, own, statement, total)
+    header, empty = egress.sum_receipt(
+        node.identity_key, request, site=node.site, model_out=model_out
+    )
     node.outbox.keep_signed(request.run, request.round, "receipt", header)
     return header, empty
 
@@ -284,6 +294,22 @@ def _answers(
             raise PeerFault(f"The answer of {site} is to another challenge.", site=site)
         found[site] = answer.sums
     return found
+
+
+def _model_out(node: Node, own: OwnRound, statement: Statement, total: Words) -> str:
+    """Digest of the model after the round.
+
+    Raises:
+        Refused: the model of trip 1 was removed ("late").
+    """
+    sum_round = own.sum_round
+    request = sum_round.request
+    kept = node.outbox.trained(request.run, request.round)
+    before = weights_io.from_bytes(kept.model)
+    after = model_after(
+        request, sum_round.transcript, statement.survivors, total, before, kept.names
+    )
+    return weights_io.digest(after)
 
 
 def _unpacked(packed: bytes, statement: Statement) -> Words:

@@ -20,11 +20,15 @@ from server.checkpoints import (
 from server.run_records import from_base64
 from shared_model import canonical, protocol, sum_evidence
 from shared_model import release as contract
+from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, Refused
 from shared_model.noise import SystemNoise
+from shared_model.protocol_sum import Statement
 from shared_model.roster import Roster
 from shared_model.secure_sum.numbers import unpack
+from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.verification import check_equation
+from shared_model.server_step import model_after
 from shared_model.sum_evidence import Asked
 
 
@@ -93,7 +97,7 @@ def _round(
     closing, statement, told = None, b"", None
     if item.outcome == "aggregated":
         closing, statement = run.closing(item.round), run.statement(item.round)
-        told = _verified_sum(asked, item, contributors, closing, statement, run.summed(item.round))
+        told = _verified_sum(asked, item, contributors, closing, statement, run, record)
     request = asked.request
     made = contract.Round(
         run=request.run,
@@ -160,23 +164,29 @@ def _verified_sum(
     contributors: tuple[contract.Contribution, ...],
     closing: ClosingRecord,
     data: bytes,
-    packed: bytes,
+    run: RunFolder,
+    record: RunRecord,
 ) -> contract.RoundSum:
-    """The sum of a round, if its hospitals have verified it and it still is what they verified.
+    """The sum of a round, if its hospitals have verified it, it still is what they verified, and
+    the model after the round is made of it.
 
     Raises:
-        Refused: reason "unverified".
+        Refused: reasons "unverified", "lineage" (another model).
         FedprintError: the record does not hang together.
     """
     submissions = {one.site: one.reply_digest for one in contributors}
     statement = sum_evidence.stated(asked, data, submissions)
     sum_evidence.agreed(asked, statement, _bytes_of(item.agreements))
+    receipts = _bytes_of(closing.receipts)
     try:
         answers = sum_evidence.answered(asked, statement, data, _bytes_of(closing.answers))
-        total = unpack(packed, statement.modulus_bits, statement.padded)
+        total = unpack(run.summed(item.round), statement.modulus_bits, statement.padded)
         check_equation(statement, answers, total)
-        sum_evidence.received(asked, statement, data, _bytes_of(closing.receipts))
+        _check_model(asked, statement, total, item, run, record)
+        sum_evidence.received(asked, statement, data, receipts, item.model_out)
     except FedprintError as error:
+        if isinstance(error, Refused) and error.reason == "lineage":
+            raise
         raise Refused(
             f"The sum of round {item.round} is UNVERIFIED: {error.message}",
             reason="unverified",
@@ -189,6 +199,33 @@ def _verified_sum(
         sum_digest=statement.sum_digest,
         statement_digest=canonical.digest(data),
     )
+
+
+def _check_model(
+    asked: Asked,
+    statement: Statement,
+    total: Words,
+    item: RoundRecord,
+    run: RunFolder,
+    record: RunRecord,
+) -> None:
+    """The model after the round is made of the model before and this sum, to the bit.
+
+    Raises:
+        Refused: reason "lineage".
+        OurMistake: the model before is not there any more.
+    """
+    earlier = [one.round for one in record.rounds if one.outcome == "aggregated"]
+    before = run.weights(record, max((n for n in earlier if n < item.round), default=0))
+    survivors, trained = statement.survivors, record.trainable
+    after = model_after(asked.request, asked.transcript, survivors, total, before, trained)
+    if weights_io.digest(after) != item.model_out:
+        raise Refused(
+            f"The model after round {item.round} is not made of the sum that its hospitals "
+            "verified.",
+            reason="lineage",
+            do="There is no override. Restore the run's folder from a backup, or begin a new run.",
+        )
 
 
 def _bytes_of(headers: Mapping[str, str]) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server import rounds
-from server.aggregation import FedAvg, mean_update
 from server.checkpoints import Journal
 from server.closing import Closings
 from server.desk import Desk, terms_of
@@ -26,6 +25,7 @@ from shared_model.secure_sum.numbers import pack
 from shared_model.secure_sum.opening import Seeds
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.verification import make_statement, statement_bytes
+from shared_model.server_step import model_after
 from shared_model.weights import Weights
 
 TRIPS = ("submit", "agree", "open")
@@ -58,7 +58,6 @@ class RoundWork:
         self.closings = closings
         self.wall_clock = wall_clock
         self.tell = tell
-        self.server_step = FedAvg(journal.record.config.server_learning_rate)
         self.weights: Weights = {}
         self.stored_shares: list[Answer] = []
         self._desk: Desk | None = None
@@ -178,8 +177,10 @@ class RoundWork:
             return rounds.NotOpened(action.number)
         total = sums.total(bodies, seeds)
         survivors = tuple(sorted(bodies))
-        mean = mean_update(total, sums.transcript, survivors, self._trainable)
-        self.weights = self.server_step.apply(self.weights, mean)
+        trained = self.journal.record.trainable
+        self.weights = model_after(
+            desk.request, sums.transcript, survivors, total, self.weights, trained
+        )
         self.journal.folder.save_weights(action.number, self.weights)
         packed = self._save_sum(action, desk, total, seeds)
         digest = weights_io.digest(self.weights)

@@ -215,6 +215,8 @@ def train_request(
         body_digest=body_digest,
         privacy=config.privacy,
         training=config.training,
+        server_step=config.server_step,
+        server_learning_rate=config.server_learning_rate,
         participants=tuple(
             Participant(site=site, declared_patients=roster.entry(site).declared_patients)
             for site in participants

@@ -204,6 +204,8 @@ class TrainRequest(RoundMessage):
 
     participants are sorted by site, each once. `start` counts the coordinator's starts of this
     run. `config_digest` is `ModelConfig.digest`, `model_digest` is `weights.digest` of the body.
+    server_step, server_learning_rate: what makes the next model of the mean update, so that every
+    survivor can compute it from the published sum (`shared_model.server_step`).
     """
 
     kind: Literal["train-request"] = "train-request"
@@ -215,6 +217,8 @@ class TrainRequest(RoundMessage):
     body_digest: Digest
     privacy: PrivacyPlan
     training: LocalTraining
+    server_step: Literal["fedavg"] = "fedavg"
+    server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
     participants: Annotated[
         tuple[Participant, ...], Field(min_length=1, max_length=MAX_PARTICIPANTS)
     ]

@@ -174,12 +174,17 @@ class VerifyRequest(RoundMessage):
 
 
 class SumReceipt(RoundMessage):
-    """This site has checked the published sum against all answers and found it right."""
+    """This site has checked the published sum against all answers and found it right.
+
+    model_out: digest of the model after the round, which this site has computed itself from the
+    model that it was sent, the published sum and the signed request's server step.
+    """
 
     kind: Literal["sum-receipt"] = "sum-receipt"
     site: SiteName
     transcript: Digest
     statement_digest: Digest
+    model_out: Digest
 
 
 class Statement(SignedMessage):

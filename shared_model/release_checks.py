@@ -206,7 +206,7 @@ def _round_faults(
 
 
 def _sum_faults(step: Round, told: RoundSum, signed: SignedRound, asked: Asked) -> list[str]:
-    """The sum of an aggregated round: agreed on, answered for, found right."""
+    """The sum of an aggregated round: agreed on, answered for, found right, and made the model."""
     data = bytes.fromhex(signed.statement)
     submissions = {one.site: one.reply_digest for one in step.contributors}
     statement = sum_evidence.stated(asked, data, submissions)
@@ -219,7 +219,7 @@ def _sum_faults(step: Round, told: RoundSum, signed: SignedRound, asked: Asked) 
     )
     sum_evidence.agreed(asked, statement, _by_site(signed.agreements))
     sum_evidence.answered(asked, statement, data, _by_site(signed.answers))
-    sum_evidence.received(asked, statement, data, _by_site(signed.receipts))
+    sum_evidence.received(asked, statement, data, _by_site(signed.receipts), step.model_out)
     return [] if same else [f"{_label(step)} has another sum than its statement says."]
 
 

@@ -9,11 +9,11 @@ one after the other; each takes only what the one before has verified.
     statement = stated(asked, data, digests)                  # what the coordinator says it summed
     agreed(asked, statement, headers)                         # trip 2, at least t of them
     answers = answered(asked, statement, data, headers)       # closing exchange, every survivor
-    received(asked, statement, data, headers)                 # receipts, at least t of them
+    received(asked, statement, data, headers, model_out)      # receipts, at least t of them
 
-That the sum is right is in the receipts: each hospital has checked the published sum against all
-answers. Who has the published sum itself can check it again:
-`shared_model.secure_sum.verification.check_equation`.
+That the sum is right is in the receipts, and which model it makes: each hospital has checked the
+published sum against all answers, and has computed the model after the round itself. Who has the
+published sum can check it again: `shared_model.secure_sum.verification.check_equation`.
 """
 
 from __future__ import annotations
@@ -210,11 +210,20 @@ def answered(
     return found
 
 
-def received(asked: Asked, statement: Statement, data: bytes, headers: Mapping[str, bytes]) -> None:
-    """At least t survivors have checked the published sum and found it right.
+def received(
+    asked: Asked,
+    statement: Statement,
+    data: bytes,
+    headers: Mapping[str, bytes],
+    model_out: str,
+) -> None:
+    """At least t survivors have checked the published sum, and computed this model of it.
+
+    Args:
+        model_out: digest of the model after the round, as it is claimed.
 
     Raises:
-        PeerFault: one is not such a receipt.
+        PeerFault: one is not such a receipt, or is for another model.
         Refused: fewer than t ("unverified").
     """
     digest = canonical.digest(data)
@@ -223,6 +232,10 @@ def received(asked: Asked, statement: Statement, data: bytes, headers: Mapping[s
         _about(asked, receipt, site, statement)
         if receipt.statement_digest != digest:
             raise PeerFault(f"The receipt of {site} is for another statement.", site=site)
+        if receipt.model_out != model_out:
+            raise PeerFault(
+                f"{asked.label}: {site} has signed that the sum makes another model.", site=site
+            )
     _enough(asked, headers, "receipts")
 
 

@@ -144,7 +144,7 @@ def of_request(request: TrainRequest, weights: Mapping[str, int]) -> Transcript:
 
 
 def configuration_digest(request: TrainRequest) -> str:
-    """Digest of how a round trains."""
+    """Digest of how a round trains, and of how the next model is made of its sum."""
     return canonical.digest_of(
         {
             "purpose": request.purpose,
@@ -154,6 +154,8 @@ def configuration_digest(request: TrainRequest) -> str:
             "training": request.training.as_dict(),
             "minimum_contributors": request.minimum_contributors,
             "aggregation": request.sum.aggregation,
+            "server_step": request.server_step,
+            "server_learning_rate": request.server_learning_rate,
         }
     )
 

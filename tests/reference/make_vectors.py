@@ -349,6 +349,8 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "purpose": "pretrain",
         "minimum_contributors": 2,
         "preset": "tiny",
+        "server_step": "fedavg",
+        "server_learning_rate": 0.5,
     }
     request = {
         **common,
@@ -613,6 +615,10 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
     assert not ref.equation_holds(
         key, m, answers, wrong, survivors, dropped, self_seeds, pair_seeds
     )
+    before = [k / 256 for k in integers(f"{name} model before", dimension, 1024)]
+    after = ref.server_step(before, total, numbers, seed, weight, 0.5)
+    shape = (dimension,)
+    model_out = ref.weights_digest({"frozen": ((2,), [1.0, 2.0]), "trained": (shape, after)})
     closing = {"transcript": tr.hex(), "statement_digest": digest(statement)}
     close_replies = {
         i: ref.seal(
@@ -663,7 +669,13 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
             run_key,
         ),
         "sum-receipt": ref.seal(
-            {**common, "kind": "sum-receipt", "site": signers[0], **closing},
+            {
+                **common,
+                "kind": "sum-receipt",
+                "site": signers[0],
+                **closing,
+                "model_out": model_out,
+            },
             identity[signers[0]],
         ),
     }
@@ -693,6 +705,11 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "weight_of_survivors": weight,
         "mean_first": average[:16],
         "mean_square_sum": math.fsum(x * x for x in average),
+        "server_learning_rate": 0.5,
+        "model_before_label": f"{name} model before",
+        "model_before_first": before[:16],
+        "model_after_first": after[:16],
+        "model_out": model_out,
         "statement": statement.decode(),
         "statement_digest": digest(statement),
         "challenge_key": key.hex(),

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import math
+import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -211,6 +212,48 @@ def mean(total, numbers, seed, weight_of_survivors):
     flat = each_column([v / (scale * weight_of_survivors) for v in signed], numbers["dimension"])
     signs = signs_of(seed, len(flat))
     return [s * x for s, x in zip(signs, flat, strict=True)][: numbers["dimension"]]
+
+
+def server_step(before, total, numbers, seed, weight_of_survivors, learning_rate):
+    """The model after a round, float32, from the model before (one array) and the sum mod 2^m."""
+    m, block = numbers["modulus_bits"], block_of(numbers["dimension"])
+    signed = [v - 2**m if v >= 2 ** (m - 1) else v for v in total]
+    columns = columns_of(numbers["dimension"])
+    unit = 1.0 / (scale_of(numbers) * weight_of_survivors * math.sqrt(block))
+    signs = signs_of(seed, len(signed))
+    turned = [0.0] * len(signed)
+    for c in range(columns):
+        whole = [int(v) for v in whole_hadamard(signed[c::columns])]
+        turned[c::columns] = [float(v) * unit for v in whole]
+    mean_of = [s * x for s, x in zip(signs, turned, strict=True)]
+    pairs = zip(before, mean_of, strict=False)  # what was padded is left over
+    return [float32(w + learning_rate * x) for w, x in pairs]
+
+
+def whole_hadamard(column):
+    """H times a column of whole numbers (Sylvester order), in whole numbers."""
+    if len(column) == 1:
+        return column
+    half = len(column) // 2
+    first, second = whole_hadamard(column[:half]), whole_hadamard(column[half:])
+    plus = [a + b for a, b in zip(first, second, strict=True)]
+    return plus + [a - b for a, b in zip(first, second, strict=True)]
+
+
+def float32(value):
+    """Rounded once to float32, to the nearest, ties to even."""
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def weights_digest(weights):
+    """SHA-256 of a model: name -> (shape, values)."""
+    data = b"fedprint-weights-1"
+    for name in sorted(weights):
+        shape, values = weights[name]
+        header = f"{len(name)}:{name}:{shape}".encode()
+        data += len(header).to_bytes(8, "big") + header
+        data += struct.pack(f"<{len(values)}f", *values)
+    return sha256(data).hex()
 
 
 def pack(vector, m):

@@ -79,6 +79,7 @@ def request(**changes):
         "body_digest": D,
         "privacy": PrivacyPlan(0.1, 1.5, 1.0, 4),
         "training": LocalTraining(),
+        "server_learning_rate": 1.0,
         "participants": (
             Participant(site="alpha", declared_patients=1000),
             Participant(site="beta", declared_patients=260),
@@ -137,7 +138,7 @@ NODES = (
         **ROUND, site="alpha", request_digest=D, unreadable=("beta",), accused=(), body_digest=D
     ),
     CloseReply(**ROUND, site="alpha", statement_digest=D, sums=(5,) * SUBSETS),
-    SumReceipt(**ROUND, site="alpha", statement_digest=D),
+    SumReceipt(**ROUND, site="alpha", statement_digest=D, model_out=E),
 )
 """One of every message of the later trips."""
 
@@ -211,6 +212,7 @@ def opener(message):
 HARMLESS = [
     ("deadline_s", 1.5),  # only displayed
     ("software", "../x"),
+    ("server_learning_rate", 1.5),  # legal: the operator's, in the transcript and every receipt
     ("noise", "../x"),
     ("epoch", 10**12),  # legal: any number that is above the last
     ("sum.epoch", 10**12),

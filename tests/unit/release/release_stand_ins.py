@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sum_stand_ins import Epoch, Summed, finish, roster_of, submit
 
 from client.home import NodeHome
-from server.aggregation import FedAvg
 from server.checkpoints import (
     AbsentRecord,
     ClosingRecord,
@@ -167,8 +166,9 @@ class _Writer:
         closed = number in story.closed
         summed = None
         if not closed:
-            summed = finish(self.epoch, request, transcript, headers, bodies, like)
-            weights = FedAvg().apply(weights, summed.mean)
+            trained = [self.trained]
+            summed = finish(self.epoch, request, transcript, headers, bodies, weights, trained)
+            weights = summed.model
             self.folder.save_weights(number, weights)
             for site in sites:
                 self.folder.round(number).store_submission(
@@ -213,6 +213,7 @@ class _Writer:
             body_digest=canonical.digest(weights_io.to_bytes(weights)),
             privacy=story.plan,
             training=LocalTraining(),
+            server_learning_rate=1.0,
             participants=tuple(
                 protocol.Participant(site=site, declared_patients=DECLARED[site])
                 for site in story.sites

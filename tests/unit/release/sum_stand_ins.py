@@ -10,6 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared_model import canonical, protocol, roster, signing
+from shared_model import weights as weights_io
 from shared_model.protocol import EpochKeyEntry, SumPlan, TrainRequest
 from shared_model.protocol_sum import (
     Agreement,
@@ -20,7 +21,7 @@ from shared_model.protocol_sum import (
 )
 from shared_model.roster import Roster
 from shared_model.secure_sum.keys import Member, new_epoch_key, public_key
-from shared_model.secure_sum.numbers import Numbers, flatten, mean_of, pack, quantise, unflatten
+from shared_model.secure_sum.numbers import Numbers, flatten, pack, quantise
 from shared_model.secure_sum.opening import open_rows, read_shares, rebuild_seeds, rows_body
 from shared_model.secure_sum.submission import Submission, seal_submission
 from shared_model.secure_sum.transcript import Transcript
@@ -31,6 +32,7 @@ from shared_model.secure_sum.verification import (
     statement_bytes,
     subset_sums,
 )
+from shared_model.server_step import model_after
 from shared_model.weights import Weights
 
 NORM_BOUND = 4.0
@@ -121,7 +123,7 @@ class Summed:
     agreements: dict[str, bytes]
     answers: dict[str, bytes]
     receipts: dict[str, bytes]
-    mean: dict[str, np.ndarray]
+    model: Weights
 
 
 def submit(epoch: Epoch, site: str, transcript: Transcript, update: Weights) -> bytes:
@@ -142,7 +144,8 @@ def finish(
     transcript: Transcript,
     headers: Mapping[str, bytes],
     bodies: Mapping[str, bytes],
-    like: Weights,
+    before: Weights,
+    trained: Sequence[str],
 ) -> Summed:
     """Trips 2 and 3 and the closing exchange among the sites that submitted."""
     survivors = tuple(sorted(headers))
@@ -173,6 +176,8 @@ def finish(
     digest = canonical.digest(statement)
     numbers = transcript.numbers
     asked = challenge(transcript.digest, bytes.fromhex(digest), numbers.padded)
+    after = model_after(request, transcript, survivors, total, before, trained)
+    model_out = weights_io.digest(after)
     answers, receipts = {}, {}
     for site in survivors:
         own = _unpacked(submissions[site])
@@ -186,17 +191,16 @@ def finish(
             epoch.keys(site),
         )
         receipts[site] = protocol.seal(
-            SumReceipt(**about, site=site, statement_digest=digest), epoch.keys(site)
+            SumReceipt(**about, site=site, statement_digest=digest, model_out=model_out),
+            epoch.keys(site),
         )
-    weight = sum(transcript.weight(site) for site in survivors)
-    mean = mean_of(total, numbers, transcript.rotation_seed, weight)
     return Summed(
         packed=pack(total, numbers.modulus_bits),
         statement=statement,
         agreements=agreements,
         answers=answers,
         receipts=receipts,
-        mean=unflatten(mean, like),
+        model=after,
     )
 
 

@@ -20,6 +20,7 @@ from server.cli import app as coordinator_app
 from shared_model import canonical, protocol, roster
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.protocol_sum import SumReceipt
 from shared_model.sum_evidence import opened_rosters
 
 
@@ -50,6 +51,17 @@ def record(folder: RunFolder) -> dict:
 
 def write_record(folder: RunFolder, content: dict) -> None:
     (folder.path / "run.json").write_bytes(canonical.encode(content))
+
+
+def sign_receipts_anew(folder: RunFolder, number: int, model_out: str) -> None:
+    """All hospitals sign that the sum makes this model."""
+    closing = folder.closing(number)
+    receipts = {}
+    for site, text in closing.receipts.items():
+        found = protocol.open_signed(base64.b64decode(text), public(site), SumReceipt, site=site)
+        changed = found.model_copy(update={"model_out": model_out})
+        receipts[site] = base64.b64encode(protocol.seal(changed, key_of(site))).decode()
+    folder.save_closing(closing.model_copy(update={"receipts": receipts}))
 
 
 def test_sound_sums_are_added_again_and_make_the_models(told):
@@ -85,7 +97,7 @@ def test_a_wrong_sum_with_a_matching_statement_fails_by_the_answers(told):
 
 def test_a_wrong_sum_that_colluders_answered_for_fails_when_it_is_added_again(told):
     """All hospitals sign answers that suit a wrong sum; what they submitted shows it."""
-    from shared_model.protocol_sum import CloseReply, SumReceipt
+    from shared_model.protocol_sum import CloseReply
     from shared_model.secure_sum.numbers import unpack
     from shared_model.secure_sum.submission import Submission
     from shared_model.secure_sum.transcript import of_request
@@ -123,7 +135,8 @@ def test_a_wrong_sum_that_colluders_answered_for_fails_when_it_is_added_again(to
             own[0] = (int(own[0]) + error) % (1 << numbers.modulus_bits)
         sums = subset_sums(asked, own, numbers.modulus_bits)
         answer = protocol.seal(CloseReply(**about, site=site, sums=sums), key_of(site))
-        receipt = protocol.seal(SumReceipt(**about, site=site), key_of(site))
+        model_out = run.rounds[0].model_out
+        receipt = protocol.seal(SumReceipt(**about, site=site, model_out=model_out), key_of(site))
         closing["answers"][site] = base64.b64encode(answer).decode()
         closing["receipts"][site] = base64.b64encode(receipt).decode()
     (folder.path / "sums" / "0001.closing.json").write_bytes(canonical.encode(closing))
@@ -141,7 +154,9 @@ def test_a_changed_submission_fails(told):
     assert failed(folder) == ["round 1: added again"]
 
 
-def test_a_model_that_is_not_made_of_the_sum_fails_and_the_next_round_with_it(told):
+@pytest.mark.parametrize("colluding", [False, True])
+def test_a_model_that_is_not_made_of_the_sum_fails_and_the_next_round_with_it(told, colluding):
+    """By the receipts; if the hospitals have signed the false one, by computing it again."""
     folder = told()
     content = record(folder)
     model = weights_io.from_bytes(folder.checkpoint(1).read_bytes())
@@ -149,7 +164,10 @@ def test_a_model_that_is_not_made_of_the_sum_fails_and_the_next_round_with_it(to
     folder.checkpoint(1).write_bytes(weights_io.to_bytes(model))
     content["rounds"][0]["model_out"] = weights_io.digest(model)
     write_record(folder, content)
-    assert failed(folder) == ["round 1: model", "round 2: lineage"]
+    if colluding:
+        sign_receipts_anew(folder, 1, weights_io.digest(model))
+    check = "model" if colluding else "receipts"
+    assert failed(folder) == [f"round 1: {check}", "round 2: lineage"]
 
 
 def test_missing_answers_and_receipts_are_unverified_and_never_ok(told):

@@ -310,6 +310,7 @@ class Consortium:
             "body_digest": canonical.digest(body),
             "privacy": PLAN,
             "training": LocalTraining(),
+            "server_learning_rate": 1.0,
             "participants": tuple(
                 Participant(site=site, declared_patients=DECLARED[site]) for site in asked
             ),

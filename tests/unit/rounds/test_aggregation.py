@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.aggregation import FedAvg, dimension_of, mean_update
+from server.aggregation import dimension_of
 from server.run_config import RunConfig, default_norm_bound, norm_bound
 from shared_model.errors import OurMistake
 from shared_model.secure_sum.numbers import Numbers, flatten, quantise
 from shared_model.secure_sum.transcript import Transcript
+from shared_model.server_step import FedAvg, mean_update
 
 LIKE = {"a": np.zeros((20, 30), np.float32), "b": np.zeros(40, np.float32)}
 SITES = ("alpha", "beta", "gamma")

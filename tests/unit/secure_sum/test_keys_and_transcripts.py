@@ -332,7 +332,7 @@ def test_the_bits_of_the_request_are_taken(bits):
 
 
 def test_every_part_of_the_configuration_is_in_its_digest():
-    """How a round trains and whether masks are on."""
+    """How a round trains, whether masks are on, and what makes the next model of the sum."""
     request = request_of_three()
     others = [
         changed(request, preset="small"),
@@ -342,10 +342,12 @@ def test_every_part_of_the_configuration_is_in_its_digest():
         changed(request, minimum_contributors=3),
         changed(request, sum=changed(request.sum, aggregation="UnmaskedForSimulation")),
         changed(request, purpose="other"),
+        changed(request, server_step="other"),
+        changed(request, server_learning_rate=0.75),
     ]
     digests = {configuration_digest(found) for found in [request, *others]}
-    assert len(digests) == 8
-    assert len({of_request(found, WEIGHTS).digest for found in [request, *others]}) == 8
+    assert len(digests) == 10
+    assert len({of_request(found, WEIGHTS).digest for found in [request, *others]}) == 10
 
 
 def test_what_only_travels_is_in_no_transcript():

@@ -12,7 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sum_cases import Entropy, round_of, sha256, vector_entropy, vectors, words_digest
 
-from shared_model import canonical, protocol, protocol_sum, signing, verify_body
+from shared_model import (
+    canonical,
+    protocol,
+    protocol_sum,
+    server_step,
+    signing,
+    verify_body,
+    weights,
+)
 from shared_model.secure_sum import (
     keys,
     numbers,
@@ -345,8 +353,16 @@ def test_opened_shares_are_the_known_ones(name):
         assert (found.unreadable, found.accused) == ((), ())
 
 
+def model_before_case(case, dimension):
+    """The model before the round, from the label that stands in the file."""
+    values = make_vectors.integers(case["model_before_label"], dimension, 1024)
+    trained = np.array(values, np.float32) / np.float32(256)
+    assert trained[:16].tolist() == case["model_before_first"]
+    return {"frozen": np.array([1.0, 2.0], np.float32), "trained": trained}
+
+
 @pytest.mark.parametrize("name", ROUNDS)
-def test_sum_mean_statement_and_subset_sums_are_the_known_ones(name):
+def test_sum_mean_statement_model_and_subset_sums_are_the_known_ones(name):
     case = vectors(name)
     made, transcript = submissions_of_case(case, name), transcript_of_case(case)
     survivors, missing = tuple(case["survivors"]), tuple(case["missing"])
@@ -368,6 +384,13 @@ def test_sum_mean_statement_and_subset_sums_are_the_known_ones(name):
     )
     assert mean[:16] == pytest.approx(np.array(case["mean_first"]), rel=1e-10, abs=1e-15)
     assert float(np.sum(mean**2)) == pytest.approx(case["mean_square_sum"], rel=1e-10)
+    before = model_before_case(case, transcript.numbers.dimension)
+    request = json.loads(bytes.fromhex(case["messages"]["train-request"])[64:])
+    assert request["server_learning_rate"] == case["server_learning_rate"]
+    signed = protocol.TrainRequest.model_validate_json(canonical.encode(request))
+    after = server_step.model_after(signed, transcript, survivors, total, before, ["trained"])
+    assert after["trained"][:16].tolist() == case["model_after_first"]
+    assert weights.digest(after) == case["model_out"]
     statement = verification.make_statement(
         transcript, survivors, tuple(case["submissions"]), total, seeds
     )
