@@ -296,6 +296,17 @@ def test_a_node_that_lost_its_key_gets_a_new_epoch_before_the_next_round(tmp_pat
     assert [item.kind for item in seen].count("keying") == 1
 
 
+def test_an_epoch_serves_its_rounds_and_no_more_over_restarts_too(tmp_path):
+    """epoch_rounds = 2 and five rounds, the coordinator started anew after each."""
+    folder, transport, _ = federation(tmp_path, FOUR, rounds=5, epoch_rounds=2)
+    for count in range(1, 6):
+        transport.waiting.clear()
+        record, _ = go(transport, folder, stop=lambda n=count: len(folder.record().rounds) == n)
+    assert record.completed == 5
+    epochs = [protocol.readable(item.request_bytes)["sum"]["epoch"] for item in record.rounds]
+    assert [epochs.count(epoch) for epoch in sorted(set(epochs))] == [2, 2, 1]
+
+
 def test_a_key_that_copies_another_sites_is_not_taken(tmp_path):
     """A colluder that repeats beta's public key would share beta's pair secrets with itself."""
     copied = {}

@@ -47,7 +47,10 @@ def home(tmp_path) -> CoordinatorHome:
         agreements={},
         contributors=(),
         absent=(),
-        incidents=(IncidentRecord(site="beta", reason="not a legal answer"),),
+        incidents=(
+            IncidentRecord(site="beta", reason="not a legal answer"),
+            IncidentRecord(site="alpha", reason="it says so", about="gamma"),
+        ),
         opened_at=0.0,
         ended_at=1.0,
     )
@@ -81,6 +84,8 @@ def test_status_says_how_many_sites_may_be_away_and_which_sums_are_not_verified(
     assert "the run pauses while one is away" in told
     assert "start --run spring" in told
     assert "wrong messages about beta" in told
+    assert "wrong messages about alpha" not in told
+    assert "alpha says that it cannot use the shares of gamma; one of the two is wrong" in told
 
 
 def test_status_counts_verified_sums(home, capsys):
