@@ -57,6 +57,11 @@ class NodeHome:
         return self.root / "roster.json"
 
     @property
+    def rosters(self) -> Path:
+        """Every signed roster that this hospital ever approved."""
+        return self.root / "rosters"
+
+    @property
     def pending_roster(self) -> Path:
         """The signed roster that waits for this hospital's approval."""
         return self.root / "pending_roster.json"

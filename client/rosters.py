@@ -8,8 +8,9 @@
 A roster counts here when the operator approved it, or when t sites of the roster approved before
 countersigned it with the keys that they had there (t of that roster). Of the highest version ever
 seen, version and digest are kept: lower ones and another one of the same version are refused,
-also where the higher one was not approved. Each file is replaced in one step; a lock keeps the
-running node and the operator's command apart.
+also where the higher one was not approved. Every roster that ever counted here is kept, in
+`rosters/`: releases name them. Each file is replaced in one step; a lock keeps the running node and
+the operator's command apart.
 """
 
 from __future__ import annotations
@@ -89,6 +90,20 @@ class RosterBook:
         if not newest and signed.roster.version >= seen.version:
             raise OurMistake("roster_seen.json and roster.json do not belong together.", do=_REPAIR)
         return signed
+
+    def ever_approved(self, root: bytes) -> tuple[Roster, ...]:
+        """Every roster that counted here under this root key, by version."""
+        files = sorted(self.home.rosters.glob("*.json")) if self.home.rosters.is_dir() else []
+        if self.home.roster.exists():
+            files.append(self.home.roster)
+        found: dict[str, Roster] = {}
+        for path in files:
+            try:
+                signed = roster.open_signed(path.read_bytes(), root)
+            except PeerFault:
+                continue  # of an earlier root key, or damaged: it says nothing
+            found[signed.roster.digest] = signed.roster
+        return tuple(sorted(found.values(), key=lambda one: one.version))
 
     def before(self) -> Roster | None:
         """What the operator knows: the roster approved last, under whichever root key."""
@@ -256,8 +271,16 @@ class RosterBook:
         )
 
     def _take(self, signed: SignedRoster) -> None:
+        self.home.rosters.mkdir(exist_ok=True, mode=0o700)
+        if self.home.roster.exists():  # perhaps approved before this folder was kept
+            self._keep(_own(self.home.roster.read_bytes(), self.home.roster.name))
+        self._keep(signed)
         write_atomic(self.home.roster, signed.to_bytes())
         self.home.pending_roster.unlink(missing_ok=True)
+
+    def _keep(self, signed: SignedRoster) -> None:
+        name = f"{signed.roster.version:06d}-{signed.roster.digest}.json"
+        write_atomic(self.home.rosters / name, signed.to_bytes())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

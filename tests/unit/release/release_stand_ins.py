@@ -70,6 +70,7 @@ class Story:
     silent: dict[int, tuple[str, ...]] = field(default_factory=dict)
     receipts: dict[int, int] = field(default_factory=dict)
     wrong_sum: tuple[int, ...] = ()
+    version: int = 1
 
 
 def small_model() -> tuple[ModelConfig, Weights]:
@@ -89,7 +90,7 @@ def write_run(
     config, weights = model or small_model()
     weights = dict(story.start or weights)
     folder = RunFolder(home.run_folder(story.run))
-    made = roster_of(story.sites, DECLARED, key_of, story.threshold)
+    made = roster_of(story.sites, DECLARED, key_of, story.threshold, story.version)
     writer = _Writer(folder, story, config, Epoch.of(made, 7, key_of), sorted(weights)[0])
     start = weights_io.digest(weights)
     folder.save_weights(0, weights)
@@ -278,10 +279,19 @@ class _Writer:
 
 
 def node_at(root: Path, scratch: Path) -> NodeHome:
+    """A node that has joined, and whose operator has approved the roster of a plain `Story`."""
     home = NodeHome.find(root)
     home.make()
     home.coordinator.write_bytes(invitation(scratch))
+    approve(home, roster_of(Story().sites, DECLARED, key_of, Story().threshold))
     return home
+
+
+def approve(home: NodeHome, approved: roster.Roster) -> None:
+    """As `client.rosters` keeps what counted at this node."""
+    home.rosters.mkdir(exist_ok=True)
+    signed = roster.sign(approved, key_of("root")).to_bytes()
+    (home.rosters / f"{approved.version:06d}-{approved.digest}.json").write_bytes(signed)
 
 
 def invitation(scratch: Path) -> bytes:

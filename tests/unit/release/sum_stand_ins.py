@@ -97,7 +97,11 @@ class Epoch:
 
 
 def roster_of(
-    sites: Sequence[str], declared: Mapping[str, int], keys: Keys, threshold: int
+    sites: Sequence[str],
+    declared: Mapping[str, int],
+    keys: Keys,
+    threshold: int,
+    version: int = 1,
 ) -> Roster:
     @dataclass(frozen=True)
     class Enrolled:
@@ -107,7 +111,7 @@ def roster_of(
 
     return roster.draft(
         [Enrolled(s, signing.public_bytes(keys(s)).hex(), declared[s]) for s in sites],
-        1,
+        version,
         threshold,
         valid_from="2026-01-01",
         valid_until="2126-01-01",
