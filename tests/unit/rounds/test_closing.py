@@ -115,6 +115,34 @@ def test_an_answer_about_something_else_does_not_count_and_names_its_site(tmp_pa
         )
 
 
+def test_a_receipt_for_another_model_is_not_taken_and_names_its_site(tmp_path):
+    """One of four is spared; told to the operator with what to do."""
+    tamper = changes("beta", "sum-receipt", model_out="0" * 64)
+    folder, transport, _ = federation(tmp_path, FOUR, tamper=tamper)
+    _, seen = go(transport, folder)
+    closing = folder.closing(1)
+    assert (closing.state, sorted(closing.receipts)) == ("verified", ["alpha", "delta", "gamma"])
+    assert "makes another model than the stored one" in told(seen, "incident", "beta")[0]
+
+
+def test_a_model_that_the_hospitals_did_not_compute_stays_unverified(tmp_path, monkeypatch):
+    """A coordinator whose stored model is not made of the sum gets no receipt that counts."""
+    from server import round_work
+
+    true_step = round_work.model_after
+
+    def another(*parts):
+        after = true_step(*parts)
+        return {name: value + value.dtype.type(1.0) for name, value in after.items()}
+
+    monkeypatch.setattr(round_work, "model_after", another)
+    folder, transport, _ = federation(tmp_path, FOUR)
+    _, seen = go(transport, folder)
+    closing = folder.closing(1)
+    assert (closing.state, closing.receipts) == ("unverified", {})
+    assert all(told(seen, "incident", site) for site in FOUR)
+
+
 def test_a_site_that_does_not_find_the_sum_right_is_heard(tmp_path):
     """Its refusal is kept as it was signed; the run does not wait for it until the deadline."""
     tamper = refuses("beta", "close-reply", "secure-sum")

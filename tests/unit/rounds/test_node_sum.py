@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from client import outbox
 from client.round import answer, log_to
 from shared_model import canonical, protocol
+from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.noise import NonPrivateForTests
 from shared_model.protocol import Refusal, TrainReply, seal
@@ -23,7 +24,7 @@ from shared_model.protocol_sum import (
     SumReceipt,
     agreed_digest,
 )
-from shared_model.secure_sum.numbers import flatten, pack, quantise
+from shared_model.secure_sum.numbers import flatten, mean_of, pack, quantise, unflatten
 from shared_model.secure_sum.opening import read_shares, rows_body
 from shared_model.verify_body import read_verify_body, verify_body
 
@@ -369,6 +370,51 @@ def test_a_right_sum_gets_a_receipt_of_every_survivor(consortium, opened):
     for site in SITES:
         assert isinstance(verified(consortium, message, site), SumReceipt)
     assert consortium.ask("alpha", *message) == consortium.ask("alpha", *message)
+
+
+def receipt_of(consortium, played, site="alpha"):
+    answers = answers_of(consortium, played)
+    message = played.verify_request(played.statement, packed(played), answers)
+    return verified(consortium, message, site)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_a_receipt_names_the_model_that_the_site_computed_itself(tmp_path, rate):
+    """From the model of trip 1, the published sum and the signed learning rate; all sites agree."""
+    from node_stand_ins import cheap_train, start_weights
+
+    consortium = Consortium.of(tmp_path)
+    played = consortium.submit(server_learning_rate=rate)
+    played.agree()
+    played.open()
+    before = start_weights()
+    total, numbers = exact_sum(played, consortium), played.transcript.numbers
+    weight = sum(played.transcript.weight(site) for site in SITES)
+    mean = mean_of(total, numbers, played.transcript.rotation_seed, weight)
+    names = cheap_train(played.asked, before, None, NonPrivateForTests("r", "s", 1, 7), 1)
+    update = unflatten(mean, {name: before[name] for name in names})
+    stepped = {
+        name: (before[name].astype(np.float64) + rate * value).astype(np.float32)
+        for name, value in update.items()
+    }
+    after = {**before, **stepped}
+    assert {receipt_of(consortium, played, site).model_out for site in SITES} == {
+        weights_io.digest(after)
+    }
+
+
+def test_the_model_of_a_round_goes_with_its_submission_and_a_receipt_needs_both(consortium, opened):
+    """Kept until the receipt is there; without the model there is none ("late")."""
+    folder = consortium.nodes["alpha"].outbox.root / "spring" / "0000001"
+    assert (folder / "model.safetensors").read_bytes() == consortium.request()[1]
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    assert refused(receipt_of(consortium, opened), "late")
+    (folder / "elsewhere").rename(folder / "model.safetensors")
+    assert isinstance(receipt_of(consortium, opened), SumReceipt)
+    consortium.submit(round=2)
+    assert not (folder / "model.safetensors").exists()
+    assert not (folder / "reply.body").exists()
+    assert (folder.parent / "0000002" / "model.safetensors").exists()
 
 
 def test_a_survivor_that_did_not_hear_of_trip_2_can_close_the_round(tmp_path):
