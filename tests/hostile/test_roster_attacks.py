@@ -16,6 +16,7 @@ from shared_model import roster, signing
 from shared_model.errors import PeerFault, Refused
 from shared_model.protocol_sum import EpochKey
 from shared_model.roster import Roster, SignedRoster
+from shared_model.secure_sum.numbers import Numbers
 
 World = Callable[..., Consortium]
 
@@ -266,6 +267,20 @@ def test_sum_parameters_of_the_coordinators_choice_are_refused(
     world = consortium(4)
     heard = world.submit(world.request(1, plan=plan))
     assert {item.refused for item in heard.values()} <= {"secure-sum", "epoch"}
+    assert_nothing_learned(world)
+
+
+@pytest.mark.parametrize(("bound", "bits"), [(2e-12, 20), (9e11, 20), (1.0, 8), (1.0, 24)])
+def test_bits_and_bound_of_the_coordinators_choice_spoil_the_sum_and_tell_nothing_more(
+    consortium: World, bound: float, bits: int
+) -> None:
+    """The nodes take them, as the page of attacks says: both come after their own noise. Nothing is
+    learned from the submissions."""
+    world = consortium(4)
+    numbers = Numbers.of(1024, sum(world.weights.values()), bound, bits)
+    plan = {"norm_bound": bound, "bits": bits, "modulus_bits": numbers.modulus_bits}
+    heard = world.submit(world.request(1, plan=plan))
+    assert {item.refused for item in heard.values()} == {""}
     assert_nothing_learned(world)
 
 
