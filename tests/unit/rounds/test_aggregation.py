@@ -99,7 +99,7 @@ def config(optimiser, **changes):
 def test_the_default_bound_follows_from_public_numbers():
     """The two formulas of the docstring, by hand: lr 0.01, 100 steps, d = 10,000, N = 50."""
     adam = default_norm_bound(config("adam"), 50, 10_000)
-    assert adam == pytest.approx(0.01 * 100.0 * min(100, 6 * 10))
+    assert adam == pytest.approx(1.05 * 0.01 * 100.0 * min(100, 6 * 10))
     sgd = default_norm_bound(config("sgd"), 50, 10_000)
     assert sgd == pytest.approx(0.01 * 100 * 0.5 + 3 * 0.01 * 10 * 2.0 * 0.5 * 100 / (0.1 * 50))
 
@@ -108,6 +108,22 @@ def test_the_operators_bound_goes_before_the_default():
     """It is fixed when the run begins."""
     assert norm_bound(config("adam", update_norm_bound=7.5), 50, 10_000) == 7.5
     assert norm_bound(config("adam"), 50, 10_000) == default_norm_bound(config("adam"), 50, 10_000)
+
+
+def test_one_step_of_adam_is_not_scaled_down_at_every_hospital():
+    """Its first step moves every parameter by lr: without room the bound is met to the last bit."""
+    from client.training import _Optimiser
+
+    size = 4000
+    plan = {"sample_rate": 0.1, "noise_multiplier": 2.0, "clipping_norm": 0.5, "steps": 1}
+    settings = config("adam", privacy=plan)
+    bound = default_norm_bound(settings, 50, size)
+    numbers = Numbers.of(size, 10, bound)
+    for seed in range(20):
+        noise = np.random.default_rng(seed).standard_normal(size)
+        made = _Optimiser(settings.training, size).step(noise).astype(np.float32)
+        assert np.linalg.norm(made.astype(np.float64)) > 0.9 * bound
+        assert not quantise(made, numbers, bytes(32), 1, bytes(32)).scaled
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
