@@ -121,8 +121,9 @@ def default_norm_bound(config: RunConfig, smallest_declared: int, dimension: int
     Adam moves every parameter by about the learning rate lr in a step, and no further than
     steps x lr in a round; its moves follow noise, so that they add up like a random walk, for
     which 6 sqrt(steps) leaves room:  1.05 lr sqrt(d) min(steps, 6 sqrt(steps)).
-    With one step every parameter moves by lr exactly, and in float32 a little more: without the
-    1.05 each update would be at the bound, and half of them scaled down and logged as such.
+    With one step every parameter moves by lr, rounded to float32, which for half of all lr (1e-3
+    among them) is more than lr: without the 1.05 every update would be just above the bound, be
+    scaled down and be logged as such, in every round.
     SGD adds, in each step, a clipped mean (norm about C) and noise of norm sigma C sqrt(d) / (q N);
     noise of different steps is independent:
     lr steps C + 3 lr sqrt(steps) sigma C sqrt(d) / (q N), N the smallest declared number.
