@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,11 +177,16 @@ def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
         coordinator = consortium.start(
             stack, "renewed.log", "--rounds", "1", "--run", "renewed", "--minimum", "3", *PLAN
         )
-        wait_for(lambda: "roster-approval" in coordinator.text(), "a node waits for its operator")
-        shown = command(
-            *("fedprint-node", "roster", "show", "--home", str(consortium.root / "alpha"), "--json")
-        )
-        assert json.loads(shown.stdout)["pending"]["version"] == 2
+
+        def waiting(site: str) -> bool:
+            home = str(consortium.root / site)
+            shown = command("fedprint-node", "roster", "show", "--home", home, "--json")
+            pending = json.loads(shown.stdout)["pending"]
+            return pending is not None and pending["version"] == 2
+
+        for site in SITES:
+            wait_for(partial(waiting, site), f"{site} waits for its operator")
+        assert "roster-approval" in coordinator.text()
         assert all(row["run"] != "renewed" for site in SITES for row in consortium.spend(site))
         for site in SITES:
             home = str(consortium.root / site)

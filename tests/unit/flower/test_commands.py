@@ -77,7 +77,7 @@ def test_a_start_without_a_signed_roster_is_refused(
     """Enrolled cards alone are no consortium."""
     home.roster.unlink()
     with pytest.raises(OurMistake, match="no roster yet"):
-        start(home, rounds=2)
+        start(home, minimum=2, rounds=2)
     assert conducted == []
 
 
@@ -89,7 +89,7 @@ def test_without_a_run_a_start_needs_rounds(home: CoordinatorHome, conducted: li
 def test_a_start_begins_a_run_and_the_next_continues_it(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    start(home, rounds=2, steps=3)
+    start(home, minimum=2, rounds=2, steps=3)
     start(home)
     assert conducted == ["run-1", "run-1"]
     record = RunFolder(home.run_folder("run-1")).record()
@@ -100,14 +100,14 @@ def test_a_start_begins_a_run_and_the_next_continues_it(
 def test_the_configuration_of_a_run_that_has_begun_is_fixed(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    start(home, rounds=2)
+    start(home, minimum=2, rounds=2)
     with pytest.raises(OurMistake, match="is fixed"):
-        start(home, rounds=3)
+        start(home, minimum=2, rounds=3)
 
 
 def test_several_unfinished_runs_need_a_name(home: CoordinatorHome, conducted: list[str]) -> None:
-    start(home, rounds=2, run="one")
-    start(home, rounds=2, run="two")
+    start(home, minimum=2, rounds=2, run="one")
+    start(home, minimum=2, rounds=2, run="two")
     with pytest.raises(OurMistake, match="one, two"):
         start(home)
 
@@ -120,13 +120,13 @@ def test_a_run_that_pauses_ends_with_a_refusal(
 
     monkeypatch.setattr(superlink, "conduct", conduct)
     with pytest.raises(Refused, match="paused: budget"):
-        start(home, rounds=2)
+        start(home, minimum=2, rounds=2)
 
 
 def test_status_lists_sites_and_runs(
     home: CoordinatorHome, conducted: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start(home, rounds=2)
+    start(home, minimum=2, rounds=2)
     capsys.readouterr()
     cli_run.status(home.root, as_json=True)
     shown = json.loads(capsys.readouterr().out)
@@ -200,7 +200,7 @@ def test_a_site_that_was_removed_is_not_in_the_next_run(
     cli_run.remove("beta", home.root)
     sign_roster(tmp_path)
     assert [card.site for card in sites.roster(home)] == ["alpha", "gamma"]
-    start(home, rounds=1)
+    start(home, minimum=2, rounds=1)
     record = RunFolder(home.run_folder("run-1")).record()
     assert record.roster.names == ("alpha", "gamma")
 
