@@ -7,8 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
