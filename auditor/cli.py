@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from shared_model import terminal
-from shared_model.errors import Refused
+from shared_model.errors import OurMistake, Refused
+
+INCOMPLETE_EXIT = 6
+"""Exit status of an audit that found no fault and could not check what it has to."""
 
 app = typer.Typer(
     name="fedprint-audit",
@@ -49,8 +52,10 @@ def release(
     from auditor.verify import audit_release, failed
     from shared_model.release_files import read_pinned_keys, read_release
 
-    key, run_key = read_pinned_keys(signer)
-    findings = audit_release(read_release(folder), key, run_key=run_key)
+    keys = read_pinned_keys(signer)
+    findings = audit_release(
+        read_release(folder), keys.release, run_key=keys.run, root_key=keys.root
+    )
     bad = failed(findings)
     if as_json:
         terminal.print_json(
@@ -71,6 +76,108 @@ def release(
         )
     if not as_json:
         typer.echo("No check failed. The lines CANNOT CHECK are not a verdict of any kind.")
+
+
+@app.command("sum")
+def sum_of_run(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_FOLDER_OR_BUNDLE",
+            help="A run's folder, or what fedprint-coordinator audit-bundle wrote.",
+        ),
+    ],
+    roster: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True, help="roster.json as a hospital has it; again for each version of the run."
+        ),
+    ],
+    root_key: Annotated[
+        str, typer.Option(help="The root key: 64 hexadecimal digits, or root.json.")
+    ],
+    coordinator: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="coordinator.json that a hospital has pinned: who may sign requests."
+        ),
+    ] = None,
+    release_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--release",
+            exists=True,
+            help="Compare this release with the folder, too; needs --coordinator.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document instead of a table.")
+    ] = False,
+) -> None:
+    """Add up again what the hospitals submitted, and hold it against the published sums and models.
+
+    Needs no network. The exit status is 3 if any check fails, 6 if none fails and a sum could not
+    be verified (INCOMPLETE). What cannot be checked is named.
+
+    Example: fedprint-audit sum bundle --roster roster.json --root-key root.json
+    """
+    from auditor.sum import audit_sums
+    from auditor.sum_folder import SumFolder
+    from auditor.sum_release import compared
+    from auditor.verify import verdict_of
+    from shared_model import enrolment
+    from shared_model.release_checks import verify
+    from shared_model.release_files import read_release
+    from shared_model.sum_evidence import opened_rosters
+
+    key = _root_key(root_key)
+    pinned = None
+    if coordinator is not None:
+        pinned = enrolment.open_invitation(coordinator.read_bytes())
+        if pinned.root != key:
+            raise Refused("coordinator.json names another root key.", reason="signer")
+    rosters = opened_rosters((path.read_bytes() for path in roster), key)
+    findings = audit_sums(SumFolder(folder), rosters, run_key=pinned.run if pinned else None)
+    if release_path is not None:
+        if pinned is None:
+            raise OurMistake(
+                "Whose release it is, only a pinned key says.",
+                do="Give --coordinator coordinator.json as well.",
+            )
+        manifest = verify(read_release(release_path), pinned.release).manifest
+        findings += compared(SumFolder(folder), manifest)
+    verdict = verdict_of(findings)
+    if as_json:
+        terminal.print_json({"verdict": verdict, "findings": [vars(item) for item in findings]})
+    else:
+        terminal.show(f"Sums of {folder.name}", [vars(item) for item in findings], as_json=False)
+    if verdict == "FAILED":
+        count = sum(item.verdict == "FAILED" for item in findings)
+        raise Refused(
+            f"{count} of {len(findings)} checks failed.",
+            reason="audit",
+            do="Do not use models of this run; show the report to the hospitals.",
+        )
+    if verdict == "INCOMPLETE":
+        typer.echo("INCOMPLETE: no check failed, but not every sum was verified.", err=True)
+        raise typer.Exit(INCOMPLETE_EXIT)
+    if not as_json:
+        typer.echo("No check failed. The lines CANNOT CHECK are not a verdict of any kind.")
+
+
+def _root_key(value: str) -> bytes:
+    """32 raw bytes, from digits or from root.json."""
+    from shared_model import enrolment
+
+    if len(value) == 64 and all(c in "0123456789abcdefABCDEF" for c in value):
+        return bytes.fromhex(value)
+    try:
+        data = Path(value).read_bytes()
+    except (OSError, ValueError) as error:
+        raise OurMistake(
+            "The root key is neither 64 hexadecimal digits nor a readable root.json."
+        ) from error
+    return enrolment.open_root_card(data).root
 
 
 def main() -> None:

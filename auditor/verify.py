@@ -1,7 +1,8 @@
 """What an auditor can check about a release, offline, without believing the coordinator.
 
 Every check is one line with a verdict: OK, FAILED, or CANNOT CHECK with the reason in words. Only
-FAILED makes the whole fail; what cannot be checked is never counted as good.
+FAILED makes the whole fail; what cannot be checked is never counted as good. INCOMPLETE is said of
+a whole (`auditor.sum`) in which what has to be checked could not be.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from shared_model.release import (
     check_evidence,
     check_signature,
     check_weights,
-    statement_in_words,
 )
 from shared_model.release_files import code_digest
 from shared_model.release_origin import known_origin
+from shared_model.release_words import statement_in_words
 
-Verdict = Literal["OK", "FAILED", "CANNOT CHECK"]
+Verdict = Literal["OK", "FAILED", "CANNOT CHECK", "INCOMPLETE"]
 Accountant = Callable[[Sequence[PrivacyPlan], float], float]
 
 AGREEMENT = 0.01
@@ -53,6 +54,7 @@ def audit_release(
     signer: bytes,
     *,
     run_key: bytes | None = None,
+    root_key: bytes | None = None,
     accountants: tuple[Accountant, Accountant] | None = None,
 ) -> list[Finding]:
     """All findings about a release; nothing after a failed signature is looked at.
@@ -60,6 +62,7 @@ def audit_release(
     Args:
         signer: 32 raw bytes, the release key that the auditor was given.
         run_key: 32 raw bytes, the key that signs requests, if the auditor was given it.
+        root_key: 32 raw bytes, the key that signs rosters, if the auditor was given it.
         accountants: (PLD, PRV); replaced in tests only.
     """
     try:
@@ -76,7 +79,8 @@ def audit_release(
     ]
     findings.append(_digest("weights", lambda: check_weights(manifest, files.weights)))
     findings.append(_digest("evidence", lambda: check_evidence(manifest, files.evidence)))
-    findings.append(_run_key(manifest, run_key))
+    findings.append(pinned_key("run key", "requests", manifest.run_key, run_key))
+    findings.append(pinned_key("root key", "rosters", manifest.root_key, root_key))
     findings += _lineage(manifest, files)
     pld, prv = accountants or (accounting.epsilon_pld, accounting.epsilon_prv)
     pair = (_remembered(pld), _remembered(prv))
@@ -101,22 +105,30 @@ def _remembered(accountant: Accountant) -> Accountant:
     return asked
 
 
-def _run_key(manifest: Manifest, run_key: bytes | None) -> Finding:
-    if run_key is None:
-        told = signing.key_digest(bytes.fromhex(manifest.run_key))[:16]
+def pinned_key(name: str, signed: str, stated: str, pinned: bytes | None) -> Finding:
+    """Whether requests, or rosters, are signed by the key that hospitals have pinned."""
+    if pinned is None:
+        told = signing.key_digest(bytes.fromhex(stated))[:16]
         return Finding(
-            "run key",
+            name,
             "CANNOT CHECK",
-            f"no coordinator.json was given; the requests are signed by key digest {told}",
+            f"no coordinator.json was given; the {signed} are signed by key digest {told}",
         )
-    if manifest.run_key != run_key.hex():
-        return Finding("run key", "FAILED", "the requests are signed by another key than pinned")
-    return Finding("run key", "OK", "the requests are signed by the key that hospitals pinned")
+    if stated != pinned.hex():
+        return Finding(name, "FAILED", f"the {signed} are signed by another key than pinned")
+    return Finding(name, "OK", f"the {signed} are signed by the key that hospitals pinned")
 
 
 def failed(findings: Sequence[Finding]) -> bool:
     """True if any check failed."""
     return any(item.verdict == "FAILED" for item in findings)
+
+
+def verdict_of(findings: Sequence[Finding]) -> Verdict:
+    """Of the whole: FAILED if a check failed, else INCOMPLETE if one says so, else OK."""
+    if failed(findings):
+        return "FAILED"
+    return "INCOMPLETE" if any(item.verdict == "INCOMPLETE" for item in findings) else "OK"
 
 
 def _digest(what: str, check: Callable[[], object]) -> Finding:
@@ -160,7 +172,9 @@ def _lineage(manifest: Manifest, files: ReleaseBytes) -> list[Finding]:
         _faults(
             "signed replies",
             release_checks.evidence_faults(manifest, evidence),
-            f"all {replies} replies are signed by their hospitals and say what the lineage says",
+            f"all {replies} replies are signed by their hospitals and say what the lineage says; "
+            f"every sum was agreed on, answered for and found right by its hospitals, which have "
+            f"signed the model that they computed of it",
         ),
     ]
 
@@ -250,6 +264,7 @@ def _code(manifest: Manifest) -> Finding:
 
 def _cannot_check(manifest: Manifest) -> list[Finding]:
     """What no file of a release can show."""
+    root = signing.key_digest(bytes.fromhex(manifest.root_key))
     keys = ", ".join(
         f"{one.site} {signing.key_digest(bytes.fromhex(one.identity_key))}"
         for one in manifest.privacy
@@ -257,8 +272,8 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
     lines = [
         (
             "hospitals' keys",
-            "they are the ones that the coordinator enrolled; compare these key digests with "
-            f"the hospitals: {keys}",
+            "they are the ones of rosters that the consortium's root key signed; compare the key "
+            f"digests by telephone: root {root}; {keys}",
         ),
         (
             "noise",
@@ -272,16 +287,14 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
         ),
         (
             "aggregation",
-            "that each model is the weighted mean of exactly these updates: the updates are not "
-            "in the release",
+            "with one's own eyes that each model is made of its round's sum: neither sums nor "
+            "models in between are in the release. At least t hospitals of each round have signed "
+            "that they computed it; fedprint-audit sum does it from the coordinator's files",
+        ),
+        (
+            "collusion",
+            "whether more hospitals than the roster's bound worked with the coordinator to open "
+            "single updates: that leaves no trace in a release",
         ),
     ]
-    if manifest.aggregation == "insecure_aggregation":
-        lines.append(
-            (
-                "coordinator",
-                "insecure_aggregation: it saw every hospital's update by itself, and who read "
-                "them there leaves no trace; only each hospital's noise protects its patients",
-            )
-        )
     return [Finding(name, "CANNOT CHECK", detail) for name, detail in lines]

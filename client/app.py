@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO
@@ -42,6 +43,11 @@ BODY = "body"
 POLL_S = 0.2
 RECONNECT_S = 5
 """Longest pause of a node whose coordinator is away; Flower's is 20 s."""
+WAIT_S = (0.2, 3.0)
+"""Shortest and longest pause before the SuperNode asks the coordinator again; Flower's is 3 s,
+three times a round."""
+WAIT_SHARE = 0.25
+"""A pause is at most this share of the time since the last message, within `WAIT_S`."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
@@ -84,12 +90,41 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
     return header if isinstance(header, bytes) else b"", b"" if array is None else array.data
 
 
+class Pace:
+    """Stands for the module `time` in Flower's SuperNode, whose loop only sleeps.
+
+    A round has three trips, so the next message comes soon after the last answer, or it comes when
+    the slowest hospital is ready. The pause grows with the time that has gone by: little is lost
+    while a round goes on, and a waiting node asks as rarely as Flower's own.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        self._last = clock()
+
+    def sleep(self, seconds: float) -> None:
+        """Called with 3 s when no message was there, with less while one is being answered."""
+        shortest, longest = WAIT_S
+        if seconds < longest:
+            self._last = self._clock()
+            self._sleep(min(seconds, shortest))
+            return
+        gone = self._clock() - self._last
+        self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
+
+
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
     from flwr.supercore.retry import http_retry
+    from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
+    vars(start_client_internal)["time"] = Pace()
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

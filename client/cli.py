@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_node, cli_release
+from client import cli_data, cli_node, cli_release, cli_roster
 from shared_model import terminal
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data", help="Add, show, remove recordings of this hospital.")
 cli_node.register(app)
 cli_release.register(app)
+cli_roster.register(app)
 
 
 def main() -> None:

@@ -76,13 +76,22 @@ def join(
         f"Coordinator at {offered.address}\n"
         f"digest of the file:        {offered.spoken}\n"
         f"digest of its run key:     {signing.key_digest(offered.run)}\n"
-        f"digest of its release key: {signing.key_digest(offered.release)}",
+        f"digest of its release key: {signing.key_digest(offered.release)}\n"
+        "digest of the root key (its holder reads it to you, not the coordinator's operator):\n"
+        f"  {enrolment.RootCard(root_key=offered.root_key).spoken_key}",
         soft_wrap=True,
     )
-    if not yes and not typer.confirm("Did the operator read the same digest to you by telephone?"):
+    if not yes and not typer.confirm(
+        "Did the operator read the same digest of the file to you by telephone, and the holder of "
+        "the root key that of the root key?"
+    ):
         raise Refused("The coordinator was not pinned.", reason="not-compared")
     keys.join(place, data)
-    terminal.out.print("Pinned. Next: fedprint-node data add FOLDER, then fedprint-node start")
+    terminal.out.print(
+        "Pinned. Next: fedprint-node data add FOLDER, fedprint-node roster approve roster.json "
+        "(the operator sends it, or it waits once the node was started), fedprint-node start",
+        soft_wrap=True,
+    )
 
 
 def start(home: Home = None) -> None:
@@ -103,7 +112,7 @@ def start(home: Home = None) -> None:
 
 
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show this node: site, coordinator, data, policy, budget left, whether it runs.
+    """Show this node: site, coordinator, roster, epoch, data, whether it runs.
 
     Example: fedprint-node status --json
     """
@@ -123,12 +132,35 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         rows.append({"what": "coordinator.json digest", "value": pinned.spoken})
     else:
         rows.append({"what": "coordinator", "value": "none joined"})
+    rows += _of_the_secure_sum(place)
     rows.append({"what": "data", "value": "ingested" if place.store.exists() else "none"})
     rows.append({"what": "folder", "value": str(place.root)})
     if as_json:
         terminal.print_json({row["what"].replace(" ", "_"): row["value"] for row in rows})
         return
     terminal.show("Node", rows, as_json=False)
+
+
+def _of_the_secure_sum(place: NodeHome) -> list[dict[str, Any]]:
+    """Which roster and epoch this node goes by, and what waits for its operator."""
+    from client.node_parts import epoch_keys
+    from client.rosters import APPROVE, RosterBook
+
+    book, epochs = RosterBook(place), epoch_keys(place)
+    approved, pending = book.approved(), book.pending()
+    waits = "none" if pending is None else f"version {pending.roster.version}. {APPROVE}"
+    if epochs.held:
+        epoch = f"{epochs.held}"
+    else:
+        epoch = f"no key; the last was {epochs.last}" if epochs.last else "none yet"
+    return [
+        {
+            "what": "roster",
+            "value": "none approved" if approved is None else f"version {approved.roster.version}",
+        },
+        {"what": "roster waiting for approval", "value": waits},
+        {"what": "epoch", "value": epoch},
+    ]
 
 
 def spend(home: Home = None, as_json: AsJson = False) -> None:

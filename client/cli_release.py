@@ -33,21 +33,30 @@ def install(
     ],
     home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="Install without asking.")] = False,
+    confirm_roster: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="A roster from before this hospital joined, whose hospitals you have asked; again "
+            "for each.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a release against the coordinator's pinned key, show what it cost, install it.
 
-    Refused: another signer, a wrong signature or digest, a lineage that does not hang together, an
-    older release than the installed one, a model that this version does not know.
+    Refused: another signer, a wrong signature or digest, a lineage that does not hang together or
+    leaves out a round that this hospital answered, a roster that it has not approved, an older
+    release than the installed one, a model that this version does not know.
 
     Example: fedprint-node install heart-1.fedprint
     """
     from client import install as installation
     from client.home import NodeHome
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = NodeHome.find(home)
-    checked = installation.check(place, source)
+    checked = installation.check(place, source, confirm_roster or ())
     manifest = checked.release.manifest
     if not as_json:
         for line in words(manifest):
@@ -68,7 +77,7 @@ def release(home: Home = None, as_json: AsJson = False) -> None:
     """
     from client import install as installation
     from client.home import NodeHome
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = NodeHome.find(home)
     found = installation.current(place)

@@ -52,6 +52,36 @@ class NodeHome:
         return self.root / "coordinator.json"
 
     @property
+    def roster(self) -> Path:
+        """roster.json: the signed roster that this hospital has approved."""
+        return self.root / "roster.json"
+
+    @property
+    def rosters(self) -> Path:
+        """Every signed roster that this hospital ever approved."""
+        return self.root / "rosters"
+
+    @property
+    def pending_roster(self) -> Path:
+        """The signed roster that waits for this hospital's approval."""
+        return self.root / "pending_roster.json"
+
+    @property
+    def seen_roster(self) -> Path:
+        """Root key, version and digest of the highest roster ever seen."""
+        return self.root / "roster_seen.json"
+
+    @property
+    def epochs(self) -> Path:
+        """epochs.json: the last epoch's number."""
+        return self.root / "epochs.json"
+
+    @property
+    def never_back_up(self) -> Path:
+        """What must not outlive a restore: the epoch's key. Back-ups leave this folder out."""
+        return self.root / "never-back-up"
+
+    @property
     def store(self) -> Path:
         """Window store: catalogue and memory-mapped windows."""
         return self.root / "store"

@@ -14,20 +14,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import NodeHome
-from client.keys import load_config, pinned
-from shared_model import signing
+from client.install_checks import (
+    check_model,
+    check_names,
+    check_own_rounds,
+    check_price,
+    check_rosters,
+    config_of,
+)
+from client.keys import pinned
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
 from shared_model.release import Release, ReleaseBytes
-from shared_model.release_checks import replies_of, verify
+from shared_model.release_checks import verify
 from shared_model.release_files import read_release, write_release
 from shared_model.weights import Weights
 
@@ -35,9 +42,6 @@ if TYPE_CHECKING:
     from shared_model.mae import MaskedAutoencoder
 
 _FOLDER = re.compile(r"\A[0-9]{6,10}-[0-9a-f]{12}\Z")
-AGREEMENT = 0.01
-"""Two versions of the accountant may differ by this share of epsilon."""
-ASK = "Ask the coordinator's operator for the release again."
 
 
 @dataclass(frozen=True)
@@ -64,71 +68,27 @@ def trusted_signer(home: NodeHome) -> bytes:
     return pinned(home).release
 
 
-def check(home: NodeHome, path: Path) -> Checked:
+def check(home: NodeHome, path: Path, confirmed: Collection[str] = ()) -> Checked:
     """Verify a release folder or archive for this node; changes nothing.
+
+    Args:
+        confirmed: digests of rosters that this node never approved and its operator, asked for
+            this release, vouches for.
 
     Raises:
         Refused: reasons "files", "size", "manifest", "signer", "signature", "digest", "weights",
-            "evidence", "lineage", "price", "model", "downgrade".
+            "evidence", "lineage", "roster-approval", "price", "model", "downgrade".
         OurMistake: nothing at `path`, or the node has joined no coordinator.
     """
     signer = trusted_signer(home)
     files = read_release(path)
     release = verify(files, signer)
     check_names(home, release)
+    check_rosters(home, release, confirmed)
+    check_own_rounds(home, release)
     check_price(release)
     check_model(release)
     return Checked(release, files, again=_not_older(home, release))
-
-
-def check_names(home: NodeHome, release: Release) -> None:
-    """Nobody may have run rounds, or answered them, in a name that this node knows better.
-
-    Raises:
-        Refused: the requests are signed by another run key than the pinned one, or the replies
-            of this very hospital by another identity key than its own (reason "signer").
-    """
-    manifest = release.manifest
-    if manifest.run_key != pinned(home).run_key:
-        raise Refused(
-            "The rounds of this release were asked for by another key than the pinned run key.",
-            reason="signer",
-            do="Ask the coordinator's operator; do not install it.",
-        )
-    if not home.config.exists():
-        return
-    site = load_config(home).site
-    own = signing.public_bytes(signing.load_key_file(home.identity_key)).hex()
-    for one in manifest.privacy:
-        if one.site == site and one.identity_key != own:
-            raise Refused(
-                f"The release counts replies of {site} that this hospital has never signed.",
-                reason="signer",
-                do="Show the release to the other hospitals and to the coordinator's operator.",
-            )
-
-
-def check_price(release: Release) -> None:
-    """No hospital's epsilon is stated lower than its signed rounds cost, by this node's accountant.
-
-    A person reads the price and then says yes. A higher one than needed is no harm.
-
-    Raises:
-        Refused: reason "price".
-    """
-    from shared_model import accounting
-
-    manifest = release.manifest
-    for one in manifest.privacy:
-        plans = [step.plan.plan() for step, _ in replies_of(manifest.lineage.rounds, one.site)]
-        cost = accounting.epsilon_pld(plans, one.delta)
-        if not one.epsilon >= cost * (1.0 - AGREEMENT):
-            raise Refused(
-                f"The release states epsilon {one.epsilon:.3g} for {one.site} at delta "
-                f"{one.delta:.1e}; its rounds cost {cost:.3g}.",
-                reason="price",
-                do="Show the release to the auditor and to the coordinator's operator.",
-            )
 
 
 def opened(home: NodeHome, path: Path) -> Release:
@@ -139,30 +99,9 @@ def opened(home: NodeHome, path: Path) -> Release:
     """
     release = verify(read_release(path), trusted_signer(home))
     check_names(home, release)
+    check_rosters(home, release)
     check_model(release)
     return release
-
-
-def check_model(release: Release) -> None:
-    """The model must be one that this version can build, and the weights must fit it.
-
-    The shape is compared with the version's own presets before anything is built from it.
-
-    Raises:
-        Refused: reason "model".
-    """
-    from shared_model import mae
-
-    config = _config(release)
-    if mae.PRESETS.get(config.preset) != config:
-        raise Refused(
-            "The release is of a model that this version does not know.",
-            reason="model",
-            do="Update this node's software first, then install the release.",
-        )
-    like = mae.weights_of(mae.build(config, seed=0))
-    if _shapes(like) != _shapes(release.weights):
-        raise Refused("The weights do not fit the model of the manifest.", reason="model", do=ASK)
 
 
 def install(home: NodeHome, checked: Checked) -> Path:
@@ -210,7 +149,7 @@ def previous(home: NodeHome) -> str | None:
 
 def load_model(release: Release) -> MaskedAutoencoder:
     """The released model, ready for fingerprints."""
-    return model_of(_config(release), release.weights)
+    return model_of(config_of(release), release.weights)
 
 
 def model_of(config: ModelConfig, weights: Weights) -> MaskedAutoencoder:
@@ -220,17 +159,6 @@ def model_of(config: ModelConfig, weights: Weights) -> MaskedAutoencoder:
     model = mae.build(config, seed=0)
     mae.load_weights(model, weights)
     return model
-
-
-def _config(release: Release) -> ModelConfig:
-    try:
-        return release.manifest.model.config()
-    except OurMistake as error:
-        raise Refused("The manifest describes no model.", reason="model", do=ASK) from error
-
-
-def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _not_older(home: NodeHome, release: Release) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from client import keys
 from client.home import NodeHome
 from shared_model.children import Child, Family
-from shared_model.errors import OurMistake, PeerFault
+from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
 from shared_model.signing import write_secret
 
@@ -109,13 +109,21 @@ def check_books(home: NodeHome) -> None:
 
     Raises:
         OurMistake: policy.toml is absent or wrong.
-        Refused: reason "spend_table".
+        Refused: reasons "spend_table", "restored".
     """
+    from client.node_parts import outbox_of
     from client.policy import Policy
     from client.spend import SpendTable
 
     Policy.from_file(home.policy)
     SpendTable.open(home.spend).close()
+    if outbox_of(home).was_rolled_back():
+        raise Refused(
+            "This node's folder was restored from a backup: it does not know all that it has "
+            "signed and spent.",
+            reason="restored",
+            do="Run: fedprint-node restored",
+        )
 
 
 @contextmanager

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from client import keys
+from client.epochs import EpochKeys
 from client.home import NodeHome
 from client.outbox import Outbox
 from client.policy import Policy, check_request
+from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
 from client.spend import Budget, SpendTable
-from shared_model import signing
+from shared_model import canonical, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.noise import NoiseSource, SystemNoise
 from shared_model.protocol import PrivacyStatement, TrainRequest
+from shared_model.roster import Roster
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
@@ -53,7 +57,6 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
             training=request.training,
             participants=request.sites,
             minimum_contributors=request.minimum_contributors,
-            insecure_aggregation=request.insecure_aggregation,
         )
 
     def ready() -> None:
@@ -78,21 +81,38 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
             return pretend.noise(request, config.site)
         return SystemNoise()
 
+    identity_key = signing.load_key_file(home.identity_key)
+    pinned = keys.pinned(home)
     return Node(
         site=config.site,
         declared_patients=config.declared_patients,
-        identity_key=signing.load_key_file(home.identity_key),
-        run_key=keys.pinned(home).run,
+        identity_key=identity_key,
+        run_key=pinned.run,
         policy=allowed,
+        minimum_contributors=policy.minimum_contributors,
+        rosters=HospitalRosters(RosterBook(home), pinned.root, policy),
+        epochs=epoch_keys(home),
         books=HospitalBooks(home.spend, budget, config.site, config.declared_patients),
-        outbox=Outbox(home.outbox),
+        outbox=outbox_of(home),
         ready=ready,
         data=data,
         noise=noise,
         check_model=check_model,
+        dimension=dimension,
         train=train,
         log=log_to(home.logs / "rounds.log"),
+        allow_unmasked=pretend.allow_unmasked,
     )
+
+
+def outbox_of(home: NodeHome) -> Outbox:
+    """Where the node of this folder keeps what it has answered."""
+    return Outbox(home.outbox, home.never_back_up / "writes")
+
+
+def epoch_keys(home: NodeHome) -> EpochKeys:
+    """Where the node of this folder keeps its epoch key."""
+    return EpochKeys(home.never_back_up, home.epochs)
 
 
 @dataclass(frozen=True)
@@ -124,16 +144,44 @@ class HospitalBooks:
             epsilon=epsilon if math.isfinite(epsilon) else None, delta=row.delta
         )
 
-    def settle(self, run: str, round: int, update_digest: str) -> None:
+    def settle(self, run: str, round: int, body_digest: str) -> None:
         """See `client.round.Books`."""
         with SpendTable.open(self.path) as table:
             row = table.find(run, round)
             if row is None:
                 raise Refused("A round that was answered is not booked.", reason="spend_table")
             if row.update_digest is None:
-                table.settle(row, update_digest)
-            elif row.update_digest != update_digest:
+                table.settle(row, body_digest)
+            elif row.update_digest != body_digest:
                 raise Refused("A round is booked with another update.", reason="spend_table")
+
+    def ledger_head(self) -> str:
+        """See `client.round.Books`: digest of all rows in the order in which they were booked.
+
+        Without their times, which are all that others could not guess: they would be run times.
+        """
+        with SpendTable.open(self.path) as table:
+            rows = [row.as_dict() for row in table.rows()]
+        for row in rows:
+            del row["reserved_at_s"], row["settled_at_s"]
+        return canonical.digest_of(rows)
+
+
+@dataclass(frozen=True)
+class HospitalRosters:
+    """The roster book of this node under its policy and pinned root key, today."""
+
+    book: RosterBook
+    root_key: bytes
+    policy: Policy
+
+    def approved(self) -> Roster:
+        """See `client.round.Rosters`."""
+        return self.book.current(self.root_key, self.policy, today_utc())
+
+    def offer(self, data: bytes) -> Roster:
+        """See `client.round.Rosters`."""
+        return self.book.offer(data, self.root_key, self.policy, today_utc())
 
 
 def check_model(request: TrainRequest, body: bytes) -> Weights:
@@ -155,6 +203,20 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
     if not all(bool(np.isfinite(value).all()) for value in weights.values()):
         raise Refused("The weights are not finite.", reason="model")
     return weights
+
+
+@functools.cache
+def _trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+    from shared_model import mae
+
+    model = mae.build(mae.PRESETS[preset], 0)
+    weights = mae.weights_of(model)
+    return sum(int(weights[name].size) for name in mae.trainable_names(model, trainable))
+
+
+def dimension(request: TrainRequest, weights: Weights) -> int:
+    """Number of parameters that the request trains; its preset was checked."""
+    return _trainable_size(request.preset, request.training.trainable)
 
 
 def train(

@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from client.spend import Budget
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
+from shared_model.protocol import MAX_PARTICIPANTS
 
 SMALLEST_CLIPPING_NORM = 1e-6
 SMALLEST_SAMPLE_RATE = 1e-6
@@ -22,6 +23,11 @@ _LARGEST_FILE = 64 * 1024
 
 class Policy(BaseModel):
     """One hospital's limits. Frozen, checked once; unknown keys are refused.
+
+    colluding_sites: how many other hospitals may work together with the coordinator without
+        learning anything of this one's update; rosters that hold against fewer are refused.
+    allow_two_hospitals_who_can_each_compute_the_others_update: a sum of two hides nothing from
+        either of them; needs colluding_sites = 0.
 
     There is no key that allows noise that repeats: a node's noise is always the operating system's.
     """
@@ -35,7 +41,8 @@ class Policy(BaseModel):
     minimum_contributors: int = Field(default=3, ge=MINIMUM_CONTRIBUTORS, le=10_000)
     maximum_steps_per_round: int = Field(default=1000, ge=1, le=100_000)
     maximum_windows_per_patient: int = Field(default=64, ge=1, le=1024)
-    allow_insecure_aggregation: bool = False
+    colluding_sites: int = Field(default=1, ge=0, le=MAX_PARTICIPANTS)
+    allow_two_hospitals_who_can_each_compute_the_others_update: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -48,6 +55,14 @@ class Policy(BaseModel):
                 "declared_patients is seen by others and must be rounded to two digits: "
                 f"{rounded_patients(self.declared_patients)}"
             )
+        two = self.allow_two_hospitals_who_can_each_compute_the_others_update
+        if self.minimum_contributors < 3 and not two:
+            raise ValueError(
+                "minimum_contributors below 3 lets each of two hospitals compute the other's "
+                "update; that needs allow_two_hospitals_who_can_each_compute_the_others_update"
+            )
+        if two and self.colluding_sites != 0:
+            raise ValueError("a sum of two hides nothing: colluding_sites must be 0")
         return self
 
     @classmethod
@@ -67,11 +82,14 @@ class Policy(BaseModel):
         if len(data) > _LARGEST_FILE:
             raise OurMistake(f"{path.name} is too large for a policy.")
         try:
-            return cls.model_validate(tomllib.loads(data.decode()))
+            content = tomllib.loads(data.decode())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise OurMistake(
                 f"{path.name} is not valid TOML: {error}.", do="Correct the line."
             ) from error
+        _refuse_removed(content, path.name)
+        try:
+            return cls.model_validate(content)
         except ValidationError as error:
             raise OurMistake(
                 f"{path.name} is not a valid policy: {_explain(error)}.",
@@ -87,7 +105,8 @@ class Policy(BaseModel):
         epsilon_lifetime: float = 8.0,
         epsilon_per_run: float = 3.0,
         minimum_contributors: int = 3,
-        allow_insecure_aggregation: bool = False,
+        colluding_sites: int = 1,
+        allow_two_hospitals_who_can_each_compute_the_others_update: bool = False,
     ) -> Policy:
         """Write a commented policy.toml, the declared number rounded, and return what it says.
 
@@ -106,7 +125,10 @@ class Policy(BaseModel):
                 delta=default_delta(declared),
                 declared_patients=declared,
                 minimum_contributors=minimum_contributors,
-                allow_insecure_aggregation=allow_insecure_aggregation,
+                colluding_sites=colluding_sites,
+                allow_two_hospitals_who_can_each_compute_the_others_update=(
+                    allow_two_hospitals_who_can_each_compute_the_others_update
+                ),
             )
         except ValidationError as error:
             raise OurMistake(f"These limits make no policy: {_explain(error)}.") from error
@@ -155,7 +177,6 @@ def check_request(
     training: LocalTraining,
     participants: Sequence[str],
     minimum_contributors: int,
-    insecure_aggregation: bool,
 ) -> None:
     """Hold a coordinator's request against the policy, before any recording is read.
 
@@ -163,7 +184,7 @@ def check_request(
     The budget is not looked at here but inside `SpendTable.reserve`, in one transaction.
 
     Raises:
-        Refused: reason "roster", "contributors", "insecure-aggregation" or "policy".
+        Refused: reason "roster", "contributors" or "policy".
     """
     if len(set(participants)) != len(participants) or site not in participants:
         raise Refused("The round names a site twice or does not name this one.", reason="roster")
@@ -174,12 +195,6 @@ def check_request(
             f"{len(participants)} and a minimum of {minimum_contributors}.",
             reason="contributors",
             do="The operator asks more sites, or the hospital lowers minimum_contributors.",
-        )
-    if insecure_aggregation and not policy.allow_insecure_aggregation:
-        raise Refused(
-            "The round would show this hospital's update to the coordinator in clear.",
-            reason="insecure-aggregation",
-            do="Only the hospital may allow it: allow_insecure_aggregation in policy.toml.",
         )
     if plan.steps > policy.maximum_steps_per_round:
         raise Refused(
@@ -200,6 +215,21 @@ def check_request(
         )
 
 
+_REMOVED = {
+    "allow_insecure_aggregation": "updates always leave masked, so that nobody needs to allow it",
+}
+"""Keys of earlier versions, and why they are gone."""
+
+
+def _refuse_removed(content: dict[str, Any], name: str) -> None:
+    for key, reason in _REMOVED.items():
+        if key in content:
+            raise OurMistake(
+                f"{name} has the key {key} of an earlier version: {reason}.",
+                do=f"Remove the line that begins with {key} from {name}.",
+            )
+
+
 def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False, include_input=False, include_context=False):
@@ -212,7 +242,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _as_toml(policy: Policy) -> str:
-    yes = "true" if policy.allow_insecure_aggregation else "false"
+    two = "true" if policy.allow_two_hospitals_who_can_each_compute_the_others_update else "false"
     return f"""# What this hospital allows. The hospital edits this file; the coordinator cannot.
 # epsilon bounds what anyone can learn about one patient from everything this node ever sends:
 # the odds of a correct guess "this patient was in" change by at most a factor exp(epsilon),
@@ -238,6 +268,11 @@ minimum_contributors = {policy.minimum_contributors}
 maximum_steps_per_round = {policy.maximum_steps_per_round}
 maximum_windows_per_patient = {policy.maximum_windows_per_patient}
 
-# true: the coordinator may see this hospital's (noised) update by itself, not only the sum.
-allow_insecure_aggregation = {yes}
+# Hospitals that may work together with the coordinator and still learn nothing of this one's
+# update but the sum. Rosters whose threshold does not hold against so many are refused.
+colluding_sites = {policy.colluding_sites}
+
+# A sum of two hospitals shows each of them the (noised) update of the other. true: this hospital
+# takes part in such sums all the same; colluding_sites must then be 0.
+allow_two_hospitals_who_can_each_compute_the_others_update = {two}
 """

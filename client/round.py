@@ -1,19 +1,14 @@
-"""One round at the node: `handle(home, header, body) -> (header, body)`, bytes in, bytes out.
+"""The node's side of the protocol: `handle(home, header, body) -> (header, body)`, bytes both ways.
 
-What happens, in this order; each step refuses before the next one begins:
+Of what kind a message is follows from the pinned run key's signature, which is checked before its
+JSON is parsed; what has none is refused. Then, one message at a time:
 
-1. the header is signed by the pinned run key and is a legal request of this version;
-2. policy: this site is asked, enough participants and a high enough minimum, insecure aggregation
-   allowed, plan within the policy's limits, model and weights known. No data has been touched;
-3. outbox: the same request again gets the stored reply, byte for byte; another request for the
-   same round, or an older round, is refused;
-4. the request is claimed on disk, the spend is reserved on disk (or the budget refuses);
-5. recordings are read, the private training runs;
-6. the reply is stored on disk, the spend is settled with the update's digest, the reply leaves.
+    TrainRequest     `client.submit`: trip 1, the only one that reads recordings
+    EpochRequest     a new epoch key, for a roster that this hospital's operator approved
+    AgreeRequest, OpenRequest, CloseRequest, VerifyRequest    `client.sum_round`
 
-Killed after 4: the spend stays booked and the request is never begun again ("interrupted").
-Killed after 6: the stored reply is sent again. A fault inside becomes `Refusal("internal")`; why,
-without identifiers, is in the node's own `logs/rounds.log`.
+A fault inside becomes a `Refusal` with one word; why, without identifiers, is in the node's own
+`logs/rounds.log`. What goes wrong with a sum is marked there with "alarm": "secure-sum".
 
     header, body = handle(home, header, body)                       # deployed
     header, body = handle(home, header, body, pretend=PretendNode(...))   # simulations and tests
@@ -23,6 +18,7 @@ without identifiers, is in the node's own `logs/rounds.log`.
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -32,21 +28,29 @@ from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client import egress
+from client import egress, submit, sum_round
+from client.epochs import EpochKeys
 from client.home import NodeHome
 from client.outbox import Outbox
 from shared_model import protocol
-from shared_model import weights as weights_io
-from shared_model.config import MINIMUM_CONTRIBUTORS
-from shared_model.errors import (
-    BudgetExhausted,
-    DataFault,
-    FedprintError,
-    OurMistake,
-    PeerFault,
-    Refused,
+from shared_model.errors import BudgetExhausted, DataFault, FedprintError, PeerFault, Refused
+from shared_model.protocol import (
+    COORDINATOR,
+    PrivacyStatement,
+    RefusalReason,
+    RoundMessage,
+    SignedMessage,
+    TrainRequest,
 )
-from shared_model.protocol import PrivacyStatement, RefusalReason, TrainRequest
+from shared_model.protocol_sum import (
+    REQUESTS,
+    AgreeRequest,
+    CloseRequest,
+    EpochRequest,
+    OpenRequest,
+    VerifyRequest,
+)
+from shared_model.roster import Roster
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
@@ -64,15 +68,38 @@ class Books(Protocol):
             Refused: the budget would be crossed, or the round is booked already.
         """
 
-    def settle(self, run: str, round: int, update_digest: str) -> None:
-        """Complete the entry with the digest of the update that leaves; again changes nothing."""
+    def settle(self, run: str, round: int, body_digest: str) -> None:
+        """Complete the entry with the digest of the body that leaves; again changes nothing."""
+
+    def ledger_head(self) -> str:
+        """Digest of everything booked so far, 64 hexadecimal digits."""
+
+
+class Rosters(Protocol):
+    """The consortium as this hospital's operator approved it."""
+
+    def approved(self) -> Roster:
+        """The approved roster, held anew against the policy and today's date.
+
+        Raises:
+            Refused: none yet ("roster-approval"), or it fails now ("roster", "threshold").
+        """
+
+    def offer(self, data: bytes) -> Roster:
+        """What the coordinator sends, once it is approved.
+
+        Raises:
+            PeerFault: not signed by the root.
+            Refused: it waits for the operator ("roster-approval"), or is refused ("roster",
+                "threshold").
+        """
 
 
 class Policy(Protocol):
     """What the hospital allows, asked before anything is read."""
 
     def __call__(self, request: TrainRequest) -> None:
-        """Raises Refused: "roster", "contributors", "insecure-aggregation", "policy"."""
+        """Raises Refused: "roster", "contributors", "policy"."""
 
 
 class Trainer(Protocol):
@@ -94,6 +121,9 @@ class Node:
 
     ready: raises Refused("not-ready") if the operator has set up no store; it reads nothing in it.
     data: called only after the spend is booked, once for each round.
+    minimum_contributors: fewest survivors in a sum that this hospital agrees to.
+    dimension: number of parameters that the request trains.
+    allow_unmasked: simulations only; see `PretendNode`.
     """
 
     site: str
@@ -101,14 +131,20 @@ class Node:
     identity_key: Ed25519PrivateKey = field(repr=False)
     run_key: bytes = field(repr=False)
     policy: Policy
+    minimum_contributors: int
+    rosters: Rosters
+    epochs: EpochKeys
     books: Books
     outbox: Outbox
     ready: Callable[[], None]
     data: Callable[[], PatientBatches]
     noise: Callable[[TrainRequest], NoiseSource]
     check_model: Callable[[TrainRequest, bytes], Weights]
+    dimension: Callable[[TrainRequest, Weights], int]
     train: Trainer
     log: Callable[[dict[str, object]], None]
+    entropy: Callable[[int], bytes] = os.urandom
+    allow_unmasked: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,18 +154,20 @@ class PretendNode:
     Reachable from `simulations` and `tests` only (a test checks the imports). Replies made with
     noise that is not private say so and promise no epsilon; a release refuses them, and the
     hospital's budget does too unless `unlimited_budget` (needed with `NonPrivateForTests`).
-    noise: called with (request, site).
+    noise: called with (request, site). allow_unmasked: take part in rounds whose masks are off
+    (`UnmaskedForSimulation`), in which the coordinator sees every update; the sum is the same.
     """
 
     data: PatientBatches | None = None
     noise: Callable[[TrainRequest, str], NoiseSource] | None = None
     unlimited_budget: bool = False
+    allow_unmasked: bool = False
 
 
 def handle(
     home: NodeHome, header: bytes, body: bytes, *, pretend: PretendNode | None = None
 ) -> tuple[bytes, bytes]:
-    """Answer one request of the coordinator: a reply or a refusal, signed.
+    """Answer one message of the coordinator: an answer of its kind or a refusal, signed.
 
     Raises:
         OurMistake: the node's own folder is not set up; nothing can be signed.
@@ -141,106 +179,102 @@ def handle(
 
 def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
     """As `handle`, with the node's parts given."""
-    request_digest = protocol.header_digest(header)
-    run, number = UNKNOWN_RUN, 1
+    run, number, kind = UNKNOWN_RUN, 1, ""
     try:
-        request = _opened(node, header)
-        run, number = request.run, request.round
-        check_addressed(request, node.site, node.declared_patients)
-        node.policy(request)
-        weights = _checked_weights(node, request, body)
+        message = _opened(node, header)
+        kind = message.kind
+        if isinstance(message, RoundMessage):
+            run, number = message.run, message.round
         with node.outbox.locked():
-            stored = node.outbox.answered(run, number, request_digest)
-            if stored is None:
-                node.ready()
-                stored = _trained(node, request, request_digest, weights)
-            node.books.settle(run, number, str(protocol.readable(stored[0])["update_digest"]))
-        node.log({"run": run, "round": number, "outcome": "replied"})
-        return stored
+            if node.outbox.was_rolled_back():
+                raise Refused(
+                    "This node's folder was restored from a backup: it does not know all that it "
+                    "has signed.",
+                    reason="epoch",
+                    do="Run: fedprint-node restored",
+                )
+            reply = _answered(node, message, header, body)
+        node.log({"run": run, "round": number, "kind": kind, "outcome": "replied"})
+        return reply
     except Exception as error:
         reason = refusal_reason(error)
-        node.log(
-            {"run": run, "round": number, "outcome": "refused", "reason": reason, **why(error)}
-        )
+        entry = {"run": run, "round": number, "kind": kind, "outcome": "refused", "reason": reason}
+        if reason in ALARMING:
+            entry["alarm"] = "secure-sum"
+        node.log({**entry, **why(error)})
         return egress.refusal(
             node.identity_key,
             site=node.site,
             run=run,
             round=number,
-            request_digest=request_digest,
+            request_digest=protocol.header_digest(header),
             reason=reason,
         )
 
 
+LATEST_EPOCH_S = 366 * 86_400
+"""Epochs are numbered by the coordinator's clock: how far ahead of this node's one may be."""
+
 UNKNOWN_RUN = "unknown"
-"""Stands for the run in a refusal of something that could not be read."""
+"""Stands for the run in a refusal of something that could not be read, or that has no run."""
+
+ALARMING = {"secure-sum", "conflict"}
+"""Reasons that an honest coordinator does not give cause for, short of a fault."""
 
 
-def _opened(node: Node, header: bytes) -> TrainRequest:
-    try:
-        return protocol.open_train_request(header, node.run_key)
-    except PeerFault as error:
-        signed = protocol.is_signed(header, node.run_key, "train-request")
-        raise Refused(error.message, reason="version" if signed else "signature") from error
+def _opened(node: Node, header: bytes) -> SignedMessage:
+    """The message, of whichever kind its signature says."""
+    kinds: tuple[type[SignedMessage], ...] = (TrainRequest, *REQUESTS)
+    for model in kinds:
+        if protocol.is_signed(header, node.run_key, protocol.kind_of(model)):
+            try:
+                return protocol.open_signed(header, node.run_key, model, site=COORDINATOR)
+            except PeerFault as error:
+                raise Refused(error.message, reason="version") from error
+    raise Refused("The message is not signed by the coordinator.", reason="signature")
 
 
-def check_addressed(request: TrainRequest, site: str, declared_patients: int) -> None:
-    """The request is for this site, as it is enrolled, and asks for what this version can do.
+def _answered(
+    node: Node, message: SignedMessage, header: bytes, body: bytes
+) -> tuple[bytes, bytes]:
+    match message:
+        case TrainRequest():
+            return submit.submit(node, message, header, body)
+        case EpochRequest():
+            return _new_epoch(node, message, body)
+        case AgreeRequest():
+            return sum_round.agree(node, message)
+        case OpenRequest():
+            return sum_round.open_(node, message, protocol.header_digest(header), body)
+        case CloseRequest():
+            return sum_round.close(node, message, body)
+        case VerifyRequest():
+            return sum_round.verify(node, message, body)
+    raise Refused("This version does not know this message.", reason="version")
+
+
+def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, bytes]:
+    """A key of a new epoch; the same epoch again gets the same key.
 
     Raises:
-        Refused: reasons "roster", "contributors", "version".
+        Refused: the roster is not approved or not the one of the request ("roster-approval",
+            "roster", "threshold"), or the epoch is not new ("epoch").
     """
-    own = [item for item in request.participants if item.site == site]
-    if not own:
-        raise Refused("The request does not name this site.", reason="roster")
-    if own[0].declared_patients != declared_patients:
+    try:
+        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+        roster = node.rosters.offer(body)
+    except PeerFault as error:
+        raise Refused(error.message, reason="roster") from error
+    if roster.digest != request.roster_digest:
+        raise Refused("The request names another roster than it carries.", reason="roster")
+    if request.epoch > time.time() + LATEST_EPOCH_S:
         raise Refused(
-            "The request names another declared number of patients for this site.",
-            reason="roster",
-            do="Compare node.toml with the card that the coordinator enrolled.",
+            "The epoch's number is far in the future; no later one could follow it.",
+            reason="epoch",
+            do="Compare the clocks of this machine and of the coordinator.",
         )
-    if min(request.minimum_contributors, len(request.participants)) < MINIMUM_CONTRIBUTORS:
-        raise Refused("No aggregate has so few contributors.", reason="contributors")
-    if not request.insecure_aggregation:
-        raise Refused("This version has no secure sum.", reason="version")
-
-
-def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
-    try:
-        protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
-        weights = node.check_model(request, body)
-    except (PeerFault, Refused, OurMistake) as error:
-        raise Refused(error.message, reason="model") from error
-    if weights_io.digest(weights) != request.model_digest:
-        raise Refused("The weights are not the ones that the request names.", reason="model")
-    return weights
-
-
-def _trained(
-    node: Node, request: TrainRequest, request_digest: str, weights: Weights
-) -> tuple[bytes, bytes]:
-    noise = node.noise(request)
-    node.outbox.begin(request.run, request.round, request_digest)
-    try:
-        privacy = node.books.reserve(request, noise)
-    except Refused:
-        node.outbox.take_back(request.run, request.round)
-        raise
-    data = node.data()
-    update = node.train(request, weights, data, noise, node.declared_patients)
-    header, body = egress.train_reply(
-        node.identity_key,
-        request,
-        request_digest,
-        site=node.site,
-        declared_patients=node.declared_patients,
-        update=update,
-        noise=noise.name,
-        private=noise.private,
-        privacy=privacy,
-    )
-    node.outbox.store(request.run, request.round, header, body)
-    return header, body
+    public_key = node.epochs.renew(request.epoch, roster.digest, node.entropy)
+    return egress.epoch_key(node.identity_key, request, site=node.site, public_key=public_key)
 
 
 def refusal_reason(error: Exception) -> RefusalReason:
@@ -260,7 +294,11 @@ REASONS: dict[str, RefusalReason] = {
     "version": "version",
     "roster": "roster",
     "contributors": "contributors",
-    "insecure-aggregation": "insecure-aggregation",
+    "secure-sum": "secure-sum",
+    "threshold": "threshold",
+    "roster-approval": "roster-approval",
+    "epoch": "epoch",
+    "late": "late",
     "policy": "policy",
     "model": "model",
     "budget": "budget",

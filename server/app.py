@@ -114,17 +114,25 @@ def carry_out(
     *,
     on_progress: Callable[[Progress], None],
     resume_paused: bool = False,
+    non_private_for_tests: bool = False,
 ) -> RunRecord:
-    """The run of this name in this home over this transport; what every engine does."""
+    """The run of this name in this home over this transport; what every engine does.
+
+    A roster that the operator imports meanwhile is taken up between two rounds.
+    """
     from server import coordinate
     from server.checkpoints import RunFolder
+    from server.epochs import EpochBook
 
     return coordinate.run(
         transport,
         RunFolder(home.run_folder(run)),
         load_key_file(home.run_key),
+        EpochBook(home.root / "epochs.json"),
+        roster=lambda: home.roster.read_bytes() if home.roster.exists() else None,
         on_progress=on_progress,
         resume_paused=resume_paused,
+        non_private_for_tests=non_private_for_tests,
     )
 
 

@@ -1,164 +1,76 @@
-"""The folder of a run: its record, its models, and what has come in for the open round.
+"""The folder of a run: its record, its models, and what has come in for its rounds.
 
     runs/<run>/run.json                          the record (`RunRecord`), replaced atomically
     runs/<run>/checkpoints/round-NNNN.safetensors   the model after round NNNN (0000: at the start)
-    runs/<run>/open/NNNN/request.header          the request of the open round, as sent
-    runs/<run>/open/NNNN/site-<site>.{body,header}  replies that count, as received (body first)
+    runs/<run>/open/NNNN/...                     what the open round has received (`RoundFolder`)
+    runs/<run>/submissions/NNNN/<site>.{body,header}   what the sum of round NNNN was made of
+    runs/<run>/sums/NNNN.sum                     the published sum, packed
+    runs/<run>/sums/NNNN.statement               what was opened and summed, as sites verify it
+    runs/<run>/sums/NNNN.closing.json            answers and receipts (`ClosingRecord`)
 
-`run.json` is the only commit point: a checkpoint is written before the record that names it, and
-`open/NNNN` is removed after the record that closes the round. So a crash at any instant leaves
-either the round open, with all replies that were stored, or the round closed and the model stored.
-Signed headers are kept verbatim (base64) so that the release and an auditor can verify them again
-with `protocol.open_train_request` and `protocol.open_answer`.
+`run.json` is the only commit point: a checkpoint and a sum are written before the record that
+names them, and `open/NNNN` is removed after the record that closes the round. So a crash at any
+instant leaves either the round open, with all that was stored, or the round closed and the model
+stored.
 
     record = RunFolder(path).record()            # for readers: the release, the status page
     weights = RunFolder(path).weights(record)    # the model after its last aggregated round
+    closing = RunFolder(path).closing(number)    # whether its sum was verified
 """
 
 from __future__ import annotations
 
-import base64
 import binascii
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from server.run_config import RosterSite, RunConfig
+from server.round_folder import RoundFolder, StoredReply, open_rounds
+from server.run_records import (
+    RESTORE,
+    AbsentRecord,
+    ClosingRecord,
+    ContributorRecord,
+    IncidentRecord,
+    RoundRecord,
+    RunRecord,
+    as_base64,
+    check_lineage,
+)
 from shared_model import canonical
 from shared_model import weights as weights_io
-from shared_model.config import ModelConfig
-from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
-from shared_model.files import sync_folder, write_atomic
-from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, RoundNumber
+from shared_model.files import write_atomic
 from shared_model.weights import Weights
 
-Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")]
-Absence = Literal["refused", "faulty", "lost", "silent", "unused"]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ContributorRecord(_Record):
-    """A reply that is in the aggregate. `header`: the signed header verbatim, base64."""
-
-    site: SiteName
-    header: Base64
-    update_digest: Digest
-    weight: int
-    noise: str
-    private: bool
-    privacy: PrivacyStatement
-
-    @property
-    def header_bytes(self) -> bytes:
-        return base64.b64decode(self.header, validate=True)
-
-
-class AbsentRecord(_Record):
-    """A participant that is not in the aggregate, and why.
-
-    What it signed is kept: a refusal, or the reply to a round that closed ("unused").
-    """
-
-    site: SiteName
-    ending: Absence
-    reason: RefusalReason | None = None
-    header: Base64 = ""
-
-    @property
-    def header_bytes(self) -> bytes:
-        return base64.b64decode(self.header, validate=True)
-
-
-class IncidentRecord(_Record):
-    """A message that a correct site would not have sent."""
-
-    site: str
-    reason: str
-
-
-class RoundRecord(_Record):
-    """One round that has ended. Replies of a closed round are listed; they were not used."""
-
-    round: RoundNumber
-    outcome: Literal["aggregated", "closed"]
-    reason: str = ""
-    model_in: Digest
-    model_out: Digest
-    participants: tuple[SiteName, ...]
-    request: Base64
-    request_digest: Digest
-    contributors: tuple[ContributorRecord, ...]
-    absent: tuple[AbsentRecord, ...]
-    incidents: tuple[IncidentRecord, ...]
-    opened_at: float
-    ended_at: float
-
-    @property
-    def request_bytes(self) -> bytes:
-        return base64.b64decode(self.request, validate=True)
-
-
-class RunRecord(_Record):
-    """Everything that is kept about a run. Times: seconds since 1970, UTC."""
-
-    format: Literal[1] = 1
-    run: str
-    config: RunConfig
-    model: ModelConfig
-    roster: tuple[RosterSite, ...]
-    run_key: Digest
-    insecure_aggregation: bool
-    software: str
-    initial_model: Digest
-    trainable: tuple[str, ...]
-    starts: int
-    state: Literal["running", "paused", "finished"] = "running"
-    pause: str = ""
-    resumed_after: int = 0
-    rounds: tuple[RoundRecord, ...] = ()
-
-    @property
-    def completed(self) -> int:
-        return sum(item.outcome == "aggregated" for item in self.rounds)
-
-    @property
-    def model_digest(self) -> str:
-        """Digest of the latest model."""
-        return self.rounds[-1].model_out if self.rounds else self.initial_model
-
-    @property
-    def checkpoint_round(self) -> int:
-        """Number of the last aggregated round, 0 before any."""
-        return max((item.round for item in self.rounds if item.outcome == "aggregated"), default=0)
-
-
-@dataclass(frozen=True)
-class StoredReply:
-    """A reply of the open round, as received."""
-
-    site: str
-    header: bytes = field(repr=False)
-    body: bytes = field(repr=False)
+__all__ = [
+    "AbsentRecord",
+    "ClosingRecord",
+    "ContributorRecord",
+    "IncidentRecord",
+    "Journal",
+    "RoundFolder",
+    "RoundRecord",
+    "RunFolder",
+    "RunRecord",
+    "StoredOpenRound",
+    "StoredReply",
+    "as_base64",
+]
 
 
 @dataclass(frozen=True)
 class StoredOpenRound:
-    """A round that was open when the coordinator stopped."""
+    """A round that was open when the coordinator stopped. replies: sites that had submitted."""
 
     number: int
-    request: bytes = field(repr=False)
-    replies: tuple[StoredReply, ...]
+    request: bytes
+    replies: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -205,13 +117,13 @@ class RunFolder:
         except OSError as error:
             raise OurMistake(f"There is no run in {self.path}.") from error
         except (ValidationError, binascii.Error) as error:
-            raise OurMistake(f"{path} is not a run record.", do=_RESTORE) from error
-        _check_lineage(record)
+            raise OurMistake(f"{path} is not a run record.", do=RESTORE) from error
+        check_lineage(record)
         return record
 
     def save(self, record: RunRecord) -> None:
         """Commit the record."""
-        _check_lineage(record)
+        check_lineage(record)
         data = canonical.encode(record.model_dump(mode="json"))
         write_atomic(self.path / "run.json", data, mode=0o600)
 
@@ -238,83 +150,123 @@ class RunFolder:
         try:
             weights = weights_io.from_bytes(path.read_bytes())
         except (OSError, Refused) as error:
-            raise OurMistake(f"The checkpoint {path} cannot be read.", do=_RESTORE) from error
+            raise OurMistake(f"The checkpoint {path} cannot be read.", do=RESTORE) from error
         if weights_io.digest(weights) != expected:
-            raise OurMistake(f"{path} is not the model that run.json names.", do=_RESTORE)
+            raise OurMistake(f"{path} is not the model that run.json names.", do=RESTORE)
         return weights
 
-    # ------------------------------------------------------------ the open round
+    # ------------------------------------------------------------ rounds
 
-    def _open_folder(self, number: int) -> Path:
-        return self.path / "open" / f"{number:04d}"
-
-    def open_round(self, number: int, request: bytes) -> None:
-        """Store the request of a round before it is sent."""
-        write_atomic(self._open_folder(number) / "request.header", request, mode=0o600)
-        sync_folder(self.path / "open")
-        sync_folder(self.path)
-
-    def store_reply(self, number: int, reply: StoredReply) -> None:
-        """Store a reply that counts; it is there only once its header is there."""
-        folder = self._open_folder(number)
-        write_atomic(folder / f"site-{reply.site}.body", reply.body, mode=0o600)
-        write_atomic(folder / f"site-{reply.site}.header", reply.header, mode=0o600)
-
-    def stored_reply(self, number: int, site: str) -> StoredReply:
-        """A reply stored before.
-
-        Raises:
-            OurMistake: it cannot be read.
-        """
-        folder = self._open_folder(number)
-        try:
-            return StoredReply(
-                site,
-                (folder / f"site-{site}.header").read_bytes(),
-                (folder / f"site-{site}.body").read_bytes(),
-            )
-        except OSError as error:
-            raise OurMistake(f"The stored reply of {site} cannot be read.") from error
+    def round(self, number: int) -> RoundFolder:
+        """The files of one round."""
+        return RoundFolder(self.path, number)
 
     def stored_open_round(self, record: RunRecord) -> StoredOpenRound | None:
         """The round that was open when the coordinator stopped, if there was one.
 
-        Folders of rounds that have ended are removed, as is one whose request was never complete.
+        What is left of rounds that have ended is removed, but for the submissions that are in a
+        sum; so is a round whose request was never complete.
         """
         last = record.rounds[-1].round if record.rounds else 0
-        root = self.path / "open"
+        summed = {item.round for item in record.rounds if item.outcome == "aggregated"}
         found: StoredOpenRound | None = None
-        for folder in sorted(root.iterdir()) if root.is_dir() else []:
-            request = folder / "request.header"
-            number = int(folder.name) if folder.name.isdecimal() else 0
-            if number != last + 1 or not request.is_file():
-                shutil.rmtree(folder)
+        for stored in open_rounds(self.path):
+            request = stored.request
+            if stored.number == last + 1 and request is not None:
+                found = StoredOpenRound(stored.number, request, stored.submitted)
                 continue
-            replies = tuple(
-                self.stored_reply(number, header.name.removeprefix("site-").removesuffix(".header"))
-                for header in sorted(folder.glob("site-*.header"))
-            )
-            found = StoredOpenRound(number, request.read_bytes(), replies)
+            stored.forget_open()
+            if stored.number not in summed:
+                stored.forget_submissions()
+        for path in (self.path / "sums").glob("[0-9]*.sum"):
+            number = int(path.stem)
+            if number not in summed and (found is None or number != found.number):
+                self.forget_sum(number)
         return found
 
-    def forget_open_round(self, number: int) -> None:
-        """Remove what was stored of a round, after the record that ends it."""
-        shutil.rmtree(self._open_folder(number), ignore_errors=True)
+    # ------------------------------------------------------------ sums
+
+    def save_sum(
+        self, number: int, packed: bytes, statement: bytes, closing: ClosingRecord
+    ) -> None:
+        """Store a sum and its statement before the record that ends the round. statement: b"" if
+        masks were off."""
+        sums = self.path / "sums"
+        write_atomic(sums / f"{number:04d}.sum", packed, mode=0o600)
+        if statement:
+            write_atomic(sums / f"{number:04d}.statement", statement, mode=0o600)
+        self.save_closing(closing)
+
+    def forget_sum(self, number: int) -> None:
+        """Remove what was stored of the sum of a round that then ended without one."""
+        for kind in ("closing.json", "statement", "sum"):
+            (self.path / "sums" / f"{number:04d}.{kind}").unlink(missing_ok=True)
+
+    def save_closing(self, closing: ClosingRecord) -> None:
+        """Commit how far the verification of a sum is."""
+        data = canonical.encode(closing.model_dump(mode="json"))
+        write_atomic(self.path / "sums" / f"{closing.round:04d}.closing.json", data, mode=0o600)
+
+    def closing(self, number: int) -> ClosingRecord:
+        """How far the verification of the sum of a round is.
+
+        Raises:
+            OurMistake: absent or damaged.
+        """
+        path = self.path / "sums" / f"{number:04d}.closing.json"
+        try:
+            record = ClosingRecord.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise OurMistake(f"{path} cannot be read.", do=RESTORE) from error
+        if record.round != number:
+            raise OurMistake(f"{path} is of another round.", do=RESTORE)
+        return record
+
+    def summed(self, number: int) -> bytes:
+        """The published sum of a round, packed.
+
+        Raises:
+            OurMistake: it cannot be read.
+        """
+        return self._sum_file(number, "sum")
+
+    def statement(self, number: int) -> bytes:
+        """The statement of the sum of a round.
+
+        Raises:
+            OurMistake: it cannot be read; there is none if masks were off.
+        """
+        return self._sum_file(number, "statement")
+
+    def _sum_file(self, number: int, kind: str) -> bytes:
+        path = self.path / "sums" / f"{number:04d}.{kind}"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise OurMistake(f"{path} cannot be read.", do=RESTORE) from error
+
+    def forget_submissions(self, record: RunRecord) -> int:
+        """Remove the submissions of all rounds that have ended; how many there were.
+
+        Their sums, statements, answers and receipts stay: what is lost is that an auditor can add
+        the submissions again.
+        """
+        ended = {item.round for item in record.rounds}
+        return sum(
+            stored.forget_submissions()
+            for stored in open_rounds(self.path)
+            if stored.number in ended
+        )
 
 
-_RESTORE = "Restore the run's folder from a backup, or begin a new run from its last release."
+@dataclass
+class Journal:
+    """The record of a run that goes on, in memory and on the disk; every change is committed."""
 
+    folder: RunFolder
+    record: RunRecord
 
-def as_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _check_lineage(record: RunRecord) -> None:
-    model, number = record.initial_model, 0
-    for item in record.rounds:
-        changed = item.model_out != item.model_in
-        if item.round != number + 1 or item.model_in != model:
-            raise OurMistake(f"The lineage breaks at round {item.round}.", do=_RESTORE)
-        if item.outcome == "closed" and changed:
-            raise OurMistake(f"Round {item.round} was closed but changed the model.", do=_RESTORE)
-        model, number = item.model_out, item.round
+    def save(self, **changes: object) -> None:
+        """Change fields of the record, durably."""
+        self.record = self.record.model_copy(update=changes)
+        self.folder.save(self.record)

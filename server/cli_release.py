@@ -1,4 +1,4 @@
-"""fedprint-coordinator release: make, show and verify signed releases."""
+"""fedprint-coordinator release and audit-bundle: what leaves the coordinator to be judged."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
         name="release",
         help="Make (release RUN), show and verify signed releases.",
     )
+    app.command("audit-bundle")(audit_bundle)
 
 
 @release.command("make")
@@ -80,7 +81,7 @@ def make(
     from server.home import CoordinatorHome
     from server.release import make_release
     from shared_model import signing
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     place = CoordinatorHome.find(home)
     folder = place.run_folder(run) if place.run_folder(run).is_dir() else Path(run)
@@ -112,7 +113,7 @@ def show(
 
     Example: fedprint-coordinator release show heart-1.fedprint
     """
-    from shared_model.release import describe, words
+    from shared_model.release_words import describe, words
 
     found = _verified(folder, signer, home)
     if as_json:
@@ -140,6 +141,36 @@ def verify(
         )
         return
     typer.echo(f"verified: release {manifest.number} '{manifest.name}', digest {manifest.digest}")
+
+
+def audit_bundle(
+    run: Annotated[str, typer.Argument(help="Name of a run of this coordinator, or its folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    without_submissions: Annotated[
+        bool,
+        typer.Option(
+            "--without-submissions",
+            help="Smaller; the auditor then cannot add the submissions again.",
+        ),
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Copy what an auditor needs to check the published sums: submissions, sums, answers, models.
+
+    Example: fedprint-coordinator audit-bundle run-1 -o bundle
+    """
+    from server.audit_bundle import write_bundle
+    from server.checkpoints import RunFolder
+    from server.home import CoordinatorHome
+
+    place = CoordinatorHome.find(home)
+    folder = place.run_folder(run) if place.run_folder(run).is_dir() else Path(run)
+    record = write_bundle(RunFolder(folder), output, submissions=not without_submissions)
+    typer.echo(
+        f"written: {output}, {record.completed} sums. The auditor, with a roster and the root key "
+        "from a hospital:\n"
+        f"  fedprint-audit sum {output} --roster roster.json --root-key root.json"
+    )
 
 
 def _verified(folder: Path, signer: str | None, home: Path | None) -> Release:

@@ -1,15 +1,15 @@
-"""fedprint-coordinator: init, enrol, remove, invitation, start, status."""
+"""fedprint-coordinator: init, enrol, remove, invitation, start, status, submissions."""
 
 from __future__ import annotations
 
 import datetime
-import time
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from server import cli_submissions
 from server.home import CoordinatorHome
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add this part's commands."""
     for command in (init, enrol, remove, invitation, start, status):
         app.command()(command)
+    app.add_typer(cli_submissions.app, name="submissions")
 
 
 def init(
@@ -35,17 +36,25 @@ def init(
     bind: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")
     ] = "127.0.0.1",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="root.json of the consortium's root key; may be given later.", exists=True
+        ),
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and server certificate.
 
-    Nothing is ever overwritten.
+    Nothing is ever overwritten. Hospitals can be invited once root.json was given.
 
     Example: fedprint-coordinator init --address fedprint.example.org:8443 --bind 0.0.0.0
     """
-    from server import superlink, tls
+    from server import rosters, superlink, tls
+    from server.root import refuse_beside
     from shared_model import signing
 
     place = CoordinatorHome.find(home)
+    refuse_beside(place)
     place.make()
     if place.config.exists() and superlink.load_config(place).address != address:
         raise OurMistake(
@@ -59,8 +68,20 @@ def init(
             signing.create_key_file(path)
     superlink.write_config(place, superlink.CoordinatorConfig(address=address, bind=bind))
     terminal.out.print(f"The coordinator is at {place.root}; hospitals reach it at {address}.")
+    if root is not None:
+        rosters.pin_root(place, root.read_bytes())
+    if not place.root_public.exists():
+        terminal.out.print(
+            "Next: fedprint-coordinator init --root root.json, with the file of the consortium's "
+            "root key (docs/root-key.md).",
+            soft_wrap=True,
+        )
+        return
     terminal.out.print(
-        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals."
+        f"Digest of the root key, to be compared with its holder by telephone:\n"
+        f"  {rosters.root_card(place).spoken_key}\n"
+        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals.",
+        soft_wrap=True,
     )
 
 
@@ -103,7 +124,7 @@ def invitation(
 
     Example: fedprint-coordinator invitation -o coordinator.json
     """
-    from server import superlink
+    from server import rosters, superlink
     from shared_model import enrolment, signing
     from shared_model.files import write_atomic
 
@@ -116,6 +137,7 @@ def invitation(
         ca_certificate=place.ca_certificate.read_text(),
         run_key=signing.public_bytes(run_key).hex(),
         release_key=signing.public_bytes(release_key).hex(),
+        root_key=rosters.root_card(place).root_key,
     )
     write_atomic(output, enrolment.seal(made, run_key))
     terminal.out.print(
@@ -140,20 +162,13 @@ def start(
     ] = 1.0,
     clipping_norm: Annotated[float, typer.Option(help="L2 bound on a patient's part.")] = 1.0,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a round.")] = 20,
-    minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 2,
+    minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 3,
     deadline_s: Annotated[
         float, typer.Option(help="How long a round stays open, in seconds.")
     ] = 3600.0,
     config: Annotated[
         Path | None, typer.Option(help="run.toml with everything, instead of the options.")
     ] = None,
-    insecure_aggregation: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-aggregation",
-            help="Say that updates reach the coordinator in clear (noised by each hospital).",
-        ),
-    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that paused itself.")
     ] = False,
@@ -162,17 +177,14 @@ def start(
 
     The options of a run are fixed when it begins; a continued run keeps its own.
 
-    Example: fedprint-coordinator start --rounds 20 --insecure-aggregation
+    A finished run is continued too, by its name: hospitals that have not yet verified one of its
+    sums are asked again.
+
+    Example: fedprint-coordinator start --rounds 20
     """
-    from server import superlink
+    from server import rosters, superlink
     from server.checkpoints import RunFolder
 
-    if not insecure_aggregation:
-        raise Refused(
-            "This version can aggregate only updates that reach the coordinator in clear.",
-            reason="insecure-aggregation",
-            do="If that is what you want, say so: --insecure-aggregation",
-        )
     place = CoordinatorHome.find(home)
     superlink.load_config(place)
     name = run or _unfinished(place) or f"run-{len(_runs(place)) + 1}"
@@ -181,7 +193,7 @@ def start(
         if config is None and rounds is None:
             raise OurMistake(
                 "There is no run to continue, and a new one needs a number of rounds.",
-                do="Run: fedprint-coordinator start --rounds N --insecure-aggregation",
+                do="Run: fedprint-coordinator start --rounds N",
             )
         _begin(
             place,
@@ -197,7 +209,6 @@ def start(
                     "steps": steps,
                 },
                 "training": {"trainable": trainable},
-                "insecure_aggregation": True,
                 "minimum_contributors": minimum,
                 "deadline_s": deadline_s,
             },
@@ -208,13 +219,17 @@ def start(
             f"Run {name} has begun; its configuration is fixed.",
             do="Continue it without --rounds and --config, or choose another name with --run.",
         )
+    if folder.record().state != "finished":
+        rosters.usable(place, rosters.today_utc())  # says so if it has expired
     _conduct(place, name, resume=resume)
 
 
 def _begin(place: CoordinatorHome, config: Path | None, options: dict[str, Any], name: str) -> None:
-    from server import coordinate, sites
+    from server import coordinate, rosters
     from server.checkpoints import RunFolder
-    from server.run_config import RosterSite, RunConfig
+    from server.progress import spare
+    from server.run_config import RunConfig
+    from server.run_start import settings_of
     from shared_model import signing
 
     settings = RunConfig.from_dict(options) if config is None else RunConfig.from_toml(config)
@@ -223,21 +238,34 @@ def _begin(place: CoordinatorHome, config: Path | None, options: dict[str, Any],
             f"{config} configures run {settings.run}, not {name}.",
             do=f"Give --run {settings.run}",
         )
-    roster = [RosterSite.of(card) for card in sites.roster(place)]
+    if settings.aggregation != "secure-sum":
+        raise Refused(
+            "Masks can be switched off in simulations only: hospitals refuse such rounds.",
+            reason="secure-sum",
+            do="Remove aggregation from the run's configuration.",
+        )
+    signed = rosters.usable(place, rosters.today_utc())
     coordinate.begin(
         RunFolder(place.run_folder(name)),
         settings,
-        roster,
+        signed.to_bytes(),
+        rosters.root_card(place).root,
         signing.load_key_file(place.run_key),
         coordinate.starting_model(settings),
     )
-    terminal.err.print(f"Began run {name} over {len(roster)} enrolled sites.")
+    sites = len(signed.roster.sites)
+    needed = settings_of(settings, signed.roster).needed
+    terminal.err.print(
+        f"Began run {name} over version {signed.roster.version} of the roster: "
+        f"{spare(sites, needed)}."
+    )
 
 
 def _conduct(place: CoordinatorHome, name: str, *, resume: bool) -> None:
     from server import superlink
+    from server.cli_display import Display
 
-    show = _Display(name)
+    show = Display(name)
     try:
         superlink.conduct(place, name, show, resume_paused=resume)
     finally:
@@ -246,102 +274,105 @@ def _conduct(place: CoordinatorHome, name: str, *, resume: bool) -> None:
         raise Refused(
             f"Run {name} is {show.state}: {show.pause or 'it was interrupted'}.",
             reason="paused",
-            do="When the cause is gone: fedprint-coordinator start --resume --insecure-aggregation",
+            do="When the cause is gone: fedprint-coordinator start --resume",
         )
     terminal.out.print(f"Run {name} is finished.")
 
 
-class _Display:
-    """Rounds, sites and time left on standard error, as a bar and one line for each event."""
-
-    def __init__(self, name: str) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Left
-
-        self.state, self.pause = "interrupted", ""
-        self.began = time.monotonic()
-        self.bar = Progress(
-            TextColumn(f"{name}: {{task.description}}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("rounds, left"),
-            Left(),
-            console=terminal.err,
-            transient=True,
-        )
-        self.task = self.bar.add_task("starting", total=None)
-        self.bar.start()
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "ended":
-            self.state, self.pause = str(event["state"]), str(event["pause"])
-        if event["event"] != "progress":
-            return
-        sites = (
-            f", {event['answered']} of {event['asked']} sites answered" if event["asked"] else ""
-        )
-        self.bar.update(
-            self.task,
-            total=event["rounds"],
-            completed=event["completed"],
-            description=f"round {event['round']} {event['kind']}{sites}",
-        )
-        about = " ".join(str(event[key]) for key in ("site", "detail") if event[key])
-        self.bar.console.print(
-            f"{time.monotonic() - self.began:7.1f} s  round {event['round']}  {event['kind']}"
-            f"{': ' if about else ''}{about}",
-            markup=False,
-            highlight=False,
-        )
-
-    def close(self) -> None:
-        self.bar.stop()
-
-
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show whether a coordinator runs, the enrolled sites and all runs.
+    """Show whether a coordinator runs, the enrolled sites, all runs and which sums are verified.
 
     Example: fedprint-coordinator status --json
     """
-    from server import sites, superlink
-    from server.checkpoints import RunFolder
+    from server import rosters, sites, superlink
 
     place = CoordinatorHome.find(home)
     config = superlink.load_config(place)
     running = superlink.is_running(place)
-    roster = [
+    enrolled = [
         {"site": card.site, "declared patients": card.declared_patients, "digest": card.spoken}
         for card in sites.roster(place)
     ]
-    records = [RunFolder(place.run_folder(name)).record() for name in _runs(place)]
-    runs = [
-        {
-            "run": record.run,
-            "state": record.state,
-            "pause": record.pause,
-            "rounds": record.completed,
-            "of": record.config.rounds,
-            "sites": len(record.roster),
-            "minimum": record.config.minimum_contributors,
-            "starts": record.starts,
-            "aggregation": "insecure (in clear)" if record.insecure_aggregation else "secure",
-            "model": record.model_digest,
-        }
-        for record in records
-    ]
+    signed = rosters.current(place) if place.root_public.exists() else None
+    version = None if signed is None else signed.roster.version
+    runs = [_run_status(place, name) for name in _runs(place)]
     if as_json:
         terminal.print_json(
-            {"running": running, "address": config.address, "sites": roster, "runs": runs}
+            {
+                "running": running,
+                "address": config.address,
+                "roster": version,
+                "sites": enrolled,
+                "runs": runs,
+            }
         )
         return
     terminal.out.print(
-        f"Coordinator at {config.address}: {'running' if running else 'not running'}."
+        f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
+        f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    for title, rows in (("Enrolled sites", roster), ("Runs", runs)):
+    spoken = ("needs", "unverified", "incidents", "accusations")
+    shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
+    for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
             terminal.show(title, rows, as_json=False)
         else:
             terminal.out.print(f"{title}: none.")
+    for run in runs:
+        terminal.out.print(f"Run {run['run']}: {run['needs']}.", soft_wrap=True)
+        for words in run["unverified"]:
+            terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
+        for site, count in run["incidents"].items():
+            terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
+        for words, count in run["accusations"].items():
+            terminal.out.print(f"Run {run['run']}: {words} ({count} times).", soft_wrap=True)
+        if run["unverified"] and run["state"] == "finished":
+            terminal.out.print(
+                f"Ask the sites again: fedprint-coordinator start --run {run['run']}"
+            )
+
+
+def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
+    """One run; `verified` counts the sums that enough hospitals have signed to be right."""
+    from server.checkpoints import RunFolder
+    from server.progress import spare
+    from server.run_start import settings_of
+
+    folder = RunFolder(place.run_folder(name))
+    record = folder.record()
+    summed = [item.round for item in record.rounds if item.outcome == "aggregated"]
+    closings = {number: folder.closing(number) for number in summed}
+    roster = record.roster
+    needed = settings_of(record.config, roster).needed
+    return {
+        "run": record.run,
+        "state": record.state,
+        "pause": record.pause,
+        "rounds": record.completed,
+        "of": record.config.rounds,
+        "verified": sum(closing.state == "verified" for closing in closings.values()),
+        "sites": len(roster.sites),
+        "threshold": roster.threshold,
+        "minimum": record.config.minimum_contributors,
+        "starts": record.starts,
+        "aggregation": record.config.aggregation,
+        "model": record.model_digest,
+        "needs": spare(len(roster.sites), needed),
+        "incidents": Counter(
+            one.site for item in record.rounds for one in item.incidents if not one.about
+        ),
+        "accusations": Counter(
+            f"{one.site} says that it cannot use the shares of {one.about}; one of the two is wrong"
+            for item in record.rounds
+            for one in item.incidents
+            if one.about
+        ),
+        "unverified": [
+            f"round {number}: {closing.in_words}"
+            for number, closing in closings.items()
+            if closing.state == "unverified"
+        ],
+    }
 
 
 def _runs(place: CoordinatorHome) -> list[str]:

@@ -6,47 +6,74 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from server.checkpoints import (
+from server.round_folder import RoundFolder, StoredReply
+from server.rounds import Contribution, Ending
+from server.run_records import (
     AbsentRecord,
     ContributorRecord,
     IncidentRecord,
     RoundRecord,
-    StoredReply,
+    RunRecord,
     as_base64,
 )
-from server.rounds import Contribution, Ending
+from server.sum_desk import SumDesk
 from shared_model import protocol
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, PeerFault
 from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.roster import Roster
+
+NOT_CONTINUED = "not-continued"
+"""Reason of a round that the coordinator could not go on with after a start."""
+
+
+Terms = tuple[str, float]
+"""Name of the noise, and delta, of a reply."""
+
+
+def terms_of(rounds: Sequence[RoundRecord]) -> dict[str, Terms]:
+    """Noise and delta of each site's first reply in these rounds, also to rounds that closed."""
+    found: dict[str, Terms] = {}
+    for item in rounds:
+        for one in item.contributors:
+            found.setdefault(one.site, (one.noise, one.privacy.delta))
+        for absent in item.absent:
+            if absent.ending == "unused":
+                said = protocol.readable(absent.header_bytes)
+                found.setdefault(absent.site, (said["noise"], said["privacy"]["delta"]))
+    return found
 
 
 @dataclass
 class Desk:
-    """One round's letters.
+    """One round: its request as it was sent, what has come in trip 1, and `sum` for the rest.
 
-    asked: message id -> site. pushes: site -> how often sent. unsent: site -> since when the
-    transport has not got its message through. skip: sites whose reply is stored already.
+    skip: after a restart, the sites of each trip whose answer is stored; they are not asked again.
+    terms: noise and delta of each site's replies before, in this run.
     """
 
-    request: TrainRequest | None = None
-    header: bytes = field(default=b"", repr=False)
-    body: bytes = field(default=b"", repr=False)
-    opened_at: float = 0.0
-    asked: dict[str, str] = field(default_factory=dict)
-    pushes: dict[str, int] = field(default_factory=dict)
-    unsent: dict[str, float] = field(default_factory=dict)
-    skip: set[str] = field(default_factory=set)
+    request: TrainRequest
+    header: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+    sum: SumDesk
+    opened_at: float
+    skip: Mapping[str, frozenset[str]] = field(default_factory=dict)
     replies: dict[str, StoredReply] = field(default_factory=dict, repr=False)
     answers: dict[str, tuple[TrainReply, bytes]] = field(default_factory=dict, repr=False)
     refusals: dict[str, tuple[Refusal, bytes]] = field(default_factory=dict, repr=False)
     incidents: list[IncidentRecord] = field(default_factory=list)
+    barred: tuple[str, ...] = ()
+    terms: Mapping[str, Terms] = field(default_factory=dict)
 
     @property
-    def asked_for(self) -> TrainRequest:
-        """The request of the open round."""
-        if self.request is None:
-            raise OurMistake("No round is open.")
-        return self.request
+    def digest(self) -> str:
+        """Of the request's header; replies name it."""
+        return protocol.header_digest(self.header)
+
+    def keep(self, site: str) -> None:
+        """The submission counts: store it."""
+        reply = self.replies.pop(site)
+        if site not in self.skip.get("submit", ()):
+            self.sum.files.store_submission(reply)
 
     def record(
         self,
@@ -57,23 +84,31 @@ class Desk:
         reason: str,
         model_in: str,
         model_out: str,
+        sum_digest: str,
         ended_at: float,
     ) -> RoundRecord:
-        """The round as it is kept. Replies to a round that closed are listed as unused."""
+        """The round as it is kept. Submissions to a round that closed are listed as unused."""
         counted = {item.site for item in contributions if outcome == "aggregated"}
+        survivors = self.sum.survivors or tuple(sorted(counted))
+        agreements = self.sum.agreements
         return RoundRecord(
-            round=self.asked_for.round,
+            round=self.request.round,
             outcome=outcome,
             reason=reason,
             model_in=model_in,
             model_out=model_out,
-            participants=self.asked_for.sites,
+            participants=self.request.sites,
             request=as_base64(self.header),
-            request_digest=protocol.header_digest(self.header),
+            request_digest=self.digest,
+            transcript=self.sum.transcript.digest.hex(),
+            survivors=survivors,
+            sum_digest=sum_digest,
+            agreements={site: as_base64(agreements[site]) for site in sorted(agreements)},
             contributors=tuple(self._contributor(site) for site in sorted(counted)),
             absent=tuple(
-                self._absent(site, ended) for site in self.asked_for.sites if site not in counted
+                self._absent(site, ended) for site in self.request.sites if site not in counted
             ),
+            barred=self.barred,
             incidents=tuple(self.incidents),
             opened_at=self.opened_at,
             ended_at=ended_at,
@@ -84,7 +119,7 @@ class Desk:
         return ContributorRecord(
             site=site,
             header=as_base64(header),
-            update_digest=answer.update_digest,
+            body_digest=answer.body_digest,
             weight=answer.weight,
             noise=answer.noise,
             private=answer.private,
@@ -103,20 +138,49 @@ class Desk:
         return AbsentRecord(site=site, ending=ended[site])
 
 
-def abandoned(number: int, header: bytes, model: str, now: float) -> RoundRecord:
-    """Record of a stored round that this version or this model cannot continue."""
+def abandoned(
+    files: RoundFolder, record: RunRecord, header: bytes, run_key: bytes, now: float
+) -> RoundRecord:
+    """Record of a stored round that this version, model or roster cannot continue.
+
+    Submissions that had come are listed as unused: they were paid for, and a release counts them.
+    """
+    model = record.model_digest
+    try:
+        request = protocol.open_train_request(header, run_key)
+        paid = _paid(files, record.roster_named(request.sum.roster_digest), header)
+    except (PeerFault, OurMistake):
+        paid = ()
     return RoundRecord(
-        round=number,
+        round=files.number,
         outcome="closed",
-        reason="not-continued",
+        reason=NOT_CONTINUED,
         model_in=model,
         model_out=model,
-        participants=(),
+        participants=tuple(item.site for item in paid),
         request=as_base64(header),
         request_digest=protocol.header_digest(header),
+        transcript="",
+        survivors=(),
+        sum_digest="",
+        agreements={},
         contributors=(),
-        absent=(),
+        absent=paid,
         incidents=(),
         opened_at=now,
         ended_at=now,
     )
+
+
+def _paid(files: RoundFolder, roster: Roster, request: bytes) -> tuple[AbsentRecord, ...]:
+    """Whoever has submitted to this request, with what it signed."""
+    found = []
+    for site in files.submitted:
+        try:
+            said = files.submission_header(site)
+            answer = protocol.open_answer(said, roster.entry(site).identity, site=site)
+        except (PeerFault, OurMistake):
+            continue
+        if answer.request_digest == protocol.header_digest(request):
+            found.append(AbsentRecord(site=site, ending="unused", header=as_base64(said)))
+    return tuple(found)

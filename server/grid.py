@@ -77,19 +77,20 @@ class GridTransport:
         return self.directory(self.grid.get_nodes())
 
     def push(self, messages: Sequence[Outgoing]) -> list[str]:
-        """Send to the sites that are online; "" for those that are not."""
+        """Send to the sites that are online; "" for those that are not. A site may get several."""
         online = self.sites()
-        there = [message for message in messages if message.site in online]
-        made = [self._message(message, online[message.site]) for message in there]
+        there = [place for place, message in enumerate(messages) if message.site in online]
+        made = [self._message(messages[place], online[messages[place].site]) for place in there]
         ids = list(self.grid.push_messages(made)) if made else []
         if len(ids) < len(there):  # Flower refused the whole lot, for example as too large
             ids += [""] * (len(there) - len(ids))
-        sent: dict[str, str] = {}
-        for message, identifier in zip(there, ids, strict=True):
+        sent = [""] * len(messages)
+        for place, identifier in zip(there, ids, strict=True):
             if identifier:
-                self._asked[identifier] = (message.site, online[message.site])
-                sent[message.site] = identifier
-        return [sent.get(message.site, "") for message in messages]
+                site = messages[place].site
+                self._asked[identifier] = (site, online[site])
+                sent[place] = identifier
+        return sent
 
     def pull(self, ids: Sequence[str]) -> list[Incoming]:
         """What has arrived since the last call. Never waits.

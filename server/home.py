@@ -64,6 +64,21 @@ class CoordinatorHome:
         return self.root / "sites"
 
     @property
+    def root_public(self) -> Path:
+        """root.json: the consortium's public root key. The key itself is on another machine."""
+        return self.root / "root.json"
+
+    @property
+    def roster(self) -> Path:
+        """roster.json: the newest roster that the root signed, with countersignatures."""
+        return self.root / "roster.json"
+
+    @property
+    def rosters(self) -> Path:
+        """Every roster ever imported, one file a version."""
+        return self.root / "rosters"
+
+    @property
     def runs(self) -> Path:
         """One folder for each run: checkpoints, journal."""
         return self.root / "runs"

@@ -1,85 +1,134 @@
-"""The round as a pure state machine: `advance(state, event) -> (state, actions)`.
+"""The run as a pure state machine: `advance(state, event) -> (state, actions)`.
 
 No I/O, no clock (events carry the time), no randomness. `server/coordinate.py` turns what happens
-into events and carries out the actions. Guarantees, whatever the order of events:
+into events and carries out the actions. Between rounds: which sites are there, and epochs
+(`round_gathering`). A round: three trips (`round_trips`), then one end (`round_ends`).
 
-- an aggregate has at least `minimum` (>= config.MINIMUM_CONTRIBUTORS) contributors, each counted
-  once, all of them participants that answered this request of this round;
-- a round that was opened ends exactly once, in `Aggregate` or in `CloseRound`, and its number is
+Guarantees, whatever the order of events, and over any number of restarts at which the loop hands
+back what it was told to store:
+
+- an aggregate has at least max(threshold, minimum) contributors, each counted once, all of them
+  participants that answered this request of this round;
+- a round that was opened ends exactly once, in an aggregate or in `CloseRound`, and its number is
   never used again: there are no attempts, a retry is the next round;
-- an answer for another run, round or request changes nothing but the count of incidents;
-- a site whose privacy budget is exhausted is not asked again in this run;
-- `max_failed` failed rounds in a row, or too few sites that can still take part, pause the run.
+- `Agree` is emitted at most once for a round whose U is stored, and no request of the round names
+  other survivors than this U: not after drop-outs, not after a restart, not after a failure;
+- shares are asked for only after t survivors signed U, of survivors that signed it; nothing is
+  opened in a round that closes as "too-few-contributors" or "not-agreed";
+- a masked sum is made only when t openers hold a good share of every self seed, and the pair seeds
+  of every survivor with every dropped site are known;
+- an epoch begins only between rounds, and only sites that have its key take part;
+- an answer for another run, round or request changes nothing but the count of incidents; late and
+  repeated ones change nothing;
+- a site whose privacy budget is exhausted, or that dealt shares that do not fit or open for too
+  few, is not asked again in this run until the operator resumes it;
+- a site that lets two deadlines pass in a row, or whose shares a few others say they cannot read
+  so that a round fails, is left out of the next three rounds if enough others are there;
+- an epoch serves at most `epoch_rounds` rounds;
+- `max_failed` failed rounds in a row, or too few sites or keys for too long, pause the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
-from server.round_values import (
+from server import round_ends, round_gathering, round_trips
+from server.round_messages import (
     Accept,
+    AcceptAgreement,
+    AcceptKey,
+    AcceptShares,
     Action,
     Aggregate,
     Aggregated,
-    ClosedRound,
-    CloseReason,
+    Agree,
+    AgreementArrived,
     CloseRound,
-    Contribution,
     DeadlinePassed,
-    Ending,
     Event,
     FaultyReply,
     Finish,
     Incident,
+    KeyArrived,
+    NotOpened,
     Open,
-    OpenRound,
+    OpenEpoch,
+    OpenShares,
     Pause,
-    PauseReason,
     Push,
+    PushAgree,
     RefusalArrived,
     ReplyArrived,
     Resumed,
     RoundOpened,
-    RunState,
-    Settings,
+    SharesArrived,
     SiteLost,
     SitesSeen,
     Step,
 )
+from server.round_values import (
+    ClosedRound,
+    CloseReason,
+    Contribution,
+    Ending,
+    Endings,
+    Keying,
+    Opening,
+    OpenRound,
+    PauseReason,
+    RunState,
+    Settings,
+    Trip,
+)
 from shared_model.errors import OurMistake
-from shared_model.protocol import TRANSITIONS
+from shared_model.protocol import TRANSITIONS, Phase
 
 __all__ = [
     "Accept",
+    "AcceptAgreement",
+    "AcceptKey",
+    "AcceptShares",
     "Action",
     "Aggregate",
     "Aggregated",
+    "Agree",
+    "AgreementArrived",
     "CloseReason",
     "CloseRound",
     "ClosedRound",
     "Contribution",
     "DeadlinePassed",
     "Ending",
+    "Endings",
     "Event",
     "FaultyReply",
     "Finish",
     "Incident",
+    "KeyArrived",
+    "Keying",
+    "NotOpened",
     "Open",
+    "OpenEpoch",
     "OpenRound",
+    "OpenShares",
+    "Opening",
     "Pause",
     "PauseReason",
     "Push",
+    "PushAgree",
     "RefusalArrived",
     "ReplyArrived",
     "Resumed",
     "RoundOpened",
     "RunState",
     "Settings",
+    "SharesArrived",
     "SiteLost",
     "SitesSeen",
     "Step",
+    "Trip",
     "advance",
     "reopened",
     "replay",
@@ -106,11 +155,17 @@ def advance(state: RunState, event: Event) -> Step:
 def _handle(state: RunState, event: Event) -> Step:
     match event:
         case SitesSeen():
-            return _sites_seen(state, event)
+            return round_gathering.sites_seen(state, event)
+        case KeyArrived():
+            return round_gathering.key_arrived(state, event)
         case RoundOpened():
-            return _round_opened(state, event)
+            return round_trips.round_opened(state, event)
         case ReplyArrived():
-            return _reply(state, event)
+            return round_trips.reply(state, event)
+        case AgreementArrived():
+            return round_trips.agreement(state, event)
+        case SharesArrived():
+            return round_trips.shares(state, event)
         case RefusalArrived():
             return _refusal(state, event)
         case FaultyReply():
@@ -118,204 +173,96 @@ def _handle(state: RunState, event: Event) -> Step:
         case SiteLost():
             return _lost(state, event)
         case DeadlinePassed():
-            return _deadline(state, event)
+            if state.phase == "keying":
+                return round_gathering.keying_deadline(state, event)
+            return round_trips.deadline(state, event)
         case Aggregated():
-            return _aggregated(state, event)
+            return round_ends.aggregated(state, event)
+        case NotOpened():
+            return round_ends.not_opened(state, event)
         case Resumed():
-            return _resumed(state)
+            return round_ends.resumed(state)
 
 
 def _out_of_phase(state: RunState, event: Event) -> Step:
-    if isinstance(event, ReplyArrived | RefusalArrived):
-        if event.round == state.round and event.run == state.settings.run:
-            return state, ()  # came after its round had ended: late, not wrong
-        return _incident(state, event.site, "no such round is open")
-    if isinstance(event, FaultyReply):
-        return _incident(state, event.site, "not a legal answer")
-    if isinstance(event, SiteLost | DeadlinePassed | SitesSeen):
+    match event:
+        case ReplyArrived():
+            return _not_now(state, event, "submit")
+        case AgreementArrived():
+            return _not_now(state, event, "agree")
+        case SharesArrived():
+            return _not_now(state, event, "open")
+        case KeyArrived():
+            if _when(state, "keying", event.number) == "late":
+                return state, ()
+            return round_ends.incident(state, event.site, "a key that was not asked for")
+        case RefusalArrived():
+            return _refusal(state, event)
+        case FaultyReply():
+            return _faulty(state, event)
+        case SiteLost() | DeadlinePassed() | SitesSeen():
+            return state, ()
+        case _:
+            raise OurMistake(
+                f"{type(event).__name__} cannot happen while the run is {state.phase}."
+            )
+
+
+def _not_now(
+    state: RunState, event: ReplyArrived | AgreementArrived | SharesArrived, trip: Trip
+) -> Step:
+    """An answer that came after its trip had ended is late, not wrong; another is an incident."""
+    here = event.run == state.settings.run and event.round == state.round
+    if here and _when(state, trip, event.round) == "late":
         return state, ()
-    raise OurMistake(f"{type(event).__name__} cannot happen while the run is {state.phase}.")
-
-
-def _sites_seen(state: RunState, event: SitesSeen) -> Step:
-    settings = state.settings
-    eligible = state.eligible
-    if len(eligible) < settings.minimum:
-        return _pause(state, "budget")
-    since = event.now if state.waiting_since is None else state.waiting_since
-    state = replace(state, waiting_since=since)
-    present = tuple(site for site in eligible if site in event.sites)
-    waited_s = event.now - since
-    if len(present) == len(eligible) or (
-        len(present) >= settings.minimum and waited_s >= settings.gather_s
-    ):
-        number = state.round + 1
-        opening = replace(
-            state, phase="opening", round=number, participants=present, waiting_since=None
-        )
-        return opening, (Open(number, present),)
-    if waited_s >= settings.patience_s:
-        return _pause(state, "too-few-sites")
-    return state, ()
-
-
-def _round_opened(state: RunState, event: RoundOpened) -> Step:
-    current = OpenRound(
-        number=state.round,
-        participants=state.participants,
-        request_digest=event.request_digest,
-        deadline_at=event.now + state.settings.deadline_s,
-    )
-    return (
-        replace(state, phase="open", current=current),
-        (Push(current.number, current.participants),),
-    )
-
-
-def _reply(state: RunState, event: ReplyArrived) -> Step:
-    current = _open(state)
-    wrong = _misaddressed(state, current, event)
-    if wrong:
-        return _incident(state, event.site, wrong)
-    for earlier in current.contributions:
-        if earlier.site == event.site:
-            if earlier.update_digest == event.update_digest:
-                return state, ()  # the same reply again
-            return _incident(state, event.site, "two different replies to one request")
-    if current.ended.get(event.site) == "refused":
-        return _incident(state, event.site, "a reply after a refusal")
-    contribution = Contribution(event.site, event.update_digest, event.weight)
-    current = replace(
-        current,
-        contributions=tuple(
-            sorted((*current.contributions, contribution), key=lambda item: item.site)
-        ),
-        ended=_without(current.ended, event.site),
-    )
-    after, actions = _end_if_complete(replace(state, current=current))
-    return after, (Accept(current.number, contribution), *actions)
+    return round_ends.incident(state, event.site, "nothing like it is being asked for")
 
 
 def _refusal(state: RunState, event: RefusalArrived) -> Step:
-    current = _open(state)
-    wrong = _misaddressed(state, current, event)
-    if wrong:
-        return _incident(state, event.site, wrong)
-    if event.site in current.contributors:
-        return _incident(state, event.site, "a refusal after a reply")
-    if event.reason == "budget":
-        state = replace(state, exhausted=state.exhausted | {event.site})
-    return _end_if_complete(_ended(state, current, event.site, "refused"))
+    when = "never" if event.trip is None else _when(state, event.trip, event.number)
+    if when == "never":
+        return round_ends.incident(state, event.site, "it refuses what it was not asked")
+    if when == "late":
+        return state, ()
+    if event.trip == "keying":
+        return round_gathering.key_refused(state, event)
+    return round_trips.refusal(state, event)
 
 
 def _faulty(state: RunState, event: FaultyReply) -> Step:
-    current = _open(state)
-    state, actions = _incident(state, event.site, "not a legal answer")
-    if event.round != current.number or event.site not in current.silent:
-        return state, actions
-    after, more = _end_if_complete(_ended(state, current, event.site, "faulty"))
+    state, actions = round_ends.incident(state, event.site, "not a legal answer")
+    after, more = _lost(state, event)
     return after, (*actions, *more)
 
 
-def _lost(state: RunState, event: SiteLost) -> Step:
-    current = _open(state)
-    if event.round != current.number or event.site not in current.silent:
+def _lost(state: RunState, event: FaultyReply | SiteLost) -> Step:
+    if _when(state, event.trip, event.number) != "now":
         return state, ()
-    return _end_if_complete(_ended(state, current, event.site, "lost"))
+    if event.trip == "keying":
+        return round_gathering.key_lost(state, event)
+    return round_trips.lost(state, event)
 
 
-def _deadline(state: RunState, event: DeadlinePassed) -> Step:
-    current = _open(state)
-    if event.now < current.deadline_at:
-        return state, ()
-    for site in current.silent:
-        state = _ended(state, _open(state), site, "silent")
-    return _end_if_complete(state)
+_ORDER: dict[Phase, int] = {"preparing": 0, "submit": 1, "agree": 2, "open": 3}
+"""How far the round is; a phase that is not named comes after it."""
 
 
-def _aggregated(state: RunState, event: Aggregated) -> Step:
-    current = _open(state)
-    if event.round != current.number:
-        raise OurMistake(f"Round {event.round} was aggregated, but {current.number} is open.")
-    completed = state.completed + 1
-    state = replace(state, completed=completed, failed_in_row=0, current=None, participants=())
-    if completed >= state.settings.rounds:
-        return replace(state, phase="finished"), (Finish(),)
-    return replace(state, phase="waiting"), ()
+def _when(state: RunState, trip: Trip, number: int) -> str:
+    """Whether what was asked in this trip is awaited "now", was asked before ("late"), or "never".
+
+    Trip 2 is awaited in trip 3 also: who signs late may still open.
+    """
+    if trip == "keying":
+        if number > state.keyings:
+            return "never"
+        return "now" if state.phase == "keying" and number == state.keyings else "late"
+    phase = _ORDER.get(state.phase, 4)
+    if number == state.round and (state.phase == trip or (trip, state.phase) == ("agree", "open")):
+        return "now"
+    return "late" if (number, _ORDER[trip]) < (state.round, phase) else "never"
 
 
-def _resumed(state: RunState) -> Step:
-    fresh = replace(
-        state,
-        phase="waiting",
-        pause=None,
-        failed_in_row=0,
-        waiting_since=None,
-        exhausted=frozenset(),
-    )
-    return fresh, ()
-
-
-def _misaddressed(state: RunState, current: OpenRound, event: ReplyArrived | RefusalArrived) -> str:
-    if event.site not in current.participants:
-        return "the site was not asked"
-    if event.run != state.settings.run:
-        return "it names another run"
-    if event.round != current.number:
-        return "it names another round"
-    if event.request_digest != current.request_digest:
-        return "it answers another request"
-    return ""
-
-
-def _end_if_complete(state: RunState) -> Step:
-    """End the round when no answer can come any more."""
-    current = _open(state)
-    if current.silent:
-        return state, ()
-    if len(current.contributions) >= state.settings.minimum:
-        return (
-            replace(state, phase="aggregating"),
-            (Aggregate(current.number, current.contributions, current.ended),),
-        )
-    closed = (
-        CloseRound(current.number, "too-few-contributors", current.contributions, current.ended),
-    )
-    state = replace(
-        state,
-        phase="waiting",
-        current=None,
-        participants=(),
-        failed_in_row=state.failed_in_row + 1,
-    )
-    if state.failed_in_row >= state.settings.max_failed:
-        paused, actions = _pause(state, "failed-rounds")
-        return paused, (*closed, *actions)
-    return state, closed
-
-
-def _ended(state: RunState, current: OpenRound, site: str, ending: Ending) -> RunState:
-    ended = MappingProxyType({**current.ended, site: ending})
-    return replace(state, current=replace(current, ended=ended))
-
-
-def _without(ended: Mapping[str, Ending], site: str) -> Mapping[str, Ending]:
-    return MappingProxyType({key: value for key, value in ended.items() if key != site})
-
-
-def _incident(state: RunState, site: str, reason: str) -> Step:
-    incidents = MappingProxyType({**state.incidents, site: state.incidents.get(site, 0) + 1})
-    return replace(state, incidents=incidents), (Incident(site, reason),)
-
-
-def _pause(state: RunState, reason: PauseReason) -> Step:
-    return replace(state, phase="paused", pause=reason, waiting_since=None), (Pause(reason),)
-
-
-def _open(state: RunState) -> OpenRound:
-    if state.current is None:
-        raise OurMistake("No round is open.")
-    return state.current
+# ---------------------------------------------------------------- restart
 
 
 def replay(
@@ -323,8 +270,8 @@ def replay(
 ) -> RunState:
     """State after the rounds of a stored lineage: waiting, finished, or paused by failed rounds.
 
-    resumed_after: number of the last round before the operator last resumed the run; failures and
-    exhausted budgets up to it are forgotten.
+    resumed_after: number of the last round before the operator last resumed the run; failures,
+    exhausted budgets and bars up to it are forgotten.
 
     Raises:
         OurMistake: round numbers do not increase.
@@ -337,13 +284,19 @@ def replay(
         for site in item.incidents:
             incidents[site] = incidents.get(site, 0) + 1
         remembered = item.number > resumed_after
-        failed = 0 if item.aggregated or not remembered else state.failed_in_row + 1
+        failed = state.failed_in_row if item.excused else state.failed_in_row + 1
+        if item.aggregated or not remembered:
+            failed = 0
+        state = replace(state, round=item.number)
+        if remembered:
+            state = round_ends.silent(state, item.silent)
+            state = round_ends.answered(state, item.answered)
         state = replace(
             state,
-            round=item.number,
             completed=state.completed + (1 if item.aggregated else 0),
             failed_in_row=failed,
             exhausted=state.exhausted | (item.exhausted if remembered else frozenset()),
+            barred=state.barred | (item.barred if remembered else frozenset()),
             incidents=MappingProxyType(incidents),
         )
     if state.completed >= settings.rounds:
@@ -353,8 +306,40 @@ def replay(
     return state
 
 
-def reopened(state: RunState, number: int, participants: tuple[str, ...]) -> RunState:
-    """The state `opening` of a round whose request is stored already (coordinator restart)."""
+def reopened(
+    state: RunState,
+    number: int,
+    participants: tuple[str, ...],
+    *,
+    agreed: tuple[Contribution, ...] = (),
+    ended: Endings = MappingProxyType({}),
+) -> RunState:
+    """The state `preparing` of a round whose request is stored already (coordinator restart).
+
+    agreed: the contributions of U, sorted by site, where `Agree` was carried out: the round goes on
+    in trip 2 with this U and no other. ended: what `Agree.ended` said; participants that are in
+    neither count as silent.
+
+    Raises:
+        OurMistake: the number was used, or the stored U does not belong to such a round.
+    """
     if state.phase != "waiting" or number <= state.round:
         raise OurMistake(f"Round {number} cannot be opened again.")
-    return replace(state, phase="opening", round=number, participants=participants)
+    survivors = tuple(item.site for item in agreed)
+    if agreed and (
+        not state.settings.masked
+        or list(survivors) != sorted(set(survivors))
+        or not set(survivors) <= set(participants)
+        or len(survivors) < state.settings.needed
+    ):
+        raise OurMistake(f"The stored survivors of round {number} are none of this round.")
+    others = [site for site in participants if agreed and site not in survivors]
+    silent: dict[str, Ending] = {site: ended.get(site, "silent") for site in others}
+    return replace(
+        state,
+        phase="preparing",
+        round=number,
+        participants=participants,
+        stored=agreed,
+        stored_ended=MappingProxyType(silent),
+    )

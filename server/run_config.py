@@ -1,7 +1,12 @@
-"""What the operator decides about a run, and the roster that it goes over. Checked when made."""
+"""What the operator decides about a run. Checked when made.
+
+The sites, their declared patients and the threshold are not decided here: the signed roster says
+them (`shared_model.roster`).
+"""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_model import canonical
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
-from shared_model.enrolment import SiteCard, SiteName
 from shared_model.errors import OurMistake
 from shared_model.protocol import (
     MAX_PARTICIPANTS,
-    Participant,
-    Patients,
     PresetName,
     RunId,
 )
@@ -23,41 +25,23 @@ from shared_model.protocol import (
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
 
 
-class RosterSite(BaseModel):
-    """One enrolled hospital: its identity key (32 raw bytes in hexadecimal) and declared N."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    site: SiteName
-    identity_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    declared_patients: Patients
-
-    @classmethod
-    def of(cls, card: SiteCard) -> RosterSite:
-        return cls(
-            site=card.site,
-            identity_key=card.identity_key,
-            declared_patients=card.declared_patients,
-        )
-
-    @property
-    def key(self) -> bytes:
-        return bytes.fromhex(self.identity_key)
-
-    @property
-    def participant(self) -> Participant:
-        return Participant(site=self.site, declared_patients=self.declared_patients)
-
-
 class RunConfig(BaseModel):
     """One training run. Nothing here changes after the run has begun.
 
     minimum_contributors: nodes refuse fewer than their policy asks for, which is 3 by default.
     begin_with: the packaged warm start of the preset, or weights drawn with seed 0.
-    insecure_aggregation: has no default; True says that updates reach the coordinator in clear.
-    gather_s: how long an enrolled site that is not there is waited for once enough others are.
+    aggregation: "UnmaskedForSimulation" adds the same integers without masks; nodes of hospitals
+        refuse it, and so does a release.
+    bits: b of the quantisation. update_norm_bound: L2 bound on an update, from which the scale
+        of the quantisation follows; by default `default_norm_bound`.
+    gather_s: how long a site that is not there, or does not answer, is waited for once enough
+        others are or have.
     patience_s: how long the run waits for enough sites before it pauses.
-    deadline_s: how long a round stays open.
+    deadline_s: how long a round waits for submissions; the closing exchange at the end of a run
+        waits as long.
+    trip_s: how long a round waits for agreements, and again for what the sites open.
+    rekey_s: an epoch in which a site has no key is not replaced before it is this old.
+    epoch_rounds: the sites make new keys after at most so many rounds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -68,13 +52,18 @@ class RunConfig(BaseModel):
     privacy: PrivacyPlan
     training: LocalTraining = LocalTraining()
     begin_with: Literal["warm-start", "random-weights"] = "warm-start"
-    insecure_aggregation: bool
+    aggregation: Literal["secure-sum", "UnmaskedForSimulation"] = "secure-sum"
+    bits: Annotated[int, Field(ge=8, le=24)] = 20
+    update_norm_bound: Annotated[float, Field(gt=1e-12, lt=1e12)] | None = None
     minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS, le=MAX_PARTICIPANTS)] = 3
     server_step: Literal["fedavg"] = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     deadline_s: Seconds = 3600.0
     gather_s: Seconds = 30.0
     patience_s: Seconds = 3600.0
+    trip_s: Seconds = 300.0
+    rekey_s: Seconds = 60.0
+    epoch_rounds: Annotated[int, Field(ge=1, le=100_000)] = 20
     poll_s: Annotated[float, Field(gt=0.0, le=600.0)] = 1.0
     max_failed_rounds: Annotated[int, Field(ge=1, le=1000)] = 3
 
@@ -120,7 +109,39 @@ class RunConfig(BaseModel):
 
 
 _HINTS = {
-    "insecure_aggregation": "Write insecure_aggregation = true to say that updates reach the "
-    "coordinator in clear; this version has no other way.",
+    "insecure_aggregation": "Remove it: updates are always masked. Simulations may say "
+    'aggregation = "UnmaskedForSimulation".',
     "minimum_contributors": f"At least {MINIMUM_CONTRIBUTORS} hospitals make an aggregate.",
 }
+
+
+def default_norm_bound(config: RunConfig, smallest_declared: int, dimension: int) -> float:
+    """L2 bound on one hospital's update, from public numbers alone.
+
+    Adam moves every parameter by about the learning rate lr in a step, and no further than
+    steps x lr in a round; its moves follow noise, so that they add up like a random walk, for
+    which 6 sqrt(steps) leaves room:  1.05 lr sqrt(d) min(steps, 6 sqrt(steps)).
+    With one step every parameter moves by lr, rounded to float32, which for half of all lr (1e-3
+    among them) is more than lr: without the 1.05 every update would be just above the bound, be
+    scaled down and be logged as such, in every round.
+    SGD adds, in each step, a clipped mean (norm about C) and noise of norm sigma C sqrt(d) / (q N);
+    noise of different steps is independent:
+    lr steps C + 3 lr sqrt(steps) sigma C sqrt(d) / (q N), N the smallest declared number.
+
+    A larger update is scaled down to the bound by its own hospital, before it is masked; a bound
+    that is too large only makes the quantisation coarser. `update_norm_bound` overrides it.
+    """
+    training, plan = config.training, config.privacy
+    steps, rate = plan.steps, training.learning_rate
+    if training.optimiser == "adam":
+        return 1.05 * rate * math.sqrt(dimension) * min(float(steps), 6.0 * math.sqrt(steps))
+    noise = plan.noise_multiplier * plan.clipping_norm * math.sqrt(dimension)
+    mean = rate * steps * plan.clipping_norm
+    return mean + 3.0 * rate * math.sqrt(steps) * noise / (plan.sample_rate * smallest_declared)
+
+
+def norm_bound(config: RunConfig, smallest_declared: int, dimension: int) -> float:
+    """What the requests of a run say: the operator's bound, else the default."""
+    if config.update_norm_bound is not None:
+        return config.update_norm_bound
+    return default_norm_bound(config, smallest_declared, dimension)

@@ -1,19 +1,29 @@
-"""The first moment of a run: what it starts from, its folder, and what must be said before it."""
+"""The first moment of a run: what it starts from, its folder; and what each of its rounds asks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server import rounds
-from server.checkpoints import RunFolder, RunRecord
-from server.run_config import RosterSite, RunConfig
+from server.aggregation import dimension_of
+from server.checkpoints import RunFolder
+from server.desk import NOT_CONTINUED
+from server.epochs import Epoch
+from server.run_config import RunConfig, norm_bound
+from server.run_records import RoundRecord, RunRecord, as_base64
 from shared_model import protocol, signing
+from shared_model import roster as rosters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
+from shared_model.protocol import Participant, SumPlan, TrainRequest
+from shared_model.release import EVIDENCE_LIMIT_BYTES
+from shared_model.roster import Roster
+from shared_model.secure_sum.numbers import Numbers
 from shared_model.weights import Weights
 
 
@@ -50,21 +60,29 @@ def starting_model(config: RunConfig) -> StartingModel:
 def begin(
     folder: RunFolder,
     config: RunConfig,
-    roster: Sequence[RosterSite],
+    roster: bytes,
+    root_key: bytes,
     key: Ed25519PrivateKey,
     start: StartingModel,
     *,
     software: str | None = None,
 ) -> RunRecord:
-    """Create the run's folder: record and first checkpoint. The roster is fixed for the run.
+    """Create the run's folder: record and first checkpoint.
+
+    Args:
+        roster: the signed roster, as the root's holder gave it. root_key: 32 raw bytes that it
+            must be signed with; it stays the run's for good.
+        key: the run key.
 
     Raises:
-        Refused: `insecure_aggregation` is not true (reason "insecure-aggregation"), or the folder
-            holds a run already (reason "exists").
-        OurMistake: fewer enrolled sites than the minimum, or a trainable name the model lacks.
+        PeerFault: of "coordinator"; the root has not signed this roster.
+        Refused: the folder holds a run already (reason "exists"), or the roster is out of the
+            protocol's bounds ("threshold").
+        OurMistake: fewer sites than the minimum, a trainable name the model lacks, numbers that
+            make no sum, or more rounds than a release has room for.
     """
-    require_insecure_aggregation(config)
-    sites = tuple(sorted(roster, key=lambda item: item.site))
+    signed = rosters.open_signed(roster, root_key)
+    check_bounds(signed.roster)
     missing = set(start.trainable) - set(start.weights)
     if missing or not start.trainable:
         raise OurMistake("The trainable parameters are not parameters of the model.")
@@ -74,15 +92,18 @@ def begin(
         run=config.run,
         config=config,
         model=start.config,
-        roster=sites,
+        root_key=root_key.hex(),
+        rosters=(as_base64(signed.to_bytes()),),
         run_key=signing.public_bytes(key).hex(),
-        insecure_aggregation=config.insecure_aggregation,
         software=software or protocol.software(),
         initial_model=weights_io.digest(start.weights),
         trainable=tuple(sorted(start.trainable)),
         starts=0,
     )
-    settings_of(record)  # checks the roster against the minimum
+    settings_of(config, signed.roster)  # checks the roster against the minimum
+    check_room(config, signed.roster)
+    trained = {name: start.weights[name] for name in start.trainable}
+    numbers_of(config, signed.roster, signed.roster.names, trained)
     with folder.locked():
         if folder.exists:
             raise Refused(
@@ -95,27 +116,139 @@ def begin(
     return record
 
 
-def require_insecure_aggregation(config: RunConfig) -> None:
-    """Refuse to start unless the configuration says in so many words what is not protected."""
-    if not config.insecure_aggregation:
-        raise Refused(
-            "This version can aggregate only updates that reach the coordinator in clear.",
-            reason="insecure-aggregation",
-            do="If that is what you want, set insecure_aggregation = true in the run's "
-            "configuration and allow_insecure_aggregation = true in every node's policy.",
+def check_bounds(roster: Roster) -> None:
+    """Threshold and weights are within the protocol's bounds; validity is for the nodes to judge.
+
+    Raises:
+        Refused: they are not (reasons "threshold", "roster").
+    """
+    rosters.check(roster, colluding_sites=0, allow_two=True, today=roster.valid_from, own=None)
+
+
+def evidence_bytes(roster: Roster) -> int:
+    """About how much a round of all sites adds to a release's evidence, from above.
+
+    Nearly all of it is five signed headers a site (its key, reply, agreement, answer, receipt), in
+    hexadecimal; measured without drop-outs, which add 134 bytes for each pair with a dropped site.
+    """
+    return 3000 + sum(7600 + 24 * len(site) for site in roster.names)
+
+
+def check_room(config: RunConfig, roster: Roster) -> None:
+    """A release has room for the evidence of all rounds; else that would be found out at its end.
+
+    Raises:
+        OurMistake: it has not; says how many rounds fit.
+    """
+    room = EVIDENCE_LIMIT_BYTES // evidence_bytes(roster)
+    if config.aggregation == "secure-sum" and config.rounds > room:
+        raise OurMistake(
+            f"{config.rounds} rounds of {len(roster.sites)} sites: a release has room for the "
+            f"signed evidence of about {room}.",
+            do=f"Ask for at most {room} rounds, with more steps each.",
         )
 
 
-def settings_of(record: RunRecord) -> rounds.Settings:
-    """The machine's settings of a run."""
-    config = record.config
+def settings_of(config: RunConfig, roster: Roster) -> rounds.Settings:
+    """The machine's settings of a run over this roster.
+
+    Raises:
+        OurMistake: the roster has fewer sites than a round needs.
+    """
     return rounds.Settings(
-        run=record.run,
-        sites=tuple(item.site for item in record.roster),
+        run=config.run,
+        sites=roster.names,
         rounds=config.rounds,
         minimum=config.minimum_contributors,
+        threshold=roster.threshold,
+        masked=config.aggregation == "secure-sum",
         max_failed=config.max_failed_rounds,
         deadline_s=config.deadline_s,
+        trip_s=config.trip_s,
         gather_s=config.gather_s,
         patience_s=config.patience_s,
+        rekey_s=config.rekey_s,
+        epoch_rounds=config.epoch_rounds,
+    )
+
+
+def numbers_of(
+    config: RunConfig,
+    roster: Roster,
+    participants: tuple[str, ...],
+    trainable: Mapping[str, np.ndarray],
+) -> Numbers:
+    """Parameters of the sum over these participants.
+
+    Raises:
+        OurMistake: the sum does not fit 32 bits.
+    """
+    weights = roster.weights
+    dimension = dimension_of(trainable)
+    smallest = min(entry.declared_patients for entry in roster.sites)
+    return Numbers.of(
+        dimension,
+        sum(weights[site] for site in participants),
+        norm_bound(config, smallest, dimension),
+        config.bits,
+    )
+
+
+def train_request(
+    record: RunRecord,
+    number: int,
+    participants: tuple[str, ...],
+    trainable: Mapping[str, np.ndarray],
+    body_digest: str,
+    epoch: Epoch | None,
+) -> TrainRequest:
+    """What trip 1 of a round asks. epoch: None where masks are off."""
+    config, roster = record.config, record.roster
+    numbers = numbers_of(config, roster, participants, trainable)
+    return TrainRequest(
+        run=record.run,
+        round=number,
+        start=record.starts,
+        preset=record.model.preset,
+        config_digest=record.model.digest,
+        model_digest=record.model_digest,
+        body_digest=body_digest,
+        privacy=config.privacy,
+        training=config.training,
+        server_step=config.server_step,
+        server_learning_rate=config.server_learning_rate,
+        participants=tuple(
+            Participant(site=site, declared_patients=roster.entry(site).declared_patients)
+            for site in participants
+        ),
+        minimum_contributors=config.minimum_contributors,
+        sum=SumPlan(
+            aggregation=config.aggregation,
+            roster_digest=roster.digest,
+            threshold=roster.threshold,
+            epoch=0 if epoch is None else epoch.number,
+            epoch_keys=() if epoch is None else epoch.keys,
+            dimension=numbers.dimension,
+            bits=numbers.bits,
+            modulus_bits=numbers.modulus_bits,
+            norm_bound=numbers.norm_bound,
+        ),
+        deadline_s=config.deadline_s,
+        software=record.software,
+    )
+
+
+def closed_round(item: RoundRecord) -> rounds.ClosedRound:
+    """What the machine needs to know of a stored round."""
+    silent = frozenset(absent.site for absent in item.absent if absent.ending == "silent")
+    spoke = {absent.site for absent in item.absent if absent.ending in ("refused", "unused")}
+    return rounds.ClosedRound(
+        number=item.round,
+        aggregated=item.outcome == "aggregated",
+        exhausted=frozenset(absent.site for absent in item.absent if absent.reason == "budget"),
+        incidents=tuple(incident.site for incident in item.incidents if not incident.about),
+        barred=frozenset(item.barred),
+        silent=silent,
+        answered=frozenset(spoke | {one.site for one in item.contributors}),
+        excused=item.reason == NOT_CONTINUED,
     )

@@ -1,4 +1,8 @@
-"""The enrolled hospitals: one signed card each, as the hospital gave it; never replaced."""
+"""The enrolled hospitals: one signed card each, as the hospital gave it; never replaced.
+
+Enrolled hospitals may connect. Which of them take part in a sum, and with which key, says the
+roster that the root signed (`server.rosters`), which is drafted from these cards.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,20 @@ from server.home import CoordinatorHome
 from shared_model.enrolment import SiteCard, open_site_card
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
+from shared_model.protocol import MAX_PARTICIPANTS
 
 
 def enrol(home: CoordinatorHome, data: bytes) -> SiteCard:
-    """Take a hospital's card into the roster. The same card again changes nothing.
+    """Take a hospital's card. The same card again changes nothing.
 
     Raises:
         PeerFault: not a card, or not signed by the key that it names.
-        Refused: the name or a key is enrolled already, with another card (reason "enrolled").
+        Refused: the name or a key is enrolled already, with another card, or there are as many
+            sites as a roster can have (reason "enrolled").
     """
     card = open_site_card(data)
-    for other in roster(home):
+    others = roster(home)
+    for other in others:
         if other == card:
             return card
         same_key = (
@@ -31,12 +38,18 @@ def enrol(home: CoordinatorHome, data: bytes) -> SiteCard:
                 do=f"If the hospital made new keys, remove it first: "
                 f"fedprint-coordinator remove {other.site}",
             )
+    if len(others) >= MAX_PARTICIPANTS:
+        raise Refused(
+            f"{MAX_PARTICIPANTS} hospitals are enrolled, and a roster has no more.",
+            reason="enrolled",
+            do="Remove one first: fedprint-coordinator remove SITE",
+        )
     write_atomic(_path(home, card.site), data)
     return card
 
 
 def remove(home: CoordinatorHome, site: str) -> None:
-    """Take a hospital out of the roster. Runs that have begun keep the roster they began with.
+    """Enrol a hospital no more: it cannot connect. The signed roster lists it until the next.
 
     Raises:
         OurMistake: no such site.

@@ -1,9 +1,10 @@
-"""The two files that a hospital and a coordinator exchange by hand before they meet on the network.
+"""The files that people hand over before any two machines meet on the network.
 
     site.json          hospital -> coordinator: name, declared patients, public keys, self-signed
+    root.json          root -> coordinator: the consortium's public root key, self-signed
     coordinator.json   coordinator -> hospital: address, CA certificate, public keys, self-signed
 
-Both are public. A signature by the file's own key proves possession of that key and nothing else:
+All are public. A signature by the file's own key proves possession of that key and nothing else:
 who sent the file is settled by people, who compare its `spoken` digest by telephone.
 """
 
@@ -31,7 +32,14 @@ RawKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})")
 
 
-class _Card(BaseModel):
+def spoken(digest: str) -> str:
+    """A digest in 16 groups of four digits, as people read it to each other."""
+    return " ".join(digest[at : at + 4] for at in range(0, 64, 4))
+
+
+class Card(BaseModel):
+    """A file that people hand over: strict, frozen, with a digest that they can compare."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def content(self) -> dict[str, Any]:
@@ -44,11 +52,11 @@ class _Card(BaseModel):
 
     @property
     def spoken(self) -> str:
-        """The digest as people compare it by telephone: 16 groups of four digits."""
-        return " ".join(self.digest[at : at + 4] for at in range(0, 64, 4))
+        """The digest as people compare it by telephone."""
+        return spoken(self.digest)
 
 
-class SiteCard(_Card):
+class SiteCard(Card):
     """Public part of a hospital's node."""
 
     kind: Literal["fedprint-site"] = "fedprint-site"
@@ -79,15 +87,16 @@ class SiteCard(_Card):
         )
 
 
-class Invitation(_Card):
+class Invitation(Card):
     """What a hospital pins about its coordinator."""
 
     kind: Literal["fedprint-coordinator"] = "fedprint-coordinator"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     address: Annotated[str, Field(max_length=300)]
     ca_certificate: Annotated[str, Field(max_length=8192)]
     run_key: RawKey
     release_key: RawKey
+    root_key: RawKey
 
     @field_validator("address")
     @classmethod
@@ -109,6 +118,28 @@ class Invitation(_Card):
     def release(self) -> bytes:
         return bytes.fromhex(self.release_key)
 
+    @property
+    def root(self) -> bytes:
+        """The consortium's root key, which signs the roster."""
+        return bytes.fromhex(self.root_key)
+
+
+class RootCard(Card):
+    """root.json: the public part of the consortium's root key."""
+
+    kind: Literal["fedprint-root"] = "fedprint-root"
+    version: Literal[1] = 1
+    root_key: RawKey
+
+    @property
+    def root(self) -> bytes:
+        return bytes.fromhex(self.root_key)
+
+    @property
+    def spoken_key(self) -> str:
+        """Digest of the root key, as people compare it by telephone."""
+        return spoken(signing.key_digest(self.root))
+
 
 def check_address(address: str) -> tuple[str, int]:
     """Split HOST:PORT.
@@ -123,17 +154,22 @@ def check_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(match.group(1))
 
 
-_C = TypeVar("_C", SiteCard, Invitation)
+_C = TypeVar("_C", SiteCard, Invitation, RootCard)
 
 
-def seal(card: SiteCard | Invitation, key: Ed25519PrivateKey) -> bytes:
+def _named_key(card: SiteCard | Invitation | RootCard) -> bytes:
+    if isinstance(card, SiteCard):
+        return card.identity
+    return card.run if isinstance(card, Invitation) else card.root
+
+
+def seal(card: SiteCard | Invitation | RootCard, key: Ed25519PrivateKey) -> bytes:
     """The file's bytes: flat JSON of the fields and `signature`, signed by the card's own key.
 
     Raises:
         OurMistake: the key is not the one that the card names.
     """
-    named = card.identity if isinstance(card, SiteCard) else card.run
-    if signing.public_bytes(key) != named:
+    if signing.public_bytes(key) != _named_key(card):
         raise OurMistake("The card names another key than the one that signs it.")
     signature = signing.sign(key, card.kind, canonical.encode(card.content()))
     document = {**card.content(), "signature": signature.hex()}
@@ -158,6 +194,15 @@ def open_invitation(data: bytes) -> Invitation:
     return _open(Invitation, data, "coordinator")
 
 
+def open_root_card(data: bytes) -> RootCard:
+    """Read root.json.
+
+    Raises:
+        PeerFault: as for `open_site_card`, of site "root".
+    """
+    return _open(RootCard, data, "root")
+
+
 def _open(model: type[_C], data: bytes, site: str) -> _C:
     ask = f"Ask the {site} for the file again."
     try:
@@ -166,8 +211,7 @@ def _open(model: type[_C], data: bytes, site: str) -> _C:
         document = json.loads(data)
         signature = bytes.fromhex(document.pop("signature"))
         card = model.model_validate_json(json.dumps(document))
-        named = card.identity if isinstance(card, SiteCard) else card.run
-        signing.verify(named, card.kind, canonical.encode(card.content()), signature)
+        signing.verify(_named_key(card), card.kind, canonical.encode(card.content()), signature)
     except Refused as error:
         raise PeerFault(
             f"The file of the {site} is not signed by its own key.", site=site, do=ask

@@ -59,6 +59,9 @@ class NoiseSource(Protocol):
     def public_generator(self) -> np.random.Generator:
         """For choices the guarantee does not rest on: patch masks, which segments of a patient."""
 
+    def rounding_seed(self) -> bytes:
+        """32 bytes for the stochastic rounding of this round's update; for nothing else."""
+
 
 class SystemNoise:
     """Noise that gives privacy: AES-256-CTR keyed with 32 fresh bytes of the operating system.
@@ -115,6 +118,10 @@ class SystemNoise:
         """A PCG64 keyed with fresh bytes of the operating system, apart from the noise stream."""
         return np.random.Generator(np.random.PCG64(secrets.randbits(256)))
 
+    def rounding_seed(self) -> bytes:
+        """32 fresh bytes of the operating system."""
+        return os.urandom(32)
+
     def _uint64(self, count: int) -> np.ndarray:
         if os.getpid() != self._process:
             raise OurMistake(
@@ -170,6 +177,10 @@ class NonPrivateForTests:
         """A generator of its own for every call, in the order of the calls."""
         self._public_count += 1
         return self._generator(f"public {self._public_count}")
+
+    def rounding_seed(self) -> bytes:
+        """The same 32 bytes for the same (run, site, round, seed)."""
+        return bytes.fromhex(digest_of(["NonPrivateForTests", *self._key, "rounding"]))
 
     def _generator(self, purpose: str) -> np.random.Generator:
         seed = int(digest_of(["NonPrivateForTests", *self._key, purpose]), 16)

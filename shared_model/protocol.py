@@ -3,15 +3,19 @@
 On the wire a message is a **header** and a **body**, both bytes:
 
     header = 64-byte Ed25519 signature || canonical JSON of the message
-    body   = safetensors of the weights (empty for a refusal); the header commits to its SHA-256
+    body   = bytes that the header commits to by SHA-256: the model in safetensors, or what
+             docs/secure-sum-wire.md lays out; empty for a refusal
 
 The type tag under the signature is the message's `kind`, so that no message can pass for one of
 another kind, and the signature is checked **before** the JSON is parsed. A parser accepts exactly
 the bytes that the sender's encoder makes: what it parsed is encoded again and must equal its input.
 
-    coordinator -> node    TrainRequest, signed by the run key; body: the full model
-    node -> coordinator    TrainReply, signed by the site's identity key; body: the update
+    coordinator -> node    TrainRequest, signed by the run key; body: the full model (trip 1)
+    node -> coordinator    TrainReply, signed by the site's identity key; body: the masked vector,
+                           sealed shares and commitments
                            Refusal, signed by the site's identity key; no body
+
+The messages of trips 2 and 3, of epochs and of the closing exchange are in `protocol_sum`.
 
     header = seal(message, key)
     request = open_train_request(header, run_key)          # node
@@ -24,7 +28,7 @@ Open functions raise `PeerFault(site=...)` for anything that is not such a messa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,11 +40,13 @@ from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 256 * 1024
 MAX_BODY_BYTES = 512 * 1024 * 1024
-MAX_PARTICIPANTS = 1024
+MAX_PARTICIPANTS = 255
+"""Shamir shares over GF(2^8) have 255 places."""
 MAX_WEIGHT = 8
+"""Largest aggregation weight; see `shared_model.roster.weight_of`."""
 SIGNATURE_BYTES = 64
 COORDINATOR = "coordinator"
 PRIVACY_UNIT = "one patient at one hospital"
@@ -59,7 +65,11 @@ RefusalReason = Literal[
     "version",  # another protocol or package version
     "roster",  # this site is not asked, or its declared number of patients is another one
     "contributors",  # fewer participants or a lower minimum than the node's policy asks for
-    "insecure-aggregation",  # the node's policy does not allow updates in clear
+    "secure-sum",  # masks off, other sum parameters than this node computes, or a sum gone wrong
+    "threshold",  # too few hospitals, too low a threshold or collusion bound
+    "roster-approval",  # the node's operator has not approved this roster
+    "epoch",  # no key of this epoch here: a new epoch is needed
+    "late",  # a later step of this run was taken already
     "policy",  # the plan crosses another limit of the node's policy
     "model",  # unknown preset, another configuration, or weights that do not fit
     "budget",  # the round would cross the privacy budget
@@ -69,31 +79,63 @@ RefusalReason = Literal[
     "internal",  # a fault at the node; its operator reads why in the node's own log
 ]
 
-Phase = Literal["waiting", "opening", "open", "aggregating", "finished", "paused"]
+Phase = Literal[
+    "waiting", "keying", "preparing", "submit", "agree", "open", "aggregating", "finished", "paused"
+]
+_SUBMIT: frozenset[Phase] = frozenset({"submit", "agree", "aggregating", "waiting", "paused"})
+_AGREE: frozenset[Phase] = frozenset({"agree", "open", "waiting", "paused"})
+_OPEN: frozenset[Phase] = frozenset({"open", "waiting", "paused"})
+_KEYING: frozenset[Phase] = frozenset({"keying", "waiting"})
 TRANSITIONS: Mapping[Phase, Mapping[str, frozenset[Phase]]] = {
     "waiting": {
-        "SitesSeen": frozenset({"waiting", "opening", "paused"}),
+        "SitesSeen": frozenset({"waiting", "keying", "preparing", "paused"}),
     },
-    "opening": {
-        "RoundOpened": frozenset({"open"}),
+    "keying": {
+        "KeyArrived": _KEYING,
+        "RefusalArrived": _KEYING,
+        "FaultyReply": _KEYING,
+        "SiteLost": _KEYING,
+        "DeadlinePassed": _KEYING,
+    },
+    "preparing": {
+        "RoundOpened": frozenset({"submit", "agree"}),
+    },
+    "submit": {
+        "ReplyArrived": _SUBMIT,
+        "RefusalArrived": _SUBMIT,
+        "FaultyReply": _SUBMIT,
+        "SiteLost": _SUBMIT,
+        "DeadlinePassed": _SUBMIT,
+    },
+    "agree": {
+        "AgreementArrived": _AGREE,
+        "RefusalArrived": _AGREE,
+        "FaultyReply": _AGREE,
+        "SiteLost": _AGREE,
+        "DeadlinePassed": _AGREE,
     },
     "open": {
-        "ReplyArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
-        "RefusalArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
-        "FaultyReply": frozenset({"open", "aggregating", "waiting", "paused"}),
-        "SiteLost": frozenset({"open", "aggregating", "waiting", "paused"}),
-        "DeadlinePassed": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "SharesArrived": frozenset({"open", "aggregating", "waiting", "paused"}),
+        "AgreementArrived": _OPEN,
+        "RefusalArrived": _OPEN,
+        "FaultyReply": _OPEN,
+        "SiteLost": _OPEN,
+        "DeadlinePassed": _OPEN,
     },
     "aggregating": {
         "Aggregated": frozenset({"waiting", "finished"}),
+        "NotOpened": frozenset({"waiting", "paused"}),
     },
     "paused": {
         "Resumed": frozenset({"waiting"}),
     },
     "finished": {},
 }
-"""Legal transitions of a run: phase -> event -> phases it may lead to. Replies, refusals, faults
-and deadlines that come when no round is open change no phase; they are ignored or counted."""
+"""Legal transitions of a run: phase -> event -> phases it may lead to. Only rounds whose masks are
+off (simulations) go from "submit" to "aggregating". Once a round is in "agree" it ends in an
+aggregate or is closed for good; it never returns to "submit". A stored round whose survivors are
+stored goes from "preparing" to "agree"; who agrees late, in "open", still opens. Messages that come
+in a phase that does not list them change no phase; they are ignored or counted."""
 
 
 class _Strict(BaseModel):
@@ -107,17 +149,63 @@ class Participant(_Strict):
     declared_patients: Patients
 
 
-class _Message(_Strict):
-    version: Literal[1] = 1
+class EpochKeyEntry(_Strict):
+    """One site's X25519 key of the epoch, signed by its identity key (`protocol_sum.EpochKey`)."""
+
+    site: SiteName
+    public_key: Digest
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+class SumPlan(_Strict):
+    """How the updates of a round are added; all of it is in the transcript.
+
+    aggregation: "UnmaskedForSimulation" adds the same integers without masks; nodes of hospitals
+        refuse it. threshold: what the signed roster says; nodes compare. epoch_keys: of all sites
+        that have one, sorted. norm_bound: L2 bound on an update, from which the scale follows.
+    """
+
+    aggregation: Literal["secure-sum", "UnmaskedForSimulation"]
+    roster_digest: Digest
+    threshold: Annotated[int, Field(ge=2, le=MAX_PARTICIPANTS)]
+    epoch: Annotated[int, Field(ge=0, le=2**53)]
+    epoch_keys: Annotated[tuple[EpochKeyEntry, ...], Field(max_length=MAX_PARTICIPANTS)]
+    dimension: Annotated[int, Field(ge=1, le=2**27)]
+    bits: Annotated[int, Field(ge=8, le=24)]
+    modulus_bits: Annotated[int, Field(ge=9, le=32)]
+    norm_bound: Annotated[float, Field(gt=1e-12, lt=1e12)]
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> SumPlan:
+        sites = [entry.site for entry in self.epoch_keys]
+        if sites != sorted(set(sites)):
+            raise ValueError("epoch keys must be sorted by site, each once")
+        if len({entry.public_key for entry in self.epoch_keys}) != len(sites):
+            raise ValueError("two sites have the same epoch key")
+        return self
+
+
+class SignedMessage(_Strict):
+    """Base of everything that is sealed; `kind` is the type tag under the signature."""
+
+    kind: str
+
+
+class RoundMessage(SignedMessage):
+    """A message of one round of one run."""
+
+    version: Literal[2] = 2
     run: RunId
     round: RoundNumber
 
 
-class TrainRequest(_Message):
+class TrainRequest(RoundMessage):
     """Train one round from these weights.
 
     participants are sorted by site, each once. `start` counts the coordinator's starts of this
     run. `config_digest` is `ModelConfig.digest`, `model_digest` is `weights.digest` of the body.
+    server_step, server_learning_rate: what makes the next model of the mean update, so that every
+    survivor can compute it from the published sum (`shared_model.server_step`).
     """
 
     kind: Literal["train-request"] = "train-request"
@@ -129,11 +217,13 @@ class TrainRequest(_Message):
     body_digest: Digest
     privacy: PrivacyPlan
     training: LocalTraining
+    server_step: Literal["fedavg"] = "fedavg"
+    server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
     participants: Annotated[
         tuple[Participant, ...], Field(min_length=1, max_length=MAX_PARTICIPANTS)
     ]
     minimum_contributors: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
-    insecure_aggregation: bool
+    sum: SumPlan
     deadline_s: Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
     software: ShortText
 
@@ -161,13 +251,16 @@ class PrivacyStatement(_Strict):
     trust_model: Literal["local"] = "local"
 
 
-class TrainReply(_Message):
-    """The update of one site for one round."""
+class TrainReply(RoundMessage):
+    """The submission of one site for one round: what its body holds is masked.
+
+    No digest of the update itself travels: the body is all that leaves.
+    """
 
     kind: Literal["train-reply"] = "train-reply"
     site: SiteName
     request_digest: Digest
-    update_digest: Digest
+    transcript: Digest
     body_digest: Digest
     declared_patients: Patients
     weight: Weight
@@ -183,7 +276,7 @@ class TrainReply(_Message):
         return self
 
 
-class Refusal(_Message):
+class Refusal(RoundMessage):
     """The site does not take part in this round. Carries a word of a closed set and no more."""
 
     kind: Literal["refusal"] = "refusal"
@@ -192,20 +285,10 @@ class Refusal(_Message):
     reason: RefusalReason
 
 
-Message = TrainRequest | TrainReply | Refusal
-_M = TypeVar("_M", bound=_Message)
+_M = TypeVar("_M", bound=SignedMessage)
 
 
-def aggregation_weight(declared_patients: int, participants: Sequence[Participant]) -> int:
-    """Public integer weight in [1, 8]: 8 N / largest N of the round, rounded half up, at least 1.
-
-    Computed by the node for itself and again by the coordinator; integer arithmetic only.
-    """
-    largest = max(participant.declared_patients for participant in participants)
-    return max(1, min(MAX_WEIGHT, (2 * MAX_WEIGHT * declared_patients + largest) // (2 * largest)))
-
-
-def encode(message: Message) -> bytes:
+def encode(message: SignedMessage) -> bytes:
     """Canonical JSON bytes of a message.
 
     Raises:
@@ -222,7 +305,7 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def seal(message: Message, key: Ed25519PrivateKey) -> bytes:
+def seal(message: SignedMessage, key: Ed25519PrivateKey) -> bytes:
     """Header bytes: signature over (kind, canonical JSON), then the canonical JSON."""
     data = encode(message)
     return signing.sign(key, message.kind, data) + data
@@ -240,32 +323,54 @@ def open_train_request(header: bytes, run_key: bytes) -> TrainRequest:
         PeerFault: of site "coordinator": oversize, wrong signature, unknown field, wrong type,
             out of bounds, or not in canonical form.
     """
-    _bounded(header, COORDINATOR)
-    _verified(header, run_key, "train-request", COORDINATOR)
-    return _parsed(TrainRequest, header[SIGNATURE_BYTES:], COORDINATOR)
+    return open_signed(header, run_key, TrainRequest, site=COORDINATOR)
 
 
 def open_answer(header: bytes, identity_key: bytes, *, site: str) -> TrainReply | Refusal:
-    """A site's answer, verified against its identity key of the roster.
+    """A site's answer to a `TrainRequest`, verified against its identity key of the roster.
 
     Raises:
         PeerFault: as for requests, and when the answer names another site.
     """
+    return open_answer_of(header, identity_key, TrainReply, site=site)
+
+
+def open_signed(header: bytes, public_key: bytes, model: type[_M], *, site: str) -> _M:
+    """A message of this one kind, signed by this key.
+
+    Raises:
+        PeerFault: of `site`: oversize, wrong signature or kind, unknown field, wrong type, out of
+            bounds, or not in canonical form.
+    """
     _bounded(header, site)
-    kinds: dict[str, type[TrainReply] | type[Refusal]] = {
-        "train-reply": TrainReply,
-        "refusal": Refusal,
-    }
-    for kind, model in kinds.items():
-        try:
-            _verified(header, identity_key, kind, site)
-        except PeerFault:
-            continue
-        answer = _parsed(model, header[SIGNATURE_BYTES:], site)
-        if answer.site != site:
-            raise PeerFault(f"An answer of {site} names another site.", site=site)
-        return answer
-    raise PeerFault(f"The answer of {site} has no valid signature.", site=site, do=_KEY_HINT)
+    _verified(header, public_key, kind_of(model), site)
+    return _parsed(model, header[SIGNATURE_BYTES:], site)
+
+
+def open_answer_of(
+    header: bytes, identity_key: bytes, model: type[_M], *, site: str
+) -> _M | Refusal:
+    """A site's answer of this kind, or its refusal.
+
+    Raises:
+        PeerFault: as `open_signed`, and when the answer names another site.
+    """
+    _bounded(header, site)
+    answer: _M | Refusal
+    if is_signed(header, identity_key, kind_of(model)):
+        answer = open_signed(header, identity_key, model, site=site)
+    elif is_signed(header, identity_key, "refusal"):
+        answer = open_signed(header, identity_key, Refusal, site=site)
+    else:
+        raise PeerFault(f"The answer of {site} has no valid signature.", site=site, do=_KEY_HINT)
+    if getattr(answer, "site", None) != site:
+        raise PeerFault(f"An answer of {site} names another site.", site=site)
+    return answer
+
+
+def kind_of(model: type[SignedMessage]) -> str:
+    """The type tag of a message class."""
+    return str(model.model_fields["kind"].default)
 
 
 _KEY_HINT = "Compare the key digest with the one that was enrolled; enrol again if it changed."

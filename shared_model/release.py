@@ -1,17 +1,24 @@
 """The release: what is signed, how it is written down, and what makes it acceptable.
 
-Pure: bytes in, verdict out. `shared_model.release_files` reads and writes the files.
+Pure: bytes in, verdict out. `shared_model.release_files` reads and writes the files,
+`shared_model.release_words` tells a person what a release says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from shared_model import canonical, signing, weights
 from shared_model.config import MINIMUM_CONTRIBUTORS, ModelConfig, PrivacyPlan
@@ -19,7 +26,7 @@ from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import MAX_HEADER_BYTES, RunId
 
-SCHEMA = 1
+SCHEMA = 2
 TAG = "release-manifest"
 """Type tag of the signature: a signature made for anything else never verifies here."""
 
@@ -34,6 +41,8 @@ LIMITS = (
 MANIFEST_LIMIT_BYTES = 16 * 2**20
 EVIDENCE_LIMIT_BYTES = 128 * 2**20
 WEIGHTS_LIMIT_BYTES = 256 * 2**20
+DOCUMENT_LIMIT_BYTES = 2 * 2**20
+"""Largest signed roster, and largest statement of a sum."""
 SIGNATURE_BYTES = 64
 
 Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
@@ -45,6 +54,9 @@ Words = Annotated[str, StringConstraints(pattern=r"\A[ -~]{1,600}\z")]
 Date = Annotated[str, StringConstraints(pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]\z")]
 HexBytes = Annotated[
     str, StringConstraints(pattern=r"\A([0-9a-f]{2})+\z", max_length=2 * MAX_HEADER_BYTES)
+]
+HexDocument = Annotated[
+    str, StringConstraints(pattern=r"\A([0-9a-f]{2})*\z", max_length=2 * DOCUMENT_LIMIT_BYTES)
 ]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -98,13 +110,29 @@ class Contribution(_Strict):
     weight: Count
     noise: Words
     delta: Probability
-    update_digest: Digest
+    body_digest: Digest
+    """SHA-256 of the masked submission; it tells nothing about the update under the mask."""
     reply_digest: Digest
     """SHA-256 of the signed reply header."""
 
 
+class RoundSum(_Strict):
+    """The published sum of an aggregated round; what it says stands in signed messages."""
+
+    transcript: Digest
+    survivors: Annotated[tuple[SiteName, ...], Field(min_length=MINIMUM_CONTRIBUTORS)]
+    """Sites whose submissions are in the sum, sorted."""
+    dropped: tuple[SiteName, ...]
+    """Sites that were asked and are not in the sum, sorted."""
+    sum_digest: Digest
+    statement_digest: Digest
+
+
 class Round(_Strict):
-    """One ask-train-aggregate cycle. A closed round changes no weights but has its price."""
+    """One ask-train-aggregate cycle. A closed round changes no weights but has its price.
+
+    `sum` is there if and only if the round was aggregated.
+    """
 
     run: RunId
     number: Count
@@ -115,6 +143,13 @@ class Round(_Strict):
     model_in: Digest
     model_out: Digest
     contributors: tuple[Contribution, ...]
+    sum: RoundSum | None
+
+    @model_validator(mode="after")
+    def _sum_if_aggregated(self) -> Round:
+        if (self.sum is not None) != (self.outcome == "aggregated"):
+            raise ValueError("an aggregated round has a sum, a closed one has none")
+        return self
 
 
 class WarmStart(_Strict):
@@ -165,13 +200,15 @@ class EvidenceFile(_Strict):
 class Manifest(_Strict):
     """What the release key signs."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: Name
     number: Count
     created: Date
     signer: Key
     run_key: Key
     """Signs the requests in the evidence."""
+    root_key: Key
+    """Signs the rosters in the evidence; kept offline by the consortium."""
     model: Shape
     model_digest: Digest
     weights: WeightsFile
@@ -179,7 +216,7 @@ class Manifest(_Strict):
     lineage: Lineage
     privacy: Annotated[tuple[SitePrivacy, ...], Field(min_length=MINIMUM_CONTRIBUTORS)]
     private: Literal[True]
-    aggregation: Literal["insecure_aggregation", "secure_sum"]
+    aggregation: Literal["secure-sum"]
     code_digest: Digest
     packages: Annotated[dict[Name, Words], Field(max_length=64)]
     limits: Words
@@ -227,16 +264,37 @@ def _where(error: Exception) -> str:
     return f" (field {parts[0]})" if parts else ""
 
 
+class SiteHeader(_Strict):
+    """A header that one site signed, in hexadecimal."""
+
+    site: SiteName
+    header: HexBytes
+
+    @property
+    def data(self) -> bytes:
+        return bytes.fromhex(self.header)
+
+
 class SignedRound(_Strict):
-    """Headers of one round exactly as they were signed, in hexadecimal (see `protocol`)."""
+    """Messages of one round exactly as they were signed (see `protocol` and `protocol_sum`).
+
+    All but request and replies are empty for a closed round. Each site is there at most once.
+    """
 
     request: HexBytes
     replies: tuple[HexBytes, ...]
+    """`TrainReply` of each contributor."""
+    agreements: tuple[SiteHeader, ...]
+    statement: HexDocument
+    answers: tuple[SiteHeader, ...]
+    """`CloseReply` of each survivor."""
+    receipts: tuple[SiteHeader, ...]
 
 
 class Evidence(_Strict):
-    """`evidence.json`: the signed headers of every round, in the order of the lineage."""
+    """`evidence.json`: the signed rosters, and the messages of every round of the lineage."""
 
+    rosters: Annotated[tuple[HexDocument, ...], Field(min_length=1, max_length=1000)]
     rounds: tuple[SignedRound, ...]
 
     def to_bytes(self) -> bytes:
@@ -340,61 +398,3 @@ def check_evidence(manifest: Manifest, data: bytes) -> Evidence:
     if canonical.digest(data) != manifest.evidence.digest:
         raise Refused("evidence.json is not the signed one.", reason="digest")
     return Evidence.from_bytes(data)
-
-
-def statement_in_words(one: SitePrivacy) -> str:
-    """The whole promise; epsilon is never printed alone."""
-    return (
-        f"{one.site}: epsilon {one.epsilon:.3g} at delta {one.delta:.1e}; protects {one.unit} "
-        f"({one.adjacency}); trust model '{one.trust_model}': each hospital adds the full noise "
-        "itself, so it holds against the coordinator, the other hospitals and anyone who has the "
-        f"model; noise: {one.noise}; {one.rounds} rounds, {one.steps} steps, "
-        f"{one.declared_patients} declared patients. Over its whole life the hospital states "
-        f"epsilon {one.lifetime_epsilon:.3g} at the same delta."
-    )
-
-
-def aggregation_in_words(manifest: Manifest) -> str:
-    """What the coordinator saw on the way."""
-    if manifest.aggregation == "insecure_aggregation":
-        return (
-            "insecure_aggregation: the coordinator saw every hospital's noised update by itself. "
-            "Patients are protected by each hospital's own noise alone."
-        )
-    return "secure sum: the coordinator saw only the sum of the hospitals' noised updates."
-
-
-def describe(manifest: Manifest) -> dict[str, Any]:
-    """What `show` prints as JSON."""
-    lineage = manifest.lineage
-    return {
-        "name": manifest.name,
-        "number": manifest.number,
-        "created": manifest.created,
-        "digest": manifest.digest,
-        "model": manifest.model.preset,
-        "model_digest": manifest.model_digest,
-        "signer_key_digest": signing.key_digest(bytes.fromhex(manifest.signer)),
-        "runs": list(lineage.runs),
-        "warm_start": lineage.warm_start.model_dump(),
-        "rounds": sum(step.outcome == "aggregated" for step in lineage.rounds),
-        "closed_rounds": sum(step.outcome == "closed" for step in lineage.rounds),
-        "minimum_contributors": lineage.minimum_contributors,
-        "aggregation": aggregation_in_words(manifest),
-        "privacy": [one.model_dump() for one in manifest.privacy],
-        "limits": manifest.limits,
-    }
-
-
-def words(manifest: Manifest) -> Iterable[str]:
-    """What a person reads before saying yes, line by line."""
-    rounds = sum(step.outcome == "aggregated" for step in manifest.lineage.rounds)
-    yield f"Release {manifest.number} '{manifest.name}' of {manifest.created}"
-    yield f"model {manifest.model.preset}, digest {manifest.model_digest[:16]}"
-    yield f"signed by key digest {signing.key_digest(bytes.fromhex(manifest.signer))[:16]}"
-    yield f"{rounds} rounds from the warm start ({manifest.lineage.warm_start.origin})"
-    yield "Privacy, per hospital:"
-    for one in manifest.privacy:
-        yield f"  {statement_in_words(one)}"
-    yield f"Aggregation: {aggregation_in_words(manifest)}"
-    yield f"Limits: {manifest.limits}"

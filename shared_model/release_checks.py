@@ -6,9 +6,9 @@ first and the auditor can print all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from shared_model import protocol
+from shared_model import canonical, protocol, sum_evidence
 from shared_model.errors import FedprintError, PeerFault, Refused
 from shared_model.release import (
     Contribution,
@@ -17,11 +17,15 @@ from shared_model.release import (
     Release,
     ReleaseBytes,
     Round,
+    RoundSum,
     SignedRound,
+    SiteHeader,
     check_evidence,
     check_signature,
     check_weights,
 )
+from shared_model.roster import Roster
+from shared_model.sum_evidence import Asked
 
 
 def verify(files: ReleaseBytes, signer: bytes) -> Release:
@@ -80,10 +84,10 @@ def chain_faults(manifest: Manifest) -> list[str]:
 
 
 def contributor_faults(manifest: Manifest) -> list[str]:
-    """Every aggregate is of enough distinct sites, each update used once."""
+    """Every aggregate is of enough distinct sites, each submission used once."""
     faults: list[str] = []
     least = manifest.lineage.minimum_contributors
-    updates: set[str] = set()
+    bodies: set[str] = set()
     for step in manifest.lineage.rounds:
         sites = {one.site for one in step.contributors}
         if len(sites) != len(step.contributors):
@@ -91,9 +95,9 @@ def contributor_faults(manifest: Manifest) -> list[str]:
         if step.outcome == "aggregated" and len(sites) < least:
             faults.append(f"{_label(step)} has {len(sites)} contributors, fewer than {least}.")
         for one in step.contributors:
-            if one.update_digest in updates:
-                faults.append(f"{_label(step)} uses an update that was used before.")
-            updates.add(one.update_digest)
+            if one.body_digest in bodies:
+                faults.append(f"{_label(step)} uses a submission that was used before.")
+            bodies.add(one.body_digest)
     return faults
 
 
@@ -123,19 +127,25 @@ def statement_faults(manifest: Manifest) -> list[str]:
 
 
 def evidence_faults(manifest: Manifest, evidence: Evidence) -> list[str]:
-    """Every figure of the lineage stands in a message that its site signed.
+    """Every figure of the lineage stands in a message that its site signed, and every sum was
+    agreed on, answered for and found right by its hospitals.
 
-    The keys are those of the manifest: who must not believe the coordinator compares their
-    digests with the hospitals.
+    The root key is that of the manifest: who must not believe the coordinator compares it with the
+    one that hospitals have pinned, and the roster's key digests with the hospitals.
     """
     if len(evidence.rounds) != len(manifest.lineage.rounds):
         return ["the evidence has another number of rounds."]
+    try:
+        rosters = sum_evidence.opened_rosters(
+            (bytes.fromhex(one) for one in evidence.rosters), bytes.fromhex(manifest.root_key)
+        )
+    except FedprintError as error:
+        return [f"a roster of the evidence: {error.message}"]
     faults: list[str] = []
-    keys = {one.site: bytes.fromhex(one.identity_key) for one in manifest.privacy}
     lifetime: dict[str, float] = {}
     for step, signed in zip(manifest.lineage.rounds, evidence.rounds, strict=True):
         try:
-            faults += _round_faults(manifest, step, signed, keys, lifetime)
+            faults += _round_faults(manifest, step, signed, rosters, lifetime)
         except FedprintError as error:
             faults.append(f"{_label(step)}: {error.message}")
     for one in manifest.privacy:
@@ -148,35 +158,33 @@ def _round_faults(
     manifest: Manifest,
     step: Round,
     signed: SignedRound,
-    keys: dict[str, bytes],
+    rosters: Mapping[str, Roster],
     lifetime: dict[str, float],
 ) -> list[str]:
     faults: list[str] = []
-    header = bytes.fromhex(signed.request)
-    request = protocol.open_train_request(header, bytes.fromhex(manifest.run_key))
+    asked = sum_evidence.ask(
+        bytes.fromhex(signed.request), bytes.fromhex(manifest.run_key), rosters
+    )
+    request = asked.request
     same = (
-        protocol.header_digest(header) == step.request_digest
+        asked.digest == step.request_digest
         and request.run == step.run
         and request.round == step.number
         and request.model_digest == step.model_in
         and request.privacy == step.plan.plan()
         and request.config_digest == manifest.model.config().digest
         and request.minimum_contributors >= manifest.lineage.minimum_contributors
-        and request.insecure_aggregation == (manifest.aggregation == "insecure_aggregation")
     )
     if not same:
         faults.append(f"{_label(step)} is not the one that the coordinator asked for.")
     if len(signed.replies) != len(step.contributors):
         return [*faults, f"{_label(step)} has another number of signed replies."]
-    asked = {one.site: one.declared_patients for one in request.participants}
+    keys = {one.site: bytes.fromhex(one.identity_key) for one in manifest.privacy}
     for one, text in zip(step.contributors, signed.replies, strict=True):
-        if one.site not in keys:
-            faults.append(f"{_label(step)}: {one.site} has no key.")
-            continue
+        if keys.get(one.site) != asked.key(one.site):
+            faults.append(f"{_label(step)}: {one.site} has another key than its roster says.")
         header = bytes.fromhex(text)
-        reply = protocol.open_answer(header, keys[one.site], site=one.site)
-        if not isinstance(reply, protocol.TrainReply):
-            raise PeerFault(f"{one.site} refused and is counted.", site=one.site)
+        reply = sum_evidence.replied(asked, one.site, header)
         epsilon = reply.privacy.epsilon
         if not reply.private or epsilon is None:
             faults.append(f"{_label(step)}: the update of {one.site} is not private.")
@@ -184,16 +192,39 @@ def _round_faults(
         lifetime[one.site] = max(epsilon, lifetime.get(one.site, 0.0))
         same = (
             protocol.header_digest(header) == one.reply_digest
-            and reply.run == step.run
-            and reply.round == step.number
-            and reply.request_digest == step.request_digest
-            and reply.update_digest == one.update_digest
+            and reply.body_digest == one.body_digest
             and reply.noise == one.noise
             and reply.weight == one.weight
             and reply.privacy.delta == one.delta
             and reply.declared_patients == one.declared_patients
-            and reply.declared_patients == asked.get(one.site)
         )
         if not same:
             faults.append(f"{_label(step)}: {one.site} signed other figures.")
+    if step.sum is not None:
+        faults += _sum_faults(step, step.sum, signed, asked)
     return faults
+
+
+def _sum_faults(step: Round, told: RoundSum, signed: SignedRound, asked: Asked) -> list[str]:
+    """The sum of an aggregated round: agreed on, answered for, found right, and made the model."""
+    data = bytes.fromhex(signed.statement)
+    submissions = {one.site: one.reply_digest for one in step.contributors}
+    statement = sum_evidence.stated(asked, data, submissions)
+    same = (
+        told.transcript == asked.transcript_digest
+        and told.survivors == statement.survivors
+        and told.dropped == statement.dropped
+        and told.sum_digest == statement.sum_digest
+        and told.statement_digest == canonical.digest(data)
+    )
+    sum_evidence.agreed(asked, statement, _by_site(signed.agreements))
+    sum_evidence.answered(asked, statement, data, _by_site(signed.answers))
+    sum_evidence.received(asked, statement, data, _by_site(signed.receipts), step.model_out)
+    return [] if same else [f"{_label(step)} has another sum than its statement says."]
+
+
+def _by_site(headers: Sequence[SiteHeader]) -> dict[str, bytes]:
+    found = {one.site: one.data for one in headers}
+    if len(found) != len(headers):
+        raise PeerFault("A site is there twice.", site=protocol.COORDINATOR)
+    return found

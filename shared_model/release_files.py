@@ -8,6 +8,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -208,13 +209,22 @@ def read_signer(value: str) -> bytes:
         OurMistake: neither of the two.
         PeerFault: the file is not an invitation that is signed by its own key.
     """
-    return read_pinned_keys(value)[0]
+    return read_pinned_keys(value).release
 
 
-def read_pinned_keys(value: str) -> tuple[bytes, bytes | None]:
-    """As `read_signer`: the release key and, where a file names it, the run key (32 raw bytes)."""
+@dataclass(frozen=True)
+class PinnedKeys:
+    """Raw public keys, 32 bytes; run and root only where a coordinator.json was given."""
+
+    release: bytes
+    run: bytes | None = None
+    root: bytes | None = None
+
+
+def read_pinned_keys(value: str) -> PinnedKeys:
+    """As `read_signer`: the release key and, where a file names them, run key and root key."""
     if len(value) == 2 * KEY_BYTES and all(c in "0123456789abcdefABCDEF" for c in value):
-        return bytes.fromhex(value), None
+        return PinnedKeys(bytes.fromhex(value))
     path = Path(value)
     try:
         with path.open("rb") as stream:
@@ -225,7 +235,7 @@ def read_pinned_keys(value: str) -> tuple[bytes, bytes | None]:
             do="Give the coordinator.json that the operator sent, or the release key's digits.",
         ) from error
     invitation = open_invitation(data)
-    return invitation.release, invitation.run
+    return PinnedKeys(invitation.release, invitation.run, invitation.root)
 
 
 def code_digest(root: Path | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -14,28 +14,43 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 
+Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float]]
+"""(quick, tell) -> figures; `tell` says on stderr what is being done."""
+
 BENCHES = {
     "ingest": "simulations.bench_ingest:figures",
+    "secure-sum": "simulations.bench_secure_sum:figures",
+    "round": "simulations.bench_round:figures",
 }
 
 
-def run_bench(name: str) -> dict[str, Any]:
-    """Run one benchmark: {"name", "figures", "machine", "versions"}."""
+def run_bench(
+    name: str, *, quick: bool = False, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Run one benchmark: {"name", "quick", "figures", "machine", "versions"}.
+
+    Args:
+        quick: small sizes, to see that it runs; the bars are for the full sizes.
+        tell: called with what is being done.
+    """
     if name not in BENCHES:
         raise OurMistake(f"No benchmark {name!r}.", do=f"Choose from: {', '.join(BENCHES)}.")
     module, function = BENCHES[name].split(":")
-    measure: Callable[[], dict[str, float]] = getattr(importlib.import_module(module), function)
+    measure: Figures = getattr(importlib.import_module(module), function)
     return {
         "name": name,
-        "figures": measure(),
+        "quick": quick,
+        "figures": measure(quick, tell or (lambda _: None)),
         "machine": {
             "system": platform.platform(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
+            "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
         },
         "versions": {
-            package: version(package) for package in ("fedprint", "numpy", "scipy", "torch", "flwr")
+            package: version(package)
+            for package in ("fedprint", "numpy", "scipy", "torch", "flwr", "cryptography")
         },
     }
 
@@ -46,15 +61,22 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def bench(
         name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
+        quick: Annotated[bool, typer.Option(help="Small sizes, to see that it runs.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     ) -> None:
         """Measure speed; comparisons run both sides interleaved and report ratios of medians.
 
-        Example: fedprint-lab bench ingest --json
+        What is being done is told on stderr. Set OMP_NUM_THREADS=1 to compare both sides fairly.
+
+        Example: fedprint-lab bench secure-sum --json
         """
-        result = run_bench(name)
+        result = run_bench(name, quick=quick, tell=_on_stderr)
         if as_json:
             terminal.print_json(result)
             return
         rows = [{"figure": key, "value": value} for key, value in result["figures"].items()]
         terminal.show(f"bench {name}", rows, as_json=False)
+
+
+def _on_stderr(text: str) -> None:
+    terminal.err.print(text, highlight=False, markup=False)

@@ -80,24 +80,26 @@ def neurokit_windows(ecg: Array, ecg_fs_hz: float, ppg: Array, ppg_fs_hz: float)
     return rated
 
 
-def figures() -> dict[str, float]:
+def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
     """Figures of `fedprint-lab bench ingest`.
 
     speedup_vs_neurokit: ratio of the medians of CPU time, both sides on the same windows, by turns.
     windows_per_s_per_core: windows made (both channels, gate included) in a second of CPU time.
     """
+    repeats, throughput_windows = (1, 60) if quick else (REPEATS, THROUGHPUT_WINDOWS)
     rng = np.random.default_rng(20250101)
     short = synthetic_recording(rng, COMPARED_WINDOWS, ECG_FS_HZ, PPG_FS_HZ)
     ours: list[float] = []
     theirs: list[float] = []
     rated = neurokit_windows(*_with_rates(short))  # also warms up both sides
     make_windows(*_with_rates(short))
-    for _ in range(REPEATS):
+    for turn in range(repeats):
+        tell(f"both sides: turn {turn + 1} of {repeats}")
         ours.append(_cpu_s(lambda: make_windows(*_with_rates(short))))
         theirs.append(_cpu_s(lambda: neurokit_windows(*_with_rates(short))))
-    long = synthetic_recording(rng, THROUGHPUT_WINDOWS, ECG_FS_HZ, PPG_FS_HZ)
+    long = synthetic_recording(rng, throughput_windows, ECG_FS_HZ, PPG_FS_HZ)
     windows = make_windows(*_with_rates(long))
-    longest = [_cpu_s(lambda: make_windows(*_with_rates(long))) for _ in range(REPEATS)]
+    longest = [_cpu_s(lambda: make_windows(*_with_rates(long))) for _ in range(repeats)]
     return {
         "speedup_vs_neurokit": statistics.median(theirs) / statistics.median(ours),
         "windows_per_s_per_core": len(windows) / statistics.median(longest),

@@ -38,6 +38,13 @@ def federate(
             "--repeatable-non-private", help="Seeded noise: bit-identical runs, NO PRIVACY."
         ),
     ] = False,
+    unmasked: Annotated[
+        bool,
+        typer.Option(
+            "--unmasked-for-simulation",
+            help="Add the same integers without masks: same model, faster, NO SECURE SUM.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of patients, and of repeatable noise.")] = 1,
     engine: Annotated[str, typer.Option(help="in-process or ray")] = "in-process",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: this one only.")] = 0,
@@ -69,7 +76,7 @@ def federate(
                 "clipping_norm": clipping_norm,
                 "steps": steps,
             },
-            "insecure_aggregation": True,
+            "aggregation": "UnmaskedForSimulation" if unmasked else "secure-sum",
             "minimum_contributors": min(sites, 3),
             "poll_s": 0.05,
         }
@@ -77,7 +84,8 @@ def federate(
     counts = {f"site-{n + 1:02d}": max(2, patients * (sites - n) // sites) for n in range(sites)}
     if (folder / "hospitals").is_dir():
         seeded = seed if repeatable else None
-        place = federation.Federation(folder.absolute(), tuple(sorted(counts)), seeded)
+        names = tuple(sorted(counts))
+        place = federation.Federation(folder.absolute(), names, seeded, unmasked)
         if place.folder(config.run).record().config != config:
             raise OurMistake(
                 f"{folder} holds a run with other settings.",
@@ -90,6 +98,7 @@ def federate(
             windows_per_patient=windows,
             seed=seed,
             repeatable=repeatable,
+            unmasked=unmasked,
             now=datetime.datetime.now(datetime.UTC),
         )
     with _progress(rounds) as tell:
@@ -106,7 +115,9 @@ def federate(
         "NOT PRIVATE: the noise comes from a seed and protects nobody; epsilon is infinite."
         if repeatable
         else "Private: each hospital drew noise from the operating system and booked its spend.",
-        "INSECURE AGGREGATION: the coordinator saw each hospital's update in clear.",
+        "UNMASKED FOR SIMULATION: the coordinator saw each hospital's update by itself."
+        if unmasked
+        else "Secure sum: of each round the coordinator learned the sum of the hospitals' updates.",
     ]
     if as_json:
         terminal.print_json(
@@ -114,7 +125,7 @@ def federate(
                 "run": record.run,
                 "state": record.state,
                 "pause": record.pause,
-                "insecure_aggregation": record.insecure_aggregation,
+                "aggregation": record.config.aggregation,
                 "model_digest": record.model_digest,
                 "folder": str(place.folder(config.run).path),
                 "rounds": rows,

@@ -175,9 +175,10 @@ def _rows(
 
 
 def _open_release(folder: Path, signer: str | None) -> tuple[Any, Any, dict[str, Any]]:
-    from shared_model.release import Manifest, check_weights, describe
+    from shared_model.release import Manifest, check_weights
     from shared_model.release_checks import verify
     from shared_model.release_files import read_release, read_signer
+    from shared_model.release_words import describe
 
     files = read_release(folder)
     if signer is None:

@@ -13,7 +13,7 @@ from shared_model.files import write_atomic
 from simulations.report import Figure, ReportTable, Section, write_report
 
 if TYPE_CHECKING:
-    from simulations.demo_run import Demo
+    from simulations.demo_parts import Demo
 
 HELD_OUT_WINDOWS = 400
 
@@ -28,7 +28,7 @@ def held_out_curve(demo: Demo) -> list[dict[str, Any]]:
     from server.home import CoordinatorHome
     from shared_model.mae import build, load_weights
     from shared_model.reconstruction import reconstruction_scores
-    from simulations.demo_run import RUN
+    from simulations.demo_parts import RUN
     from simulations.held_out import held_out_windows
 
     folder = RunFolder(CoordinatorHome.find(demo.coordinator).run_folder(RUN))
@@ -85,6 +85,7 @@ def summarise(demo: Demo, seconds: float) -> dict[str, Any]:
     """Write summary.json and report.html; return the summary."""
     held_out = json.loads((demo.root / "held_out.json").read_text())
     audit = json.loads((demo.root / "audit.json").read_text())
+    sums = json.loads((demo.root / "audit-sums.json").read_text())
     manifest = json.loads((demo.release / "manifest.json").read_text())
     table = _load(demo, "probe/probe.json")
     summary: dict[str, Any] = {
@@ -95,6 +96,7 @@ def summarise(demo: Demo, seconds: float) -> dict[str, Any]:
         "held_out": held_out,
         "privacy": manifest["privacy"],
         "audit": audit,
+        "audit_sums": sums,
         "commands": demo.commands,
     }
     write_atomic(demo.root / "summary.json", json.dumps(summary, indent=2).encode())
@@ -120,8 +122,7 @@ def _in_words(
         "Three hospitals with real recordings of open collections."
         if demo.real
         else "The hospitals are SIMULATED: nothing here says anything about real patients.",
-        "insecure_aggregation: updates reached the coordinator in clear, noised by each hospital; "
-        "this version has no secure sum.",
+        *_learned(manifest),
     ]
     words += [
         f"Unseen patients of {one['source']} ({one['patients']}): masked reconstruction error "
@@ -148,6 +149,21 @@ def _in_words(
                 f"[{gain['low']:+.3f}, {gain['high']:+.3f}] skill."
             )
     return words
+
+
+def _learned(manifest: dict[str, Any]) -> list[str]:
+    """What the coordinator learned, from the signed lineage."""
+    sums = [step["sum"] for step in manifest["lineage"]["rounds"] if step["sum"] is not None]
+    fewest = min(len(one["survivors"]) for one in sums)
+    dropped = sum(len(one["dropped"]) for one in sums)
+    away = f"In all, {dropped} answers of hospitals that were asked are missing in them."
+    return [
+        "Secure sum: the coordinator learned one sum a round, each of at least "
+        f"{fewest} hospitals' noised updates, and no hospital's own. Besides: who took part, "
+        "declared numbers of patients, what each hospital has spent, and when it answered.",
+        f"Every sum ({len(sums)}) was checked by the hospitals in it before the release. "
+        + (away if dropped else "No hospital dropped out."),
+    ]
 
 
 def _write(
@@ -187,11 +203,11 @@ def _write(
             ),
             tables=(ReportTable.of("Statement of each hospital", manifest["privacy"]),),
         ),
-        _audit_section(audit),
+        _audit_section(audit, summary["audit_sums"]),
         _probe_section(demo, table),
         Section("Every command", tables=(ReportTable.of("In order", demo.commands),)),
     ]
-    notices = summary["in_words"][:2]
+    notices = summary["in_words"][:3]
     subtitle = (
         f"{summary['data']} · {summary['seconds'] / 60:.1f} minutes · {os.cpu_count()} cores · "
         f"{platform.system()} {platform.machine()} · Python {platform.python_version()}"
@@ -243,12 +259,15 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, int]]:
     return rows
 
 
-def _audit_section(audit: dict[str, Any]) -> Section:
-    rows = [dict(row) for row in audit["findings"]]
+def _audit_section(audit: dict[str, Any], sums: dict[str, Any]) -> Section:
+    tables = [
+        ReportTable.of(caption, [dict(row) for row in one["findings"]])
+        for caption, one in (("fedprint-audit release", audit), ("fedprint-audit sum", sums))
+    ]
     return Section(
-        "Audit of the release",
-        texts=("CANNOT CHECK names what no offline audit of a release can show.",),
-        tables=(ReportTable.of("fedprint-audit release", rows),),
+        "Audit of the release and of the sums",
+        texts=("CANNOT CHECK names what no offline audit can show.",),
+        tables=tuple(tables),
     )
 
 

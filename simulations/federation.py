@@ -1,7 +1,8 @@
 """A consortium of pretend hospitals on one machine, with the code that real ones run.
 
 Each hospital has a folder of its own with keys, policy, spend table and outbox, made as commands
-make them; only its patients are simulated. The engine is in-process or Flower's own on Ray.
+make them, and has approved the roster that a root key signed; only its patients are simulated. The
+updates travel masked, as in the field. The engine is in-process or Flower's own on Ray.
 
     federation = found(root, {"north": 200, "south": 80}, windows_per_patient=8, seed=1,
                        repeatable=True, now=now)
@@ -9,14 +10,16 @@ make them; only its patients are simulated. The engine is in-process or Flower's
 
 `repeatable` draws the noise from seeds: runs are bit-identical for any number of workers, promise
 no privacy, and say so in every reply. Otherwise the noise is the operating system's and the
-hospitals' budgets hold as in the field.
+hospitals' budgets hold as in the field. `unmasked` hospitals also answer a run whose masks are off
+(`aggregation="UnmaskedForSimulation"`): the same integers are added, so the model is the same to
+the bit, and faster. No release is made of such a run.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +28,13 @@ import numpy as np
 from client import keys
 from client.home import NodeHome
 from client.policy import Policy, rounded_patients
+from client.rosters import RosterBook
 from client.round import PretendNode, handle
-from server import coordinate, sites, tls
+from server import coordinate, rosters, sites, tls
 from server.checkpoints import RunFolder, RunRecord
 from server.coordinate import Progress, StartingModel
 from server.home import CoordinatorHome
-from server.run_config import RosterSite, RunConfig
+from server.run_config import RunConfig
 from server.transport import Transport
 from shared_model import enrolment, signing
 from shared_model.enrolment import Invitation
@@ -41,6 +45,8 @@ Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 """(generator, windows) -> signal float32 (window, 2, 1250), valid bool (window, 2, 50)."""
 _ADDRESS = "localhost:9093"
 """Stands in the invitation; nothing listens there in a simulation."""
+VALID_DAYS = 36_500
+"""A simulation that is taken up again must not find that its roster has expired."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,13 @@ class Federation:
     """The consortium's folder. Picklable: workers make their own view of it.
 
     seed: None for noise of the operating system, else the seed of repeatable noise.
+    unmasked: hospitals also answer requests for updates without masks.
     """
 
     root: Path
     sites: tuple[str, ...]
     seed: int | None
+    unmasked: bool = False
 
     @property
     def coordinator(self) -> CoordinatorHome:
@@ -97,20 +105,16 @@ class Federation:
         home = self.home(site)
         data = SimulatedPatients(home.root / "pretend")
         seed = self.seed
-        if seed is None:
-            return handle(home, header, body, pretend=PretendNode(data=data))
-        return handle(
-            home,
-            header,
-            body,
-            pretend=PretendNode(
-                data=data,
+        pretend = PretendNode(data=data, allow_unmasked=self.unmasked)
+        if seed is not None:
+            pretend = replace(
+                pretend,
                 noise=lambda request, name: NonPrivateForTests(
                     request.run, name, request.round, seed
                 ),
                 unlimited_budget=True,
-            ),
-        )
+            )
+        return handle(home, header, body, pretend=pretend)
 
 
 def found(
@@ -121,29 +125,38 @@ def found(
     seed: int,
     repeatable: bool,
     now: datetime.datetime,
+    unmasked: bool = False,
     draw: Draw | None = None,
     epsilon: float = 8.0,
 ) -> Federation:
     """Make coordinator and hospitals below `root`, enrolled and joined, with patients drawn.
 
+    The root key, which the field keeps on a machine without a network, lies in `root`/root.
+
     Args:
         patients: site -> number of patients; declared rounded down to two digits.
         seed: of the patients, and of the noise if `repeatable`.
+        now: today's date is the first day of certificates and roster.
+        unmasked: hospitals also answer requests for updates without masks.
         draw: makes windows; the cohort simulator by default.
         epsilon: each hospital's budget, for life and for a run.
     """
-    federation = Federation(root, tuple(sorted(patients)), seed if repeatable else None)
+    federation = Federation(root, tuple(sorted(patients)), seed if repeatable else None, unmasked)
     place = federation.coordinator
     place.make()
     tls.make(place, _ADDRESS, now=now)
     run_key = signing.create_key_file(place.run_key)
     release_key = signing.create_key_file(place.release_key)
+    root_key = signing.create_key_file(root / "root" / "root.pem")
+    today = now.date().isoformat()
+    two = len(patients) == 2
     invitation = enrolment.seal(
         Invitation(
             address=_ADDRESS,
             ca_certificate=place.ca_certificate.read_text(),
             run_key=signing.public_bytes(run_key).hex(),
             release_key=signing.public_bytes(release_key).hex(),
+            root_key=signing.public_bytes(root_key).hex(),
         ),
         run_key,
     )
@@ -158,13 +171,19 @@ def found(
             epsilon_lifetime=epsilon,
             epsilon_per_run=epsilon,
             minimum_contributors=min(len(patients), 3),
-            allow_insecure_aggregation=True,
+            colluding_sites=0 if two else 1,
+            allow_two_hospitals_who_can_each_compute_the_others_update=two,
         )
         keys.join(home, invitation)
         sites.enrol(place, keys.card_bytes(home))
         _write_patients(
             home.root / "pretend", rng, patients[site], windows_per_patient, draw or _simulator()
         )
+    document = rosters.sign_here(place, root_key, today=today, valid_days=VALID_DAYS)
+    for site in federation.sites:
+        home = federation.home(site)
+        policy = Policy.from_file(home.policy)
+        RosterBook(home).approve(document, signing.public_bytes(root_key), policy, today)
     return federation
 
 
@@ -207,13 +226,26 @@ def train(
     """
     place = federation.coordinator
     folder = federation.folder(config.run)
-    key = signing.load_key_file(place.run_key)
     if not folder.exists:
-        roster = [RosterSite.of(card) for card in sites.roster(place)]
-        coordinate.begin(folder, config, roster, key, start or coordinate.starting_model(config))
+        coordinate.begin(
+            folder,
+            config,
+            place.roster.read_bytes(),
+            rosters.root_card(place).root,
+            signing.load_key_file(place.run_key),
+            start or coordinate.starting_model(config),
+        )
 
     def conduct(transport: Transport) -> RunRecord:
-        return coordinate.run(transport, folder, key, on_progress=on_progress)
+        from server.app import carry_out
+
+        return carry_out(
+            transport,
+            place,
+            config.run,
+            on_progress=on_progress,
+            non_private_for_tests=federation.seed is not None,
+        )
 
     if engine == "ray":
         from simulations.ray_engine import over_ray

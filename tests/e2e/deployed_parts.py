@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,29 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def make_root(root: Path) -> Path:
+    """The machine without network: a root key in a folder of its own; its root.json."""
+    command("fedprint-coordinator", "root", "init", "--home", str(root / "offline"))
+    return root / "offline" / "root.json"
+
+
+def sign_roster(root: Path, sites: Sequence[str], version: int | None = None) -> Path:
+    """Draft, sign, import, approve at each of these sites, with the commands that people type."""
+    draft, signed = root / "draft.json", root / "roster.json"
+    home = ("--home", str(root / "coordinator"))
+    more = () if version is None else ("--version", str(version))
+    command("fedprint-coordinator", "roster", "draft", "-o", str(draft), *home, *more)
+    offline = ("--home", str(root / "offline"), "--yes")
+    command("fedprint-coordinator", "root", "sign", str(draft), "-o", str(signed), *offline)
+    command("fedprint-coordinator", "roster", "import", str(signed), *home)
+    for site in sites:
+        command(
+            *("fedprint-node", "roster", "approve", str(signed)),
+            *("--home", str(root / site), "--yes"),
+        )
+    return signed
 
 
 @dataclass

@@ -64,8 +64,15 @@ def test_demo_walks_the_whole_road_and_leaves_no_process(output: Path) -> None:
     assert demo.returncode == 0, errors.decode()[-2000:]
     summary = json.loads((output / "summary.json").read_text())
     assert summary["data"] == "SIMULATED hospitals"
-    assert any("insecure_aggregation" in line for line in summary["in_words"])
+    learned = next(line for line in summary["in_words"] if line.startswith("Secure sum:"))
+    assert "each of at least 3 hospitals' noised updates, and no hospital's own" in learned
     assert summary["audit"]["verdict"] == "OK"
+    assert summary["audit_sums"]["verdict"] == "OK"
+    sums = {item["check"]: item["verdict"] for item in summary["audit_sums"]["findings"]}
+    assert sums["round 1: added again"] == sums["round 1: model"] == "OK"
+    typed = " | ".join(item["command"] for item in summary["commands"])
+    for ceremony in ("root init", "roster draft", "root sign", "roster import", "roster approve"):
+        assert ceremony in typed
     assert len(summary["privacy"]) == 3
     assert all(one["epsilon"] > 0 for one in summary["privacy"])
     page = (output / "report.html").read_text()

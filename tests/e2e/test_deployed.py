@@ -8,12 +8,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from deployed_parts import Running, command, fill_store, free_port, running, wait_for
+from deployed_parts import (
+    Running,
+    command,
+    fill_store,
+    free_port,
+    make_root,
+    running,
+    sign_roster,
+    wait_for,
+)
 
 from server.checkpoints import RunFolder, RunRecord
 
@@ -43,7 +53,7 @@ class Consortium:
             running(
                 self.root / log,
                 *("fedprint-coordinator", "start", "--home", self.home),
-                *("--insecure-aggregation", *words),
+                *words,
             )
         )
 
@@ -56,12 +66,6 @@ class Consortium:
 def make_node(root: Path, site: str, invitation: Path) -> None:
     home = str(root / site)
     command("fedprint-node", "init", "--home", home, "--site", site, "--patients", "12")
-    policy = root / site / "policy.toml"
-    text = policy.read_text()
-    assert "allow_insecure_aggregation = false" in text
-    policy.write_text(
-        text.replace("allow_insecure_aggregation = false", "allow_insecure_aggregation = true")
-    )
     command("fedprint-node", "join", str(invitation), "--home", home, "--yes")
     fill_store(root / site, patients=12, seed=len(site))
 
@@ -72,11 +76,13 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
     home = str(root / "coordinator")
     invitation = root / "coordinator.json"
     address = f"127.0.0.1:{free_port()}"
-    command("fedprint-coordinator", "init", "--home", home, "--address", address)
+    card = str(make_root(root))
+    command("fedprint-coordinator", "init", "--home", home, "--address", address, "--root", card)
     command("fedprint-coordinator", "invitation", "--home", home, "-o", str(invitation))
     for site in SITES:
         make_node(root, site, invitation)
         command("fedprint-coordinator", "enrol", str(root / site / "site.json"), "--home", home)
+    sign_roster(root, SITES)
     with ExitStack() as stack:
         nodes = {
             site: stack.enter_context(
@@ -101,7 +107,7 @@ def test_a_run_survives_kill_9_of_the_coordinator(consortium: Consortium) -> Non
         first = consortium.start(
             stack, "first.log", "--rounds", "2", "--run", "spring", "--minimum", "3", *PLAN
         )
-        wait_for(lambda: "round 2  sent" in first.text(), "round 2 is open")
+        wait_for(lambda: "round 2  opened" in first.text(), "round 2 is open")
         first.kill_tree()
         wait_for(lambda: not first.leftovers(), "the killed coordinator left no process")
         killed = consortium.record("spring")
@@ -116,6 +122,8 @@ def test_a_run_survives_kill_9_of_the_coordinator(consortium: Consortium) -> Non
     assert (record.state, record.completed, record.starts) == ("finished", 2, 2)
     assert record.rounds[0] == killed.rounds[0]
     assert [len(item.contributors) for item in record.rounds] == [3, 3]
+    folder = RunFolder(consortium.root / "coordinator" / "runs" / "spring")
+    assert [folder.closing(number).state for number in (1, 2)] == ["verified", "verified"]
     for site in SITES:
         booked = consortium.spend(site)
         assert [row["round"] for row in booked] == [1, 2]
@@ -141,8 +149,7 @@ def test_a_node_that_is_not_enrolled_is_refused(consortium: Consortium) -> None:
         assert not stranger.leftovers()
         assert coordinator.end() in (0, 130)
         assert not coordinator.leftovers()
-    roster = [item.site for item in consortium.record("alone").roster]
-    assert roster == sorted(SITES)
+    assert consortium.record("alone").roster.names == SITES
 
 
 def test_hospitals_refuse_a_sum_of_fewer_than_their_policy_asks(consortium: Consortium) -> None:
@@ -161,12 +168,42 @@ def test_hospitals_refuse_a_sum_of_fewer_than_their_policy_asks(consortium: Cons
     assert all(row["run"] != "small" for site in SITES for row in consortium.spend(site))
 
 
+def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
+    consortium: Consortium,
+) -> None:
+    """Version 2 is signed and imported: nodes give no key for it until they are told to."""
+    signed = sign_roster(consortium.root, ())
+    with ExitStack() as stack:
+        coordinator = consortium.start(
+            stack, "renewed.log", "--rounds", "1", "--run", "renewed", "--minimum", "3", *PLAN
+        )
+
+        def waiting(site: str) -> bool:
+            home = str(consortium.root / site)
+            shown = command("fedprint-node", "roster", "show", "--home", home, "--json")
+            pending = json.loads(shown.stdout)["pending"]
+            return pending is not None and pending["version"] == 2
+
+        for site in SITES:
+            wait_for(partial(waiting, site), f"{site} waits for its operator")
+        assert "roster-approval" in coordinator.text()
+        assert all(row["run"] != "renewed" for site in SITES for row in consortium.spend(site))
+        for site in SITES:
+            home = str(consortium.root / site)
+            command("fedprint-node", "roster", "approve", str(signed), "--home", home, "--yes")
+        wait_for(lambda: coordinator.look() and coordinator.process.poll() is not None, "it ends")
+        assert coordinator.process.returncode == 0, coordinator.text()
+        assert not coordinator.leftovers()
+    record = consortium.record("renewed")
+    assert (record.state, record.completed, record.roster.version) == ("finished", 1, 2)
+
+
 def test_ctrl_c_ends_every_process_of_the_coordinator(consortium: Consortium) -> None:
     with ExitStack() as stack:
         coordinator = consortium.start(
             stack, "stopped.log", "--rounds", "1", "--run", "stopped", "--minimum", "3", *PLAN
         )
-        wait_for(lambda: "insecure-aggregation" in coordinator.text(), "the run has begun")
+        wait_for(lambda: "opened" in coordinator.text(), "the run has begun")
         assert len(coordinator.look()) >= 3
         assert coordinator.end(signal.SIGINT) == 130
         assert not coordinator.leftovers()

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from flwr.serverapp import Grid, ServerApp
 
     from client import cli_node
-    from server import app, cli_run, superlink
+    from server import app, cli_run, root, superlink
     from server.grid import GridTransport, in_order
 
 from client.home import NodeHome
@@ -64,7 +64,9 @@ def enrolled(tmp_path: Path) -> tuple[CoordinatorHome, Path, str]:
         NodeHome(tmp_path / "north"),
         tmp_path / "c.json",
     )
-    cli_run.init(home.root, address)
+    root_machine = root.RootHome(tmp_path / "offline")
+    root.make(root_machine)
+    cli_run.init(home.root, address, root=root_machine.public)
     cli_run.invitation(invitation, home.root)
     cli_node.init("north", 10, node.root)
     cli_run.enrol(node.root / "site.json", home.root)

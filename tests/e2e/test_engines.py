@@ -40,7 +40,6 @@ CONFIG = {
         "steps": 2,
     },
     "training": {"segments": 1},
-    "insecure_aggregation": True,
     "minimum_contributors": 3,
     "poll_s": 0.05,
 }

@@ -38,7 +38,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     return signal.astype(np.float32), np.ones((count, 2, 50), dtype=bool)
 
 
-def config(run: str) -> RunConfig:
+def config(run: str, **changes) -> RunConfig:
     return RunConfig.from_dict(
         {
             "run": run,
@@ -52,16 +52,25 @@ def config(run: str) -> RunConfig:
                 "steps": 1,
             },
             "training": {"segments": 1},
-            "insecure_aggregation": True,
             "minimum_contributors": 3,
             "poll_s": 0.05,
+            **changes,
         }
     )
 
 
-def federation(root: Path, *, repeatable: bool) -> Federation:
+def federation(
+    root: Path, *, repeatable: bool, unmasked: bool = False, patients: dict[str, int] = PATIENTS
+) -> Federation:
     return found(
-        root, PATIENTS, windows_per_patient=2, seed=4, repeatable=repeatable, now=NOW, draw=draw
+        root,
+        patients,
+        windows_per_patient=2,
+        seed=4,
+        repeatable=repeatable,
+        unmasked=unmasked,
+        now=NOW,
+        draw=draw,
     )
 
 
@@ -136,6 +145,72 @@ def test_a_run_with_repeatable_noise_is_never_released(tmp_path):
         run(coordinator_app, "release", "rehearsal", home=made.coordinator.root)
     assert caught.value.reason == "not-private"
     assert not made.coordinator.releases.exists()
+
+
+def test_a_run_without_masks_is_never_released(tmp_path):
+    made = federation(tmp_path, repeatable=False, unmasked=True)
+    train(made, config("bare", aggregation="UnmaskedForSimulation"))
+    with pytest.raises(Refused) as caught:
+        run(coordinator_app, "release", "bare", home=made.coordinator.root)
+    assert caught.value.reason == "secure-sum"
+    assert not made.coordinator.releases.exists()
+
+
+def audit_sums(federation: Federation, name: str, place: Path) -> dict[str, str]:
+    """Verdicts of fedprint-audit sum over a bundle, with roster and root key of a hospital."""
+    run(coordinator_app, "audit-bundle", name, "-o", str(place), home=federation.coordinator.root)
+    node = federation.home(federation.sites[0])
+    pinned = json.loads(node.coordinator.read_text())
+    done = run(
+        audit_app,
+        *("sum", str(place), "--roster", str(node.roster), "--root-key", pinned["root_key"]),
+        *("--coordinator", str(node.coordinator), "--json"),
+    )
+    return {item["check"]: item["verdict"] for item in json.loads(done.stdout)["findings"]}
+
+
+def test_the_sums_of_a_run_are_added_again_to_the_bit(trained, tmp_path):
+    found = audit_sums(trained, "spring", tmp_path / "bundle")
+    assert {verdict for check, verdict in found.items() if check.startswith("round")} == {"OK"}
+    assert found["round 2: added again"] == found["round 2: model"] == "OK"
+
+
+def test_a_hospital_that_drops_out_is_not_in_the_sum_and_the_release_says_so(tmp_path):
+    """Four hospitals, threshold 3; the policy of one refuses the plan after it gave its keys."""
+    made = federation(tmp_path / "four", repeatable=False, patients={**PATIENTS, "west": 30})
+    policy = made.home("west").policy
+    text = policy.read_text()
+    assert "maximum_steps_per_round = 1000" in text
+    policy.write_text(text.replace("maximum_steps_per_round = 1000", "maximum_steps_per_round = 1"))
+    plan = {"sample_rate": 0.05, "noise_multiplier": 2.0, "clipping_norm": 1.0, "steps": 2}
+    record = train(made, config("spring", privacy=plan))
+    assert (record.completed, record.state) == (2, "finished")
+    release = tmp_path / "heart.fedprint"
+    run(coordinator_app, "release", "spring", "-o", str(release), home=made.coordinator.root)
+    steps = json.loads(read_release(release).manifest)["lineage"]["rounds"]
+    assert [step["sum"]["survivors"] for step in steps] == [sorted(PATIENTS)] * 2
+    assert [step["sum"]["dropped"] for step in steps] == [["west"]] * 2
+    assert audit(made, release)["verdict"] == "OK"
+    found = audit_sums(made, "spring", tmp_path / "bundle")
+    assert found["round 1: added again"] == found["round 2: model"] == "OK"
+    run(node_app, "install", str(release), "--yes", home=made.home("west").root)
+
+
+def test_a_sum_whose_answers_are_lost_is_not_released_until_it_is_asked_about_again(tmp_path):
+    made = federation(tmp_path, repeatable=False)
+    train(made, config("spring"))
+    folder = made.folder("spring")
+    kept = folder.closing(2)
+    folder.save_closing(
+        kept.model_copy(update={"state": "unverified", "answers": {}, "receipts": {}})
+    )
+    with pytest.raises(Refused) as caught:
+        run(coordinator_app, "release", "spring", home=made.coordinator.root)
+    assert caught.value.reason == "unverified"
+    assert "UNVERIFIED" in caught.value.message
+    train(made, config("spring"))
+    assert folder.closing(2).state == "verified"
+    run(coordinator_app, "release", "spring", home=made.coordinator.root)
 
 
 def test_a_release_changed_on_the_way_is_refused_at_the_node(trained, tmp_path):

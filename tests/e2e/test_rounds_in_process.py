@@ -1,4 +1,4 @@
-"""Three hospitals with their own homes, real private training, three rounds, a kill, a resume."""
+"""Three hospitals with their own homes, real private training, masked; a kill, a resume."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from round_stand_ins import Clock, FakeTransport
 from client import keys
 from client.home import NodeHome
 from client.policy import Policy
+from client.rosters import RosterBook
 from client.round import PretendNode, handle
 from client.spend import SpendTable
-from server import tls
+from server import rosters, sites, tls
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel, begin, run
+from server.epochs import EpochBook
 from server.home import CoordinatorHome
-from server.run_config import RosterSite, RunConfig
+from server.run_config import RunConfig
 from shared_model import enrolment, mae, signing
 from shared_model import weights as weights_io
 from shared_model.accounting import epsilon_pld
 from shared_model.enrolment import Invitation
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import TrainReply, open_answer
+from shared_model.protocol import TrainReply, open_answer, readable
 
 PATIENTS = {"north": 100, "east": 60, "south": 40}
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -61,27 +63,33 @@ class Consortium:
         tls.make(self.coordinator, "localhost:9093", now=NOW)
         self.run_key = signing.create_key_file(self.coordinator.run_key)
         release_key = signing.create_key_file(self.coordinator.release_key)
+        root_key = signing.create_key_file(root / "root" / "root.pem")
+        self.root_public = signing.public_bytes(root_key)
         invitation = enrolment.seal(
             Invitation(
                 address="localhost:9093",
                 ca_certificate=self.coordinator.ca_certificate.read_text(),
                 run_key=signing.public_bytes(self.run_key).hex(),
                 release_key=signing.public_bytes(release_key).hex(),
+                root_key=self.root_public.hex(),
             ),
             self.run_key,
         )
         self.homes = {}
-        self.roster = []
         for site, patients in PATIENTS.items():
             home = NodeHome(root / site)
-            card = keys.make(home, site, patients)
-            Policy.write_default(
-                home.policy, declared_patients=patients, allow_insecure_aggregation=True
-            )
+            keys.make(home, site, patients)
+            Policy.write_default(home.policy, declared_patients=patients)
             keys.join(home, invitation)
+            sites.enrol(self.coordinator, keys.card_bytes(home))
             self.homes[site] = home
-            self.roster.append(RosterSite.of(card))
+        today = rosters.today_utc()
+        self.roster = rosters.sign_here(self.coordinator, root_key, today=today)
+        for home in self.homes.values():
+            policy = Policy.from_file(home.policy)
+            RosterBook(home).approve(self.roster, self.root_public, policy, today)
         self.pretend = pretend or (lambda site: PretendNode(data=RandomPatients(site)))
+        self.seeded = pretend is not None
         self.folder = RunFolder(self.coordinator.run_folder("spring"))
 
     def transport(self, **options) -> FakeTransport:
@@ -91,7 +99,7 @@ class Consortium:
 
         return FakeTransport({site: handler(site) for site in PATIENTS}, **options)
 
-    def begin(self, rounds: int = 3) -> None:
+    def begin(self, rounds: int = 3, **changes: object) -> None:
         config = RunConfig.from_dict(
             {
                 "run": "spring",
@@ -104,7 +112,7 @@ class Consortium:
                     "steps": 2,
                 },
                 "training": {"segments": 1},
-                "insecure_aggregation": True,
+                **changes,
                 "minimum_contributors": 3,
                 "deadline_s": 600.0,
             }
@@ -113,7 +121,7 @@ class Consortium:
         start = StartingModel(
             mae.PRESETS["tiny"], mae.weights_of(model), mae.trainable_names(model, "head")
         )
-        begin(self.folder, config, self.roster, self.run_key, start)
+        begin(self.folder, config, self.roster, self.root_public, self.run_key, start)
 
     def run(self, transport, **options):
         clock = Clock()
@@ -121,24 +129,27 @@ class Consortium:
             transport,
             self.folder,
             self.run_key,
+            EpochBook(self.coordinator.root / "epochs.json"),
             clock=clock,
             wall_clock=clock,
             wait=clock.wait,
+            non_private_for_tests=self.seeded,
             **options,
         )
 
 
-def repeatable(site):
+def repeatable(site, **options):
     return PretendNode(
         data=RandomPatients(site),
         noise=lambda request, name: NonPrivateForTests(request.run, name, request.round, 1),
         unlimited_budget=True,
+        **options,
     )
 
 
 def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
-    """DP on. The coordinator dies in round 2 with replies on their way; the next start finishes;
-    no hospital is asked to spend twice for a round."""
+    """DP on. The coordinator dies in round 2 with a submission on its way; the next start finishes;
+    no hospital is asked to spend twice for a round, and every sum is verified."""
     consortium = Consortium(tmp_path)
     consortium.begin()
 
@@ -148,7 +159,8 @@ def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
     arrived = []
 
     def kill(site, header, body):
-        arrived.append(site)
+        if readable(header)["kind"] == "train-reply":
+            arrived.append(site)
         if len(arrived) == 5:
             raise Killed
         return header, body
@@ -161,7 +173,8 @@ def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
     assert [item.outcome for item in record.rounds] == ["aggregated"] * 3
     assert record.starts == 2
     plan = record.config.privacy
-    keys_of = {item.site: item.key for item in record.roster}
+    keys_of = {item.site: item.identity for item in record.roster.sites}
+    assert {consortium.folder.closing(number).state for number in (1, 2, 3)} == {"verified"}
     for site, home in consortium.homes.items():
         with SpendTable.open(home.spend) as table:
             rows = table.rows()
@@ -173,7 +186,7 @@ def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
             assert contributor.private
             reply = open_answer(contributor.header_bytes, keys_of[site], site=site)
             assert isinstance(reply, TrainReply)
-            assert row.update_digest == reply.update_digest
+            assert row.update_digest == reply.body_digest
             assert row.model_digest == item.model_in
             expected = epsilon_pld([plan] * item.round, row.delta)
             assert reply.privacy.epsilon == pytest.approx(expected, rel=1e-9)
@@ -200,6 +213,16 @@ def test_repeatable_rounds_are_bit_identical_in_any_order_and_promise_nothing(tm
         for item in record.rounds:
             assert all(not c.private and c.privacy.epsilon is None for c in item.contributors)
         digests.add(record.model_digest)
+    assert len(digests) == 1
+
+
+def test_a_simulation_without_masks_has_the_same_model_to_the_bit(tmp_path):
+    """The dangerous name switches the masks off, and nothing else."""
+    masked = Consortium(tmp_path / "masked", repeatable)
+    masked.begin(rounds=1)
+    clear = Consortium(tmp_path / "clear", lambda site: repeatable(site, allow_unmasked=True))
+    clear.begin(rounds=1, aggregation="UnmaskedForSimulation")
+    digests = {one.run(one.transport()).model_digest for one in (masked, clear)}
     assert len(digests) == 1
 
 

@@ -11,10 +11,10 @@ import pytest
 from client import cli_node
 from client.home import NodeHome
 from client.spend import Budget, SpendTable
-from server import cli_run, coordinate, sites, superlink
+from server import cli_root, cli_run, coordinate, rosters, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
-from shared_model import enrolment, mae
+from shared_model import enrolment, mae, signing
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 
@@ -22,11 +22,22 @@ from shared_model.errors import OurMistake, Refused
 @pytest.fixture
 def home(tmp_path: Path) -> CoordinatorHome:
     root = tmp_path / "coordinator"
-    cli_run.init(root, "127.0.0.1:8443")
+    cli_root.init(tmp_path / "root")
+    cli_run.init(root, "127.0.0.1:8443", root=tmp_path / "root" / "root.json")
     for site in ("alpha", "beta"):
         cli_node.init(site, 100, tmp_path / site)
         cli_run.enrol(tmp_path / site / "site.json", root)
+    sign_roster(tmp_path)
     return CoordinatorHome(root)
+
+
+def sign_roster(folder: Path) -> None:
+    """The root's machine, beside the coordinator for once."""
+    rosters.sign_here(
+        CoordinatorHome(folder / "coordinator"),
+        signing.load_key_file(folder / "root" / "root.pem"),
+        today=rosters.today_utc(),
+    )
 
 
 @pytest.fixture
@@ -49,7 +60,7 @@ def conducted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def start(home: CoordinatorHome, **options: Any) -> None:
-    cli_run.start(home=home.root, **{"insecure_aggregation": True, **options})
+    cli_run.start(home=home.root, **options)
 
 
 def test_init_again_changes_nothing(home: CoordinatorHome) -> None:
@@ -60,11 +71,13 @@ def test_init_again_changes_nothing(home: CoordinatorHome) -> None:
         cli_run.init(home.root, "127.0.0.1:9999")
 
 
-def test_a_start_that_does_not_say_insecure_is_refused(
+def test_a_start_without_a_signed_roster_is_refused(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    with pytest.raises(Refused, match="in clear"):
-        start(home, rounds=2, insecure_aggregation=False)
+    """Enrolled cards alone are no consortium."""
+    home.roster.unlink()
+    with pytest.raises(OurMistake, match="no roster yet"):
+        start(home, minimum=2, rounds=2)
     assert conducted == []
 
 
@@ -76,25 +89,25 @@ def test_without_a_run_a_start_needs_rounds(home: CoordinatorHome, conducted: li
 def test_a_start_begins_a_run_and_the_next_continues_it(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    start(home, rounds=2, steps=3)
+    start(home, minimum=2, rounds=2, steps=3)
     start(home)
     assert conducted == ["run-1", "run-1"]
     record = RunFolder(home.run_folder("run-1")).record()
     assert (record.config.rounds, record.config.privacy.steps) == (2, 3)
-    assert [item.site for item in record.roster] == ["alpha", "beta"]
+    assert record.roster.names == ("alpha", "beta")
 
 
 def test_the_configuration_of_a_run_that_has_begun_is_fixed(
     home: CoordinatorHome, conducted: list[str]
 ) -> None:
-    start(home, rounds=2)
+    start(home, minimum=2, rounds=2)
     with pytest.raises(OurMistake, match="is fixed"):
-        start(home, rounds=3)
+        start(home, minimum=2, rounds=3)
 
 
 def test_several_unfinished_runs_need_a_name(home: CoordinatorHome, conducted: list[str]) -> None:
-    start(home, rounds=2, run="one")
-    start(home, rounds=2, run="two")
+    start(home, minimum=2, rounds=2, run="one")
+    start(home, minimum=2, rounds=2, run="two")
     with pytest.raises(OurMistake, match="one, two"):
         start(home)
 
@@ -107,16 +120,17 @@ def test_a_run_that_pauses_ends_with_a_refusal(
 
     monkeypatch.setattr(superlink, "conduct", conduct)
     with pytest.raises(Refused, match="paused: budget"):
-        start(home, rounds=2)
+        start(home, minimum=2, rounds=2)
 
 
 def test_status_lists_sites_and_runs(
     home: CoordinatorHome, conducted: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start(home, rounds=2)
+    start(home, minimum=2, rounds=2)
     capsys.readouterr()
     cli_run.status(home.root, as_json=True)
     shown = json.loads(capsys.readouterr().out)
+    assert shown["roster"] == 1
     assert [item["site"] for item in shown["sites"]] == ["alpha", "beta"]
     assert (shown["runs"][0]["run"], shown["runs"][0]["of"], shown["running"]) == (
         "run-1",
@@ -184,10 +198,11 @@ def test_a_site_that_was_removed_is_not_in_the_next_run(
     cli_node.init("gamma", 100, tmp_path / "gamma")
     cli_run.enrol(tmp_path / "gamma" / "site.json", home.root)
     cli_run.remove("beta", home.root)
+    sign_roster(tmp_path)
     assert [card.site for card in sites.roster(home)] == ["alpha", "gamma"]
-    start(home, rounds=1)
+    start(home, minimum=2, rounds=1)
     record = RunFolder(home.run_folder("run-1")).record()
-    assert [item.site for item in record.roster] == ["alpha", "gamma"]
+    assert record.roster.names == ("alpha", "gamma")
 
 
 def test_a_node_with_a_broken_ledger_or_policy_does_not_start(

@@ -15,10 +15,11 @@ from client import keys
 from client.home import NodeHome
 from server import sites, tls
 from server.home import CoordinatorHome
-from shared_model import enrolment, signing
+from shared_model import canonical, enrolment, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
+ROOT_KEY = "0b" * 32
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def invitation_of(home: CoordinatorHome, address: str = "127.0.0.1:8443") -> byt
         ca_certificate=home.ca_certificate.read_text(),
         run_key=signing.public_bytes(run).hex(),
         release_key=signing.public_bytes(signing.load_key_file(home.release_key)).hex(),
+        root_key=ROOT_KEY,
     )
     return enrolment.seal(card, run)
 
@@ -131,6 +133,7 @@ def test_a_node_joins_one_coordinator_only(
     data = invitation_of(coordinator)
     keys.join(node, data)
     assert keys.join(node, data) == keys.pinned(node)
+    assert keys.pinned(node).root == bytes.fromhex(ROOT_KEY)
     other = CoordinatorHome(tmp_path / "other")
     tls.make(other, "127.0.0.1:1", now=NOW)
     signing.create_key_file(other.run_key)
@@ -138,6 +141,27 @@ def test_a_node_joins_one_coordinator_only(
     with pytest.raises(Refused, match="another coordinator"):
         keys.join(node, invitation_of(other))
     assert keys.pinned(node).address == "127.0.0.1:8443"
+
+
+def test_another_root_key_is_another_coordinator(
+    node: NodeHome, coordinator: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has pinned a root key takes no second one from the same coordinator."""
+    keys.join(node, invitation_of(coordinator))
+    monkeypatch.setitem(globals(), "ROOT_KEY", "0c" * 32)
+    with pytest.raises(Refused, match="another coordinator"):
+        keys.join(node, invitation_of(coordinator))
+    assert keys.pinned(node).root == bytes.fromhex("0b" * 32)
+
+
+def test_an_invitation_without_a_root_key_is_none(coordinator: CoordinatorHome) -> None:
+    """Signed rightly, as an earlier version wrote it."""
+    run = signing.load_key_file(coordinator.run_key)
+    content = enrolment.open_invitation(invitation_of(coordinator)).content()
+    del content["root_key"]
+    signature = signing.sign(run, "fedprint-coordinator", canonical.encode(content)).hex()
+    with pytest.raises(PeerFault, match="not a file"):
+        enrolment.open_invitation(json.dumps({**content, "signature": signature}).encode())
 
 
 @pytest.mark.parametrize(

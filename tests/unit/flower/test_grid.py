@@ -43,6 +43,19 @@ def test_bytes_pass_whole_in_both_directions() -> None:
     assert line.pull(ids) == []
 
 
+def test_two_messages_to_one_site_are_answered_each() -> None:
+    """As the closing exchanges of two rounds are: every message has an id of its own."""
+    line = transport()
+    asked = [Outgoing(site, "train", header, b"") for site, header in TWICE]
+    ids = line.push(asked)
+    assert len(set(ids)) == len(TWICE)
+    answers = {answer.id: answer.header for answer in line.pull(ids)}
+    assert [answers[one] for one in ids] == [site.encode() + b":" + h for site, h in TWICE]
+
+
+TWICE = (("alpha", b"first"), ("beta", b"only"), ("alpha", b"second"))
+
+
 def test_an_empty_body_stays_empty() -> None:
     line = transport()
     (answer,) = line.pull(line.push([Outgoing("beta", "train", b"h", b"")]))

@@ -170,3 +170,25 @@ def test_non_private_noise_repeats_itself_and_says_so() -> None:
     assert "NonPrivate" in repr(source)
     assert "inf" in repr(source)
     assert SystemNoise.private
+
+
+def test_rounding_is_fresh_where_noise_is_and_repeats_where_it_repeats() -> None:
+    """32 bytes, of another stream than the noise: asking for them changes no draw."""
+    system = SystemNoise()
+    seeds = {system.rounding_seed() for _ in range(50)}
+    assert len(seeds) == 50
+    assert {len(seed) for seed in seeds} == {32}
+    first, second = (NonPrivateForTests("run", "site", 1, 2) for _ in range(2))
+    seed = first.rounding_seed()
+    assert len(seed) == 32
+    assert seed == second.rounding_seed()
+    assert np.array_equal(
+        first.normal(5, 1.0), NonPrivateForTests("run", "site", 1, 2).normal(5, 1.0)
+    )
+    others = [
+        ("other", "site", 1, 2),
+        ("run", "b", 1, 2),
+        ("run", "site", 2, 2),
+        ("run", "site", 1, 3),
+    ]
+    assert len({seed, *(NonPrivateForTests(*key).rounding_seed() for key in others)}) == 5

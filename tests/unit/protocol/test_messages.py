@@ -14,20 +14,58 @@ from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import FedprintError, OurMistake, PeerFault
 from shared_model.protocol import (
     MAX_HEADER_BYTES,
+    EpochKeyEntry,
     Participant,
     PrivacyStatement,
     Refusal,
+    SumPlan,
     TrainReply,
     TrainRequest,
-    aggregation_weight,
     open_answer,
+    open_answer_of,
+    open_signed,
     open_train_request,
     seal,
+)
+from shared_model.protocol_sum import (
+    REQUESTS,
+    SUBSETS,
+    Agreement,
+    AgreeRequest,
+    CloseReply,
+    CloseRequest,
+    EpochKey,
+    EpochRequest,
+    OpenRequest,
+    SharesReply,
+    SumReceipt,
+    VerifyRequest,
+    agreed_digest,
+    epoch_key_statement,
 )
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PUBLIC = signing.public_bytes(KEY)
 D = "ab" * 32
+E = "cd" * 32
+
+
+def plan(**changes):
+    values = {
+        "aggregation": "secure-sum",
+        "roster_digest": D,
+        "threshold": 2,
+        "epoch": 7,
+        "epoch_keys": (
+            EpochKeyEntry(site="alpha", public_key=D, signature="ab" * 64),
+            EpochKeyEntry(site="beta", public_key=E, signature="cd" * 64),
+        ),
+        "dimension": 1000,
+        "bits": 20,
+        "modulus_bits": 24,
+        "norm_bound": 1.5,
+    }
+    return SumPlan(**{**values, **changes})
 
 
 def request(**changes):
@@ -41,12 +79,13 @@ def request(**changes):
         "body_digest": D,
         "privacy": PrivacyPlan(0.1, 1.5, 1.0, 4),
         "training": LocalTraining(),
+        "server_learning_rate": 1.0,
         "participants": (
             Participant(site="alpha", declared_patients=1000),
             Participant(site="beta", declared_patients=260),
         ),
         "minimum_contributors": 2,
-        "insecure_aggregation": True,
+        "sum": plan(),
         "deadline_s": 60.0,
         "software": "fedprint 0.1.0",
     }
@@ -59,7 +98,7 @@ def reply(**changes):
         "round": 3,
         "site": "alpha",
         "request_digest": D,
-        "update_digest": D,
+        "transcript": D,
         "body_digest": D,
         "declared_patients": 1000,
         "weight": 8,
@@ -74,6 +113,34 @@ def reply(**changes):
 def refusal(**changes):
     values = {"run": "spring", "round": 3, "site": "alpha", "request_digest": D, "reason": "budget"}
     return Refusal(**{**values, **changes})
+
+
+ROUND = {"run": "spring", "round": 3, "transcript": D}
+U = {"survivors": ("alpha", "beta"), "submissions": (D, E)}
+COORDINATORS = (
+    EpochRequest(epoch=7, roster_digest=D, body_digest=D, software="test"),
+    AgreeRequest(**ROUND, **U),
+    OpenRequest(
+        **ROUND,
+        **U,
+        missing=("beta",),
+        signers=("alpha", "beta"),
+        agreements=("00", "ff" * 200),
+        body_digest=D,
+    ),
+    CloseRequest(**ROUND, statement_digest=D),
+    VerifyRequest(**ROUND, statement_digest=D, body_digest=D),
+)
+NODES = (
+    EpochKey(site="alpha", epoch=7, roster_digest=D, public_key=D),
+    Agreement(**ROUND, site="alpha", agreed=D, ledger_head=D),
+    SharesReply(
+        **ROUND, site="alpha", request_digest=D, unreadable=("beta",), accused=(), body_digest=D
+    ),
+    CloseReply(**ROUND, site="alpha", statement_digest=D, sums=(5,) * SUBSETS),
+    SumReceipt(**ROUND, site="alpha", statement_digest=D, model_out=E),
+)
+"""One of every message of the later trips."""
 
 
 def forged(message, text, kind=None):
@@ -94,6 +161,15 @@ def test_what_was_sealed_is_what_is_read():
     assert open_train_request(seal(request(), KEY), PUBLIC) == request()
     assert open_answer(seal(reply(), KEY), PUBLIC, site="alpha") == reply()
     assert open_answer(seal(refusal(), KEY), PUBLIC, site="alpha") == refusal()
+    for message in (*COORDINATORS, *NODES):
+        assert opener(message)(seal(message, KEY)) == message
+
+
+def test_every_kind_of_request_is_listed_once():
+    """The node tries these kinds, and no other, on what it receives."""
+    assert [type(message) for message in COORDINATORS] == list(REQUESTS)
+    kinds = [message.kind for message in (request(), reply(), refusal(), *COORDINATORS, *NODES)]
+    assert len(set(kinds)) == len(kinds)
 
 
 def test_a_header_is_signature_and_canonical_json():
@@ -109,7 +185,10 @@ def test_whole_numbers_given_for_fractions_are_sealed_as_fractions():
     assert open_train_request(header, PUBLIC).privacy.sample_rate == 1.0
 
 
-@pytest.mark.parametrize("message", [request(), reply(), refusal()], ids=lambda m: m.kind)
+EVERY = [request(), reply(), refusal(), *COORDINATORS, *NODES]
+
+
+@pytest.mark.parametrize("message", EVERY, ids=lambda m: m.kind)
 def test_every_field_is_needed_and_none_may_be_added(message):
     fields = plain(message)
     opened = opener(message)
@@ -123,13 +202,29 @@ def test_every_field_is_needed_and_none_may_be_added(message):
 def opener(message):
     if message.kind == "train-request":
         return lambda header: open_train_request(header, PUBLIC)
+    if message in COORDINATORS:
+        return lambda header: open_signed(header, PUBLIC, type(message), site="coordinator")
+    if message in NODES:
+        return lambda header: open_answer_of(header, PUBLIC, type(message), site="alpha")
     return lambda header: open_answer(header, PUBLIC, site="alpha")
 
 
+HARMLESS = [
+    ("deadline_s", 1.5),  # only displayed
+    ("software", "../x"),
+    ("server_learning_rate", 1.5),  # legal: the operator's, in the transcript and every receipt
+    ("noise", "../x"),
+    ("epoch", 10**12),  # legal: any number that is above the last
+    ("sum.epoch", 10**12),
+    ("sum.epoch_keys", []),  # legal lists of nobody; nodes refuse a participant without a key
+    ("missing", []),
+    ("unreadable", []),
+    ("accused", []),
+]
 WRONG_VALUES = [None, True, -1, 0, 10**12, 2**80, 1.5, "", "x" * 70, "a\nb", "../x", [], {}, [None]]
 
 
-@pytest.mark.parametrize("message", [request(), reply(), refusal()], ids=lambda m: m.kind)
+@pytest.mark.parametrize("message", EVERY, ids=lambda m: m.kind)
 def test_no_field_takes_a_value_of_another_kind(message):
     """Every field, nested ones included, against a list of values that are wrong somewhere."""
     fields = plain(message)
@@ -152,8 +247,7 @@ def test_no_field_takes_a_value_of_another_kind(message):
                     except PeerFault:
                         continue
                     accepted.append((f"{name}.{inner}", wrong))
-    harmless = {("deadline_s", 1.5), ("software", "../x"), ("noise", "../x")}  # only displayed
-    assert set(accepted) <= harmless
+    assert [item for item in accepted if item not in HARMLESS] == []
 
 
 @pytest.mark.parametrize(
@@ -172,9 +266,14 @@ def test_no_field_takes_a_value_of_another_kind(message):
         ('"deadline_s":60.0', '"deadline_s":NaN'),
         ('"deadline_s":60.0', '"deadline_s":Infinity'),
         ('"steps":4', '"steps":0'),
-        ('"version":1', '"version":2'),
-        ('"version":1', '"version":true'),
-        ('"insecure_aggregation":true', '"insecure_aggregation":1'),
+        ('"version":2', '"version":1'),
+        ('"version":2', '"version":true'),
+        ('"epoch":7', '"epoch":7.0'),
+        ('"norm_bound":1.5', '"norm_bound":1.50'),
+        ('"norm_bound":1.5', '"norm_bound":0.0'),
+        ('"modulus_bits":24', '"modulus_bits":33'),
+        ('"threshold":2', '"threshold":1'),
+        ('"aggregation":"secure-sum"', '"aggregation":"clear"'),
     ],
 )
 def test_json_that_is_not_canonical_is_refused(change):
@@ -250,28 +349,99 @@ def test_a_body_must_be_the_one_that_is_signed():
         protocol.check_body(canonical.digest(b"body"), b"body ", site="alpha")
 
 
-def test_weights_are_small_integers_relative_to_the_largest_site():
-    sites = [
-        Participant(site=name, declared_patients=count)
-        for name, count in (("a", 1), ("b", 500), ("c", 10_000), ("d", 80_000), ("e", 75_000))
+@pytest.mark.parametrize("message", EVERY, ids=lambda m: m.kind)
+def test_no_message_passes_for_one_of_any_other_kind(message):
+    """The kind is the type tag under the signature: every other opener refuses the header."""
+    header = seal(message, KEY)
+    for other in EVERY:
+        if other.kind == message.kind or message.kind == "refusal":
+            continue
+        with pytest.raises(PeerFault):
+            open_signed(header, PUBLIC, type(other), site="alpha")
+
+
+def test_a_refusal_may_answer_everything_that_a_node_is_asked():
+    """In its own name."""
+    header = seal(refusal(), KEY)
+    for message in NODES:
+        assert opener(message)(header) == refusal()
+        with pytest.raises(PeerFault):
+            open_answer_of(header, PUBLIC, type(message), site="beta")
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "value"),
+    [
+        (COORDINATORS[1], "survivors", ["beta", "alpha"]),
+        (COORDINATORS[1], "survivors", ["alpha", "alpha"]),
+        (COORDINATORS[1], "survivors", ["alpha"]),
+        (COORDINATORS[1], "submissions", [D]),
+        (COORDINATORS[1], "submissions", [D, D, D]),
+        (COORDINATORS[2], "survivors", ["beta", "alpha"]),
+        (COORDINATORS[2], "submissions", [D]),
+        (COORDINATORS[2], "missing", ["gamma"]),
+        (COORDINATORS[2], "missing", ["beta", "beta"]),
+        (COORDINATORS[2], "signers", ["alpha", "alpha"]),
+        (COORDINATORS[2], "signers", ["alpha", "gamma"]),
+        (COORDINATORS[2], "signers", ["beta"]),
+        (COORDINATORS[2], "agreements", ["00"]),
+        (COORDINATORS[2], "agreements", ["00", "0"]),
+        (COORDINATORS[2], "agreements", ["00", "FF"]),
+        (COORDINATORS[2], "agreements", ["00", "ff" * 4097]),
+        (NODES[3], "sums", [5] * (SUBSETS - 1)),
+        (NODES[3], "sums", [5] * (SUBSETS + 1)),
+        (NODES[3], "sums", [-1] + [5] * (SUBSETS - 1)),
+        (NODES[3], "sums", [2**32] + [5] * (SUBSETS - 1)),
+    ],
+)
+def test_lists_that_do_not_fit_together_are_refused(message, field, value):
+    """A signer counts once, survivors are in one order, every survivor has its submission."""
+    with pytest.raises(PeerFault):
+        opener(message)(canonical_header(message, {**plain(message), field: value}))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [("beta", E), ("alpha", D)],
+        [("alpha", D), ("alpha", E)],
+        [("alpha", D), ("beta", D)],
+    ],
+    ids=["unsorted", "a site twice", "a copied key"],
+)
+def test_epoch_keys_are_sorted_and_no_two_sites_have_the_same(changed):
+    """A colluder that copies another's key would share its pair secrets."""
+    fields = plain(request())
+    fields["sum"]["epoch_keys"] = [
+        {"site": site, "public_key": key, "signature": "ab" * 64} for site, key in changed
     ]
-    got = [aggregation_weight(item.declared_patients, sites) for item in sites]
-    assert got == [1, 1, 1, 8, 8]
-    assert aggregation_weight(500, [Participant(site="a", declared_patients=500)]) == 8
+    with pytest.raises(PeerFault):
+        open_train_request(canonical_header(request(), fields), PUBLIC)
 
 
-@given(counts=st.lists(st.integers(1, 10**8), min_size=1, max_size=20))
-def test_weights_stay_in_bounds_and_follow_the_order_of_sizes(counts):
-    sites = [Participant(site=f"s{n}", declared_patients=c) for n, c in enumerate(counts)]
-    weights = [aggregation_weight(count, sites) for count in counts]
-    assert max(weights) == 8
-    assert min(weights) >= 1
-    assert all(
-        w <= v
-        for c, w in zip(counts, weights, strict=True)
-        for d, v in zip(counts, weights, strict=True)
-        if c <= d
+def test_what_is_agreed_depends_on_every_survivor_and_submission():
+    """Also on which submission is whose."""
+    found = {
+        agreed_digest(("alpha", "beta"), (D, E)),
+        agreed_digest(("alpha", "beta"), (E, D)),
+        agreed_digest(("alpha", "gamma"), (D, E)),
+        agreed_digest(("alpha", "beta", "gamma"), (D, E, D)),
+    }
+    assert len(found) == 4
+
+
+def test_an_epoch_key_is_verified_from_its_entry():
+    """Exactly the bytes that its site has signed; another epoch or roster gives others."""
+    message = NODES[0]
+    header = seal(message, KEY)
+    entry = EpochKeyEntry(
+        site=message.site, public_key=message.public_key, signature=header[:64].hex()
     )
+    assert epoch_key_statement(entry, 7, D) == header[64:]
+    signing.verify(PUBLIC, "epoch-key", epoch_key_statement(entry, 7, D), header[:64])
+    for changed in (epoch_key_statement(entry, 8, D), epoch_key_statement(entry, 7, E)):
+        with pytest.raises(FedprintError):
+            signing.verify(PUBLIC, "epoch-key", changed, header[:64])
 
 
 HEADER = seal(request(), KEY)

@@ -66,3 +66,9 @@ def node(tmp_path: Path) -> NodeHome:
 def no_packaged_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """These runs begin from toy weights; tests that want a packaged start set it again."""
     monkeypatch.setattr("shared_model.release_origin.packaged_warm_start", lambda preset: None)
+
+
+@pytest.fixture(autouse=True)
+def what_toy_models_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy models are no preset of this version; their runs train "head" (`release_stand_ins`)."""
+    monkeypatch.setattr("auditor.sum.trained_names", lambda request: ("head",))

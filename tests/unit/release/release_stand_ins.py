@@ -1,4 +1,4 @@
-"""A finished run of three hospitals, made of really signed messages but without any training."""
+"""A finished run of three hospitals, of really signed messages and sums, without training."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sum_stand_ins import Epoch, Summed, finish, roster_of, submit
 
 from client.home import NodeHome
 from server.checkpoints import (
     AbsentRecord,
+    ClosingRecord,
     ContributorRecord,
     RoundRecord,
     RunFolder,
     RunRecord,
+    StoredReply,
     as_base64,
 )
 from server.home import CoordinatorHome
-from server.run_config import RosterSite, RunConfig
-from shared_model import accounting, canonical, protocol, signing
+from server.run_config import RunConfig
+from shared_model import accounting, canonical, protocol, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
 from shared_model.noise import SystemNoise
+from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
 
 PLAN = PrivacyPlan(0.1, 2.0, 1.0, 10)
-DECLARED = {"alpha": 1000, "beta": 260, "gamma": 500}
+DECLARED = {"alpha": 1000, "beta": 260, "gamma": 500, "delta": 300, "epsilon": 40}
 DAY = "2026-11-21"
 
 
@@ -41,7 +45,11 @@ def public(name: str) -> bytes:
 
 @dataclass
 class Story:
-    """How the run went; each field bends one thing."""
+    """How the run went; each field bends one thing.
+
+    silent: sites whose answer in the closing exchange is missing, by round. receipts: how many
+    sites signed one, by round. wrong_sum: rounds whose published sum is not the sum.
+    """
 
     run: str = "spring"
     rounds: int = 3
@@ -51,11 +59,18 @@ class Story:
     noise: str = SystemNoise.name
     private: bool = True
     minimum: int = 2
+    threshold: int = 2
     signer_of: dict[str, str] = field(default_factory=dict)
     plan: PrivacyPlan = PLAN
     lifetime: float | None = None
     start: Weights | None = None
     seed: int = 3
+    root: str = "root"
+    unmasked: bool = False
+    silent: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    receipts: dict[int, int] = field(default_factory=dict)
+    wrong_sum: tuple[int, ...] = ()
+    version: int = 1
 
 
 def small_model() -> tuple[ModelConfig, Weights]:
@@ -71,124 +86,40 @@ def small_model() -> tuple[ModelConfig, Weights]:
 def write_run(
     home: CoordinatorHome, story: Story, model: tuple[ModelConfig, Weights] | None = None
 ) -> RunFolder:
-    """Write the folder of a finished run."""
+    """Write the folder of a finished run, as the coordinator does."""
     config, weights = model or small_model()
-    weights = story.start or weights
+    weights = dict(story.start or weights)
     folder = RunFolder(home.run_folder(story.run))
-    rng = np.random.default_rng(story.seed)
-    participants = tuple(
-        protocol.Participant(site=site, declared_patients=DECLARED[site]) for site in story.sites
-    )
+    made = roster_of(story.sites, DECLARED, key_of, story.threshold, story.version)
+    writer = _Writer(folder, story, config, Epoch.of(made, 7, key_of), sorted(weights)[0])
     start = weights_io.digest(weights)
     folder.save_weights(0, weights)
     records = []
-    plans: list[PrivacyPlan] = []
     for number in range(1, story.rounds + 1):
-        plans.append(story.plan)
-        model_in = weights_io.digest(weights)
-        request = protocol.seal(
-            protocol.TrainRequest(
-                run=story.run,
-                round=number,
-                start=1,
-                preset=config.preset,
-                config_digest=config.digest,
-                model_digest=model_in,
-                body_digest=canonical.digest(weights_io.to_bytes(weights)),
-                privacy=story.plan,
-                training=LocalTraining(),
-                participants=participants,
-                minimum_contributors=story.minimum,
-                insecure_aggregation=True,
-                deadline_s=60.0,
-                software="test",
-            ),
-            key_of("run"),
-        )
-        contributors = []
-        for site in story.contributors.get(number, story.sites):
-            update = {"head": rng.standard_normal((3, 2)).astype(np.float32)}
-            epsilon = story.lifetime or accounting.epsilon_pld(plans, 1e-5)
-            reply = protocol.TrainReply(
-                run=story.run,
-                round=number,
-                site=site,
-                request_digest=protocol.header_digest(request),
-                update_digest=weights_io.digest(update),
-                body_digest=canonical.digest(weights_io.to_bytes(update)),
-                declared_patients=DECLARED[site],
-                weight=protocol.aggregation_weight(DECLARED[site], participants),
-                noise=story.noise,
-                private=story.private,
-                privacy=protocol.PrivacyStatement(
-                    epsilon=epsilon if story.private else None, delta=1e-5
-                ),
-                software="test",
-            )
-            header = protocol.seal(reply, key_of(story.signer_of.get(site, site)))
-            contributors.append(
-                ContributorRecord(
-                    site=site,
-                    header=as_base64(header),
-                    update_digest=reply.update_digest,
-                    weight=reply.weight,
-                    noise=reply.noise,
-                    private=reply.private,
-                    privacy=reply.privacy,
-                )
-            )
-        if number not in story.closed:
-            shift = {
-                name: rng.standard_normal(value.shape).astype(np.float32) * np.float32(1e-3)
-                for name, value in weights.items()
-            }
-            weights = {name: value + shift[name] for name, value in weights.items()}
-            folder.save_weights(number, weights)
-        records.append(
-            RoundRecord(
-                round=number,
-                outcome="closed" if number in story.closed else "aggregated",
-                model_in=model_in,
-                model_out=weights_io.digest(weights),
-                participants=story.sites,
-                request=as_base64(request),
-                request_digest=protocol.header_digest(request),
-                contributors=() if number in story.closed else tuple(contributors),
-                absent=tuple(
-                    AbsentRecord(site=one.site, ending="unused", header=one.header)
-                    for one in (contributors if number in story.closed else ())
-                ),  # as `server.desk.Desk.record` writes a round that closed
-                incidents=(),
-                opened_at=0.0,
-                ended_at=1.0,
-            )
-        )
+        item, weights = writer.round(number, weights)
+        records.append(item)
     run_config = RunConfig.from_dict(
         {
             "run": story.run,
             "preset": config.preset,
             "rounds": story.rounds,
             "privacy": story.plan.as_dict(),
-            "insecure_aggregation": True,
             "minimum_contributors": story.minimum,
+            "aggregation": "UnmaskedForSimulation" if story.unmasked else "secure-sum",
         }
     )
+    document = roster.sign(made, key_of(story.root)).to_bytes()
     folder.save(
         RunRecord(
             run=story.run,
             config=run_config,
             model=config,
-            roster=tuple(
-                RosterSite(
-                    site=site, identity_key=public(site).hex(), declared_patients=DECLARED[site]
-                )
-                for site in story.sites
-            ),
+            root_key=public(story.root).hex(),
+            rosters=(as_base64(document),),
             run_key=public("run").hex(),
-            insecure_aggregation=True,
             software="test",
             initial_model=start,
-            trainable=("head",),
+            trainable=(writer.trained,),
             starts=1,
             state="finished",
             rounds=tuple(records),
@@ -197,11 +128,170 @@ def write_run(
     return folder
 
 
+@dataclass
+class _Writer:
+    folder: RunFolder
+    story: Story
+    config: ModelConfig
+    epoch: Epoch
+    trained: str
+    plans: list[PrivacyPlan] = field(default_factory=list)
+
+    def round(self, number: int, weights: Weights) -> tuple[RoundRecord, Weights]:
+        """One round, aggregated or closed; its record and the model after it."""
+        story = self.story
+        self.plans.append(story.plan)
+        model_in = weights_io.digest(weights)
+        request, header = self._request(number, weights)
+        transcript = of_request(request, self.epoch.roster.weights)
+        sites = story.contributors.get(number, story.sites)
+        headers, bodies, told = {}, {}, {}
+        rng = np.random.default_rng([story.seed, number])
+        like = {self.trained: weights[self.trained]}
+        for site in sites:
+            update = rng.standard_normal(like[self.trained].shape) * 1e-3
+            bodies[site] = submit(
+                self.epoch, site, transcript, {self.trained: update.astype(np.float32)}
+            )
+            reply = self._reply(request, header, transcript, site, bodies[site])
+            headers[site] = protocol.seal(reply, key_of(story.signer_of.get(site, site)))
+            told[site] = ContributorRecord(
+                site=site,
+                header=as_base64(headers[site]),
+                body_digest=reply.body_digest,
+                weight=reply.weight,
+                noise=reply.noise,
+                private=reply.private,
+                privacy=reply.privacy,
+            )
+        closed = number in story.closed
+        summed = None
+        if not closed:
+            trained = [self.trained]
+            summed = finish(self.epoch, request, transcript, headers, bodies, weights, trained)
+            weights = summed.model
+            self.folder.save_weights(number, weights)
+            for site in sites:
+                self.folder.round(number).store_submission(
+                    StoredReply(site, headers[site], bodies[site])
+                )
+            self._store(number, summed)
+        item = RoundRecord(
+            round=number,
+            outcome="closed" if closed else "aggregated",
+            model_in=model_in,
+            model_out=weights_io.digest(weights),
+            participants=story.sites,
+            request=as_base64(header),
+            request_digest=protocol.header_digest(header),
+            transcript=transcript.digest.hex(),
+            survivors=() if closed else tuple(sorted(sites)),
+            sum_digest="" if summed is None else canonical.digest(summed.packed),
+            agreements={}
+            if summed is None
+            else {site: as_base64(one) for site, one in summed.agreements.items()},
+            contributors=() if closed else tuple(told.values()),
+            absent=tuple(
+                AbsentRecord(site=one.site, ending="unused", header=one.header)
+                for one in (told.values() if closed else ())
+            ),  # as `server.desk.Desk.record` writes a round that closed
+            incidents=(),
+            opened_at=0.0,
+            ended_at=1.0,
+        )
+        return item, weights
+
+    def _request(self, number: int, weights: Weights) -> tuple[protocol.TrainRequest, bytes]:
+        story = self.story
+        changes = {"aggregation": "UnmaskedForSimulation"} if story.unmasked else {}
+        request = protocol.TrainRequest(
+            run=story.run,
+            round=number,
+            start=1,
+            preset=self.config.preset,
+            config_digest=self.config.digest,
+            model_digest=weights_io.digest(weights),
+            body_digest=canonical.digest(weights_io.to_bytes(weights)),
+            privacy=story.plan,
+            training=LocalTraining(),
+            server_learning_rate=1.0,
+            participants=tuple(
+                protocol.Participant(site=site, declared_patients=DECLARED[site])
+                for site in story.sites
+            ),
+            minimum_contributors=story.minimum,
+            sum=self.epoch.plan(story.sites, weights[self.trained].size, **changes),
+            deadline_s=60.0,
+            software="test",
+        )
+        return request, protocol.seal(request, key_of("run"))
+
+    def _reply(
+        self,
+        request: protocol.TrainRequest,
+        header: bytes,
+        transcript: Transcript,
+        site: str,
+        body: bytes,
+    ) -> protocol.TrainReply:
+        story = self.story
+        epsilon = story.lifetime or accounting.epsilon_pld(self.plans, 1e-5)
+        return protocol.TrainReply(
+            run=request.run,
+            round=request.round,
+            site=site,
+            request_digest=protocol.header_digest(header),
+            transcript=transcript.digest.hex(),
+            body_digest=canonical.digest(body),
+            declared_patients=DECLARED[site],
+            weight=transcript.weight(site),
+            noise=story.noise,
+            private=story.private,
+            privacy=protocol.PrivacyStatement(
+                epsilon=epsilon if story.private else None, delta=1e-5
+            ),
+            software="test",
+        )
+
+    def _store(self, number: int, summed: Summed) -> None:
+        story = self.story
+        packed = summed.packed
+        if number in story.wrong_sum:
+            packed = bytes([packed[0] ^ 1]) + packed[1:]
+        silent = story.silent.get(number, ())
+        answers = {site: one for site, one in summed.answers.items() if site not in silent}
+        kept = story.receipts.get(number, len(summed.receipts))
+        receipts = dict(list(summed.receipts.items())[:kept])
+        self.folder.save_sum(
+            number,
+            packed,
+            summed.statement,
+            ClosingRecord(
+                round=number,
+                state="verified",
+                survivors=tuple(summed.answers),
+                needed=story.threshold,
+                statement_digest=canonical.digest(summed.statement),
+                answers={site: as_base64(one) for site, one in answers.items()},
+                receipts={site: as_base64(one) for site, one in receipts.items()},
+            ),
+        )
+
+
 def node_at(root: Path, scratch: Path) -> NodeHome:
+    """A node that has joined, and whose operator has approved the roster of a plain `Story`."""
     home = NodeHome.find(root)
     home.make()
     home.coordinator.write_bytes(invitation(scratch))
+    approve(home, roster_of(Story().sites, DECLARED, key_of, Story().threshold))
     return home
+
+
+def approve(home: NodeHome, approved: roster.Roster) -> None:
+    """As `client.rosters` keeps what counted at this node."""
+    home.rosters.mkdir(exist_ok=True)
+    signed = roster.sign(approved, key_of("root")).to_bytes()
+    (home.rosters / f"{approved.version:06d}-{approved.digest}.json").write_bytes(signed)
 
 
 def invitation(scratch: Path) -> bytes:
@@ -219,5 +309,6 @@ def invitation(scratch: Path) -> bytes:
         ca_certificate=place.ca_certificate.read_text(),
         run_key=public("run").hex(),
         release_key=public("release").hex(),
+        root_key=public("root").hex(),
     )
     return enrolment.seal(card, key_of("run"))

@@ -52,9 +52,10 @@ def test_what_cannot_be_checked_is_said_in_words(files):
         for item in audit_release(files, public("release"))
         if item.verdict == "CANNOT CHECK"
     }
-    assert "insecure_aggregation" in told["coordinator"]
+    assert "leaves no trace" in told["collusion"]
     assert "spend table" in told["lifetime"]
     assert signing.key_digest(public("alpha")) in told["hospitals' keys"]
+    assert signing.key_digest(public("root")) in told["hospitals' keys"]
 
 
 def test_a_wrong_signature_ends_the_audit(files):
@@ -135,6 +136,12 @@ def test_requests_of_another_run_key_fail(files):
     assert verdicts(files, run_key=public("run"))["run key"] == "OK"
     assert verdicts(files, run_key=public("mallory"))["run key"] == "FAILED"
     assert verdicts(files)["run key"] == "CANNOT CHECK"
+
+
+def test_rosters_of_another_root_key_fail(files):
+    assert verdicts(files, root_key=public("root"))["root key"] == "OK"
+    assert verdicts(files, root_key=public("mallory"))["root key"] == "FAILED"
+    assert verdicts(files)["root key"] == "CANNOT CHECK"
 
 
 def test_too_few_contributors_fail(files):

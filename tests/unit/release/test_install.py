@@ -13,7 +13,7 @@ import pytest
 from release_stand_ins import Story, key_of, public, small_model
 from typer.testing import CliRunner
 
-from client import install
+from client import install, install_checks
 from client.cli import app
 from client.home import NodeHome
 from shared_model import canonical, mae, release, signing, weights
@@ -65,9 +65,17 @@ def test_an_unknown_signer_is_refused_and_nothing_is_written(make, node, model):
 
 def test_rounds_asked_for_by_another_run_key_are_refused(make, node, model, monkeypatch):
     made = make(model=model)
-    other = install.pinned(node).model_copy(update={"run_key": public("mallory").hex()})
-    monkeypatch.setattr(install, "pinned", lambda home: other)
+    other = install_checks.pinned(node).model_copy(update={"run_key": public("mallory").hex()})
+    monkeypatch.setattr(install_checks, "pinned", lambda home: other)
     with pytest.raises(Refused) as caught:
+        put(node, made.path)
+    assert caught.value.reason == "signer"
+
+
+def test_rosters_of_another_root_key_are_refused(make, node, model):
+    """Whoever makes a root key of his own can invent hospitals; the node has pinned the real."""
+    made = make(Story(root="mallory"), model=model)
+    with pytest.raises(Refused, match="root key") as caught:
         put(node, made.path)
     assert caught.value.reason == "signer"
 

@@ -67,9 +67,66 @@ def test_a_run_without_private_noise_in_a_closed_round_only_is_refused_too(make)
 
 
 def test_too_few_contributors_in_one_round_are_refused(make):
-    with pytest.raises(Refused) as caught:
-        make(Story(contributors={2: ("alpha",)}))
-    assert caught.value.reason == "lineage"
+    with pytest.raises(Refused, match="too few") as caught:
+        make(Story(minimum=3, contributors={2: ("alpha", "beta")}))
+    assert caught.value.reason == "secure-sum"
+
+
+@pytest.mark.parametrize(
+    ("story", "words"),
+    [
+        (Story(silent={2: ("beta",)}), "no answer of beta"),
+        (Story(receipts={2: 1}), "1 receipts"),
+        (Story(wrong_sum=(2,)), "published sum is not the one"),
+    ],
+)
+def test_a_sum_that_its_hospitals_have_not_verified_is_never_released(
+    make, coordinator, story, words
+):
+    """Whatever the coordinator's own notes say: these say "verified"."""
+    with pytest.raises(Refused, match="round 2 is UNVERIFIED") as caught:
+        make(story)
+    assert caught.value.reason == "unverified"
+    assert words in caught.value.message
+    assert releases_of(coordinator) == []
+
+
+def test_a_wrong_sum_with_a_statement_of_its_own_is_never_released(coordinator):
+    """The coordinator exchanges sum and statement: the answers are about another statement."""
+    from shared_model import canonical
+
+    folder = write_run(coordinator, Story())
+    packed = folder.summed(2)
+    packed = bytes([packed[0] ^ 1]) + packed[1:]
+    (folder.path / "sums" / "0002.sum").write_bytes(packed)
+    statement = json.loads(folder.statement(2))
+    statement["sum_digest"] = canonical.digest(packed)
+    (folder.path / "sums" / "0002.statement").write_bytes(canonical.encode(statement))
+    with pytest.raises(Refused, match="another statement") as caught:
+        make_release(coordinator, folder, key=key_of("release"), created="2026-11-21", origin="x")
+    assert caught.value.reason == "unverified"
+
+
+def test_a_run_without_masks_is_never_released(make):
+    with pytest.raises(Refused, match="UnmaskedForSimulation") as caught:
+        make(Story(unmasked=True))
+    assert caught.value.reason == "secure-sum"
+
+
+def test_a_roster_out_of_the_protocols_bounds_is_never_released(make):
+    """Whoever has the root key may sign a threshold at which one site opens everything."""
+    five = ("alpha", "beta", "delta", "epsilon", "gamma")
+    with pytest.raises(Refused, match="threshold") as caught:
+        make(Story(rounds=1, sites=five, threshold=2))
+    assert caught.value.reason == "threshold"
+
+
+def test_who_dropped_out_stands_in_the_manifest(make):
+    steps = make(Story(rounds=2, contributors={2: ("alpha", "beta")})).manifest.lineage.rounds
+    assert [(step.sum.survivors, step.sum.dropped) for step in steps] == [
+        (("alpha", "beta", "gamma"), ()),
+        (("alpha", "beta"), ("gamma",)),
+    ]
 
 
 def test_a_reply_that_the_site_did_not_sign_is_refused(make):
@@ -180,8 +237,8 @@ def test_an_open_round_with_replies_is_refused(coordinator):
     from server.checkpoints import StoredReply
 
     folder = write_run(coordinator, Story())
-    folder.open_round(4, b"request")
-    folder.store_reply(4, StoredReply("alpha", b"h", b"b"))
+    folder.round(4).begin(b"request")
+    folder.round(4).store_submission(StoredReply("alpha", b"h", b"b"))
     with pytest.raises(Refused) as caught:
         make_release(coordinator, folder, key=key_of("release"), created="2026-11-21", origin="x")
     assert caught.value.reason == "open-round"

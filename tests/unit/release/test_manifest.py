@@ -27,6 +27,7 @@ from shared_model.release_files import (
     write_copy,
     write_release,
 )
+from shared_model.release_words import words
 
 SLOW = settings(
     max_examples=150,
@@ -128,11 +129,14 @@ def test_a_signature_made_for_another_purpose_is_refused(files):
         lambda m: m.update(number=0),
         lambda m: m.update(number=True),
         lambda m: m.update(number="1"),
-        lambda m: m.update(schema_version=2),
+        lambda m: m.update(schema_version=1),
         lambda m: m.update(name="../../etc"),
         lambda m: m.update(name="a\n"),
         lambda m: m.update(limits="\x1b[2J"),
         lambda m: m.update(aggregation="plain"),
+        lambda m: m.update(aggregation="UnmaskedForSimulation"),
+        lambda m: m["lineage"]["rounds"][1].update(outcome="closed"),
+        lambda m: m["lineage"]["rounds"][1].update(sum=None),
         lambda m: m["privacy"][0].update(epsilon=0),
         lambda m: m["privacy"][0].update(trust_model="distributed"),
         lambda m: m["privacy"][0].update(unit="one record"),
@@ -155,12 +159,17 @@ def test_a_manifest_with_an_illegal_field_is_refused_though_signed(files, change
     [
         lambda m: m["lineage"]["rounds"][0].update(model_out="0" * 64),
         lambda m: m["lineage"]["rounds"].reverse(),
-        lambda m: m["lineage"]["rounds"][1].update(outcome="closed"),
+        lambda m: m["lineage"]["rounds"][1].update(outcome="closed", sum=None),
+        lambda m: m["lineage"]["rounds"][1]["sum"].update(transcript="0" * 64),
+        lambda m: m["lineage"]["rounds"][1]["sum"].update(survivors=["alpha", "beta"]),
+        lambda m: m["lineage"]["rounds"][1]["sum"].update(dropped=["delta"]),
+        lambda m: m["lineage"]["rounds"][1]["sum"].update(sum_digest="0" * 64),
+        lambda m: m["lineage"]["rounds"][1]["sum"].update(statement_digest="0" * 64),
         lambda m: m["lineage"]["warm_start"].update(digest="0" * 64),
         lambda m: m["lineage"]["rounds"][0]["contributors"].pop(),
         lambda m: m["lineage"]["rounds"][0]["contributors"].reverse(),
         lambda m: m["lineage"]["rounds"][0]["contributors"][0].update(delta=1e-6),
-        lambda m: m["lineage"]["rounds"][0]["contributors"][0].update(update_digest="0" * 64),
+        lambda m: m["lineage"]["rounds"][0]["contributors"][0].update(body_digest="0" * 64),
         lambda m: m["lineage"]["rounds"][0]["contributors"][0].update(declared_patients=9),
         lambda m: m["lineage"]["rounds"][0]["plan"].update(noise_multiplier=9.0),
         lambda m: m["lineage"]["rounds"][0]["plan"].update(steps=1),
@@ -170,7 +179,7 @@ def test_a_manifest_with_an_illegal_field_is_refused_though_signed(files, change
         lambda m: m["privacy"][0].update(lifetime_epsilon=0.01),
         lambda m: m["privacy"][0].update(identity_key=public("mallory").hex()),
         lambda m: m["privacy"][0].update(declared_patients=7),
-        lambda m: m.update(aggregation="secure_sum"),
+        lambda m: m.update(root_key=public("mallory").hex()),
         lambda m: m.update(run_key=public("mallory").hex()),
     ],
 )
@@ -178,6 +187,56 @@ def test_a_lineage_that_its_signed_replies_do_not_bear_out_is_refused_though_sig
     with pytest.raises(Refused) as caught:
         verify(resigned(files, change), public("release"))
     assert caught.value.reason == "lineage"
+
+
+def with_evidence(files: ReleaseBytes, change) -> ReleaseBytes:
+    """The same release with changed evidence, signed again."""
+    content = json.loads(files.evidence)
+    change(content)
+    data = canonical.encode(content)
+
+    def follow(manifest):
+        manifest["evidence"] = {"digest": canonical.digest(data), "size_bytes": len(data)}
+
+    return replace(resigned(files, follow), evidence=data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e["rounds"][1]["agreements"].pop(),
+        lambda e: e["rounds"][1]["agreements"].clear(),
+        lambda e: e["rounds"][1]["answers"].pop(),
+        lambda e: e["rounds"][1]["receipts"].clear(),
+        lambda e: e["rounds"][1]["receipts"].append(e["rounds"][1]["receipts"][0]),
+        lambda e: e["rounds"][1].update(receipts=e["rounds"][0]["receipts"]),
+        lambda e: e["rounds"][1].update(agreements=e["rounds"][0]["agreements"]),
+        lambda e: e["rounds"][1].update(statement=e["rounds"][0]["statement"]),
+        lambda e: e["rounds"][1].update(answers=e["rounds"][1]["receipts"]),
+        lambda e: e["rounds"][1]["answers"][0].update(site="beta"),
+        lambda e: e["rounds"][1].update(statement=""),
+        lambda e: e["rounds"][1].update(answers=e["rounds"][0]["answers"]),
+    ],
+)
+def test_a_sum_that_its_signed_messages_do_not_bear_out_is_refused_though_signed(make, change):
+    """Threshold 3 of 3: each agreement and each receipt is needed."""
+    files = read_release(make(Story(rounds=2, threshold=3)).path)
+    verify(files, public("release"))
+    with pytest.raises(Refused) as caught:
+        verify(with_evidence(files, change), public("release"))
+    assert caught.value.reason == "lineage"
+
+
+def test_rosters_of_another_root_are_refused_though_signed(files):
+    from shared_model import roster
+
+    def change(evidence):
+        signed = roster.SignedRoster.from_bytes(bytes.fromhex(evidence["rosters"][0]))
+        again = roster.sign(signed.roster, key_of("mallory"))
+        evidence["rosters"] = [again.to_bytes().hex()]
+
+    with pytest.raises(Refused, match="root key"):
+        verify(with_evidence(files, change), public("release"))
 
 
 def test_another_spelling_of_the_same_manifest_is_refused_though_signed(files):
@@ -381,10 +440,10 @@ def test_the_code_digest_sees_every_source_file_and_nothing_else(tmp_path):
 
 def test_epsilon_is_never_printed_alone(files):
     manifest = verify(files, public("release")).manifest
-    told = " ".join(release.words(manifest))
+    told = " ".join(words(manifest))
     for word in ("epsilon", "delta", release.UNIT, "trust model 'local'", "Not a medical device"):
         assert word in told
-    assert "insecure_aggregation" in told
+    assert "learned the sum of the hospitals' noised updates and no single one" in told
 
 
 def test_a_key_that_the_manifest_does_not_name_cannot_seal_it(files):

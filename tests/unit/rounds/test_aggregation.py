@@ -1,20 +1,23 @@
-"""The aggregate: exact, the same for any order, against the plain mean."""
+"""From the sum of integers to the next model, against the plain mean."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from server.aggregation import FedAvg, SiteUpdate, quantise, read_update, weighted_mean
-from shared_model import weights as weights_io
-from shared_model.errors import OurMistake, PeerFault
+from server.aggregation import dimension_of
+from server.run_config import RunConfig, default_norm_bound, norm_bound
+from shared_model.errors import OurMistake
+from shared_model.secure_sum.numbers import Numbers, flatten, quantise
+from shared_model.secure_sum.transcript import Transcript
+from shared_model.server_step import FedAvg, mean_update
 
-LIKE = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
+LIKE = {"a": np.zeros((20, 30), np.float32), "b": np.zeros(40, np.float32)}
+SITES = ("alpha", "beta", "gamma")
+WEIGHTS = (8, 2, 5)
 
 
-def update(seed, scale=1.0):
+def update(seed, scale=0.01):
     rng = np.random.default_rng(seed)
     return {
         name: (scale * rng.standard_normal(value.shape)).astype(np.float32)
@@ -22,63 +25,47 @@ def update(seed, scale=1.0):
     }
 
 
-def sites(count, scale=1.0):
-    return [SiteUpdate(f"s{n}", 1 + n % 8, update(n, scale)) for n in range(count)]
+def transcript():
+    return Transcript(
+        run="spring",
+        round=1,
+        participants=SITES,
+        model_digest="0" * 64,
+        configuration_digest="1" * 64,
+        numbers=Numbers.of(dimension_of(LIKE), sum(WEIGHTS), 1.0),
+        roster_digest="2" * 64,
+        epoch=1,
+        epoch_keys_digest="3" * 64,
+        threshold=3,
+        weights=WEIGHTS,
+        mode="local",
+    )
 
 
-@settings(deadline=None)
-@given(order=st.permutations(range(6)), scale=st.sampled_from([1e-6, 1.0, 1e4]))
-def test_any_order_gives_the_same_bits(order, scale):
-    items = sites(6, scale)
-    expected = weighted_mean(items)
-    got = weighted_mean([items[n] for n in order])
-    assert all(got[name].tobytes() == expected[name].tobytes() for name in LIKE)
-
-
-def test_float_sums_would_depend_on_the_order():
-    """What fixed point is for: the same numbers summed as float32 in another order differ."""
-    rng = np.random.default_rng(1)
-    values = rng.standard_normal((5, 20_000)).astype(np.float32)
-    forward = values[0] + values[1] + values[2] + values[3] + values[4]
-    backward = values[4] + values[3] + values[2] + values[1] + values[0]
-    assert (forward != backward).any()
-
-
-def test_the_mean_is_the_weighted_mean_to_within_the_quantisation():
-    items = sites(10)
-    got = weighted_mean(items)
-    total = sum(item.weight for item in items)
+@pytest.mark.parametrize("survivors", [SITES, ("alpha", "gamma")])
+def test_the_mean_is_weighted_by_the_survivors_alone(survivors):
+    """Who dropped out counts neither in the sum nor in the weights."""
+    script = transcript()
+    total = np.zeros(script.numbers.padded, np.uint32)
+    for place, site in enumerate(survivors):
+        seed = bytes([place]) * 32
+        made = quantise(
+            flatten(update(place)), script.numbers, script.rotation_seed, script.weight(site), seed
+        )
+        total += made.vector
+    total &= np.uint32((1 << script.numbers.modulus_bits) - 1)
+    mean = mean_update(total, script, survivors, LIKE)
+    weights = [script.weight(site) for site in survivors]
     for name in LIKE:
-        exact = sum(item.weight * item.update[name].astype(np.float64) for item in items) / total
-        assert np.abs(got[name] - exact).max() <= 2.0**-33 + 1e-15
-
-
-def test_the_largest_legal_sum_does_not_overflow():
-    """1024 sites of weight 8 at the limit: by exact integers."""
-    top = np.full(1, np.nextafter(np.float32(2**17), np.float32(0)), np.float32)
-    items = [SiteUpdate(f"s{n:04d}", 8, {"a": top}) for n in range(1024)]
-    assert 1024 * 8 * int(quantise(top)[0]) < 2**63
-    assert weighted_mean(items)["a"][0] == float(top[0])
-
-
-@pytest.mark.parametrize(
-    "items",
-    [
-        [SiteUpdate("a", 1, update(1))],
-        [],
-        [SiteUpdate("a", 1, update(1)), SiteUpdate("a", 1, update(2))],
-        [SiteUpdate("a", 0, update(1)), SiteUpdate("b", 1, update(2))],
-        [SiteUpdate("a", 9, update(1)), SiteUpdate("b", 1, update(2))],
-        [SiteUpdate("a", 1, update(1)), SiteUpdate("b", 1, {"a": update(1)["a"]})],
-    ],
-    ids=["one", "none", "twice", "weight 0", "weight 9", "other parameters"],
-)
-def test_what_must_not_be_summed_is_refused(items):
-    with pytest.raises(OurMistake):
-        weighted_mean(items)
+        exact = sum(
+            weight * update(place)[name].astype(np.float64) for place, weight in enumerate(weights)
+        ) / sum(weights)
+        assert mean[name].shape == LIKE[name].shape
+        assert np.linalg.norm(mean[name] - exact) < 1e-4 * np.linalg.norm(exact)
 
 
 def test_fedavg_steps_and_leaves_the_rest():
+    """One rounding to float32; what has no mean is the same object."""
     weights = {**update(3), "frozen": np.ones(2, np.float32)}
     mean = {name: np.full(LIKE[name].shape, 0.5) for name in LIKE}
     after = FedAvg(0.5).apply(weights, mean)
@@ -91,47 +78,66 @@ def test_fedavg_steps_and_leaves_the_rest():
         FedAvg().apply(weights, {"other": np.zeros(2)})
 
 
-def faulty(value):
-    body = weights_io.to_bytes(value)
-    return body, weights_io.digest(value)
+def config(optimiser, **changes):
+    return RunConfig.from_dict(
+        {
+            "run": "spring",
+            "preset": "tiny",
+            "rounds": 1,
+            "privacy": {
+                "sample_rate": 0.1,
+                "noise_multiplier": 2.0,
+                "clipping_norm": 0.5,
+                "steps": 100,
+            },
+            "training": {"optimiser": optimiser, "learning_rate": 0.01},
+            **changes,
+        }
+    )
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**17, -(2.0**17)])
-def test_an_update_that_is_not_a_number_names_its_site(bad):
-    value = update(1)
-    value["a"][1, 2] = bad
-    with pytest.raises(PeerFault) as caught:
-        read_update(*reorder(faulty(value)), site="alpha")
-    assert caught.value.site == "alpha"
+def test_the_default_bound_follows_from_public_numbers():
+    """The two formulas of the docstring, by hand: lr 0.01, 100 steps, d = 10,000, N = 50."""
+    adam = default_norm_bound(config("adam"), 50, 10_000)
+    assert adam == pytest.approx(1.05 * 0.01 * 100.0 * min(100, 6 * 10))
+    sgd = default_norm_bound(config("sgd"), 50, 10_000)
+    assert sgd == pytest.approx(0.01 * 100 * 0.5 + 3 * 0.01 * 10 * 2.0 * 0.5 * 100 / (0.1 * 50))
 
 
-def reorder(pair):
-    return pair[0], LIKE, pair[1]
+def test_the_operators_bound_goes_before_the_default():
+    """It is fixed when the run begins."""
+    assert norm_bound(config("adam", update_norm_bound=7.5), 50, 10_000) == 7.5
+    assert norm_bound(config("adam"), 50, 10_000) == default_norm_bound(config("adam"), 50, 10_000)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"a": LIKE["a"]},
-        {**LIKE, "c": LIKE["b"]},
-        {"a": LIKE["a"].T.copy(), "b": LIKE["b"]},
-    ],
-    ids=["fewer", "more", "another shape"],
-)
-def test_an_update_of_another_model_names_its_site(value):
-    with pytest.raises(PeerFault) as caught:
-        read_update(*reorder(faulty(value)), site="alpha")
-    assert caught.value.site == "alpha"
+def test_one_step_of_adam_is_not_scaled_down_at_every_hospital():
+    """Its first step moves every parameter by lr; 1e-3 in float32 is more than 1e-3."""
+    from client.training import _Optimiser
+
+    size = 4000
+    plan = {"sample_rate": 0.1, "noise_multiplier": 2.0, "clipping_norm": 0.5, "steps": 1}
+    training = {"optimiser": "adam", "learning_rate": 1e-3}
+    settings = config("adam", privacy=plan, training=training)
+    bound = default_norm_bound(settings, 50, size)
+    tight, numbers = (Numbers.of(size, 10, norm) for norm in (1e-3 * size**0.5, bound))
+    for seed in range(5):
+        noise = np.random.default_rng(seed).standard_normal(size)
+        made = _Optimiser(settings.training, size).step(noise)
+        assert not quantise(made, numbers, bytes(32), 1, bytes(32)).scaled
+        assert quantise(made, tight, bytes(32), 1, bytes(32)).scaled
 
 
-def test_an_update_must_have_the_digest_of_its_header():
-    body, _ = faulty(update(1))
-    with pytest.raises(PeerFault):
-        read_update(body, LIKE, "0" * 64, site="alpha")
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_noise_alone_stays_within_the_default_bound(optimiser):
+    """What the real optimiser makes of pure noise, the largest part of a private update."""
+    from client.training import _Optimiser
 
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=300))
-def test_bytes_that_are_no_update_raise_peer_fault_only(data):
-    with pytest.raises(PeerFault):
-        read_update(data, LIKE, "0" * 64, site="alpha")
+    settings, size, declared = config(optimiser), 4000, 50
+    plan = settings.privacy
+    rng = np.random.default_rng(3)
+    made, steps = np.zeros(size), _Optimiser(settings.training, size)
+    scale = plan.noise_multiplier * plan.clipping_norm / (plan.sample_rate * declared)
+    for _ in range(plan.steps):
+        made += steps.step(scale * rng.standard_normal(size))
+    bound = default_norm_bound(settings, declared, size)
+    assert 0.02 * bound < np.linalg.norm(made) < bound

@@ -36,7 +36,8 @@ def test_the_default_policy_reads_back_as_written(policy: Policy, path: Path) ->
     assert Policy.from_file(path) == policy
     assert policy.declared_patients == 430
     assert policy.delta == 1e-5
-    assert not policy.allow_insecure_aggregation
+    assert policy.colluding_sites == 1
+    assert not policy.allow_two_hospitals_who_can_each_compute_the_others_update
     assert policy.minimum_contributors == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -74,7 +75,10 @@ def test_an_absent_policy_says_how_to_make_one(path: Path) -> None:
         ("delta = 1e-05", "delta = 0.0009\n", "1 / declared|delta"),
         ("declared_patients = 430", "declared_patients = 1000000", "promise nothing"),
         ("minimum_contributors = 3", "allow_non_private_noise = true", "not a key"),
-        ("= false", "= 1", "allow_insecure_aggregation"),
+        ("= false", "= 1", "allow_two_hospitals"),
+        ("= false", "= true", "colluding_sites must be 0"),
+        ("colluding_sites = 1", "colluding_sites = -1", "colluding_sites"),
+        ("colluding_sites = 1", "colluding_sites = 256", "colluding_sites"),
         ("epsilon_lifetime = 8.0", "epsilon_lifetime = ", "not valid TOML"),
     ],
 )
@@ -87,6 +91,43 @@ def test_a_bad_policy_is_refused_with_the_key_that_is_bad(
         change(path, "declared_patients = 430", "declared_patients = 4300")
     with pytest.raises(OurMistake, match=match):
         Policy.from_file(path)
+
+
+def test_a_key_of_an_earlier_version_is_refused_with_the_line_to_remove(
+    policy: Policy, path: Path
+) -> None:
+    """Whoever upgrades is told what to do, and that nothing leaves in clear any more."""
+    for value in ("true", "false"):
+        change(path, "colluding_sites = 1", f"allow_insecure_aggregation = {value}")
+        with pytest.raises(OurMistake, match="always leave masked") as caught:
+            Policy.from_file(path)
+        assert "Remove the line" in caught.value.do
+        assert "allow_insecure_aggregation" in caught.value.do
+        change(path, f"allow_insecure_aggregation = {value}", "colluding_sites = 1")
+    assert Policy.from_file(path) == policy
+
+
+def test_a_policy_from_before_the_secure_sum_holds_with_its_safe_defaults(
+    policy: Policy, path: Path
+) -> None:
+    """The new keys may be absent."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if not x.startswith(("colluding", "allow_two"))))
+    assert Policy.from_file(path) == policy
+
+
+def test_two_hospitals_are_allowed_by_a_long_name_and_no_promise(path: Path) -> None:
+    """Said by name, with no colluders supposed, and read back as written."""
+    options: dict[str, Any] = {
+        "declared_patients": 430,
+        "minimum_contributors": 2,
+        "allow_two_hospitals_who_can_each_compute_the_others_update": True,
+    }
+    with pytest.raises(OurMistake, match="colluding_sites must be 0"):
+        Policy.write_default(path, **options)
+    policy = Policy.write_default(path, **options, colluding_sites=0)
+    assert Policy.from_file(path) == policy
+    assert policy.allow_two_hospitals_who_can_each_compute_the_others_update
 
 
 def test_binary_and_huge_policies_are_refused(path: Path) -> None:
@@ -141,24 +182,18 @@ def ask(policy: Policy, **changes: Any) -> None:
         "training": LocalTraining(),
         "participants": ("a", "b", "c"),
         "minimum_contributors": 3,
-        "insecure_aggregation": False,
     }
     check_request(policy, **(request | changes))
 
 
 def test_a_round_within_the_policy_passes(policy: Policy) -> None:
-    """And one that shows updates in clear only if the hospital said so."""
+    """Nothing is raised."""
     ask(policy)
-    ask(
-        policy.model_copy(update={"allow_insecure_aggregation": True}),
-        insecure_aggregation=True,
-    )
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"insecure_aggregation": True}, "insecure-aggregation"),
         ({"participants": ("a", "b")}, "contributors"),
         ({"minimum_contributors": 2}, "contributors"),
         ({"minimum_contributors": 4}, "contributors"),

@@ -1,0 +1,289 @@
+"""Trip 1 of a round at the node: check everything, train, mask, store, leave.
+
+What happens, in this order; each step refuses before the next one begins:
+
+1. the request is for this site as enrolled and for the roster that its operator approved: its
+   participants, their declared numbers, the threshold, weights and modulus are the ones that this
+   node computes, every epoch key is signed by its site, the own one is here;
+2. policy, then model and weights. No data has been touched;
+3. outbox: the same request again gets the stored reply, byte for byte; another request for the
+   same round, or an older round, is refused;
+4. the request is claimed on disk, the spend is reserved on disk (or the budget refuses);
+5. recordings are read, the private training runs; the update is quantised and masked;
+6. the reply is stored on disk, the spend is settled with the body's digest, the reply leaves.
+
+Killed after 4: the spend stays booked and the request is never begun again ("interrupted").
+Killed after 6: the stored reply is sent again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from client import egress
+from client.outbox import Trained
+from shared_model import canonical, protocol, signing
+from shared_model import weights as weights_io
+from shared_model.config import MINIMUM_CONTRIBUTORS
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
+from shared_model.protocol import TrainRequest
+from shared_model.protocol_sum import epoch_key_statement
+from shared_model.roster import Roster, weight_of
+from shared_model.secure_sum.keys import Member
+from shared_model.secure_sum.numbers import flatten, quantise
+from shared_model.secure_sum.submission import seal_submission, unmasked_submission
+from shared_model.secure_sum.transcript import Transcript, of_request
+from shared_model.weights import Weights
+
+if TYPE_CHECKING:
+    from client.round import Node
+
+
+@dataclass(frozen=True)
+class SumRound:
+    """What this node knows of a round: the request, and its members as approved when it began.
+
+    header: of the request. weights, identity_keys (32 raw bytes): by site.
+    """
+
+    request: TrainRequest
+    header: bytes = field(repr=False)
+    transcript: Transcript
+    weights: Mapping[str, int]
+    identity_keys: Mapping[str, bytes]
+
+    @property
+    def masked(self) -> bool:
+        return self.request.sum.aggregation == "secure-sum"
+
+    def member(self, node: Node) -> Member:
+        """This site with its epoch key.
+
+        Raises:
+            Refused: the key is gone, or the request names another as this site's ("epoch").
+        """
+        plan = self.request.sum
+        key = node.epochs.key(plan.epoch, plan.roster_digest)
+        public = {entry.site: bytes.fromhex(entry.public_key) for entry in plan.epoch_keys}
+        try:
+            return Member(node.site, key, public, bytes.fromhex(plan.roster_digest), plan.epoch)
+        except OurMistake as error:
+            raise Refused(error.message, reason="epoch") from error
+
+    def to_bytes(self) -> bytes:
+        """As the outbox keeps it."""
+        return canonical.encode(
+            {
+                "request": self.header.hex(),
+                "weights": dict(self.weights),
+                "identity_keys": {site: key.hex() for site, key in self.identity_keys.items()},
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, run_key: bytes) -> SumRound:
+        """The reverse of `to_bytes`, from this node's own file."""
+        content: dict[str, Any] = json.loads(data)
+        header = bytes.fromhex(content["request"])
+        request = protocol.open_train_request(header, run_key)
+        weights = {str(site): int(weight) for site, weight in content["weights"].items()}
+        keys = {str(site): bytes.fromhex(key) for site, key in content["identity_keys"].items()}
+        return cls(request, header, of_request(request, weights), weights, keys)
+
+
+def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """The reply to a `TrainRequest`; called under the outbox's lock.
+
+    Raises:
+        Refused: see the module.
+    """
+    check_addressed(request, node.site, node.declared_patients)
+    sum_round, member = planned(node, request, header)
+    node.policy(request)
+    weights = _checked_weights(node, request, body)
+    request_digest = protocol.header_digest(header)
+    run, number = request.run, request.round
+    stored = node.outbox.answered(run, number, request_digest)
+    if stored is None:
+        node.ready()
+        stored = _trained(node, sum_round, member, request_digest, weights, body)
+    node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
+    return stored
+
+
+def check_addressed(request: TrainRequest, site: str, declared_patients: int) -> None:
+    """The request is for this site, as it is enrolled, and no sum of one.
+
+    Raises:
+        Refused: reasons "roster", "contributors".
+    """
+    own = [item for item in request.participants if item.site == site]
+    if not own:
+        raise Refused("The request does not name this site.", reason="roster")
+    if own[0].declared_patients != declared_patients:
+        raise Refused(
+            "The request names another declared number of patients for this site.",
+            reason="roster",
+            do="Compare node.toml with the card that the coordinator enrolled.",
+        )
+    if min(request.minimum_contributors, len(request.participants)) < MINIMUM_CONTRIBUTORS:
+        raise Refused("No aggregate has so few contributors.", reason="contributors")
+
+
+def planned(node: Node, request: TrainRequest, header: bytes) -> tuple[SumRound, Member | None]:
+    """The round as this node computes it; no member if masks are off.
+
+    Raises:
+        Refused: reasons "secure-sum", "roster", "roster-approval", "threshold", "epoch".
+    """
+    plan = request.sum
+    if plan.aggregation != "secure-sum" and not node.allow_unmasked:
+        raise Refused(
+            "The round would show this hospital's update to the coordinator in clear.",
+            reason="secure-sum",
+        )
+    roster = node.rosters.approved()
+    weights = _check_roster(request, roster)
+    try:
+        transcript = of_request(request, weights)
+    except OurMistake as error:
+        raise Refused(error.message, reason="secure-sum") from error
+    keys = {entry.site: entry.identity for entry in roster.sites}
+    sum_round = SumRound(request, header, transcript, weights, keys)
+    if not sum_round.masked:
+        return sum_round, None
+    _check_epoch_keys(request, keys)
+    member = sum_round.member(node)
+    try:
+        for peer in request.sites:
+            member.pair_secret(peer)
+    except PeerFault as error:
+        raise Refused(error.message, reason="secure-sum") from error
+    return sum_round, member
+
+
+def _check_roster(request: TrainRequest, roster: Roster) -> dict[str, int]:
+    """Weights by site, recomputed, if the request keeps to the approved roster."""
+    plan = request.sum
+    if plan.roster_digest != roster.digest:
+        raise Refused(
+            f"The request is for another roster than the approved version {roster.version}.",
+            reason="roster",
+            do="See: fedprint-node roster show",
+        )
+    for participant in request.participants:
+        if participant.site not in roster.names:
+            raise Refused(f"The approved roster has no {participant.site}.", reason="roster")
+        if participant.declared_patients != roster.entry(participant.site).declared_patients:
+            raise Refused(
+                f"The request names another declared number of {participant.site}.", reason="roster"
+            )
+    if plan.threshold != roster.threshold:
+        raise Refused("The request names another threshold than the roster.", reason="threshold")
+    if len(request.participants) < roster.threshold:
+        raise Refused(
+            f"The round asks {len(request.participants)} sites, fewer than the threshold, "
+            f"{roster.threshold}.",
+            reason="threshold",
+        )
+    largest = max(entry.declared_patients for entry in roster.sites)
+    return {entry.site: weight_of(entry.declared_patients, largest) for entry in roster.sites}
+
+
+def _check_epoch_keys(request: TrainRequest, identity_keys: Mapping[str, bytes]) -> None:
+    """Every participant has a key of this epoch, signed by its site of the roster."""
+    plan = request.sum
+    keyed = {entry.site for entry in plan.epoch_keys}
+    if not set(request.sites) <= keyed:
+        raise Refused("A participant has no key of this epoch.", reason="epoch")
+    if not keyed <= set(identity_keys):
+        raise Refused("An epoch key is of a site that is in no roster here.", reason="roster")
+    for entry in plan.epoch_keys:
+        statement = epoch_key_statement(entry, plan.epoch, plan.roster_digest)
+        signature = bytes.fromhex(entry.signature)
+        try:
+            signing.verify(identity_keys[entry.site], "epoch-key", statement, signature)
+        except Refused as error:
+            raise Refused(
+                f"The epoch key of {entry.site} is not signed by {entry.site} for this epoch.",
+                reason="secure-sum",
+                do="Somebody may have exchanged it: ask the coordinator's operator.",
+            ) from error
+
+
+def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
+    try:
+        protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
+        weights = node.check_model(request, body)
+    except (PeerFault, Refused, OurMistake) as error:
+        raise Refused(error.message, reason="model") from error
+    if weights_io.digest(weights) != request.model_digest:
+        raise Refused("The weights are not the ones that the request names.", reason="model")
+    if node.dimension(request, weights) != request.sum.dimension:
+        raise Refused("The request names another number of parameters.", reason="secure-sum")
+    return weights
+
+
+def _trained(
+    node: Node,
+    sum_round: SumRound,
+    member: Member | None,
+    request_digest: str,
+    weights: Weights,
+    model: bytes,
+) -> tuple[bytes, bytes]:
+    request, transcript = sum_round.request, sum_round.transcript
+    noise = node.noise(request)
+    later = b"" if member is None else sum_round.to_bytes()
+    node.outbox.begin(request.run, request.round, request_digest, later)
+    try:
+        privacy = node.books.reserve(request, noise)
+    except Refused:
+        node.outbox.take_back(request.run, request.round)
+        raise
+    try:
+        update = node.train(request, weights, node.data(), noise, node.declared_patients)
+    except FedprintError as error:
+        # recordings were read: whatever went wrong, the word that leaves is the same ("internal")
+        raise OurMistake(f"The training of a round failed. {error}") from error
+    weight = transcript.weight(node.site)
+    quantised = quantise(
+        flatten(update),
+        transcript.numbers,
+        transcript.rotation_seed,
+        weight,
+        noise.rounding_seed(),
+    )
+    node.log(
+        {
+            "run": request.run,
+            "round": request.round,
+            "outcome": "quantised",
+            "clipped": quantised.clipped,
+            "non_finite": quantised.non_finite,
+            "scaled": quantised.scaled,
+        }
+    )
+    if member is None:
+        body = unmasked_submission(quantised.vector, transcript)
+    else:
+        body = seal_submission(quantised.vector, member, transcript, node.entropy)
+    reply = egress.train_reply(
+        node.identity_key,
+        request,
+        request_digest,
+        site=node.site,
+        transcript=transcript.digest.hex(),
+        declared_patients=node.declared_patients,
+        weight=weight,
+        body=body,
+        noise=noise.name,
+        private=noise.private,
+        privacy=privacy,
+    )
+    kept = None if member is None else Trained(model, tuple(sorted(update)))
+    node.outbox.store(request.run, request.round, *reply, kept)
+    return reply

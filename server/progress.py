@@ -1,0 +1,64 @@
+"""What the operator is told while a run goes on; nothing of it is from patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.rounds import RunState
+
+UNMASKED = (
+    "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "
+    "refuse such rounds, and so does a release."
+)
+
+PAUSES: Mapping[str, str] = {
+    "budget": "too few hospitals have privacy budget left for another round",
+    "barred": "too many hospitals dealt shares that did not fit together",
+    "too-few-sites": "too few hospitals were there for as long as the run was to wait",
+    "too-few-keys": "too few hospitals gave a key; has each operator approved the roster?",
+    "failed-rounds": "too many rounds in a row were closed without an aggregate",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One thing that happened, for the operator's eyes.
+
+    kind: "unmasked", "roster", "waiting", "keying", "keyed", "opened", "sent", "accepted",
+    "non-private", "refused", "incident", "accuses", "agreeing", "agreed", "opening", "unsealed",
+    "aggregated", "closed", "verified", "unverified", "paused", "finished", "continued".
+    """
+
+    kind: str
+    round: int
+    completed: int
+    rounds: int
+    site: str = ""
+    detail: str = ""
+    answered: int = 0
+    asked: int = 0
+
+
+def counts(state: RunState) -> tuple[int, int]:
+    """Of how many sites that are asked now how many have answered: (answered, asked)."""
+    current = state.current
+    if state.phase == "keying" and state.keying is not None:
+        asked = len(state.keying.sites)
+    elif current is None:
+        return 0, 0
+    elif state.phase == "agree":
+        asked = len(current.survivors)
+    elif state.phase == "open":
+        asked = len(current.asked)
+    else:
+        asked = len(current.participants)
+    return asked - len(state.awaited), asked
+
+
+def spare(sites: int, threshold: int) -> str:
+    """How many sites may be away, in words."""
+    if threshold >= sites:
+        return f"all {sites} sites are needed: the run pauses while one is away"
+    away = sites - threshold
+    return f"{threshold} of {sites} sites are needed: {away} may be away"
