@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -24,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
+from shared_model.files import read_regular
 from shared_model.protocol import MAX_BODY_BYTES, Digest, RoundNumber, RunId
 
 _RECORD_LIMIT_BYTES = 512 * 2**20
@@ -162,17 +161,9 @@ class SumFolder:
 
     def _bytes(self, name: str, limit: int = MAX_BODY_BYTES) -> bytes | None:
         """Content of a regular file below the folder, None if there is none; links are refused."""
-        path = self.path / name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Refused(f"{name} is a link or cannot be opened.", reason="files") from error
-        with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Refused(f"{name} is not a regular file.", reason="files")
-            data = stream.read(limit + 1)
-        if len(data) > limit:
-            raise Refused(f"{name} is larger than any real one.", reason="files")
-        return data
+            return read_regular(self.path / name, limit, name=name)
+        except Refused as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise

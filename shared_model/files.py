@@ -1,10 +1,13 @@
-"""Files that are either whole or absent: write beside, flush to disk, rename."""
+"""Files that are either whole or absent: write beside, flush to disk, rename; and hostile ones."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from shared_model.errors import Refused
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -31,3 +34,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, limit_bytes: int, *, name: str = "") -> bytes:
+    """Content of a regular file, read once; links are not followed, pipes are not waited for.
+
+    Args:
+        name: what the error calls the file; its own name by default.
+
+    Raises:
+        Refused: absent, a link or no regular file (reason "files"), or too large ("size").
+    """
+    name = name or path.name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Refused(f"{name} is a link or cannot be opened.", reason="files") from error
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise Refused(f"{name} is not a regular file.", reason="files")
+        data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise Refused(f"{name} is larger than {limit_bytes} bytes.", reason="size")
+    return data

@@ -16,7 +16,7 @@ from shared_model import canonical
 from shared_model.enrolment import MAX_BYTES as MAX_INVITATION_BYTES
 from shared_model.enrolment import open_invitation
 from shared_model.errors import OurMistake, Refused
-from shared_model.files import sync_folder, write_atomic
+from shared_model.files import read_regular, sync_folder, write_atomic
 from shared_model.release import (
     EVIDENCE_LIMIT_BYTES,
     MANIFEST_LIMIT_BYTES,
@@ -67,7 +67,7 @@ def read_release(path: Path) -> ReleaseBytes:
     if stat.S_ISDIR(kind):
         return _read_folder(path)
     if stat.S_ISREG(kind):
-        return unpack(_read_file(path, ARCHIVE_LIMIT_BYTES))
+        return unpack(read_regular(path, ARCHIVE_LIMIT_BYTES))
     raise Refused("A release is a folder or a file, not a link or a device.", reason="files")
 
 
@@ -81,7 +81,7 @@ def _read_folder(folder: Path) -> ReleaseBytes:
             reason="files",
         )
     return _from_parts(
-        {name: _read_file(folder / name, limit) for name, limit in LIMITS_BYTES.items()}
+        {name: read_regular(folder / name, limit) for name, limit in LIMITS_BYTES.items()}
     )
 
 
@@ -102,21 +102,6 @@ def parts_of(files: ReleaseBytes) -> dict[str, bytes]:
         "manifest.json": files.manifest,
         "manifest.sig": files.signature,
     }
-
-
-def _read_file(path: Path, limit_bytes: int) -> bytes:
-    """Content of a regular file, read once; links are not followed, pipes are not waited for."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused(f"{path.name} is a link or cannot be opened.", reason="files") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise Refused(f"{path.name} is not a regular file.", reason="files")
-        data = stream.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise Refused(f"{path.name} is larger than {limit_bytes} bytes.", reason="size")
-    return data
 
 
 def write_release(folder: Path, files: ReleaseBytes) -> None:

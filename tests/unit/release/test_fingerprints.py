@@ -81,7 +81,9 @@ def test_each_usable_window_has_one_row_of_128_unit_numbers(tmp_path):
 def test_nothing_that_names_a_patient_or_a_file_is_in_the_output(tmp_path):
     write(tmp_path / "out.parquet", with_refused=True)
     data = (tmp_path / "out.parquet").read_bytes()
-    text = repr(pq.read_table(tmp_path / "out.parquet").to_pydict())
+    columns = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    del columns["fingerprint"]  # numbers: their digits may spell a year
+    text = repr(columns)
     metadata = repr(pq.read_metadata(tmp_path / "out.parquet").metadata)
     for word in (NAME, "Jane", "Doe", "1970", "other", "second", "third", "broken", ".dat"):
         assert word.encode() not in data
