@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from client.spend import Budget
+from client.ledger_store import Budget
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
@@ -137,7 +137,7 @@ class Policy(BaseModel):
 
     @property
     def budget(self) -> Budget:
-        """The two limits on epsilon, and delta, as the spend table takes them."""
+        """The two limits on epsilon, and delta, as the ledger takes them."""
         return Budget(
             epsilon_lifetime=self.epsilon_lifetime,
             epsilon_per_run=self.epsilon_per_run,
@@ -181,7 +181,7 @@ def check_request(
     """Hold a coordinator's request against the policy, before any recording is read.
 
     The answer depends on the request and the policy only: a refusal tells nothing about patients.
-    The budget is not looked at here but inside `SpendTable.reserve`, in one transaction.
+    The budget is not looked at here but inside `LedgerStore.reserve`, in one transaction.
 
     Raises:
         Refused: reason "roster", "contributors" or "policy".
