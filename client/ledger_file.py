@@ -27,7 +27,7 @@ from shared_model.ledger import NOTHING, Chain, LedgerFault
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x66704C67  # "fpLg"
 LOCK_TIMEOUT_S = 60.0
-RECOVER = "Run: fedprint-node ledger ask -o ask.json (docs/ledger.md, \"Recover\")"
+RECOVER = 'Run: fedprint-node ledger ask -o ask.json (docs/ledger.md, "Recover")'
 MOVE_ASIDE = (
     "Do not train on these patients with another ledger. Put the newest copy of ledger.sqlite "
     "back, or move it aside; then " + RECOVER[0].lower() + RECOVER[1:]
@@ -182,6 +182,12 @@ def hold_against_notes(home: NodeHome, chain: Chain) -> None:
                 "one that it knows.",
                 entry=length,
             )
+
+
+def contains_notes(home: NodeHome, chain: Chain) -> bool:
+    """Whether nothing that this node knows of is missing from the chain."""
+    notes = (_read(home.ledger_marker), _read(home.ledger_note))
+    return all(note is None or chain.head_at(note[0]) == note[1] for note in notes)
 
 
 def has_notes(home: NodeHome) -> bool:
