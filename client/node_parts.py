@@ -14,7 +14,7 @@ from client import keys
 from client.epochs import EpochKeys
 from client.home import NodeHome
 from client.outbox import Outbox
-from client.policy import Policy, check_request
+from client.policy import Policy, check_request, installed_code
 from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
 from client.spend import Budget, SpendTable
@@ -53,10 +53,12 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         check_request(
             policy,
             site=config.site,
+            purpose=request.purpose,
             plan=request.privacy,
             training=request.training,
             participants=request.sites,
             minimum_contributors=request.minimum_contributors,
+            code=installed_code(),
         )
 
     def ready() -> None:
