@@ -21,7 +21,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -34,11 +34,14 @@ from client.home import NodeHome
 from client.outbox import Outbox
 from shared_model import protocol
 from shared_model.errors import BudgetExhausted, DataFault, FedprintError, PeerFault, Refused
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import (
     COORDINATOR,
+    LedgerNote,
     PrivacyStatement,
     RefusalReason,
     RoundMessage,
+    RunPlan,
     SignedMessage,
     TrainRequest,
 )
@@ -56,23 +59,72 @@ from shared_model.weights import Weights
 if TYPE_CHECKING:
     from client.training import PatientBatches
     from shared_model.noise import NoiseSource
+    from shared_model.secure_sum.transcript import Transcript
 
 
 class Books(Protocol):
-    """Where a node books what it spends; `client.node_parts.HospitalBooks` in a deployed node."""
+    """This hospital's privacy ledger; `client.node_parts.HospitalBooks` in a deployed node."""
 
-    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
-        """Book the round, durably, before data is read; what is then spent for life.
+    def check_own(self, head: LedgerHead | None) -> None:
+        """The ledger contains this head, which the coordinator says this site has signed.
+
+        Raises:
+            Refused: it does not ("ledger"): it is an older copy, or another ledger; or more entries
+                follow than a `LedgerNote` has room for.
+        """
+
+    def reserve(
+        self,
+        request: TrainRequest,
+        noise: NoiseSource,
+        *,
+        request_digest: str,
+        roster: Roster,
+        transcript: Transcript,
+    ) -> PrivacyStatement:
+        """Write `booked`, durably, before data is read; what is then spent for life.
 
         Raises:
             Refused: the budget would be crossed, or the round is booked already.
         """
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
-        """Complete the entry with the digest of the body that leaves; again changes nothing."""
+        """Write `answered` with the digest of the body that leaves; again changes nothing."""
 
-    def ledger_head(self) -> str:
-        """Digest of everything booked so far, 64 hexadecimal digits."""
+    def note(self, since: int) -> LedgerNote:
+        """The signed head, and the entries beyond this length."""
+
+    def incident(self, run: str, round: int, reason: str) -> None:
+        """Write `incident`, at most once for these three; never raises for a full table."""
+
+
+class Witness(Protocol):
+    """The heads of the other hospitals' ledgers, as this hospital keeps them."""
+
+    def see(
+        self,
+        heads: Mapping[str, LedgerHead],
+        links: Mapping[str, Sequence[str]],
+        identity_keys: Mapping[str, bytes],
+    ) -> None:
+        """Keep these heads, durably; all or none. The first head of a site is taken as it is.
+
+        Raises:
+            Refused: names the site; its head is not signed by it, shorter than the one held here,
+                another at the same length, or the links do not lead to it ("ledger").
+        """
+
+    def countersigned(
+        self, run: str, round: int, agree_request: bytes, agreements: Mapping[str, bytes]
+    ) -> None:
+        """Keep the headers of a round that prove who has countersigned the heads that it names."""
+
+
+class Approvals(Protocol):
+    """Which runs this hospital's operator, or its policy in advance, said yes to."""
+
+    def check(self, plan: RunPlan) -> None:
+        """Raises Refused unless this very plan is approved; it waits then ("run-approval")."""
 
 
 class Rosters(Protocol):
@@ -135,6 +187,8 @@ class Node:
     rosters: Rosters
     epochs: EpochKeys
     books: Books
+    witness: Witness
+    approvals: Approvals
     outbox: Outbox
     ready: Callable[[], None]
     data: Callable[[], PatientBatches]
@@ -297,6 +351,8 @@ REASONS: dict[str, RefusalReason] = {
     "secure-sum": "secure-sum",
     "threshold": "threshold",
     "roster-approval": "roster-approval",
+    "run-approval": "run-approval",
+    "ledger": "ledger",
     "epoch": "epoch",
     "late": "late",
     "policy": "policy",
