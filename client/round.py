@@ -8,7 +8,8 @@ JSON is parsed; what has none is refused. Then, one message at a time:
     AgreeRequest, OpenRequest, CloseRequest, VerifyRequest    `client.sum_round`
 
 A fault inside becomes a `Refusal` with one word; why, without identifiers, is in the node's own
-`logs/rounds.log`. What goes wrong with a sum is marked there with "alarm": "secure-sum".
+`logs/rounds.log`. What goes wrong with a sum is marked there with "alarm": "secure-sum", and is an
+incident in the ledger; what goes wrong with a ledger with "alarm": "ledger".
 
     header, body = handle(home, header, body)                       # deployed
     header, body = handle(home, header, body, pretend=PretendNode(...))   # simulations and tests
@@ -247,7 +248,12 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
                     reason="epoch",
                     do="Run: fedprint-node restored",
                 )
-            reply = _answered(node, message, header, body)
+            try:
+                reply = _answered(node, message, header, body)
+            except Refused as error:
+                if error.reason in ALARMING and isinstance(message, RoundMessage):
+                    node.books.incident(run, number, error.reason)
+                raise
         node.log({"run": run, "round": number, "kind": kind, "outcome": "replied"})
         return reply
     except Exception as error:
@@ -255,6 +261,8 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         entry = {"run": run, "round": number, "kind": kind, "outcome": "refused", "reason": reason}
         if reason in ALARMING:
             entry["alarm"] = "secure-sum"
+        elif reason == "ledger":
+            entry["alarm"] = "ledger"
         node.log({**entry, **why(error)})
         return egress.refusal(
             node.identity_key,
@@ -273,7 +281,8 @@ UNKNOWN_RUN = "unknown"
 """Stands for the run in a refusal of something that could not be read, or that has no run."""
 
 ALARMING = {"secure-sum", "conflict"}
-"""Reasons that an honest coordinator does not give cause for, short of a fault."""
+"""Reasons that an honest coordinator does not give cause for, short of a fault. They go into the
+ledger; "ledger" does not, for nothing is appended to a ledger that is in doubt."""
 
 
 def _opened(node: Node, header: bytes) -> SignedMessage:
@@ -297,7 +306,7 @@ def _answered(
         case EpochRequest():
             return _new_epoch(node, message, body)
         case AgreeRequest():
-            return sum_round.agree(node, message)
+            return sum_round.agree(node, message, header, body)
         case OpenRequest():
             return sum_round.open_(node, message, protocol.header_digest(header), body)
         case CloseRequest():
@@ -312,7 +321,8 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
 
     Raises:
         Refused: the roster is not approved or not the one of the request ("roster-approval",
-            "roster", "threshold"), or the epoch is not new ("epoch").
+            "roster", "threshold"), the run's plan is not ("run-approval"), or the epoch is not new
+            ("epoch").
     """
     try:
         protocol.check_body(request.body_digest, body, site=COORDINATOR)
@@ -321,6 +331,7 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
         raise Refused(error.message, reason="roster") from error
     if roster.digest != request.roster_digest:
         raise Refused("The request names another roster than it carries.", reason="roster")
+    node.approvals.check(request.plan)
     if request.epoch > time.time() + LATEST_EPOCH_S:
         raise Refused(
             "The epoch's number is far in the future; no later one could follow it.",
@@ -361,7 +372,7 @@ REASONS: dict[str, RefusalReason] = {
     "conflict": "conflict",
     "interrupted": "interrupted",
     "not-ready": "not-ready",
-    "replay": "conflict",  # the spend table has the round, the outbox has not
+    "replay": "conflict",  # the ledger has the round, the outbox has not
     "delta": "policy",
 }
 """Reasons that a `Refused` may carry to the coordinator."""
