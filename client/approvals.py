@@ -364,7 +364,7 @@ def approvals_of(
 
 def _like(home: NodeHome, plan: RunPlan) -> Booked:
     """A booking of this plan under the approved roster; in mode local that does not matter."""
-    if plan.privacy.mode == "local":
+    if str(plan.privacy.mode) == "local":
         return booking_like(plan, participants=0, threshold=0, colluding_sites=0, dimension=0)
     from client.node_parts import trainable_size
     from shared_model.mae import PRESETS

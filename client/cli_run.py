@@ -37,8 +37,7 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
 
     Example: fedprint-node run list
     """
-    from client.approvals import STATES, approval
-    from client.approvals import approvals_of
+    from client.approvals import STATES, approval, approvals_of
 
     book = approvals_of(NodeHome.find(home))
     with book.ledger() as ledger:

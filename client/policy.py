@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from client.ledger_store import Budget
 from client.policy_text import as_toml
-from client.spend import Budget
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
@@ -198,7 +198,7 @@ class Policy(BaseModel):
 
     @property
     def budget(self) -> Budget:
-        """The two limits on epsilon, and delta, as the spend table takes them."""
+        """The two limits on epsilon, and delta, as the ledger takes them."""
         return Budget(
             epsilon_lifetime=self.epsilon_lifetime,
             epsilon_per_run=self.epsilon_per_run,
@@ -250,7 +250,7 @@ def check_request(
     """Hold a coordinator's request against the policy, before any recording is read.
 
     The answer depends on the request, the policy and what is installed only: a refusal tells
-    nothing about patients. The budget is not looked at here but in the transaction that books.
+    nothing about patients. The budget is not looked at here but inside `LedgerStore.reserve`.
 
     Args:
         code: `installed_code()`.
