@@ -11,16 +11,17 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import keys
+from client.approvals import approvals_of
 from client.epochs import EpochKeys
 from client.home import NodeHome
 from client.ledger_file import RECOVER, refuse
 from client.ledger_peers import Countersigned
 from client.ledger_store import Budget, LedgerStore
 from client.outbox import Outbox
-from client.policy import Policy, check_request
+from client.policy import Policy, check_request, installed_code
 from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
-from shared_model import release_files, signing
+from shared_model import signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import MAX_LINE_BYTES, Booked, Chain, LedgerHead, Spent
@@ -66,10 +67,12 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         check_request(
             policy,
             site=config.site,
+            purpose=request.purpose,
             plan=request.privacy,
             training=request.training,
             participants=request.sites,
             minimum_contributors=request.minimum_contributors,
+            code=installed_code(),
         )
 
     def ready() -> None:
@@ -108,6 +111,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         epochs=epoch_keys(home),
         books=HospitalBooks(ledger, budget, config.declared_patients),
         witness=HospitalWitness(ledger),
+        approvals=approvals_of(home, policy, budget),
         outbox=outbox_of(home),
         ready=ready,
         data=data,
@@ -198,7 +202,7 @@ class HospitalBooks:
             private=noise.private,
             model_in=request.model_digest,
             request_digest=request_digest,
-            code_digest=code_digest(),
+            code_digest=installed_code(),
             roster_digest=roster.digest,
             transcript=transcript.digest.hex(),
             participants=len(request.participants),
@@ -299,10 +303,6 @@ def _check_contained(chain: Chain, head: LedgerHead) -> None:
         )
 
 
-code_digest = functools.cache(release_files.code_digest)
-"""Of this installation; read once by each process."""
-
-
 @dataclass(frozen=True)
 class HospitalRosters:
     """The roster book of this node under its policy and pinned root key, today."""
@@ -342,7 +342,8 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
 
 
 @functools.cache
-def _trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+def trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+    """Number of parameters that a preset trains."""
     from shared_model import mae
 
     model = mae.build(mae.PRESETS[preset], 0)
@@ -352,7 +353,7 @@ def _trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
 
 def dimension(request: TrainRequest, weights: Weights) -> int:
     """Number of parameters that the request trains; its preset was checked."""
-    return _trainable_size(request.preset, request.training.trainable)
+    return trainable_size(request.preset, request.training.trainable)
 
 
 def train(

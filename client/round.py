@@ -124,8 +124,13 @@ class Witness(Protocol):
 class Approvals(Protocol):
     """Which runs this hospital's operator, or its policy in advance, said yes to."""
 
-    def check(self, plan: RunPlan) -> None:
-        """Raises Refused unless this very plan is approved; it waits then ("run-approval")."""
+    def check(self, plan: RunPlan, round: int | None = None) -> None:
+        """Return if this very plan is approved, and the round is booked already or may be.
+
+        Raises:
+            Refused: against the policy ("policy", "contributors"), it cannot be afforded
+                ("budget"), or it waits for the operator ("run-approval").
+        """
 
 
 class Rosters(Protocol):
