@@ -247,20 +247,13 @@ class LedgerStore:
         by: Literal["operator", "policy"],
         delta: float,
     ) -> Approved:
-        """Record the yes to a run's plan; the same yes again changes nothing.
+        """Record the yes to a run's plan.
 
         Args:
             delta: of the policy; fixed for life if this is the first entry.
         """
 
-        def same(entry: Entry) -> bool:
-            return isinstance(entry, Approved) and (
-                (entry.run, entry.plan_digest, entry.bookings) == (run, plan_digest, bookings)
-            )
-
-        def made(chain: Chain) -> Approved | None:
-            if any(same(link.entry) for link in chain.links):
-                return None
+        def made(chain: Chain) -> Approved:
             return Approved(
                 site=self._site,
                 sequence=chain.length + 1,
@@ -272,11 +265,10 @@ class LedgerStore:
                 time_s=self.now_s,
             )
 
-        self._append(made, delta)
-        found = next(x.entry for x in reversed(self.chain.links) if same(x.entry))
-        if not isinstance(found, Approved):
+        link = self._append(made, delta)
+        if link is None or not isinstance(link.entry, Approved):
             raise OurMistake("An approval was not written.")
-        return found
+        return link.entry
 
     def incident(self, run: str, round: int, reason: str, delta: float) -> None:
         """Record what no honest coordinator asks: once for these three, and at most a thousand."""
