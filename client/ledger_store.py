@@ -247,19 +247,20 @@ class LedgerStore:
         by: Literal["operator", "policy"],
         delta: float,
     ) -> Approved:
-        """Record the yes to a run's plan; the same yes again changes nothing.
+        """Record the yes to a run's plan: for so many rounds from now on.
+
+        The same yes again, before a round was booked, changes nothing.
 
         Args:
             delta: of the policy; fixed for life if this is the first entry.
         """
 
-        def same(entry: Entry) -> bool:
-            return isinstance(entry, Approved) and (
-                (entry.run, entry.plan_digest, entry.bookings) == (run, plan_digest, bookings)
-            )
-
         def made(chain: Chain) -> Approved | None:
-            if any(same(link.entry) for link in chain.links):
+            last, since = chain.approval(run)
+            same = last is not None and (
+                (last.plan_digest, last.bookings) == (plan_digest, bookings)
+            )
+            if same and since == 0:
                 return None
             return Approved(
                 site=self._site,
@@ -273,8 +274,8 @@ class LedgerStore:
             )
 
         self._append(made, delta)
-        found = next(x.entry for x in reversed(self.chain.links) if same(x.entry))
-        if not isinstance(found, Approved):
+        found, _ = self.chain.approval(run)
+        if found is None:
             raise OurMistake("An approval was not written.")
         return found
 
