@@ -1,6 +1,6 @@
 """Which runs this hospital takes part in: seen, pending, approved, refused.
 
-    HospitalApprovals.check(plan, round)   before a key is made and before a round is booked
+    HospitalApprovals.check(plan)          before a key is made and before a round is booked
     HospitalApprovals.approve(run)         the operator's yes
     HospitalApprovals.refuse(run)          the operator's no; holds until approved
 
@@ -154,29 +154,10 @@ class RunFiles:
         return kept
 
 
-def approval(chain: Chain, run: str) -> tuple[Approved | None, int]:
-    """The run's last approval, and how many rounds were booked since."""
-    found, since = None, 0
-    for link in chain.links:
-        entry = link.entry
-        if isinstance(entry, Approved) and entry.run == run:
-            found, since = entry, 0
-        elif isinstance(entry, Booked) and entry.run == run:
-            since += 1
-    return found, since
-
-
-def is_approved(chain: Chain, plan: RunPlan, round: int | None = None) -> bool:
-    """Whether the plan is approved, and the round is booked or may be.
-
-    round: None where none is asked for yet.
-    """
-    last, booked = approval(chain, plan.run)
-    if last is None or last.plan_digest != plan.digest:
-        return False
-    if round is not None and chain.booking(plan.run, round) is not None:
-        return True
-    return booked < last.bookings
+def is_approved(chain: Chain, plan: RunPlan) -> bool:
+    """Whether the plan is approved, for one more round at least."""
+    last, booked = chain.approval(plan.run)
+    return last is not None and last.plan_digest == plan.digest and booked < last.bookings
 
 
 @dataclass(frozen=True)
@@ -196,8 +177,8 @@ class HospitalApprovals:
     ledger: Callable[[], AbstractContextManager[RunLedger]]
     like: Callable[[RunPlan], Booked]
 
-    def check(self, plan: RunPlan, round: int | None = None) -> None:
-        """Return if this very plan is approved and the round is booked already or may be.
+    def check(self, plan: RunPlan) -> None:
+        """Return if this very plan is approved, for one more round at least.
 
         Nothing is read in recordings, and nothing is booked.
 
@@ -216,7 +197,7 @@ class HospitalApprovals:
                 )
             with self.ledger() as ledger:
                 chain = ledger.chain
-                if is_approved(chain, plan, round):
+                if is_approved(chain, plan):
                     return
                 cost = self._affordable(plan, chain)
                 if self._in_advance(plan, cost, chain):

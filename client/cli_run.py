@@ -37,7 +37,7 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
 
     Example: fedprint-node run list
     """
-    from client.approvals import STATES, approval, approvals_of
+    from client.approvals import STATES, approvals_of
 
     book = approvals_of(NodeHome.find(home))
     with book.ledger() as ledger:
@@ -46,7 +46,7 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
     for state in STATES:
         for kept in book.files.of(state):
             plan = kept.plan
-            last, since = approval(chain, plan.run)
+            last, since = chain.approval(plan.run)
             approved = state == "approved" and last is not None
             rows.append(
                 {

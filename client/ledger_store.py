@@ -247,13 +247,21 @@ class LedgerStore:
         by: Literal["operator", "policy"],
         delta: float,
     ) -> Approved:
-        """Record the yes to a run's plan.
+        """Record the yes to a run's plan: for so many rounds from now on.
+
+        The same yes again, before a round was booked, changes nothing.
 
         Args:
             delta: of the policy; fixed for life if this is the first entry.
         """
 
-        def made(chain: Chain) -> Approved:
+        def made(chain: Chain) -> Approved | None:
+            last, since = chain.approval(run)
+            same = last is not None and (
+                (last.plan_digest, last.bookings) == (plan_digest, bookings)
+            )
+            if same and since == 0:
+                return None
             return Approved(
                 site=self._site,
                 sequence=chain.length + 1,
@@ -265,10 +273,11 @@ class LedgerStore:
                 time_s=self.now_s,
             )
 
-        link = self._append(made, delta)
-        if link is None or not isinstance(link.entry, Approved):
+        self._append(made, delta)
+        found, _ = self.chain.approval(run)
+        if found is None:
             raise OurMistake("An approval was not written.")
-        return link.entry
+        return found
 
     def incident(self, run: str, round: int, reason: str, delta: float) -> None:
         """Record what no honest coordinator asks: once for these three, and at most a thousand."""

@@ -124,8 +124,8 @@ class Witness(Protocol):
 class Approvals(Protocol):
     """Which runs this hospital's operator, or its policy in advance, said yes to."""
 
-    def check(self, plan: RunPlan, round: int | None = None) -> None:
-        """Return if this very plan is approved, and the round is booked already or may be.
+    def check(self, plan: RunPlan) -> None:
+        """Return if this very plan is approved, for one more round at least.
 
         Raises:
             Refused: against the policy ("policy", "contributors"), it cannot be afforded

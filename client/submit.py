@@ -113,7 +113,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     if stored is not None:
         node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
         return stored
-    node.approvals.check(request.plan, request.round)
+    node.approvals.check(request.plan)
     node.books.check_own(request.known_head(node.site))
     node.ready()
     return _trained(node, sum_round, member, roster, request_digest, weights, body)

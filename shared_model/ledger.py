@@ -421,6 +421,17 @@ class Chain:
         """The booking of a round, if there is one."""
         return next((b for b in self.bookings if (b.run, b.round) == (run, round)), None)
 
+    def approval(self, run: str) -> tuple[Approved | None, int]:
+        """The run's last approval, and how many of its rounds were booked since."""
+        found, since = None, 0
+        for link in self.links:
+            entry = link.entry
+            if isinstance(entry, Approved) and entry.run == run:
+                found, since = entry, 0
+            elif isinstance(entry, Booked) and entry.run == run:
+                since += 1
+        return found, since
+
     def answer(self, run: str, round: int) -> Answered | None:
         """The answer of a booked round, if it was given."""
         for link in reversed(self.links):
