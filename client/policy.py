@@ -94,7 +94,9 @@ class Policy(BaseModel):
     allowed_modes: Modes = ("local",)
     allowed_purposes: Purposes = ("pretrain",)
     allowed_code_digests: CodeDigests = ()
-    reply_clock_s: float = Field(default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0)
+    reply_clock_s: float = Field(
+        default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0
+    )
     approve_runs_in_advance: AdvanceApproval | None = None
 
     @model_validator(mode="after")
