@@ -1,4 +1,4 @@
-"""The privacy ledger of this hospital on its disk: every private step its patients were put through.
+"""The privacy ledger of this hospital on its disk: every private step of its patients.
 
 Written ahead: an entry is on the disk before data is read, so that a crash can overstate what was
 spent and never understate it. Looking up the history, composing it with the new round, comparing
@@ -337,15 +337,28 @@ class LedgerStore:
 
     # Appending
 
-    def restore(self, lines: Iterable[bytes], last: Callable[[Chain], Entry]) -> Link:
+    def restore(
+        self,
+        own: Chain,
+        lines: Iterable[bytes],
+        last: Callable[[Chain], Entry],
+        *,
+        begin: float | None = None,
+    ) -> Link:
         """Take back entries that were lost, then `last`; from then on the ledger is current.
 
+        Args:
+            own: this ledger as the caller saw it. begin: delta of a ledger without a first entry.
+
         Raises:
-            LedgerFault: the lines do not continue this ledger.
+            LedgerFault: the lines do not continue this ledger, or it has grown meanwhile.
         """
         with self._transaction():
             self._read()
-            chain = self._insert(self.chain, lines)
+            if self.chain.head != own.head:
+                raise refuse("The ledger has changed meanwhile.", do="Run the command again.")
+            chain = self.chain if begin is None else self._begun(begin)
+            chain = self._insert(chain, lines)
             chain = self._insert(chain, [ledger.seal(last(chain), self._key)])
         self._committed(chain)
         return chain.links[-1]

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "rounds"))
 
+from client.spend import SpendTable
 from round_stand_ins import Clock, FakeTransport
 
 from client import keys
@@ -19,7 +20,6 @@ from client.home import NodeHome
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
 from client.round import PretendNode, handle
-from client.spend import SpendTable
 from server import rosters, sites, tls
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel, begin, run
