@@ -26,7 +26,7 @@ from shared_model.ledger import NOTHING, Chain, LedgerFault
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x66704C67  # "fpLg"
 LOCK_TIMEOUT_S = 60.0
-RECOVER = "Run: fedprint-node ledger ask -o ask.json (docs/ledger.md, \"Recover\")"
+RECOVER = 'Run: fedprint-node ledger ask -o ask.json (docs/ledger.md, "Recover")'
 MOVE_ASIDE = (
     "Do not train on these patients with another ledger. Put the newest copy of ledger.sqlite "
     "back, or move it aside; then " + RECOVER[0].lower() + RECOVER[1:]

@@ -71,4 +71,6 @@ def rounds_left(
 
 
 def _composed(bookings: Sequence[Booked], delta: float, colluding: int | None) -> float:
-    return accounting.epsilon_pld([mechanism(item, colluding=colluding) for item in bookings], delta)
+    return accounting.epsilon_pld(
+        [mechanism(item, colluding=colluding) for item in bookings], delta
+    )
