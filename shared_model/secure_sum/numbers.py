@@ -76,9 +76,7 @@ class Numbers:
     @property
     def block(self) -> int:
         """Size of a rotated block, a power of two."""
-        if self.dimension >= LARGEST_BLOCK:
-            return LARGEST_BLOCK
-        return max(SMALLEST_BLOCK, 1 << (self.dimension - 1).bit_length())
+        return block_of(self.dimension)
 
     @property
     def columns(self) -> int:
@@ -88,7 +86,7 @@ class Numbers:
     @property
     def padded(self) -> int:
         """Number of integers in a vector, a multiple of 32."""
-        return self.block * self.columns
+        return padded_dimension(self.dimension)
 
     @property
     def half(self) -> int:
@@ -104,6 +102,19 @@ class Numbers:
     def packed_bytes(self) -> int:
         """Length of a packed vector."""
         return self.padded * self.modulus_bits // 8
+
+
+def block_of(dimension: int) -> int:
+    """Size of a rotated block, a power of two."""
+    if dimension >= LARGEST_BLOCK:
+        return LARGEST_BLOCK
+    return max(SMALLEST_BLOCK, 1 << (dimension - 1).bit_length())
+
+
+def padded_dimension(dimension: int) -> int:
+    """Number of integers in a vector: whole blocks. Padding what is padded changes nothing."""
+    block = block_of(dimension)
+    return -(-dimension // block) * block
 
 
 def modulus_bits_for(bits: int, total_weight: int) -> int:
