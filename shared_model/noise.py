@@ -15,11 +15,11 @@ Gaussian (`shared_model.discrete_gaussian`), times a public power of two, `grid(
 - the caller (`shared_model.privacy.noisy_mean`) rounds the data to the same grid *before* adding.
   What float64 makes of the sum of two multiples is a function of the exact sum: post-processing.
 
-The grid is 2^-36 to 2^-35 of std, so s = std / grid is in 2^35 ... 2^36. The guarantee that remains
+The grid is 2^-40 to 2^-39 of std, so s = std / grid is in 2^39 ... 2^40. The guarantee that remains
 to be shown is the Gaussian mechanism's, which the accountant computes. A Gaussian rounded to
 integers, added to integers, *is* the Gaussian mechanism, rounded afterwards. The discrete Gaussian
 differs from it by a chi-square divergence of 1 / (288 s^4) a coordinate, so by a total variation
-of sqrt(d) / (33 s^2) in d coordinates: below 3e-19 a step for d = 1e8. Over T steps delta grows
+of sqrt(d) / (33 s^2) in d coordinates: 1e-21 a step for d = 1e8. Over T steps delta grows
 by (1 + e^epsilon) T times that. docs/adr/0015-noise.md has the steps of the argument.
 
 What is assumed: AES-256-CTR under a secret key looks random, as for every key in the system.
@@ -41,12 +41,12 @@ from shared_model import discrete_gaussian
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
 
-_GRID_BITS = 35
+_GRID_BITS = 39
 _ZEROS = memoryview(bytes(8 * discrete_gaussian.CHUNK))
 
 
 def grid(std: float) -> float:
-    """The power of two that noise of this deviation is a multiple of: std / grid in [2^35, 2^36).
+    """The power of two that noise of this deviation is a multiple of: std / grid in [2^39, 2^40).
 
     Raises:
         OurMistake: std is not in 1e-12 ... 1e12, far from the smallest and largest float64.

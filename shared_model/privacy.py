@@ -170,7 +170,7 @@ def noisy_mean(
     catalogued. An empty sample (total zero) gives pure noise.
 
     Guarantee: the Gaussian mechanism with noise multiplier sigma, up to a total variation of
-    sqrt(d) 1e-22 (`shared_model.noise`), in spite of computing with float64. The sum is rounded to
+    sqrt(d) 2e-25 (`shared_model.noise`), in spite of computing with float64. The sum is rounded to
     the noise's public grid, which moves its sensitivity by at most sqrt(d) grid <=
     ROUNDING_MARGIN C, so that it stays below C; the noise is a whole number of grid steps; float64
     gives the nearest number to the exact sum of both, a function of that sum; division and the
