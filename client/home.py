@@ -117,6 +117,11 @@ class NodeHome:
         return self.root / "spend.sqlite"
 
     @property
+    def runs(self) -> Path:
+        """Plans of runs: pending, approved, refused."""
+        return self.root / "runs"
+
+    @property
     def outbox(self) -> Path:
         return self.root / "outbox"
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from client.epochs import prepare
@@ -75,13 +76,17 @@ BEGIN SELECT RAISE(ABORT, 'the kind of the ledger is never deleted'); END;
 def connect(path: Path) -> sqlite3.Connection:
     """A connection whose commits survive a power cut (rollback journal, synchronous EXTRA)."""
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
-    for pragma in (
-        "journal_mode = DELETE",
-        "synchronous = EXTRA",
-        "fullfsync = ON",
-        "trusted_schema = OFF",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            "journal_mode = DELETE",
+            "synchronous = EXTRA",
+            "fullfsync = ON",
+            "trusted_schema = OFF",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -93,8 +98,7 @@ def create(home: NodeHome) -> None:
     """
     path = home.ledger
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    connection = connect(path)
-    try:
+    with closing(connect(path)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
             count = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -107,11 +111,9 @@ def create(home: NodeHome) -> None:
         except BaseException:
             connection.rollback()
             raise
-    finally:
-        connection.close()
-    if count == 0:
-        path.chmod(0o600)
-        files.sync_folder(path.parent)
+    path.chmod(0o600)
+    files.sync_folder(path.parent)
+    if not has_notes(home):  # else killed in between, or there was one before
         write_notes(home, 0, NOTHING)
 
 
@@ -142,16 +144,10 @@ def check(connection: sqlite3.Connection) -> None:
 
 def write_notes(home: NodeHome, length: int, head: str) -> None:
     """Only after the commit of what they name."""
-    data = canonical.encode({"length": length, "head": head})
     prepare(home.never_back_up)
+    data = canonical.encode({"length": length, "head": head})
     for path in (home.ledger_marker, home.ledger_note):
         files.write_atomic(path, data, mode=0o600)
-
-
-def write_marker(home: NodeHome, length: int, head: str) -> None:
-    """The note beside the ledger alone: who has only that one does not know if it is current."""
-    data = canonical.encode({"length": length, "head": head})
-    files.write_atomic(home.ledger_marker, data, mode=0o600)
 
 
 def forget_note(home: NodeHome) -> None:
@@ -186,6 +182,12 @@ def hold_against_notes(home: NodeHome, chain: Chain) -> None:
                 "one that it knows.",
                 entry=length,
             )
+
+
+def contains_notes(home: NodeHome, chain: Chain) -> bool:
+    """Whether nothing that this node knows of is missing from the chain."""
+    notes = (_read(home.ledger_marker), _read(home.ledger_note))
+    return all(note is None or chain.head_at(note[0]) == note[1] for note in notes)
 
 
 def has_notes(home: NodeHome) -> bool:

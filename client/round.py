@@ -125,7 +125,12 @@ class Approvals(Protocol):
     """Which runs this hospital's operator, or its policy in advance, said yes to."""
 
     def check(self, plan: RunPlan) -> None:
-        """Raises Refused unless this very plan is approved; it waits then ("run-approval")."""
+        """Return if this very plan is approved, for one more round at least.
+
+        Raises:
+            Refused: against the policy ("policy", "contributors"), it cannot be afforded
+                ("budget"), or it waits for the operator ("run-approval").
+        """
 
 
 class Rosters(Protocol):
@@ -156,7 +161,10 @@ class Policy(Protocol):
 
 
 class Trainer(Protocol):
-    """Private training of one round: received weights in, update of the trainable names out."""
+    """Private training of one round: received weights in, update of the trainable names out.
+
+    In mode distributed what comes out is minus the clipped sum, float64, and not private yet.
+    """
 
     def __call__(
         self,
