@@ -198,12 +198,12 @@ def statement_findings(
     told = f"stated {one.epsilon:.4g}, PLD {pld:.4g}"
     verdict: Verdict
     if not pld <= CROSS_CHECKED_UP_TO:
-        stated = _close(one.epsilon, pld)
+        stated = close(one.epsilon, pld)
         verdict = "CANNOT CHECK" if stated else "FAILED"
         told += f"; above {CROSS_CHECKED_UP_TO:g} there is no second accountant, nor much privacy"
     else:
         prv = prv_of(plans, one.delta)
-        verdict = "OK" if _agree(pld, prv) and _close(one.epsilon, pld) else "FAILED"
+        verdict = "OK" if agree(pld, prv) and close(one.epsilon, pld) else "FAILED"
         told += f", PRV {prv:.4g}"
     findings = [
         Finding(
@@ -224,12 +224,12 @@ def statement_findings(
     return findings
 
 
-def _agree(pld: float, prv: float) -> bool:
+def agree(pld: float, prv: float) -> bool:
     """The two accountants agree, up to the numerical error that they themselves admit."""
-    return _close(pld, prv) or abs(pld - prv) <= ERROR_BAR
+    return close(pld, prv) or abs(pld - prv) <= ERROR_BAR
 
 
-def _close(left: float, right: float) -> bool:
+def close(left: float, right: float) -> bool:
     """Within `AGREEMENT` of the larger; infinities and NaN never agree."""
     finite = math.isfinite(left) and math.isfinite(right)
     return finite and abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
