@@ -351,7 +351,7 @@ def _notes(ledger: Ledger) -> list[Finding]:
 
 def recovered_in_words(entry: Recovered) -> str:
     """What a restore did to the ledger."""
-    vouched = f"by the word of {', '.join(entry.witnesses) or 'nobody'}"
+    vouched = f"by the word, it says, of {', '.join(entry.witnesses) or 'nobody'}"
     if entry.epsilon_charged is None:
         return f"entry {entry.sequence}: restored {vouched}; no entry was lost"
     return (

@@ -83,29 +83,27 @@ def audit_ledgers(
     if release is not None:
         findings += with_release(ledgers, release)
     sound = not failed(findings)
-    audited = []
+    audited, missing = [], []
     for ledger in ledgers:
         counted = None
         if sound:
             say(f"{ledger.name}: epsilon by two accountants")
             counted, found = price(ledger, accountants)
             findings += found
-        audited.append(AuditedLedger(ledger, reach(ledger, ledgers), counted))
-    findings += [_whole(audited, sound and not failed(findings)), *_what_no_file_shows()]
+            if any(item.verdict == "CANNOT CHECK" for item in found):
+                missing.append(f"what {ledger.site} has spent could not be counted in full, twice")
+        reached = reach(ledger, ledgers)
+        if ledger.chain.bookings and not reached.lengths:
+            missing.append(f"nobody else has countersigned the ledger of {ledger.site}")
+        audited.append(AuditedLedger(ledger, reached, counted))
+    findings += [_whole(audited, missing, not failed(findings)), *_what_no_file_shows()]
     digests = {name: canonical.digest(data) for name, data in files.items()}
     return LedgerAudit(digests, tuple(audited), tuple(findings))
 
 
-def _whole(audited: list[AuditedLedger], sound: bool) -> Finding:
+def _whole(audited: list[AuditedLedger], missing: list[str], sound: bool) -> Finding:
     if not sound:
         return Finding("all ledgers", "FAILED", "at least one check failed")
-    missing = []
-    for one in audited:
-        site, figures = one.ledger.site, one.price.figures if one.price else ()
-        if any(figure.verdict != "OK" for figure in figures):
-            missing.append(f"epsilon of {site} was not counted by both accountants")
-        if one.ledger.chain.bookings and not one.reach.lengths:
-            missing.append(f"nobody else has countersigned the ledger of {site}")
     if missing:
         return Finding("all ledgers", "INCOMPLETE", "; ".join(missing))
     return Finding(

@@ -92,6 +92,7 @@ def price(ledger: Ledger, accountants: Accountants) -> tuple[Price, list[Finding
         Finding(f"{ledger.site}: epsilon of {one.what}", one.verdict, one.in_words())
         for one in found.figures
     ]
+    findings += _charges(ledger)
     findings += _stated(ledger, entries, delta, accountants[0])
     findings += _limits(ledger, entries, delta, accountants[0])
     return found, findings
@@ -207,6 +208,22 @@ def _compared(
     if not agree(pld - charged, prv - charged):
         return "FAILED", "the two accountants differ"
     return "OK", "both accountants and the entries agree to 1 %"
+
+
+def _charges(ledger: Ledger) -> Iterator[Finding]:
+    """`ledger.Chain` has held a charge against the limit of the booking before it; without one
+    nobody knows what the limit was."""
+    limited = False
+    for entry in (link.entry for link in ledger.chain.links):
+        if isinstance(entry, Booked):
+            limited = entry.limit_lifetime is not None
+        elif isinstance(entry, Recovered) and entry.epsilon_charged is not None and not limited:
+            yield Finding(
+                f"{ledger.site}: charge",
+                "CANNOT CHECK",
+                f"Entry {entry.sequence} charges epsilon {entry.epsilon_charged:.4g} for lost "
+                "entries; whether that was all of the budget, no entry before it tells",
+            )
 
 
 def _stated(
