@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from auditor.ledger_commands import INCOMPLETE_EXIT, root_key_of, verify
+from auditor.ledger_commands import INCOMPLETE_EXIT, report, root_key_of, verify
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
 
@@ -164,6 +164,7 @@ def sum_of_run(
 
 
 app.command("verify")(verify)
+app.command("report")(report)
 
 
 def main() -> None:

@@ -42,10 +42,12 @@ class Reach:
         if not seen:
             return "nobody else has countersigned any entry"
         told = ", ".join(f"{site} up to entry {length}" for site, length in seen)
-        text = f"countersigned up to entry {self.vouched} by {self.others} other hospitals or more"
+        needed = "1 other hospital" if self.others == 1 else f"{self.others} other hospitals"
+        text = f"countersigned up to entry {self.vouched} by at least {needed}"
         if self.vouched == 0:
-            text = f"no entry is countersigned by {self.others} other hospitals"
-        tail = f"; the last {self.unseen} entries by nobody yet" if self.unseen else ""
+            text = f"no entry is countersigned by {needed}"
+        last = "entry" if self.unseen == 1 else f"{self.unseen} entries"
+        tail = f"; the last {last} by nobody yet" if self.unseen else ""
         return f"{text} ({told}){tail}"
 
 

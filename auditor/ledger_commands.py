@@ -73,6 +73,44 @@ def verify(
     leave(audit, as_json=as_json)
 
 
+def report(
+    files: Files,
+    root_key: RootKey,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the statements; made if absent.")
+    ],
+    release: ReleasePath = None,
+    coordinator: Coordinator = None,
+    patience_s: Seconds = PATIENCE_S,
+    as_json: AsJson = False,
+) -> None:
+    """Write a one-page statement for each hospital's data-protection officer: HTML and PDF.
+
+    Made from exported files only, after the checks of fedprint-audit verify, with the same exit
+    status. A statement about files that failed says so in its first line.
+
+    Example: fedprint-audit report alpha.ledger beta.ledger --root-key root.json -o statements
+    """
+    from datetime import UTC, datetime
+
+    from auditor import statement_html, statement_pdf
+    from auditor.statement import statements
+    from shared_model.files import write_atomic
+
+    audit = audited(files, root_key, release, coordinator, patience_s)
+    written = []
+    for one in statements(audit, day=datetime.now(UTC).strftime("%Y-%m-%d")):
+        for suffix, render in (("html", statement_html.render), ("pdf", statement_pdf.render)):
+            path = output / f"{one.slug}.{suffix}"
+            write_atomic(path, render(one))
+            written.append({"statement": one.title, "file": str(path), "says": one.headline})
+    if as_json:
+        terminal.print_json({**as_plain(audit), "statements": written})
+    else:
+        terminal.show("Statements", written, as_json=False)
+    leave(audit, as_json=as_json)
+
+
 def audited(
     paths: list[Path],
     root_key: str,
