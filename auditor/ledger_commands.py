@@ -43,7 +43,7 @@ ReleasePath = Annotated[
 Seconds = Annotated[
     float,
     typer.Option(
-        "--patience-s", min=1.0, help="Seconds for the accountants; what they miss is not OK."
+        "--patience-s", min=0.001, help="Seconds for the accountants; what they miss is not OK."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]

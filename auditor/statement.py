@@ -229,15 +229,15 @@ def _meaning(one: AuditedLedger | None) -> tuple[str, ...]:
         "Epsilon bounds what can be learned about one person. Suppose somebody wonders whether a "
         "certain patient was among those whose data were used, and holds the odds to be even, 1 "
         "to 1. Whatever that somebody knows besides, and whatever of this hospital's training "
-        "they ever see, their odds can become at most e^epsilon to 1. At epsilon 0 nothing can be "
-        "learned; every round adds to it, and nothing takes it away."
+        "they ever see, their odds can become at most e^epsilon to 1 (e is 2.718). At epsilon 0 "
+        "nothing can be learned; every round adds to it, and nothing takes it away."
     )
     if figure is None or spent is None or not math.isfinite(spent):
         return (basis,)
     odds = f"{math.exp(spent):,.1f}" if spent < 3 else f"{math.exp(spent):,.0f}"
     here = (
-        f"Here: at most {odds} to 1. Delta {_decimal(figure.delta)}, one in {1 / figure.delta:,.0f}, is "
-        "how likely it is that this bound does not hold."
+        f"Here: at most {odds} to 1. Delta {_decimal(figure.delta)}, one in "
+        f"{1 / figure.delta:,.0f}, is how likely it is that this bound does not hold."
     )
     if spent > UNCOMFORTABLE:
         here += " A bound so high limits the worst case only, and is no comfort by itself."

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import matplotlib as mpl
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -225,9 +226,17 @@ def _fits(text: str, size: float, bold: bool, width: float) -> bool:
 
 
 def _width(text: str, size: float, bold: bool) -> float:
-    """In points, as it will be drawn."""
-    font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
-    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+    """In points, as it will be drawn, but for kerning beside spaces."""
+    words = text.split(" ")
+    gap = _unit("n n", bold) - _unit("nn", bold)
+    return size / 100.0 * (sum(_unit(word, bold) for word in words) + gap * (len(words) - 1))
+
+
+@lru_cache(maxsize=4096)
+def _unit(word: str, bold: bool) -> float:
+    """Width at 100 points."""
+    font = FontProperties(family="DejaVu Sans", size=100, weight="bold" if bold else "normal")
+    return float(text_to_path.get_text_width_height_descent(word, font, ismath=False)[0])
 
 
 def _plain(text: str) -> str:
