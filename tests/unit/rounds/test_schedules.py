@@ -143,7 +143,7 @@ class AnySchedule(RuleBasedStateMachine):
         self.world.feed(
             [
                 KeyArrived("z", self.state.keyings + shift),
-                ReplyArrived(out, run, number, word, "forged", 1),
+                ReplyArrived(out, run, number, word, "forged", 1, HEAD),
                 AgreementArrived(site, run, number, word),
                 SharesArrived(out, run, number, *sets),
                 RefusalArrived(site, None, number, reason),
