@@ -18,7 +18,9 @@ from shared_model import accounting
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import Booked, Spent
 
-MOST_ROUNDS = 1_000_000
+MOST_ROUNDS = 10_001
+_MOST_STEPS = 100_000
+"""What a plan may say."""
 
 
 def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan:
@@ -45,25 +47,34 @@ def epsilon(
     return spent.charged + _composed(bookings, delta, colluding), total
 
 
+def repeated(like: Booked, rounds: int) -> list[Booked]:
+    """So many rounds like this one, in as few bookings as cost the same.
+
+    In mode local only the number of steps counts.
+    """
+    if like.mode != "local":
+        return [like] * rounds
+    whole, rest = divmod(like.steps * rounds, _MOST_STEPS)
+    steps = [_MOST_STEPS] * whole + ([rest] if rest else [])
+    return [like.model_copy(update={"steps": number}) for number in steps]
+
+
 def rounds_left(
     spent: Spent, like: Booked, *, delta: float, lifetime: float, per_run: float
 ) -> int:
-    """How many more rounds like this one, of its run, keep within both limits (at most 10^6)."""
+    """How many more rounds like this one, of its run, keep within both limits (at most 10,000)."""
     run = spent.of_run(like.run)
 
     def fits(rounds: int) -> bool:
-        further = [like] * rounds
+        further = repeated(like, rounds)
         return (
             epsilon(spent, delta, further)[0] <= lifetime
             and epsilon(run, delta, further)[0] <= per_run
         )
 
-    if not fits(1):
-        return 0
-    low, high = 1, 2
+    low, high = 0, 1
     while high < MOST_ROUNDS and fits(high):
-        low, high = high, 2 * high
-    high = min(high, MOST_ROUNDS)
+        low, high = high, min(2 * high, MOST_ROUNDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
