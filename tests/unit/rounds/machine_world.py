@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from machine_driver import HEAD
+
 from server import rounds
 from server.rounds import (
     Accept,
@@ -303,7 +305,9 @@ class World:
         stored: list[Event] = list(disk.agreements.values())
         if not agreed:
             stored = [
-                ReplyArrived(c.site, self.settings.run, number, f"q{number}", c.submission, 1, c.ledger)
+                ReplyArrived(
+                    c.site, self.settings.run, number, f"q{number}", c.submission, 1, c.ledger
+                )
                 for c in disk.replies.values()
             ]
         for event in stored:
