@@ -20,6 +20,7 @@ from shared_model import protocol, signing
 from shared_model import roster as rosters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
+from shared_model.distributed import Shares, mechanism, refuse_unfit
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import KnownHead, Participant, RunPlan, SumPlan, TrainRequest
 from shared_model.release import EVIDENCE_LIMIT_BYTES
@@ -105,7 +106,9 @@ def begin(
     settings_of(config, signed.roster)  # checks the roster against the minimum
     check_room(config, signed.roster)
     trained = {name: start.weights[name] for name in start.trainable}
-    numbers_of(config, signed.roster, signed.roster.names, trained)
+    numbers = numbers_of(config, signed.roster, signed.roster.names, trained)
+    if config.privacy.mode == "distributed":
+        check_shared_noise(config, signed.roster, numbers.padded)
     with folder.locked():
         if folder.exists:
             raise Refused(
@@ -116,6 +119,25 @@ def begin(
         folder.save_weights(0, start.weights)
         folder.save(record)
     return record
+
+
+def check_shared_noise(config: RunConfig, roster: Roster, dimension: int) -> None:
+    """In mode distributed some noise is left against each hospital of the others.
+
+    Raises:
+        OurMistake: it is not, or its integers are too coarse.
+    """
+    if roster.collusion_bound < 1:
+        raise OurMistake(
+            "Mode distributed needs a roster that holds against one colluding hospital.",
+            do="Enrol at least 3 hospitals, with the default threshold; or choose mode local.",
+        )
+    mechanism(
+        config.privacy,
+        dimension=dimension,
+        threshold=roster.threshold,
+        colluding=roster.collusion_bound,
+    )
 
 
 def check_bounds(roster: Roster) -> None:
@@ -183,10 +205,18 @@ def numbers_of(
     """Parameters of the sum over these participants.
 
     Raises:
-        OurMistake: the sum does not fit 32 bits.
+        OurMistake: the sum does not fit 32 bits, or the training does not fit mode distributed.
     """
     weights = roster.weights
     dimension = dimension_of(trainable)
+    if config.privacy.mode == "distributed":
+        refuse_unfit(config.training)
+        return Shares.of_plan(
+            config.privacy,
+            dimension=dimension,
+            threshold=roster.threshold,
+            declared=[roster.entry(site).declared_patients for site in participants],
+        )
     smallest = min(entry.declared_patients for entry in roster.sites)
     return Numbers.of(
         dimension,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shared_model import accounting
+from shared_model import accounting, distributed
+from shared_model.accounting import Mechanism
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import Booked, Spent
 
@@ -23,13 +24,22 @@ _MOST_STEPS = 100_000
 """What a plan may say."""
 
 
-def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan:
+def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan | Mechanism:
     """What an accountant composes for this booking.
+
+    In mode distributed it depends on the roster: n, t, k and the dimension were booked.
 
     Args:
         colluding: hospitals that give away their shares of the noise; what was booked if None.
     """
-    return booked.plan
+    if booked.mode == "local":
+        return booked.plan
+    return distributed.mechanism(
+        booked.plan,
+        dimension=booked.dimension,
+        threshold=booked.threshold,
+        colluding=booked.colluding_sites if colluding is None else colluding,
+    )
 
 
 def epsilon(

@@ -135,7 +135,7 @@ def replied(asked: Asked, site: str, header: bytes) -> TrainReply:
         and reply.request_digest == asked.digest
         and reply.transcript == asked.transcript_digest
         and reply.declared_patients == entry.declared_patients
-        and reply.weight == entry.weight
+        and reply.weight == asked.transcript.weight(site)
     )
     if not same:
         raise PeerFault(f"The reply of {site} is not to {asked.label}.", site=site)
