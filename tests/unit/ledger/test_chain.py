@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from books_stand_ins import D, KEY, PUBLIC, SITE, chain_of, draft, head_of, key_of, line, opened
+from books_stand_ins import KEY, PUBLIC, SITE, D, chain_of, draft, head_of, key_of, line, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -326,7 +326,7 @@ def test_every_entry_has_another_digest_and_every_head_is_another() -> None:
     assert len({link.digest for link in CHAIN.links}) == CHAIN.length
     heads = [link.head for link in CHAIN.links]
     assert len(set(heads)) == CHAIN.length
-    for (before, link) in pairwise([NOTHING, *heads]):
+    for before, link in pairwise([NOTHING, *heads]):
         assert before != link
 
 

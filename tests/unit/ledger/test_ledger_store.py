@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from books_stand_ins import (
     BUDGET,
-    KEY,
     NOW_S,
     PUBLIC,
     SITE,
