@@ -116,6 +116,26 @@ def verify(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def export(output: Output, home: Home = None) -> None:
+    """Write the ledger as one signed file for auditors and the coordinator; no patient data.
+
+    Example: fedprint-node ledger export -o ledger.json
+    """
+    from client import ledger_file_export
+    from shared_model.files import write_atomic
+
+    place = NodeHome.find(home)
+    data, entries = ledger_file_export.export(place, *_own(place))
+    write_atomic(output, data)
+    _print(
+        [
+            f"Wrote {output}: {entries} entries, signed by this hospital. Anyone can check it: "
+            f"fedprint-audit verify {output.name}"
+        ]
+    )
+
+
+@app.command()
 def ask(output: Output, home: Home = None) -> None:
     """After a restore: ask the other hospitals how far they saw this hospital's ledger.
 

@@ -12,6 +12,7 @@ booking whose noise was not private costs infinity, and so does everything compo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from shared_model import accounting, distributed
@@ -92,6 +93,25 @@ def rounds_left(
 
 
 def _composed(bookings: Sequence[Booked], delta: float, colluding: int | None) -> float:
+    """Bookings of the same price are one mechanism: a ledger has thousands."""
+    steps: Counter[tuple[object, ...]] = Counter()
+    like: dict[tuple[object, ...], Booked] = {}
+    for item in bookings:
+        price: tuple[object, ...] = (
+            item.mode,
+            item.sample_rate,
+            item.noise_multiplier,
+            item.clipping_norm,
+        )
+        if item.mode != "local":
+            price += (item.dimension, item.threshold, item.colluding_sites)
+        steps[price] += item.steps
+        like.setdefault(price, item)
     return accounting.epsilon_pld(
-        [mechanism(item, colluding=colluding) for item in bookings], delta
+        [_longer(mechanism(like[key], colluding=colluding), steps[key]) for key in like], delta
     )
+
+
+def _longer(one: PrivacyPlan | Mechanism, steps: int) -> Mechanism:
+    slack = one.slack if isinstance(one, Mechanism) else 0.0
+    return Mechanism(one.sample_rate, one.noise_multiplier, steps, slack)

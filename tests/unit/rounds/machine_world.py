@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from machine_driver import HEAD
+
 from server import rounds
 from server.rounds import (
     Accept,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from machine_driver import (
+    HEAD,
     agreeing,
     agreement,
     drive,

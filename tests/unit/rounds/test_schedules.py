@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from machine_driver import make_settings
+from machine_driver import HEAD, make_settings
 from machine_world import Answer, Request, World
 
 from server.rounds import (

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from machine_driver import (
+    HEAD,
     aggregating,
     agreeing,
     agreement,
