@@ -10,13 +10,14 @@ from collections.abc import Collection
 
 from client.home import NodeHome
 from client.keys import load_config, pinned
+from client.ledger_store import LedgerStore
 from client.rosters import RosterBook
-from client.spend import SpendTable
 from shared_model import signing
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.release import Release
 from shared_model.release_checks import replies_of
+from shared_model.release_price import price_of
 from shared_model.sum_evidence import opened_rosters
 from shared_model.weights import Weights
 
@@ -96,17 +97,18 @@ def check_rosters(home: NodeHome, release: Release, confirmed: Collection[str] =
 def check_own_rounds(home: NodeHome, release: Release) -> None:
     """No round that this hospital answered, of a run of the lineage, is left out or told otherwise.
 
-    Its own spend table knows which rounds it was sent, with which model and plan. Rounds after the
+    Its own ledger knows which rounds it was sent, with which model and plan. Rounds after the
     last one of the lineage may be missing only if they began from the model that the lineage ends
     with: then the run went on after the release.
 
     Raises:
         Refused: reason "lineage".
     """
-    if not home.spend.exists():
+    if not home.config.exists():
         return
-    with SpendTable.open(home.spend) as table:
-        rows = [row for row in table.rows() if row.update_digest is not None]
+    key = signing.load_key_file(home.identity_key)
+    with LedgerStore.open(home, load_config(home).site, key, perhaps_old=True) as store:
+        rows = store.chain.answered_bookings
     told = {(step.run, step.number): step for step in release.manifest.lineage.rounds}
     for run in release.manifest.lineage.runs:
         last = max((number for name, number in told if name == run), default=0)
@@ -114,12 +116,12 @@ def check_own_rounds(home: NodeHome, release: Release) -> None:
         for row in mine:
             step = told.get((run, row.round))
             if step is None and row.round > last > 0:
-                if row.model_digest == told[run, last].model_out:
+                if row.model_in == told[run, last].model_out:
                     break  # this round and all that follow came after the release
                 raise _left_out(run, row.round, "or was made before it: ask for a newer release")
             if step is None:
                 raise _left_out(run, row.round, "which this hospital answered and paid for")
-            if (row.model_digest, row.plan) != (step.model_in, step.plan.plan()):
+            if (row.model_in, row.plan) != (step.model_in, step.plan.plan()):
                 raise Refused(
                     f"The release tells round {row.round} of run {run} otherwise than this "
                     "hospital was asked for it.",
@@ -148,12 +150,14 @@ def check_price(release: Release) -> None:
 
     manifest = release.manifest
     for one in manifest.privacy:
-        plans = [step.plan.plan() for step, _ in replies_of(manifest.lineage.rounds, one.site)]
-        cost = accounting.epsilon_pld(plans, one.delta)
-        if not one.epsilon >= cost * (1.0 - AGREEMENT):
+        mine = replies_of(manifest.lineage.rounds, one.site)
+        cost = price_of(mine, one.delta, accounting.epsilon_pld)
+        least = (1.0 - AGREEMENT) * cost.epsilon
+        least_outside = (1.0 - AGREEMENT) * (cost.outsider_epsilon or 0.0)
+        if not (one.epsilon >= least and (one.outsider_epsilon or 0.0) >= least_outside):
             raise Refused(
                 f"The release states epsilon {one.epsilon:.3g} for {one.site} at delta "
-                f"{one.delta:.1e}; its rounds cost {cost:.3g}.",
+                f"{one.delta:.1e}; its rounds cost {cost.epsilon:.3g}.",
                 reason="price",
                 do="Show the release to the auditor and to the coordinator's operator.",
             )

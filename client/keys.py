@@ -29,7 +29,9 @@ class NodeConfig(BaseModel):
 
 
 def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
-    """Make both keys, an empty ledger and node.toml. What exists already stays as it is, except that it must agree.
+    """Make both keys, an empty ledger and node.toml.
+
+    What exists already stays as it is, except that it must agree.
 
     Raises:
         OurMistake: the name is no site name, or the node is another site already.

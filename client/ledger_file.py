@@ -184,6 +184,12 @@ def hold_against_notes(home: NodeHome, chain: Chain) -> None:
             )
 
 
+def contains_notes(home: NodeHome, chain: Chain) -> bool:
+    """Whether nothing that this node knows of is missing from the chain."""
+    notes = (_read(home.ledger_marker), _read(home.ledger_note))
+    return all(note is None or chain.head_at(note[0]) == note[1] for note in notes)
+
+
 def has_notes(home: NodeHome) -> bool:
     """Whether this node ever had a ledger."""
     return home.ledger_marker.exists() or home.ledger_note.exists()

@@ -1,4 +1,4 @@
-"""The privacy ledger of this hospital on its disk: every private step its patients were put through.
+"""The privacy ledger of this hospital on its disk: every private step of its patients.
 
 Written ahead: an entry is on the disk before data is read, so that a crash can overstate what was
 spent and never understate it. Looking up the history, composing it with the new round, comparing
@@ -337,15 +337,28 @@ class LedgerStore:
 
     # Appending
 
-    def restore(self, lines: Iterable[bytes], last: Callable[[Chain], Entry]) -> Link:
+    def restore(
+        self,
+        own: Chain,
+        lines: Iterable[bytes],
+        last: Callable[[Chain], Entry],
+        *,
+        begin: float | None = None,
+    ) -> Link:
         """Take back entries that were lost, then `last`; from then on the ledger is current.
 
+        Args:
+            own: this ledger as the caller saw it. begin: delta of a ledger without a first entry.
+
         Raises:
-            LedgerFault: the lines do not continue this ledger.
+            LedgerFault: the lines do not continue this ledger, or it has grown meanwhile.
         """
         with self._transaction():
             self._read()
-            chain = self._insert(self.chain, lines)
+            if self.chain.head != own.head:
+                raise refuse("The ledger has changed meanwhile.", do="Run the command again.")
+            chain = self.chain if begin is None else self._begun(begin)
+            chain = self._insert(chain, lines)
             chain = self._insert(chain, [ledger.seal(last(chain), self._key)])
         self._committed(chain)
         return chain.links[-1]
@@ -417,14 +430,14 @@ class LedgerStore:
     def _read(self) -> None:
         """Verify what this process has not verified yet."""
         chain = _verified.get(self._name, Chain(self._site, self._name[2]))
-        if chain.links and self._line(chain.length) != chain.links[-1].line:
-            chain = Chain(self._site, self._name[2])  # another file than before
+        if not self._still_holds(chain):
+            chain = Chain(self._site, self._name[2])
         rows = self._connection.execute(
             "SELECT sequence, line FROM entries WHERE sequence > ? ORDER BY sequence",
             (chain.length,),
         ).fetchall()
         try:
-            longer = chain.extended(bytes(line) for _, line in rows)
+            longer = chain.extended(_bytes(line) for _, line in rows)
         except LedgerFault as error:
             raise refuse(f"The ledger is not whole. {error.message}", entry=error.entry) from error
         for (sequence, _), link in zip(rows, longer.links[len(chain.links) :], strict=True):
@@ -432,11 +445,15 @@ class LedgerStore:
                 raise refuse(f"Entry {sequence} is in another's place.", entry=int(sequence))
         self.chain = _verified[self._name] = longer
 
-    def _line(self, sequence: int) -> bytes | None:
-        row = self._connection.execute(
-            "SELECT line FROM entries WHERE sequence = ?", (sequence,)
-        ).fetchone()
-        return None if row is None else bytes(row[0])
+    def _still_holds(self, chain: Chain) -> bool:
+        """Whether the file is the one that was verified, by its first and last entry."""
+        return all(
+            self._connection.execute(
+                "SELECT line FROM entries WHERE sequence = ?", (link.entry.sequence,)
+            ).fetchone()
+            == (link.line,)
+            for link in (*chain.links[:1], *chain.links[-1:])
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -458,6 +475,11 @@ class LedgerStore:
         except sqlite3.Error as error:
             self._connection.rollback()
             raise refuse(f"The ledger cannot be written ({error}).") from error
+
+
+def _bytes(line: object) -> bytes:
+    """What lies in the file; an editor may have left something else than bytes."""
+    return line if isinstance(line, bytes) else str(line).encode()
 
 
 def _unreadable(error: sqlite3.Error) -> LedgerFault:

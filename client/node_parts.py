@@ -363,11 +363,16 @@ def train(
     noise: NoiseSource,
     declared_patients: int,
 ) -> Weights:
-    """Private training of the round from these weights; the update of the trainable names."""
-    from client.training import train_round
+    """Private training of the round from these weights; the update of the trainable names.
+
+    In mode distributed: minus the clipped sum, float64, to which the noise is added as integers.
+    """
+    from client.training import clipped_step, train_round
     from shared_model import mae
 
     model = mae.build(mae.PRESETS[request.preset], 0)
     mae.load_weights(model, weights)
-    outcome = train_round(model, data, request.privacy, request.training, declared_patients, noise)
-    return outcome.update
+    plan, training = request.privacy, request.training
+    if plan.mode == "distributed":
+        return clipped_step(model, data, plan, training, declared_patients, noise)
+    return train_round(model, data, plan, training, declared_patients, noise).update

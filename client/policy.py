@@ -29,6 +29,7 @@ from shared_model.release_files import code_digest
 SMALLEST_CLIPPING_NORM = 1e-6
 SMALLEST_SAMPLE_RATE = 1e-6
 DEFAULT_REPLY_CLOCK_S = 60.0
+SHORTEST_REPLY_CLOCK_S = 0.05
 _LARGEST_FILE = 64 * 1024
 
 
@@ -93,7 +94,9 @@ class Policy(BaseModel):
     allowed_modes: Modes = ("local",)
     allowed_purposes: Purposes = ("pretrain",)
     allowed_code_digests: CodeDigests = ()
-    reply_clock_s: float = Field(default=DEFAULT_REPLY_CLOCK_S, ge=0.05, le=3600.0)
+    reply_clock_s: float = Field(
+        default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0
+    )
     approve_runs_in_advance: AdvanceApproval | None = None
 
     @model_validator(mode="after")

@@ -161,7 +161,10 @@ class Policy(Protocol):
 
 
 class Trainer(Protocol):
-    """Private training of one round: received weights in, update of the trainable names out."""
+    """Private training of one round: received weights in, update of the trainable names out.
+
+    In mode distributed what comes out is minus the clipped sum, float64, and not private yet.
+    """
 
     def __call__(
         self,

@@ -31,18 +31,21 @@ from client.outbox import Trained
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
+from shared_model.distributed import Shares, share
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.protocol import TrainRequest
 from shared_model.protocol_sum import epoch_key_statement
 from shared_model.roster import Roster, weight_of
 from shared_model.secure_sum.keys import Member
-from shared_model.secure_sum.numbers import flatten, quantise
+from shared_model.secure_sum.numbers import flatten, flatten_exact, quantise
+from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.submission import seal_submission, unmasked_submission
 from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
     from client.round import Node
+    from shared_model.noise import NoiseSource
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def planned(
         transcript = of_request(request, weights)
     except OurMistake as error:
         raise Refused(error.message, reason="secure-sum") from error
+    _check_mode(request, roster)
     keys = {entry.site: entry.identity for entry in roster.sites}
     sum_round = SumRound(request, header, transcript, weights, keys)
     if not sum_round.masked:
@@ -198,6 +202,18 @@ def _check_roster(request: TrainRequest, roster: Roster) -> dict[str, int]:
         )
     largest = max(entry.declared_patients for entry in roster.sites)
     return {entry.site: weight_of(entry.declared_patients, largest) for entry in roster.sites}
+
+
+def _check_mode(request: TrainRequest, roster: Roster) -> None:
+    """In mode distributed no other hospital may be able to take away all noise but its own."""
+    if request.privacy.mode == "distributed" and roster.collusion_bound < 1:
+        raise Refused(
+            "In mode distributed each of so few hospitals would be protected from the others by "
+            "nothing but its own share of the noise.",
+            reason="threshold",
+            do="The operator asks a roster of at least 3 hospitals, with its default threshold, "
+            "or chooses mode local.",
+        )
 
 
 def _check_epoch_keys(request: TrainRequest, identity_keys: Mapping[str, bytes]) -> None:
@@ -245,6 +261,12 @@ def _trained(
 ) -> tuple[bytes, bytes]:
     request, transcript = sum_round.request, sum_round.transcript
     noise = node.noise(request)
+    if request.privacy.mode == "distributed" and member is None and noise.private:
+        raise Refused(
+            "Mode distributed adds a share of the noise only, which is private under the secure "
+            "sum alone.",
+            reason="secure-sum",
+        )
     later = b"" if member is None else sum_round.to_bytes()
     node.outbox.begin(request.run, request.round, request_digest, later)
     try:
@@ -264,27 +286,12 @@ def _trained(
         # recordings were read: whatever went wrong, the word that leaves is the same ("internal")
         raise OurMistake(f"The training of a round failed. {error}") from error
     weight = transcript.weight(node.site)
-    quantised = quantise(
-        flatten(update),
-        transcript.numbers,
-        transcript.rotation_seed,
-        weight,
-        noise.rounding_seed(),
-    )
-    node.log(
-        {
-            "run": request.run,
-            "round": request.round,
-            "outcome": "quantised",
-            "clipped": quantised.clipped,
-            "non_finite": quantised.non_finite,
-            "scaled": quantised.scaled,
-        }
-    )
+    vector, counts = _integers(update, transcript, node.site, noise)
+    node.log({"run": request.run, "round": request.round, "outcome": "quantised", **counts})
     if member is None:
-        body = unmasked_submission(quantised.vector, transcript)
+        body = unmasked_submission(vector, transcript)
     else:
-        body = seal_submission(quantised.vector, member, transcript, node.entropy)
+        body = seal_submission(vector, member, transcript, node.entropy)
     node.books.settle(request.run, request.round, canonical.digest(body))
     known = request.known_head(node.site)
     reply = egress.train_reply(
@@ -304,3 +311,24 @@ def _trained(
     kept = None if member is None else Trained(model, tuple(sorted(update)))
     node.outbox.store(request.run, request.round, *reply, kept)
     return reply
+
+
+def _integers(
+    update: Weights, transcript: Transcript, site: str, noise: NoiseSource
+) -> tuple[Words, dict[str, object]]:
+    """What this site adds to the sum, and counts for its own log.
+
+    In mode local `update` is private already. In mode distributed the noise is added here.
+    """
+    numbers, seed = transcript.numbers, transcript.rotation_seed
+    if isinstance(numbers, Shares):
+        made = share(flatten_exact(update), numbers, transcript.index(site), seed, noise)
+        return made.vector, {"clamped": made.clamped}
+    quantised = quantise(
+        flatten(update), numbers, seed, transcript.weight(site), noise.rounding_seed()
+    )
+    return quantised.vector, {
+        "clipped": quantised.clipped,
+        "non_finite": quantised.non_finite,
+        "scaled": quantised.scaled,
+    }

@@ -2,7 +2,8 @@
 
 What `train_round` returns is private and nothing else is: no loss, count or run time of a step is
 measured, kept or returned. Where an exception would be an answer about the data (no patients, more
-patients than declared, a non-finite gradient) there is none.
+patients than declared, a non-finite gradient) there is none. What `clipped_step` returns, in mode
+distributed, is **not** private yet: `shared_model.distributed.share` adds its noise.
 """
 
 from __future__ import annotations
@@ -126,20 +127,11 @@ def train_round(
     Raises:
         OurMistake: the model has layers that couple patients, or N < 1.
     """
-    unit = _Unit(model, training)
-    privacy.refuse_coupling(unit)
-    names = mae.trainable_names(model, training.trainable)
-    received = {
-        _PREFIX + name: value.detach().clone()
-        for name, value in model.named_parameters()
-        if name in set(names)
-    }
-    if len(received) != len(names) or not names:
-        raise OurMistake("The trainable names are not parameters of this model.")
+    unit, received = _prepared(model, training)
     weights = {name: value.clone() for name, value in received.items()}
     optimiser = _Optimiser(training, sum(value.numel() for value in weights.values()))
     rng = noise.public_generator()
-    chunk = min(_LARGEST_CHUNK, max(1, math.ceil(plan.sample_rate * declared_patients)))  # public
+    chunk = _chunk(plan, declared_patients)
     for step in range(plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
         total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk)
@@ -152,6 +144,53 @@ def train_round(
         name.removeprefix(_PREFIX): (weights[name] - received[name]).numpy() for name in weights
     }
     return TrainingOutcome(update=update, steps=plan.steps, noise_name=noise.name)
+
+
+def clipped_step(
+    model: mae.MaskedAutoencoder,
+    data: PatientBatches,
+    plan: PrivacyPlan,
+    training: LocalTraining,
+    declared_patients: int,
+    noise: NoiseSource,
+) -> Weights:
+    """Minus the sum of the clipped gradients of one Poisson sample; float64, by trainable name.
+
+    NOT PRIVATE: no noise is in it yet. L2 sensitivity and edges as of `train_round`.
+
+    Raises:
+        OurMistake: as `train_round`.
+    """
+    unit, received = _prepared(model, training)
+    rng = noise.public_generator()
+    sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
+    chunk = _chunk(plan, declared_patients)
+    total = _sum_of_patients(unit, received, data, sampled, plan, training, rng, chunk)
+    return {
+        name.removeprefix(_PREFIX): value for name, value in privacy.split(-total, received).items()
+    }
+
+
+def _prepared(
+    model: mae.MaskedAutoencoder, training: LocalTraining
+) -> tuple[_Unit, dict[str, Tensor]]:
+    """The loss as a module, and copies of the trainable weights by their names in it."""
+    unit = _Unit(model, training)
+    privacy.refuse_coupling(unit)
+    names = mae.trainable_names(model, training.trainable)
+    received = {
+        _PREFIX + name: value.detach().clone()
+        for name, value in model.named_parameters()
+        if name in set(names)
+    }
+    if len(received) != len(names) or not names:
+        raise OurMistake("The trainable names are not parameters of this model.")
+    return unit, received
+
+
+def _chunk(plan: PrivacyPlan, declared_patients: int) -> int:
+    """Patients whose gradients are held at once, from public numbers."""
+    return min(_LARGEST_CHUNK, max(1, math.ceil(plan.sample_rate * declared_patients)))
 
 
 def _sum_of_patients(

@@ -1,7 +1,14 @@
 """What private steps cost: epsilon for a list of plans, by two independent accountants.
 
-Mechanism: Poisson-subsampled Gaussian. Unit: one patient at one hospital. Adjacency: add or remove
-one patient. Composition is over every step of every plan, adaptively chosen plans included.
+Mechanism: Poisson-subsampled Gaussian, up to a pointwise factor exp(slack) of each step. Unit: one
+patient at one hospital. Adjacency: add or remove one patient. Composition is over every step of
+every plan, adaptively chosen plans included.
+
+A plan of mode `local` is such a mechanism with slack 0. What a round of mode `distributed` costs
+depends on the roster too: `shared_model.distributed.mechanism` says it. If every step's law is
+within a factor exp(+-slack) of a Gaussian one's, for all data, then so is the composition's with
+the slacks added up, L: (epsilon, delta exp(-L)) of the Gaussian ones is (epsilon + 2 L, delta) of
+the real ones (docs/adr/0014-mode-distributed.md).
 
 The running figure is dp-accounting's privacy loss distribution (PLD, 2207.04380, pessimistic
 rounding: never below the truth); Opacus' PRV accountant (2106.02848) is the cross-check.
@@ -13,6 +20,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +44,30 @@ _RDP_BELOW_SIGMA = 0.1
 _RDP_ORDERS = (*range(2, 64), 96, 128, 192, 256, 512, 1024)
 """Whole orders only: their series are finite, fractional ones need not converge."""
 
+_LARGEST_SLACK = 1e-6
+"""Of everything that is composed; more is a sign of parameters that were never meant."""
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """Poisson-subsampled Gaussian steps, as far as their price goes.
+
+    slack: the law of each step is within a factor exp(+-slack) of the Gaussian one's, pointwise.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+    steps: int
+    slack: float = 0.0
+
+    def __post_init__(self) -> None:
+        legal = 0.0 < self.sample_rate <= 1.0 and 0.0 < self.noise_multiplier < 1e4
+        if not (legal and self.steps >= 1 and 0.0 <= self.slack < math.inf):
+            raise OurMistake("These numbers are no mechanism.")
+
+
+Priced = PrivacyPlan | Mechanism
+
 
 def default_delta(declared_patients: int) -> float:
     """`min(1e-5, 1 / (10 N))` with N the declared number of patients of the hospital."""
@@ -44,18 +76,22 @@ def default_delta(declared_patients: int) -> float:
     return min(1e-5, 1.0 / (10.0 * declared_patients))
 
 
-def epsilon_pld(plans: Sequence[PrivacyPlan], delta: float) -> float:
+def epsilon_pld(plans: Sequence[Priced], delta: float) -> float:
     """Smallest epsilon, rounded up, for which all plans together are (epsilon, delta)-private.
 
     Edges: no plan costs 0. Beyond about epsilon 60, and for a noise multiplier below 0.1, the
     (larger) Renyi bound is returned, infinity if that overflows: a hostile plan must not cost
     the node its memory or its afternoon.
+
+    Raises:
+        OurMistake: a plan of mode distributed by itself, or slacks that add up to more than 1e-6.
     """
     _check_delta(delta)
-    return _epsilon(_groups(plans), delta)
+    slack = _slack(plans)
+    return _epsilon(_groups(plans), delta * math.exp(-slack)) + 2.0 * slack
 
 
-def epsilon_prv(plans: Sequence[PrivacyPlan], delta: float) -> float:
+def epsilon_prv(plans: Sequence[Priced], delta: float) -> float:
     """The same by Opacus' PRV accountant (upper end of its error bar): the cross-check.
 
     The bar is 0.01, and 0.001 where epsilon is below 2.
@@ -63,9 +99,10 @@ def epsilon_prv(plans: Sequence[PrivacyPlan], delta: float) -> float:
     Slow for long histories of unequal plans (79 s for 100 were seen) and wide losses.
     """
     _check_delta(delta)
-    groups = _groups(plans)
+    groups, slack = _groups(plans), _slack(plans)
     if not groups:
         return 0.0
+    delta *= math.exp(-slack)
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
@@ -76,7 +113,7 @@ def epsilon_prv(plans: Sequence[PrivacyPlan], delta: float) -> float:
         epsilon = float(accountant.get_epsilon(delta, eps_error=0.01))
         if epsilon < 2.0:
             epsilon = float(accountant.get_epsilon(delta, eps_error=0.001))
-    return epsilon
+    return epsilon + 2.0 * slack
 
 
 def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
@@ -90,8 +127,7 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
     _check_delta(delta)
 
     def fits(sigma: float) -> bool:
-        plan = PrivacyPlan(sample_rate, sigma, 1.0, steps)
-        return epsilon_pld([plan], delta) <= epsilon
+        return epsilon_pld([Mechanism(sample_rate, sigma, steps)], delta) <= epsilon
 
     low, high = 0.05, 1.0
     while not fits(high):
@@ -112,9 +148,24 @@ def _check_delta(delta: float) -> None:
         raise OurMistake("delta must be in (0, 1).")
 
 
-def _groups(plans: Sequence[PrivacyPlan]) -> Groups:
+def _slack(plans: Sequence[Priced]) -> float:
+    slack = math.fsum(plan.steps * plan.slack for plan in plans if isinstance(plan, Mechanism))
+    if slack > _LARGEST_SLACK:
+        raise OurMistake(
+            "The noise is too coarse for its integers: the accountant's error is not negligible.",
+            do="Use a larger noise multiplier, or fewer hospitals.",
+        )
+    return slack
+
+
+def _groups(plans: Sequence[Priced]) -> Groups:
     steps: Counter[tuple[float, float]] = Counter()
     for plan in plans:
+        if isinstance(plan, PrivacyPlan) and plan.mode != "local":
+            raise OurMistake(
+                "What a round of mode distributed costs depends on its roster.",
+                do="Compose shared_model.distributed.mechanism(plan, ...) instead.",
+            )
         steps[(plan.sample_rate, plan.noise_multiplier)] += plan.steps
     return tuple(sorted((q, sigma, count) for (q, sigma), count in steps.items()))
 

@@ -61,24 +61,30 @@ class PrivacyPlan:
     """What one round of private training at one hospital does, and therefore costs.
 
     sample_rate: probability q with which each patient enters a step (Poisson).
-    noise_multiplier: noise standard deviation over the clipping norm.
+    noise_multiplier: noise standard deviation over the clipping norm; in mode `distributed` of the
+        sum of t hospitals' shares of the noise, over the sensitivity after rounding.
     clipping_norm: L2 bound C on one patient's contribution to a step.
-    steps: optimiser steps in the round.
-    mode: trust model; in `local` every hospital adds full noise by itself.
+    steps: optimiser steps in the round; one in mode `distributed`.
+    mode: trust model; in `local` every hospital adds full noise by itself, in `distributed` its
+        share of it (`shared_model.distributed`).
     """
 
     sample_rate: float
     noise_multiplier: float
     clipping_norm: float
     steps: int
-    mode: Literal["local"] = "local"
+    mode: Literal["local", "distributed"] = "local"
 
     def __post_init__(self) -> None:
         _need(0.0 < self.sample_rate <= 1.0, "sample_rate must be in (0, 1].")
         _need(0.0 < self.noise_multiplier < 1e4, "noise_multiplier must be in (0, 10000).")
         _need(0.0 < self.clipping_norm < 1e4, "clipping_norm must be in (0, 10000).")
         _need(1 <= self.steps <= 100_000, "steps must be in 1 ... 100000.")
-        _need(self.mode == "local", "The only mode of this version is 'local'.")
+        _need(self.mode in {"local", "distributed"}, "mode must be 'local' or 'distributed'.")
+        _need(
+            self.mode == "local" or self.steps == 1,
+            "A round of mode 'distributed' is one step: steps must be 1.",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

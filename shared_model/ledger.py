@@ -174,9 +174,10 @@ class Incident(_Entry):
 class Recovered(_Entry):
     """After a restore, with the answers of `witnesses` to a fresh question.
 
-    lost_from, lost_to: entries that could not be had again, both 0 if there are none; then
-    epsilon_charged is None. Else the lost entries count as `epsilon_charged`, all that was left of
-    the budget, and delta once more. Entries that are here count as ever: nothing drops out.
+    lost_from, lost_to: entries that others saw and that could not be had again; both 0 if there are
+    none. What is lost counts as `epsilon_charged`, all that was left of the budget, and delta once
+    more; entries that only this hospital knows to be lost are charged without a range. Entries that
+    are here count as ever: nothing drops out.
     """
 
     kind: Literal["recovered"] = "recovered"
@@ -194,8 +195,8 @@ class Recovered(_Entry):
         lost = self.lost_from > 0
         if lost != (self.lost_to > 0) or self.lost_from > self.lost_to:
             raise ValueError("what was lost is a range")
-        if lost != (self.epsilon_charged is not None):
-            raise ValueError("lost entries are charged, nothing else is")
+        if lost and self.epsilon_charged is None:
+            raise ValueError("lost entries are charged")
         if lost and self.sequence != self.lost_to + 1:
             raise ValueError("the entry follows what was lost")
         return self
@@ -410,6 +411,12 @@ class Chain:
     def bookings(self) -> tuple[Booked, ...]:
         return tuple(link.entry for link in self.links if isinstance(link.entry, Booked))
 
+    @property
+    def answered_bookings(self) -> tuple[Booked, ...]:
+        """Those whose update may have left."""
+        answered = {x.entry.booking for x in self.links if isinstance(x.entry, Answered)}
+        return tuple(item for item in self.bookings if item.sequence in answered)
+
     def booking(self, run: str, round: int) -> Booked | None:
         """The booking of a round, if there is one."""
         return next((b for b in self.bookings if (b.run, b.round) == (run, round)), None)
@@ -514,7 +521,7 @@ class _Walk:
             return "it does not follow from the entry before."
         if (number == 1 and not lost) != isinstance(entry, Opened):
             return "a ledger has one first entry, and this is not its place."
-        if lost and self._undercharged(entry.epsilon_charged):  # type: ignore[union-attr]
+        if isinstance(entry, Recovered) and self._undercharged(entry.epsilon_charged):
             return "it charges less for what was lost than was left of the budget."
         match entry:
             case Opened() | Recovered():
@@ -545,6 +552,8 @@ class _Walk:
     def _undercharged(self, charged: float | None) -> bool:
         """By what the last booking says of itself; whoever recomputes epsilon checks that."""
         last = self.last_booked
-        if last is None or last.limit_lifetime is None or last.epsilon_lifetime is None:
+        if charged is None or last is None:
             return False
-        return last.epsilon_lifetime + (charged or 0.0) < last.limit_lifetime * (1.0 - 1e-9)
+        if last.limit_lifetime is None or last.epsilon_lifetime is None:
+            return False
+        return last.epsilon_lifetime + charged < last.limit_lifetime * (1.0 - 1e-9)

@@ -12,22 +12,35 @@ booking whose noise was not private costs infinity, and so does everything compo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
-from shared_model import accounting
+from shared_model import accounting, distributed
+from shared_model.accounting import Mechanism
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import Booked, Spent
 
-MOST_ROUNDS = 1_000_000
+MOST_ROUNDS = 10_001
+_MOST_STEPS = 100_000
+"""What a plan may say."""
 
 
-def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan:
+def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan | Mechanism:
     """What an accountant composes for this booking.
+
+    In mode distributed it depends on the roster: n, t, k and the dimension were booked.
 
     Args:
         colluding: hospitals that give away their shares of the noise; what was booked if None.
     """
-    return booked.plan
+    if booked.mode == "local":
+        return booked.plan
+    return distributed.mechanism(
+        booked.plan,
+        dimension=booked.dimension,
+        threshold=booked.threshold,
+        colluding=booked.colluding_sites if colluding is None else colluding,
+    )
 
 
 def epsilon(
@@ -45,25 +58,34 @@ def epsilon(
     return spent.charged + _composed(bookings, delta, colluding), total
 
 
+def repeated(like: Booked, rounds: int) -> list[Booked]:
+    """So many rounds like this one, in as few bookings as cost the same.
+
+    In mode local only the number of steps counts.
+    """
+    if like.mode != "local":
+        return [like] * rounds
+    whole, rest = divmod(like.steps * rounds, _MOST_STEPS)
+    steps = [_MOST_STEPS] * whole + ([rest] if rest else [])
+    return [like.model_copy(update={"steps": number}) for number in steps]
+
+
 def rounds_left(
     spent: Spent, like: Booked, *, delta: float, lifetime: float, per_run: float
 ) -> int:
-    """How many more rounds like this one, of its run, keep within both limits (at most 10^6)."""
+    """How many more rounds like this one, of its run, keep within both limits (at most 10,000)."""
     run = spent.of_run(like.run)
 
     def fits(rounds: int) -> bool:
-        further = [like] * rounds
+        further = repeated(like, rounds)
         return (
             epsilon(spent, delta, further)[0] <= lifetime
             and epsilon(run, delta, further)[0] <= per_run
         )
 
-    if not fits(1):
-        return 0
-    low, high = 1, 2
+    low, high = 0, 1
     while high < MOST_ROUNDS and fits(high):
-        low, high = high, 2 * high
-    high = min(high, MOST_ROUNDS)
+        low, high = high, min(2 * high, MOST_ROUNDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -71,4 +93,25 @@ def rounds_left(
 
 
 def _composed(bookings: Sequence[Booked], delta: float, colluding: int | None) -> float:
-    return accounting.epsilon_pld([mechanism(item, colluding=colluding) for item in bookings], delta)
+    """Bookings of the same price are one mechanism: a ledger has thousands."""
+    steps: Counter[tuple[object, ...]] = Counter()
+    like: dict[tuple[object, ...], Booked] = {}
+    for item in bookings:
+        price: tuple[object, ...] = (
+            item.mode,
+            item.sample_rate,
+            item.noise_multiplier,
+            item.clipping_norm,
+        )
+        if item.mode != "local":
+            price += (item.dimension, item.threshold, item.colluding_sites)
+        steps[price] += item.steps
+        like.setdefault(price, item)
+    return accounting.epsilon_pld(
+        [_longer(mechanism(like[key], colluding=colluding), steps[key]) for key in like], delta
+    )
+
+
+def _longer(one: PrivacyPlan | Mechanism, steps: int) -> Mechanism:
+    slack = one.slack if isinstance(one, Mechanism) else 0.0
+    return Mechanism(one.sample_rate, one.noise_multiplier, steps, slack)

@@ -8,7 +8,7 @@ subtracts whole numbers below 2^31 x 4096 = 2^43, which float64 holds exactly, s
 order of the additions nor the number of BLAS threads can show. What remains are single IEEE 754
 operations on each element (one product for the mean, one product and one addition for the step),
 rounded to float64 each, and one rounding to float32 at the end. A square root in the scale is
-correctly rounded as well.
+correctly rounded as well. So it is in mode distributed, whose sums are below 2^31 too.
 """
 
 from __future__ import annotations
@@ -60,10 +60,17 @@ class FedAvg:
 
 
 def step_of(request: TrainRequest) -> ServerStep:
-    """The step that a signed request names; its fields are in the transcript."""
+    """The step that a signed request names; its fields are in the transcript.
+
+    In mode distributed it is the only step of the round: plain SGD, its rate the product of the
+    training's learning rate and the server's, as when one hospital takes a step by itself.
+    """
+    rate = request.server_learning_rate
+    if request.privacy.mode == "distributed":
+        rate *= request.training.learning_rate
     match request.server_step:
         case "fedavg":
-            return FedAvg(request.server_learning_rate)
+            return FedAvg(rate)
 
 
 def mean_update(
@@ -74,6 +81,8 @@ def mean_update(
 ) -> Weights:
     """Mean of the survivors' updates, weighted by their public weights; name -> float64 array.
 
+    In mode distributed: minus the noisy mean gradient of a step over all survivors' patients.
+
     Args:
         summed: uint32 (padded,), the sum modulo 2^m over the survivors.
         trained: gives names and shapes.
@@ -81,8 +90,8 @@ def mean_update(
     Raises:
         OurMistake: the sum is not of so many elements.
     """
-    total = sum(transcript.weight(site) for site in survivors)
-    flat = mean_of(summed, transcript.numbers, transcript.rotation_seed, total)  # (d,)
+    divisor = transcript.divisor(survivors)
+    flat = mean_of(summed, transcript.numbers, transcript.rotation_seed, divisor)  # (d,)
     return unflatten(flat, trained)
 
 

@@ -76,9 +76,7 @@ class Numbers:
     @property
     def block(self) -> int:
         """Size of a rotated block, a power of two."""
-        if self.dimension >= LARGEST_BLOCK:
-            return LARGEST_BLOCK
-        return max(SMALLEST_BLOCK, 1 << (self.dimension - 1).bit_length())
+        return block_of(self.dimension)
 
     @property
     def columns(self) -> int:
@@ -88,7 +86,7 @@ class Numbers:
     @property
     def padded(self) -> int:
         """Number of integers in a vector, a multiple of 32."""
-        return self.block * self.columns
+        return padded_dimension(self.dimension)
 
     @property
     def half(self) -> int:
@@ -104,6 +102,28 @@ class Numbers:
     def packed_bytes(self) -> int:
         """Length of a packed vector."""
         return self.padded * self.modulus_bits // 8
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the transcript binds it."""
+        return {
+            "dimension": self.dimension,
+            "bits": self.bits,
+            "modulus_bits": self.modulus_bits,
+            "norm_bound": self.norm_bound,
+        }
+
+
+def block_of(dimension: int) -> int:
+    """Size of a rotated block, a power of two."""
+    if dimension >= LARGEST_BLOCK:
+        return LARGEST_BLOCK
+    return max(SMALLEST_BLOCK, 1 << (dimension - 1).bit_length())
+
+
+def padded_dimension(dimension: int) -> int:
+    """Number of integers in a vector: whole blocks. Padding what is padded changes nothing."""
+    block = block_of(dimension)
+    return -(-dimension // block) * block
 
 
 def modulus_bits_for(bits: int, total_weight: int) -> int:
@@ -206,19 +226,30 @@ def _round(rotated: Floats, words: Words, numbers: Numbers, weight: int) -> int:
     return clipped
 
 
+def rotate(
+    values: npt.NDArray[np.float64], numbers: Numbers, rotation_seed: bytes
+) -> npt.NDArray[np.float64]:
+    """The orthonormal rotation in float64: (dimension,) to (padded,)."""
+    padded = np.zeros(numbers.padded)
+    _flip(values, rotation_seed, padded[: numbers.dimension])
+    rotated = _hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
+    turned: npt.NDArray[np.float64] = rotated * (1.0 / math.sqrt(numbers.block))
+    return turned
+
+
 def mean_of(
-    total: Words, numbers: Numbers, rotation_seed: bytes, total_weight: int
+    total: Words, numbers: Numbers, rotation_seed: bytes, total_weight: float
 ) -> npt.NDArray[np.float64]:
     """Mean update, float64 (dimension,), from the sum mod 2^m.
 
     Args:
         total: uint32 (padded,).
-        total_weight: sum of the weights of the survivors.
+        total_weight: sum of the weights of the survivors; in mode distributed the divisor.
 
     Raises:
         OurMistake: another length, or no weight.
     """
-    if total.shape != (numbers.padded,) or total_weight < 1:
+    if total.shape != (numbers.padded,) or not total_weight > 0.0:
         raise OurMistake("This is not a sum of this round.")
     beyond = np.uint32(MAX_MODULUS_BITS - numbers.modulus_bits)
     signed = (total << beyond).view(np.int32)
@@ -342,6 +373,18 @@ def flatten(update: Weights) -> Floats:
     """float32 (d,): the parameters in the order of their names, each row-major."""
     parts = [np.asarray(update[name], dtype=np.float32).reshape(-1) for name in sorted(update)]
     flat: Floats = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    return flat
+
+
+def flatten_exact(update: Weights) -> npt.NDArray[np.float64]:
+    """As `flatten`, of float64 arrays: not a bit is lost.
+
+    Raises:
+        OurMistake: an array is not float64.
+    """
+    if any(value.dtype != np.float64 for value in update.values()):
+        raise OurMistake("Sums of mode distributed are float64 until they are integers.")
+    flat: npt.NDArray[np.float64] = np.concatenate([update[n].reshape(-1) for n in sorted(update)])
     return flat
 
 

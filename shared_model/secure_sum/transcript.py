@@ -6,11 +6,12 @@ different seeds, and their agreements do not fit together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from shared_model import canonical
+from shared_model.distributed import Shares, refuse_unfit
 from shared_model.errors import OurMistake
 from shared_model.protocol import TrainRequest
 from shared_model.secure_sum.numbers import Numbers
@@ -59,12 +60,7 @@ class Transcript:
                     "participants": list(self.participants),
                     "model_digest": self.model_digest,
                     "configuration_digest": self.configuration_digest,
-                    "numbers": {
-                        "dimension": self.numbers.dimension,
-                        "bits": self.numbers.bits,
-                        "modulus_bits": self.numbers.modulus_bits,
-                        "norm_bound": self.numbers.norm_bound,
-                    },
+                    "numbers": self.numbers.as_dict(),
                     "roster_digest": self.roster_digest,
                     "epoch": self.epoch,
                     "epoch_keys_digest": self.epoch_keys_digest,
@@ -96,6 +92,16 @@ class Transcript:
         """Public weight of a participant."""
         return self.weights[self.index(site)]
 
+    def divisor(self, survivors: Iterable[str]) -> float:
+        """What makes a mean of the sum: the weights; in mode distributed the expected patients.
+
+        Raises:
+            OurMistake: no participant.
+        """
+        if isinstance(self.numbers, Shares):
+            return self.numbers.divisor(self.index(site) for site in survivors)
+        return sum(self.weight(site) for site in survivors)
+
     def peers(self, site: str) -> tuple[str, ...]:
         """The other participants, sorted."""
         return tuple(name for name in self.participants if name != site)
@@ -114,7 +120,8 @@ class Transcript:
 
 
 def of_request(request: TrainRequest, weights: Mapping[str, int]) -> Transcript:
-    """The transcript of a request, with the weights of the signed roster.
+    """The transcript of a request, with the weights of the signed roster; in mode distributed all
+    are 1.
 
     Raises:
         OurMistake: parameters that make no secure sum, or a participant without a weight.
@@ -123,8 +130,12 @@ def of_request(request: TrainRequest, weights: Mapping[str, int]) -> Transcript:
     if missing:
         raise OurMistake(f"{missing[0]} is not in the roster.")
     plan = request.sum
-    ours = tuple(weights[site] for site in request.sites)
-    numbers = Numbers.of(plan.dimension, sum(ours), plan.norm_bound, plan.bits)
+    if request.privacy.mode == "distributed":
+        ours: tuple[int, ...] = (1,) * len(request.sites)
+        numbers: Numbers = _shares(request)
+    else:
+        ours = tuple(weights[site] for site in request.sites)
+        numbers = Numbers.of(plan.dimension, sum(ours), plan.norm_bound, plan.bits)
     if numbers.modulus_bits != plan.modulus_bits:
         raise OurMistake("The request names another modulus than its weights and bits give.")
     return Transcript(
@@ -141,6 +152,21 @@ def of_request(request: TrainRequest, weights: Mapping[str, int]) -> Transcript:
         weights=ours,
         mode=request.privacy.mode,
     )
+
+
+def _shares(request: TrainRequest) -> Shares:
+    """The parameters of mode distributed, none of which the request may choose otherwise."""
+    refuse_unfit(request.training)
+    plan = request.sum
+    numbers = Shares.of_plan(
+        request.privacy,
+        dimension=plan.dimension,
+        threshold=plan.threshold,
+        declared=[one.declared_patients for one in request.participants],
+    )
+    if (numbers.bits, numbers.norm_bound) != (plan.bits, plan.norm_bound):
+        raise OurMistake("The request names other integers than its privacy plan gives.")
+    return numbers
 
 
 def configuration_digest(request: TrainRequest) -> str:

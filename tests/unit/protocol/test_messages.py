@@ -15,6 +15,8 @@ from shared_model.errors import FedprintError, OurMistake, PeerFault
 from shared_model.protocol import (
     MAX_HEADER_BYTES,
     EpochKeyEntry,
+    KnownHead,
+    LedgerNote,
     Participant,
     PrivacyStatement,
     Refusal,
@@ -68,6 +70,14 @@ def plan(**changes):
     return SumPlan(**{**values, **changes})
 
 
+def known(site, **changes):
+    values = {"site": site, "length": 3, "head": D, "signature": "ab" * 64}
+    return KnownHead(**{**values, **changes})
+
+
+HEADS = (known("alpha").plain, known("beta", head=E).plain)
+
+
 def request(**changes):
     values = {
         "run": "spring",
@@ -80,6 +90,10 @@ def request(**changes):
         "privacy": PrivacyPlan(0.1, 1.5, 1.0, 4),
         "training": LocalTraining(),
         "server_learning_rate": 1.0,
+        "rounds": 5,
+        "bookings": 8,
+        "code_digest": E,
+        "ledger_heads": (known("alpha"),),
         "participants": (
             Participant(site="alpha", declared_patients=1000),
             Participant(site="beta", declared_patients=260),
@@ -105,6 +119,7 @@ def reply(**changes):
         "noise": "system entropy",
         "private": True,
         "privacy": PrivacyStatement(epsilon=1.25, delta=1e-5),
+        "ledger": LedgerNote(**HEADS[0].model_dump(), entries=('{"a":1}', "x")),
         "software": "fedprint 0.1.0",
     }
     return TrainReply(**{**values, **changes})
@@ -118,8 +133,8 @@ def refusal(**changes):
 ROUND = {"run": "spring", "round": 3, "transcript": D}
 U = {"survivors": ("alpha", "beta"), "submissions": (D, E)}
 COORDINATORS = (
-    EpochRequest(epoch=7, roster_digest=D, body_digest=D, software="test"),
-    AgreeRequest(**ROUND, **U),
+    EpochRequest(epoch=7, roster_digest=D, body_digest=D, plan=request().plan, software="test"),
+    AgreeRequest(**ROUND, **U, heads=HEADS, body_digest=D),
     OpenRequest(
         **ROUND,
         **U,
@@ -133,7 +148,7 @@ COORDINATORS = (
 )
 NODES = (
     EpochKey(site="alpha", epoch=7, roster_digest=D, public_key=D),
-    Agreement(**ROUND, site="alpha", agreed=D, ledger_head=D),
+    Agreement(**ROUND, site="alpha", agreed=D),
     SharesReply(
         **ROUND, site="alpha", request_digest=D, unreadable=("beta",), accused=(), body_digest=D
     ),
@@ -217,6 +232,10 @@ HARMLESS = [
     ("epoch", 10**12),  # legal: any number that is above the last
     ("sum.epoch", 10**12),
     ("sum.epoch_keys", []),  # legal lists of nobody; nodes refuse a participant without a key
+    ("ledger_heads", []),  # legal: the coordinator holds none
+    ("ledger.entries", []),  # legal: that nothing is booked in them is found out by `check_note`
+    ("plan.preset", "nan"),  # legal names
+    ("plan.run", "nan"),
     ("missing", []),
     ("unreadable", []),
     ("accused", []),
@@ -266,8 +285,8 @@ def test_no_field_takes_a_value_of_another_kind(message):
         ('"deadline_s":60.0', '"deadline_s":NaN'),
         ('"deadline_s":60.0', '"deadline_s":Infinity'),
         ('"steps":4', '"steps":0'),
-        ('"version":2', '"version":1'),
-        ('"version":2', '"version":true'),
+        ('"version":3', '"version":1'),
+        ('"version":3', '"version":true'),
         ('"epoch":7', '"epoch":7.0'),
         ('"norm_bound":1.5', '"norm_bound":1.50'),
         ('"norm_bound":1.5', '"norm_bound":0.0'),
@@ -422,12 +441,15 @@ def test_epoch_keys_are_sorted_and_no_two_sites_have_the_same(changed):
 def test_what_is_agreed_depends_on_every_survivor_and_submission():
     """Also on which submission is whose."""
     found = {
-        agreed_digest(("alpha", "beta"), (D, E)),
-        agreed_digest(("alpha", "beta"), (E, D)),
-        agreed_digest(("alpha", "gamma"), (D, E)),
-        agreed_digest(("alpha", "beta", "gamma"), (D, E, D)),
+        agreed_digest(("alpha", "beta"), (D, E), HEADS),
+        agreed_digest(("alpha", "beta"), (E, D), HEADS),
+        agreed_digest(("alpha", "gamma"), (D, E), HEADS),
+        agreed_digest(("alpha", "beta", "gamma"), (D, E, D), (*HEADS, HEADS[0])),
+        agreed_digest(("alpha", "beta"), (D, E), HEADS[::-1]),
+        agreed_digest(("alpha", "beta"), (D, E), (HEADS[0], known("beta").plain)),
+        agreed_digest(("alpha", "beta"), (D, E), (HEADS[0], known("beta", length=4).plain)),
     }
-    assert len(found) == 4
+    assert len(found) == 7
 
 
 def test_an_epoch_key_is_verified_from_its_entry():

@@ -1,6 +1,6 @@
 """A process that books rounds; the tests kill it or run several of it at once.
 
-Usage: spender.py TABLE RUN FIRST LAST [die-before-commit | die-after-commit]
+Usage: spender.py FOLDER RUN FIRST LAST [die-before-commit | die-after-commit | die-before-notes]
 Prints one line for every round that was booked, after it was booked.
 """
 
@@ -11,37 +11,50 @@ import signal
 import sys
 from pathlib import Path
 
-from client.spend import Budget, SpendTable
-from shared_model.config import PrivacyPlan
-from shared_model.errors import BudgetExhausted
+sys.path.insert(0, str(Path(__file__).parent))
 
-PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=2.0, clipping_norm=1.0, steps=20)
+from books_stand_ins import KEY, SITE, book
+
+from client.home import NodeHome
+from client.ledger_store import Budget, LedgerStore
+from shared_model.errors import BudgetExhausted
+from shared_model.ledger import Chain
+
 BUDGET = Budget(epsilon_lifetime=3.0, epsilon_per_run=3.0, delta=1e-5)
 
 
-class Dying(SpendTable):
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(LedgerStore):
     """Kills its own process around the commit, as a power cut would."""
 
     when = ""
 
     def _commit(self) -> None:
         if self.when == "die-before-commit":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         super()._commit()
         if self.when == "die-after-commit":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
+
+    def _committed(self, chain: Chain) -> None:
+        if self.when == "die-before-notes":
+            die()
+        super()._committed(chain)
 
 
 def main() -> None:
-    path, run, first, last = sys.argv[1:5]
+    folder, run, first, last = sys.argv[1:5]
     Dying.when = sys.argv[5] if len(sys.argv) > 5 else ""
-    table = Dying.open(Path(path))
+    store = Dying.open(NodeHome(Path(folder)), SITE, KEY)
     if not Dying.when:
         print("ready", flush=True)
         sys.stdin.readline()
     for number in range(int(first), int(last)):
         try:
-            table.reserve(run, number, PLAN, 100, 1e-5, BUDGET)
+            book(store, run, number, BUDGET)
         except BudgetExhausted:
             print("refused", flush=True)
             return
