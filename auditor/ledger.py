@@ -17,7 +17,16 @@ from pydantic import ValidationError
 from auditor.verify import AGREEMENT, Finding
 from shared_model import canonical, protocol, signing
 from shared_model.errors import FedprintError, Refused
-from shared_model.ledger import Answered, Approved, Booked, Chain, Incident, LedgerHead, Recovered
+from shared_model.ledger import (
+    NOTHING,
+    Answered,
+    Approved,
+    Booked,
+    Chain,
+    Incident,
+    LedgerHead,
+    Recovered,
+)
 from shared_model.ledger_export import CountersignedRound, Export, open_export
 from shared_model.protocol_sum import Agreement, AgreeRequest, agreed_digest
 from shared_model.roster import Roster
@@ -66,6 +75,23 @@ class Ledger:
             if site in roster.names:
                 return roster.entry(site).identity
         raise Refused(f"No roster in the file names {site}.", reason="roster")
+
+    @property
+    def imported(self) -> tuple[Booked, ...]:
+        """Bookings at the beginning that were taken over from an older spend table, which knew no
+        roster, request or approval."""
+        found = []
+        for entry in (link.entry for link in self.chain.links[1:]):
+            if isinstance(entry, Booked) and entry.roster_digest == NOTHING:
+                found.append(entry)
+            elif not isinstance(entry, Answered):
+                break
+        return tuple(found)
+
+    @property
+    def own_bookings(self) -> tuple[Booked, ...]:
+        """The others."""
+        return self.chain.bookings[len(self.imported) :]
 
     def lost(self, length: int) -> bool:
         """Whether the ledger of this length is among what was lost and is not known here."""
@@ -142,7 +168,7 @@ def _chain(ledger: Ledger) -> Finding:
 
 
 def _roster_faults(ledger: Ledger) -> Iterator[str]:
-    for booked in ledger.chain.bookings:
+    for booked in ledger.own_bookings:
         roster = ledger.rosters.get(booked.roster_digest)
         where = f"Entry {booked.sequence}: "
         if roster is None:
@@ -160,7 +186,7 @@ def _roster_faults(ledger: Ledger) -> Iterator[str]:
 
 
 def _roster_words(ledger: Ledger) -> str:
-    used = {booked.roster_digest for booked in ledger.chain.bookings}
+    used = {booked.roster_digest for booked in ledger.own_bookings}
     return (
         f"{len(used)} used, {len(ledger.rosters)} in the file, all signed by the root key; "
         "thresholds and declared patients are theirs"
@@ -179,7 +205,7 @@ def _approvals(ledger: Ledger) -> Finding:
             fault = _unapproved(entry, given[entry.run], used[entry.run])
             if fault:
                 return Finding(check, "FAILED", f"Entry {entry.sequence}: {fault}")
-    runs = {booked.run for booked in ledger.chain.bookings}
+    runs = {booked.run for booked in ledger.own_bookings}
     if not given:
         return Finding(check, "CANNOT CHECK", "the ledger has no entry that approves a run")
     bare = sorted(runs - set(given))
@@ -332,6 +358,15 @@ def _notes(ledger: Ledger) -> list[Finding]:
     entries = [link.entry for link in ledger.chain.links]
     incidents = [entry for entry in entries if isinstance(entry, Incident)]
     found = []
+    if ledger.imported:
+        found.append(
+            Finding(
+                f"{ledger.site}: older rounds",
+                "CANNOT CHECK",
+                f"{len(ledger.imported)} rounds were taken over from the spend table of an older "
+                "version: they are counted, but it knew no roster, request, limit or approval",
+            )
+        )
     if incidents:
         told = ", ".join(f"{x.reason} (round {x.round} of {x.run})" for x in incidents[:5])
         more = f" and {len(incidents) - 5} more" if len(incidents) > 5 else ""

@@ -170,6 +170,8 @@ def _figure(
         last = entries.bookings[-1]
         stated = stated_of(last) + entries.charged - entries.upto(last).charged
     pld = prv = None
+    shared = {one.colluding_sites for one in entries.bookings if one.mode == "distributed"}
+    against = min(shared, default=0) if colluding is None else colluding
     try:
         pld = entries.epsilon(delta, pld_of, colluding)
         if pld is not None and pld - entries.charged <= CROSS_CHECKED_UP_TO:
@@ -177,6 +179,8 @@ def _figure(
         verdict, why = _compared(pld, prv, stated, entries.charged)
     except OurMistake as error:
         verdict, why = "CANNOT CHECK", error.message
+    if shared:
+        why += f"; it holds while at most {against} hospitals work with the coordinator"
     return Figure(
         what=what,
         rounds=len(entries.bookings),
@@ -292,7 +296,7 @@ def _limits(
     if not entries.bookings:
         return
     if not asked:
-        yield Finding(check, "FAILED", "the entries name no limit: nothing bounded the spend")
+        yield Finding(check, "CANNOT CHECK", "the entries name no limit")
         return
     last = entries.bookings[-1]
     yield Finding(

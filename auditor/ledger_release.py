@@ -91,7 +91,7 @@ def _faults(ledger: Ledger, step: Round, one: Contribution, header: bytes) -> It
         yield f"{where}: the reply in the release is a refusal"
         return
     same = {
-        "plan": booked.plan == step.plan.plan(),
+        "plan": booked.plan == step.plan.plan() and _same_noise(booked, step),
         "delta": booked.delta == one.delta,
         "declared patients": booked.declared_patients == one.declared_patients,
         "noise": booked.noise == one.noise and booked.private,
@@ -114,11 +114,20 @@ def _faults(ledger: Ledger, step: Round, one: Contribution, header: bytes) -> It
         yield f"{where}: FORKED: its reply was sent from another ledger than this one"
 
 
+def _same_noise(booked: Booked, step: Round) -> bool:
+    """In mode distributed the price depends on the roster and the dimension, too."""
+    shared = step.shared_noise
+    return shared is None or (
+        (booked.dimension, booked.threshold, booked.colluding_sites)
+        == (shared.dimension, shared.threshold, shared.colluding_sites)
+    )
+
+
 def _as_stated(booked: Booked, reply: TrainReply) -> bool:
     stated, entered = reply.privacy.epsilon, booked.epsilon_lifetime
     if stated is None or entered is None:
         return stated is entered
-    return close(stated, entered) and reply.privacy.trust_model == booked.mode
+    return close(stated, entered)
 
 
 def _left_out(ledger: Ledger, manifest: Manifest, told: set[tuple[str, int]]) -> list[Finding]:

@@ -146,6 +146,7 @@ class Consortium:
     def draft(self, site: str, run: str, number: int, plan: PrivacyPlan = PLAN) -> Booked:
         """The booking of a round, with what it costs."""
         one = self.hospitals[site]
+        shared = plan.mode == "distributed"
         bare = Booked(
             site=site,
             sequence=one.chain.length + 1,
@@ -168,9 +169,9 @@ class Consortium:
             transcript=digest("transcript", run, number),
             participants=len(self.roster.sites),
             threshold=self.roster.threshold,
-            colluding_sites=0,
+            colluding_sites=self.roster.collusion_bound if shared else 0,
             minimum_contributors=2,
-            dimension=0,
+            dimension=1024 if shared else 0,
             limit_lifetime=self.limits[0],
             limit_run=self.limits[1],
             epsilon_lifetime=None,
@@ -180,11 +181,12 @@ class Consortium:
         )
         spent = one.chain.spent()
         life, _ = ledger_cost.epsilon(spent, DELTA, [bare])
+        outsider, _ = ledger_cost.epsilon(spent, DELTA, [bare], colluding=0)
         of_run, _ = ledger_cost.epsilon(spent.of_run(run), DELTA, [bare])
         return bare.model_copy(
             update={
                 "epsilon_lifetime": life,
-                "outsider_epsilon_lifetime": life,
+                "outsider_epsilon_lifetime": outsider,
                 "epsilon_run": of_run,
             }
         )

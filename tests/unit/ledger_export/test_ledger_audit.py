@@ -244,6 +244,46 @@ def test_an_accountant_that_forgets_every_round_is_found() -> None:
     assert line(found, "alpha: epsilon of life").verdict == "FAILED"
 
 
+def test_mode_distributed_is_counted_for_insiders_and_for_outsiders() -> None:
+    plan = PrivacyPlan(0.1, 2.0, 1.0, 1, "distributed")
+    made = Consortium.after(rounds=2, threshold=3, plan=plan)
+    made.round("spring", 3)
+    found = audit(made.files())
+    assert found.verdict == "OK"
+    price = found.ledgers[0].price
+    assert price is not None
+    assert price.life is not None
+    assert price.outsider is not None
+    assert price.life.pld > price.outsider.pld > 0.0  # type: ignore[operator]
+    assert price.outsider.prv == pytest.approx(price.outsider.pld, abs=0.005)
+    assert "at most 1 hospitals" in line(found, "alpha: epsilon of life").detail
+    assert "at most 0 hospitals" in line(found, "alpha: epsilon of life, outsiders").detail
+
+
+def test_an_outsiders_epsilon_that_is_too_low_is_found() -> None:
+    plan = PrivacyPlan(0.1, 2.0, 1.0, 1, "distributed")
+    made = Consortium.after(rounds=2, threshold=3, plan=plan)
+    found = audit({"a": doctored(made, outsider_epsilon_lifetime=1e-3)})
+    assert line(found, "alpha: epsilon of life, outsiders").verdict == "FAILED"
+
+
+def test_rounds_of_an_older_spend_table_are_counted_and_named() -> None:
+    made = Consortium.after(rounds=0)
+    one = made.hospitals["alpha"]
+    one.chain = one.chain.verified(one.lines[:1], public("alpha"), site="alpha")
+    draft = made.draft("alpha", "old", 1)
+    nothing = {"roster_digest": "0" * 64, "limit_lifetime": None, "limit_run": None}
+    one.append(draft.model_copy(update=nothing))
+    made.approve("spring", bookings=1)
+    made.round("spring", 1)
+    found = audit({"alpha": made.file("alpha")})
+    assert line(found, "alpha: older rounds").verdict == "CANNOT CHECK"
+    assert found.verdict == "OK"
+    late = made.draft("alpha", "old", 2).model_copy(update=nothing)
+    one.append(late)
+    assert line(audit({"alpha": made.file("alpha")}), "alpha: rosters").verdict == "FAILED"
+
+
 def recovered(made: Consortium, *, charge: float | None, lost: int) -> None:
     one = made.hospitals["alpha"]
     one.append(
