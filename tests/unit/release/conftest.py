@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
 
 with warnings.catch_warnings():
     # Typer imports names that Click 8.3 deprecates; nothing of ours does.
