@@ -352,7 +352,7 @@ def _like(home: NodeHome, plan: RunPlan) -> Booked:
         return booking_like(plan, participants=0, threshold=0, colluding_sites=0, dimension=0)
     from client.node_parts import trainable_size
     from shared_model.mae import PRESETS
-    from shared_model.secure_sum.numbers import Numbers
+    from shared_model.secure_sum.numbers import padded_dimension
 
     if plan.preset not in PRESETS:
         raise Refused("The plan names a model that this version does not have.", reason="model")
@@ -366,5 +366,5 @@ def _like(home: NodeHome, plan: RunPlan) -> Booked:
         participants=len(roster.sites),
         threshold=roster.threshold,
         colluding_sites=roster.collusion_bound,
-        dimension=Numbers.of(size, 2, 1.0).padded,
+        dimension=padded_dimension(size),
     )
