@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_model import accounting, release_checks, signing
-from shared_model.config import PrivacyPlan
+from shared_model.accounting import Priced
 from shared_model.errors import FedprintError
 from shared_model.release import (
     Evidence,
@@ -26,10 +26,10 @@ from shared_model.release import (
 )
 from shared_model.release_files import code_digest
 from shared_model.release_origin import known_origin
+from shared_model.release_price import Accountant, price
 from shared_model.release_words import statement_in_words
 
 Verdict = Literal["OK", "FAILED", "CANNOT CHECK", "INCOMPLETE"]
-Accountant = Callable[[Sequence[PrivacyPlan], float], float]
 
 AGREEMENT = 0.01
 """Largest relative difference between the accountants, and between them and the statement."""
@@ -94,9 +94,9 @@ def audit_release(
 
 def _remembered(accountant: Accountant) -> Accountant:
     """The same plans are counted once: hospitals that answered the same rounds paid the same."""
-    known: dict[tuple[tuple[PrivacyPlan, ...], float], float] = {}
+    known: dict[tuple[tuple[Priced, ...], float], float] = {}
 
-    def asked(plans: Sequence[PrivacyPlan], delta: float) -> float:
+    def asked(plans: Sequence[Priced], delta: float) -> float:
         key = (tuple(plans), delta)
         if key not in known:
             known[key] = accountant(plans, delta)
@@ -190,28 +190,13 @@ def statement_findings(
     manifest: Manifest, one: SitePrivacy, accountants: tuple[Accountant, Accountant]
 ) -> list[Finding]:
     """Recompute one hospital's epsilon from the plans that the coordinator signed."""
-    plans = [
-        step.plan.plan() for step, _ in release_checks.replies_of(manifest.lineage.rounds, one.site)
-    ]
-    pld_of, prv_of = accountants
-    pld = pld_of(plans, one.delta)
-    told = f"stated {one.epsilon:.4g}, PLD {pld:.4g}"
-    verdict: Verdict
-    if not pld <= CROSS_CHECKED_UP_TO:
-        stated = _close(one.epsilon, pld)
-        verdict = "CANNOT CHECK" if stated else "FAILED"
-        told += f"; above {CROSS_CHECKED_UP_TO:g} there is no second accountant, nor much privacy"
-    else:
-        prv = prv_of(plans, one.delta)
-        verdict = "OK" if _agree(pld, prv) and _close(one.epsilon, pld) else "FAILED"
-        told += f", PRV {prv:.4g}"
-    findings = [
-        Finding(
-            f"privacy of {one.site}",
-            verdict,
-            f"{told} at delta {one.delta:.1e}; {statement_in_words(one)}",
-        )
-    ]
+    mine = release_checks.replies_of(manifest.lineage.rounds, one.site)
+    verdict, told = _recomputed(one.epsilon, [price(step) for step, _ in mine], one, accountants)
+    findings = [Finding(f"privacy of {one.site}", verdict, f"{told}; {statement_in_words(one)}")]
+    if one.outsider_epsilon is not None:
+        outside = [price(step, outsider=True) for step, _ in mine]
+        verdict, told = _recomputed(one.outsider_epsilon, outside, one, accountants)
+        findings.append(Finding(f"privacy of {one.site} against outsiders", verdict, told))
     enough = one.lifetime_epsilon >= one.epsilon * (1.0 - AGREEMENT)
     findings.append(
         Finding(
@@ -224,12 +209,33 @@ def statement_findings(
     return findings
 
 
-def _agree(pld: float, prv: float) -> bool:
+def _recomputed(
+    stated: float,
+    rounds: Sequence[Priced],
+    one: SitePrivacy,
+    accountants: tuple[Accountant, Accountant],
+) -> tuple[Verdict, str]:
+    """What two accountants say of an epsilon that a release states for a hospital's rounds."""
+    pld_of, prv_of = accountants
+    pld = pld_of(rounds, one.delta)
+    told = f"stated {stated:.4g}, PLD {pld:.4g}"
+    verdict: Verdict
+    if not pld <= CROSS_CHECKED_UP_TO:
+        verdict = "CANNOT CHECK" if close(stated, pld) else "FAILED"
+        told += f"; above {CROSS_CHECKED_UP_TO:g} there is no second accountant, nor much privacy"
+    else:
+        prv = prv_of(rounds, one.delta)
+        verdict = "OK" if agree(pld, prv) and close(stated, pld) else "FAILED"
+        told += f", PRV {prv:.4g}"
+    return verdict, f"{told} at delta {one.delta:.1e}"
+
+
+def agree(pld: float, prv: float) -> bool:
     """The two accountants agree, up to the numerical error that they themselves admit."""
-    return _close(pld, prv) or abs(pld - prv) <= ERROR_BAR
+    return close(pld, prv) or abs(pld - prv) <= ERROR_BAR
 
 
-def _close(left: float, right: float) -> bool:
+def close(left: float, right: float) -> bool:
     """Within `AGREEMENT` of the larger; infinities and NaN never agree."""
     finite = math.isfinite(left) and math.isfinite(right)
     return finite and abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
@@ -283,7 +289,7 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
         (
             "lifetime",
             "what a hospital spent in other runs, or in rounds whose reply was lost, stands in "
-            "its own spend table and nowhere else",
+            "its own ledger: ask the hospital for it (fedprint-node ledger export)",
         ),
         (
             "aggregation",

@@ -17,6 +17,7 @@ from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.release import Release
 from shared_model.release_checks import replies_of
+from shared_model.release_price import price_of
 from shared_model.sum_evidence import opened_rosters
 from shared_model.weights import Weights
 
@@ -149,12 +150,14 @@ def check_price(release: Release) -> None:
 
     manifest = release.manifest
     for one in manifest.privacy:
-        plans = [step.plan.plan() for step, _ in replies_of(manifest.lineage.rounds, one.site)]
-        cost = accounting.epsilon_pld(plans, one.delta)
-        if not one.epsilon >= cost * (1.0 - AGREEMENT):
+        mine = replies_of(manifest.lineage.rounds, one.site)
+        cost = price_of(mine, one.delta, accounting.epsilon_pld)
+        least = (1.0 - AGREEMENT) * cost.epsilon
+        least_outside = (1.0 - AGREEMENT) * (cost.outsider_epsilon or 0.0)
+        if not (one.epsilon >= least and (one.outsider_epsilon or 0.0) >= least_outside):
             raise Refused(
                 f"The release states epsilon {one.epsilon:.3g} for {one.site} at delta "
-                f"{one.delta:.1e}; its rounds cost {cost:.3g}.",
+                f"{one.delta:.1e}; its rounds cost {cost.epsilon:.3g}.",
                 reason="price",
                 do="Show the release to the auditor and to the coordinator's operator.",
             )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from server.progress import REFUSALS
 from shared_model import terminal
 
 
@@ -44,7 +45,10 @@ class Display:
             completed=event["completed"],
             description=f"round {event['round']} {event['kind']}{sites}",
         )
-        about = " ".join(str(event[key]) for key in ("site", "detail") if event[key])
+        detail = str(event["detail"])
+        if event["kind"] == "refused" and detail in REFUSALS:
+            detail = f"{detail}: {REFUSALS[detail]}"
+        about = " ".join(words for words in (str(event["site"]), detail) if words)
         self.bar.console.print(
             f"{time.monotonic() - self.began:7.1f} s  round {event['round']}  {event['kind']}"
             f"{': ' if about else ''}{about}",

@@ -161,7 +161,19 @@ def start(
         float, typer.Option(help="Noise standard deviation over the clipping norm.")
     ] = 1.0,
     clipping_norm: Annotated[float, typer.Option(help="L2 bound on a patient's part.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a round.")] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimiser steps in a round; 20, or 1 in mode distributed."),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="Trust model: local, or distributed, in which the hospitals share the noise out."
+        ),
+    ] = "local",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, 0.001; in mode distributed of plain steps, 0.1.")
+    ] = None,
     minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 3,
     deadline_s: Annotated[
         float, typer.Option(help="How long a round stays open, in seconds.")
@@ -185,7 +197,7 @@ def start(
     from server import rosters, superlink
     from server.checkpoints import RunFolder
 
-    place = CoordinatorHome.find(home)
+    place, shared = CoordinatorHome.find(home), mode == "distributed"
     superlink.load_config(place)
     name = run or _unfinished(place) or f"run-{len(_runs(place)) + 1}"
     folder = RunFolder(place.run_folder(name))
@@ -206,9 +218,14 @@ def start(
                     "sample_rate": sample_rate,
                     "noise_multiplier": noise_multiplier,
                     "clipping_norm": clipping_norm,
-                    "steps": steps,
+                    "steps": steps or (1 if shared else 20),
+                    "mode": mode,
                 },
-                "training": {"trainable": trainable},
+                "training": {
+                    "trainable": trainable,
+                    "optimiser": "sgd" if shared else "adam",
+                    "learning_rate": learning_rate or (0.1 if shared else 1e-3),
+                },
                 "minimum_contributors": minimum,
                 "deadline_s": deadline_s,
             },
@@ -311,7 +328,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
         f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    spoken = ("needs", "unverified", "incidents", "accusations")
+    spoken = ("needs", "without_budget", "unverified", "incidents", "accusations")
     shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
     for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
@@ -320,7 +337,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
             terminal.out.print(f"{title}: none.")
     for run in runs:
         terminal.out.print(f"Run {run['run']}: {run['needs']}.", soft_wrap=True)
-        for words in run["unverified"]:
+        for words in (*run["without_budget"], *run["unverified"]):
             terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
         for site, count in run["incidents"].items():
             terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
@@ -335,7 +352,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
     """One run; `verified` counts the sums that enough hospitals have signed to be right."""
     from server.checkpoints import RunFolder
-    from server.progress import spare
+    from server.progress import spare, without_budget
     from server.run_start import settings_of
 
     folder = RunFolder(place.run_folder(name))
@@ -358,6 +375,7 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "aggregation": record.config.aggregation,
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
+        "without_budget": without_budget(record.rounds),
         "incidents": Counter(
             one.site for item in record.rounds for one in item.incidents if not one.about
         ),

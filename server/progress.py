@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from server.rounds import RunState
+from server.run_records import RoundRecord
 
 UNMASKED = (
     "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "
@@ -21,6 +22,15 @@ PAUSES: Mapping[str, str] = {
     "roster and the run's plan?",
     "failed-rounds": "too many rounds in a row were closed without an aggregate",
 }
+
+REFUSALS: Mapping[str, str] = {
+    "budget": "has no privacy budget left for this run, which goes on without it",
+    "run-approval": "waits for its operator's yes to this run and is asked again",
+    "roster-approval": "waits for its operator's yes to the roster and is asked again",
+    "policy": "is forbidden by its hospital's policy to take part",
+    "ledger": "finds that a privacy ledger is not the one seen before",
+}
+"""What a refusal means for the run; the others are told by their word alone."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +74,13 @@ def spare(sites: int, threshold: int) -> str:
         return f"all {sites} sites are needed: the run pauses while one is away"
     away = sites - threshold
     return f"{threshold} of {sites} sites are needed: {away} may be away"
+
+
+def without_budget(rounds: Iterable[RoundRecord]) -> list[str]:
+    """Sites that refused a round because of their privacy budget, in words: the first time each."""
+    first: dict[str, int] = {}
+    for item in rounds:
+        for absent in item.absent:
+            if absent.reason == "budget":
+                first.setdefault(absent.site, item.round)
+    return [f"from round {first[s]} on {s} {REFUSALS['budget']}" for s in sorted(first)]

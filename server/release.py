@@ -21,7 +21,6 @@ from server.sites import roster
 from shared_model import accounting, canonical, signing
 from shared_model import release as contract
 from shared_model import weights as weights_io
-from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.release import Manifest, ReleaseBytes
 from shared_model.release_checks import replies_of, verify
@@ -33,6 +32,7 @@ from shared_model.release_files import (
     write_release,
 )
 from shared_model.release_origin import known_origin
+from shared_model.release_price import price_of
 
 
 @dataclass(frozen=True)
@@ -240,21 +240,23 @@ def _statements(path: Road) -> list[dict[str, object]]:
     for site in sites:
         mine = replies_of(path.rounds, site)
         last = mine[-1][1]
-        plans: list[PrivacyPlan] = [item.plan.plan() for item, _ in mine]
+        cost = price_of(mine, last.delta, accounting.epsilon_pld)
         made.append(
             {
                 "site": site,
                 "identity_key": path.keys[site],
-                "epsilon": accounting.epsilon_pld(plans, last.delta),
+                "epsilon": cost.epsilon,
                 "delta": last.delta,
                 "unit": contract.UNIT,
                 "adjacency": contract.ADJACENCY,
-                "trust_model": "local",
+                "trust_model": cost.trust_model,
+                "colluding_sites": cost.colluding_sites,
+                "outsider_epsilon": cost.outsider_epsilon,
                 "lifetime_epsilon": path.lifetime[site],
                 "noise": last.noise,
                 "declared_patients": last.declared_patients,
                 "rounds": len(mine),
-                "steps": sum(plan.steps for plan in plans),
+                "steps": sum(item.plan.steps for item, _ in mine),
             }
         )
     return made

@@ -25,6 +25,7 @@ from shared_model.errors import FedprintError, Refused
 from shared_model.noise import SystemNoise
 from shared_model.protocol import TrainReply
 from shared_model.protocol_sum import Statement
+from shared_model.release_price import shared_noise_of
 from shared_model.roster import Roster
 from shared_model.secure_sum.numbers import unpack
 from shared_model.secure_sum.primitives import Words
@@ -106,6 +107,7 @@ def _round(
         number=request.round,
         outcome=item.outcome,
         plan=contract.Plan(**request.privacy.as_dict()),
+        shared_noise=shared_noise_of(asked),
         request_digest=asked.digest,
         model_in=item.model_in,
         model_out=item.model_out,

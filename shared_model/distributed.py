@@ -30,6 +30,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,7 @@ def rounded(
     return turned.astype(np.int64), clamped
 
 
+@lru_cache(maxsize=1024)
 def mechanism(plan: PrivacyPlan, *, dimension: int, threshold: int, colluding: int) -> Mechanism:
     """What one round costs one patient, for an accountant.
 
@@ -255,16 +257,43 @@ def mechanism(plan: PrivacyPlan, *, dimension: int, threshold: int, colluding: i
             do="Suppose fewer of them, or ask for a roster with a higher threshold.",
         )
     variance = share_variance(plan, dimension=dimension, threshold=threshold)
-    continuous = honest * variance - SMOOTHING**2
-    if continuous <= 0.0:
+    return bound(
+        plan.sample_rate,
+        change=sensitivity(dimension),
+        shares=honest,
+        variance=variance,
+        dimension=padded_dimension(dimension),
+        steps=plan.steps,
+    )
+
+
+def bound(
+    sample_rate: float,
+    *,
+    change: float,
+    shares: int,
+    variance: float,
+    dimension: int,
+    steps: int = 1,
+    width: float = SMOOTHING,
+) -> Mechanism:
+    """The theorem: steps of integer vectors that a sampled patient changes by `change` in L2, with
+    the sum of `shares` independent N_Z(0, variance) on each of `dimension` coordinates.
+
+    Args:
+        width: of the kernel in the proof; any that leaves noise.
+
+    Raises:
+        OurMistake: the noise is too small for its integers.
+    """
+    continuous = shares * variance - width**2
+    slack = dimension * (sum_slack(shares, variance) + smoothing_slack(shares * variance, width))
+    if not (continuous > 0.0 and slack < math.inf):
         raise OurMistake(
             "The noise is too small for its integers.", do="Use a larger noise multiplier."
         )
-    multiplier = math.sqrt(continuous) / sensitivity(dimension)
-    slack = padded_dimension(dimension) * (
-        sum_slack(honest, variance) + smoothing_slack(honest * variance, SMOOTHING)
-    )
-    return Mechanism(plan.sample_rate, math.nextafter(multiplier, 0.0), plan.steps, slack)
+    multiplier = math.nextafter(math.sqrt(continuous) / change, 0.0)
+    return Mechanism(sample_rate, multiplier, steps, slack)
 
 
 def flatness(variance: float) -> float:

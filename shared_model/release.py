@@ -26,7 +26,7 @@ from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import MAX_HEADER_BYTES, RunId
 
-SCHEMA = 2
+SCHEMA = 3
 TAG = "release-manifest"
 """Type tag of the signature: a signature made for anything else never verifies here."""
 
@@ -96,10 +96,21 @@ class Plan(_Strict):
     noise_multiplier: Annotated[float, Field(gt=0.0, lt=1e4)]
     clipping_norm: Annotated[float, Field(gt=0.0, lt=1e4)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
-    mode: Literal["local"]
+    mode: Literal["local", "distributed"]
 
     def plan(self) -> PrivacyPlan:
         return PrivacyPlan(**self.model_dump())
+
+
+class SharedNoise(_Strict):
+    """Of a round in mode distributed, what its price depends on besides the plan.
+
+    dimension: padded. colluding_sites: the bound of the round's roster.
+    """
+
+    dimension: Count
+    threshold: Annotated[int, Field(ge=2, le=255)]
+    colluding_sites: Annotated[int, Field(ge=1, le=255)]
 
 
 class Contribution(_Strict):
@@ -131,13 +142,15 @@ class RoundSum(_Strict):
 class Round(_Strict):
     """One ask-train-aggregate cycle. A closed round changes no weights but has its price.
 
-    `sum` is there if and only if the round was aggregated.
+    `sum` is there if and only if the round was aggregated, `shared_noise` if and only if its mode
+    is distributed.
     """
 
     run: RunId
     number: Count
     outcome: Literal["aggregated", "closed"]
     plan: Plan
+    shared_noise: SharedNoise | None
     request_digest: Digest
     """SHA-256 of the signed request header, which holds the plan."""
     model_in: Digest
@@ -149,6 +162,8 @@ class Round(_Strict):
     def _sum_if_aggregated(self) -> Round:
         if (self.sum is not None) != (self.outcome == "aggregated"):
             raise ValueError("an aggregated round has a sum, a closed one has none")
+        if (self.shared_noise is not None) != (self.plan.mode == "distributed"):
+            raise ValueError("only rounds of mode distributed share their noise")
         return self
 
 
@@ -177,13 +192,28 @@ class SitePrivacy(_Strict):
     delta: Probability
     unit: Literal["one patient at one hospital"]
     adjacency: Words
-    trust_model: Literal["local"]
+    trust_model: Literal["local", "distributed"]
+    """The weakest that any of its rounds depends on."""
+    colluding_sites: Annotated[int, Field(ge=1, le=255)] | None
+    """In mode distributed: epsilon holds against so many hospitals that work with the coordinator,
+    the fewest of any round."""
+    outsider_epsilon: Positive | None
+    """In mode distributed: against those who work with no hospital."""
     lifetime_epsilon: Positive
     """The site's own statement in its last reply: everything that its patients ever paid."""
     noise: Words
     declared_patients: Count
     rounds: Count
     steps: Count
+
+    @model_validator(mode="after")
+    def _of_its_mode(self) -> SitePrivacy:
+        shared = self.trust_model == "distributed"
+        if shared != (self.colluding_sites is not None) or shared != (
+            self.outsider_epsilon is not None
+        ):
+            raise ValueError("mode distributed, and no other, names colluders and outsiders")
+        return self
 
 
 class WeightsFile(_Strict):
@@ -200,7 +230,7 @@ class EvidenceFile(_Strict):
 class Manifest(_Strict):
     """What the release key signs."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: Name
     number: Count
     created: Date

@@ -25,6 +25,7 @@ from shared_model.release import (
     check_signature,
     check_weights,
 )
+from shared_model.release_price import fits, shared_noise_of
 from shared_model.roster import Roster
 from shared_model.sum_evidence import Asked
 
@@ -120,6 +121,10 @@ def statement_faults(manifest: Manifest) -> list[str]:
             faults.append(f"the statement of {one.site} counts other rounds or steps.")
         if {item.delta for _, item in mine} != {one.delta}:
             faults.append(f"the statement of {one.site} has another delta than its replies.")
+        shared = [step.shared_noise for step, _ in mine if step.shared_noise is not None]
+        fewest = min((noise.colluding_sites for noise in shared), default=None)
+        if one.colluding_sites != fewest:
+            faults.append(f"the statement of {one.site} names another trust model than its rounds.")
         if {item.noise for _, item in mine} != {one.noise}:
             faults.append(f"the statement of {one.site} names another noise than its replies.")
         if {item.declared_patients for _, item in mine} != {one.declared_patients}:
@@ -173,6 +178,7 @@ def _round_faults(
         and request.round == step.number
         and request.model_digest == step.model_in
         and request.privacy == step.plan.plan()
+        and shared_noise_of(asked) == step.shared_noise
         and request.config_digest == manifest.model.config().digest
         and request.minimum_contributors >= manifest.lineage.minimum_contributors
     )
@@ -198,6 +204,7 @@ def _round_faults(
             and reply.noise == one.noise
             and reply.weight == one.weight
             and reply.privacy.delta == one.delta
+            and fits(reply.privacy, step.shared_noise)
             and reply.declared_patients == one.declared_patients
         )
         if not same:

@@ -13,11 +13,24 @@ def statement_in_words(one: SitePrivacy) -> str:
     """The whole promise; epsilon is never printed alone."""
     return (
         f"{one.site}: epsilon {one.epsilon:.3g} at delta {one.delta:.1e}; protects {one.unit} "
-        f"({one.adjacency}); trust model '{one.trust_model}': each hospital adds the full noise "
-        "itself, so it holds against the coordinator, the other hospitals and anyone who has the "
-        f"model; noise: {one.noise}; {one.rounds} rounds, {one.steps} steps, "
+        f"({one.adjacency}); trust model '{one.trust_model}': {trust_in_words(one)}; "
+        f"noise: {one.noise}; {one.rounds} rounds, {one.steps} steps, "
         f"{one.declared_patients} declared patients. Over its whole life the hospital states "
         f"epsilon {one.lifetime_epsilon:.3g} at the same delta."
+    )
+
+
+def trust_in_words(one: SitePrivacy) -> str:
+    """Against whom the epsilon holds."""
+    if one.trust_model == "local" or one.outsider_epsilon is None:
+        return (
+            "each hospital adds the full noise itself, so it holds against the coordinator, the "
+            "other hospitals and anyone who has the model"
+        )
+    return (
+        "the hospitals share the noise out, so it holds only while the secure sum does, and "
+        f"against {one.colluding_sites} hospitals that work with the coordinator; against those "
+        f"who work with none, as who has the model only, epsilon is {one.outsider_epsilon:.3g}"
     )
 
 

@@ -356,11 +356,11 @@ def test_a_forged_answer_is_refused_and_its_witness_named(world: World) -> None:
     world.rounds(1, 1)
     asked, answers = world.ask_all()
     document = json.loads(answers[0])
+    forged = json.dumps({**document, "witness": "gamma"}).encode()
+    held = LedgerHead(length=9, head="cd" * 32, signature="00" * 64)
     with pytest.raises(PeerFault, match="not signed by gamma"):
-        forged = json.dumps({**document, "witness": "gamma"}).encode()
         world.recover(asked, [forged, *answers[1:]])
     with pytest.raises(PeerFault, match="beta shows a head that alpha has not signed"):
-        held = LedgerHead(length=9, head="cd" * 32, signature="00" * 64)
         world.recover(asked, [answer_of("beta", asked, held), *answers[1:]])
     own = answer_of("alpha", asked, None)
     with pytest.raises(Refused, match="cannot answer its own"):
@@ -381,7 +381,7 @@ def test_entries_that_do_not_lead_to_the_vouched_head_are_refused(world: World) 
         world.recover(asked, answers, edited)
     with world.open(perhaps_old=True) as store:
         other = store.chain.extended([_line(draft("other", 9, sequence=4))])
-    with pytest.raises(FedprintError, match="holds another entry|forked"):
+    with pytest.raises(FedprintError, match=r"holds another entry"):
         world.recover(
             asked,
             answers,
