@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from auditor import cli_selftest
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cli_selftest.register(app)
 
 
 @app.callback()
