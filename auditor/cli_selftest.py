@@ -33,9 +33,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run this installation's own private training on made-up patients and measure it.
 
-        Noise, clipping, sampling, accountants and ledger, each from outside. Takes a minute or
-        two, --quick half of one; needs no network and no data. A sound installation fails a check by
-        chance once in ten million runs. The exit status is 3 if a check fails, 6 if one could not be made.
+        Noise, clipping, sampling, accountants and ledger, each from outside. Takes about a minute,
+        --quick 20 seconds; needs no network and no data. A sound installation fails a check by
+        chance at most once in ten million runs. The exit status is 3 if a check fails, 6 if none
+        fails and one could not be made.
 
         A self-test can find a fault; it can never prove privacy.
 
@@ -55,9 +56,7 @@ def register(app: typer.Typer) -> None:
                 findings.append(tests.run(check, quick=quick))
                 _tell(f"    {findings[-1].verdict}, {time.monotonic() - started:.1f} s")
         verdicts = {item.verdict for item in findings}
-        verdict = (
-            "FAILED" if "FAILED" in verdicts else "INCOMPLETE" if len(verdicts) > 1 else "OK"
-        )
+        verdict = "FAILED" if "FAILED" in verdicts else "INCOMPLETE" if len(verdicts) > 1 else "OK"
         if as_json:
             terminal.print_json(
                 {

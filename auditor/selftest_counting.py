@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -67,31 +68,47 @@ def _rate_found(coins: int, limit: float) -> float:
 def sampling_coins(quick: bool) -> Seen:
     """Sizes of the samples, and patients that two steps after one another have in common."""
     samples = _samples(quick)
-    sizes = [len(sample) for sample in samples]
-    pairs = list(zip(samples[::2], samples[1::2], strict=False))
-    common = sum(np.intersect1d(one, other).size for one, other in pairs)
+    many = mechanism.drawn_samples(PATIENTS, RATE, 5000)
     drawn = mechanism.drawn_samples(DRAWN, RATE, TIMES)
-    drawn_pairs = list(zip(drawn[::2], drawn[1::2], strict=False))
-    drawn_common = sum(np.intersect1d(one, other).size for one, other in drawn_pairs)
+    inside = np.zeros((TIMES, DRAWN), dtype=bool)
+    for row, sample in zip(inside, drawn, strict=True):
+        row[sample] = True
+    neighbours = int((inside[:, ::2] & inside[:, 1::2]).sum())
     p_values = {
-        "sizes": statistics.sizes_p(sizes, PATIENTS, RATE),
-        "in two steps": statistics.binomial_p(common, PATIENTS * len(pairs), RATE**2),
-        "in two draws": statistics.binomial_p(drawn_common, DRAWN * len(drawn_pairs), RATE**2),
+        "sizes": statistics.sizes_p([len(sample) for sample in samples], PATIENTS, RATE),
+        "sizes of the sampler": statistics.sizes_p([len(x) for x in many], PATIENTS, RATE),
+        "in two steps": _in_common_p(samples, PATIENTS),
+        "in two draws": _in_common_p(drawn, DRAWN),
+        "neighbours": statistics.binomial_p(neighbours, DRAWN // 2 * TIMES, RATE**2),
     }
     broken = [
         f"a patient is {len(sample) - np.unique(sample).size + 1} times in step {step}"
         for step, sample in enumerate(samples, start=1)
         if np.unique(sample).size != len(sample)
     ]
-    spread = float(np.var(sizes)) / (PATIENTS * RATE * (1.0 - RATE))
-    found = 2.0 * statistics.smallest_found(len(sizes), level(3))
+    limit = level(len(p_values))
+    training, sampler = (
+        2.0 * statistics.smallest_found(len(each), limit) for each in (samples, many)
+    )
+    variance = PATIENTS * RATE * (1.0 - RATE)
     return Seen(
         p_values=p_values,
         broken=broken,
-        figures={"variance of sizes over binomial": spread, "steps": len(sizes)},
-        finds=f"a variance of sample sizes off by about {found:.0%}, batches of fixed size, "
-        "patients that come in turn",
+        figures={
+            "variance of sizes over binomial": float(np.var([len(x) for x in samples])) / variance,
+            "of the sampler": float(np.var([len(x) for x in many])) / variance,
+            "steps": len(samples),
+        },
+        finds="batches of fixed size, patients that come in turn or in pairs; a variance of sizes "
+        f"off by about {training:.0%} in training, {sampler:.0%} in the sampler",
     )
+
+
+def _in_common_p(samples: list[np.ndarray], patients: int) -> float:
+    """Exact binomial of patients in both of two samples after one another; no sample twice."""
+    pairs = list(zip(samples[::2], samples[1::2], strict=False))
+    common = sum(np.intersect1d(one, other).size for one, other in pairs)
+    return statistics.binomial_p(common, patients * len(pairs), RATE**2)
 
 
 def accountants(quick: bool) -> Seen:
@@ -130,7 +147,7 @@ def ledger(quick: bool) -> Seen:
     broken = []
     if not abs(told[-1] - COMPOSED) <= AGREEMENT * COMPOSED:
         broken.append(f"20 rounds are booked as {told[-1]:.4g}, they cost {COMPOSED}")
-    if any(not after > before for before, after in zip(told, told[1:], strict=False)):
+    if any(not after > before for before, after in itertools.pairwise(told)):
         broken.append("a round was booked that did not add to the spend")
     return Seen(
         broken=broken,

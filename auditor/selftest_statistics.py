@@ -36,7 +36,7 @@ def smallest_found(count: int, level: float) -> float:
 def shape_p(values: np.ndarray) -> float:
     """Kolmogorov-Smirnov against a Gaussian of the values' own size; 0 if they are all zero.
 
-    Taking the size from the values makes the test blind to it and alarms rarer than p says.
+    Taking the size from the values makes the test blind to it, and alarms no oftener.
     """
     size = math.sqrt(float(np.mean(values**2)))
     if not (math.isfinite(size) and size > 0.0):
@@ -59,7 +59,8 @@ def correlation_p(one: np.ndarray, other: np.ndarray | None = None) -> float:
     r = np.abs(fft.irfft(spectrum, size)) / size  # (shift,)
     if other is None:
         r = r[1 : size // 2 + 1]
-    return min(1.0, r.size * 2.0 * float(stats.norm.sf(float(r.max()) * math.sqrt(size))))
+    one_shift = 2.0 * float(stats.norm.sf(float(r.max()) * math.sqrt(size)))
+    return float(min(1.0, r.size * one_shift))
 
 
 def law_found(count: int, level: float) -> float:

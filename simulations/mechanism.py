@@ -96,17 +96,36 @@ def loud_patients(sizes: Sequence[float], segments: int) -> Patients:
     return Patients(signal, np.ones((*signal.shape[:3], _TOKENS), dtype=bool))
 
 
-def near_duplicates(count: int, segments: int) -> Patients:
-    """The adversarial batch: patients nearly alike, and a last one made to fit all of them.
+ODD_ONES = ("fits all", "fits all, 50-fold", "silence", "sine", "another")
+"""What the last patient of an adversarial batch may be."""
 
-    Its PPG is everybody's ECG, 50 times as large. If patients are coupled in a loss, taking it out
-    moves every other patient's term; on random patients that hardly shows.
+
+def near_duplicates(count: int, segments: int, odd_one: str) -> Patients:
+    """An adversarial batch: patients nearly alike, and a last one that differs from them all.
+
+    If patients are coupled (in a loss, in a normalisation), taking the last one out moves every
+    other patient's term, and all in the same direction; on random patients that hardly shows.
+
+    Args:
+        odd_one: of `ODD_ONES`. "fits all": its PPG is everybody's ECG.
     """
     rng = np.random.default_rng(12)
     base = rng.standard_normal((1, 1, 2, _SAMPLES))
     signal = base + 1e-4 * rng.standard_normal((count, segments, 2, _SAMPLES))
-    signal[-1, :, 1] = base[0, 0, 0]
-    signal[-1] *= 50.0
+    match odd_one:
+        case "fits all":
+            signal[-1, :, 1] = base[0, 0, 0]
+        case "fits all, 50-fold":
+            signal[-1, :, 1] = base[0, 0, 0]
+            signal[-1] *= 50.0
+        case "silence":
+            signal[-1] = 0.0
+        case "sine":
+            signal[-1] = 50.0 * np.sin(np.arange(_SAMPLES) / 5.0)
+        case "another":
+            signal[-1] = rng.standard_normal((segments, 2, _SAMPLES))
+        case _:
+            raise OurMistake(f"There is no odd one {odd_one!r}.")
     signal = signal.astype(np.float32)
     return Patients(signal, np.ones((*signal.shape[:3], _TOKENS), dtype=bool))
 

@@ -1,4 +1,6 @@
-"""Prints, as Markdown, which self-test finds which seeded bug: `python tests/unit/selftest/print_matrix.py`.
+"""Prints, as Markdown, which self-test finds which seeded bug.
+
+    PYTHONPATH=. python tests/unit/selftest/print_matrix.py
 
 X: found (FAILED). A dot: not found. ?: CANNOT CHECK. All checks with --quick, for every bug.
 """

@@ -100,17 +100,21 @@ def generator_shared_by_forks(patch: Patch) -> None:
 def empty_step_left_out(patch: Patch) -> None:
     _with_sampled(
         patch,
-        lambda real, sampled, total, plan, declared, noise: real(total, plan, declared, noise)
-        if len(sampled)
-        else np.zeros(total.size, dtype=np.float32),
+        lambda real, sampled, total, plan, declared, noise: (
+            real(total, plan, declared, noise)
+            if len(sampled)
+            else np.zeros(total.size, dtype=np.float32)
+        ),
     )
 
 
 def divided_by_sampled(patch: Patch) -> None:
     _with_sampled(
         patch,
-        lambda real, sampled, total, plan, declared, noise: real(total, plan, declared, noise)
-        * np.float32(plan.sample_rate * declared / max(1, len(sampled))),
+        lambda real, sampled, total, plan, declared, noise: (
+            real(total, plan, declared, noise)
+            * np.float32(plan.sample_rate * declared / max(1, len(sampled)))
+        ),
     )
 
 
@@ -210,6 +214,25 @@ def batch_contrast(patch: Patch) -> None:
         own = privacy.per_patient_gradients(unit, weights, batch)
         together = {name: own[name] + coupled[name] for name in own}
         return privacy.clip_and_sum(together, bound)
+
+    patch.setattr(privacy, "clipped_sum", clipped)
+
+
+def normalised_over_the_batch(patch: Patch) -> None:
+    """Signals minus the batch's mean, over its deviation."""
+    real = privacy.clipped_sum
+
+    def clipped(
+        unit: nn.Module,
+        weights: Mapping[str, Tensor],
+        batch: Sequence[Tensor],
+        bound: float,
+        *,
+        chunk: int,
+    ) -> np.ndarray:
+        signal = batch[0]
+        scaled = (signal - signal.mean()) / (signal.std() + 1e-6) if len(signal) else signal
+        return real(unit, weights, [scaled, *batch[1:]], bound, chunk=chunk)
 
     patch.setattr(privacy, "clipped_sum", clipped)
 
@@ -323,6 +346,7 @@ BUGS = (
     Bug(clip_per_tensor, ("clipping",), ("noise-shape",)),
     Bug(clip_per_segment, ("clipping-segments",), ("clipping",)),
     Bug(batch_contrast, ("sensitivity",), ("clipping",)),
+    Bug(normalised_over_the_batch, ("sensitivity",), ("noise-shape",)),
     Bug(poisoned_patient_not_left_out, ("clipping",), ("sensitivity",)),
     Bug(sample_rate_doubled, ("sampling-rate",), ("noise-shape",)),
     Bug(shuffled_batches, ("sampling-coins",), ("sampling-rate",)),
