@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import math
 import multiprocessing
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,7 +274,10 @@ def _elsewhere(how: str, work: Callable[[Any], np.ndarray], argument: Any) -> np
     context: Any = multiprocessing.get_context(how)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tell, args=(theirs, work, argument), daemon=True)
-    process.start()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks beside threads; the child here uses one thread and ends.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
     theirs.close()
     try:
         if not ours.poll(PROCESS_S):

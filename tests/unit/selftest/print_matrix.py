@@ -1,6 +1,6 @@
 """Prints, as Markdown, which self-test finds which seeded bug.
 
-    PYTHONPATH=. python tests/unit/selftest/print_matrix.py
+    PYTHONPATH=. python tests/unit/selftest/print_matrix.py ["NAME OF A BUG" ...]
 
 X: found (FAILED). A dot: not found. ?: CANNOT CHECK. All checks with --quick, for every bug.
 """
@@ -8,7 +8,7 @@ X: found (FAILED). A dot: not found. ?: CANNOT CHECK. All checks with --quick, f
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from seeded_bugs import BUGS, Bug
@@ -28,17 +28,16 @@ def verdicts(bug: Bug | None) -> dict[str, selftest.Verdict]:
         return {check.name: selftest.run(check, quick=True).verdict for check in CHECKS}
 
 
-def lines() -> Iterator[str]:
-    """The table, line by line; the first row is the code as it is."""
+def lines(names: Sequence[str] = ()) -> Iterator[str]:
+    """The table, line by line, of these bugs or all; the first row is the code as it is."""
     yield "| seeded bug | " + " | ".join(check.name for check in CHECKS) + " |"
     yield "|---|" + "---|" * len(CHECKS)
-    for bug in (None, *BUGS):
+    for bug in (None, *(bug for bug in BUGS if not names or bug.name in names)):
         row = verdicts(bug)
         name = "none" if bug is None else bug.name
         yield f"| {name} | " + " | ".join(MARKS[row[check.name]] for check in CHECKS) + " |"
 
 
 if __name__ == "__main__":
-    for line in lines():
+    for line in lines(sys.argv[1:]):
         print(line, flush=True)
-    sys.exit(0)

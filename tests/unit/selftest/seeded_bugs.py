@@ -5,6 +5,7 @@ Each replaces one function of the product; nothing in the product knows of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,17 @@ def generator_shared_by_forks(patch: Patch) -> None:
     patch.setattr(
         SystemNoise, "normal", lambda self, count, std: shared.standard_normal(count) * std
     )
+
+
+def stream_carried_into_forks(patch: Patch) -> None:
+    """A source forgets in which process it was made."""
+    real = SystemNoise._uint64
+
+    def uint64(self: SystemNoise, count: int) -> np.ndarray:
+        self._process = os.getpid()
+        return real(self, count)
+
+    patch.setattr(SystemNoise, "_uint64", uint64)
 
 
 def empty_step_left_out(patch: Patch) -> None:
@@ -340,6 +352,7 @@ BUGS = (
     Bug(half_of_the_noise_twice, ("noise-shape",), ("noise-fresh",)),
     Bug(fixed_seed, ("noise-fresh", "whole-round"), ("noise-deviation", "noise-shape")),
     Bug(generator_shared_by_forks, ("noise-fresh",), ("noise-shape",)),
+    Bug(stream_carried_into_forks, ("noise-fresh",), ("noise-shape",)),
     Bug(empty_step_left_out, ("empty-batch",), ("noise-deviation",)),
     Bug(divided_by_sampled, ("declared-number",), ("noise-deviation",)),
     Bug(clip_off, ("clipping", "clipping-segments", "sensitivity"), ("noise-shape",)),
