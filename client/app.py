@@ -36,6 +36,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.home import NodeHome
+from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
 
 RECORD = "fedprint"
 HEADER = "header"
@@ -51,7 +52,7 @@ WAIT_SHARE = 0.25
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
-"""Held while a message is answered: one at a time."""
+"""Held while a message is answered, until its reply may leave: one at a time."""
 
 app = ClientApp()
 
@@ -145,6 +146,7 @@ def work(arguments: list[str]) -> None:
         retry_invoker=make_simple_http_retry_invoker(),
     )
     stop = threading.Event()
+    clock = ReplyClock(wait=stop.wait)
 
     def end(*_: object) -> None:
         stop.set()
@@ -159,15 +161,17 @@ def work(arguments: list[str]) -> None:
         if answer.HasField("task") and answer.token:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
             # (their run was stopped meanwhile), and waiting for those takes up to two hours.
-            threading.Thread(target=_answer, args=(address, answer.token), daemon=True).start()
+            threading.Thread(
+                target=_answer, args=(address, answer.token, clock), daemon=True
+            ).start()
         else:
             stop.wait(POLL_S)
     with _in_hand:
         return
 
 
-def _answer(address: str, token: str) -> None:
-    """Pull one message, give it to `app`, push what comes out."""
+def _answer(address: str, token: str, clock: ReplyClock) -> None:
+    """Pull one message, give it to `app`, push what comes out when its tick has come."""
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,
@@ -192,10 +196,17 @@ def _answer(address: str, token: str) -> None:
     status, details = SubStatus.FAILED, "internal"
     try:
         message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
+        arrived = clock.now()
         with _in_hand:
-            push_message(client, app(message, context), context)
+            if clock.wait(0.0):
+                raise Stopped
+            reply = app(message, context)
+            _hold(NodeHome.find(), message, clock, arrived)
+            push_message(client, reply, context)
             status, details = SubStatus.COMPLETED, ""
             push_task_output(client, context, status, details)
+    except Stopped:
+        log(INFO, "the node is stopped; what it has answered leaves after the next start")
     except Exception as error:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
         push_task_output(client, context, status, details)
@@ -203,3 +214,22 @@ def _answer(address: str, token: str) -> None:
         if beat.is_running:
             beat.stop()
         client.close()
+
+
+def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:
+    """Wait until the reply may leave; `Stopped` if the node ends before."""
+    if not is_timed(unpack(message.content)[0]):
+        return
+    from client.round import log_to
+
+    tick_s = tick_of(home)
+    ticks = clock.hold(arrived, tick_s)
+    if ticks > 1:
+        log_to(home.logs / "rounds.log")(
+            {
+                "outcome": "late",
+                "ticks": ticks,
+                "message": f"A reply took {ticks} ticks of {tick_s:g} s. Raise reply_clock_s in "
+                "policy.toml: the number of ticks tells something of the number of patients.",
+            }
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_node, cli_release, cli_roster
+from client import cli_data, cli_ledger, cli_node, cli_release, cli_roster, cli_run
 from shared_model import terminal
 
 app = typer.Typer(
@@ -17,8 +17,10 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data", help="Add, show, remove recordings of this hospital.")
 cli_node.register(app)
+cli_ledger.register(app)
 cli_release.register(app)
 cli_roster.register(app)
+cli_run.register(app)
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""fedprint-node: init, join, start, status, spend."""
+"""fedprint-node: init, join, start, status."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
-    for command in (init, join, start, status, spend):
+    for command in (init, join, start, status):
         app.command()(command)
 
 
@@ -116,7 +115,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 
     Example: fedprint-node status --json
     """
-    from client import keys, node
+    from client import cli_run, keys, node
+    from client.policy import installed_code
 
     place = NodeHome.find(home)
     config = keys.load_config(place)
@@ -134,6 +134,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         rows.append({"what": "coordinator", "value": "none joined"})
     rows += _of_the_secure_sum(place)
     rows.append({"what": "data", "value": "ingested" if place.store.exists() else "none"})
+    rows.append({"what": "runs waiting for approval", "value": cli_run.waiting(place)})
+    rows.append({"what": "code digest", "value": installed_code()})
     rows.append({"what": "folder", "value": str(place.root)})
     if as_json:
         terminal.print_json({row["what"].replace(" ", "_"): row["value"] for row in rows})
@@ -161,64 +163,3 @@ def _of_the_secure_sum(place: NodeHome) -> list[dict[str, Any]]:
         {"what": "roster waiting for approval", "value": waits},
         {"what": "epoch", "value": epoch},
     ]
-
-
-def spend(home: Home = None, as_json: AsJson = False) -> None:
-    """Show every private round ever booked here, and what remains of the privacy budget.
-
-    Example: fedprint-node spend --json
-    """
-    from client.policy import Policy
-    from client.spend import SpendTable
-    from shared_model.protocol import PRIVACY_UNIT
-
-    place = NodeHome.find(home)
-    policy = Policy.from_file(place.policy)
-    rows, spent, delta = [], 0.0, policy.delta
-    if place.spend.exists() or place.spend.with_suffix(".marker").exists():
-        with SpendTable.open(place.spend) as table:
-            rows, spent, delta = list(table.rows()), table.epsilon(), table.delta or policy.delta
-    shown = [
-        {
-            "run": row.run,
-            "round": row.round,
-            "steps": row.plan.steps,
-            "sample rate": row.plan.sample_rate,
-            "noise multiplier": row.plan.noise_multiplier,
-            "clipping norm": row.plan.clipping_norm,
-            "noise": row.noise if row.private else f"{row.noise} (NOT PRIVATE)",
-            "epsilon so far": _number(row.epsilon_lifetime_after),
-            "delta": row.delta,
-            "unit": PRIVACY_UNIT,
-            "trust model": row.plan.mode,
-            "answered": row.update_digest is not None,
-        }
-        for row in rows
-    ]
-    words = (
-        f"Spent for life: epsilon {_number(spent)} at delta {delta:g}, unit: {PRIVACY_UNIT}, trust "
-        f"model local (this hospital adds the whole noise itself). Limit: epsilon "
-        f"{policy.epsilon_lifetime:g} for life, {policy.epsilon_per_run:g} a run."
-    )
-    if as_json:
-        terminal.print_json(
-            {
-                "epsilon": _number(spent),
-                "delta": delta,
-                "unit": PRIVACY_UNIT,
-                "trust_model": "local",
-                "epsilon_lifetime": policy.epsilon_lifetime,
-                "epsilon_per_run": policy.epsilon_per_run,
-                "in_words": words,
-                "rounds": [{k.replace(" ", "_"): v for k, v in row.items()} for row in shown],
-            }
-        )
-        return
-    if shown:
-        terminal.show("Private rounds", shown, as_json=False)
-    terminal.out.print(words)
-
-
-def _number(epsilon: float) -> float | str:
-    """JSON has no infinity; it stands for "nothing is promised"."""
-    return round(epsilon, 6) if math.isfinite(epsilon) else "infinite"

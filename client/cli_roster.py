@@ -132,30 +132,46 @@ def countersign(
     )
 
 
-def restored(home: Home = None) -> None:
+def restored(
+    home: Home = None,
+    only_this_folder: Annotated[
+        bool,
+        typer.Option(
+            "--only-this-folder",
+            help="never-back-up/ was NOT restored with it: what it says of the ledger holds.",
+        ),
+    ] = False,
+) -> None:
     """After anything of this node was restored from a backup: erase the epoch's key.
 
-    The node then answers nothing of earlier rounds; the coordinator begins a new epoch. A node
-    that notices a restore by itself refuses everything until this was run.
+    The node then answers nothing of earlier rounds; the coordinator begins a new epoch. It trains
+    again once other hospitals have said how far they saw its ledger (fedprint-node ledger ask),
+    unless never-back-up/ was not restored and its note says that the ledger is the newest.
 
     Example: fedprint-node restored
     """
+    from client import keys, ledger_file
+    from client.ledger_store import LedgerStore
     from client.node_parts import epoch_keys, outbox_of
+    from shared_model import signing
 
     place = NodeHome.find(home)
     if not place.config.exists():
         raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
     outbox = outbox_of(place)
     with outbox.locked():
+        if not only_this_folder:
+            ledger_file.forget_note(place)
         found = epoch_keys(place).erase()
         outbox.accept_restored()
-    _print(
-        [
-            "The epoch's key is erased." if found else "There was no epoch's key.",
-            f"What this hospital spent since the backup is not in {place.spend.name}: before the "
-            "node starts, put its newest copy back, or lower epsilon_lifetime in policy.toml.",
-        ]
-    )
+    _print(["The epoch's key is erased." if found else "There was no epoch's key."])
+    try:
+        key = signing.load_key_file(place.identity_key)
+        LedgerStore.open(place, keys.load_config(place).site, key).close()
+    except Refused as error:
+        _print([error.message, f"The node does not train until then: {error.do}"])
+    else:
+        _print(["The ledger is the newest that this node knows of: it can start."])
 
 
 def _data(book: RosterBook, file: Path | None) -> bytes:

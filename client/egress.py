@@ -2,13 +2,13 @@
 
 Every field of every message has a mark that says why it may leave:
 
-- NOISED_AND_BOOKED: computed from patients, noised, and booked in the spend table before it leaves.
+- NOISED_AND_BOOKED: computed from patients, noised, and booked in the ledger before it leaves.
   The masked vector is one: its masks hide it from the coordinator, its noise from everybody who
   sees the sum. What travels in the same body (sealed shares, commitments) is computed from keys,
   fresh randomness and the transcript, never from patients;
 - PUBLIC_BY_POLICY: not computed from recordings: it follows from the request, the hospital's
-  enrolment, its policy, or its history of booked rounds. An epoch's public key and the head of the
-  ledger (a digest of that history) are such;
+  enrolment, its policy, or its history of booked rounds. An epoch's public key, the entries of
+  the ledger and its head (a digest of them) are such;
 - OPENS_ONE_SUM: shares and pair seeds. Not computed from patients: they are what hides submitted
   vectors, and giving them out lets the coordinator compute the sum of **one** set of survivors per
   round, each of whose updates is noised and booked. `client.sum_round` gives them out only for the
@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shared_model import canonical, protocol
 from shared_model.errors import OurMistake
 from shared_model.protocol import (
+    LedgerNote,
     PrivacyStatement,
     Refusal,
     RefusalReason,
@@ -88,12 +89,20 @@ ALLOWED: Mapping[str, Mapping[str, Mark]] = MappingProxyType(
                     noise=_PUBLIC,
                     private=_PUBLIC,
                     privacy=_PUBLIC,
+                    ledger=_PUBLIC,
                     software=_PUBLIC,
                 ),
                 "privacy.epsilon": _PUBLIC,
                 "privacy.delta": _PUBLIC,
                 "privacy.unit": _PUBLIC,
                 "privacy.trust_model": _PUBLIC,
+                "privacy.colluding_sites": _PUBLIC,
+                "privacy.outsider_epsilon": _PUBLIC,
+                "ledger.length": _PUBLIC,
+                "ledger.head": _PUBLIC,
+                "ledger.signature": _PUBLIC,
+                # plans, epsilons, approvals, and digests of bodies that are noised and booked
+                "ledger.entries": _PUBLIC,
                 "(body)": _NOISED,
             }
         ),
@@ -107,7 +116,7 @@ ALLOWED: Mapping[str, Mapping[str, Mark]] = MappingProxyType(
                 "public_key": _PUBLIC,
             }
         ),
-        "agreement": _round_fields(transcript=_PUBLIC, agreed=_PUBLIC, ledger_head=_PUBLIC),
+        "agreement": _round_fields(transcript=_PUBLIC, agreed=_PUBLIC),
         "shares-reply": MappingProxyType(
             {
                 **_round_fields(
@@ -143,6 +152,7 @@ def train_reply(
     noise: str,
     private: bool,
     privacy: PrivacyStatement,
+    ledger: LedgerNote,
 ) -> tuple[bytes, bytes]:
     """Header and body of a submission. What `body` hides must be private and booked."""
     message = TrainReply(
@@ -157,6 +167,7 @@ def train_reply(
         noise=noise,
         private=private,
         privacy=privacy,
+        ledger=ledger,
         software=protocol.software(),
     )
     return _seal(message, key), body
@@ -175,17 +186,14 @@ def epoch_key(
     return _seal(message, key), b""
 
 
-def agreement(
-    key: Ed25519PrivateKey, request: AgreeRequest, *, site: str, ledger_head: str
-) -> tuple[bytes, bytes]:
-    """Header and empty body of an agreement to the request's survivors."""
+def agreement(key: Ed25519PrivateKey, request: AgreeRequest, *, site: str) -> tuple[bytes, bytes]:
+    """Header and empty body of an agreement to the request's survivors and ledger heads."""
     message = Agreement(
         run=request.run,
         round=request.round,
         site=site,
         transcript=request.transcript,
-        agreed=agreed_digest(request.survivors, request.submissions),
-        ledger_head=ledger_head,
+        agreed=agreed_digest(request.survivors, request.submissions, request.heads),
     )
     return _seal(message, key), b""
 

@@ -28,7 +28,8 @@ from shared_model.secure_sum import keys
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"
 _README = (
     "Never back this folder up and never restore it: it holds a key that is worth something for\n"
-    "one epoch only. After a restore of the whole disk run: fedprint-node restored\n"
+    "one epoch only, and says how long the ledger was. After a restore of the whole disk run:\n"
+    "fedprint-node restored\n"
 )
 
 
@@ -83,7 +84,7 @@ class EpochKeys:
                 reason="epoch",
             )
         key = keys.new_epoch_key(entropy)
-        self._prepare()
+        prepare(self.folder)
         self.erase()
         content = {
             "epoch": epoch,
@@ -130,12 +131,6 @@ class EpochKeys:
     def _path(self) -> Path:
         return self.folder / "epoch.json"
 
-    def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name, text in (("CACHEDIR.TAG", _TAG), ("README", _README)):
-            if not (self.folder / name).is_file():
-                write_atomic(self.folder / name, text.encode())
-
     def _read(self) -> dict[str, Any] | None:
         if not self._path.is_file():
             return None
@@ -146,3 +141,11 @@ class EpochKeys:
         except (ValueError, KeyError, TypeError):
             return None  # unreadable is absent: a new epoch heals it
         return dict(content)
+
+
+def prepare(folder: Path) -> None:
+    """Make never-back-up/, with the tag by which back-up programs leave it out."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, text in (("CACHEDIR.TAG", _TAG), ("README", _README)):
+        if not (folder / name).is_file():
+            write_atomic(folder / name, text.encode())

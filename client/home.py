@@ -82,14 +82,44 @@ class NodeHome:
         return self.root / "never-back-up"
 
     @property
+    def ledger(self) -> Path:
+        """ledger.sqlite: every private round ever booked, signed and chained."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def ledger_marker(self) -> Path:
+        """ledger.marker: how long the ledger was after the last commit, and its head."""
+        return self.root / "ledger.marker"
+
+    @property
+    def ledger_note(self) -> Path:
+        """The same, where no back-up brings an old one back."""
+        return self.never_back_up / "ledger"
+
+    @property
+    def ledger_question(self) -> Path:
+        """The last question to the other hospitals about this ledger: only its answers count."""
+        return self.never_back_up / "ledger-question"
+
+    @property
+    def recoveries(self) -> Path:
+        """Questions and answers by which the ledger was recovered."""
+        return self.root / "recoveries"
+
+    @property
     def store(self) -> Path:
         """Window store: catalogue and memory-mapped windows."""
         return self.root / "store"
 
     @property
     def spend(self) -> Path:
-        """spend.sqlite: every private step ever booked."""
+        """spend.sqlite: what versions before the ledger booked; see `ledger import-spend`."""
         return self.root / "spend.sqlite"
+
+    @property
+    def runs(self) -> Path:
+        """Plans of runs: pending, approved, refused."""
+        return self.root / "runs"
 
     @property
     def outbox(self) -> Path:

@@ -147,6 +147,17 @@ def previous(home: NodeHome) -> str | None:
     return next((name for name in reversed(_folders(home)) if name != now), None)
 
 
+def digests(home: NodeHome) -> tuple[str, ...]:
+    """Manifest digests of the newest release of each signer that was ever installed here.
+
+    Raises:
+        OurMistake: installed.json cannot be read.
+    """
+    path = home.releases / "installed.json"
+    signers = json.loads(path.read_bytes()) if path.exists() else {}
+    return tuple(sorted({_highest(home, signer)[1] for signer in signers}))
+
+
 def load_model(release: Release) -> MaskedAutoencoder:
     """The released model, ready for fingerprints."""
     return model_of(config_of(release), release.weights)

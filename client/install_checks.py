@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from client.home import NodeHome
 from client.keys import load_config, pinned
+from client.ledger_store import LedgerStore
 from client.rosters import RosterBook
-from client.spend import SpendTable
 from shared_model import signing
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
@@ -96,17 +96,18 @@ def check_rosters(home: NodeHome, release: Release, confirmed: Collection[str] =
 def check_own_rounds(home: NodeHome, release: Release) -> None:
     """No round that this hospital answered, of a run of the lineage, is left out or told otherwise.
 
-    Its own spend table knows which rounds it was sent, with which model and plan. Rounds after the
+    Its own ledger knows which rounds it was sent, with which model and plan. Rounds after the
     last one of the lineage may be missing only if they began from the model that the lineage ends
     with: then the run went on after the release.
 
     Raises:
         Refused: reason "lineage".
     """
-    if not home.spend.exists():
+    if not home.config.exists():
         return
-    with SpendTable.open(home.spend) as table:
-        rows = [row for row in table.rows() if row.update_digest is not None]
+    key = signing.load_key_file(home.identity_key)
+    with LedgerStore.open(home, load_config(home).site, key, perhaps_old=True) as store:
+        rows = store.chain.answered_bookings
     told = {(step.run, step.number): step for step in release.manifest.lineage.rounds}
     for run in release.manifest.lineage.runs:
         last = max((number for name, number in told if name == run), default=0)
@@ -114,12 +115,12 @@ def check_own_rounds(home: NodeHome, release: Release) -> None:
         for row in mine:
             step = told.get((run, row.round))
             if step is None and row.round > last > 0:
-                if row.model_digest == told[run, last].model_out:
+                if row.model_in == told[run, last].model_out:
                     break  # this round and all that follow came after the release
                 raise _left_out(run, row.round, "or was made before it: ask for a newer release")
             if step is None:
                 raise _left_out(run, row.round, "which this hospital answered and paid for")
-            if (row.model_digest, row.plan) != (step.model_in, step.plan.plan()):
+            if (row.model_in, row.plan) != (step.model_in, step.plan.plan()):
                 raise Refused(
                     f"The release tells round {row.round} of run {run} otherwise than this "
                     "hospital was asked for it.",

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client import ledger_file
 from client.home import NodeHome
 from shared_model import enrolment, signing
 from shared_model.enrolment import Invitation, SiteCard, SiteName
@@ -28,7 +29,9 @@ class NodeConfig(BaseModel):
 
 
 def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
-    """Make both keys and node.toml. What exists already stays as it is, except that it must agree.
+    """Make both keys, an empty ledger and node.toml.
+
+    What exists already stays as it is, except that it must agree.
 
     Raises:
         OurMistake: the name is no site name, or the node is another site already.
@@ -47,6 +50,7 @@ def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
             do="Choose another folder with --home.",
         )
     if not home.identity_key.exists():
+        ledger_file.create(home)  # never for a key that may have signed another one
         signing.create_key_file(home.identity_key)
     if not home.supernode_key.exists():
         key = ec.generate_private_key(ec.SECP384R1())

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from client import keys
 from client.home import NodeHome
+from client.ledger_store import LedgerStore
 from shared_model.children import Child, Family
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
-from shared_model.signing import write_secret
+from shared_model.signing import load_key_file, write_secret
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 WATCH_S = 0.5
@@ -33,7 +34,7 @@ def serve(home: NodeHome, on_start: Callable[[int], None]) -> None:
     Raises:
         OurMistake: not initialised, not joined, running already, or a process ended; says where
             its log is.
-        Refused: the policy or the spend table is missing, damaged or older than it was.
+        Refused: the policy or the ledger is missing, damaged, edited or older than it was.
         PeerFault: the coordinator does not know this node.
     """
     invitation = keys.pinned(home)
@@ -109,14 +110,12 @@ def check_books(home: NodeHome) -> None:
 
     Raises:
         OurMistake: policy.toml is absent or wrong.
-        Refused: reasons "spend_table", "restored".
+        Refused: reasons "ledger" (names the entry), "restored".
     """
     from client.node_parts import outbox_of
     from client.policy import Policy
-    from client.spend import SpendTable
 
     Policy.from_file(home.policy)
-    SpendTable.open(home.spend).close()
     if outbox_of(home).was_rolled_back():
         raise Refused(
             "This node's folder was restored from a backup: it does not know all that it has "
@@ -124,6 +123,8 @@ def check_books(home: NodeHome) -> None:
             reason="restored",
             do="Run: fedprint-node restored",
         )
+    site = keys.load_config(home).site
+    LedgerStore.open(home, site, load_key_file(home.identity_key)).close()
 
 
 @contextmanager

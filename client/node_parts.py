@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import keys
+from client.approvals import approvals_of
 from client.epochs import EpochKeys
 from client.home import NodeHome
+from client.ledger_file import RECOVER, refuse
+from client.ledger_peers import Countersigned
+from client.ledger_store import Budget, LedgerStore
 from client.outbox import Outbox
-from client.policy import Policy, check_request
+from client.policy import Policy, check_request, installed_code
 from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
-from client.spend import Budget, SpendTable
-from shared_model import canonical, signing
+from shared_model import signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
+from shared_model.ledger import MAX_LINE_BYTES, Booked, Chain, LedgerHead, Spent
 from shared_model.noise import NoiseSource, SystemNoise
-from shared_model.protocol import PrivacyStatement, TrainRequest
+from shared_model.protocol import (
+    MAX_NOTE_CHARACTERS,
+    MAX_NOTE_ENTRIES,
+    LedgerNote,
+    PrivacyStatement,
+    TrainRequest,
+)
 from shared_model.roster import Roster
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
     from client.training import PatientBatches
+    from shared_model.secure_sum.transcript import Transcript
+
+ENTRIES_OF_A_ROUND = 8
+"""Room in a `LedgerNote` for the first entry, `booked`, `answered`, and what comes between."""
 
 
 def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
@@ -53,10 +67,12 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         check_request(
             policy,
             site=config.site,
+            purpose=request.purpose,
             plan=request.privacy,
             training=request.training,
             participants=request.sites,
             minimum_contributors=request.minimum_contributors,
+            code=installed_code(),
         )
 
     def ready() -> None:
@@ -83,6 +99,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
 
     identity_key = signing.load_key_file(home.identity_key)
     pinned = keys.pinned(home)
+    ledger = HospitalLedger(home, config.site, identity_key)
     return Node(
         site=config.site,
         declared_patients=config.declared_patients,
@@ -92,7 +109,9 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         minimum_contributors=policy.minimum_contributors,
         rosters=HospitalRosters(RosterBook(home), pinned.root, policy),
         epochs=epoch_keys(home),
-        books=HospitalBooks(home.spend, budget, config.site, config.declared_patients),
+        books=HospitalBooks(ledger, budget, config.declared_patients),
+        witness=HospitalWitness(ledger),
+        approvals=approvals_of(home, policy, budget),
         outbox=outbox_of(home),
         ready=ready,
         data=data,
@@ -116,55 +135,172 @@ def epoch_keys(home: NodeHome) -> EpochKeys:
 
 
 @dataclass(frozen=True)
-class HospitalBooks:
-    """The spend table of this node under the budget of its policy."""
+class HospitalLedger:
+    """The ledger in this node's folder, opened anew for each message."""
 
-    path: Path
-    budget: Budget
+    home: NodeHome
     site: str
+    identity_key: Ed25519PrivateKey = field(repr=False)
+
+    def open(self) -> LedgerStore:
+        """Raises `LedgerFault`."""
+        return LedgerStore.open(self.home, self.site, self.identity_key)
+
+
+@dataclass(frozen=True)
+class HospitalBooks:
+    """The ledger of this node under the budget of its policy; see `client.round.Books`."""
+
+    ledger: HospitalLedger
+    budget: Budget
     declared_patients: int
 
-    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
-        """See `client.round.Books`; raises also what `SpendTable.reserve` raises."""
-        with SpendTable.open(self.path) as table:
-            row = table.reserve(
-                request.run,
-                request.round,
-                request.privacy,
-                self.declared_patients,
-                self.budget.delta,
-                self.budget,
-                site=self.site,
-                model_digest=request.model_digest,
-                noise=noise.name,
-                private=noise.private,
+    def check_own(self, head: LedgerHead | None) -> None:
+        """See `client.round.Books`."""
+        with self.ledger.open() as store:
+            if head is not None:
+                _check_contained(store.chain, head)
+            new = store.chain.after(0 if head is None else head.length)
+        room = MAX_NOTE_CHARACTERS - ENTRIES_OF_A_ROUND * MAX_LINE_BYTES
+        if (
+            len(new) > MAX_NOTE_ENTRIES - ENTRIES_OF_A_ROUND
+            or sum(len(link.line) for link in new) > room
+        ):
+            raise Refused(
+                f"The coordinator lacks {len(new)} entries of this ledger, more than one answer "
+                "carries.",
+                reason="ledger",
+                do="Run: fedprint-node ledger export -o ledger.json, and send it to the operator.",
             )
-        epsilon = row.epsilon_lifetime_after
-        return PrivacyStatement(
-            epsilon=epsilon if math.isfinite(epsilon) else None, delta=row.delta
+
+    def reserve(
+        self,
+        request: TrainRequest,
+        noise: NoiseSource,
+        *,
+        request_digest: str,
+        roster: Roster,
+        transcript: Transcript,
+    ) -> PrivacyStatement:
+        """See `client.round.Books`; raises also what `LedgerStore.reserve` raises."""
+        plan = request.privacy
+        shared = plan.mode != "local"
+        draft = Booked(
+            site=self.ledger.site,
+            sequence=1,
+            run=request.run,
+            round=request.round,
+            purpose=request.purpose,
+            mode=plan.mode,
+            sample_rate=float(plan.sample_rate),
+            noise_multiplier=float(plan.noise_multiplier),
+            clipping_norm=float(plan.clipping_norm),
+            steps=plan.steps,
+            declared_patients=self.declared_patients,
+            delta=self.budget.delta,
+            noise=noise.name,
+            private=noise.private,
+            model_in=request.model_digest,
+            request_digest=request_digest,
+            code_digest=installed_code(),
+            roster_digest=roster.digest,
+            transcript=transcript.digest.hex(),
+            participants=len(request.participants),
+            threshold=roster.threshold,
+            colluding_sites=roster.collusion_bound if shared else 0,
+            minimum_contributors=request.minimum_contributors,
+            dimension=transcript.numbers.padded if shared else 0,
+            limit_lifetime=None,
+            limit_run=None,
+            epsilon_lifetime=None,
+            epsilon_run=None,
+            outsider_epsilon_lifetime=None,
+            time_s=0,
         )
+        with self.ledger.open() as store:
+            booked = store.reserve(draft, self.budget)
+            spent = store.chain.spent()
+        return statement(spent, booked)
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
         """See `client.round.Books`."""
-        with SpendTable.open(self.path) as table:
-            row = table.find(run, round)
-            if row is None:
-                raise Refused("A round that was answered is not booked.", reason="spend_table")
-            if row.update_digest is None:
-                table.settle(row, body_digest)
-            elif row.update_digest != body_digest:
-                raise Refused("A round is booked with another update.", reason="spend_table")
+        with self.ledger.open() as store:
+            store.answered(run, round, body_digest)
 
-    def ledger_head(self) -> str:
-        """See `client.round.Books`: digest of all rows in the order in which they were booked.
+    def note(self, since: int) -> LedgerNote:
+        """See `client.round.Books`."""
+        with self.ledger.open() as store:
+            head = store.signed_head()
+            lines = tuple(link.line.decode("ascii") for link in store.chain.after(since))
+        return LedgerNote(
+            length=head.length, head=head.head, signature=head.signature, entries=lines
+        )
 
-        Without their times, which are all that others could not guess: they would be run times.
-        """
-        with SpendTable.open(self.path) as table:
-            rows = [row.as_dict() for row in table.rows()]
-        for row in rows:
-            del row["reserved_at_s"], row["settled_at_s"]
-        return canonical.digest_of(rows)
+    def incident(self, run: str, round: int, reason: str) -> None:
+        """See `client.round.Books`."""
+        with self.ledger.open() as store:
+            store.incident(run, round, reason, self.budget.delta)
+
+
+@dataclass(frozen=True)
+class HospitalWitness:
+    """What this node keeps of the others' ledgers; see `client.round.Witness`."""
+
+    ledger: HospitalLedger
+
+    def see(
+        self,
+        heads: Mapping[str, LedgerHead],
+        links: Mapping[str, Sequence[str]],
+        identity_keys: Mapping[str, bytes],
+    ) -> None:
+        """See `client.round.Witness`."""
+        with self.ledger.open() as store:
+            store.see(heads, links, identity_keys)
+
+    def countersigned(
+        self, run: str, round: int, agree_request: bytes, agreements: Mapping[str, bytes]
+    ) -> None:
+        """See `client.round.Witness`."""
+        with self.ledger.open() as store:
+            store.keep_countersigned(Countersigned(run, round, agree_request, agreements))
+
+
+def statement(spent: Spent, booked: Booked) -> PrivacyStatement:
+    """What a reply says of the ledger after this booking.
+
+    It is only as strong as the weakest round in it: one round in mode distributed, and the whole
+    holds against as many colluding hospitals as that one.
+    """
+    shared = [item for item in spent.bookings if item.mode == "distributed"]
+    delta = (spent.losses + 1) * booked.delta
+    if not shared:
+        return PrivacyStatement(epsilon=booked.epsilon_lifetime, delta=delta)
+    return PrivacyStatement(
+        epsilon=booked.epsilon_lifetime,
+        delta=delta,
+        trust_model="distributed",
+        colluding_sites=min(item.colluding_sites for item in shared),
+        outsider_epsilon=booked.outsider_epsilon_lifetime,
+    )
+
+
+def _check_contained(chain: Chain, head: LedgerHead) -> None:
+    try:
+        head.check(chain.site, chain.identity_key)
+    except Refused as error:
+        raise Refused(
+            "The coordinator shows a head of this hospital's ledger that it never signed.",
+            reason="ledger",
+            do="Show this line of the log to the coordinator's operator and the other hospitals.",
+        ) from error
+    if chain.head_at(head.length) != head.head:
+        raise refuse(
+            f"This hospital has signed a ledger of {head.length} entries that is not the one here, "
+            f"which has {chain.length}: it was put back from an older copy.",
+            entry=min(head.length, chain.length + 1),
+            do=RECOVER,
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +342,8 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
 
 
 @functools.cache
-def _trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+def trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+    """Number of parameters that a preset trains."""
     from shared_model import mae
 
     model = mae.build(mae.PRESETS[preset], 0)
@@ -216,7 +353,7 @@ def _trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
 
 def dimension(request: TrainRequest, weights: Weights) -> int:
     """Number of parameters that the request trains; its preset was checked."""
-    return _trainable_size(request.preset, request.training.trainable)
+    return trainable_size(request.preset, request.training.trainable)
 
 
 def train(

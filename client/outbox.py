@@ -7,7 +7,8 @@
     outbox/<run>/<round>/reply.header
     outbox/<run>/<round>/model.safetensors  masked rounds: the model that was sent for training
     outbox/<run>/<round>/trained.json       and the names of its parameters that were trained
-    outbox/<run>/<round>/agreement.header   the one set of survivors that this node signed (once)
+    outbox/<run>/<round>/asked.header       the request that named this node's one set of survivors
+    outbox/<run>/<round>/agreement.header   what this node signed about it (once)
     outbox/<run>/<round>/opened             digest of the sealed rows that it opened (once)
     outbox/<run>/<round>/receipt.header     this node found the published sum right
 
@@ -36,7 +37,7 @@ from shared_model.files import sync_folder, write_atomic
 BODIES_KEPT = 50
 """Submissions that wait for their receipt, at most."""
 
-Signed = Literal["agreement", "receipt"]
+Signed = Literal["asked", "agreement", "receipt"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Outbox:
         )
 
     def signed(self, run: str, round: int, what: Signed) -> bytes | None:
-        """The header of this kind that was signed for this round."""
+        """The header of this kind that was stored for this round."""
         path = self._folder(run, round) / f"{what}.header"
         return path.read_bytes() if path.is_file() else None
 
@@ -209,6 +210,11 @@ class Outbox:
         """Store what was signed, durably, before it leaves."""
         self._counted()
         write_atomic(self._folder(run, round) / f"{what}.header", header, mode=0o600)
+
+    def keep_agreement(self, run: str, round: int, asked: bytes, header: bytes) -> None:
+        """Store an agreement and, before it, the header of the request that asked for it."""
+        write_atomic(self._folder(run, round) / "asked.header", asked, mode=0o600)
+        self.keep_signed(run, round, "agreement", header)
 
     def open_only(self, run: str, round: int, rows_digest: str) -> None:
         """Record, durably and before anything is opened, which sealed rows are; others never are.

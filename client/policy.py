@@ -5,20 +5,62 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from client.spend import Budget
+from client.ledger_store import Budget
+from client.policy_text import as_toml
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
-from shared_model.protocol import MAX_PARTICIPANTS
+from shared_model.protocol import MAX_PARTICIPANTS, Digest
+from shared_model.release_files import code_digest
 
 SMALLEST_CLIPPING_NORM = 1e-6
 SMALLEST_SAMPLE_RATE = 1e-6
+DEFAULT_REPLY_CLOCK_S = 60.0
+SHORTEST_REPLY_CLOCK_S = 0.05
 _LARGEST_FILE = 64 * 1024
+
+
+def _each_once(value: Any) -> Any:
+    """A TOML array as a tuple; the same word twice is a slip of the pen."""
+    if not isinstance(value, list | tuple):
+        return value
+    if any(item in value[:place] for place, item in enumerate(value)):
+        raise ValueError("names something twice")
+    return tuple(value)
+
+
+_LIST = BeforeValidator(_each_once)
+Modes = Annotated[tuple[Literal["local", "distributed"], ...], _LIST]
+Purposes = Annotated[tuple[Literal["pretrain"], ...], _LIST]
+CodeDigests = Annotated[tuple[Digest, ...], Field(max_length=100), _LIST]
+
+
+class AdvanceApproval(BaseModel):
+    """`[approve_runs_in_advance]`: which runs need no operator's yes.
+
+    epsilon_per_run: limit of the whole run, all its bookings. code_digests: of the coordinator's
+        code, as the plan names it; empty: any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    purposes: Annotated[Purposes, Field(min_length=1)]
+    modes: Annotated[Modes, Field(min_length=1)]
+    epsilon_per_run: float = Field(gt=0.0, le=1000.0)
+    code_digests: CodeDigests = ()
 
 
 class Policy(BaseModel):
@@ -28,6 +70,12 @@ class Policy(BaseModel):
         learning anything of this one's update; rosters that hold against fewer are refused.
     allow_two_hospitals_who_can_each_compute_the_others_update: a sum of two hides nothing from
         either of them; needs colluding_sites = 0.
+
+    allowed_modes: trust models. allowed_code_digests: what may be installed **here** for a round to
+        be trained; empty: whatever is.
+    reply_clock_s: replies to requests to train leave at a whole multiple of it after the request
+        came (`client.reply_clock`).
+    approve_runs_in_advance: None: every run waits for the operator's yes.
 
     There is no key that allows noise that repeats: a node's noise is always the operating system's.
     """
@@ -43,9 +91,19 @@ class Policy(BaseModel):
     maximum_windows_per_patient: int = Field(default=64, ge=1, le=1024)
     colluding_sites: int = Field(default=1, ge=0, le=MAX_PARTICIPANTS)
     allow_two_hospitals_who_can_each_compute_the_others_update: bool = False
+    allowed_modes: Modes = ("local",)
+    allowed_purposes: Purposes = ("pretrain",)
+    allowed_code_digests: CodeDigests = ()
+    reply_clock_s: float = Field(
+        default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0
+    )
+    approve_runs_in_advance: AdvanceApproval | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        advance = self.approve_runs_in_advance
+        if advance is not None and advance.epsilon_per_run > self.epsilon_per_run:
+            raise ValueError("approve_runs_in_advance.epsilon_per_run is above epsilon_per_run")
         if self.epsilon_per_run > self.epsilon_lifetime:
             raise ValueError("epsilon_per_run is above epsilon_lifetime")
         if self.delta > 1.0 / self.declared_patients:
@@ -107,6 +165,9 @@ class Policy(BaseModel):
         minimum_contributors: int = 3,
         colluding_sites: int = 1,
         allow_two_hospitals_who_can_each_compute_the_others_update: bool = False,
+        allowed_modes: Modes = ("local",),
+        reply_clock_s: float = DEFAULT_REPLY_CLOCK_S,
+        approve_runs_in_advance: AdvanceApproval | None = None,
     ) -> Policy:
         """Write a commented policy.toml, the declared number rounded, and return what it says.
 
@@ -129,15 +190,18 @@ class Policy(BaseModel):
                 allow_two_hospitals_who_can_each_compute_the_others_update=(
                     allow_two_hospitals_who_can_each_compute_the_others_update
                 ),
+                allowed_modes=allowed_modes,
+                reply_clock_s=float(reply_clock_s),
+                approve_runs_in_advance=approve_runs_in_advance,
             )
         except ValidationError as error:
             raise OurMistake(f"These limits make no policy: {_explain(error)}.") from error
-        write_atomic(path, _as_toml(policy).encode(), mode=0o600)
+        write_atomic(path, as_toml(policy).encode(), mode=0o600)
         return policy
 
     @property
     def budget(self) -> Budget:
-        """The two limits on epsilon, and delta, as the spend table takes them."""
+        """The two limits on epsilon, and delta, as the ledger takes them."""
         return Budget(
             epsilon_lifetime=self.epsilon_lifetime,
             epsilon_per_run=self.epsilon_per_run,
@@ -169,50 +233,104 @@ def rounded_patients(count: int) -> int:
     return count // unit * unit
 
 
+@cache
+def installed_code() -> str:
+    """Digest of the code that runs here (`release_files.code_digest`), computed once a process."""
+    return code_digest()
+
+
 def check_request(
     policy: Policy,
     *,
     site: str,
+    purpose: str,
     plan: PrivacyPlan,
     training: LocalTraining,
     participants: Sequence[str],
     minimum_contributors: int,
+    code: str,
 ) -> None:
     """Hold a coordinator's request against the policy, before any recording is read.
 
-    The answer depends on the request and the policy only: a refusal tells nothing about patients.
-    The budget is not looked at here but inside `SpendTable.reserve`, in one transaction.
+    The answer depends on the request, the policy and what is installed only: a refusal tells
+    nothing about patients. The budget is not looked at here but inside `LedgerStore.reserve`.
+
+    Args:
+        code: `installed_code()`.
 
     Raises:
-        Refused: reason "roster", "contributors" or "policy".
+        Refused: reason "roster", or as `check_plan`.
     """
     if len(set(participants)) != len(participants) or site not in participants:
         raise Refused("The round names a site twice or does not name this one.", reason="roster")
-    floor = max(policy.minimum_contributors, MINIMUM_CONTRIBUTORS)
-    if minimum_contributors < floor or len(participants) < minimum_contributors:
+    if len(participants) < minimum_contributors:
         raise Refused(
-            f"This hospital takes part in sums of at least {floor} sites; the round has "
-            f"{len(participants)} and a minimum of {minimum_contributors}.",
+            f"The round has {len(participants)} sites and a minimum of {minimum_contributors}.",
             reason="contributors",
-            do="The operator asks more sites, or the hospital lowers minimum_contributors.",
+            do="The operator asks more sites.",
         )
+    check_plan(
+        policy,
+        purpose=purpose,
+        plan=plan,
+        training=training,
+        minimum_contributors=minimum_contributors,
+        code=code,
+    )
+
+
+def check_plan(
+    policy: Policy,
+    *,
+    purpose: str,
+    plan: PrivacyPlan,
+    training: LocalTraining,
+    minimum_contributors: int,
+    code: str,
+) -> None:
+    """Hold what is the same in all rounds of a run against the policy.
+
+    Raises:
+        Refused: reason "contributors" or "policy".
+    """
+    floor = max(policy.minimum_contributors, MINIMUM_CONTRIBUTORS)
+    if minimum_contributors < floor:
+        raise Refused(
+            f"This hospital takes part in sums of at least {floor} sites; the run allows "
+            f"{minimum_contributors}.",
+            reason="contributors",
+            do="The operator raises it, or the hospital lowers minimum_contributors.",
+        )
+    if purpose not in policy.allowed_purposes:
+        raise _against(f"The run's purpose is {purpose}", "allowed_purposes", purpose)
+    if plan.mode not in policy.allowed_modes:
+        raise _against(f"The run's trust model is {plan.mode}", "allowed_modes", plan.mode)
+    if policy.allowed_code_digests and code not in policy.allowed_code_digests:
+        raise _against("Other code is installed here", "allowed_code_digests", code)
     if plan.steps > policy.maximum_steps_per_round:
         raise Refused(
             f"The round asks for {plan.steps} steps; the policy allows "
             f"{policy.maximum_steps_per_round}.",
             reason="policy",
+            do="The operator plans shorter rounds, or raise maximum_steps_per_round in "
+            "policy.toml.",
         )
-    if (
-        plan.clipping_norm < SMALLEST_CLIPPING_NORM
-        or plan.sample_rate < SMALLEST_SAMPLE_RATE
-        or plan.mode != "local"
-    ):
+    if plan.clipping_norm < SMALLEST_CLIPPING_NORM or plan.sample_rate < SMALLEST_SAMPLE_RATE:
         raise Refused("The privacy plan is outside the bounds of safe arithmetic.", reason="policy")
     if training.segments * training.patch_masks > policy.maximum_windows_per_patient:
         raise Refused(
             "The round asks for more segments and patch masks per patient than the policy allows.",
             reason="policy",
+            do="The operator asks for fewer, or raise maximum_windows_per_patient in policy.toml.",
         )
+
+
+def _against(what: str, key: str, value: str) -> Refused:
+    return Refused(
+        f"{what}; {key} in policy.toml does not list it.",
+        reason="policy",
+        do=f'To allow it, and only after reading docs/privacy.md, add "{value}" to {key}.',
+    )
 
 
 _REMOVED = {
@@ -239,40 +357,3 @@ def _explain(error: ValidationError) -> str:
             text = "is not a key of a policy"
         parts.append(f"{where}: {text}" if where else text)
     return "; ".join(parts)
-
-
-def _as_toml(policy: Policy) -> str:
-    two = "true" if policy.allow_two_hospitals_who_can_each_compute_the_others_update else "false"
-    return f"""# What this hospital allows. The hospital edits this file; the coordinator cannot.
-# epsilon bounds what anyone can learn about one patient from everything this node ever sends:
-# the odds of a correct guess "this patient was in" change by at most a factor exp(epsilon),
-# except with probability delta. Smaller is safer; what is spent never comes back.
-
-# Sum over every run, for as long as this node lives.
-epsilon_lifetime = {policy.epsilon_lifetime!r}
-
-# Limit of one training run.
-epsilon_per_run = {policy.epsilon_per_run!r}
-
-# Fixed for life at the first round. Default: min(1e-5, 1 / (10 x declared_patients)).
-delta = {policy.delta!r}
-
-# Number of patients as told to the others, rounded to two digits. Noised sums are divided by
-# it, so it must not follow the true number from day to day.
-declared_patients = {policy.declared_patients}
-
-# Fewest hospitals in a sum that this one takes part in (never below {MINIMUM_CONTRIBUTORS}).
-minimum_contributors = {policy.minimum_contributors}
-
-# Work that one round may ask for.
-maximum_steps_per_round = {policy.maximum_steps_per_round}
-maximum_windows_per_patient = {policy.maximum_windows_per_patient}
-
-# Hospitals that may work together with the coordinator and still learn nothing of this one's
-# update but the sum. Rosters whose threshold does not hold against so many are refused.
-colluding_sites = {policy.colluding_sites}
-
-# A sum of two hospitals shows each of them the (noised) update of the other. true: this hospital
-# takes part in such sums all the same; colluding_sites must then be 0.
-allow_two_hospitals_who_can_each_compute_the_others_update = {two}
-"""

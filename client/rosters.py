@@ -93,17 +93,22 @@ class RosterBook:
 
     def ever_approved(self, root: bytes) -> tuple[Roster, ...]:
         """Every roster that counted here under this root key, by version."""
+        return tuple(roster.open_signed(data, root).roster for data in self.documents(root))
+
+    def documents(self, root: bytes) -> tuple[bytes, ...]:
+        """The same as the root signed them."""
         files = sorted(self.home.rosters.glob("*.json")) if self.home.rosters.is_dir() else []
         if self.home.roster.exists():
             files.append(self.home.roster)
-        found: dict[str, Roster] = {}
+        found: dict[str, tuple[int, bytes]] = {}
         for path in files:
+            data = path.read_bytes()
             try:
-                signed = roster.open_signed(path.read_bytes(), root)
+                signed = roster.open_signed(data, root)
             except PeerFault:
                 continue  # of an earlier root key, or damaged: it says nothing
-            found[signed.roster.digest] = signed.roster
-        return tuple(sorted(found.values(), key=lambda one: one.version))
+            found[signed.roster.digest] = (signed.roster.version, data)
+        return tuple(data for _, data in sorted(found.values()))
 
     def before(self) -> Roster | None:
         """What the operator knows: the roster approved last, under whichever root key."""

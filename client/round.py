@@ -8,7 +8,8 @@ JSON is parsed; what has none is refused. Then, one message at a time:
     AgreeRequest, OpenRequest, CloseRequest, VerifyRequest    `client.sum_round`
 
 A fault inside becomes a `Refusal` with one word; why, without identifiers, is in the node's own
-`logs/rounds.log`. What goes wrong with a sum is marked there with "alarm": "secure-sum".
+`logs/rounds.log`. What goes wrong with a sum is marked there with "alarm": "secure-sum", and is an
+incident in the ledger; what goes wrong with a ledger with "alarm": "ledger".
 
     header, body = handle(home, header, body)                       # deployed
     header, body = handle(home, header, body, pretend=PretendNode(...))   # simulations and tests
@@ -21,7 +22,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -34,11 +35,14 @@ from client.home import NodeHome
 from client.outbox import Outbox
 from shared_model import protocol
 from shared_model.errors import BudgetExhausted, DataFault, FedprintError, PeerFault, Refused
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import (
     COORDINATOR,
+    LedgerNote,
     PrivacyStatement,
     RefusalReason,
     RoundMessage,
+    RunPlan,
     SignedMessage,
     TrainRequest,
 )
@@ -56,23 +60,77 @@ from shared_model.weights import Weights
 if TYPE_CHECKING:
     from client.training import PatientBatches
     from shared_model.noise import NoiseSource
+    from shared_model.secure_sum.transcript import Transcript
 
 
 class Books(Protocol):
-    """Where a node books what it spends; `client.node_parts.HospitalBooks` in a deployed node."""
+    """This hospital's privacy ledger; `client.node_parts.HospitalBooks` in a deployed node."""
 
-    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
-        """Book the round, durably, before data is read; what is then spent for life.
+    def check_own(self, head: LedgerHead | None) -> None:
+        """The ledger contains this head, which the coordinator says this site has signed.
+
+        Raises:
+            Refused: it does not ("ledger"): it is an older copy, or another ledger; or more entries
+                follow than a `LedgerNote` has room for.
+        """
+
+    def reserve(
+        self,
+        request: TrainRequest,
+        noise: NoiseSource,
+        *,
+        request_digest: str,
+        roster: Roster,
+        transcript: Transcript,
+    ) -> PrivacyStatement:
+        """Write `booked`, durably, before data is read; what is then spent for life.
 
         Raises:
             Refused: the budget would be crossed, or the round is booked already.
         """
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
-        """Complete the entry with the digest of the body that leaves; again changes nothing."""
+        """Write `answered` with the digest of the body that leaves; again changes nothing."""
 
-    def ledger_head(self) -> str:
-        """Digest of everything booked so far, 64 hexadecimal digits."""
+    def note(self, since: int) -> LedgerNote:
+        """The signed head, and the entries beyond this length."""
+
+    def incident(self, run: str, round: int, reason: str) -> None:
+        """Write `incident`, at most once for these three; never raises for a full table."""
+
+
+class Witness(Protocol):
+    """The heads of the other hospitals' ledgers, as this hospital keeps them."""
+
+    def see(
+        self,
+        heads: Mapping[str, LedgerHead],
+        links: Mapping[str, Sequence[str]],
+        identity_keys: Mapping[str, bytes],
+    ) -> None:
+        """Keep these heads, durably; all or none. The first head of a site is taken as it is.
+
+        Raises:
+            Refused: names the site; its head is not signed by it, shorter than the one held here,
+                another at the same length, or the links do not lead to it ("ledger").
+        """
+
+    def countersigned(
+        self, run: str, round: int, agree_request: bytes, agreements: Mapping[str, bytes]
+    ) -> None:
+        """Keep the headers of a round that prove who has countersigned the heads that it names."""
+
+
+class Approvals(Protocol):
+    """Which runs this hospital's operator, or its policy in advance, said yes to."""
+
+    def check(self, plan: RunPlan) -> None:
+        """Return if this very plan is approved, for one more round at least.
+
+        Raises:
+            Refused: against the policy ("policy", "contributors"), it cannot be afforded
+                ("budget"), or it waits for the operator ("run-approval").
+        """
 
 
 class Rosters(Protocol):
@@ -135,6 +193,8 @@ class Node:
     rosters: Rosters
     epochs: EpochKeys
     books: Books
+    witness: Witness
+    approvals: Approvals
     outbox: Outbox
     ready: Callable[[], None]
     data: Callable[[], PatientBatches]
@@ -193,7 +253,12 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
                     reason="epoch",
                     do="Run: fedprint-node restored",
                 )
-            reply = _answered(node, message, header, body)
+            try:
+                reply = _answered(node, message, header, body)
+            except Refused as error:
+                if error.reason in ALARMING and isinstance(message, RoundMessage):
+                    node.books.incident(run, number, error.reason)
+                raise
         node.log({"run": run, "round": number, "kind": kind, "outcome": "replied"})
         return reply
     except Exception as error:
@@ -201,6 +266,8 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         entry = {"run": run, "round": number, "kind": kind, "outcome": "refused", "reason": reason}
         if reason in ALARMING:
             entry["alarm"] = "secure-sum"
+        elif reason == "ledger":
+            entry["alarm"] = "ledger"
         node.log({**entry, **why(error)})
         return egress.refusal(
             node.identity_key,
@@ -219,7 +286,8 @@ UNKNOWN_RUN = "unknown"
 """Stands for the run in a refusal of something that could not be read, or that has no run."""
 
 ALARMING = {"secure-sum", "conflict"}
-"""Reasons that an honest coordinator does not give cause for, short of a fault."""
+"""Reasons that an honest coordinator does not give cause for, short of a fault. They go into the
+ledger; "ledger" does not, for nothing is appended to a ledger that is in doubt."""
 
 
 def _opened(node: Node, header: bytes) -> SignedMessage:
@@ -243,7 +311,7 @@ def _answered(
         case EpochRequest():
             return _new_epoch(node, message, body)
         case AgreeRequest():
-            return sum_round.agree(node, message)
+            return sum_round.agree(node, message, header, body)
         case OpenRequest():
             return sum_round.open_(node, message, protocol.header_digest(header), body)
         case CloseRequest():
@@ -258,7 +326,8 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
 
     Raises:
         Refused: the roster is not approved or not the one of the request ("roster-approval",
-            "roster", "threshold"), or the epoch is not new ("epoch").
+            "roster", "threshold"), the run's plan is not ("run-approval"), or the epoch is not new
+            ("epoch").
     """
     try:
         protocol.check_body(request.body_digest, body, site=COORDINATOR)
@@ -267,6 +336,7 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
         raise Refused(error.message, reason="roster") from error
     if roster.digest != request.roster_digest:
         raise Refused("The request names another roster than it carries.", reason="roster")
+    node.approvals.check(request.plan)
     if request.epoch > time.time() + LATEST_EPOCH_S:
         raise Refused(
             "The epoch's number is far in the future; no later one could follow it.",
@@ -297,6 +367,8 @@ REASONS: dict[str, RefusalReason] = {
     "secure-sum": "secure-sum",
     "threshold": "threshold",
     "roster-approval": "roster-approval",
+    "run-approval": "run-approval",
+    "ledger": "ledger",
     "epoch": "epoch",
     "late": "late",
     "policy": "policy",
@@ -305,7 +377,7 @@ REASONS: dict[str, RefusalReason] = {
     "conflict": "conflict",
     "interrupted": "interrupted",
     "not-ready": "not-ready",
-    "replay": "conflict",  # the spend table has the round, the outbox has not
+    "replay": "conflict",  # the ledger has the round, the outbox has not
     "delta": "policy",
 }
 """Reasons that a `Refused` may carry to the coordinator."""

@@ -8,12 +8,15 @@ What happens, in this order; each step refuses before the next one begins:
 2. policy, then model and weights. No data has been touched;
 3. outbox: the same request again gets the stored reply, byte for byte; another request for the
    same round, or an older round, is refused;
-4. the request is claimed on disk, the spend is reserved on disk (or the budget refuses);
-5. recordings are read, the private training runs; the update is quantised and masked;
-6. the reply is stored on disk, the spend is settled with the body's digest, the reply leaves.
+4. the operator has approved the run's plan; the ledger is beyond the head of it that the request
+   shows, so that it is no older copy;
+5. the request is claimed on disk, the round is booked in the ledger (or the budget refuses);
+6. recordings are read, the private training runs; the update is quantised and masked;
+7. the body's digest is entered in the ledger as the answer; the reply, with the ledger's new head
+   and entries, is stored on disk and leaves.
 
-Killed after 4: the spend stays booked and the request is never begun again ("interrupted").
-Killed after 6: the stored reply is sent again.
+Killed after 5: the round stays booked and the request is never begun again ("interrupted").
+Killed after 7: the stored reply is sent again.
 """
 
 from __future__ import annotations
@@ -101,17 +104,19 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
         Refused: see the module.
     """
     check_addressed(request, node.site, node.declared_patients)
-    sum_round, member = planned(node, request, header)
+    sum_round, member, roster = planned(node, request, header)
     node.policy(request)
     weights = _checked_weights(node, request, body)
     request_digest = protocol.header_digest(header)
     run, number = request.run, request.round
     stored = node.outbox.answered(run, number, request_digest)
-    if stored is None:
-        node.ready()
-        stored = _trained(node, sum_round, member, request_digest, weights, body)
-    node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
-    return stored
+    if stored is not None:
+        node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
+        return stored
+    node.approvals.check(request.plan)
+    node.books.check_own(request.known_head(node.site))
+    node.ready()
+    return _trained(node, sum_round, member, roster, request_digest, weights, body)
 
 
 def check_addressed(request: TrainRequest, site: str, declared_patients: int) -> None:
@@ -133,8 +138,10 @@ def check_addressed(request: TrainRequest, site: str, declared_patients: int) ->
         raise Refused("No aggregate has so few contributors.", reason="contributors")
 
 
-def planned(node: Node, request: TrainRequest, header: bytes) -> tuple[SumRound, Member | None]:
-    """The round as this node computes it; no member if masks are off.
+def planned(
+    node: Node, request: TrainRequest, header: bytes
+) -> tuple[SumRound, Member | None, Roster]:
+    """The round as this node computes it, and its roster; no member if masks are off.
 
     Raises:
         Refused: reasons "secure-sum", "roster", "roster-approval", "threshold", "epoch".
@@ -154,7 +161,7 @@ def planned(node: Node, request: TrainRequest, header: bytes) -> tuple[SumRound,
     keys = {entry.site: entry.identity for entry in roster.sites}
     sum_round = SumRound(request, header, transcript, weights, keys)
     if not sum_round.masked:
-        return sum_round, None
+        return sum_round, None, roster
     _check_epoch_keys(request, keys)
     member = sum_round.member(node)
     try:
@@ -162,7 +169,7 @@ def planned(node: Node, request: TrainRequest, header: bytes) -> tuple[SumRound,
             member.pair_secret(peer)
     except PeerFault as error:
         raise Refused(error.message, reason="secure-sum") from error
-    return sum_round, member
+    return sum_round, member, roster
 
 
 def _check_roster(request: TrainRequest, roster: Roster) -> dict[str, int]:
@@ -231,6 +238,7 @@ def _trained(
     node: Node,
     sum_round: SumRound,
     member: Member | None,
+    roster: Roster,
     request_digest: str,
     weights: Weights,
     model: bytes,
@@ -240,7 +248,13 @@ def _trained(
     later = b"" if member is None else sum_round.to_bytes()
     node.outbox.begin(request.run, request.round, request_digest, later)
     try:
-        privacy = node.books.reserve(request, noise)
+        privacy = node.books.reserve(
+            request,
+            noise,
+            request_digest=request_digest,
+            roster=roster,
+            transcript=transcript,
+        )
     except Refused:
         node.outbox.take_back(request.run, request.round)
         raise
@@ -271,6 +285,8 @@ def _trained(
         body = unmasked_submission(quantised.vector, transcript)
     else:
         body = seal_submission(quantised.vector, member, transcript, node.entropy)
+    node.books.settle(request.run, request.round, canonical.digest(body))
+    known = request.known_head(node.site)
     reply = egress.train_reply(
         node.identity_key,
         request,
@@ -283,6 +299,7 @@ def _trained(
         noise=noise.name,
         private=noise.private,
         privacy=privacy,
+        ledger=node.books.note(0 if known is None else known.length),
     )
     kept = None if member is None else Trained(model, tuple(sorted(update)))
     node.outbox.store(request.run, request.round, *reply, kept)

@@ -1,6 +1,7 @@
 """Trips 2 and 3 and the closing exchange at the node. Called under the outbox's lock.
 
-    agree     sign **one** set of survivors per (run, round), stored before it leaves
+    agree     sign **one** set of survivors per (run, round), and the heads of their ledgers, which
+              this node keeps; all stored before it leaves
     open_     shares and pair seeds for that set, if t members have signed it on the same transcript
     close     the subset sums of the submitted vector, if the statement is true about this site
     verify    a receipt, if the published sum is the sum of what the survivors say they submitted
@@ -20,7 +21,8 @@ from client.submit import SumRound
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
-from shared_model.protocol import COORDINATOR, RoundMessage, open_signed
+from shared_model.ledger_links import read_links_body
+from shared_model.protocol import COORDINATOR, RoundMessage, TrainReply, open_signed
 from shared_model.protocol_sum import (
     Agreement,
     AgreeRequest,
@@ -60,23 +62,32 @@ class OwnRound:
     def header_digest(self) -> str:
         return protocol.header_digest(self.header)
 
+    def reply(self, node: Node) -> TrainReply:
+        """What this node submitted."""
+        own_key = signing.public_bytes(node.identity_key)
+        return open_signed(self.header, own_key, TrainReply, site=node.site)
 
-def agree(node: Node, request: AgreeRequest) -> tuple[bytes, bytes]:
-    """Sign the survivors; the same again gets the same bytes.
+
+def agree(node: Node, request: AgreeRequest, asked: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Sign the survivors and the heads of their ledgers; the same again gets the same bytes.
+
+    Args:
+        asked: header of the request. body: the links that lead to its heads.
 
     Raises:
         Refused: another set was signed ("conflict"), a later round was begun ("late"), the epoch's
-            key is gone ("epoch"), too few survivors ("contributors", "threshold"), or not this
-            round as it is stored here ("secure-sum").
+            key is gone ("epoch"), too few survivors ("contributors", "threshold"), not this
+            round as it is stored here ("secure-sum"), or a ledger is not the one that was seen
+            before ("ledger").
     """
     own = _own_round(node, request, request.transcript)
     transcript = own.sum_round.transcript
     survivors = request.survivors
     stored = _agreement(node, request)
     if stored is not None:
-        if stored[1].agreed != agreed_digest(survivors, request.submissions):
+        if stored[1].agreed != agreed_digest(survivors, request.submissions, request.heads):
             raise Refused(
-                "This node has signed another set of survivors of this round.",
+                "This node has signed another set of survivors, or other ledgers, of this round.",
                 reason="conflict",
                 do="A coordinator that asks for two is wrong or hostile: call its operator.",
             )
@@ -98,11 +109,29 @@ def agree(node: Node, request: AgreeRequest) -> tuple[bytes, bytes]:
             reason="contributors",
         )
     own.sum_round.member(node)
-    header, body = egress.agreement(
-        node.identity_key, request, site=node.site, ledger_head=node.books.ledger_head()
-    )
-    node.outbox.keep_signed(request.run, request.round, "agreement", header)
-    return header, body
+    _see_ledgers(node, own, request, body)
+    header, empty = egress.agreement(node.identity_key, request, site=node.site)
+    node.outbox.keep_agreement(request.run, request.round, asked, header)
+    return header, empty
+
+
+def _see_ledgers(node: Node, own: OwnRound, request: AgreeRequest, body: bytes) -> None:
+    """Keep the heads of the other survivors' ledgers; this agreement then countersigns them.
+
+    Raises:
+        Refused: this site's head is not the one that it sent, or another's does not continue the
+            ledger that this node has seen ("ledger").
+    """
+    heads = dict(zip(request.survivors, request.heads, strict=True))
+    if heads.pop(node.site) != own.reply(node).ledger.plain:
+        raise Refused("The request names another head of this site's ledger.", reason="ledger")
+    try:
+        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+    except PeerFault as error:
+        raise Refused(error.message, reason="ledger") from error
+    links = read_links_body(body)
+    others = {site: found for site, found in links.items() if site in heads}
+    node.witness.see(heads, others, own.sum_round.identity_keys)
 
 
 def open_(
@@ -118,7 +147,8 @@ def open_(
     stored = _agreement(node, request)
     if stored is None:
         raise Refused("This node has signed no survivors of this round.", reason="secure-sum")
-    agreed = agreed_digest(request.survivors, request.submissions)
+    asked = _asked(node, request)
+    agreed = agreed_digest(request.survivors, request.submissions, asked[1].heads)
     if stored[1].agreed != agreed:
         raise Refused(
             "This node has signed another set of survivors of this round.", reason="conflict"
@@ -129,6 +159,13 @@ def open_(
         raise Refused(
             f"{len(request.signers)} agreements are fewer than the threshold.", reason="secure-sum"
         )
+    agreements = map(bytes.fromhex, request.agreements)
+    node.witness.countersigned(
+        request.run,
+        request.round,
+        asked[0],
+        dict(zip(request.signers, agreements, strict=True)),
+    )
     member = own.sum_round.member(node)
     try:
         protocol.check_body(request.body_digest, body, site=COORDINATOR)
@@ -234,6 +271,14 @@ def _agreement(node: Node, message: RoundMessage) -> tuple[bytes, Agreement] | N
     return header, open_signed(header, own_key, Agreement, site=node.site)
 
 
+def _asked(node: Node, message: RoundMessage) -> tuple[bytes, AgreeRequest]:
+    """The request whose survivors and heads this node has signed."""
+    header = node.outbox.signed(message.run, message.round, "asked")
+    if header is None:
+        raise OurMistake("The request of a signed agreement is not stored.")
+    return header, open_signed(header, node.run_key, AgreeRequest, site=COORDINATOR)
+
+
 def _check_agreement(own: OwnRound, site: str, header: bytes, agreed: str) -> None:
     """One site's agreement to the same survivors, on this node's transcript.
 
@@ -264,7 +309,8 @@ def _checked_statement(
         raise Refused(error.message, reason="secure-sum") from error
     signed = _agreement(node, request)
     if signed is not None:
-        found = agreed_digest(statement.survivors, statement.submissions)
+        heads = _asked(node, request)[1].heads
+        found = agreed_digest(statement.survivors, statement.submissions, heads)
         if found != signed[1].agreed:
             raise Refused(
                 "The statement names other survivors or submissions than this site has signed.",

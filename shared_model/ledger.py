@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -174,16 +174,17 @@ class Incident(_Entry):
 class Recovered(_Entry):
     """After a restore, with the answers of `witnesses` to a fresh question.
 
-    lost_from, lost_to: entries that could not be had again, both 0 if there are none; then
-    epsilon_charged is None. Else everything before this entry counts as `epsilon_charged`, and
-    delta once more.
+    lost_from, lost_to: entries that others saw and that could not be had again; both 0 if there are
+    none. What is lost counts as `epsilon_charged`, all that was left of the budget, and delta once
+    more; entries that only this hospital knows to be lost are charged without a range. Entries that
+    are here count as ever: nothing drops out.
     """
 
     kind: Literal["recovered"] = "recovered"
     lost_from: Annotated[int, Field(ge=0, le=MAX_ENTRIES)]
     lost_to: Annotated[int, Field(ge=0, le=MAX_ENTRIES)]
     previous: Digest
-    epsilon_charged: Annotated[float, Field(gt=0.0)] | None
+    epsilon_charged: Annotated[float, Field(ge=0.0)] | None
     delta: Delta
     witnesses: Annotated[tuple[SiteName, ...], Field(max_length=255)]
     evidence_digest: Digest
@@ -194,8 +195,8 @@ class Recovered(_Entry):
         lost = self.lost_from > 0
         if lost != (self.lost_to > 0) or self.lost_from > self.lost_to:
             raise ValueError("what was lost is a range")
-        if lost != (self.epsilon_charged is not None):
-            raise ValueError("lost entries are charged, nothing else is")
+        if lost and self.epsilon_charged is None:
+            raise ValueError("lost entries are charged")
         if lost and self.sequence != self.lost_to + 1:
             raise ValueError("the entry follows what was lost")
         return self
@@ -321,6 +322,8 @@ class Chain:
     site: str
     identity_key: bytes
     links: tuple[Link, ...] = ()
+    _walk: _Walk | None = field(default=None, repr=False, compare=False)
+    """Where the walk over `links` stands; spares `extended` walking them again."""
 
     @classmethod
     def verified(cls, lines: Iterable[bytes], identity_key: bytes, *, site: str) -> Chain:
@@ -338,7 +341,7 @@ class Chain:
         Raises:
             LedgerFault: as `verified`.
         """
-        links, walk = list(self.links), _Walk.after(self.links)
+        links, walk = list(self.links), self._walked()
         for line in lines:
             number = walk.length + 1
             try:
@@ -358,7 +361,10 @@ class Chain:
                 raise LedgerFault("Entry 1 names another key than the one that signs it.", entry=1)
             digest = entry_digest(entry)
             links.append(Link(entry, line, digest, walk.advance(entry, digest)))
-        return Chain(self.site, self.identity_key, tuple(links))
+        return Chain(self.site, self.identity_key, tuple(links), walk)
+
+    def _walked(self) -> _Walk:
+        return _Walk.after(self.links) if self._walk is None else self._walk.copy()
 
     @property
     def length(self) -> int:
@@ -405,10 +411,26 @@ class Chain:
     def bookings(self) -> tuple[Booked, ...]:
         return tuple(link.entry for link in self.links if isinstance(link.entry, Booked))
 
+    @property
+    def answered_bookings(self) -> tuple[Booked, ...]:
+        """Those whose update may have left."""
+        answered = {x.entry.booking for x in self.links if isinstance(x.entry, Answered)}
+        return tuple(item for item in self.bookings if item.sequence in answered)
+
     def booking(self, run: str, round: int) -> Booked | None:
         """The booking of a round, if there is one."""
-        found = [b for b in self.bookings if (b.run, b.round) == (run, round)]
-        return found[0] if found else None
+        return next((b for b in self.bookings if (b.run, b.round) == (run, round)), None)
+
+    def approval(self, run: str) -> tuple[Approved | None, int]:
+        """The run's last approval, and how many of its rounds were booked since."""
+        found, since = None, 0
+        for link in self.links:
+            entry = link.entry
+            if isinstance(entry, Approved) and entry.run == run:
+                found, since = entry, 0
+            elif isinstance(entry, Booked) and entry.run == run:
+                since += 1
+        return found, since
 
     def answer(self, run: str, round: int) -> Answered | None:
         """The answer of a booked round, if it was given."""
@@ -420,23 +442,21 @@ class Chain:
 
     def spent(self) -> Spent:
         """What the whole ledger costs."""
-        charged, losses = 0.0, 0
-        bookings: list[Booked] = []
-        for link in self.links:
-            if isinstance(link.entry, Booked):
-                bookings.append(link.entry)
-            elif isinstance(link.entry, Recovered) and link.entry.epsilon_charged is not None:
-                charged, losses, bookings = link.entry.epsilon_charged, losses + 1, []
-        return Spent(charged, losses, tuple(bookings))
+        charges = [
+            link.entry.epsilon_charged
+            for link in self.links
+            if isinstance(link.entry, Recovered) and link.entry.epsilon_charged is not None
+        ]
+        return Spent(sum(charges), len(charges), self.bookings)
 
 
 @dataclass(frozen=True)
 class Spent:
     """What an accountant composes.
 
-    charged: epsilon of everything before the last loss of entries, at `losses` x delta.
-    bookings: since then. Total: charged + epsilon(bookings, delta), at (losses + 1) x delta, by
-    basic composition.
+    charged: epsilon of all lost entries, at `losses` x delta. bookings: all that are here, before
+    losses and after. Total: charged + epsilon(bookings, delta), at (losses + 1) x delta, by basic
+    composition.
     """
 
     charged: float
@@ -458,7 +478,7 @@ class _Walk:
     answered: set[int] = field(default_factory=set)
     incidents: set[tuple[str, int, str]] = field(default_factory=set)
     delta: float | None = None
-    times: int = 0
+    last_booked: Booked | None = None
 
     @classmethod
     def after(cls, links: Sequence[Link]) -> _Walk:
@@ -467,6 +487,14 @@ class _Walk:
             walk.take(link.entry, walk.length + 1)
             walk.length, walk.head = link.entry.sequence, link.head
         return walk
+
+    def copy(self) -> _Walk:
+        return replace(
+            self,
+            booked=dict(self.booked),
+            answered=set(self.answered),
+            incidents=set(self.incidents),
+        )
 
     def take(self, entry: Entry, number: int) -> None:
         """Raises:
@@ -493,6 +521,8 @@ class _Walk:
             return "it does not follow from the entry before."
         if (number == 1 and not lost) != isinstance(entry, Opened):
             return "a ledger has one first entry, and this is not its place."
+        if isinstance(entry, Recovered) and self._undercharged(entry.epsilon_charged):
+            return "it charges less for what was lost than was left of the budget."
         match entry:
             case Opened() | Recovered():
                 if self.delta not in (None, entry.delta):
@@ -504,6 +534,7 @@ class _Walk:
                 if self.delta is not None and entry.delta != self.delta:
                     return "delta is fixed for life, and this is another."
                 self.booked[entry.run, entry.round] = entry.sequence
+                self.last_booked = entry
             case Answered():
                 if self.booked.get((entry.run, entry.round)) != entry.booking:
                     return "it answers a round that is not booked."
@@ -517,3 +548,12 @@ class _Walk:
             case _:
                 pass
         return ""
+
+    def _undercharged(self, charged: float | None) -> bool:
+        """By what the last booking says of itself; whoever recomputes epsilon checks that."""
+        last = self.last_booked
+        if charged is None or last is None:
+            return False
+        if last.limit_lifetime is None or last.epsilon_lifetime is None:
+            return False
+        return last.epsilon_lifetime + charged < last.limit_lifetime * (1.0 - 1e-9)

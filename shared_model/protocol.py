@@ -39,8 +39,9 @@ from shared_model import canonical, signing
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
+from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 256 * 1024
 MAX_BODY_BYTES = 512 * 1024 * 1024
 MAX_PARTICIPANTS = 255
@@ -48,6 +49,9 @@ MAX_PARTICIPANTS = 255
 MAX_WEIGHT = 8
 """Largest aggregation weight; see `shared_model.roster.weight_of`."""
 SIGNATURE_BYTES = 64
+MAX_NOTE_ENTRIES = 64
+"""Ledger entries that a reply carries at most, and characters of all of them together."""
+MAX_NOTE_CHARACTERS = 128 * 1024
 COORDINATOR = "coordinator"
 PRIVACY_UNIT = "one patient at one hospital"
 
@@ -68,6 +72,8 @@ RefusalReason = Literal[
     "secure-sum",  # masks off, other sum parameters than this node computes, or a sum gone wrong
     "threshold",  # too few hospitals, too low a threshold or collusion bound
     "roster-approval",  # the node's operator has not approved this roster
+    "run-approval",  # the node's operator has not approved this run's plan, or not so many rounds
+    "ledger",  # a privacy ledger, this site's or a peer's, is not the one that was seen before
     "epoch",  # no key of this epoch here: a new epoch is needed
     "late",  # a later step of this run was taken already
     "policy",  # the plan crosses another limit of the node's policy
@@ -185,6 +191,77 @@ class SumPlan(_Strict):
         return self
 
 
+class KnownHead(LedgerHead):
+    """The head of a site's privacy ledger, signed by that site, as somebody else holds it."""
+
+    site: SiteName
+
+    @property
+    def plain(self) -> LedgerHead:
+        """Without the name."""
+        return LedgerHead(length=self.length, head=self.head, signature=self.signature)
+
+
+class LedgerNote(LedgerHead):
+    """A site's signed head after a round was booked and answered, and the entries up to it.
+
+    entries: lines of `shared_model.ledger`, after the length that the request's `KnownHead` of this
+    site names (0 if there is none).
+    """
+
+    entries: Annotated[
+        tuple[
+            Annotated[str, Field(min_length=1, max_length=MAX_LINE_BYTES, pattern=r"^[ -~]+$")], ...
+        ],
+        Field(max_length=MAX_NOTE_ENTRIES),
+    ]
+
+    @model_validator(mode="after")
+    def _fits_a_header(self) -> LedgerNote:
+        if sum(map(len, self.entries)) > MAX_NOTE_CHARACTERS:
+            raise ValueError("the entries are too long together")
+        return self
+
+    @property
+    def plain(self) -> LedgerHead:
+        """Without the entries."""
+        return LedgerHead(length=self.length, head=self.head, signature=self.signature)
+
+
+class RunPlan(_Strict):
+    """What a hospital's operator approves before a run's first round.
+
+    rounds: aggregates that the run wants. bookings: rounds that a hospital may have to pay for,
+    failed ones included. code_digest: of the coordinator's installed code
+    (`release_files.code_digest`).
+    """
+
+    run: RunId
+    purpose: Literal["pretrain"]
+    preset: PresetName
+    config_digest: Digest
+    privacy: PrivacyPlan
+    training: LocalTraining
+    rounds: RoundNumber
+    bookings: RoundNumber
+    minimum_contributors: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
+    aggregation: Literal["secure-sum", "UnmaskedForSimulation"]
+    server_step: Literal["fedavg"]
+    server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
+    code_digest: Digest
+
+    @model_validator(mode="after")
+    def _enough_bookings(self) -> RunPlan:
+        if self.bookings < self.rounds:
+            raise ValueError("every round is booked")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """What approves this plan and no other; 64 hexadecimal digits."""
+        return canonical.digest_of(self.model_dump(mode="json"))
+
+
 class SignedMessage(_Strict):
     """Base of everything that is sealed; `kind` is the type tag under the signature."""
 
@@ -194,7 +271,7 @@ class SignedMessage(_Strict):
 class RoundMessage(SignedMessage):
     """A message of one round of one run."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     run: RunId
     round: RoundNumber
 
@@ -206,6 +283,9 @@ class TrainRequest(RoundMessage):
     run. `config_digest` is `ModelConfig.digest`, `model_digest` is `weights.digest` of the body.
     server_step, server_learning_rate: what makes the next model of the mean update, so that every
     survivor can compute it from the published sum (`shared_model.server_step`).
+    rounds, bookings, code_digest: see `RunPlan`. ledger_heads: the last head that the coordinator
+    holds of each participant's privacy ledger, as far as it holds one: who finds that its own
+    ledger is not beyond that head is a restored backup.
     """
 
     kind: Literal["train-request"] = "train-request"
@@ -219,11 +299,15 @@ class TrainRequest(RoundMessage):
     training: LocalTraining
     server_step: Literal["fedavg"] = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
+    rounds: RoundNumber
+    bookings: RoundNumber
+    code_digest: Digest
     participants: Annotated[
         tuple[Participant, ...], Field(min_length=1, max_length=MAX_PARTICIPANTS)
     ]
     minimum_contributors: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
     sum: SumPlan
+    ledger_heads: Annotated[tuple[KnownHead, ...], Field(max_length=MAX_PARTICIPANTS)]
     deadline_s: Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
     software: ShortText
 
@@ -232,23 +316,63 @@ class TrainRequest(RoundMessage):
         sites = [participant.site for participant in self.participants]
         if sites != sorted(set(sites)):
             raise ValueError("participants must be sorted by site, each once")
+        known = [head.site for head in self.ledger_heads]
+        if known != sorted(set(known)) or not set(known) <= set(sites):
+            raise ValueError("ledger heads are of participants, sorted by site, each once")
+        if self.bookings < self.rounds:
+            raise ValueError("every round is booked")
         return self
 
     @property
     def sites(self) -> tuple[str, ...]:
         return tuple(participant.site for participant in self.participants)
 
+    @property
+    def plan(self) -> RunPlan:
+        """What the operator must have approved."""
+        return RunPlan(
+            run=self.run,
+            purpose=self.purpose,
+            preset=self.preset,
+            config_digest=self.config_digest,
+            privacy=self.privacy,
+            training=self.training,
+            rounds=self.rounds,
+            bookings=self.bookings,
+            minimum_contributors=self.minimum_contributors,
+            aggregation=self.sum.aggregation,
+            server_step=self.server_step,
+            server_learning_rate=self.server_learning_rate,
+            code_digest=self.code_digest,
+        )
+
+    def known_head(self, site: str) -> LedgerHead | None:
+        """The head of this site's ledger that the request shows."""
+        found = [head.plain for head in self.ledger_heads if head.site == site]
+        return found[0] if found else None
+
 
 class PrivacyStatement(_Strict):
     """What the site has spent for life, this round included; never epsilon alone.
 
     epsilon None stands for infinity: nothing is promised (noise that is not private).
+    colluding_sites, outsider_epsilon: in mode distributed only, epsilon holds against so many
+    colluding hospitals, and outsider_epsilon (None: infinity) against those outside.
     """
 
     epsilon: Annotated[float, Field(ge=0.0)] | None
     delta: Annotated[float, Field(gt=0.0, lt=1.0)]
     unit: Literal["one patient at one hospital"] = "one patient at one hospital"
-    trust_model: Literal["local"] = "local"
+    trust_model: Literal["local", "distributed"] = "local"
+    colluding_sites: Annotated[int, Field(ge=0, le=MAX_PARTICIPANTS)] | None = None
+    outsider_epsilon: Annotated[float, Field(ge=0.0)] | None = None
+
+    @model_validator(mode="after")
+    def _of_its_mode(self) -> PrivacyStatement:
+        local = self.trust_model == "local"
+        if local != (self.colluding_sites is None) or (local and self.outsider_epsilon is not None):
+            raise ValueError("only mode distributed names colluders and outsiders")
+        return self
 
 
 class TrainReply(RoundMessage):
@@ -267,6 +391,7 @@ class TrainReply(RoundMessage):
     noise: ShortText
     private: bool
     privacy: PrivacyStatement
+    ledger: LedgerNote
     software: ShortText
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ hold is in docs/secure-sum-wire.md.
 
     coordinator -> node                         node -> coordinator
     EpochRequest   (body: signed roster)        EpochKey
-    AgreeRequest                                Agreement
+    AgreeRequest   (body: links of ledgers)     Agreement
     OpenRequest    (body: sealed rows)          SharesReply (body: shares and pair seeds)
     CloseRequest   (body: statement)            CloseReply
     VerifyRequest  (body: sum and answers)      SumReceipt
@@ -15,17 +15,20 @@ Trip 1 is `TrainRequest` and `TrainReply`. Any of them may be answered by a `Ref
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from shared_model import canonical
 from shared_model.enrolment import SiteName
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import (
     MAX_PARTICIPANTS,
     Digest,
     EpochKeyEntry,
     RoundMessage,
+    RunPlan,
     ShortText,
     SignedMessage,
     encode,
@@ -49,14 +52,16 @@ def _sorted_once(sites: tuple[str, ...], what: str) -> None:
 class EpochRequest(SignedMessage):
     """Make a new X25519 key for this epoch of this roster and erase the old one.
 
-    Body: the signed roster's document. Epochs strictly increase at every node.
+    Body: the signed roster's document. Epochs strictly increase at every node. plan: of the run
+    that the epoch is for; the operator sees it before the first round.
     """
 
     kind: Literal["epoch-request"] = "epoch-request"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     epoch: EpochNumber
     roster_digest: Digest
     body_digest: Digest
+    plan: RunPlan
     software: ShortText
 
 
@@ -64,7 +69,7 @@ class EpochKey(SignedMessage):
     """A site's public key of an epoch; the signed statement that others verify."""
 
     kind: Literal["epoch-key"] = "epoch-key"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     site: SiteName
     epoch: EpochNumber
     roster_digest: Digest
@@ -72,31 +77,35 @@ class EpochKey(SignedMessage):
 
 
 class AgreeRequest(RoundMessage):
-    """The survivors U: whose submissions will be in the sum. `submissions`: digests of the headers
-    of their replies, in the order of U."""
+    """The survivors U: whose submissions will be in the sum.
+
+    submissions: digests of the headers of their replies, in the order of U. heads: of their privacy
+    ledgers, as those replies have them. Body: links that lead to these heads (`ledger_links`).
+    """
 
     kind: Literal["agree-request"] = "agree-request"
     transcript: Digest
     survivors: Annotated[Sites, Field(min_length=2)]
     submissions: Annotated[tuple[Digest, ...], Field(max_length=MAX_PARTICIPANTS)]
+    heads: Annotated[tuple[LedgerHead, ...], Field(max_length=MAX_PARTICIPANTS)]
+    body_digest: Digest
 
     @model_validator(mode="after")
     def _fits(self) -> AgreeRequest:
         _sorted_once(self.survivors, "survivors")
-        if len(self.submissions) != len(self.survivors):
-            raise ValueError("every survivor has one submission")
+        if not len(self.submissions) == len(self.heads) == len(self.survivors):
+            raise ValueError("every survivor has one submission and one head")
         return self
 
 
 class Agreement(RoundMessage):
-    """Signed once per (run, round). `agreed` is `agreed_digest` of U and its submissions;
-    `ledger_head` is the head of this hospital's ledger."""
+    """Signed once per (run, round). `agreed` is `agreed_digest` of U, its submissions and the heads
+    of its ledgers, which this hospital keeps: it countersigns them."""
 
     kind: Literal["agreement"] = "agreement"
     site: SiteName
     transcript: Digest
     agreed: Digest
-    ledger_head: Digest
 
 
 class OpenRequest(RoundMessage):
@@ -192,7 +201,7 @@ class Statement(SignedMessage):
     itself (the `CloseRequest` commits to its digest)."""
 
     kind: Literal["sum-statement"] = "sum-statement"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     run: str
     round: int
     transcript: Digest
@@ -235,9 +244,12 @@ REQUESTS: tuple[type[SignedMessage], ...] = (
 """What a coordinator sends beside `TrainRequest`."""
 
 
-def agreed_digest(survivors: tuple[str, ...], submissions: tuple[str, ...]) -> str:
-    """What an `Agreement` signs about U."""
-    return canonical.digest_of(["agreed", list(survivors), list(submissions)])
+def agreed_digest(
+    survivors: Sequence[str], submissions: Sequence[str], heads: Sequence[LedgerHead]
+) -> str:
+    """What an `Agreement` signs about U; submissions and ledger heads in its order."""
+    ledgers = [[one.length, one.head] for one in heads]
+    return canonical.digest_of(["agreed", list(survivors), list(submissions), ledgers])
 
 
 def epoch_key_statement(entry: EpochKeyEntry, epoch: int, roster_digest: str) -> bytes:

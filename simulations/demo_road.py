@@ -15,6 +15,7 @@ from shared_model.errors import OurMistake
 from simulations.demo_parts import CONSOLE, ROOT_MACHINE, RUN, Demo, Settings, Site, environment
 
 SAMPLE_RATE = 0.25
+ROOM_FOR_FAILED_ROUNDS = 2.0
 CLIPPING_NORM = 0.1
 REAL_SITES = (
     ("north-icu", "icu_alarms_a", 40),
@@ -104,17 +105,25 @@ def _sign_roster(demo: Demo, family: Family, refresh: Callable[[], None]) -> str
 
 
 def _allow(policy: Path, settings: Settings) -> None:
-    """What each hospital's own operator would edit in policy.toml for this demo."""
+    """What each hospital's own operator would edit in policy.toml for this demo.
+
+    The rounds that may fail are part of what a run may cost, so that the limits leave room for
+    them. A tick of one second is shorter than a round: the demo hides nothing of its pretend or
+    public patients.
+    """
     text = policy.read_text()
+    limit = f"{settings.epsilon * ROOM_FOR_FAILED_ROUNDS:.3f}"
     changes = {
-        "epsilon_lifetime": f"{settings.epsilon * 1.25:.3f}",
-        "epsilon_per_run": f"{settings.epsilon * 1.05:.3f}",
+        "epsilon_lifetime": f"{settings.epsilon * 1.25 * ROOM_FOR_FAILED_ROUNDS:.3f}",
+        "epsilon_per_run": limit,
+        "reply_clock_s": "1.0",
     }
     for name, value in changes.items():
         text, count = re.subn(rf"(?m)^{name} *=.*$", f"{name} = {value}", text)
         if count != 1:
             raise OurMistake(f"{policy} has no line for {name}.")
-    policy.write_text(text)
+    yes = f'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = {limit}\n'
+    policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
 
 
 def _ingest(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 
 from client import keys
 from client.home import NodeHome
-from client.policy import Policy, rounded_patients
+from client.policy import AdvanceApproval, Policy, rounded_patients
 from client.rosters import RosterBook
 from client.round import PretendNode, handle
 from server import coordinate, rosters, sites, tls
@@ -45,6 +45,8 @@ Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 """(generator, windows) -> signal float32 (window, 2, 1250), valid bool (window, 2, 50)."""
 _ADDRESS = "localhost:9093"
 """Stands in the invitation; nothing listens there in a simulation."""
+MODES: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
+"""Pretend hospitals train under both trust models, and say yes to runs in advance."""
 VALID_DAYS = 36_500
 """A simulation that is taken up again must not find that its roster has expired."""
 
@@ -173,6 +175,10 @@ def found(
             minimum_contributors=min(len(patients), 3),
             colluding_sites=0 if two else 1,
             allow_two_hospitals_who_can_each_compute_the_others_update=two,
+            allowed_modes=MODES,
+            approve_runs_in_advance=AdvanceApproval(
+                purposes=("pretrain",), modes=MODES, epsilon_per_run=epsilon
+            ),
         )
         keys.join(home, invitation)
         sites.enrol(place, keys.card_bytes(home))

@@ -156,6 +156,9 @@ def configuration_digest(request: TrainRequest) -> str:
             "aggregation": request.sum.aggregation,
             "server_step": request.server_step,
             "server_learning_rate": request.server_learning_rate,
+            "rounds": request.rounds,
+            "bookings": request.bookings,
+            "code_digest": request.code_digest,
         }
     )
 

@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from deployed_parts import (
     Running,
+    allow_runs,
     command,
     fill_store,
     free_port,
@@ -66,6 +67,7 @@ class Consortium:
 def make_node(root: Path, site: str, invitation: Path) -> None:
     home = str(root / site)
     command("fedprint-node", "init", "--home", home, "--site", site, "--patients", "12")
+    allow_runs(root / site)
     command("fedprint-node", "join", str(invitation), "--home", home, "--yes")
     fill_store(root / site, patients=12, seed=len(site))
 

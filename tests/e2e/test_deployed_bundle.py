@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from deployed_parts import BIN, ENVIRONMENT, free_port, running, wait_for
+from deployed_parts import BIN, ENVIRONMENT, allow_runs, free_port, running, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Flower and Typer about themselves
@@ -69,6 +69,7 @@ def enrolled(tmp_path: Path) -> tuple[CoordinatorHome, Path, str]:
     cli_run.init(home.root, address, root=root_machine.public)
     cli_run.invitation(invitation, home.root)
     cli_node.init("north", 10, node.root)
+    allow_runs(node.root)
     cli_run.enrol(node.root / "site.json", home.root)
     cli_node.join(invitation, node.root, yes=True)
     return home, node.root, address

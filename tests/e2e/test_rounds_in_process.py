@@ -12,14 +12,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "rounds"))
 
+from client.spend import SpendTable
 from round_stand_ins import Clock, FakeTransport
 
 from client import keys
 from client.home import NodeHome
-from client.policy import Policy
+from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
 from client.round import PretendNode, handle
-from client.spend import SpendTable
 from server import rosters, sites, tls
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel, begin, run
@@ -34,6 +34,7 @@ from shared_model.noise import NonPrivateForTests
 from shared_model.protocol import TrainReply, open_answer, readable
 
 PATIENTS = {"north": 100, "east": 60, "south": 40}
+IN_ADVANCE = AdvanceApproval(purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0)
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -79,7 +80,9 @@ class Consortium:
         for site, patients in PATIENTS.items():
             home = NodeHome(root / site)
             keys.make(home, site, patients)
-            Policy.write_default(home.policy, declared_patients=patients)
+            Policy.write_default(
+                home.policy, declared_patients=patients, approve_runs_in_advance=IN_ADVANCE
+            )
             keys.join(home, invitation)
             sites.enrol(self.coordinator, keys.card_bytes(home))
             self.homes[site] = home

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client import keys as client_keys
 from client.home import NodeHome
 from client.node_parts import node_from_home
-from client.policy import Policy
+from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
 from client.round import Node, PretendNode, answer
 from server import tls
@@ -70,6 +70,7 @@ RUN = "spring"
 PLAN = PrivacyPlan(0.1, 1.5, 1.0, 4)
 NOW = datetime.datetime.now(datetime.UTC)
 NORM_BOUND = 10.0
+IN_ADVANCE = AdvanceApproval(purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0)
 SHAPE = (32, 32)
 """Of the one trained parameter: 1024 coordinates, enough to see whether a guess is noise."""
 Truth = Mapping[str, np.ndarray]
@@ -203,6 +204,7 @@ class Consortium:
                 colluding_sites=colluding_sites,
                 minimum_contributors=self.minimum,
                 allow_two_hospitals_who_can_each_compute_the_others_update=allow_two,
+                approve_runs_in_advance=IN_ADVANCE,
             )
             self.hospitals[site] = Hospital(site, home, Entropy(site))
         self.signed = self.roster_of(self.names, version=1, threshold=threshold)

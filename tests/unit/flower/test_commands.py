@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client.spend import Budget, SpendTable
 
 from client import cli_node
 from client.home import NodeHome
-from client.spend import Budget, SpendTable
 from server import cli_root, cli_run, coordinate, rosters, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome

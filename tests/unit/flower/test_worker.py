@@ -18,7 +18,8 @@ def message(number: int) -> Message:
         run_id=1, message_id=f"m{number}", src_node_id=1, dst_node_id=2, reply_to_message_id="",
         group_id="", created_at=0.0, ttl=1e9, message_type="train",
     )  # fmt: skip
-    record = ConfigRecord({"header": f"h{number}".encode()})
+    header = bytes(64) + b'{"kind":"agree-request"}'  # of a trip that the reply clock leaves alone
+    record = ConfigRecord({"header": header})
     return Message(RecordDict({"fedprint": record}), metadata=metadata)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from client.spend import Budget, SpendTable
 from release_stand_ins import DECLARED, PLAN, Story, approve, key_of, node_at, public
 from sum_stand_ins import roster_of
 
 from client import install, install_checks
 from client.home import NodeHome
-from client.spend import Budget, SpendTable
 from shared_model.config import PrivacyPlan
 from shared_model.errors import Refused
 from shared_model.release import Release

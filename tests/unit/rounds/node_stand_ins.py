@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledger_stand_ins import CODE, FakeApprovals, FakeBooks, FakeWitness, key_of
 
 from client.epochs import EpochKeys
 from client.outbox import Outbox
@@ -16,12 +16,13 @@ from client.round import Node, answer
 from shared_model import canonical, protocol, protocol_sum, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
-from shared_model.errors import BudgetExhausted, Refused
-from shared_model.noise import NoiseSource, NonPrivateForTests
+from shared_model.errors import Refused
+from shared_model.ledger import LedgerHead
+from shared_model.ledger_links import links_body
+from shared_model.noise import NonPrivateForTests
 from shared_model.protocol import (
     EpochKeyEntry,
     Participant,
-    PrivacyStatement,
     SumPlan,
     TrainReply,
     TrainRequest,
@@ -44,11 +45,6 @@ TRAINABLE = ("head", "norm")
 TODAY = "2026-11-21"
 NORM_BOUND = 2.0
 FIRST_EPOCH = 7
-
-
-def key_of(name: str) -> Ed25519PrivateKey:
-    """A fixed key for a name; tests only."""
-    return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
 
 
 RUN_KEY = key_of("coordinator")
@@ -113,31 +109,6 @@ class FakeRosters:
         return self.approved()
 
 
-@dataclass
-class FakeBooks:
-    """Counts; `budget` rounds and no more."""
-
-    budget: int = 1000
-    reserved: list[tuple[str, int]] = field(default_factory=list)
-    settled: dict[tuple[str, int], str] = field(default_factory=dict)
-
-    def reserve(self, request: TrainRequest, noise: NoiseSource) -> PrivacyStatement:
-        if (request.run, request.round) in self.reserved:
-            raise Refused("Booked already.", reason="replay")
-        if len(self.reserved) >= self.budget:
-            raise BudgetExhausted("No budget.")
-        self.reserved.append((request.run, request.round))
-        return PrivacyStatement(
-            epsilon=0.5 * len(self.reserved) if noise.private else None, delta=1e-5
-        )
-
-    def settle(self, run: str, round: int, body_digest: str) -> None:
-        assert self.settled.setdefault((run, round), body_digest) == body_digest
-
-    def ledger_head(self) -> str:
-        return canonical.digest_of([[*item, self.settled.get(item)] for item in self.reserved])
-
-
 def allow_all(request: TrainRequest) -> None:
     """A policy without limits."""
 
@@ -192,6 +163,8 @@ def make_node(site: str, root: Path, **changes: object) -> Node:
         rosters=FakeRosters(site),
         epochs=EpochKeys(root / f"{site}-never-back-up", root / f"{site}-epochs.json"),
         books=FakeBooks(),
+        witness=FakeWitness(),
+        approvals=FakeApprovals(),
         outbox=Outbox(root / site),
         ready=lambda: None,
         data=open_data,  # type: ignore[arg-type]
@@ -201,7 +174,10 @@ def make_node(site: str, root: Path, **changes: object) -> Node:
         train=cheap_train,  # type: ignore[arg-type]
         log=lambda entry: None,
     )
-    return replace(node, **changes)  # type: ignore[arg-type]
+    node = replace(node, **changes)  # type: ignore[arg-type]
+    if isinstance(node.books, FakeBooks):
+        node.books.site = site
+    return node
 
 
 @dataclass
@@ -209,12 +185,14 @@ class Consortium:
     """Some nodes, and a coordinator that keeps to the protocol unless a test changes a message.
 
     keys: epoch keys as the sites signed them. Answers are opened with the sites' identity keys.
+    bodies: links of ledgers by digest; sent where a message names them and no other body is given.
     """
 
     nodes: dict[str, Node]
     signed: SignedRoster
     epoch: int = 0
     keys: dict[str, EpochKeyEntry] = field(default_factory=dict)
+    bodies: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -243,6 +221,8 @@ class Consortium:
 
     def ask(self, site: str, message: Any, body: bytes = b"") -> tuple[bytes, bytes]:
         """One message to one node, its answer as bytes."""
+        if not body:
+            body = self.bodies.get(getattr(message, "body_digest", ""), b"")
         return answer(self.nodes[site], protocol.seal(message, RUN_KEY), body)
 
     def told(self, site: str, message: Any, body: bytes = b"", *, kind: Any = TrainReply) -> Any:
@@ -260,6 +240,7 @@ class Consortium:
                 epoch=epoch,
                 roster_digest=self.roster.digest,
                 body_digest=canonical.digest(body),
+                plan=self.request()[0].plan,
                 software="test",
             ),
             body,
@@ -311,6 +292,10 @@ class Consortium:
             "privacy": PLAN,
             "training": LocalTraining(),
             "server_learning_rate": 1.0,
+            "rounds": 3,
+            "bookings": 6,
+            "code_digest": CODE,
+            "ledger_heads": (),
             "participants": tuple(
                 Participant(site=site, declared_patients=DECLARED[site]) for site in asked
             ),
@@ -364,9 +349,32 @@ class PlayedRound:
             "submissions": tuple(protocol.header_digest(self.headers[s]) for s in survivors),
         }
 
+    def head(self, site: str) -> LedgerHead:
+        """Of the site's ledger, as its reply has it."""
+        found = TrainReply.model_validate_json(self.headers[site][protocol.SIGNATURE_BYTES :])
+        return found.ledger.plain
+
+    @property
+    def links(self) -> bytes:
+        """All links of all survivors' ledgers, from the beginning."""
+        found = {}
+        for site in self.survivors:
+            chain = self.consortium.nodes[site].books.chain
+            length = self.head(site).length
+            found[site] = [one.digest for one in chain.links if one.entry.sequence <= length]
+        body = links_body(found)
+        self.consortium.bodies[canonical.digest(body)] = body
+        return body
+
     def agree_request(self, **changes: Any) -> protocol_sum.AgreeRequest:
         survivors = changes.pop("survivors", self.survivors)
-        values = {**self._round(), **self._of_u(survivors), **changes}
+        values = {
+            **self._round(),
+            **self._of_u(survivors),
+            "heads": tuple(self.head(s) for s in survivors if s in self.headers),
+            "body_digest": canonical.digest(self.links),
+            **changes,
+        }
         return protocol_sum.AgreeRequest(**values)
 
     def agree(self, sites: Sequence[str] | None = None) -> None:

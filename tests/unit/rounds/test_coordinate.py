@@ -228,7 +228,7 @@ def test_a_site_without_budget_leaves_and_the_run_goes_on(tmp_path):
     """It is asked once more than it can pay, and not again."""
     nodes = four(tmp_path)
     for site in nodes:
-        nodes[site] = replace(nodes[site], books=FakeBooks(budget=1 if site == "gamma" else 99))
+        nodes[site] = replace(nodes[site], books=FakeBooks(1 if site == "gamma" else 99, site))
     folder, transport = federation(tmp_path, nodes, threshold=3)
     record, _ = go(transport, folder)
     assert [item.participants for item in record.rounds] == [

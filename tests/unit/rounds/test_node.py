@@ -242,7 +242,7 @@ def test_garbage_is_answered_by_a_refusal(tmp_path, header):
 def test_a_request_of_another_version_is_told_apart_from_a_forged_one(consortium):
     """The operator then knows what to install."""
     message, body = consortium.request()
-    text = protocol.encode(message).replace(b'"version":2', b'"version":1')
+    text = protocol.encode(message).replace(b'"version":3', b'"version":1')
     header = protocol.signing.sign(RUN_KEY, "train-request", text) + text
     assert opened(answer(consortium.nodes["alpha"], header, body)).reason == "version"
 
@@ -318,7 +318,7 @@ def test_a_round_that_the_spend_table_knows_and_the_outbox_does_not_is_refused(
 
 def test_an_exhausted_budget_refuses_before_data_and_does_not_claim_the_round(consortium):
     """Nothing is spent, nothing is begun."""
-    node = replace(consortium.nodes["alpha"], books=FakeBooks(budget=0))
+    node = replace(consortium.nodes["alpha"], books=FakeBooks(budget=0, site="alpha"))
     consortium.nodes["alpha"] = node
     assert opened(ask(consortium)).reason == "budget"
     assert opened(ask(consortium)).reason == "budget"

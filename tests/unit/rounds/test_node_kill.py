@@ -71,16 +71,17 @@ def test_a_node_killed_at_any_write_never_signs_two_sets_of_survivors(tmp_path, 
         played = consortium.submit()
         first = seal(played.agree_request(), RUN_KEY)
         other = seal(played.agree_request(survivors=SITES), RUN_KEY)
+        links = played.links
         node = consortium.nodes["alpha"]
         killer = Killer(count, mode)
         left = []
         with monkeypatch.context() as patch:
             patch.setattr(client.outbox, "write_atomic", killer.write)
             with contextlib.suppress(Killed):
-                left.append(answer(node, first, b""))
+                left.append(answer(node, first, links))
         left_before.add(bool(left))
-        node.books.reserved.append(("later", 1))  # the head of the ledger moves on
-        left += [answer(node, header, b"") for header in (other, first, other)]
+        node.books.incident("later", 1, "conflict")  # the head of the ledger moves on
+        left += [answer(node, header, links) for header in (other, first, other)]
         found = [opened(pair, Agreement) for pair in left]
         signed = [item for item in found if isinstance(item, Agreement)]
         assert signed

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from client.spend import Budget
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
 from client import keys
@@ -16,7 +17,6 @@ from client.policy import Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
 from client.round import PretendNode, handle
-from client.spend import Budget
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome

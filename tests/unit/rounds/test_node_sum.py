@@ -70,15 +70,19 @@ def exact_sum(played, consortium: Consortium) -> np.ndarray:
 # ---------------------------------------------------------------- trip 2
 
 
-def test_an_agreement_names_the_survivors_and_the_head_of_the_ledger(consortium):
-    """Signed with the identity key, for this transcript."""
+def test_an_agreement_names_the_survivors_and_the_heads_of_their_ledgers(consortium):
+    """Signed with the identity key, for this transcript; the peers' heads are kept."""
     played = consortium.submit()
     message = played.agree_request()
     found = agreed(consortium, message)
     assert isinstance(found, Agreement)
-    assert found.agreed == agreed_digest(message.survivors, message.submissions)
+    assert found.agreed == agreed_digest(message.survivors, message.submissions, message.heads)
     assert found.transcript == played.transcript.digest.hex()
-    assert found.ledger_head == consortium.nodes["alpha"].books.ledger_head()
+    for site, head in zip(message.survivors, message.heads, strict=True):
+        chain = consortium.nodes[site].books.chain
+        assert (head.length, head.head) == (chain.length, chain.head)
+    held = consortium.nodes["alpha"].witness.heads
+    assert held == {"beta": message.heads[1], "gamma": message.heads[2]}
 
 
 def test_the_same_survivors_get_the_same_bytes_whatever_was_booked_since(consortium):
@@ -126,7 +130,11 @@ def test_survivors_are_not_signed_that_do_not_fit_what_was_submitted(tmp_path):
     others = ("beta", "delta", "epsilon", "gamma")
     assert refused(agreed(consortium, played.agree_request(survivors=others)), "secure-sum")
     stranger = played.agree_request().model_copy(
-        update={"survivors": ("alpha", "beta", "delta", "zombie"), "submissions": ("0" * 64,) * 4}
+        update={
+            "survivors": ("alpha", "beta", "delta", "zombie"),
+            "submissions": ("0" * 64,) * 4,
+            "heads": (played.head("alpha"),) * 4,
+        }
     )
     assert refused(agreed(consortium, stranger), "secure-sum")
     changed = ("0" * 64, *played.agree_request().submissions[1:])
@@ -593,7 +601,7 @@ def test_later_trips_of_unsigned_or_unknown_messages_are_refused(consortium):
     header = seal(played.agree_request(), key_of("impostor"))
     reply, _ = answer(consortium.nodes["alpha"], header, b"")
     assert protocol.readable(reply)["reason"] == "signature"
-    text = protocol.encode(played.agree_request()).replace(b'"version":2', b'"version":3')
+    text = protocol.encode(played.agree_request()).replace(b'"version":3', b'"version":2')
     header = protocol.signing.sign(RUN_KEY, "agree-request", text) + text
     reply, _ = answer(consortium.nodes["alpha"], header, b"")
     assert protocol.readable(reply)["reason"] == "version"

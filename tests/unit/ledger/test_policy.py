@@ -12,6 +12,7 @@ from client.policy import Policy, check_request, rounded_patients
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 
+CODE = "c0" * 32
 PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=2.0, clipping_norm=1.0, steps=20)
 
 
@@ -178,6 +179,8 @@ def test_advice_on_the_declared_number_stays_on_this_screen(policy: Policy) -> N
 def ask(policy: Policy, **changes: Any) -> None:
     request: dict[str, Any] = {
         "site": "a",
+        "purpose": "pretrain",
+        "code": CODE,
         "plan": PLAN,
         "training": LocalTraining(),
         "participants": ("a", "b", "c"),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from client.spend import Budget, Reservation, SpendTable
+
 from shared_model.accounting import epsilon_pld
 from shared_model.config import PrivacyPlan
 from shared_model.errors import BudgetExhausted, OurMistake, Refused

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from client.spend import Budget, SpendTable
+
 from shared_model.config import PrivacyPlan
 
 SPENDER = Path(__file__).with_name("spender.py")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from client.spend import Budget, SpendTable
+
 from shared_model.config import PrivacyPlan
 from shared_model.errors import BudgetExhausted
 

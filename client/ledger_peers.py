@@ -1,0 +1,124 @@
+"""What a hospital keeps of the other hospitals' ledgers, and who countersigned its own.
+
+The heads of others are in the same file as the own ledger. They only grow: a head that is shorter,
+another one of the same length, or one that the links do not lead to is refused, because the
+hospital that signed it has rolled back, forked or rewritten its ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared_model import canonical
+from shared_model.errors import Refused
+from shared_model.ledger import LedgerHead, follows
+
+ROUNDS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class Countersigned:
+    """Headers of a round: the coordinator's AgreeRequest, and Agreements by site."""
+
+    run: str
+    round: int
+    request: bytes = field(repr=False)
+    agreements: Mapping[str, bytes] = field(repr=False)
+
+
+def peers(connection: sqlite3.Connection) -> dict[str, LedgerHead]:
+    """The newest head held of each other hospital."""
+    rows = connection.execute("SELECT site, length, head, signature FROM peers ORDER BY site")
+    return {
+        site: LedgerHead(length=length, head=head, signature=signature)
+        for site, length, head, signature in rows.fetchall()
+    }
+
+
+def see(
+    connection: sqlite3.Connection,
+    heads: Mapping[str, LedgerHead],
+    links: Mapping[str, Sequence[str]],
+    identity_keys: Mapping[str, bytes],
+) -> None:
+    """Inside a transaction; see `client.round.Witness`."""
+    held = peers(connection)
+    for site in sorted(heads):
+        new = heads[site]
+        _check(site, new, held.get(site), links.get(site, ()), identity_keys.get(site))
+        connection.execute(
+            "INSERT INTO peers VALUES (?, ?, ?, ?) ON CONFLICT (site) DO UPDATE SET"
+            " length = excluded.length, head = excluded.head, signature = excluded.signature",
+            (site, new.length, new.head, new.signature),
+        )
+
+
+def _check(
+    site: str, new: LedgerHead, old: LedgerHead | None, links: Sequence[str], key: bytes | None
+) -> None:
+    try:
+        if key is None:
+            raise Refused("The approved roster has no such site.", reason="ledger")
+        new.check(site, key)
+    except Refused as error:
+        raise _refuse(f"The head of the ledger of {site} is not signed by {site}.") from error
+    if old is None:
+        return
+    grown = new.length - old.length
+    if grown < 0:
+        raise _refuse(
+            f"The ledger of {site} has {new.length} entries; this hospital has seen {old.length}: "
+            "it was rolled back."
+        )
+    if len(links) < grown or follows(old.head, links[len(links) - grown :]) != new.head:
+        raise _refuse(
+            f"The ledger of {site} does not follow from entry {old.length} that this hospital has "
+            "seen: it was forked or rewritten, or the links are missing."
+        )
+
+
+def _refuse(message: str) -> Refused:
+    return Refused(
+        message,
+        reason="ledger",
+        do="That hospital runs: fedprint-node ledger ask; show it what this one holds.",
+    )
+
+
+def keep_countersigned(connection: sqlite3.Connection, new: Countersigned) -> None:
+    """Inside a transaction; the newest three rounds stay, of the same round the fuller one."""
+    agreements = {site: header.hex() for site, header in new.agreements.items()}
+    row = connection.execute(
+        "SELECT agreements FROM countersignatures WHERE run = ? AND round = ?", (new.run, new.round)
+    ).fetchone()
+    if row is not None:
+        agreements = {**json.loads(row[0]), **agreements}
+    connection.execute(
+        "INSERT INTO countersignatures (run, round, request, agreements) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (run, round) DO UPDATE SET agreements = excluded.agreements",
+        (new.run, new.round, new.request, canonical.encode(agreements).decode()),
+    )
+    connection.execute(
+        "DELETE FROM countersignatures WHERE number NOT IN"
+        " (SELECT number FROM countersignatures ORDER BY number DESC LIMIT ?)",
+        (ROUNDS_KEPT,),
+    )
+
+
+def countersigned(connection: sqlite3.Connection) -> tuple[Countersigned, ...]:
+    """Of the newest rounds, in their order."""
+    rows = connection.execute(
+        "SELECT run, round, request, agreements FROM countersignatures ORDER BY number"
+    )
+    return tuple(
+        Countersigned(
+            str(run),
+            int(number),
+            bytes(request),
+            {site: bytes.fromhex(text) for site, text in json.loads(agreements).items()},
+        )
+        for run, number, request, agreements in rows.fetchall()
+    )

@@ -1,0 +1,211 @@
+"""After a restore: how this hospital learns how long its ledger was, and continues it.
+
+    ask       a question with a fresh nonce, kept in never-back-up/: old answers never count
+    witness   at another hospital: the newest head of the asker's ledger that it holds
+    recover   answers of enough others; what they vouch for is re-imported, or paid for
+
+After `recover` the ledger ends with `recovered` and the node trains again. What could not be had
+again is charged with all that is left of the budget, because nobody knows that it cost less.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client import ledger_file
+from client.epochs import prepare
+from client.ledger_store import LedgerStore
+from shared_model import canonical, ledger_cost
+from shared_model import ledger_recovery as rules
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import write_atomic
+from shared_model.ledger import NOTHING, Chain, LedgerFault, Recovered
+from shared_model.ledger_recovery import Answer, Question, Vouched
+from shared_model.roster import Roster
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from client.home import NodeHome
+    from client.policy import Policy
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What `recover` would do, or has done.
+
+    lines: entries that come back. lost: how many that others saw do not. charge: epsilon for what
+    is lost, None if nothing is; without `lost` entries if only this node's own notes know of more.
+    longer: the ledger as it is then, before `recovered`.
+    """
+
+    vouched: Vouched
+    longer: Chain
+    lines: tuple[bytes, ...]
+    lost: int
+    charge: float | None
+
+
+def ask(home: NodeHome, site: str, key: Ed25519PrivateKey) -> bytes:
+    """ask.json, with a nonce that no earlier answer knows."""
+    length, head = 0, NOTHING
+    if home.ledger.exists():
+        with LedgerStore.open(home, site, key, perhaps_old=True) as store:
+            length, head = store.chain.length, store.chain.head
+    question = Question(site=site, nonce=secrets.token_hex(16), length=length, head=head)
+    data = rules.seal(question, key)
+    prepare(home.never_back_up)
+    write_atomic(home.ledger_question, data, mode=0o600)
+    return data
+
+
+def witness(
+    home: NodeHome, site: str, key: Ed25519PrivateKey, data: bytes, roster: Roster
+) -> tuple[bytes, Answer]:
+    """This hospital's answer to another one's question.
+
+    Raises:
+        PeerFault: the question is not signed by a hospital of the approved roster.
+        LedgerFault: this hospital's own ledger has to be recovered first: it may have forgotten.
+    """
+    question = rules.open_question(data, roster)
+    if question.site == site:
+        raise OurMistake("This is this hospital's own question.", do="Send it to the others.")
+    with LedgerStore.open(home, site, key) as store:
+        held = store.peers().get(question.site)
+    answer = Answer(
+        witness=site,
+        subject=question.site,
+        question=question.digest,
+        nonce=question.nonce,
+        held=held,
+    )
+    return rules.seal(answer, key), answer
+
+
+def recover(
+    home: NodeHome,
+    site: str,
+    key: Ed25519PrivateKey,
+    *,
+    asked: bytes,
+    answers: Sequence[bytes],
+    entries: Iterable[bytes],
+    roster: Roster,
+    policy: Policy,
+    agree: Callable[[Recovery], None],
+    clock: Callable[[], float] | None = None,
+) -> Recovery:
+    """Continue this hospital's ledger from where the others saw it.
+
+    Args:
+        asked: ask.json as it was sent. entries: lines of the coordinator's archive, none if it has
+            none. agree: called with what would be done, before anything is; raises to stop it.
+
+    Raises:
+        PeerFault, Refused: an answer does not count, or says that the ledger was forked.
+        LedgerFault: the entries are not this hospital's, or do not lead to the vouched head.
+    """
+    question = _last_question(home, asked, roster)
+    found = rules.vouched(question, [rules.open_answer(data, roster) for data in answers], roster)
+    if not home.ledger.exists():
+        ledger_file.create(home)
+    options = {} if clock is None else {"clock": clock}
+    with LedgerStore.open(home, site, key, perhaps_old=True, **options) as store:
+        own = store.chain
+        plan = _planned(home, own, found, list(entries), policy)
+        agree(plan)
+        evidence = _keep_evidence(home, asked, answers)
+
+        def last(chain: Chain) -> Recovered:
+            lost = plan.lost > 0
+            return Recovered(
+                site=site,
+                sequence=(found.length if lost else chain.length) + 1,
+                lost_from=chain.length + 1 if lost else 0,
+                lost_to=found.length if lost else 0,
+                previous=found.head if lost else chain.head,
+                epsilon_charged=plan.charge,
+                delta=chain.delta or policy.delta,
+                witnesses=found.witnesses,
+                evidence_digest=evidence,
+                time_s=store.now_s,
+            )
+
+        empty = plan.longer.length == 0 and plan.lost == 0
+        store.restore(own, plan.lines, last, begin=policy.delta if empty else None)
+    home.ledger_question.unlink(missing_ok=True)
+    return plan
+
+
+def _last_question(home: NodeHome, asked: bytes, roster: Roster) -> Question:
+    try:
+        kept = home.ledger_question.read_bytes()
+    except FileNotFoundError as error:
+        raise OurMistake(
+            "This node has asked nothing.", do="Run: fedprint-node ledger ask -o ask.json"
+        ) from error
+    if kept != asked:
+        raise Refused(
+            "This is not the last question that this node asked.",
+            reason="ledger",
+            do="Answers count for the last question only: take its file, or ask again.",
+        )
+    return rules.open_question(kept, roster)
+
+
+def _planned(
+    home: NodeHome, own: Chain, found: Vouched, entries: Sequence[bytes], policy: Policy
+) -> Recovery:
+    lines = _new_lines(own, entries)
+    longer = own.extended(lines)
+    rules.check_holds(longer, found)
+    lost = max(0, found.length - longer.length)
+    whole = lost == 0 and ledger_file.contains_notes(home, longer)
+    charge = None if whole else _what_is_left(longer, policy)
+    return Recovery(found, longer, tuple(lines), lost, charge)
+
+
+def _new_lines(own: Chain, entries: Sequence[bytes]) -> list[bytes]:
+    """Those that continue this ledger; the ones before must be the same.
+
+    Raises:
+        LedgerFault: they are of another ledger, or not whole.
+    """
+    if not entries:
+        return []
+    given = Chain.verified(entries, own.identity_key, site=own.site)
+    shared = min(own.length, given.length)
+    if given.head_at(shared) != own.head_at(shared):
+        raise LedgerFault(
+            "The entries are of another branch of this hospital's ledger than the one here.",
+            entry=shared,
+            do="Keep ledger.sqlite and move it aside; then run the same command again.",
+        )
+    return [link.line for link in given.after(own.length)]
+
+
+def _what_is_left(chain: Chain, policy: Policy) -> float:
+    """The rest of the highest limit that is known to have held."""
+    limits = [b.limit_lifetime for b in chain.bookings[-1:] if b.limit_lifetime is not None]
+    limit = max([policy.epsilon_lifetime, *limits])
+    spent, _ = ledger_cost.epsilon(chain.spent(), chain.delta or policy.delta)
+    return max(0.0, limit - spent)
+
+
+def _keep_evidence(home: NodeHome, asked: bytes, answers: Sequence[bytes]) -> str:
+    """Keep question and answers beside the ledger, which names their digest."""
+    parts = [asked.decode(), *sorted(data.decode() for data in answers)]
+    data = canonical.encode(parts)
+    digest = canonical.digest(data)
+    write_atomic(home.recoveries / f"{digest}.json", data, mode=0o600)
+    return digest
+
+
+def entries_of(path: Path) -> list[bytes]:
+    """Lines of a file that the coordinator's operator sent."""
+    return [line for line in path.read_bytes().splitlines() if line]

@@ -1,0 +1,509 @@
+"""The privacy ledger of this hospital on its disk: every private step of its patients.
+
+Written ahead: an entry is on the disk before data is read, so that a crash can overstate what was
+spent and never understate it. Looking up the history, composing it with the new round, comparing
+with the budget and appending the entry are one SQLite transaction that locks out other processes.
+
+    with LedgerStore.open(home, site, key) as store:
+        store.reserve(draft, budget)            # `booked`, or BudgetExhausted
+        store.answered(run, round, digest)      # before the update leaves
+        store.chain                             # verified: `shared_model.ledger.Chain`
+
+A process verifies each entry once: the first opening checks every signature (about 0.2 ms an
+entry), later ones the entries that are new. Nothing read once is read again, so that an edit under
+a running node changes nothing for it and is found by the next one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client import ledger_file, ledger_peers
+from client.home import NodeHome
+from client.ledger_file import refuse
+from client.ledger_peers import Countersigned
+from shared_model import ledger, ledger_cost, protocol, signing
+from shared_model.errors import BudgetExhausted, OurMistake, Refused
+from shared_model.ledger import (
+    Answered,
+    Approved,
+    Booked,
+    Chain,
+    Entry,
+    Incident,
+    LedgerFault,
+    LedgerHead,
+    Link,
+    Opened,
+)
+
+MOST_INCIDENTS = 1000
+"""Whoever holds the coordinator's key could make an honest node's ledger grow without end."""
+
+_verified: dict[tuple[str, str, bytes], Chain] = {}
+"""What this process has verified, by file, site and key."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The hospital's limits. Infinite ones exist for simulations only: a policy cannot say them."""
+
+    epsilon_lifetime: float
+    epsilon_per_run: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon_lifetime > 0.0 and self.epsilon_per_run > 0.0):
+            raise OurMistake("A budget's epsilon must be above 0.")
+        if not 0.0 < self.delta < 1.0:
+            raise OurMistake("A budget's delta must be in (0, 1).")
+
+    @classmethod
+    def unlimited_non_private_for_tests(cls, delta: float = 1e-5) -> Budget:
+        """Lets rounds with non-private noise through; for `tests` and `simulations` only."""
+        return cls(epsilon_lifetime=float("inf"), epsilon_per_run=float("inf"), delta=delta)
+
+
+class LedgerStore:
+    """Opened by `LedgerStore.open`; usable by several processes at once."""
+
+    def __init__(
+        self,
+        home: NodeHome,
+        site: str,
+        key: Ed25519PrivateKey,
+        connection: sqlite3.Connection,
+        clock: Callable[[], float],
+    ) -> None:
+        self._home, self._site, self._key = home, site, key
+        self._connection = connection
+        self._clock = clock
+        self._name = (str(home.ledger), site, signing.public_bytes(key))
+        self.chain = Chain(site, signing.public_bytes(key))
+
+    @classmethod
+    def open(
+        cls,
+        home: NodeHome,
+        site: str,
+        key: Ed25519PrivateKey,
+        *,
+        clock: Callable[[], float] = time.time,
+        perhaps_old: bool = False,
+    ) -> Self:
+        """The ledger of this node's folder, verified.
+
+        Args:
+            key: the hospital's identity key.
+            perhaps_old: also a ledger of which nobody knows if it is current, or that is known to
+                be older than it was: to look at, and to recover. Nothing can be appended.
+
+        Raises:
+            LedgerFault: absent, damaged, edited, truncated, exchanged or put back from an older
+                copy; names the entry, and says what to do.
+        """
+        if not home.ledger.exists():
+            raise _absent(home)
+        try:
+            connection = ledger_file.connect(home.ledger)
+        except sqlite3.DatabaseError as error:
+            raise _unreadable(error) from error
+        try:
+            store = cls(home, site, key, connection, clock)
+            if store._name not in _verified:
+                ledger_file.check(connection)
+            store._read()
+            if not perhaps_old:
+                store.check_current()
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise _unreadable(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check_current(self) -> None:
+        """The ledger is as new as this node knows.
+
+        Raises:
+            LedgerFault: it is older, another one, or nobody knows.
+        """
+        ledger_file.hold_against_notes(self._home, self.chain)
+        if not ledger_file.is_current(self._home):
+            raise refuse(
+                "This node was restored or moved: nobody here knows whether its ledger is the "
+                f"newest. It ends with entry {self.chain.length}.",
+                entry=self.chain.length,
+                do="It trains again once other hospitals have said how far they saw it. "
+                + ledger_file.RECOVER,
+            )
+
+    # The hospital's own entries
+
+    def reserve(self, draft: Booked, budget: Budget) -> Booked:
+        """Book a round before anything is trained; on the disk when this returns.
+
+        Composes everything that was ever booked here (and all of the run) with the new round. A
+        round with noise that is not private costs infinity, and so does everything with it.
+
+        Args:
+            draft: the round; its sequence, limits and epsilons are filled in here.
+
+        Raises:
+            BudgetExhausted: the hospital's or the run's epsilon would be crossed.
+            Refused: reason "replay": this (run, round) is booked already: answer with the stored
+                reply or not at all; reason "delta": not the delta that this ledger began with.
+        """
+        if draft.delta != budget.delta:
+            raise OurMistake("The delta of the round and of the budget differ.")
+
+        def made(chain: Chain) -> Booked:
+            if chain.booking(draft.run, draft.round) is not None:
+                raise Refused(
+                    f"Round {draft.round} of this run is booked already.",
+                    reason="replay",
+                    do="Send the stored reply again; a new attempt is a new round.",
+                )
+            spent, delta = chain.spent(), budget.delta
+            lifetime, _ = ledger_cost.epsilon(spent, delta, [draft])
+            outsider, _ = ledger_cost.epsilon(spent, delta, [draft], colluding=0)
+            of_run, _ = ledger_cost.epsilon(spent.of_run(draft.run), delta, [draft])
+            _hold_within(budget, lifetime, of_run)
+            return draft.model_copy(
+                update={
+                    "sequence": chain.length + 1,
+                    "limit_lifetime": _finite(budget.epsilon_lifetime),
+                    "limit_run": _finite(budget.epsilon_per_run),
+                    "epsilon_lifetime": _finite(lifetime),
+                    "epsilon_run": _finite(of_run),
+                    "outsider_epsilon_lifetime": _finite(outsider),
+                    "time_s": self.now_s,
+                }
+            )
+
+        link = self._append(made, budget.delta)
+        if link is None or not isinstance(link.entry, Booked):
+            raise OurMistake("A booking was not written.")
+        return link.entry
+
+    def answered(self, run: str, round: int, body_digest: str) -> None:
+        """Record, once, the digest of the body that leaves.
+
+        Raises:
+            Refused: the round is not booked, or was answered with another body ("ledger").
+        """
+
+        def made(chain: Chain) -> Answered | None:
+            booking = chain.booking(run, round)
+            if booking is None:
+                raise Refused("A round that was answered is not booked.", reason="ledger")
+            before = chain.answer(run, round)
+            if before is None:
+                return Answered(
+                    site=self._site,
+                    sequence=chain.length + 1,
+                    booking=booking.sequence,
+                    run=run,
+                    round=round,
+                    update_digest=body_digest,
+                )
+            if before.update_digest != body_digest:
+                raise Refused("A round was answered with another update.", reason="ledger")
+            return None
+
+        self._append(made)
+
+    def approved(
+        self,
+        run: str,
+        plan_digest: str,
+        *,
+        bookings: int,
+        epsilon_run: float,
+        by: Literal["operator", "policy"],
+        delta: float,
+    ) -> Approved:
+        """Record the yes to a run's plan: for so many rounds from now on.
+
+        The same yes again, before a round was booked, changes nothing.
+
+        Args:
+            delta: of the policy; fixed for life if this is the first entry.
+        """
+
+        def made(chain: Chain) -> Approved | None:
+            last, since = chain.approval(run)
+            same = last is not None and (
+                (last.plan_digest, last.bookings) == (plan_digest, bookings)
+            )
+            if same and since == 0:
+                return None
+            return Approved(
+                site=self._site,
+                sequence=chain.length + 1,
+                run=run,
+                plan_digest=plan_digest,
+                bookings=bookings,
+                epsilon_run=_finite(epsilon_run),
+                by=by,
+                time_s=self.now_s,
+            )
+
+        self._append(made, delta)
+        found, _ = self.chain.approval(run)
+        if found is None:
+            raise OurMistake("An approval was not written.")
+        return found
+
+    def incident(self, run: str, round: int, reason: str, delta: float) -> None:
+        """Record what no honest coordinator asks: once for these three, and at most a thousand."""
+
+        def made(chain: Chain) -> Incident | None:
+            before = [x.entry for x in chain.links if isinstance(x.entry, Incident)]
+            known = {(item.run, item.round, item.reason) for item in before}
+            if (run, round, reason) in known or len(before) >= MOST_INCIDENTS:
+                return None
+            return Incident(
+                site=self._site, sequence=chain.length + 1, run=run, round=round, reason=reason
+            )
+
+        self._append(made, delta)
+
+    def epsilon(self, *, run: str | None = None) -> float:
+        """What was spent, over everything or over one run; infinity after a non-private round."""
+        spent = self.chain.spent()
+        if self.chain.delta is None:
+            return 0.0
+        chosen = spent if run is None else spent.of_run(run)
+        return ledger_cost.epsilon(chosen, self.chain.delta)[0]
+
+    def signed_head(self) -> LedgerHead:
+        """What others keep of this ledger."""
+        return ledger.sign_head(self._key, self._site, self.chain.length, self.chain.head)
+
+    @property
+    def now_s(self) -> int:
+        return int(self._clock())
+
+    # The other hospitals'
+
+    def see(
+        self,
+        heads: Mapping[str, LedgerHead],
+        links: Mapping[str, Sequence[str]],
+        identity_keys: Mapping[str, bytes],
+    ) -> None:
+        """See `client.round.Witness`; this hospital's own head is not looked at."""
+        with self._transaction() as connection:
+            others = {site: head for site, head in heads.items() if site != self._site}
+            ledger_peers.see(connection, others, links, identity_keys)
+
+    def peers(self) -> dict[str, LedgerHead]:
+        """The newest head held of each other hospital."""
+        return ledger_peers.peers(self._connection)
+
+    def keep_countersigned(self, new: Countersigned) -> None:
+        """See `client.round.Witness`."""
+        with self._transaction() as connection:
+            ledger_peers.keep_countersigned(connection, new)
+
+    def countersigned(self) -> tuple[Countersigned, ...]:
+        """Who countersigned the last rounds."""
+        return ledger_peers.countersigned(self._connection)
+
+    # Appending
+
+    def restore(
+        self,
+        own: Chain,
+        lines: Iterable[bytes],
+        last: Callable[[Chain], Entry],
+        *,
+        begin: float | None = None,
+    ) -> Link:
+        """Take back entries that were lost, then `last`; from then on the ledger is current.
+
+        Args:
+            own: this ledger as the caller saw it. begin: delta of a ledger without a first entry.
+
+        Raises:
+            LedgerFault: the lines do not continue this ledger, or it has grown meanwhile.
+        """
+        with self._transaction():
+            self._read()
+            if self.chain.head != own.head:
+                raise refuse("The ledger has changed meanwhile.", do="Run the command again.")
+            chain = self.chain if begin is None else self._begun(begin)
+            chain = self._insert(chain, lines)
+            chain = self._insert(chain, [ledger.seal(last(chain), self._key)])
+        self._committed(chain)
+        return chain.links[-1]
+
+    def take_over(self, entries: Callable[[Chain], Iterable[Entry]], delta: float) -> None:
+        """The first entries of a ledger that follows other books, all at once.
+
+        Raises:
+            Refused: there are entries already ("replay").
+        """
+        with self._transaction():
+            self._read()
+            if self.chain.length:
+                raise Refused("The ledger has entries already.", reason="replay")
+            chain = self._begun(delta)
+            for entry in entries(chain):
+                chain = self._insert(chain, [ledger.seal(entry, self._key)])
+        self._committed(chain)
+
+    def _append(
+        self, make: Callable[[Chain], Entry | None], delta: float | None = None
+    ) -> Link | None:
+        """One entry, which may depend on all that was there, in one transaction; None for none."""
+        with self._transaction():
+            self._read()
+            self.check_current()
+            chain = self.chain
+            if chain.length == 0 and delta is not None:
+                chain = self._begun(delta)
+            elif delta is not None and chain.delta != delta:
+                raise Refused(
+                    f"This hospital's delta was fixed at {chain.delta:g}; the policy now says "
+                    f"{delta:g}.",
+                    reason="delta",
+                    do="Put the first delta back into policy.toml.",
+                )
+            entry = make(chain)
+            if entry is None:
+                return None
+            chain = self._insert(chain, [ledger.seal(entry, self._key)])
+        self._committed(chain)
+        return chain.links[-1]
+
+    def _begun(self, delta: float) -> Chain:
+        opened = Opened(
+            site=self._site,
+            sequence=1,
+            ledger=secrets.token_hex(16),
+            identity_key=self.chain.identity_key.hex(),
+            delta=delta,
+            software=protocol.software(),
+            time_s=self.now_s,
+        )
+        return self._insert(self.chain, [ledger.seal(opened, self._key)])
+
+    def _insert(self, chain: Chain, lines: Iterable[bytes]) -> Chain:
+        """Only what continues the chain is ever written."""
+        longer = chain.extended(lines)
+        for link in longer.links[len(chain.links) :]:
+            self._connection.execute(
+                "INSERT INTO entries VALUES (?, ?)", (link.entry.sequence, link.line)
+            )
+        return longer
+
+    def _committed(self, chain: Chain) -> None:
+        self.chain = _verified[self._name] = chain
+        ledger_file.write_notes(self._home, chain.length, chain.head)
+
+    def _read(self) -> None:
+        """Verify what this process has not verified yet."""
+        chain = _verified.get(self._name, Chain(self._site, self._name[2]))
+        if chain.links and self._line(chain.length) != chain.links[-1].line:
+            chain = Chain(self._site, self._name[2])  # another file than before
+        rows = self._connection.execute(
+            "SELECT sequence, line FROM entries WHERE sequence > ? ORDER BY sequence",
+            (chain.length,),
+        ).fetchall()
+        try:
+            longer = chain.extended(bytes(line) for _, line in rows)
+        except LedgerFault as error:
+            raise refuse(f"The ledger is not whole. {error.message}", entry=error.entry) from error
+        for (sequence, _), link in zip(rows, longer.links[len(chain.links) :], strict=True):
+            if sequence != link.entry.sequence:
+                raise refuse(f"Entry {sequence} is in another's place.", entry=int(sequence))
+        self.chain = _verified[self._name] = longer
+
+    def _line(self, sequence: int) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT line FROM entries WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One writer at a time across processes; durable at the end, undone by any exception."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise refuse(f"The ledger cannot be written ({error}).") from error
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._connection.rollback()
+            raise refuse(f"The ledger cannot be written ({error}).") from error
+
+
+def _unreadable(error: sqlite3.Error) -> LedgerFault:
+    return refuse(f"The ledger's file cannot be read ({error}).")
+
+
+def _absent(home: NodeHome) -> LedgerFault:
+    if home.spend.exists() or home.spend.with_suffix(".marker").exists():
+        return refuse(
+            "This node has a spend table of an earlier version and no ledger.",
+            do="Run: fedprint-node ledger import-spend",
+        )
+    if ledger_file.has_notes(home):
+        return refuse("The ledger is missing, though this node has one.")
+    return refuse(
+        "This node has no ledger.",
+        do="If it never trained, with this or an earlier version: fedprint-node ledger "
+        "import-spend. If it was restored: fedprint-node ledger ask -o ask.json (docs/ledger.md)",
+    )
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if epsilon < float("inf") else None
+
+
+def _hold_within(budget: Budget, lifetime: float, of_run: float) -> None:
+    for what, cost, limit in (
+        ("lifetime", lifetime, budget.epsilon_lifetime),
+        ("run", of_run, budget.epsilon_per_run),
+    ):
+        if not cost <= limit:
+            raise BudgetExhausted(
+                f"This round would bring the {what}'s epsilon to {cost:.2f} per patient (delta "
+                f"{budget.delta:g}); the hospital allows {limit:g}.",
+                do="Only the hospital can raise the limit, in policy.toml.",
+            )

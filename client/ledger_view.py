@@ -1,0 +1,246 @@
+"""The ledger as people read it: what was spent, for life and of each run, and what is left.
+
+Epsilon never stands alone: delta, unit and trust model go with it. The figure for life is computed
+from the entries; those of single rounds and the plot are what the entries say of themselves, which
+`fedprint-node ledger verify` recomputes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.policy import Policy
+from shared_model import ledger_cost
+from shared_model.ledger import Booked, Chain, Incident, Recovered
+from shared_model.protocol import PRIVACY_UNIT
+
+_LOCAL = "local (this hospital adds the whole noise itself)"
+_COLOURS = ("#1f4e9c", "#b00020", "#b3541e")
+
+
+@dataclass(frozen=True)
+class LedgerView:
+    """A verified chain under today's policy."""
+
+    chain: Chain
+    policy: Policy
+
+    @property
+    def delta(self) -> float:
+        """Delta of the whole, charges for lost entries included."""
+        return (self.chain.spent().losses + 1) * (self.chain.delta or self.policy.delta)
+
+    @property
+    def epsilon(self) -> float:
+        return self._epsilon(None)
+
+    def _epsilon(self, run: str | None) -> float:
+        spent = self.chain.spent() if run is None else self.chain.spent().of_run(run)
+        return ledger_cost.epsilon(spent, self.chain.delta or self.policy.delta)[0]
+
+    @property
+    def left(self) -> float:
+        """Epsilon for life that is left."""
+        return max(0.0, self.policy.epsilon_lifetime - self.epsilon)
+
+    @property
+    def rounds_left(self) -> int | None:
+        """Rounds of the present plan, that of the last booking; None before the first."""
+        bookings = self.chain.bookings
+        if not bookings:
+            return None
+        return ledger_cost.rounds_left(
+            self.chain.spent(),
+            bookings[-1],
+            delta=self.chain.delta or self.policy.delta,
+            lifetime=self.policy.epsilon_lifetime,
+            per_run=self.policy.epsilon_per_run,
+        )
+
+    @property
+    def trust_model(self) -> str:
+        """The weakest that anything here depends on."""
+        shared = any(item.mode == "distributed" for item in self.chain.bookings)
+        return "distributed" if shared else "local"
+
+    @property
+    def trust_in_words(self) -> str:
+        if self.trust_model == "local":
+            return _LOCAL
+        least = min(x.colluding_sites for x in self.chain.bookings if x.mode == "distributed")
+        return f"distributed (holds while the secure sum does, against {least} colluding hospitals)"
+
+    @property
+    def in_words(self) -> str:
+        """Spent, limits and left, in two or three sentences."""
+        words = (
+            f"Spent for life: epsilon {number(self.epsilon)} at delta {self.delta:g}, unit: "
+            f"{PRIVACY_UNIT}, trust model {self.trust_in_words}. Limit: epsilon "
+            f"{self.policy.epsilon_lifetime:g} for life, {self.policy.epsilon_per_run:g} a run. "
+            f"Left for life: epsilon {number(self.left)}"
+        )
+        if self.rounds_left is None:
+            return words + "."
+        last = self.chain.bookings[-1]
+        return (
+            f"{words}, which is {self.rounds_left} more rounds of the present plan "
+            f"(run {last.run}: {last.steps} steps, sample rate {last.sample_rate:g}, noise "
+            f"multiplier {last.noise_multiplier:g})."
+        )
+
+    def runs(self) -> list[dict[str, Any]]:
+        """One row a run."""
+        rows = []
+        for run in dict.fromkeys(item.run for item in self.chain.bookings):
+            bookings = [item for item in self.chain.bookings if item.run == run]
+            epsilon = self._epsilon(run)
+            rows.append(
+                {
+                    "run": run,
+                    "rounds": len(bookings),
+                    "steps": sum(item.steps for item in bookings),
+                    "epsilon": number(epsilon),
+                    "delta": bookings[-1].delta,
+                    "left of the run": number(max(0.0, self.policy.epsilon_per_run - epsilon)),
+                    "trust model": bookings[-1].mode,
+                }
+            )
+        return rows
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """One row a booking."""
+        answered = {item.sequence for item in self.chain.answered_bookings}
+        return [
+            {
+                "run": item.run,
+                "round": item.round,
+                "booked": day(item.time_s),
+                "steps": item.steps,
+                "sample rate": item.sample_rate,
+                "noise multiplier": item.noise_multiplier,
+                "clipping norm": item.clipping_norm,
+                "noise": item.noise if item.private else f"{item.noise} (NOT PRIVATE)",
+                "epsilon so far": _stated(item.epsilon_lifetime),
+                "delta": item.delta,
+                "unit": PRIVACY_UNIT,
+                "trust model": item.mode,
+                "answered": item.sequence in answered,
+            }
+            for item in self.chain.bookings
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """For machines (`--json`)."""
+        entries = [link.entry for link in self.chain.links]
+        recovered = [item for item in entries if isinstance(item, Recovered)]
+        return {
+            "site": self.chain.site,
+            "entries": self.chain.length,
+            "head": self.chain.head,
+            "epsilon": number(self.epsilon),
+            "delta": self.delta,
+            "unit": PRIVACY_UNIT,
+            "trust_model": self.trust_model,
+            "epsilon_lifetime": self.policy.epsilon_lifetime,
+            "epsilon_per_run": self.policy.epsilon_per_run,
+            "epsilon_left": number(self.left),
+            "rounds_left": self.rounds_left,
+            "in_words": self.in_words,
+            "incidents": sum(isinstance(item, Incident) for item in entries),
+            "recovered": [
+                {
+                    "entry": item.sequence,
+                    "lost_from": item.lost_from,
+                    "lost_to": item.lost_to,
+                    "epsilon_charged": item.epsilon_charged,
+                    "witnesses": list(item.witnesses),
+                }
+                for item in recovered
+            ],
+            "runs": [_keys(row) for row in self.runs()],
+            "rounds": [_keys(row) for row in self.rounds()],
+        }
+
+    def misstated(self) -> Booked | None:
+        """The last booking of each run says what an accountant finds; None, or the one that not."""
+        spent = self.chain.spent()
+        delta = self.chain.delta or self.policy.delta
+        last = spent.bookings[-1] if spent.bookings else None
+        if last is not None and not _same(
+            last.epsilon_lifetime, ledger_cost.epsilon(spent, delta)[0]
+        ):
+            return last
+        for booked in {item.run: item for item in spent.bookings}.values():
+            of_run, _ = ledger_cost.epsilon(spent.of_run(booked.run), delta)
+            if not _same(booked.epsilon_run, of_run):
+                return booked
+        return None
+
+
+def plot(view: LedgerView, path: Path) -> None:
+    """Cumulative epsilon over time with the limits, as .png or .svg."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    days: list[Any] = []
+    totals: list[float] = []
+    for link in view.chain.links:
+        entry = link.entry
+        if isinstance(entry, Recovered) and entry.epsilon_charged:
+            days.append(_time(entry.time_s))
+            totals.append((totals[-1] if totals else 0.0) + entry.epsilon_charged)
+        if isinstance(entry, Booked):
+            days.append(_time(entry.time_s))
+            stated = entry.epsilon_lifetime
+            totals.append(math.nan if stated is None else stated)
+    figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.step(days, totals, where="post", color=_COLOURS[0], marker=".", label="spent for life")
+    axes.axhline(
+        view.policy.epsilon_lifetime, color=_COLOURS[1], linestyle="--", label="limit for life"
+    )
+    axes.axhline(
+        view.policy.epsilon_per_run, color=_COLOURS[2], linestyle=":", label="limit of a run"
+    )
+    axes.set_ylim(bottom=0.0)
+    axes.set_ylabel(f"epsilon at delta {view.delta:g}")
+    axes.set_title(
+        f"{view.chain.site}: {PRIVACY_UNIT}, trust model {view.trust_model}", fontsize=10
+    )
+    axes.legend(loc="best", frameon=False)
+    figure.autofmt_xdate()
+    figure.savefig(path)
+
+
+def number(epsilon: float) -> float | str:
+    """JSON has no infinity; it stands for "nothing is promised"."""
+    return round(epsilon, 6) if math.isfinite(epsilon) else "infinite"
+
+
+def day(time_s: int) -> str:
+    """YYYY-MM-DD HH:MM, UTC."""
+    return _time(time_s).strftime("%Y-%m-%d %H:%M")
+
+
+def _time(time_s: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(time_s, datetime.UTC)
+
+
+def _stated(epsilon: float | None) -> float | str:
+    return "infinite" if epsilon is None else number(epsilon)
+
+
+def _same(stated: float | None, found: float) -> bool:
+    """To 1 %: versions of the accountant may differ by so much."""
+    if stated is None or not math.isfinite(found):
+        return stated is None and not math.isfinite(found)
+    return math.isclose(stated, found, rel_tol=0.01, abs_tol=1e-3)
+
+
+def _keys(row: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace(" ", "_"): value for key, value in row.items()}

@@ -1,0 +1,232 @@
+"""What a run would cost this hospital, before anyone says yes to it; and the plan in words.
+
+    cost = cost_of(plan, chain, budget, ...)
+    lines = in_words(plan, cost, ...)
+
+All of it follows from the plan, the ledger and the policy; nothing is read in recordings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from client.ledger_store import Budget
+from shared_model import ledger_cost
+from shared_model.ledger import Booked, Chain
+from shared_model.protocol import PRIVACY_UNIT, RunPlan
+
+_MOST_STEPS = 100_000
+TRUST = {
+    "local": "local (this hospital adds the whole noise itself, and trusts nobody)",
+    "distributed": "distributed (the hospitals share the noise out; the promise holds only while "
+    "the secure sum does)",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Epsilon, all at `delta`, of this hospital's whole life and of the run; upper bounds.
+
+    before: for life, until now. after, of_run: with all further bookings of the plan. least_after,
+    least_of_run: with as few as the run needs to end well. rounds_left: rounds like these that the
+    budget has room for, at most those of the plan. Infinite limits (simulations): nothing is
+    computed, all epsilons are infinite.
+    """
+
+    before: float
+    after: float
+    of_run: float
+    least_after: float
+    least_of_run: float
+    rounds_left: int
+    delta: float
+    budget: Budget
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the run could end well."""
+        return self._within(self.least_after, self.least_of_run)
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether the budget holds for every booking, those for failed rounds included."""
+        return self._within(self.after, self.of_run)
+
+    @property
+    def left(self) -> float:
+        """Epsilon that would be left for life."""
+        return max(0.0, self.budget.epsilon_lifetime - self.after)
+
+    @property
+    def fraction_left(self) -> float:
+        """The same as a part of the limit for life."""
+        return self.left / self.budget.epsilon_lifetime
+
+    def _within(self, lifetime: float, of_run: float) -> bool:
+        return lifetime <= self.budget.epsilon_lifetime and of_run <= self.budget.epsilon_per_run
+
+
+def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
+    """What `plan.bookings` further rounds would cost on top of this ledger.
+
+    Args:
+        like: `booking_like` of the plan.
+    """
+    if math.isinf(budget.epsilon_lifetime) and math.isinf(budget.epsilon_per_run):
+        endless = math.inf
+        return Cost(
+            endless, endless, endless, endless, endless, plan.bookings, budget.delta, budget
+        )
+    spent = chain.spent()
+    run = spent.of_run(plan.run)
+    booked = sum(item.run == plan.run for item in chain.bookings)
+
+    def total(rounds: int) -> tuple[float, float, float]:
+        further = _rounds(like, rounds)
+        after, delta = ledger_cost.epsilon(spent, budget.delta, further)
+        return after, ledger_cost.epsilon(run, budget.delta, further)[0], delta
+
+    after, of_run, delta = total(plan.bookings)
+    least_after, least_of_run, _ = total(max(1, plan.rounds - booked))
+    cost = Cost(
+        before=ledger_cost.epsilon(spent, budget.delta)[0],
+        after=after,
+        of_run=of_run,
+        least_after=least_after,
+        least_of_run=least_of_run,
+        rounds_left=plan.bookings,
+        delta=delta,
+        budget=budget,
+    )
+    if cost.covers_all or not cost.affordable:
+        return cost
+    room = ledger_cost.rounds_left(
+        spent,
+        like,
+        delta=budget.delta,
+        lifetime=budget.epsilon_lifetime,
+        per_run=budget.epsilon_per_run,
+    )
+    return Cost(**{**vars(cost), "rounds_left": min(room, plan.bookings)})
+
+
+def booking_like(
+    plan: RunPlan, *, participants: int, threshold: int, colluding_sites: int, dimension: int
+) -> Booked:
+    """A booking of the plan, for accountants only: it is no legal entry.
+
+    Args:
+        participants, threshold, colluding_sites: n, t and k of the approved roster.
+        dimension: padded number of coordinates that are noised in mode distributed; else 0.
+    """
+    return Booked.model_construct(
+        run=plan.run,
+        mode=plan.privacy.mode,
+        sample_rate=plan.privacy.sample_rate,
+        noise_multiplier=plan.privacy.noise_multiplier,
+        clipping_norm=plan.privacy.clipping_norm,
+        steps=plan.privacy.steps,
+        private=True,
+        participants=participants,
+        threshold=threshold,
+        colluding_sites=colluding_sites,
+        minimum_contributors=plan.minimum_contributors,
+        dimension=dimension,
+    )
+
+
+def _rounds(like: Booked, count: int) -> list[Booked]:
+    """So many rounds as few bookings: in mode local only the number of steps counts."""
+    if like.mode != "local":
+        return [like] * count
+    whole, rest = divmod(like.steps * count, _MOST_STEPS)
+    steps = [_MOST_STEPS] * whole + ([rest] if rest else [])
+    return [like.model_copy(update={"steps": number}) for number in steps]
+
+
+def in_words(
+    plan: RunPlan, cost: Cost, *, code: str, weights: Mapping[str, int], booked: int
+) -> list[str]:
+    """The plan as its approver reads it.
+
+    Args:
+        code: digest of what is installed here. weights: of the approved roster's sites; empty if
+            none is approved. booked: rounds of this run that are booked already.
+    """
+    privacy, spare = plan.privacy, plan.bookings - plan.rounds
+    same = "the same code" if code == plan.code_digest else "OTHER CODE"
+    return [
+        f"Run {plan.run}: to {plan.purpose} the model {plan.preset}, "
+        f"{'all parameters' if plan.training.trainable == 'all' else 'its head'}.",
+        f"{plan.rounds} rounds, and up to {spare} more for rounds that fail; "
+        f"{booked or 'none'} booked here so far.",
+        f"A round: {privacy.steps} steps; a patient is in a step with probability "
+        f"{privacy.sample_rate:g}; noise {privacy.noise_multiplier:g} x clipping norm "
+        f"{privacy.clipping_norm:g}.",
+        f"Trust model: {TRUST[privacy.mode]}.",
+        *_cost_in_words(plan, cost),
+        f"A sum has at least {plan.minimum_contributors} hospitals"
+        + ("." if plan.aggregation == "secure-sum" else "; UPDATES LEAVE WITHOUT MASKS."),
+        "Weights in the sum: "
+        + (", ".join(f"{site} {weights[site]}" for site in sorted(weights)) or "no roster yet")
+        + f"; the model then moves by {plan.server_learning_rate:g} x the mean "
+        f"({plan.server_step}).",
+        f"Code at the coordinator: {plan.code_digest}",
+        f"Code here ({same}):".ljust(25) + code,
+        f"Digest of this plan:     {plan.digest}",
+    ]
+
+
+def _cost_in_words(plan: RunPlan, cost: Cost) -> list[str]:
+    if not math.isfinite(cost.after):
+        return ["It would cost epsilon without end: nothing is promised to patients."]
+    budget = cost.budget
+    lines = [
+        f"It would cost epsilon {cost.of_run:.2f} if all {plan.bookings} rounds are booked (limit "
+        f"of a run: {budget.epsilon_per_run:g}), at delta {cost.delta:g}, unit: {PRIVACY_UNIT}.",
+        f"For life: epsilon {cost.before:.2f} until now, {cost.after:.2f} after it, of "
+        f"{budget.epsilon_lifetime:g}. Left then: {cost.left:.2f}, {100 * cost.fraction_left:.0f} "
+        "% of the limit.",
+    ]
+    if not cost.affordable:
+        lines.append("THE BUDGET DOES NOT HOLD for this run: it is refused.")
+    elif not cost.covers_all:
+        lines.append(
+            f"The budget holds for {cost.rounds_left} of {plan.bookings} rounds: if more of them "
+            "fail, this hospital stops before the run ends."
+        )
+    return lines
+
+
+def facts(
+    plan: RunPlan, cost: Cost, *, code: str, weights: Mapping[str, int], booked: int
+) -> dict[str, Any]:
+    """The same for machines (`--json`); infinite numbers are null."""
+
+    def number(value: float) -> float | None:
+        return round(value, 6) if math.isfinite(value) else None
+
+    return {
+        "plan": plan.model_dump(mode="json"),
+        "plan_digest": plan.digest,
+        "booked": booked,
+        "code_digest_here": code,
+        "same_code": code == plan.code_digest,
+        "weights": dict(sorted(weights.items())),
+        "epsilon_before": number(cost.before),
+        "epsilon_of_run": number(cost.of_run),
+        "epsilon_after": number(cost.after),
+        "epsilon_left": number(cost.left),
+        "fraction_left": number(cost.fraction_left),
+        "delta": cost.delta,
+        "unit": PRIVACY_UNIT,
+        "trust_model": plan.privacy.mode,
+        "epsilon_lifetime": number(cost.budget.epsilon_lifetime),
+        "epsilon_per_run": number(cost.budget.epsilon_per_run),
+        "affordable": cost.affordable,
+        "covers_all_bookings": cost.covers_all,
+        "rounds_left": cost.rounds_left,
+    }

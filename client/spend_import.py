@@ -1,0 +1,162 @@
+"""The spend table of versions before the ledger, read once and booked in the ledger."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client import ledger_file
+from client.home import NodeHome
+from client.ledger_store import LedgerStore
+from shared_model import ledger_cost
+from shared_model.errors import Refused
+from shared_model.ledger import NOTHING, Answered, Booked, Chain, Entry, Spent
+
+_APPLICATION_ID = 0x66705370  # "fpSp"
+_NOWHERE = (
+    "Put the newest copy of spend.sqlite and spend.marker back. Do not train on these patients "
+    "with an empty ledger."
+)
+
+
+def import_spend(home: NodeHome, site: str, key: Ed25519PrivateKey, delta: float) -> int:
+    """Make the ledger of a node that has none, with every row of its spend table; how many.
+
+    All rows or none. Delta stays what it was fixed at; `delta` is for a node that never trained.
+
+    Raises:
+        Refused: this node has, or had, a ledger, or its spend table is not whole ("ledger").
+    """
+    if home.ledger.exists():
+        with LedgerStore.open(home, site, key, perhaps_old=True) as store:
+            if store.chain.length:
+                raise Refused(
+                    "This node has a ledger already.",
+                    reason="ledger",
+                    do="See: fedprint-node ledger",
+                )
+    elif ledger_file.has_notes(home):
+        raise ledger_file.refuse("The ledger is missing, though this node has one.")
+    rows, fixed = _rows(home.spend)
+    ledger_file.create(home)
+    if rows:
+        with LedgerStore.open(home, site, key) as store:
+            store.take_over(lambda chain: _entries(chain, rows), fixed or delta)
+    return len(rows)
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
+    marker = path.with_suffix(".marker")
+    if not path.exists():
+        if marker.exists():
+            raise _refuse("The spend table is missing, though this node has trained before.")
+        return [], None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as table:
+            table.row_factory = sqlite3.Row
+            if table.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+                raise _refuse("spend.sqlite is not a spend table.")
+            if table.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+                raise _refuse("The spend table is damaged.")
+            _, version, name, delta = table.execute("SELECT * FROM identity").fetchone()
+            rows = [dict(row) for row in table.execute("SELECT * FROM rounds ORDER BY sequence")]
+            last = table.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rounds'").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _refuse(f"The spend table cannot be read ({error}).") from error
+    if version != 1:
+        raise _refuse(f"The spend table has version {version}, which nobody wrote.")
+    if [row["sequence"] for row in rows] != list(range(1, (last["seq"] if last else 0) + 1)):
+        raise _refuse("Rows of the spend table are missing.")
+    _hold_against_marker(marker, name, len(rows))
+    return rows, delta
+
+
+def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
+    if not marker.exists():
+        return
+    try:
+        content = json.loads(marker.read_bytes())
+        known, least = str(content["table_id"]), int(content["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _refuse("The spend table's marker is damaged.") from error
+    if known != name or least > rows:
+        raise _refuse("The spend table is older than it was, or another one.")
+
+
+def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
+    """What the table never knew (request, roster, transcript, code) is zero."""
+    sequence, booked = chain.length, []
+    for row in rows:
+        sequence += 1
+        try:
+            draft = Booked(
+                site=chain.site,
+                sequence=sequence,
+                run=row["run"],
+                round=row["round"],
+                purpose="pretrain",
+                mode=row["mode"],
+                sample_rate=row["sample_rate"],
+                noise_multiplier=row["noise_multiplier"],
+                clipping_norm=row["clipping_norm"],
+                steps=row["steps"],
+                declared_patients=row["declared_patients"],
+                delta=row["delta"],
+                noise=row["noise"],
+                private=bool(row["private"]),
+                model_in=row["model_digest"],
+                request_digest=NOTHING,
+                code_digest=NOTHING,
+                roster_digest=NOTHING,
+                transcript=NOTHING,
+                participants=1,
+                threshold=1,
+                colluding_sites=0,
+                minimum_contributors=1,
+                dimension=0,
+                limit_lifetime=None,
+                limit_run=None,
+                epsilon_lifetime=None,
+                epsilon_run=None,
+                outsider_epsilon_lifetime=None,
+                time_s=row["reserved_at_s"],
+            )
+        except ValueError as error:
+            raise _refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
+        booked.append(draft)
+        spent = Spent(0.0, 0, tuple(booked))
+        lifetime = _finite(ledger_cost.epsilon(spent, draft.delta)[0])
+        yield draft.model_copy(
+            update={
+                "epsilon_lifetime": lifetime,
+                "epsilon_run": _finite(
+                    ledger_cost.epsilon(spent.of_run(draft.run), draft.delta)[0]
+                ),
+                "outsider_epsilon_lifetime": lifetime,
+            }
+        )
+        if row["update_digest"] is not None:
+            sequence += 1
+            yield Answered(
+                site=chain.site,
+                sequence=sequence,
+                booking=draft.sequence,
+                run=draft.run,
+                round=draft.round,
+                update_digest=row["update_digest"],
+            )
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _refuse(message: str) -> Refused:
+    return Refused(message, reason="ledger", do=_NOWHERE)
