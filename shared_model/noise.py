@@ -4,39 +4,72 @@
 key from the operating system and expands it with AES-256-CTR. `NonPrivateForTests` repeats bit by
 bit, which tests and simulations need and privacy forbids: its epsilon is infinite.
 
-Floating-point attacks. A float64 Gaussian takes only some of the float64 values, and which sums
-`x + noise` can occur tells something about `x` (Mironov 2012; Jin et al. 2112.05307; Holohan and
-Braghin, 2107.10138). Two measures are taken, neither of them a proof:
+Floating-point attacks. A Gaussian computed in float64 takes only some float64 values, and which
+sums `x + noise` can occur tells something about `x` (Mironov 2012; Jin et al. 2112.05307; Holohan
+and Braghin 2107.10138, whose sum of 2 n draws Opacus' `secure_mode` takes to make the search
+longer). Here there is no such computation. Noise is an *integer*, drawn exactly from the discrete
+Gaussian (`shared_model.discrete_gaussian`), times a public power of two, `grid(std)`:
 
-1. every number is the sum of 2 n = 4 independent draws over 2 (n = 2, as in Opacus' `secure_mode`:
-   whoever wants to undo it has to search over combinations of draws instead of single ones), and
-   each draw is the cosine branch of its own Box-Muller pair; the sine branch is thrown away;
-2. the caller (`shared_model.privacy.noisy_mean`) adds the noise in float64 and then rounds to a
-   public power-of-two grid of at most std * 2**-20, which is post-processing and removes the low
-   bits in which the holes of the float64 Gaussian lie.
+- every multiple of the grid occurs, with its right probability, into tails without end: there are
+  no holes to look for;
+- the caller (`shared_model.privacy.noisy_mean`) rounds the data to the same grid *before* adding.
+  What float64 makes of the sum of two multiples is a function of the exact sum: post-processing.
 
-Cost: four draws for one number. Limit: the law differs from the real Gaussian by the rounding of
-53-bit arithmetic and by a tail cut at about 19 standard deviations. An exact integer mechanism
-(discrete Gaussian, 2004.00010) comes with the secure sum's `distributed` mode.
+The grid is 2^-40 to 2^-39 of std, so s = std / grid is in 2^39 ... 2^40. The guarantee that remains
+to be shown is the Gaussian mechanism's, which the accountant computes. A Gaussian rounded to
+integers, added to integers, *is* the Gaussian mechanism, rounded afterwards. The discrete Gaussian
+differs from it by a chi-square divergence of 1 / (288 s^4) a coordinate, so by a total variation
+of sqrt(d) / (33 s^2) in d coordinates: 1e-21 a step for d = 1e8. Over T steps delta grows
+by (1 + e^epsilon) T times that. docs/adr/0015-noise.md has the steps of the argument.
+
+What is assumed: AES-256-CTR under a secret key looks random, as for every key in the system.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from fractions import Fraction
 from typing import ClassVar, NoReturn, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from shared_model import discrete_gaussian
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
 
-_CHUNK = 1 << 16
-"""Numbers made at once: bounds memory to a few MB."""
-_DRAWS = 4
-"""Draws summed into one number: 2 n with n = 2."""
+_GRID_BITS = 39
+_ZEROS = memoryview(bytes(8 * discrete_gaussian.CHUNK))
+
+
+def grid(std: float) -> float:
+    """The power of two that noise of this deviation is a multiple of: std / grid in [2^39, 2^40).
+
+    Raises:
+        OurMistake: std is not in 1e-12 ... 1e12, far from the smallest and largest float64.
+    """
+    if not 1e-12 <= std <= 1e12:
+        raise OurMistake("The noise's standard deviation must be in 1e-12 ... 1e12.")
+    return math.ldexp(1.0, math.frexp(std)[1] - 1 - _GRID_BITS)
+
+
+class Keystream:
+    """AES-256-CTR keystream of one key, from counter 0, as little-endian 64-bit words."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """uint64 (count,), the next ones."""
+        found = np.empty(count, dtype="<u8")
+        data = found.view(np.uint8).data
+        for start in range(0, len(data), len(_ZEROS)):
+            part = data[start : start + len(_ZEROS)]
+            self._encryptor.update_into(_ZEROS[: len(part)], part)
+        return found
 
 
 class NoiseSource(Protocol):
@@ -51,7 +84,10 @@ class NoiseSource(Protocol):
         """What the spend table and the console call it."""
 
     def normal(self, count: int, std: float) -> np.ndarray:
-        """float64 (count,), independent N(0, std^2)."""
+        """float64 (count,), independent N(0, std^2), multiples of `grid(std)`."""
+
+    def discrete_gaussian(self, count: int, variance: Fraction) -> npt.NDArray[np.int64]:
+        """int64 (count,), independent N_Z(0, variance), exactly."""
 
     def poisson_sample(self, count: int, rate: float) -> np.ndarray:
         """int64 indices below `count`, ascending; each is in with probability `rate`."""
@@ -71,8 +107,7 @@ class SystemNoise:
     two updates with equal noise is bare data.
 
     Edges:
-        `std` 0 is refused (no noise is no mechanism), and so is a std outside 1e-12 ... 1e12, far
-        from the smallest and largest float64;
+        `std` 0 is refused (no noise is no mechanism), and so is a std outside 1e-12 ... 1e12;
         a patient's probability of being sampled is floor(rate * 2**64) / 2**64 <= rate, rate 1
         takes all; `count` 0 gives an empty array.
     """
@@ -82,8 +117,7 @@ class SystemNoise:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16)))
-        self._stream = cipher.encryptor()
+        self._keystream = Keystream(os.urandom(32))
 
     def __reduce__(self) -> NoReturn:
         raise OurMistake("A noise source cannot be copied or stored.", do="Make a new one.")
@@ -92,24 +126,18 @@ class SystemNoise:
         return "SystemNoise()"
 
     def normal(self, count: int, std: float) -> np.ndarray:
-        """float64 (count,), independent N(0, std^2); never the same twice."""
-        _check_count(count)
-        if not 1e-12 <= std <= 1e12:
-            raise OurMistake("The noise's standard deviation must be in 1e-12 ... 1e12.")
-        result = np.empty(count, dtype=np.float64)
-        for start in range(0, count, _CHUNK):
-            part = result[start : start + _CHUNK]
-            part[:] = 0.0
-            for _ in range(_DRAWS):
-                part += self._box_muller(part.size)
-        result *= std / np.sqrt(_DRAWS)
-        return result
+        """float64 (count,), independent N(0, std^2), multiples of `grid(std)`; never repeats."""
+        return _on_grid(count, std, self._stream)
+
+    def discrete_gaussian(self, count: int, variance: Fraction) -> npt.NDArray[np.int64]:
+        """int64 (count,), independent N_Z(0, variance), exactly; never repeats."""
+        return discrete_gaussian.draw(count, variance, self._stream)
 
     def poisson_sample(self, count: int, rate: float) -> np.ndarray:
         """int64 indices: each of 0 ... count - 1 independently with probability `rate`."""
         _check_count(count)
         threshold = _threshold(rate)
-        draws = self._uint64(count)
+        draws = self._stream.words(count)
         if threshold >= 1 << 64:
             return np.arange(count, dtype=np.int64)
         return np.flatnonzero(draws < np.uint64(threshold)).astype(np.int64)
@@ -122,25 +150,14 @@ class SystemNoise:
         """32 fresh bytes of the operating system."""
         return os.urandom(32)
 
-    def _uint64(self, count: int) -> np.ndarray:
+    @property
+    def _stream(self) -> Keystream:
         if os.getpid() != self._process:
             raise OurMistake(
                 "A noise source was carried into another process.",
                 do="Make the noise source in the process that uses it.",
             )
-        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
-
-    def _box_muller(self, count: int) -> np.ndarray:
-        words = self._uint64(2 * count)
-        # (0, 1]: the smallest value, 2**-65, bounds one draw at 9.5 standard deviations
-        radius = (words[:count].astype(np.float64) + 0.5) * 2.0**-64
-        angle = words[count:].astype(np.float64) * (2.0 * np.pi * 2.0**-64)
-        np.log(radius, out=radius)
-        radius *= -2.0
-        np.sqrt(radius, out=radius)
-        np.cos(angle, out=angle)
-        radius *= angle
-        return radius
+        return self._keystream
 
 
 class NonPrivateForTests:
@@ -155,7 +172,7 @@ class NonPrivateForTests:
     def __init__(self, run: str, site: str, round: int, seed: int) -> None:
         self.name = f"NON-PRIVATE seeded noise (seed {seed})"
         self._key = [run, site, round, seed]
-        self._noise = self._generator("noise")
+        self._noise = Keystream(bytes.fromhex(self._digest("noise")))
         self._sampler = self._generator("sample")
         self._public_count = 0
 
@@ -163,9 +180,12 @@ class NonPrivateForTests:
         return f"NonPrivateForTests(epsilon=inf, key={self._key!r})"
 
     def normal(self, count: int, std: float) -> np.ndarray:
-        """float64 (count,), N(0, std^2), the next of the seeded stream."""
-        _check_count(count)
-        return self._noise.standard_normal(count) * std
+        """float64 (count,), N(0, std^2) on `grid(std)`, the next of the seeded stream."""
+        return _on_grid(count, std, self._noise)
+
+    def discrete_gaussian(self, count: int, variance: Fraction) -> npt.NDArray[np.int64]:
+        """int64 (count,), N_Z(0, variance), the next of the seeded stream."""
+        return discrete_gaussian.draw(count, variance, self._noise)
 
     def poisson_sample(self, count: int, rate: float) -> np.ndarray:
         """int64 indices, each with probability `rate`, the next of the seeded stream."""
@@ -180,11 +200,24 @@ class NonPrivateForTests:
 
     def rounding_seed(self) -> bytes:
         """The same 32 bytes for the same (run, site, round, seed)."""
-        return bytes.fromhex(digest_of(["NonPrivateForTests", *self._key, "rounding"]))
+        return bytes.fromhex(self._digest("rounding"))
 
     def _generator(self, purpose: str) -> np.random.Generator:
-        seed = int(digest_of(["NonPrivateForTests", *self._key, purpose]), 16)
-        return np.random.Generator(np.random.PCG64(seed))
+        return np.random.Generator(np.random.PCG64(int(self._digest(purpose), 16)))
+
+    def _digest(self, purpose: str) -> str:
+        return digest_of(["NonPrivateForTests", *self._key, purpose])
+
+
+def _on_grid(count: int, std: float, stream: Keystream) -> np.ndarray:
+    """Discrete Gaussian of the right deviation times the grid, in the memory of the integers."""
+    step = grid(std)
+    drawn = discrete_gaussian.draw(count, (Fraction(std) / Fraction(step)) ** 2, stream)
+    result = drawn.view(np.float64)
+    for start in range(0, count, discrete_gaussian.CHUNK):
+        part = slice(start, start + discrete_gaussian.CHUNK)
+        result[part] = drawn[part] * step
+    return result
 
 
 def _check_count(count: int) -> None:

@@ -24,15 +24,18 @@ from torch.func import functional_call, grad, vmap
 
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake
-from shared_model.noise import NoiseSource
+from shared_model.noise import NoiseSource, grid
 
 CLIPPING_MARGIN = 1e-3
 """Patients are clipped to C (1 - margin): float32 rounding that depends on the shape of the batch
 moved the clipped sum by up to 4e-4 C more than the bound, noise is sized for C."""
 SMALLEST_CLIPPING_NORM = 1e-6
 """Below it float64 noise would come near the smallest numbers, where its grid is no longer fine."""
-_GRID_BITS = 20
-"""The noisy sum is rounded to a power of two at most std * 2**-20 (see shared_model.noise)."""
+ROUNDING_MARGIN = 1e-4
+"""Rounding d coordinates to the grid adds at most sqrt(d) grid to the sensitivity; that must fit
+into this share of C, which the clipping margin leaves free."""
+_CHUNK = 1 << 15
+"""Coordinates finished at once, in the cache."""
 
 _COUPLING = (
     nn.modules.batchnorm._NormBase,  # BatchNorm1-3d, SyncBatchNorm, InstanceNorm with statistics
@@ -164,8 +167,14 @@ def noisy_mean(
     """(clipped sum + N(0, (sigma C)^2)) / (q N): the only thing of a step that may be looked at.
 
     N is the declared number of patients, a public constant, never the number sampled or
-    catalogued. An empty sample (total zero) gives pure noise. Noise is added in float64; the noisy
-    sum is rounded to a fixed grid of at most 2**-20 of the noise, then to float32: post-processing.
+    catalogued. An empty sample (total zero) gives pure noise.
+
+    Guarantee: the Gaussian mechanism with noise multiplier sigma, up to a total variation of
+    sqrt(d) 2e-25 (`shared_model.noise`), in spite of computing with float64. The sum is rounded to
+    the noise's public grid, which moves its sensitivity by at most sqrt(d) grid <=
+    ROUNDING_MARGIN C, so that it stays below C; the noise is a whole number of grid steps; float64
+    gives the nearest number to the exact sum of both, a function of that sum; division and the
+    rounding to float32 are functions of it, too: post-processing.
 
     Args:
         total: float64 (d,) from `clipped_sum`, L2 sensitivity <= plan.clipping_norm.
@@ -174,8 +183,8 @@ def noisy_mean(
         float32 (d,).
 
     Raises:
-        OurMistake: the declared number is below 1, the clipping norm below 1e-6, or the sum is not
-            finite float64.
+        OurMistake: the declared number is below 1, the clipping norm below 1e-6, the sum is not
+            finite float64, or it has too many coordinates for such large noise.
     """
     if declared_patients < 1:
         raise OurMistake("The declared number of patients must be at least 1.")
@@ -184,9 +193,19 @@ def noisy_mean(
     if total.dtype != np.float64 or not np.isfinite(total).all():
         raise OurMistake("A clipped sum must be finite float64.")
     std = plan.noise_multiplier * plan.clipping_norm
-    grid = 2.0 ** (math.floor(math.log2(std)) - _GRID_BITS)
-    noisy = np.rint((total + noise.normal(total.size, std)) / grid) * grid
-    return np.asarray(noisy / (plan.sample_rate * declared_patients), dtype=np.float32)
+    step = grid(std)
+    if math.sqrt(total.size) * step > ROUNDING_MARGIN * plan.clipping_norm:
+        raise OurMistake(
+            "With this noise multiplier the noise's grid is too coarse for so many parameters.",
+            do="Lower the noise multiplier or train fewer parameters.",
+        )
+    drawn = noise.normal(total.size, std)
+    mean = np.empty(total.size, dtype=np.float32)
+    divisor = plan.sample_rate * declared_patients
+    for start in range(0, total.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        mean[part] = (np.rint(total[part] / step) * step + drawn[part]) / divisor
+    return mean
 
 
 def split(flat: np.ndarray, parameters: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

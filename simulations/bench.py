@@ -21,6 +21,7 @@ BENCHES = {
     "ingest": "simulations.bench_ingest:figures",
     "secure-sum": "simulations.bench_secure_sum:figures",
     "round": "simulations.bench_round:figures",
+    "noise": "simulations.bench_noise:figures",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from shared_model import privacy
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake
-from shared_model.noise import NonPrivateForTests, SystemNoise
+from shared_model.noise import NonPrivateForTests, SystemNoise, grid
 
 PATIENTS, SEGMENTS, SIZE = 6, 3, 10
 
@@ -191,15 +193,45 @@ def test_the_mean_is_over_the_declared_patients() -> None:
     np.testing.assert_allclose(step(10), 2.0 * step(20), rtol=1e-6)
 
 
-def test_what_is_released_lies_on_a_public_grid() -> None:
-    """The low bits, in which a float64 Gaussian has holes, are gone."""
+class Given:
+    """A noise source that gives what it was told."""
+
+    def __init__(self, drawn: np.ndarray) -> None:
+        self.drawn = drawn
+
+    def normal(self, count: int, std: float) -> np.ndarray:
+        return self.drawn
+
+
+def test_data_are_rounded_to_the_noises_grid_before_it_is_added() -> None:
+    """So float64 can show nothing of them between two steps of the grid."""
     chosen = plan(sample_rate=1.0)
-    total = np.linspace(-0.2, 0.3, 10_000)
-    step = privacy.noisy_mean(total, chosen, 1, SystemNoise()).astype(np.float64)
-    grid = 2.0 ** (np.floor(np.log2(0.6)) - 20)
-    near_zero = step[np.abs(step) < 0.5]  # float32 is exact there
-    assert near_zero.size > 1000
-    np.testing.assert_array_equal(near_zero, np.rint(near_zero / grid) * grid)
+    step = grid(chosen.noise_multiplier * chosen.clipping_norm)
+    whole = np.arange(-500.0, 500.0)
+    for off in (-0.49, 0.0, 0.3, 0.49):
+        found = privacy.noisy_mean((whole + off) * step, chosen, 1, Given(np.zeros(1000)))
+        np.testing.assert_array_equal(found.astype(np.float64), whole * step)
+
+
+def test_the_mean_is_the_exact_sum_rounded() -> None:
+    """Data and noise of any size: float64 gives the nearest number to the exact sum of both."""
+    chosen = plan(sample_rate=1.0)
+    std = chosen.noise_multiplier * chosen.clipping_norm
+    drawn = NonPrivateForTests("r", "s", 1, 1).normal(2000, std)
+    total = np.linspace(-1.0, 1.0, 2000) ** 9 * 1e9
+    found = privacy.noisy_mean(total, chosen, 1, Given(drawn))
+    step = Fraction(grid(std))
+    for mean, data, noise in zip(found, total, drawn, strict=True):
+        exact = round(Fraction(float(data)) / step) * step + Fraction(float(noise))
+        assert mean == np.float32(float(exact))
+
+
+def test_rounding_to_the_grid_stays_within_its_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noisiest plan with 10^7 parameters fits; what would not fit is refused."""
+    assert np.sqrt(1e7) * grid(9999.0 * 0.3) <= privacy.ROUNDING_MARGIN * 0.3
+    monkeypatch.setattr(privacy, "ROUNDING_MARGIN", 1e-12)
+    with pytest.raises(OurMistake, match="coarse"):
+        privacy.noisy_mean(np.zeros(1), plan(noise_multiplier=9.0), 5, SystemNoise())
 
 
 def test_impossible_means_are_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from shared_model.errors import OurMistake
-from shared_model.noise import NonPrivateForTests, SystemNoise
+from shared_model.noise import NonPrivateForTests, SystemNoise, grid
 
 COUNT = 200_000
 SURE = 1e-6
@@ -35,6 +35,19 @@ def test_noise_has_gaussian_tails() -> None:
     beyond = int(np.sum(np.abs(draws) > 4.0))
     low, high = stats.binom.ppf([SURE, 1 - SURE], COUNT, 2 * stats.norm.sf(4.0))
     assert low <= beyond <= high
+
+
+@pytest.mark.parametrize("std", [1e-12, 0.3, 1.0, 1.5, 1e12])
+def test_noise_is_a_whole_number_of_steps_of_a_public_grid(std: float) -> None:
+    """No holes: every residue of the steps modulo 256 is as frequent as the others."""
+    step = grid(std)
+    assert np.frexp(step)[0] == 0.5  # a power of two
+    assert 2.0**39 <= std / step < 2.0**40
+    steps = SystemNoise().normal(COUNT, std) / step
+    assert np.array_equal(steps, np.rint(steps))
+    residues = np.bincount(steps.astype(np.int64) & 255, minlength=256)
+    assert stats.chisquare(residues).pvalue > SURE
+    assert abs(np.std(steps) * step / std - 1) < 5 / np.sqrt(2 * COUNT)
 
 
 def test_neighbouring_draws_are_uncorrelated() -> None:
