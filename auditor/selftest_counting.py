@@ -141,7 +141,7 @@ def accountants(quick: bool) -> Seen:
 
 
 def ledger(quick: bool) -> Seen:
-    """Twenty rounds in two runs are booked, the node restarted before each."""
+    """Twenty rounds in two runs are booked, the ledger opened anew for each."""
     with tempfile.TemporaryDirectory() as folder:
         told = mechanism.booked(Path(folder), ROUNDS, DELTA, rounds_per_run=10)
     broken = []
@@ -178,7 +178,7 @@ CHECKS = (
     ),
     Check(
         "ledger",
-        "what a node books composes over rounds, runs and restarts",
+        "what a node books in its ledger composes over rounds and runs",
         "20 rounds x 50 steps at sigma 1, q 0.1 cost 25.2 +- 1 %; a reset would read 5.2",
         ledger,
     ),

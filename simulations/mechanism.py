@@ -1,7 +1,7 @@
 """The node's private training as an examiner sees it: data put in, updates and bookings come out.
 
 For `fedprint-audit selftest`, which may not import `client` by itself. Everything here runs the
-code that a hospital's node runs (`client.training.train_round`, `client.spend`, `SystemNoise`,
+code that a node runs (`client.training.train_round`, `client.ledger_store`, `SystemNoise`,
 whole rounds through `simulations.federation`); nothing computes a gradient, a clip or a noise of
 its own. Only the data are made up, and they are made to be difficult.
 
@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from client.spend import Budget, SpendTable
+from client import keys
+from client.home import NodeHome
+from client.ledger_store import Budget, LedgerStore
 from client.training import train_round
-from shared_model import accounting, mae
+from shared_model import accounting, mae, signing
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
 from shared_model.errors import OurMistake
+from shared_model.ledger import Booked
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 
 SMALL = ModelConfig(
@@ -37,6 +40,8 @@ SMALL = ModelConfig(
 PROCESS_S = 300.0
 """How long another process may take for one round."""
 _SAMPLES, _TOKENS = 1250, 50
+_AMPLE = 1e6
+_DIGEST = "0" * 64
 
 
 @dataclass
@@ -310,19 +315,28 @@ def epsilons(plans: Sequence[PrivacyPlan], delta: float) -> dict[str, float]:
 def booked(
     folder: Path, plans: Sequence[PrivacyPlan], delta: float, rounds_per_run: int
 ) -> list[float]:
-    """Books rounds as a node does, restarted before each; epsilon for life after each of them.
+    """Books rounds as a node does, its ledger opened anew for each; epsilon for life after each.
 
     Runs follow one another, each of so many rounds.
     """
-    limit = 1e6
+    home = NodeHome(folder)
+    keys.make(home, "selftest", 100)
+    key = signing.load_key_file(home.identity_key)
+    budget = Budget(_AMPLE, _AMPLE, delta)
     told = []
     for number, plan in enumerate(plans):
         run, round_number = divmod(number, rounds_per_run)
-        with SpendTable.open(folder / "spend.sqlite") as table:
-            row = table.reserve(
-                f"run-{run}", round_number, plan, 100, delta, Budget(limit, limit, delta)
-            )
-        told.append(row.epsilon_lifetime_after)
+        draft = Booked(
+            site="selftest", sequence=1, run=f"run-{run}", round=round_number, purpose="selftest",
+            **plan.as_dict(), declared_patients=100, delta=delta, noise=SystemNoise.name,
+            private=True, model_in=_DIGEST, request_digest=_DIGEST, code_digest=_DIGEST,
+            roster_digest=_DIGEST, transcript=_DIGEST, participants=3, threshold=2,
+            colluding_sites=0, minimum_contributors=3, dimension=0, limit_lifetime=None,
+            limit_run=None, epsilon_lifetime=None, epsilon_run=None,
+            outsider_epsilon_lifetime=None, time_s=0,
+        )  # fmt: skip
+        with LedgerStore.open(home, "selftest", key) as store:
+            told.append(store.reserve(draft, budget).epsilon_lifetime or 0.0)
     return told
 
 

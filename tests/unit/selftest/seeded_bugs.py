@@ -5,7 +5,7 @@ Each replaces one function of the product; nothing in the product knows of them.
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from client import training
-from client.spend import SpendTable
-from shared_model import accounting, privacy
+from shared_model import accounting, ledger_cost, privacy
 from shared_model.config import PrivacyPlan
+from shared_model.ledger import Booked, Spent
 from shared_model.noise import NoiseSource, SystemNoise
 
 Patch = pytest.MonkeyPatch
@@ -100,13 +100,7 @@ def generator_shared_by_forks(patch: Patch) -> None:
 
 def stream_carried_into_forks(patch: Patch) -> None:
     """A source forgets in which process it was made."""
-    real = SystemNoise._uint64
-
-    def uint64(self: SystemNoise, count: int) -> np.ndarray:
-        self._process = os.getpid()
-        return real(self, count)
-
-    patch.setattr(SystemNoise, "_uint64", uint64)
+    patch.setattr(SystemNoise, "_stream", property(lambda self: self._keystream))
 
 
 def empty_step_left_out(patch: Patch) -> None:
@@ -300,24 +294,22 @@ def patients_who_come_in_pairs(patch: Patch) -> None:
 
 def accountant_reset(patch: Patch) -> None:
     """A new accountant for every round, as PrivacyEngine makes one."""
+    real = ledger_cost.epsilon
 
-    def cost(
-        self: SpendTable, rows: Any, run: str, plan: PrivacyPlan, private: bool, delta: float
-    ) -> tuple[float, float]:
-        alone = accounting.epsilon_pld([plan], delta)
-        return alone, alone
+    def epsilon(spent: Spent, delta: float, further: Sequence[Booked] = (), **rest: Any) -> Any:
+        alone = dataclasses.replace(spent, bookings=()) if further else spent
+        return real(alone, delta, further, **rest)
 
-    patch.setattr(SpendTable, "_cost", cost)
+    patch.setattr(ledger_cost, "epsilon", epsilon)
 
 
 def accountant_reset_every_run(patch: Patch) -> None:
-    real = SpendTable._cost
+    real = ledger_cost.epsilon
 
-    def cost(self: SpendTable, *arguments: Any) -> tuple[float, float]:
-        of_run = real(self, *arguments)[1]
-        return of_run, of_run
+    def epsilon(spent: Spent, delta: float, further: Sequence[Booked] = (), **rest: Any) -> Any:
+        return real(spent.of_run(further[0].run) if further else spent, delta, further, **rest)
 
-    patch.setattr(SpendTable, "_cost", cost)
+    patch.setattr(ledger_cost, "epsilon", epsilon)
 
 
 def accountant_counts_rounds(patch: Patch) -> None:
