@@ -171,7 +171,7 @@ def _aggregated(
     def stated() -> Statement:
         found = sum_evidence.stated(asked, data, digests)
         headers = {site: decoded(text) for site, text in item.agreements.items()}
-        sum_evidence.agreed(asked, found, headers)
+        sum_evidence.agreed(asked, found, headers, replies)
         return found
 
     statement = lines.must("statement", stated)

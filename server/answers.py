@@ -28,7 +28,7 @@ def event_of(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
         private: a submission under masks must have private noise.
 
     Raises:
-        PeerFault: names the site; no legal answer.
+        PeerFault: names the site; no legal answer (`LedgerMismatch`: its ledger does not fit).
     """
     letter, header, body = answer.letter, answer.header, answer.body
     match letter.trip:
@@ -37,7 +37,10 @@ def event_of(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
         case "agree":
             said = desk.sum.read_agreement(letter.site, header, body)
             if isinstance(said, Refusal):
-                return refusal_event(letter, said)
+                event = refusal_event(letter, said)
+                if (event.trip, event.reason) == ("agree", "ledger"):
+                    desk.sum.doubted_by(letter.site)
+                return event
             return rounds.AgreementArrived(letter.site, said.run, said.round, said.agreed)
         case "open":
             found = desk.sum.read_shares(letter.site, header, body)
@@ -98,6 +101,7 @@ def _submitted(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
             desk.sum.files.store_refusal(site, answer.header)
         return event
     if said.request_digest == desk.digest:
+        desk.sum.check_ledger(said)
         desk.replies.setdefault(site, StoredReply(site, answer.header, answer.body))
         desk.answers.setdefault(site, (said, answer.header))
     return rounds.ReplyArrived(
@@ -107,6 +111,7 @@ def _submitted(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
         said.request_digest,
         protocol.header_digest(answer.header),
         said.weight,
+        said.ledger.plain,
     )
 
 

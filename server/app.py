@@ -123,12 +123,14 @@ def carry_out(
     from server import coordinate
     from server.checkpoints import RunFolder
     from server.epochs import EpochBook
+    from server.ledgers import LedgerArchive
 
     return coordinate.run(
         transport,
         RunFolder(home.run_folder(run)),
         load_key_file(home.run_key),
         EpochBook(home.root / "epochs.json"),
+        LedgerArchive(home.ledgers),
         roster=lambda: home.roster.read_bytes() if home.roster.exists() else None,
         on_progress=on_progress,
         resume_paused=resume_paused,

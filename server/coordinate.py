@@ -30,6 +30,7 @@ from server.checkpoints import Journal, RunFolder
 from server.closing import Closings
 from server.desk import NOT_CONTINUED, abandoned
 from server.epochs import Epoch, EpochBook
+from server.ledgers import LedgerArchive
 from server.post import Answer, Letter, Pace, Post
 from server.progress import PAUSES, UNMASKED, Progress, counts, spare
 from server.restart import taken_up
@@ -40,6 +41,7 @@ from server.run_start import (
     begin,
     check_bounds,
     closed_round,
+    plan_of,
     settings_of,
     starting_model,
 )
@@ -47,6 +49,7 @@ from server.transport import Transport
 from shared_model import protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.ledger_note import LedgerMismatch
 from shared_model.protocol import EpochKeyEntry, Refusal
 from shared_model.roster import open_signed
 
@@ -58,6 +61,7 @@ def run(
     folder: RunFolder,
     key: Ed25519PrivateKey,
     book: EpochBook | None = None,
+    ledgers: LedgerArchive | None = None,
     *,
     roster: Callable[[], bytes | None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
@@ -72,6 +76,7 @@ def run(
 
     Args:
         book: the coordinator's epochs; by default a book of this run alone.
+        ledgers: what is held of the hospitals' privacy ledgers; by default of this run alone.
         roster: the newest signed roster that the operator has imported; looked at between rounds.
         clock: seconds, monotonic; deadlines. wall_clock: seconds since 1970; for the record and
             the numbers of epochs.
@@ -91,7 +96,10 @@ def run(
         if signing.public_bytes(key).hex() != journal.record.run_key:
             raise OurMistake("This is not the run key that the run began with.")
         epochs_of_run = book or EpochBook(folder.path / "epochs.json")
-        loop = _Loop(transport, journal, key, epochs_of_run, clock, wall_clock, on_progress)
+        archive = ledgers or LedgerArchive(folder.path / "ledgers")
+        loop = _Loop(
+            transport, journal, key, epochs_of_run, archive, clock, wall_clock, on_progress
+        )
         loop.imported = roster
         loop.private = not non_private_for_tests
         loop.restore(resume_paused)
@@ -119,6 +127,7 @@ class _Loop:
         journal: Journal,
         key: Ed25519PrivateKey,
         book: EpochBook,
+        ledgers: LedgerArchive,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         on_progress: Callable[[Progress], None],
@@ -132,12 +141,15 @@ class _Loop:
         self.wall_clock = wall_clock
         self.on_progress = on_progress
         self.state = rounds.RunState(settings_of(config, roster))
-        self.epoch: Epoch | None = book.of(roster)
+        self.epoch: Epoch | None = book.of(roster, config.run)
+        self.ledgers = ledgers
         self.post = Post(transport, clock, config.gather_s)
         self.closings = Closings(
             journal.folder, key, self.post, clock, config.gather_s, config.trip_s, self._tell
         )
-        self.work = RoundWork(journal, key, self.post, self.closings, wall_clock, self._tell)
+        self.work = RoundWork(
+            journal, key, self.post, self.closings, wall_clock, self._tell, ledgers
+        )
         self.imported: Callable[[], bytes | None] = lambda: None
         self.private = True
         self.seen_roster: bytes | None = None
@@ -181,7 +193,7 @@ class _Loop:
         """Take up a round that was open, with the same requests and the answers that had come."""
         record, files = self.journal.record, self.journal.folder.round(number)
         body = weights_io.to_bytes(self.work.weights)
-        found = taken_up(files, record, self.key, header, body, self.wall_clock())
+        found = taken_up(files, record, self.key, header, body, self.wall_clock(), self.ledgers)
         if found is None:
             run_key = signing.public_bytes(self.key)
             ended = abandoned(files, record, header, run_key, self.wall_clock())
@@ -271,7 +283,7 @@ class _Loop:
         settings_of(record.config, signed.roster)
         self.journal.save(rosters=(*record.rosters, as_base64(data)))
         self.state = self._replayed(self.journal.record)
-        self.epoch = self.book.of(signed.roster)
+        self.epoch = self.book.of(signed.roster, record.run)
         self._tell("roster", detail=f"version {version}, {len(signed.roster.sites)} sites")
 
     # ------------------------------------------------------------ actions
@@ -308,10 +320,10 @@ class _Loop:
 
     def _open_epoch(self, action: rounds.OpenEpoch) -> None:
         record = self.journal.record
-        self.epoch = self.book.begin(record.roster, self.wall_clock())
+        self.epoch = self.book.begin(record.roster, record.run, self.wall_clock())
         self.keys = {}
         document = from_base64(record.rosters[-1])
-        message = epochs.request(self.epoch, document, record.software)
+        message = epochs.request(self.epoch, document, plan_of(record), record.software)
         header = protocol.seal(message, self.key)
         self.post.forget(("keying",))
         self.post.send(
@@ -349,7 +361,10 @@ class _Loop:
             event = self._event(answer)
         except PeerFault as fault:
             self._tell("incident", letter.site, fault.message)
-            event = rounds.FaultyReply(letter.site, trip_of(letter), letter.number)
+            other = isinstance(fault, LedgerMismatch)
+            event = rounds.FaultyReply(letter.site, trip_of(letter), letter.number, other)
+            if other:
+                self.work.bar(letter.site)
         if isinstance(event, rounds.RefusalArrived):
             self._tell("refused", letter.site, event.reason)
         self._step(event)

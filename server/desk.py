@@ -48,7 +48,8 @@ class Desk:
     """One round: its request as it was sent, what has come in trip 1, and `sum` for the rest.
 
     skip: after a restart, the sites of each trip whose answer is stored; they are not asked again.
-    terms: noise and delta of each site's replies before, in this run.
+    terms: noise and delta of each site's replies before, in this run. barred: whose shares or
+    ledger did not fit.
     """
 
     request: TrainRequest
@@ -72,6 +73,7 @@ class Desk:
     def keep(self, site: str) -> None:
         """The submission counts: store it."""
         reply = self.replies.pop(site)
+        self.sum.keep_ledger(self.answers[site][0])
         if site not in self.skip.get("submit", ()):
             self.sum.files.store_submission(reply)
 

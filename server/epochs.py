@@ -1,7 +1,7 @@
 """The coordinator's epochs: which public keys the sites have now, in one file.
 
     book = EpochBook(home.root / "epochs.json")
-    book.begin(roster, now_s)                 # a new number; all keys before are worthless
+    book.begin(roster, run, now_s)            # a new number; all keys before are worthless
     header = book.accept(statement, roster)   # each key as it comes, verified, durably
 
 The file holds public keys and the sites' signatures over them, nothing secret. Losing it costs a
@@ -19,7 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared_model import canonical, protocol, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
-from shared_model.protocol import SIGNATURE_BYTES, Digest, EpochKeyEntry, Refusal
+from shared_model.protocol import (
+    SIGNATURE_BYTES,
+    Digest,
+    EpochKeyEntry,
+    Refusal,
+    RunId,
+    RunPlan,
+)
 from shared_model.protocol_sum import EpochKey, EpochNumber, EpochRequest, epoch_key_statement
 from shared_model.roster import Roster
 from shared_model.secure_sum.keys import is_public_key
@@ -30,12 +37,14 @@ REMOVE = "Remove it: the next start begins a new epoch."
 class Epoch(BaseModel):
     """One epoch of one roster: number and the keys that have come, sorted by site.
 
-    used: rounds that were opened with these keys, of whatever run.
+    run: whose plan the sites were shown with the request for their key. used: rounds that were
+    opened with these keys.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    run: RunId
     number: EpochNumber
     roster_digest: Digest
     keys: Annotated[tuple[EpochKeyEntry, ...], Field(max_length=protocol.MAX_PARTICIPANTS)] = ()
@@ -70,15 +79,15 @@ class EpochBook:
                 do=REMOVE,
             ) from error
 
-    def of(self, roster: Roster) -> Epoch | None:
-        """The present epoch if it is one of this roster; each key is verified again.
+    def of(self, roster: Roster, run: str) -> Epoch | None:
+        """The present epoch if it is one of this roster and run; each key is verified again.
 
         Raises:
             OurMistake: the file is damaged, or holds a key that its site has not signed, that
                 nobody can use, or that two sites have.
         """
         epoch = self.current
-        if epoch is None or epoch.roster_digest != roster.digest:
+        if epoch is None or (epoch.roster_digest, epoch.run) != (roster.digest, run):
             return None
         for entry in epoch.keys:
             try:
@@ -96,11 +105,11 @@ class EpochBook:
             raise OurMistake(f"{self.path} holds one key for two sites.", do=REMOVE)
         return epoch
 
-    def begin(self, roster: Roster, now_s: float) -> Epoch:
+    def begin(self, roster: Roster, run: str, now_s: float) -> Epoch:
         """A new epoch without keys; its number is larger than any before."""
         last = self.current
         number = max(0 if last is None else last.number + 1, int(now_s), 1)
-        return self._save(Epoch(number=number, roster_digest=roster.digest))
+        return self._save(Epoch(number=number, run=run, roster_digest=roster.digest))
 
     def accept(self, entry: EpochKeyEntry) -> Epoch:
         """Store a key that `read_key` has verified.
@@ -133,12 +142,13 @@ class EpochBook:
         return epoch
 
 
-def request(epoch: Epoch, roster_document: bytes, software: str) -> EpochRequest:
-    """What sites are asked; the signed roster goes with it."""
+def request(epoch: Epoch, roster_document: bytes, plan: RunPlan, software: str) -> EpochRequest:
+    """What sites are asked; the signed roster goes with it, and what the run will ask of them."""
     return EpochRequest(
         epoch=epoch.number,
         roster_digest=epoch.roster_digest,
         body_digest=canonical.digest(roster_document),
+        plan=plan,
         software=software,
     )
 

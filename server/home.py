@@ -74,6 +74,11 @@ class CoordinatorHome:
         return self.root / "roster.json"
 
     @property
+    def ledgers(self) -> Path:
+        """What is held of the hospitals' privacy ledgers."""
+        return self.root / "ledgers"
+
+    @property
     def rosters(self) -> Path:
         """Every roster ever imported, one file a version."""
         return self.root / "rosters"

@@ -14,9 +14,11 @@ UNMASKED = (
 
 PAUSES: Mapping[str, str] = {
     "budget": "too few hospitals have privacy budget left for another round",
-    "barred": "too many hospitals dealt shares that did not fit together",
+    "barred": "too many hospitals dealt shares that did not fit together, or have another privacy "
+    "ledger than the one that was seen before",
     "too-few-sites": "too few hospitals were there for as long as the run was to wait",
-    "too-few-keys": "too few hospitals gave a key; has each operator approved the roster?",
+    "too-few-keys": "too few hospitals gave a key; has each operator approved the "
+    "roster and the run's plan?",
     "failed-rounds": "too many rounds in a row were closed without an aggregate",
 }
 

@@ -23,6 +23,7 @@ from shared_model import release as contract
 from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, Refused
 from shared_model.noise import SystemNoise
+from shared_model.protocol import TrainReply
 from shared_model.protocol_sum import Statement
 from shared_model.roster import Roster
 from shared_model.secure_sum.numbers import unpack
@@ -93,11 +94,12 @@ def _round(
 ) -> tuple[contract.Round, contract.SignedRound]:
     asked = sum_evidence.ask(item.request_bytes, bytes.fromhex(record.run_key), rosters)
     answers = _replies(item)
-    contributors = tuple(_contribution(asked, one, lifetime) for one in answers)
+    replies = {one.site: sum_evidence.replied(asked, one.site, one.header_bytes) for one in answers}
+    contributors = tuple(_contribution(one, replies[one.site], lifetime) for one in answers)
     closing, statement, told = None, b"", None
     if item.outcome == "aggregated":
         closing, statement = run.closing(item.round), run.statement(item.round)
-        told = _verified_sum(asked, item, contributors, closing, statement, run, record)
+        told = _verified_sum(asked, item, replies, closing, statement, run, record)
     request = asked.request
     made = contract.Round(
         run=request.run,
@@ -131,9 +133,8 @@ def _replies(item: RoundRecord) -> list[ContributorRecord | AbsentRecord]:
 
 
 def _contribution(
-    asked: Asked, one: ContributorRecord | AbsentRecord, lifetime: dict[str, float]
+    one: ContributorRecord | AbsentRecord, reply: TrainReply, lifetime: dict[str, float]
 ) -> contract.Contribution:
-    reply = sum_evidence.replied(asked, one.site, one.header_bytes)
     epsilon = reply.privacy.epsilon
     if not reply.private or epsilon is None or reply.noise != SystemNoise.name:
         raise Refused(
@@ -161,7 +162,7 @@ def _contribution(
 def _verified_sum(
     asked: Asked,
     item: RoundRecord,
-    contributors: tuple[contract.Contribution, ...],
+    replies: Mapping[str, TrainReply],
     closing: ClosingRecord,
     data: bytes,
     run: RunFolder,
@@ -174,9 +175,9 @@ def _verified_sum(
         Refused: reasons "unverified", "lineage" (another model).
         FedprintError: the record does not hang together.
     """
-    submissions = {one.site: one.reply_digest for one in contributors}
+    submissions = {one.site: protocol.header_digest(one.header_bytes) for one in item.contributors}
     statement = sum_evidence.stated(asked, data, submissions)
-    sum_evidence.agreed(asked, statement, _bytes_of(item.agreements))
+    sum_evidence.agreed(asked, statement, _bytes_of(item.agreements), replies)
     receipts = _bytes_of(closing.receipts)
     try:
         answers = sum_evidence.answered(asked, statement, data, _bytes_of(closing.answers))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server.desk import Desk, terms_of
+from server.ledgers import LedgerArchive
 from server.post import Answer, Letter
 from server.round_folder import Chosen, RoundFolder
 from server.rounds import Contribution, Endings
@@ -40,6 +41,7 @@ def taken_up(
     header: bytes,
     body: bytes,
     now: float,
+    ledgers: LedgerArchive,
 ) -> TakenUp | None:
     """The stored round, None if this version, model or roster cannot continue it.
 
@@ -51,7 +53,7 @@ def taken_up(
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         if request.sum.roster_digest != record.roster.digest:
             return None
-        sums = SumDesk(files, request, record.roster, key)
+        sums = SumDesk(files, request, record.roster, key, ledgers)
         desk = Desk(request, header, body, sums, opened_at=now, terms=terms_of(record.rounds))
         if sums.chosen is None:
             desk.skip = {"submit": frozenset(files.submitted) & set(request.sites)}
@@ -99,5 +101,5 @@ def _agreed(files: RoundFolder, desk: Desk, chosen: Chosen) -> tuple[Contributio
         answer, header = desk.answers[site]
         if protocol.header_digest(header) != digest:
             raise OurMistake(f"The stored submission of {site} is not the announced one.")
-        found.append(Contribution(site, digest, answer.weight))
+        found.append(Contribution(site, digest, answer.weight, answer.ledger.plain))
     return tuple(found)

@@ -63,7 +63,9 @@ def learned(state: RunState, event: RefusalArrived) -> RunState:
     """What a refusal says about later rounds.
 
     A site without a key of the epoch may be asked for one at once, unless it refuses to make one;
-    a site whose operator has to approve the roster is left alone for `rekey_s`.
+    a site whose operator has to approve the roster or the run's plan is left alone for `rekey_s`. A
+    site that finds its own privacy ledger to be an older copy is barred; one that does not agree
+    to another's ledger is not.
     """
     site = event.site
     match event.reason:
@@ -72,7 +74,9 @@ def learned(state: RunState, event: RefusalArrived) -> RunState:
         case "epoch" if event.trip != "keying":
             tried = {key: at for key, at in state.tried.items() if key != site}
             return replace(state, keyless=state.keyless | {site}, tried=MappingProxyType(tried))
-        case "roster-approval":
+        case "ledger" if event.trip == "submit":
+            return replace(state, barred=state.barred | {site})
+        case "roster-approval" | "run-approval":
             return replace(
                 state,
                 keyless=state.keyless | {site},

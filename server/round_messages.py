@@ -34,6 +34,7 @@ from server.round_values import (
     Trip,
 )
 from shared_model.errors import PeerFault
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import RefusalReason
 
 # ---------------------------------------------------------------- events
@@ -69,9 +70,9 @@ class RoundOpened:
 
 @dataclass(frozen=True)
 class ReplyArrived:
-    """A reply whose signature, transcript and body were found good, as it names itself.
+    """A reply whose signature, transcript, ledger and body were found good, as it names itself.
 
-    submission: SHA-256 of its header.
+    submission: SHA-256 of its header. ledger: the head of the site's privacy ledger in it.
     """
 
     site: str
@@ -80,6 +81,7 @@ class ReplyArrived:
     request_digest: str
     submission: str
     weight: int
+    ledger: LedgerHead
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ class RefusalArrived:
 
 @dataclass(frozen=True)
 class FaultyReply:
-    """What came as `site`'s answer is no legal message, body, key or share."""
+    """What came as `site`'s answer is no legal message, body, key or share. ledger: it does not fit
+    the privacy ledger that the site has shown before; the site is barred."""
 
     site: str
     trip: Trip
     number: int
+    ledger: bool = False
 
 
 @dataclass(frozen=True)

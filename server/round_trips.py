@@ -82,7 +82,7 @@ def reply(state: RunState, event: ReplyArrived) -> Step:
             return incident(state, event.site, "two different replies to one request")
     if current.ended.get(event.site) == "refused":
         return incident(state, event.site, "a reply after a refusal")
-    contribution = Contribution(event.site, event.submission, event.weight)
+    contribution = Contribution(event.site, event.submission, event.weight, event.ledger)
     current = replace(
         current,
         contributions=tuple(

@@ -15,6 +15,7 @@ from typing import Literal
 
 from shared_model.config import MINIMUM_CONTRIBUTORS
 from shared_model.errors import OurMistake
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import Phase
 from shared_model.protocol_sum import agreed_digest
 
@@ -92,11 +93,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A submission that counts. submission: SHA-256 of the header of the site's reply."""
+    """A submission that counts. submission: SHA-256 of the header of the site's reply; ledger: the
+    head of the site's privacy ledger in it."""
 
     site: str
     submission: str
     weight: int
+    ledger: LedgerHead
 
 
 @dataclass(frozen=True)
@@ -174,9 +177,15 @@ class OpenRound:
         return tuple(by_site[site] for site in self.survivors)
 
     @property
+    def heads(self) -> tuple[LedgerHead, ...]:
+        """Heads of the survivors' ledgers, in the order of U."""
+        by_site = {item.site: item.ledger for item in self.contributions}
+        return tuple(by_site[site] for site in self.survivors)
+
+    @property
     def agreed(self) -> str:
         """What every `Agreement` of this round must sign."""
-        return agreed_digest(self.survivors, self.submissions)
+        return agreed_digest(self.survivors, self.submissions, self.heads)
 
 
 @dataclass(frozen=True)
@@ -194,12 +203,13 @@ class Keying:
 class RunState:
     """Where the run stands. `round` is the number of the last round that was opened (0: none).
 
-    exhausted: have no privacy budget left. barred: dealt shares that do not fit; not asked again
-    until `Resumed`. silences: deadlines that a site let pass since it last answered a request to
-    train. resting: the number of the last round that a site is left out of. keyless: said that
-    they have no key of the epoch, until they give a new one. awaiting_approval: their operator has
-    to approve the roster. tried: when a site was last asked for a key. unused_epoch: no round was
-    opened since the last epoch. stored: what `reopened` was given, until `RoundOpened`.
+    exhausted: have no privacy budget left. barred: dealt shares that do not fit, or whose privacy
+    ledger is not the one that was seen before; not asked again until `Resumed`. silences: deadlines
+    that a site let pass since it last answered a request to train. resting: the number of the last
+    round that a site is left out of. keyless: said that they have no key of the epoch, until they
+    give a new one. awaiting_approval: their operator has to approve the roster or the run's plan.
+    tried: when a site was last asked for a key. unused_epoch: no round was opened since the last
+    epoch. stored: what `reopened` was given, until `RoundOpened`.
     """
 
     settings: Settings
@@ -264,8 +274,8 @@ class RunState:
 class ClosedRound:
     """What the machine needs to know of a stored round.
 
-    barred: whose shares did not fit, or opened for too few. silent, answered: of trip 1. excused:
-    it closed because the coordinator could not go on with it, and is no failure.
+    barred: whose shares or ledger did not fit, or opened for too few. silent, answered: of trip 1.
+    excused: it closed because the coordinator could not go on with it, and is no failure.
     """
 
     number: int

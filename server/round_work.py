@@ -13,6 +13,7 @@ from server.checkpoints import Journal
 from server.closing import Closings
 from server.desk import Desk, terms_of
 from server.epochs import Epoch
+from server.ledgers import LedgerArchive
 from server.post import Answer, Letter, Post
 from server.round_folder import Chosen
 from server.run_records import ClosingRecord, IncidentRecord
@@ -21,6 +22,7 @@ from server.sum_desk import SumDesk
 from shared_model import canonical, protocol
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.protocol import KnownHead
 from shared_model.secure_sum.numbers import pack
 from shared_model.secure_sum.opening import Seeds
 from shared_model.secure_sum.primitives import Words
@@ -51,8 +53,10 @@ class RoundWork:
         closings: Closings,
         wall_clock: Callable[[], float],
         tell: Tell,
+        ledgers: LedgerArchive,
     ) -> None:
         self.journal = journal
+        self.ledgers = ledgers
         self.key = key
         self.post = post
         self.closings = closings
@@ -84,6 +88,10 @@ class RoundWork:
             self._desk.incidents.append(IncidentRecord(site=site, reason=reason, about=about))
         self.tell("accuses" if about else "incident", site, reason)
 
+    def bar(self, site: str) -> None:
+        """The record says that this site is not asked again until the operator resumes the run."""
+        self.desk.barred = tuple(sorted({*self.desk.barred, site}))
+
     def open(self, action: rounds.Open, epoch: Epoch | None) -> str:
         """Make and store the request of trip 1; its digest."""
         record, body = self.journal.record, weights_io.to_bytes(self.weights)
@@ -94,11 +102,12 @@ class RoundWork:
             self._trainable,
             canonical.digest(body),
             epoch,
+            self._known_heads(action.participants),
         )
         header = protocol.seal(request, self.key)
         files = self.journal.folder.round(action.number)
         files.begin(header)
-        sums = SumDesk(files, request, record.roster, self.key)
+        sums = SumDesk(files, request, record.roster, self.key, self.ledgers)
         self._desk = Desk(request, header, body, sums, opened_at=self.wall_clock())
         self._desk.terms = terms_of(record.rounds)
         return self._desk.digest
@@ -171,7 +180,7 @@ class RoundWork:
             if sums.masked:
                 seeds = sums.seeds(action.openers)
         except PeerFault as fault:
-            desk.barred = (fault.site,)
+            self.bar(fault.site)
             return rounds.NotOpened(action.number, fault.site)
         except Refused:
             return rounds.NotOpened(action.number)
@@ -247,6 +256,12 @@ class RoundWork:
             self.journal.folder.forget_sum(self.journal.record.rounds[-1].round)
         self.stored_shares = []
         self._desk = None
+
+    def _known_heads(self, sites: Sequence[str]) -> list[KnownHead]:
+        """The last head that is held of each of these sites' ledgers."""
+        roster = self.journal.record.roster
+        found = [self.ledgers.known(site, roster.entry(site).identity) for site in sites]
+        return [head for head in found if head is not None]
 
     @property
     def _trainable(self) -> Mapping[str, np.ndarray]:

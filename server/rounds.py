@@ -20,8 +20,9 @@ back what it was told to store:
 - an epoch begins only between rounds, and only sites that have its key take part;
 - an answer for another run, round or request changes nothing but the count of incidents; late and
   repeated ones change nothing;
-- a site whose privacy budget is exhausted, or that dealt shares that do not fit or open for too
-  few, is not asked again in this run until the operator resumes it;
+- a site whose privacy budget is exhausted, that dealt shares that do not fit or open for too few,
+  or whose privacy ledger is not the one that was seen before, is not asked again in this run until
+  the operator resumes it;
 - a site that lets two deadlines pass in a row, or whose shares a few others say they cannot read
   so that a round fails, is left out of the next three rounds if enough others are there;
 - an epoch serves at most `epoch_rounds` rounds;
@@ -231,6 +232,8 @@ def _refusal(state: RunState, event: RefusalArrived) -> Step:
 
 def _faulty(state: RunState, event: FaultyReply) -> Step:
     state, actions = round_ends.incident(state, event.site, "not a legal answer")
+    if event.ledger:
+        state = replace(state, barred=state.barred | {event.site})
     after, more = _lost(state, event)
     return after, (*actions, *more)
 

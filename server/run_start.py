@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +21,9 @@ from shared_model import roster as rosters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
-from shared_model.protocol import Participant, SumPlan, TrainRequest
+from shared_model.protocol import KnownHead, Participant, RunPlan, SumPlan, TrainRequest
 from shared_model.release import EVIDENCE_LIMIT_BYTES
+from shared_model.release_files import code_digest
 from shared_model.roster import Roster
 from shared_model.secure_sum.numbers import Numbers
 from shared_model.weights import Weights
@@ -201,9 +203,10 @@ def train_request(
     trainable: Mapping[str, np.ndarray],
     body_digest: str,
     epoch: Epoch | None,
+    ledger_heads: Sequence[KnownHead],
 ) -> TrainRequest:
-    """What trip 1 of a round asks. epoch: None where masks are off."""
-    config, roster = record.config, record.roster
+    """What trip 1 of a round asks. epoch: None where masks are off. ledger_heads: see the class."""
+    config, roster, plan = record.config, record.roster, plan_of(record)
     numbers = numbers_of(config, roster, participants, trainable)
     return TrainRequest(
         run=record.run,
@@ -217,6 +220,9 @@ def train_request(
         training=config.training,
         server_step=config.server_step,
         server_learning_rate=config.server_learning_rate,
+        rounds=plan.rounds,
+        bookings=plan.bookings,
+        code_digest=plan.code_digest,
         participants=tuple(
             Participant(site=site, declared_patients=roster.entry(site).declared_patients)
             for site in participants
@@ -233,21 +239,46 @@ def train_request(
             modulus_bits=numbers.modulus_bits,
             norm_bound=numbers.norm_bound,
         ),
+        ledger_heads=tuple(ledger_heads),
         deadline_s=config.deadline_s,
         software=record.software,
     )
+
+
+def plan_of(record: RunRecord) -> RunPlan:
+    """What the hospitals' operators approve, with the code that is installed here now."""
+    config = record.config
+    return RunPlan(
+        run=record.run,
+        purpose="pretrain",
+        preset=record.model.preset,
+        config_digest=record.model.digest,
+        privacy=config.privacy,
+        training=config.training,
+        rounds=config.rounds,
+        bookings=config.rounds + config.max_failed_rounds,
+        minimum_contributors=config.minimum_contributors,
+        aggregation=config.aggregation,
+        server_step=config.server_step,
+        server_learning_rate=config.server_learning_rate,
+        code_digest=_code_digest(),
+    )
+
+
+_code_digest = functools.cache(code_digest)
 
 
 def closed_round(item: RoundRecord) -> rounds.ClosedRound:
     """What the machine needs to know of a stored round."""
     silent = frozenset(absent.site for absent in item.absent if absent.ending == "silent")
     spoke = {absent.site for absent in item.absent if absent.ending in ("refused", "unused")}
+    other_ledger = {absent.site for absent in item.absent if absent.reason == "ledger"}
     return rounds.ClosedRound(
         number=item.round,
         aggregated=item.outcome == "aggregated",
         exhausted=frozenset(absent.site for absent in item.absent if absent.reason == "budget"),
         incidents=tuple(incident.site for incident in item.incidents if not incident.about),
-        barred=frozenset(item.barred),
+        barred=frozenset(item.barred) | other_ledger,
         silent=silent,
         answered=frozenset(spoke | {one.site for one in item.contributors}),
         excused=item.reason == NOT_CONTINUED,

@@ -17,12 +17,15 @@ from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from server.ledgers import LedgerArchive
 from server.post import Letter
 from server.round_folder import Chosen, OpeningAsked, RoundFolder, StoredReply
 from server.run_records import RESTORE, IncidentRecord
 from shared_model import canonical, protocol
 from shared_model.errors import OurMistake, PeerFault
-from shared_model.protocol import Refusal, RoundMessage, TrainRequest
+from shared_model.ledger import LedgerHead
+from shared_model.ledger_links import links_body
+from shared_model.protocol import Refusal, RoundMessage, TrainReply, TrainRequest
 from shared_model.protocol_sum import Agreement, AgreeRequest, OpenRequest, SharesReply
 from shared_model.roster import Roster
 from shared_model.secure_sum.opening import (
@@ -54,16 +57,23 @@ class SumDesk:
     """The letters of trips 2 and 3 of one round.
 
     Args:
-        request: of trip 1. roster: the one that it names. key: the run key.
+        request: of trip 1. roster: the one that it names. key: the run key. ledgers: what is held
+            of the sites' privacy ledgers.
     """
 
     def __init__(
-        self, files: RoundFolder, request: TrainRequest, roster: Roster, key: Ed25519PrivateKey
+        self,
+        files: RoundFolder,
+        request: TrainRequest,
+        roster: Roster,
+        key: Ed25519PrivateKey,
+        ledgers: LedgerArchive,
     ) -> None:
         self.files = files
         self.request = request
         self.roster = roster
         self._key = key
+        self._ledgers = ledgers
         self.transcript: Transcript = of_request(request, roster.weights)
         self.masked = request.sum.aggregation == "secure-sum"
         self.chosen = files.chosen
@@ -73,6 +83,29 @@ class SumDesk:
         self._came: dict[str, bytes] = {}
         self._opened: dict[str, Shares] = {}
         self._kept: dict[str, Shares] = {}
+
+    # ------------------------------------------------------------ ledgers
+
+    def check_ledger(self, reply: TrainReply) -> None:
+        """The site has booked what it submits, in the ledger that was seen before.
+
+        Raises:
+            LedgerMismatch: names the site.
+        """
+        self._ledgers.check(reply, self.request, self.roster.entry(reply.site).identity)
+
+    def keep_ledger(self, reply: TrainReply) -> None:
+        """The reply counts: what it shows of its ledger is kept."""
+        self._ledgers.accept(reply, self.request, self.roster.entry(reply.site).identity)
+
+    @cached_property
+    def heads(self) -> Mapping[str, LedgerHead]:
+        """Heads of the survivors' ledgers, as their replies have them."""
+        found = {}
+        for site in self.survivors:
+            header, key = self.files.submission_header(site), self.roster.entry(site).identity
+            found[site] = protocol.open_signed(header, key, TrainReply, site=site).ledger.plain
+        return found
 
     # ------------------------------------------------------------ trip 2
 
@@ -93,17 +126,24 @@ class SumDesk:
         self.chosen = chosen
 
     def agree_letters(self, sites: Sequence[str]) -> list[Letter]:
-        """The request of trip 2, the same for all."""
-        chosen = self._chosen
-        message = AgreeRequest(
-            run=self.request.run,
-            round=self.request.round,
-            transcript=self.transcript.digest.hex(),
-            survivors=chosen.survivors,
-            submissions=chosen.submissions,
-        )
-        header = protocol.seal(message, self._key)
-        return [Letter(site, "agree", self.request.round, header, b"") for site in sites]
+        """The request of trip 2: the same for all but for the links, of which a site gets those
+        that it is thought not to have."""
+        chosen, number = self._chosen, self.request.round
+        keys = {site: self.roster.entry(site).identity for site in chosen.survivors}
+        letters = []
+        for site in sites:
+            body = links_body(self._ledgers.links_for(site, self.heads, keys))
+            message = AgreeRequest(
+                run=self.request.run,
+                round=number,
+                transcript=self.transcript.digest.hex(),
+                survivors=chosen.survivors,
+                submissions=chosen.submissions,
+                heads=tuple(self.heads[one] for one in chosen.survivors),
+                body_digest=canonical.digest(body),
+            )
+            letters.append(Letter(site, "agree", number, protocol.seal(message, self._key), body))
+        return letters
 
     def read_agreement(self, site: str, header: bytes, body: bytes) -> Agreement | Refusal:
         """A site's answer of trip 2. Which survivors it signs is for the round's machine to judge.
@@ -119,11 +159,16 @@ class SumDesk:
             self._came[site] = header
         return answer
 
+    def doubted_by(self, site: str) -> None:
+        """This site does not agree to the ledgers that it was shown."""
+        self._ledgers.doubts(site)
+
     def keep_agreement(self, site: str) -> None:
         """It counts: store it."""
         header = self._came.pop(site)
         self.files.store_agreement(site, header)
         self.agreements[site] = header
+        self._ledgers.witnessed(site, self.heads)
 
     # ------------------------------------------------------------ trip 3
 
@@ -135,6 +180,7 @@ class SumDesk:
         The agreements of t signers are enough for every node, and fit a header for any number of
         sites.
         """
+        self._ledgers.save()
         chosen = tuple(sorted(signers))[: self.transcript.threshold]
         opening = OpeningAsked(chosen, tuple(sorted(missing)))
         if opening not in self._openings:

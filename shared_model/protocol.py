@@ -50,8 +50,9 @@ MAX_WEIGHT = 8
 """Largest aggregation weight; see `shared_model.roster.weight_of`."""
 SIGNATURE_BYTES = 64
 MAX_NOTE_ENTRIES = 64
-"""Ledger entries that a reply carries at most, and characters of all of them together."""
-MAX_NOTE_CHARACTERS = 128 * 1024
+"""Ledger entries that a reply carries at most, and characters of all together: in JSON up to two
+bytes each, so that they fit a header."""
+MAX_NOTE_CHARACTERS = 120 * 1024
 COORDINATOR = "coordinator"
 PRIVACY_UNIT = "one patient at one hospital"
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from shared_model import canonical, protocol, sum_evidence
 from shared_model.errors import FedprintError, PeerFault, Refused
+from shared_model.protocol import TrainReply
 from shared_model.release import (
     Contribution,
     Evidence,
@@ -180,11 +181,12 @@ def _round_faults(
     if len(signed.replies) != len(step.contributors):
         return [*faults, f"{_label(step)} has another number of signed replies."]
     keys = {one.site: bytes.fromhex(one.identity_key) for one in manifest.privacy}
+    replies: dict[str, TrainReply] = {}
     for one, text in zip(step.contributors, signed.replies, strict=True):
         if keys.get(one.site) != asked.key(one.site):
             faults.append(f"{_label(step)}: {one.site} has another key than its roster says.")
         header = bytes.fromhex(text)
-        reply = sum_evidence.replied(asked, one.site, header)
+        reply = replies[one.site] = sum_evidence.replied(asked, one.site, header)
         epsilon = reply.privacy.epsilon
         if not reply.private or epsilon is None:
             faults.append(f"{_label(step)}: the update of {one.site} is not private.")
@@ -201,11 +203,17 @@ def _round_faults(
         if not same:
             faults.append(f"{_label(step)}: {one.site} signed other figures.")
     if step.sum is not None:
-        faults += _sum_faults(step, step.sum, signed, asked)
+        faults += _sum_faults(step, step.sum, signed, asked, replies)
     return faults
 
 
-def _sum_faults(step: Round, told: RoundSum, signed: SignedRound, asked: Asked) -> list[str]:
+def _sum_faults(
+    step: Round,
+    told: RoundSum,
+    signed: SignedRound,
+    asked: Asked,
+    replies: Mapping[str, TrainReply],
+) -> list[str]:
     """The sum of an aggregated round: agreed on, answered for, found right, and made the model."""
     data = bytes.fromhex(signed.statement)
     submissions = {one.site: one.reply_digest for one in step.contributors}
@@ -217,7 +225,7 @@ def _sum_faults(step: Round, told: RoundSum, signed: SignedRound, asked: Asked) 
         and told.sum_digest == statement.sum_digest
         and told.statement_digest == canonical.digest(data)
     )
-    sum_evidence.agreed(asked, statement, _by_site(signed.agreements))
+    sum_evidence.agreed(asked, statement, _by_site(signed.agreements), replies)
     sum_evidence.answered(asked, statement, data, _by_site(signed.answers))
     sum_evidence.received(asked, statement, data, _by_site(signed.receipts), step.model_out)
     return [] if same else [f"{_label(step)} has another sum than its statement says."]

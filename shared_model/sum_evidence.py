@@ -7,7 +7,7 @@ one after the other; each takes only what the one before has verified.
     asked = ask(request_header, run_key, rosters)             # the request, its roster, transcript
     reply = replied(asked, site, header)                      # trip 1, each site
     statement = stated(asked, data, digests)                  # what the coordinator says it summed
-    agreed(asked, statement, headers)                         # trip 2, at least t of them
+    agreed(asked, statement, headers, replies)                # trip 2, at least t of them
     answers = answered(asked, statement, data, headers)       # closing exchange, every survivor
     received(asked, statement, data, headers, model_out)      # receipts, at least t of them
 
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from shared_model import canonical, protocol, signing
 from shared_model.errors import PeerFault, Refused
+from shared_model.ledger_note import check_note
 from shared_model.protocol import COORDINATOR, TrainReply, TrainRequest
 from shared_model.protocol_sum import (
     Agreement,
@@ -118,10 +119,11 @@ def ask(header: bytes, run_key: bytes, rosters: Mapping[str, Roster]) -> Asked:
 
 
 def replied(asked: Asked, site: str, header: bytes) -> TrainReply:
-    """A site's submission, signed for exactly this request.
+    """A site's submission, signed for exactly this request, and booked in its privacy ledger.
 
     Raises:
-        PeerFault: not signed by the site, a refusal, or about something else.
+        PeerFault: not signed by the site, a refusal, or about something else (`LedgerMismatch`: or
+            not booked).
     """
     reply = protocol.open_answer(header, asked.key(site), site=site)
     if not isinstance(reply, TrainReply):
@@ -137,6 +139,7 @@ def replied(asked: Asked, site: str, header: bytes) -> TrainReply:
     )
     if not same:
         raise PeerFault(f"The reply of {site} is not to {asked.label}.", site=site)
+    check_note(reply, asked.request, asked.key(site))
     return reply
 
 
@@ -167,19 +170,29 @@ def stated(asked: Asked, data: bytes, submissions: Mapping[str, str]) -> Stateme
     return statement
 
 
-def agreed(asked: Asked, statement: Statement, headers: Mapping[str, bytes]) -> None:
-    """At least t survivors have signed this set of survivors and no other.
+def agreed(
+    asked: Asked,
+    statement: Statement,
+    headers: Mapping[str, bytes],
+    replies: Mapping[str, TrainReply],
+) -> None:
+    """At least t survivors have signed this set of survivors and no other, and the heads of their
+    privacy ledgers.
+
+    Args:
+        replies: of every survivor, as `replied` has verified them.
 
     Raises:
         PeerFault: one is not such a signature.
         Refused: fewer than t ("secure-sum").
     """
-    expected = agreed_digest(statement.survivors, statement.submissions)
+    ledgers = [replies[site].ledger for site in statement.survivors]
+    expected = agreed_digest(statement.survivors, statement.submissions, ledgers)
     for site, header in headers.items():
         found = protocol.open_signed(header, asked.key(site), Agreement, site=site)
         _about(asked, found, site, statement)
         if found.agreed != expected:
-            raise PeerFault(f"{site} agreed to other survivors.", site=site)
+            raise PeerFault(f"{site} agreed to other survivors or other ledgers.", site=site)
     _enough(asked, headers, "agreements")
 
 

@@ -8,13 +8,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared_model import canonical, protocol, signing
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import FedprintError, OurMistake, PeerFault
 from shared_model.protocol import (
     MAX_HEADER_BYTES,
+    MAX_NOTE_CHARACTERS,
+    MAX_NOTE_ENTRIES,
     EpochKeyEntry,
+    KnownHead,
+    LedgerNote,
     Participant,
     PrivacyStatement,
     Refusal,
@@ -68,6 +73,14 @@ def plan(**changes):
     return SumPlan(**{**values, **changes})
 
 
+def known(site, **changes):
+    values = {"site": site, "length": 3, "head": D, "signature": "ab" * 64}
+    return KnownHead(**{**values, **changes})
+
+
+HEADS = (known("alpha").plain, known("beta", head=E).plain)
+
+
 def request(**changes):
     values = {
         "run": "spring",
@@ -80,6 +93,10 @@ def request(**changes):
         "privacy": PrivacyPlan(0.1, 1.5, 1.0, 4),
         "training": LocalTraining(),
         "server_learning_rate": 1.0,
+        "rounds": 5,
+        "bookings": 8,
+        "code_digest": E,
+        "ledger_heads": (known("alpha"),),
         "participants": (
             Participant(site="alpha", declared_patients=1000),
             Participant(site="beta", declared_patients=260),
@@ -105,6 +122,7 @@ def reply(**changes):
         "noise": "system entropy",
         "private": True,
         "privacy": PrivacyStatement(epsilon=1.25, delta=1e-5),
+        "ledger": LedgerNote(**HEADS[0].model_dump(), entries=('{"a":1}', "x")),
         "software": "fedprint 0.1.0",
     }
     return TrainReply(**{**values, **changes})
@@ -118,8 +136,8 @@ def refusal(**changes):
 ROUND = {"run": "spring", "round": 3, "transcript": D}
 U = {"survivors": ("alpha", "beta"), "submissions": (D, E)}
 COORDINATORS = (
-    EpochRequest(epoch=7, roster_digest=D, body_digest=D, software="test"),
-    AgreeRequest(**ROUND, **U),
+    EpochRequest(epoch=7, roster_digest=D, body_digest=D, plan=request().plan, software="test"),
+    AgreeRequest(**ROUND, **U, heads=HEADS, body_digest=D),
     OpenRequest(
         **ROUND,
         **U,
@@ -133,7 +151,7 @@ COORDINATORS = (
 )
 NODES = (
     EpochKey(site="alpha", epoch=7, roster_digest=D, public_key=D),
-    Agreement(**ROUND, site="alpha", agreed=D, ledger_head=D),
+    Agreement(**ROUND, site="alpha", agreed=D),
     SharesReply(
         **ROUND, site="alpha", request_digest=D, unreadable=("beta",), accused=(), body_digest=D
     ),
@@ -422,12 +440,83 @@ def test_epoch_keys_are_sorted_and_no_two_sites_have_the_same(changed):
 def test_what_is_agreed_depends_on_every_survivor_and_submission():
     """Also on which submission is whose."""
     found = {
-        agreed_digest(("alpha", "beta"), (D, E)),
-        agreed_digest(("alpha", "beta"), (E, D)),
-        agreed_digest(("alpha", "gamma"), (D, E)),
-        agreed_digest(("alpha", "beta", "gamma"), (D, E, D)),
+        agreed_digest(("alpha", "beta"), (D, E), HEADS),
+        agreed_digest(("alpha", "beta"), (E, D), HEADS),
+        agreed_digest(("alpha", "gamma"), (D, E), HEADS),
+        agreed_digest(("alpha", "beta", "gamma"), (D, E, D), (*HEADS, HEADS[0])),
+        agreed_digest(("alpha", "beta"), (D, E), HEADS[::-1]),
+        agreed_digest(("alpha", "beta"), (D, E), (HEADS[0], known("beta").plain)),
+        agreed_digest(("alpha", "beta"), (D, E), (HEADS[0], known("beta", length=4).plain)),
     }
-    assert len(found) == 4
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        (known("beta"), known("alpha")),
+        (known("alpha"), known("alpha", length=4)),
+        (known("gamma"),),
+    ],
+    ids=["unsorted", "a site twice", "of no participant"],
+)
+def test_ledger_heads_are_of_participants_sorted_and_each_once(heads):
+    """There is one canonical form of every request."""
+    with pytest.raises(ValidationError):
+        request(ledger_heads=heads)
+    assert request().known_head("alpha") == known("alpha").plain
+    assert request().known_head("beta") is None
+
+
+def test_a_plan_is_the_same_in_a_request_and_in_its_digest():
+    """What differs in the plan has another digest; what is of one round alone has not."""
+    first = request().plan
+    assert (first.run, first.rounds, first.bookings, first.code_digest) == ("spring", 5, 8, E)
+    assert request(round=4, ledger_heads=(), model_digest=E).plan == first
+    for change in (
+        {"run": "autumn"},
+        {"rounds": 4},
+        {"bookings": 9},
+        {"code_digest": D},
+        {"minimum_contributors": 1},
+        {"server_learning_rate": 0.5},
+        {"privacy": PrivacyPlan(0.1, 1.4, 1.0, 4)},
+        {"training": LocalTraining(learning_rate=1e-4)},
+        {"preset": "small"},
+        {"config_digest": E},
+        {"sum": plan(aggregation="UnmaskedForSimulation")},
+    ):
+        assert request(**change).plan.digest != first.digest, change
+    with pytest.raises(ValidationError):
+        request(bookings=4)
+    with pytest.raises(ValidationError):
+        first.model_validate({**first.model_dump(), "bookings": 4})
+
+
+def test_only_mode_distributed_names_colluders_and_outsiders():
+    """A promise without its conditions is none."""
+    both = {"colluding_sites": 1, "outsider_epsilon": 0.5}
+    made = PrivacyStatement(epsilon=1.0, delta=1e-5, trust_model="distributed", **both)
+    assert open_answer(seal(reply(privacy=made), KEY), PUBLIC, site="alpha").privacy == made
+    for wrong in (
+        {"colluding_sites": 1},
+        {"outsider_epsilon": 0.5},
+        {"trust_model": "distributed"},
+    ):
+        with pytest.raises(ValidationError):
+            PrivacyStatement(epsilon=1.0, delta=1e-5, **wrong)
+
+
+def test_the_entries_of_a_note_fit_a_header():
+    """64 lines, and not more characters together than fit beside everything else."""
+    head = HEADS[0].model_dump()
+    line = "x" * (MAX_NOTE_CHARACTERS // MAX_NOTE_ENTRIES)
+    full = LedgerNote(**head, entries=(line.replace("x", '"'),) * MAX_NOTE_ENTRIES)
+    header = seal(reply(ledger=full), KEY)  # each quotation mark is two characters in JSON
+    assert open_answer(header, PUBLIC, site="alpha").ledger == full
+    for entries in ((line,) * (MAX_NOTE_ENTRIES + 1), (line + "x",) * MAX_NOTE_ENTRIES, ("",)):
+        with pytest.raises(ValidationError):
+            LedgerNote(**head, entries=entries)
 
 
 def test_an_epoch_key_is_verified_from_its_entry():

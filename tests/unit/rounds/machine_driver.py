@@ -20,8 +20,13 @@ from server.rounds import (
     SitesSeen,
     advance,
 )
+from shared_model.ledger import LedgerHead
 
 NAMES = "abcdefghij"
+
+
+HEAD = LedgerHead(length=3, head="ab" * 32, signature="cd" * 64)
+"""Of every site's ledger; the machine looks at no ledger, only at what is agreed on."""
 
 
 def make_settings(count: int = 5, **changes) -> Settings:
@@ -120,7 +125,7 @@ def key(state: RunState, site: str) -> KeyArrived:
 
 def reply(state, site, *, digest="u", run="run", round=None, request=None) -> ReplyArrived:
     number = state.round if round is None else round
-    return ReplyArrived(site, run, number, request or f"q{number}", f"{digest}-{site}", 1)
+    return ReplyArrived(site, run, number, request or f"q{number}", f"{digest}-{site}", 1, HEAD)
 
 
 def agreement(state, site, *, run="run", round=None, agreed=None) -> AgreementArrived:

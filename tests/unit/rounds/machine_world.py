@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from machine_driver import HEAD
+
 from server import rounds
 from server.rounds import (
     Accept,
@@ -99,7 +101,7 @@ class Node:
             if number not in self.submitted and number < max(self.submitted, default=0):
                 return self.refuse(request, "conflict")
             digest = self.submitted.setdefault(number, f"u-{self.site}-{number}")
-            return ReplyArrived(self.site, run, number, f"q{number}", digest, 1)
+            return ReplyArrived(self.site, run, number, f"q{number}", digest, 1, HEAD)
         assert self.site in request.survivors
         assert number in self.submitted, "asked to agree to a sum that it is not in"
         assert self.signed.get(number, request.agreed) == request.agreed, "two sets of survivors"
@@ -247,7 +249,7 @@ class World:
         agree, current = self.disk.agree, self.state.current
         assert agree is not None
         assert (agree.number, agree.survivors) == (number, current.survivors)
-        assert current.agreed == agreed_digest(agree.survivors, agree.submissions)
+        assert current.agreed == agreed_digest(agree.survivors, agree.submissions, current.heads)
         self.survivors_of.setdefault(number, set()).add(current.agreed)
         assert len(self.survivors_of[number]) == 1
 
@@ -303,7 +305,9 @@ class World:
         stored: list[Event] = list(disk.agreements.values())
         if not agreed:
             stored = [
-                ReplyArrived(c.site, self.settings.run, number, f"q{number}", c.submission, 1)
+                ReplyArrived(
+                    c.site, self.settings.run, number, f"q{number}", c.submission, 1, c.ledger
+                )
                 for c in disk.replies.values()
             ]
         for event in stored:

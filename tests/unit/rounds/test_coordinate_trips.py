@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ledger_stand_ins import rebooked
 from loop_stand_ins import FIVE, FOUR, changes, federation, go, kind_of, loses
 from node_stand_ins import FakeRosters, cheap_train, make_node, signed_roster
 from round_stand_ins import RUN_KEY, folder_at, handlers, key_of
@@ -262,7 +263,9 @@ def cheating_dealer(site):
         message = TrainReply.model_validate_json(header[SIGNATURE_BYTES:])
         at = len(body) - len(FOUR) * (64 * len(FOUR) + 16) - len(FOUR) * 32
         body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-        made = message.model_copy(update={"body_digest": canonical.digest(body)})
+        digest = canonical.digest(body)
+        ledger = rebooked(message.ledger, key_of(site), digest)
+        made = message.model_copy(update={"body_digest": digest, "ledger": ledger})
         return protocol.seal(made, key_of(site)), body
 
     return tamper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from machine_driver import (
+    HEAD,
     agreeing,
     agreement,
     drive,
@@ -137,12 +138,14 @@ def test_ten_sites_survive_three_drop_outs_in_three_stages(late):
 
 def test_a_round_whose_survivors_are_stored_goes_on_with_these_and_no_others():
     """Trip 1 is over for good: a reply that comes now is late."""
-    agreed = tuple(Contribution(site, f"u-{site}", 1) for site in "abcd")
+    agreed = tuple(Contribution(site, f"u-{site}", 1, HEAD) for site in "abcd")
     state = rounds.reopened(fresh(), 7, SITES, agreed=agreed, ended={"e": "lost"})
     state, actions = advance(state, RoundOpened(0.0, "q7"))
     assert actions == (PushAgree(7, tuple("abcd")),)
     assert state.current.ended == {"e": "lost"}
-    assert state.current.agreed == agreed_digest(tuple("abcd"), ("u-a", "u-b", "u-c", "u-d"))
+    assert state.current.agreed == agreed_digest(
+        tuple("abcd"), ("u-a", "u-b", "u-c", "u-d"), (HEAD,) * 4
+    )
     assert advance(state, reply(state, "e")) == (state, ())
     state, actions = drive(state, *(agreement(state, site) for site in "abcd"))
     assert actions[-1] == OpenShares(7, tuple("abcd"), (), tuple("abcd"))
@@ -164,7 +167,7 @@ def test_a_round_without_stored_survivors_goes_on_with_its_trip_one():
 )
 def test_stored_survivors_that_no_round_could_have_are_refused(names, changes):
     """Strangers, too few, out of order, twice, or where masks are off."""
-    agreed = tuple(Contribution(site, "u", 1) for site in names)
+    agreed = tuple(Contribution(site, "u", 1, HEAD) for site in names)
     with pytest.raises(OurMistake):
         rounds.reopened(fresh(**changes), 1, SITES, agreed=agreed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from ledger_stand_ins import note_of, opened
 from loop_stand_ins import FOUR, changes, federation, go
 from round_stand_ins import key_of, signed_roster
 
@@ -107,5 +108,6 @@ def a_reply(delta):
         noise="system entropy, AES-256-CTR",
         private=True,
         privacy=PrivacyStatement(epsilon=1.0, delta=delta),
+        ledger=note_of(opened("beta", key_of("beta")), key_of("beta")),
         software="test",
     )

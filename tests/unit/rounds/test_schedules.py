@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from machine_driver import make_settings
+from machine_driver import HEAD, make_settings
 from machine_world import Answer, Request, World
 
 from server.rounds import (
@@ -143,7 +143,7 @@ class AnySchedule(RuleBasedStateMachine):
         self.world.feed(
             [
                 KeyArrived("z", self.state.keyings + shift),
-                ReplyArrived(out, run, number, word, "forged", 1),
+                ReplyArrived(out, run, number, word, "forged", 1, HEAD),
                 AgreementArrived(site, run, number, word),
                 SharesArrived(out, run, number, *sets),
                 RefusalArrived(site, None, number, reason),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from machine_driver import (
+    HEAD,
     aggregating,
     agreeing,
     agreement,
@@ -63,7 +64,7 @@ def lose(state, *sites):
 def test_what_is_agreed_is_the_digest_of_the_survivors_and_their_submissions():
     """As every node computes it."""
     state = in_agree(survivors="abce")
-    expected = agreed_digest(tuple("abce"), ("u-a", "u-b", "u-c", "u-e"))
+    expected = agreed_digest(tuple("abce"), ("u-a", "u-b", "u-c", "u-e"), (HEAD,) * 4)
     assert state.current.agreed == expected
     assert state.current.dropped == ("d",)
 

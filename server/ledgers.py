@@ -1,0 +1,200 @@
+"""The coordinator's archive of the hospitals' privacy ledgers, and what it thinks each peer holds.
+
+    ledgers/<site>.jsonl       entries of a site's ledger, one a line, only ever appended to
+    ledgers/<site>.head.json   the newest head that the site has signed, as its reply had it
+    ledgers/held.json          peer -> site -> length of the head that this peer has agreed to
+
+Lines are written before the head that they lead to, so that a crash leaves a head which is in the
+lines. Nothing here is secret, and nothing is believed: every line is verified when it is read. What
+`held.json` says only decides how many links a peer is sent; a peer that misses some refuses, and is
+then sent all of them.
+
+    archive = LedgerArchive(home.ledgers)
+    known = archive.known("north", identity_key)          # goes into the next request
+    archive.check(reply, request, identity_key)           # LedgerMismatch names the site
+    archive.accept(reply, request, identity_key)          # durably, before the reply counts
+    links = archive.links_for("south", heads, keys)       # site -> entry digests
+    archive.witnessed("south", heads)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared_model import canonical
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import sync_folder, write_atomic
+from shared_model.ledger import Chain, LedgerFault, LedgerHead
+from shared_model.ledger_note import LedgerMismatch, check_note
+from shared_model.protocol import KnownHead, TrainReply, TrainRequest
+
+REPAIR = "Restore the folder of ledgers from a backup, or remove this site's files from it."
+
+
+class LedgerArchive:
+    """The folder of ledgers; the chains of sites that were looked at stay in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._chains: dict[str, Chain] = {}
+        self._held: dict[str, dict[str, int]] | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites of which there are entries, sorted."""
+        return tuple(sorted(path.stem for path in self.path.glob("*.jsonl")))
+
+    def chain(self, site: str, identity_key: bytes) -> Chain:
+        """What is held of this site's ledger, verified.
+
+        Args:
+            identity_key: 32 raw bytes.
+
+        Raises:
+            OurMistake: the file is not what was written.
+        """
+        found = self._chains.get(site)
+        if found is None or found.identity_key != identity_key:
+            try:
+                found = Chain.verified(self._lines(site), identity_key, site=site)
+            except LedgerFault as error:
+                raise OurMistake(
+                    f"The archive of the ledger of {site} is damaged: {error.message}", do=REPAIR
+                ) from error
+            self._chains[site] = found
+        return found
+
+    def known(self, site: str, identity_key: bytes) -> KnownHead | None:
+        """The last head of this site that is held here, None if there is none.
+
+        Raises:
+            OurMistake: it is not signed by the site, or not in the entries.
+        """
+        path = self._head_file(site)
+        if not path.is_file():
+            return None
+        try:
+            head = LedgerHead.model_validate_json(path.read_bytes())
+            head.check(site, identity_key)
+        except (OSError, ValidationError, Refused) as error:
+            raise OurMistake(f"{path} is not a head of the ledger of {site}.", do=REPAIR) from error
+        if self.chain(site, identity_key).head_at(head.length) != head.head:
+            raise OurMistake(f"{path} is not in the entries of {site}.", do=REPAIR)
+        return KnownHead(site=site, **head.model_dump())
+
+    def check(self, reply: TrainReply, request: TrainRequest, identity_key: bytes) -> None:
+        """The reply's note books what it submits and continues what is held here.
+
+        Raises:
+            LedgerMismatch: names the site.
+        """
+        check_note(reply, request, identity_key)
+        self._extended(reply, request, identity_key)
+
+    def accept(self, reply: TrainReply, request: TrainRequest, identity_key: bytes) -> None:
+        """Keep the entries and head of a reply that counts; again changes nothing.
+
+        Raises:
+            LedgerMismatch: `check` was not asked.
+        """
+        site, before = reply.site, self.chain(reply.site, identity_key)
+        after = self._extended(reply, request, identity_key)
+        new = after.links[len(before.links) :]
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._file(site), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.seek(sum(len(link.line) + 1 for link in before.links))
+            stream.truncate()  # of a line that a crash has cut off
+            stream.write(b"".join(link.line + b"\n" for link in new))
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync_folder(self.path)
+        self._chains[site] = after
+        if reply.ledger.length == after.length:
+            head = canonical.encode(reply.ledger.plain.model_dump(mode="json"))
+            write_atomic(self._head_file(site), head, mode=0o600)
+
+    # ------------------------------------------------------------ what peers hold
+
+    def links_for(
+        self, peer: str, heads: Mapping[str, LedgerHead], identity_keys: Mapping[str, bytes]
+    ) -> dict[str, tuple[str, ...]]:
+        """Links that lead from what this peer holds to these heads; its own is left out."""
+        held = self._holdings.get(peer, {})
+        return {
+            site: tuple(
+                link.digest
+                for link in self.chain(site, identity_keys[site]).after(held.get(site, 0))
+                if link.entry.sequence <= head.length
+            )
+            for site, head in heads.items()
+            if site != peer
+        }
+
+    def witnessed(self, peer: str, heads: Mapping[str, LedgerHead]) -> None:
+        """This peer has signed that it holds these heads. `save` makes it durable."""
+        held = self._holdings.setdefault(peer, {})
+        held.update({site: head.length for site, head in heads.items() if site != peer})
+
+    def doubts(self, peer: str) -> None:
+        """This peer has refused the ledgers that it was shown: next time it is sent all links."""
+        self._holdings.pop(peer, None)
+        self.save()
+
+    def save(self) -> None:
+        """Store what peers hold. Losing it costs longer messages."""
+        data = canonical.encode(self._holdings)
+        write_atomic(self.path / "held.json", data, mode=0o600)
+
+    # ------------------------------------------------------------ parts
+
+    @property
+    def _holdings(self) -> dict[str, dict[str, int]]:
+        if self._held is None:
+            path = self.path / "held.json"
+            try:
+                self._held = json.loads(path.read_bytes()) if path.is_file() else {}
+            except ValueError as error:
+                raise OurMistake(f"{path} cannot be read.", do="Remove it.") from error
+        return self._held
+
+    def _extended(self, reply: TrainReply, request: TrainRequest, identity_key: bytes) -> Chain:
+        """The chain here and what the note adds to it.
+
+        The note begins where its request was written; the chain may have grown since.
+        """
+        site, chain = reply.site, self.chain(reply.site, identity_key)
+        lines = [line.encode("ascii") for line in reply.ledger.entries]
+        known = request.known_head(site)
+        first = 0 if known is None else known.length
+        have = [link.line for link in chain.after(first)]
+        common = min(len(have), len(lines))
+        try:
+            if first > chain.length or have[:common] != lines[:common]:
+                raise LedgerFault("It is not the ledger that was seen before.")
+            after = chain.extended(lines[common:])
+            if after.head_at(reply.ledger.length) != reply.ledger.head:
+                raise LedgerFault("Its entries do not lead to its head.")
+        except LedgerFault as error:
+            raise LedgerMismatch(
+                f"The ledger of {site} does not continue the one in the archive: {error.message}",
+                site=site,
+                do="Ask the hospital; fedprint-node ledger recover is for a restored backup.",
+            ) from error
+        return after
+
+    def _lines(self, site: str) -> list[bytes]:
+        """All whole lines; one without its end was cut off by a crash, and counts for nothing."""
+        path = self._file(site)
+        return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+    def _file(self, site: str) -> Path:
+        return self.path / f"{site}.jsonl"
+
+    def _head_file(self, site: str) -> Path:
+        return self.path / f"{site}.head.json"
