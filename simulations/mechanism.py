@@ -329,10 +329,10 @@ def booked(
         draft = Booked(
             site="selftest", sequence=1, run=f"run-{run}", round=round_number + 1,
             purpose="selftest", **plan.as_dict(), declared_patients=100, delta=delta,
-            noise=SystemNoise.name, private=True, model_in=_DIGEST, request_digest=_DIGEST, code_digest=_DIGEST,
-            roster_digest=_DIGEST, transcript=_DIGEST, participants=3, threshold=2,
-            colluding_sites=0, minimum_contributors=3, dimension=0, limit_lifetime=None,
-            limit_run=None, epsilon_lifetime=None, epsilon_run=None,
+            noise=SystemNoise.name, private=True, model_in=_DIGEST, request_digest=_DIGEST,
+            code_digest=_DIGEST, roster_digest=_DIGEST, transcript=_DIGEST, participants=3,
+            threshold=2, colluding_sites=0, minimum_contributors=3, dimension=0,
+            limit_lifetime=None, limit_run=None, epsilon_lifetime=None, epsilon_run=None,
             outsider_epsilon_lifetime=None, time_s=0,
         )  # fmt: skip
         with LedgerStore.open(home, "selftest", key) as store:
