@@ -25,6 +25,8 @@ Accountants = tuple[Accountant, Accountant]
 
 MOST_POINTS = 64
 """Bookings whose stated epsilon is counted again; in between it has only not to fall."""
+MOST_PARTS = 640
+"""Losses of different plans that are composed for these points: about a minute."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,9 @@ def _stated(
             yield Finding(check, "FAILED", detail)
             return
         before = _lifetime(booked)
-    every = max(1, math.ceil(len(bookings) / MOST_POINTS))
+    different = len({(one.sample_rate, one.noise_multiplier) for one in bookings})
+    most = max(4, min(MOST_POINTS, MOST_PARTS // max(1, different)))
+    every = max(1, math.ceil(len(bookings) / most))
     points = bookings[::-every][::-1]
     for booked in points:
         found = _epsilon(entries.upto(booked), delta, accountant)

@@ -130,7 +130,7 @@ def test_a_ledger_in_which_nothing_was_booked_has_a_statement() -> None:
         {"epsilon_lifetime": 1e308},
         {"noise_multiplier": 0.001, "steps": 100_000},
         {"private": False},
-        {"delta": 1e-300},
+        {"delta": 1e-30},
         {"delta": 0.999},
         {"limit_lifetime": None, "limit_run": None, "epsilon_lifetime": None},
     ],
