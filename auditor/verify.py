@@ -289,7 +289,7 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
         (
             "lifetime",
             "what a hospital spent in other runs, or in rounds whose reply was lost, stands in "
-            "its own spend table and nowhere else",
+            "its own ledger: ask the hospital for it (fedprint-node ledger export)",
         ),
         (
             "aggregation",

@@ -285,7 +285,10 @@ class HospitalApprovals:
         )
 
     def _affordable(self, plan: RunPlan, chain: Chain) -> Cost:
-        cost = cost_of(plan, chain, self.budget, self.like(plan))
+        try:
+            cost = cost_of(plan, chain, self.budget, self.like(plan))
+        except OurMistake as error:  # of a plan whose noise cannot be accounted for
+            raise Refused(error.message, reason="policy", do=error.do) from error
         if not cost.affordable:
             raise BudgetExhausted(
                 f"Run {plan.run} would cost epsilon {cost.least_of_run:.2f} and bring this "
@@ -349,7 +352,7 @@ def _like(home: NodeHome, plan: RunPlan) -> Booked:
         return booking_like(plan, participants=0, threshold=0, colluding_sites=0, dimension=0)
     from client.node_parts import trainable_size
     from shared_model.mae import PRESETS
-    from shared_model.secure_sum.numbers import Numbers
+    from shared_model.secure_sum.numbers import padded_dimension
 
     if plan.preset not in PRESETS:
         raise Refused("The plan names a model that this version does not have.", reason="model")
@@ -363,5 +366,5 @@ def _like(home: NodeHome, plan: RunPlan) -> Booked:
         participants=len(roster.sites),
         threshold=roster.threshold,
         colluding_sites=roster.collusion_bound,
-        dimension=Numbers.of(size, 1, 1.0).padded,
+        dimension=padded_dimension(size),
     )

@@ -161,7 +161,19 @@ def start(
         float, typer.Option(help="Noise standard deviation over the clipping norm.")
     ] = 1.0,
     clipping_norm: Annotated[float, typer.Option(help="L2 bound on a patient's part.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a round.")] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimiser steps in a round; 20, or 1 in mode distributed."),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="Trust model: local, or distributed, in which the hospitals share the noise out."
+        ),
+    ] = "local",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, 0.001; in mode distributed of plain steps, 0.1.")
+    ] = None,
     minimum: Annotated[int, typer.Option(min=2, help="Fewest hospitals in an aggregate.")] = 3,
     deadline_s: Annotated[
         float, typer.Option(help="How long a round stays open, in seconds.")
@@ -185,7 +197,7 @@ def start(
     from server import rosters, superlink
     from server.checkpoints import RunFolder
 
-    place = CoordinatorHome.find(home)
+    place, shared = CoordinatorHome.find(home), mode == "distributed"
     superlink.load_config(place)
     name = run or _unfinished(place) or f"run-{len(_runs(place)) + 1}"
     folder = RunFolder(place.run_folder(name))
@@ -206,9 +218,14 @@ def start(
                     "sample_rate": sample_rate,
                     "noise_multiplier": noise_multiplier,
                     "clipping_norm": clipping_norm,
-                    "steps": steps,
+                    "steps": steps or (1 if shared else 20),
+                    "mode": mode,
                 },
-                "training": {"trainable": trainable},
+                "training": {
+                    "trainable": trainable,
+                    "optimiser": "sgd" if shared else "adam",
+                    "learning_rate": learning_rate or (0.1 if shared else 1e-3),
+                },
                 "minimum_contributors": minimum,
                 "deadline_s": deadline_s,
             },

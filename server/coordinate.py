@@ -95,6 +95,13 @@ def run(
         journal = Journal(folder, folder.record())
         if signing.public_bytes(key).hex() != journal.record.run_key:
             raise OurMistake("This is not the run key that the run began with.")
+        config = journal.record.config
+        bare = config.privacy.mode == "distributed" and config.aggregation != "secure-sum"
+        if bare and not non_private_for_tests:
+            raise OurMistake(
+                "Mode distributed is private under the secure sum only.",
+                do="Mask the updates, or simulate with noise that repeats and promises nothing.",
+            )
         epochs_of_run = book or EpochBook(folder.path / "epochs.json")
         archive = ledgers or LedgerArchive(folder.path / "ledgers")
         loop = _Loop(

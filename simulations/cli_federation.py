@@ -24,7 +24,18 @@ def federate(
     patients: Annotated[int, typer.Option(min=2, help="Patients of the largest hospital.")] = 200,
     windows: Annotated[int, typer.Option(min=1, help="Windows per patient.")] = 6,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in a round.")] = 5,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="local, or distributed: one step a round, whose noise the hospitals share out."
+        ),
+    ] = "local",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in a round; 5, or 1 in mode distributed.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, 0.001; in mode distributed of plain steps, 0.1.")
+    ] = None,
     sample_rate: Annotated[float, typer.Option(help="Poisson rate of a patient in a step.")] = 0.1,
     noise_multiplier: Annotated[float, typer.Option()] = 2.0,
     clipping_norm: Annotated[float, typer.Option()] = 1.0,
@@ -64,6 +75,7 @@ def federate(
 
     if engine not in ("in-process", "ray"):
         raise OurMistake(f"There is no engine {engine!r}.", do="Choose in-process or ray.")
+    shared = mode == "distributed"
     config = RunConfig.from_dict(
         {
             "run": "simulation",
@@ -74,7 +86,12 @@ def federate(
                 "sample_rate": sample_rate,
                 "noise_multiplier": noise_multiplier,
                 "clipping_norm": clipping_norm,
-                "steps": steps,
+                "steps": steps or (1 if shared else 5),
+                "mode": mode,
+            },
+            "training": {
+                "optimiser": "sgd" if shared else "adam",
+                "learning_rate": learning_rate or (0.1 if shared else 1e-3),
             },
             "aggregation": "UnmaskedForSimulation" if unmasked else "secure-sum",
             "minimum_contributors": min(sites, 3),
@@ -119,6 +136,11 @@ def federate(
         if unmasked
         else "Secure sum: of each round the coordinator learned the sum of the hospitals' updates.",
     ]
+    if shared:
+        words.append(
+            "Mode distributed: the noise is shared out; the promise holds while the secure sum "
+            "does, against as many colluding hospitals as the roster's threshold bears."
+        )
     if as_json:
         terminal.print_json(
             {
@@ -134,7 +156,7 @@ def federate(
         )
         return
     terminal.show(
-        f"Run {record.run}: {record.state}. Epsilon is for {PRIVACY_UNIT}, trust model local.",
+        f"Run {record.run}: {record.state}. Epsilon is for {PRIVACY_UNIT}, trust model {mode}.",
         [
             {
                 "round": row["round"],
@@ -177,16 +199,24 @@ def _progress(rounds: int) -> Iterator[Callable[[Any], None]]:
 
 
 def _row(item: Any) -> dict[str, Any]:
-    spent = [contributor.privacy.epsilon for contributor in item.contributors]
+    spent = [contributor.privacy for contributor in item.contributors]
+    epsilons = [one.epsilon for one in spent]
     return {
         "round": item.round,
         "outcome": item.outcome,
         "contributors": [contributor.site for contributor in item.contributors],
         "absent": [f"{absent.site} ({absent.reason or absent.ending})" for absent in item.absent],
-        "epsilon": max(spent) if spent and None not in spent else None,
+        "epsilon": max(epsilons) if epsilons and None not in epsilons else None,
         "private": all(contributor.private for contributor in item.contributors),
         "delta": max((c.privacy.delta for c in item.contributors), default=None),
         "unit": PRIVACY_UNIT,
-        "trust_model": "local",
+        "trust_model": spent[0].trust_model if spent else None,
+        "colluding_sites": min(
+            (one.colluding_sites for one in spent if one.colluding_sites is not None), default=None
+        ),
+        "outsider_epsilon": max(
+            (one.outsider_epsilon for one in spent if one.outsider_epsilon is not None),
+            default=None,
+        ),
         "model": item.model_out,
     }

@@ -12,7 +12,7 @@ from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 from client import keys
 from client.home import NodeHome
 from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
-from client.policy import Policy
+from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
 from client.round import PretendNode, handle
@@ -50,7 +50,13 @@ def home(tmp_path: Path, certificate: str) -> NodeHome:
     node = NodeHome(tmp_path / "node")
     keys.make(node, "north-clinic", 1200)
     keys.join(node, enrolment.seal(invitation, RUN_KEY))
-    Policy.write_default(node.policy, declared_patients=1200)
+    Policy.write_default(
+        node.policy,
+        declared_patients=1200,
+        approve_runs_in_advance=AdvanceApproval(
+            purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0
+        ),
+    )
     return node
 
 
@@ -71,10 +77,12 @@ def approve(home: NodeHome, data: bytes) -> None:
 
 def asked_for_a_key(home: NodeHome, data: bytes, epoch: int = 5, **options):
     """The node's answer to an epoch request that carries this roster."""
+    plan = Consortium.of(home.root.parent / "plans").request()[0].plan
     message = EpochRequest(
         epoch=epoch,
         roster_digest=roster.open_signed(data, ROOT).roster.digest,
         body_digest=canonical.digest(data),
+        plan=plan.model_copy(update={"minimum_contributors": 3}),
         software="test",
     )
     header, _ = handle(home, seal(message, RUN_KEY), data, **options)
