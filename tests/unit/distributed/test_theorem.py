@@ -257,9 +257,7 @@ def test_a_plan_of_mode_distributed_by_itself_has_no_price():
             accountant([PLAN], 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("threshold", "colluding"), [(4, 4), (4, 5), (4, -1), (1, 0)]
-)
+@pytest.mark.parametrize(("threshold", "colluding"), [(4, 4), (4, 5), (4, -1), (1, 0)])
 def test_no_price_is_named_where_no_honest_share_is_left(threshold, colluding):
     with pytest.raises(OurMistake):
         mechanism(PLAN, dimension=100, threshold=threshold, colluding=colluding)
