@@ -60,7 +60,7 @@ class Trial:
     sample_rate: float = 0.1
     noise_multiplier: float = 1.0
     clipping_norm: float = 0.5
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
 
     def plan(self, mode: str) -> PrivacyPlan:
         """One step."""

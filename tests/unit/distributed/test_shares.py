@@ -198,23 +198,23 @@ KNOWN = "81897e40cfb0a10385fc5cea0c617b0131ac521ca6f5d86dde5c8ebdfa6c27ae"
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_the_noise_of_survivors_is_the_plans_at_t_and_more_above(count):
-    """Chi-square over 4,096 coordinates: t = 4 survivors have sigma Delta, five have more."""
-    numbers = numbers_of(dimension=4096)
+    """Chi-square over 16,384 coordinates: t = 4 survivors have sigma Delta, five have more."""
+    numbers = numbers_of(dimension=16_384)
     total = sum(
         SystemNoise().discrete_gaussian(numbers.padded, numbers.variance) for _ in range(count)
     )
-    wanted = (PLAN.noise_multiplier * sensitivity(4096)) ** 2 * count / 4
+    wanted = (PLAN.noise_multiplier * sensitivity(16_384)) ** 2 * count / 4
     _chi_square(total, wanted)
 
 
 def test_colluders_subtract_their_shares_and_the_accountants_noise_is_left():
     """Of five survivors two tell their noise; what remains is at least what is booked for k = 2
     of t = 4, and exactly that where four survive."""
-    numbers = numbers_of(dimension=4096)
+    numbers = numbers_of(dimension=16_384)
     each = [SystemNoise().discrete_gaussian(numbers.padded, numbers.variance) for _ in range(4)]
     left = sum(each) - each[0] - each[1]
-    paid = mechanism(PLAN, dimension=4096, threshold=4, colluding=2)
-    wanted = (paid.noise_multiplier * sensitivity(4096)) ** 2
+    paid = mechanism(PLAN, dimension=16_384, threshold=4, colluding=2)
+    wanted = (paid.noise_multiplier * sensitivity(16_384)) ** 2
     _chi_square(left, wanted)
     assert paid.noise_multiplier == pytest.approx(1.5 * math.sqrt(0.5), rel=1e-6)
 
@@ -225,7 +225,7 @@ def _chi_square(values: np.ndarray, variance: float) -> None:
 
 
 def test_the_chi_square_test_catches_half_a_share_too_little():
-    numbers = numbers_of(dimension=4096)
+    numbers = numbers_of(dimension=16_384)
     values = SystemNoise().discrete_gaussian(numbers.padded, numbers.variance * 7 // 8)
     with pytest.raises(AssertionError):
         _chi_square(values, float(numbers.variance))
