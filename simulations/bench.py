@@ -23,6 +23,7 @@ BENCHES = {
     "round": "simulations.bench_round:figures",
     "noise": "simulations.bench_noise:figures",
     "distributed-utility": "simulations.bench_distributed:figures",
+    "dp-step": "simulations.bench_dp_step:figures",
 }
 
 

@@ -13,6 +13,7 @@ from shared_model.errors import Refused
 ROOT = Path(__file__).resolve().parents[3]
 MAY_NAME = {
     "NonPrivateForTests": {"shared_model/noise.py"},
+    "Keystream": {"shared_model/noise.py"},
     "unlimited_non_private_for_tests": {"client/spend.py", "client/node_parts.py"},
     "unlimited_budget": {"client/round.py", "client/node_parts.py"},
     "PretendNode": {"client/round.py", "client/node_parts.py"},
