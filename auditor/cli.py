@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
+from auditor.ledger_commands import INCOMPLETE_EXIT, report, root_key_of, verify
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
-
-INCOMPLETE_EXIT = 6
-"""Exit status of an audit that found no fault and could not check what it has to."""
 
 app = typer.Typer(
     name="fedprint-audit",
@@ -130,7 +128,7 @@ def sum_of_run(
     from shared_model.release_files import read_release
     from shared_model.sum_evidence import opened_rosters
 
-    key = _root_key(root_key)
+    key = root_key_of(root_key)
     pinned = None
     if coordinator is not None:
         pinned = enrolment.open_invitation(coordinator.read_bytes())
@@ -165,19 +163,8 @@ def sum_of_run(
         typer.echo("No check failed. The lines CANNOT CHECK are not a verdict of any kind.")
 
 
-def _root_key(value: str) -> bytes:
-    """32 raw bytes, from digits or from root.json."""
-    from shared_model import enrolment
-
-    if len(value) == 64 and all(c in "0123456789abcdefABCDEF" for c in value):
-        return bytes.fromhex(value)
-    try:
-        data = Path(value).read_bytes()
-    except (OSError, ValueError) as error:
-        raise OurMistake(
-            "The root key is neither 64 hexadecimal digits nor a readable root.json."
-        ) from error
-    return enrolment.open_root_card(data).root
+app.command("verify")(verify)
+app.command("report")(report)
 
 
 def main() -> None:

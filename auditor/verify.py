@@ -221,21 +221,21 @@ def _recomputed(
     told = f"stated {stated:.4g}, PLD {pld:.4g}"
     verdict: Verdict
     if not pld <= CROSS_CHECKED_UP_TO:
-        verdict = "CANNOT CHECK" if _close(stated, pld) else "FAILED"
+        verdict = "CANNOT CHECK" if close(stated, pld) else "FAILED"
         told += f"; above {CROSS_CHECKED_UP_TO:g} there is no second accountant, nor much privacy"
     else:
         prv = prv_of(rounds, one.delta)
-        verdict = "OK" if _agree(pld, prv) and _close(stated, pld) else "FAILED"
+        verdict = "OK" if agree(pld, prv) and close(stated, pld) else "FAILED"
         told += f", PRV {prv:.4g}"
     return verdict, f"{told} at delta {one.delta:.1e}"
 
 
-def _agree(pld: float, prv: float) -> bool:
+def agree(pld: float, prv: float) -> bool:
     """The two accountants agree, up to the numerical error that they themselves admit."""
-    return _close(pld, prv) or abs(pld - prv) <= ERROR_BAR
+    return close(pld, prv) or abs(pld - prv) <= ERROR_BAR
 
 
-def _close(left: float, right: float) -> bool:
+def close(left: float, right: float) -> bool:
     """Within `AGREEMENT` of the larger; infinities and NaN never agree."""
     finite = math.isfinite(left) and math.isfinite(right)
     return finite and abs(left - right) <= AGREEMENT * max(abs(left), abs(right))
@@ -289,7 +289,7 @@ def _cannot_check(manifest: Manifest) -> list[Finding]:
         (
             "lifetime",
             "what a hospital spent in other runs, or in rounds whose reply was lost, stands in "
-            "its own spend table and nowhere else",
+            "its own ledger: ask the hospital for it (fedprint-node ledger export)",
         ),
         (
             "aggregation",

@@ -285,7 +285,10 @@ class HospitalApprovals:
         )
 
     def _affordable(self, plan: RunPlan, chain: Chain) -> Cost:
-        cost = cost_of(plan, chain, self.budget, self.like(plan))
+        try:
+            cost = cost_of(plan, chain, self.budget, self.like(plan))
+        except OurMistake as error:  # of a plan whose noise cannot be accounted for
+            raise Refused(error.message, reason="policy", do=error.do) from error
         if not cost.affordable:
             raise BudgetExhausted(
                 f"Run {plan.run} would cost epsilon {cost.least_of_run:.2f} and bring this "

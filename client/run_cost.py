@@ -18,7 +18,6 @@ from shared_model import ledger_cost
 from shared_model.ledger import Booked, Chain
 from shared_model.protocol import PRIVACY_UNIT, RunPlan
 
-_MOST_STEPS = 100_000
 TRUST = {
     "local": "local (this hospital adds the whole noise itself, and trusts nobody)",
     "distributed": "distributed (the hospitals share the noise out; the promise holds only while "
@@ -30,7 +29,9 @@ TRUST = {
 class Cost:
     """Epsilon, all at `delta`, of this hospital's whole life and of the run; upper bounds.
 
-    before: for life, until now. after, of_run: with all further bookings of the plan. least_after,
+    They hold against `colluding_sites` hospitals (0 in mode local, which needs no other hospital).
+    before: for life, until now. after, of_run: with all further bookings of the plan; outsider: of
+    the run, for those who collude with no hospital. least_after,
     least_of_run: with as few as the run needs to end well. rounds_left: rounds like these that the
     budget has room for, at most those of the plan. Infinite limits (simulations): nothing is
     computed, all epsilons are infinite.
@@ -39,6 +40,8 @@ class Cost:
     before: float
     after: float
     of_run: float
+    outsider: float
+    colluding_sites: int
     least_after: float
     least_of_run: float
     rounds_left: int
@@ -78,14 +81,23 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
     if math.isinf(budget.epsilon_lifetime) and math.isinf(budget.epsilon_per_run):
         endless = math.inf
         return Cost(
-            endless, endless, endless, endless, endless, plan.bookings, budget.delta, budget
+            before=endless,
+            after=endless,
+            of_run=endless,
+            outsider=endless,
+            colluding_sites=like.colluding_sites,
+            least_after=endless,
+            least_of_run=endless,
+            rounds_left=plan.bookings,
+            delta=budget.delta,
+            budget=budget,
         )
     spent = chain.spent()
     run = spent.of_run(plan.run)
     booked = sum(item.run == plan.run for item in chain.bookings)
 
     def total(rounds: int) -> tuple[float, float, float]:
-        further = _rounds(like, rounds)
+        further = ledger_cost.repeated(like, rounds)
         after, delta = ledger_cost.epsilon(spent, budget.delta, further)
         return after, ledger_cost.epsilon(run, budget.delta, further)[0], delta
 
@@ -95,6 +107,10 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
         before=ledger_cost.epsilon(spent, budget.delta)[0],
         after=after,
         of_run=of_run,
+        outsider=ledger_cost.epsilon(
+            run, budget.delta, ledger_cost.repeated(like, plan.bookings), colluding=0
+        )[0],
+        colluding_sites=like.colluding_sites,
         least_after=least_after,
         least_of_run=least_of_run,
         rounds_left=plan.bookings,
@@ -136,15 +152,6 @@ def booking_like(
         minimum_contributors=plan.minimum_contributors,
         dimension=dimension,
     )
-
-
-def _rounds(like: Booked, count: int) -> list[Booked]:
-    """So many rounds as few bookings: in mode local only the number of steps counts."""
-    if like.mode != "local":
-        return [like] * count
-    whole, rest = divmod(like.steps * count, _MOST_STEPS)
-    steps = [_MOST_STEPS] * whole + ([rest] if rest else [])
-    return [like.model_copy(update={"steps": number}) for number in steps]
 
 
 def in_words(
@@ -191,6 +198,11 @@ def _cost_in_words(plan: RunPlan, cost: Cost) -> list[str]:
         f"{budget.epsilon_lifetime:g}. Left then: {cost.left:.2f}, {100 * cost.fraction_left:.0f} "
         "% of the limit.",
     ]
+    if plan.privacy.mode == "distributed":
+        lines.append(
+            f"This holds against {cost.colluding_sites} colluding hospitals. Against all others "
+            f"the run costs epsilon {cost.outsider:.2f}."
+        )
     if not cost.affordable:
         lines.append("THE BUDGET DOES NOT HOLD for this run: it is refused.")
     elif not cost.covers_all:
@@ -218,6 +230,8 @@ def facts(
         "weights": dict(sorted(weights.items())),
         "epsilon_before": number(cost.before),
         "epsilon_of_run": number(cost.of_run),
+        "epsilon_of_run_for_outsiders": number(cost.outsider),
+        "colluding_sites": cost.colluding_sites,
         "epsilon_after": number(cost.after),
         "epsilon_left": number(cost.left),
         "fraction_left": number(cost.fraction_left),

@@ -81,7 +81,7 @@ class NoiseSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What the spend table and the console call it."""
+        """What the ledger and the console call it."""
 
     def normal(self, count: int, std: float) -> np.ndarray:
         """float64 (count,), independent N(0, std^2), multiples of `grid(std)`."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared_model import canonical, protocol, signing
 from shared_model.errors import PeerFault
-from shared_model.protocol import EpochKeyEntry, PrivacyStatement, SignedMessage, TrainReply
+from shared_model.ledger import LedgerHead, sign_head
+from shared_model.protocol import (
+    EpochKeyEntry,
+    LedgerNote,
+    PrivacyStatement,
+    SignedMessage,
+    TrainReply,
+)
 from shared_model.protocol_sum import (
     Agreement,
     EpochKey,
@@ -229,6 +237,7 @@ class OurRound:
                 noise="none: a benchmark",
                 private=False,
                 privacy=PrivacyStatement(epsilon=None, delta=1e-5),
+                ledger=LedgerNote(**self._head(name).model_dump(), entries=()),
                 software="bench",
             )
             header = protocol.seal(reply, site.identity)
@@ -247,13 +256,22 @@ class OurRound:
         self.spent.sent_bytes += len(header) + len(body) - self.numbers.packed_bytes
         return header
 
+    def _head(self, name: str) -> LedgerHead:
+        """A head of a ledger; there is no ledger in this bench."""
+        return sign_head(self.sites[name].identity, name, 1, _D)
+
+    @cached_property
+    def _heads(self) -> tuple[LedgerHead, ...]:
+        return tuple(self._head(name) for name in self.survivors)
+
     def _agree(self, digests: tuple[str, ...]) -> OpenRequest:
         """Trip 2: everybody signs the survivors; the coordinator checks it."""
         signed: dict[str, bytes] = {}
+        heads = self._heads
         for name in self.survivors:
             site = self.sites[name]
             with self.spent.on("client_messages"):
-                agreed = agreed_digest(self.survivors, digests)
+                agreed = agreed_digest(self.survivors, digests, heads)
                 signed[name] = protocol.seal(
                     Agreement(
                         run=RUN,
@@ -261,12 +279,12 @@ class OurRound:
                         site=name,
                         transcript=self.digest,
                         agreed=agreed,
-                        ledger_head=_D,
                     ),
                     site.identity,
                 )
             with self.spent.on("server_messages"):
-                self._check_agreement(name, signed[name], agreed_digest(self.survivors, digests))
+                expected = agreed_digest(self.survivors, digests, heads)
+                self._check_agreement(name, signed[name], expected)
             self.spent.sent_bytes += len(signed[name])
         signers = self.survivors[: self.threshold]
         return OpenRequest(
@@ -293,7 +311,7 @@ class OurRound:
             key = signing.public_bytes(self.coordinator)
             seen = protocol.open_signed(sent, key, OpenRequest, site=protocol.COORDINATOR)
             protocol.check_body(seen.body_digest, rows, site=protocol.COORDINATOR)
-            agreed = agreed_digest(seen.survivors, seen.submissions)
+            agreed = agreed_digest(seen.survivors, seen.submissions, self._heads)
             for signer, agreement in zip(seen.signers, seen.agreements, strict=True):
                 self._check_agreement(signer, bytes.fromhex(agreement), agreed)
         with self.spent.on("client"):

@@ -1,6 +1,6 @@
 """A consortium of pretend hospitals on one machine, with the code that real ones run.
 
-Each hospital has a folder of its own with keys, policy, spend table and outbox, made as commands
+Each hospital has a folder of its own with keys, policy, ledger and outbox, made as commands
 make them, and has approved the roster that a root key signed; only its patients are simulated. The
 updates travel masked, as in the field. The engine is in-process or Flower's own on Ray.
 

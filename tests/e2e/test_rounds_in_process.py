@@ -12,11 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "rounds"))
 
-from client.spend import SpendTable
 from round_stand_ins import Clock, FakeTransport
 
 from client import keys
 from client.home import NodeHome
+from client.ledger_store import LedgerStore
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
 from client.round import PretendNode, handle
@@ -179,8 +179,10 @@ def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
     keys_of = {item.site: item.identity for item in record.roster.sites}
     assert {consortium.folder.closing(number).state for number in (1, 2, 3)} == {"verified"}
     for site, home in consortium.homes.items():
-        with SpendTable.open(home.spend) as table:
-            rows = table.rows()
+        key = signing.load_key_file(home.identity_key)
+        with LedgerStore.open(home, site, key) as store:
+            chain = store.chain
+        rows = chain.bookings
         assert [(row.run, row.round, row.private) for row in rows] == [
             ("spring", number, True) for number in (1, 2, 3)
         ]
@@ -189,8 +191,10 @@ def test_private_rounds_are_booked_signed_and_survive_a_kill(tmp_path):
             assert contributor.private
             reply = open_answer(contributor.header_bytes, keys_of[site], site=site)
             assert isinstance(reply, TrainReply)
-            assert row.update_digest == reply.body_digest
-            assert row.model_digest == item.model_in
+            answered = chain.answer(row.run, row.round)
+            assert answered is not None
+            assert answered.update_digest == reply.body_digest
+            assert row.model_in == item.model_in
             expected = epsilon_pld([plan] * item.round, row.delta)
             assert reply.privacy.epsilon == pytest.approx(expected, rel=1e-9)
     final = consortium.folder.weights(record)

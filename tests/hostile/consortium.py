@@ -1,7 +1,7 @@
 """Real nodes with stub training, and a coordinator that can say anything to each of them.
 
 Every hospital is a `client.round.Node` put together from its own folder for every message, as a
-deployed one is: pinned keys, roster book, epoch keys, outbox and spend table are the real ones.
+deployed one is: pinned keys, roster book, epoch keys, outbox and ledger are the real ones.
 Only model, data and training are stand-ins. Colluders have no node: `Adversary` has their keys.
 
     world = Consortium(tmp_path, 5, threshold=4, colluders=("s4",))

@@ -291,7 +291,7 @@ def epoch_of(sites, roster_digest, number):
         site: ref.seal(
             {
                 "kind": "epoch-key",
-                "version": 2,
+                "version": 3,
                 "site": site,
                 "epoch": number,
                 "roster_digest": roster_digest,
@@ -306,6 +306,64 @@ def epoch_of(sites, roster_digest, number):
         for site in sites
     ]
     return secret, identity, headers, entries
+
+
+def ledger_of(site, identity, request, reply):
+    """Signed head, lines and links of a site's ledger: opened, booked, answered."""
+    privacy, plan = reply["privacy"], request["privacy"]
+    entries = [
+        {
+            "kind": "opened",
+            "ledger": digest(b"ledger of " + site.encode())[:32],
+            "identity_key": ref.identity_public(identity).hex(),
+            "unit": "one patient at one hospital",
+            "adjacency": "add or remove one patient",
+            "delta": privacy["delta"],
+            "software": "fedprint 0.1.0",
+            "time_s": 1_790_000_000,
+        },
+        {
+            "kind": "booked",
+            "run": reply["run"],
+            "round": reply["round"],
+            "purpose": request["purpose"],
+            **plan,
+            "declared_patients": reply["declared_patients"],
+            "delta": privacy["delta"],
+            "noise": reply["noise"],
+            "private": reply["private"],
+            "model_in": request["model_digest"],
+            "request_digest": reply["request_digest"],
+            "code_digest": request["code_digest"],
+            "roster_digest": request["sum"]["roster_digest"],
+            "transcript": reply["transcript"],
+            "participants": len(request["participants"]),
+            "threshold": request["sum"]["threshold"],
+            "colluding_sites": 0,
+            "minimum_contributors": request["minimum_contributors"],
+            "dimension": 0,
+            "limit_lifetime": 8.0,
+            "limit_run": 8.0,
+            "epsilon_lifetime": privacy["epsilon"],
+            "epsilon_run": privacy["epsilon"],
+            "outsider_epsilon_lifetime": privacy["epsilon"],
+            "time_s": 1_790_000_001,
+        },
+        {
+            "kind": "answered",
+            "booking": 2,
+            "run": reply["run"],
+            "round": reply["round"],
+            "update_digest": reply["body_digest"],
+        },
+    ]
+    head, lines, links = "0" * 64, [], []
+    for number, fields in enumerate(entries, 1):
+        entry = {"version": 1, "site": site, "sequence": number, **fields}
+        lines.append(ref.entry_line(entry, identity).decode())
+        links.append(ref.entry_digest(entry))
+        head = ref.ledger_head(head, links[-1])
+    return ref.signed_head(site, len(entries), head, identity), lines, links
 
 
 def make_round(name, weights, threshold, dimension, survivors, missing, updates, scale, epoch):
@@ -324,7 +382,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "norm_bound": bound_for(bits, ref.padded_of(dimension), scale),
     }
     m, padded = numbers["modulus_bits"], ref.padded_of(dimension)
-    common = {"version": 2, "run": "spring", "round": 3}
+    common = {"version": 3, "run": "spring", "round": 3}
     privacy = {
         "sample_rate": 0.125,
         "noise_multiplier": 1.5,
@@ -351,6 +409,9 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "preset": "tiny",
         "server_step": "fedavg",
         "server_learning_rate": 0.5,
+        "rounds": 20,
+        "bookings": 23,
+        "code_digest": digest(b"code"),
     }
     request = {
         **common,
@@ -373,6 +434,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
             "modulus_bits": m,
             "norm_bound": numbers["norm_bound"],
         },
+        "ledger_heads": [],
         "deadline_s": 3600.0,
         "software": "fedprint 0.1.0",
     }
@@ -407,7 +469,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         for j in sites:
             assert pair_secrets[i][j] == pair_secrets[j][i]
 
-    vectors, subs, headers = {}, {}, {}
+    vectors, subs, headers, heads, links = {}, {}, {}, {}, {}
     site_parts = []
     for i in sites:
         rounding = fixed(f"{name} rounding {i}", 32)
@@ -423,28 +485,29 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
             tr,
             Entropy(f"{name} submission {i}"),
         )
-        headers[i] = ref.seal(
-            {
-                **common,
-                "kind": "train-reply",
-                "site": i,
-                "request_digest": digest(train_request),
-                "transcript": tr.hex(),
-                "body_digest": digest(sub["body"]),
-                "declared_patients": 1000 * weights[i],
-                "weight": weights[i],
-                "noise": "system entropy",
-                "private": True,
-                "privacy": {
-                    "epsilon": 1.25,
-                    "delta": 1e-05,
-                    "unit": "one patient at one hospital",
-                    "trust_model": "local",
-                },
-                "software": "fedprint 0.1.0",
+        reply = {
+            **common,
+            "kind": "train-reply",
+            "site": i,
+            "request_digest": digest(train_request),
+            "transcript": tr.hex(),
+            "body_digest": digest(sub["body"]),
+            "declared_patients": 1000 * weights[i],
+            "weight": weights[i],
+            "noise": "system entropy",
+            "private": True,
+            "privacy": {
+                "epsilon": 1.25,
+                "delta": 1e-05,
+                "unit": "one patient at one hospital",
+                "trust_model": "local",
+                "colluding_sites": None,
+                "outsider_epsilon": None,
             },
-            identity[i],
-        )
+            "software": "fedprint 0.1.0",
+        }
+        heads[i], lines, links[i] = ledger_of(i, identity[i], request, reply)
+        headers[i] = ref.seal({**reply, "ledger": {**heads[i], "entries": lines}}, identity[i])
         part = {
             "site": i,
             "weight": weights[i],
@@ -459,6 +522,8 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
             "salt": sub["salt"].hex(),
             "share_keys": {j: k.hex() for j, k in zip(sites, sub["share_keys"], strict=True)},
             "seed_commitments": [c.hex() for c in sub["seed_commitments"]],
+            "ledger_head": heads[i]["head"],
+            "ledger_links": links[i],
             "body_sha256": digest(sub["body"]),
             "body_bytes": len(sub["body"]),
             "packed_sha256": digest(sub["packed"]),
@@ -497,14 +562,17 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         site_parts.append(part)
 
     submissions = [digest(headers[i]) for i in survivors]
+    agree_body = ref.cj({i: links[i] for i in survivors if i != survivors[0]})
     agree = {
         **common,
         "kind": "agree-request",
         "transcript": tr.hex(),
         "survivors": survivors,
         "submissions": submissions,
+        "heads": [heads[i] for i in survivors],
+        "body_digest": digest(agree_body),
     }
-    agreed = digest(ref.cj(["agreed", survivors, submissions]))
+    agreed = ref.agreed(survivors, submissions, agree["heads"])
     signers = [site for site in survivors if site not in missing]
     agreements = {
         i: ref.seal(
@@ -514,7 +582,6 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
                 "site": i,
                 "transcript": tr.hex(),
                 "agreed": agreed,
-                "ledger_head": digest(b"ledger of " + i.encode()),
             },
             identity[i],
         )
@@ -598,7 +665,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
             "survivors": survivors,
             "submissions": submissions,
             "kind": "sum-statement",
-            "version": 2,
+            "version": 3,
             "modulus_bits": m,
             "padded": padded,
             "sum_digest": digest(packed_sum),
@@ -644,10 +711,15 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "epoch-request": ref.seal(
             {
                 "kind": "epoch-request",
-                "version": 2,
+                "version": 3,
                 "epoch": epoch,
                 "roster_digest": roster_digest,
                 "body_digest": digest(b"signed roster"),
+                "plan": {
+                    **configuration,
+                    "run": "spring",
+                    "aggregation": "secure-sum",
+                },
                 "software": "fedprint 0.1.0",
             },
             run_key,
@@ -699,6 +771,7 @@ def make_round(name, weights, threshold, dimension, survivors, missing, updates,
         "sites": site_parts,
         "submissions": submissions,
         "agreed": agreed,
+        "agree_body": agree_body.decode(),
         "openings": openings,
         "sum_sha256": words_digest(total),
         "packed_sum_sha256": digest(packed_sum),

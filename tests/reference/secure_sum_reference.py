@@ -513,5 +513,40 @@ def seal(message, signing_key):
     return key.sign(framed("fedprint-1", message["kind"], data)) + data
 
 
+# ---- Ledgers
+
+
+def entry_digest(entry):
+    """Of a ledger's entry without its signature; hexadecimal."""
+    return sha256(framed("fedprint-1", "ledger-entry", cj(entry))).hex()
+
+
+def entry_line(entry, signing_key):
+    """The entry with its signature, as it travels."""
+    key = Ed25519PrivateKey.from_private_bytes(signing_key)
+    signature = key.sign(framed("fedprint-1", "ledger-entry", cj(entry)))
+    return cj({**entry, "signature": signature.hex()})
+
+
+def ledger_head(head, link):
+    """The head after an entry with this digest; head 0 is 64 zeros."""
+    parts = bytes.fromhex(head), bytes.fromhex(link)
+    return sha256(framed("fedprint-1", "ledger-head", *parts)).hex()
+
+
+def signed_head(site, length, head, signing_key):
+    """What others keep of a ledger."""
+    key = Ed25519PrivateKey.from_private_bytes(signing_key)
+    body = cj({"site": site, "length": length, "head": head})
+    signature = key.sign(framed("fedprint-1", "ledger-head", body))
+    return {"length": length, "head": head, "signature": signature.hex()}
+
+
+def agreed(survivors, submissions, heads):
+    """What an agreement signs; hexadecimal."""
+    ledgers = [[one["length"], one["head"]] for one in heads]
+    return sha256(cj(["agreed", survivors, submissions, ledgers])).hex()
+
+
 def identity_public(signing_key):
     return Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw()

@@ -31,7 +31,7 @@ DOORS: Mapping[str, set[str]] = {
     # questions and answers about a ledger that was lost, carried by hand
     "client/ledger_recovery.py": {"shared_model.ledger_recovery.seal"},
     # the ledger's export, carried by hand
-    "client/ledger_export.py": {"shared_model.ledger_export.seal"},
+    "client/ledger_file_export.py": {"shared_model.ledger_export.seal"},
 }
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client.spend import Budget, SpendTable
+from books_stand_ins import draft
 
-from client import cli_node
+from client import cli_ledger, cli_node
 from client.home import NodeHome
+from client.ledger_store import Budget, LedgerStore
 from server import cli_root, cli_run, coordinate, rosters, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
 from shared_model import enrolment, mae, signing
-from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 
 
@@ -166,15 +166,15 @@ def test_declared_patients_are_rounded_alike_in_card_and_policy(tmp_path: Path) 
     assert Policy.from_file(home.policy).declared_patients == 1200
 
 
-def test_spend_says_epsilon_with_delta_unit_and_trust_model(
+def test_show_says_epsilon_with_delta_unit_and_trust_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli_node.init("gamma", 100, tmp_path / "gamma")
-    plan = PrivacyPlan(0.1, 2.0, 1.0, 2)
-    with SpendTable.open(NodeHome(tmp_path / "gamma").spend) as table:
-        table.reserve("spring", 1, plan, 100, 1e-5, Budget(8.0, 3.0, 1e-5), site="gamma")
+    home = NodeHome(tmp_path / "gamma")
+    with LedgerStore.open(home, "gamma", signing.load_key_file(home.identity_key)) as store:
+        store.reserve(draft("spring", 1, site="gamma", steps=2), Budget(8.0, 3.0, 1e-5))
     capsys.readouterr()
-    cli_node.spend(tmp_path / "gamma", as_json=True)
+    cli_ledger.show(home.root, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert 0.0 < shown["epsilon"] < 8.0
     for word in ("epsilon", "delta 1e-05", "one patient at one hospital", "trust model local"):
@@ -183,13 +183,12 @@ def test_spend_says_epsilon_with_delta_unit_and_trust_model(
     assert (row["run"], row["round"], row["answered"]) == ("spring", 1, False)
 
 
-def test_spend_refuses_when_the_table_was_deleted(tmp_path: Path) -> None:
+def test_show_refuses_when_the_ledger_was_deleted(tmp_path: Path) -> None:
     cli_node.init("gamma", 100, tmp_path / "gamma")
     home = NodeHome(tmp_path / "gamma")
-    SpendTable.open(home.spend).close()
-    home.spend.unlink()
+    home.ledger.unlink()
     with pytest.raises(Refused, match="missing"):
-        cli_node.spend(tmp_path / "gamma")
+        cli_ledger.show(tmp_path / "gamma")
 
 
 def test_a_site_that_was_removed_is_not_in_the_next_run(
@@ -212,11 +211,10 @@ def test_a_node_with_a_broken_ledger_or_policy_does_not_start(
     place = NodeHome(tmp_path / "alpha")
     cli_run.invitation(tmp_path / "coordinator.json", home.root)
     cli_node.join(tmp_path / "coordinator.json", place.root, True)
-    SpendTable.open(place.spend).close()
-    place.spend.unlink()
+    place.ledger.unlink()
     with pytest.raises(Refused) as caught:
         cli_node.start(place.root)
-    assert caught.value.reason == "spend_table"
+    assert caught.value.reason == "ledger"
     place.policy.write_text("epsilon_lifetime = 'much'")
     with pytest.raises(OurMistake, match="policy"):
         cli_node.start(place.root)

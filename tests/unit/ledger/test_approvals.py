@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from client import keys, run_cost
@@ -22,13 +23,25 @@ from client.cli import app
 from client.home import NodeHome
 from client.ledger_store import Budget, LedgerStore
 from client.policy import AdvanceApproval, Policy, installed_code
-from shared_model import accounting, signing
+from client.rosters import RosterBook, today_utc
+from shared_model import accounting, roster, signing
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import BudgetExhausted, OurMistake, Refused
 from shared_model.ledger import Approved, Booked, Chain
 from shared_model.protocol import RunPlan
 
 PRIVACY = PrivacyPlan(sample_rate=0.05, noise_multiplier=2.0, clipping_norm=1.0, steps=10)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a roster takes from an enrolment card."""
+
+    site: str
+    identity_key: str
+    declared_patients: int
+
+
 IN_ADVANCE = AdvanceApproval(purposes=("pretrain",), modes=("local",), epsilon_per_run=2.0)
 
 
@@ -280,9 +293,45 @@ def test_a_budget_that_holds_for_the_rounds_but_not_for_failures_is_said_in_word
 
 def test_a_million_hostile_bookings_are_priced_without_a_list_of_them(hospital: Hospital) -> None:
     """A plan must not cost the node its memory."""
-    assert len(run_cost._rounds(hospital.approvals.like(plan()), 1_000_000)) == 100
     huge = plan(rounds=1_000_000, bookings=1_000_000)
     assert hospital.refused(huge).reason == "budget"
+
+
+def test_in_mode_distributed_the_roster_decides_what_a_run_costs(tmp_path: Path) -> None:
+    """Against the colluders that the roster bounds, and for outsiders; in words, both."""
+    shared = PrivacyPlan(0.05, 4.0, 1.0, 1, "distributed")
+    hospital = Hospital.made(tmp_path / "node", allowed_modes=("local", "distributed"))
+    asked = plan(privacy=shared)
+    assert hospital.refused(asked).reason == "roster-approval"
+    root_key = Ed25519PrivateKey.generate()
+    cards = [keys.card(hospital.home), *(Card(f"h{n}", f"{n:064x}", 430) for n in range(4))]
+    drafted = roster.draft(cards, 1, None, valid_from="2020-01-01", valid_until="2099-01-01")
+    policy = Policy.from_file(hospital.home.policy)
+    RosterBook(hospital.home).approve(
+        roster.sign(drafted, root_key).to_bytes(),
+        signing.public_bytes(root_key),
+        policy,
+        today_utc(),
+    )
+    error = hospital.refused(asked)
+    assert error.reason == "run-approval", error
+    cost, _ = hospital.approvals.cost(asked)
+    assert cost.colluding_sites == drafted.collusion_bound > 0
+    assert 0.0 < cost.outsider < cost.of_run
+    shown = " ".join(hospital.run("show", "spring").stdout.split())
+    assert f"against {cost.colluding_sites} colluding hospitals" in shown
+    assert f"Against all others the run costs epsilon {cost.outsider:.2f}" in shown
+    assert "holds only while the secure sum does" in shown
+    whisper = plan(privacy=replace(shared, noise_multiplier=1e-9))
+    assert hospital.refused(whisper).reason in ("policy", "budget")
+
+
+def test_a_hospital_that_allows_mode_local_only_is_not_asked_about_the_other(
+    hospital: Hospital,
+) -> None:
+    error = hospital.refused(plan(privacy=PrivacyPlan(0.05, 4.0, 1.0, 1, "distributed")))
+    assert error.reason == "policy"
+    assert "allowed_modes" in error.message
 
 
 # ---------------------------------------------------------------- policy

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "rounds"))  # real ledgers in memory
 
 with warnings.catch_warnings():
     # Typer imports names that Click 8.3 deprecates; nothing of ours does.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledger_stand_ins import CODE, answering, booking, head_of, note_of, opened
 from sum_stand_ins import Epoch, Summed, finish, roster_of, submit
 
 from client.home import NodeHome
@@ -22,9 +23,10 @@ from server.checkpoints import (
 )
 from server.home import CoordinatorHome
 from server.run_config import RunConfig
-from shared_model import accounting, canonical, protocol, roster, signing
+from shared_model import accounting, canonical, ledger, protocol, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
+from shared_model.ledger import Chain
 from shared_model.noise import SystemNoise
 from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
@@ -136,6 +138,7 @@ class _Writer:
     epoch: Epoch
     trained: str
     plans: list[PrivacyPlan] = field(default_factory=list)
+    ledgers: dict[str, Chain] = field(default_factory=dict)
 
     def round(self, number: int, weights: Weights) -> tuple[RoundRecord, Weights]:
         """One round, aggregated or closed; its record and the model after it."""
@@ -215,6 +218,13 @@ class _Writer:
             privacy=story.plan,
             training=LocalTraining(),
             server_learning_rate=1.0,
+            rounds=story.rounds,
+            bookings=story.rounds + 3,
+            code_digest=CODE,
+            ledger_heads=tuple(
+                protocol.KnownHead(site=site, **head_of(chain, key_of(site)).model_dump())
+                for site, chain in sorted(self.ledgers.items())
+            ),
             participants=tuple(
                 protocol.Participant(site=site, declared_patients=DECLARED[site])
                 for site in story.sites
@@ -236,6 +246,7 @@ class _Writer:
     ) -> protocol.TrainReply:
         story = self.story
         epsilon = story.lifetime or accounting.epsilon_pld(self.plans, 1e-5)
+        epsilon = epsilon if story.private else None
         return protocol.TrainReply(
             run=request.run,
             round=request.round,
@@ -247,11 +258,36 @@ class _Writer:
             weight=transcript.weight(site),
             noise=story.noise,
             private=story.private,
-            privacy=protocol.PrivacyStatement(
-                epsilon=epsilon if story.private else None, delta=1e-5
-            ),
+            privacy=protocol.PrivacyStatement(epsilon=epsilon, delta=1e-5),
+            ledger=self._booked(request, header, transcript, site, epsilon, body),
             software="test",
         )
+
+    def _booked(
+        self,
+        request: protocol.TrainRequest,
+        header: bytes,
+        transcript: Transcript,
+        site: str,
+        epsilon: float | None,
+        body: bytes,
+    ) -> protocol.LedgerNote:
+        """The site's ledger goes on by what it books and answers."""
+        key, known = key_of(site), request.known_head(site)
+        chain = self.ledgers.get(site) or opened(site, key)
+        booked = booking(
+            chain,
+            request,
+            request_digest=protocol.header_digest(header),
+            transcript=transcript.digest.hex(),
+            epsilon=epsilon,
+            noise=self.story.noise,
+            declared_patients=DECLARED[site],
+        )
+        chain = chain.extended([ledger.seal(booked, key)])
+        answer = answering(chain, request.run, request.round, canonical.digest(body))
+        chain = self.ledgers[site] = chain.extended([ledger.seal(answer, key)])
+        return note_of(chain, key, 0 if known is None else known.length)
 
     def _store(self, number: int, summed: Summed) -> None:
         story = self.story

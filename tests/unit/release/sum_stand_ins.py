@@ -156,14 +156,14 @@ def finish(
     digests = tuple(protocol.header_digest(headers[site]) for site in survivors)
     submissions = {s: Submission.parse(bodies[s], transcript, s) for s in survivors}
     about = {"run": request.run, "round": request.round, "transcript": transcript.digest.hex()}
+    replies = [
+        protocol.TrainReply.model_validate_json(headers[site][protocol.SIGNATURE_BYTES :])
+        for site in survivors
+    ]
+    agreed = agreed_digest(survivors, digests, [reply.ledger for reply in replies])
     agreements = {
         site: protocol.seal(
-            Agreement(
-                **about,
-                site=site,
-                agreed=agreed_digest(survivors, digests),
-                ledger_head="0" * 64,
-            ),
+            Agreement(**about, site=site, agreed=agreed),
             epoch.keys(site),
         )
         for site in survivors

@@ -53,7 +53,7 @@ def test_what_cannot_be_checked_is_said_in_words(files):
         if item.verdict == "CANNOT CHECK"
     }
     assert "leaves no trace" in told["collusion"]
-    assert "spend table" in told["lifetime"]
+    assert "ledger" in told["lifetime"]
     assert signing.key_digest(public("alpha")) in told["hospitals' keys"]
     assert signing.key_digest(public("root")) in told["hospitals' keys"]
 

@@ -305,7 +305,9 @@ class World:
         stored: list[Event] = list(disk.agreements.values())
         if not agreed:
             stored = [
-                ReplyArrived(c.site, self.settings.run, number, f"q{number}", c.submission, 1, c.ledger)
+                ReplyArrived(
+                    c.site, self.settings.run, number, f"q{number}", c.submission, 1, c.ledger
+                )
                 for c in disk.replies.values()
             ]
         for event in stored:

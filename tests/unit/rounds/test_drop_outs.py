@@ -143,7 +143,9 @@ def test_a_round_whose_survivors_are_stored_goes_on_with_these_and_no_others():
     state, actions = advance(state, RoundOpened(0.0, "q7"))
     assert actions == (PushAgree(7, tuple("abcd")),)
     assert state.current.ended == {"e": "lost"}
-    assert state.current.agreed == agreed_digest(tuple("abcd"), ("u-a", "u-b", "u-c", "u-d"), (HEAD,) * 4)
+    assert state.current.agreed == agreed_digest(
+        tuple("abcd"), ("u-a", "u-b", "u-c", "u-d"), (HEAD,) * 4
+    )
     assert advance(state, reply(state, "e")) == (state, ())
     state, actions = drive(state, *(agreement(state, site) for site in "abcd"))
     assert actions[-1] == OpenShares(7, tuple("abcd"), (), tuple("abcd"))

@@ -307,9 +307,7 @@ def test_a_round_older_than_the_last_is_refused(consortium):
     assert opened(ask(consortium, round=4)).reason == "conflict"
 
 
-def test_a_round_that_the_spend_table_knows_and_the_outbox_does_not_is_refused(
-    consortium, tmp_path
-):
+def test_a_round_that_the_ledger_knows_and_the_outbox_does_not_is_refused(consortium, tmp_path):
     """A lost outbox does not make a round new."""
     ask(consortium)
     lost = make_node("alpha", tmp_path / "lost", books=consortium.nodes["alpha"].books)

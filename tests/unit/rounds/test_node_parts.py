@@ -7,24 +7,25 @@ import json
 from pathlib import Path
 
 import pytest
-from client.spend import Budget
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
 from client import keys
 from client.home import NodeHome
-from client.node_parts import HospitalBooks, dimension, node_from_home
-from client.policy import Policy
+from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
+from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
 from client.round import PretendNode, handle
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, enrolment, mae, protocol, roster, signing
+from shared_model import canonical, enrolment, mae, protocol, release_files, roster, signing
 from shared_model.errors import Refused
+from shared_model.ledger import Chain, Spent
 from shared_model.noise import SystemNoise
-from shared_model.protocol import seal
+from shared_model.protocol import MAX_NOTE_ENTRIES, seal
 from shared_model.protocol_sum import EpochRequest
+from shared_model.secure_sum.transcript import of_request
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
 ROOT = signing.public_bytes(ROOT_KEY)
@@ -49,7 +50,13 @@ def home(tmp_path: Path, certificate: str) -> NodeHome:
     node = NodeHome(tmp_path / "node")
     keys.make(node, "north-clinic", 1200)
     keys.join(node, enrolment.seal(invitation, RUN_KEY))
-    Policy.write_default(node.policy, declared_patients=1200)
+    Policy.write_default(
+        node.policy,
+        declared_patients=1200,
+        approve_runs_in_advance=AdvanceApproval(
+            purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0
+        ),
+    )
     return node
 
 
@@ -70,10 +77,12 @@ def approve(home: NodeHome, data: bytes) -> None:
 
 def asked_for_a_key(home: NodeHome, data: bytes, epoch: int = 5, **options):
     """The node's answer to an epoch request that carries this roster."""
+    plan = Consortium.of(home.root.parent / "plans").request()[0].plan
     message = EpochRequest(
         epoch=epoch,
         roster_digest=roster.open_signed(data, ROOT).roster.digest,
         body_digest=canonical.digest(data),
+        plan=plan.model_copy(update={"minimum_contributors": 3}),
         software="test",
     )
     header, _ = handle(home, seal(message, RUN_KEY), data, **options)
@@ -91,7 +100,7 @@ def test_a_node_whose_first_add_was_interrupted_is_not_ready_and_books_nothing(h
     with pytest.raises(Refused) as caught:
         node_from_home(home).ready()
     assert caught.value.reason == "not-ready"
-    assert not home.spend.exists()
+    assert chain_at(home).length == 0
 
 
 def test_an_emptied_store_is_ready_and_trains_on_noise_alone(home):
@@ -107,7 +116,7 @@ def test_an_epoch_begins_once_the_operator_approved_the_roster_and_not_before(ho
     """What the coordinator relays waits in the node's folder; no key is made for it."""
     data = signed_roster(home)
     assert asked_for_a_key(home, data)["reason"] == "roster-approval"
-    assert not home.never_back_up.exists()
+    assert not (home.never_back_up / "epoch.json").exists()
     approve(home, home.pending_roster.read_bytes())
     assert asked_for_a_key(home, data)["kind"] == "epoch-key"
     assert node_from_home(home).epochs.held == 5
@@ -151,24 +160,115 @@ def test_the_policy_s_minimum_holds_for_survivors_as_well(home):
     assert node_from_home(home).minimum_contributors == 7
 
 
-def test_the_head_of_the_ledger_follows_every_booking_and_settlement(home, tmp_path):
-    """It says nothing but that two nodes' histories are the same."""
+def booked_round(home, consortium, number: int):
+    """The books of this home with one more round booked, and the request for it."""
+    books = node_from_home(home).books
+    request, _ = consortium.request(round=number)
+    transcript = of_request(request, consortium.roster.weights)
+    said = books.reserve(
+        request,
+        SystemNoise(),
+        request_digest="cd" * 32,
+        roster=consortium.roster,
+        transcript=transcript,
+    )
+    return books, request, said
+
+
+def chain_at(home):
+    books = node_from_home(home).books
+    with books.ledger.open() as store:
+        return store.chain
+
+
+def test_a_booking_says_everything_about_its_round(home, tmp_path):
+    """And the reply what was spent for life with it: epsilon, delta, unit, trust model."""
     consortium = Consortium.of(tmp_path / "others")
-    books = HospitalBooks(home.spend, Budget(8.0, 3.0, 1e-5), "alpha", 1000)
-    heads = [books.ledger_head()]
+    _, request, said = booked_round(home, consortium, 1)
+    (booked,) = chain_at(home).bookings
+    assert booked.plan == request.privacy
+    assert (booked.run, booked.round, booked.purpose) == ("spring", 1, "pretrain")
+    assert (booked.declared_patients, booked.participants, booked.threshold) == (1200, 3, 3)
+    assert (booked.colluding_sites, booked.dimension) == (0, 0)
+    assert (booked.limit_lifetime, booked.limit_run) == (8.0, 3.0)
+    assert booked.model_in == request.model_digest
+    assert booked.request_digest == "cd" * 32
+    assert booked.code_digest == release_files.code_digest()
+    assert booked.roster_digest == consortium.roster.digest
+    assert booked.transcript == of_request(request, consortium.roster.weights).digest.hex()
+    assert (said.epsilon, said.delta) == (booked.epsilon_lifetime, 1e-5)
+    assert (said.trust_model, said.colluding_sites) == ("local", None)
+
+
+def test_the_note_has_the_signed_head_and_the_entries_up_to_it(home, tmp_path):
+    """After `booked` and `answered`; whoever has the lines before can verify all."""
+    consortium = Consortium.of(tmp_path / "others")
+    chain, since = None, 0
     for number in (1, 2):
-        request, _ = consortium.request(round=number)
-        books.reserve(request, SystemNoise())
-        heads.append(books.ledger_head())
+        books, _, _ = booked_round(home, consortium, number)
         books.settle("spring", number, "ab" * 32)
-        heads.append(books.ledger_head())
+        note = books.note(since)
+        own = keys.card(home).identity
+        note.check("north-clinic", own)
+        chain = (chain or Chain("north-clinic", own)).extended(
+            line.encode() for line in note.entries
+        )
+        assert (chain.length, chain.head) == (note.length, note.head)
         books.settle("spring", number, "ab" * 32)
-        assert books.ledger_head() == heads[-1]
-    assert len(set(heads)) == len(heads)
-    with pytest.raises(Refused):
-        books.settle("spring", 1, "cd" * 32)
-    with pytest.raises(Refused):
-        books.settle("spring", 3, "cd" * 32)
+        assert books.note(since) == note
+        since = note.length
+    for number in (1, 3):
+        with pytest.raises(Refused):
+            books.settle("spring", number, "cd" * 32)
+
+
+def test_a_head_that_this_node_signed_and_has_no_more_is_refused(home, tmp_path):
+    """What an honest coordinator shows a node that was restored as a whole machine."""
+    consortium = Consortium.of(tmp_path / "others")
+    books, _, _ = booked_round(home, consortium, 1)
+    files = (home.ledger, home.ledger_marker, home.ledger_note)
+    copies = [file.read_bytes() for file in files]
+    seen = books.note(0).plain
+    books.check_own(None)
+    books.check_own(seen)
+    booked_round(home, consortium, 2)
+    later = books.note(0).plain
+    books.check_own(seen)
+    for file, data in zip(files, copies, strict=True):
+        file.write_bytes(data)
+    books.check_own(seen)
+    with pytest.raises(Refused, match="put back from an older copy") as caught:
+        books.check_own(later)
+    assert caught.value.reason == "ledger"
+    with pytest.raises(Refused, match="never signed"):
+        books.check_own(later.model_copy(update={"length": 2}))
+
+
+def test_more_entries_than_a_reply_carries_are_refused_before_anything_is_booked(home):
+    """The coordinator lost its archive: the operator is sent the exported ledger."""
+    node = node_from_home(home)
+    for number in range(1, MAX_NOTE_ENTRIES - ENTRIES_OF_A_ROUND):
+        node.books.incident("spring", number, "conflict")
+    node.books.check_own(None)
+    known = node.books.note(0)
+    node.books.incident("spring", 999, "conflict")
+    with pytest.raises(Refused, match="more than one answer") as caught:
+        node.books.check_own(None)
+    assert (caught.value.reason, "ledger export" in caught.value.do) == ("ledger", True)
+    node.books.check_own(known.plain)
+
+
+def test_one_shared_round_makes_the_whole_ledger_s_promise_a_shared_one(home, tmp_path):
+    """Never stronger than the weakest booking in it; the fewest colluders count."""
+    booked_round(home, Consortium.of(tmp_path / "others"), 1)
+    spent = chain_at(home).spent()
+    (booked,) = spent.bookings
+    shared = [
+        booked.model_copy(update={"mode": "distributed", "colluding_sites": k}) for k in (2, 1)
+    ]
+    said = statement(Spent(0.5, 1, (booked, *shared)), booked)
+    assert (said.trust_model, said.colluding_sites, said.delta) == ("distributed", 1, 2e-5)
+    assert said.outsider_epsilon == booked.outsider_epsilon_lifetime
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])

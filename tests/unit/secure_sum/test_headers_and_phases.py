@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sum_cases import D, vectors
 
-from shared_model import canonical, protocol, protocol_sum, signing
+from shared_model import canonical, ledger, protocol, protocol_sum, signing
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.protocol import TRANSITIONS, Refusal, TrainReply, TrainRequest, open_answer, seal
 
@@ -36,6 +36,8 @@ def request(**changes):
 
 
 # ---- lengths
+
+LONGEST_HEAD = {"length": ledger.MAX_ENTRIES, "head": D, "signature": "ab" * 64}
 
 
 def open_request(pairs):
@@ -70,9 +72,21 @@ def test_a_request_to_the_largest_roster_fits_a_header():
         {"site": site, "public_key": f"{k:064x}", "signature": "ef" * 64}
         for k, site in enumerate(sites)
     ]
+    fields["ledger_heads"] = [{"site": site, **LONGEST_HEAD} for site in sites]
     header = signed("train-request", fields)
     assert len(header) <= protocol.MAX_HEADER_BYTES
     assert protocol.open_train_request(header, PUBLIC).sites == tuple(sites)
+
+
+def test_a_request_to_agree_of_the_largest_roster_fits_a_header():
+    """255 survivors with names of 32 letters, their submissions and the heads of their ledgers."""
+    fields = fields_of("agree-request")
+    fields["survivors"] = [f"s{k:031}" for k in range(255)]
+    fields["submissions"], fields["heads"] = [D] * 255, [LONGEST_HEAD] * 255
+    header = signed("agree-request", fields)
+    assert len(header) <= protocol.MAX_HEADER_BYTES
+    found = protocol.open_signed(header, PUBLIC, protocol_sum.AgreeRequest, site="coordinator")
+    assert len(found.heads) == 255
 
 
 def test_a_header_may_be_exactly_as_long_as_allowed(monkeypatch):
@@ -103,7 +117,7 @@ def test_headers_and_bodies_have_the_documented_limits():
     assert protocol.MAX_HEADER_BYTES == 262_144
     assert protocol.MAX_BODY_BYTES == 536_870_912
     assert (protocol.MAX_PARTICIPANTS, protocol.MAX_WEIGHT) == (255, 8)
-    assert (protocol.VERSION, protocol.SIGNATURE_BYTES) == (2, 64)
+    assert (protocol.VERSION, protocol.SIGNATURE_BYTES) == (3, 64)
     assert protocol_sum.SUBSETS == 128
 
 

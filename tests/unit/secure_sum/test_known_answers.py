@@ -14,6 +14,7 @@ from sum_cases import Entropy, round_of, sha256, vector_entropy, vectors, words_
 
 from shared_model import (
     canonical,
+    ledger,
     protocol,
     protocol_sum,
     server_step,
@@ -21,6 +22,8 @@ from shared_model import (
     verify_body,
     weights,
 )
+from shared_model.ledger_links import read_links_body
+from shared_model.ledger_note import check_note
 from shared_model.secure_sum import (
     keys,
     numbers,
@@ -500,8 +503,39 @@ def test_every_kind_of_message_has_a_vector():
 @pytest.mark.parametrize("name", ROUNDS)
 def test_what_survivors_agree_on_has_the_known_digest(name):
     case = vectors(name)
-    found = protocol_sum.agreed_digest(tuple(case["survivors"]), tuple(case["submissions"]))
+    text = bytes.fromhex(case["messages"]["agree-request"])[protocol.SIGNATURE_BYTES :]
+    asked = protocol_sum.AgreeRequest.model_validate_json(text)
+    found = protocol_sum.agreed_digest(asked.survivors, asked.submissions, asked.heads)
     assert found == case["agreed"]
+    body = case["agree_body"].encode()
+    assert sha256(body) == asked.body_digest
+    links = {part["site"]: part["ledger_links"] for part in case["sites"]}
+    for site, shown in read_links_body(body).items():
+        head = asked.heads[asked.survivors.index(site)]
+        assert list(shown) == links[site]
+        assert ledger.follows(ledger.NOTHING, shown) == head.head
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_the_known_ledgers_book_what_was_submitted(name):
+    """Entries, chain and signed head of the second implementation."""
+    case = vectors(name)
+    run_key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["run_private_key"]))
+    request = protocol.open_train_request(
+        bytes.fromhex(case["messages"]["train-request"]), signing.public_bytes(run_key)
+    )
+    part = case["sites"][0]
+    key = signing.public_bytes(
+        Ed25519PrivateKey.from_private_bytes(bytes.fromhex(part["identity_private_key"]))
+    )
+    header = bytes.fromhex(case["messages"]["train-reply"])
+    reply = protocol.open_answer(header, key, site=part["site"])
+    assert isinstance(reply, protocol.TrainReply)
+    check_note(reply, request, key)
+    lines = [line.encode() for line in reply.ledger.entries]
+    chain = ledger.Chain.verified(lines, key, site=part["site"])
+    assert (chain.length, chain.head) == (3, part["ledger_head"])
+    assert [link.digest for link in chain.links] == part["ledger_links"]
 
 
 # ---- the reference against the core, on inputs that are in no file

@@ -10,6 +10,7 @@ from sum_cases import vectors
 
 from shared_model import canonical, protocol, protocol_sum, signing
 from shared_model.errors import OurMistake, PeerFault
+from shared_model.ledger import LedgerHead
 from shared_model.protocol import EpochKeyEntry, Refusal, open_answer_of, open_signed, seal
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -225,15 +226,23 @@ def test_epochs_are_counted_from_one(kind, epoch):
 # ---- digests and statements
 
 
-def test_what_is_agreed_depends_on_survivors_and_submissions():
+def head(length=3, digest=S):
+    return LedgerHead(length=length, head=digest, signature="ab" * 64)
+
+
+def test_what_is_agreed_depends_on_survivors_submissions_and_ledgers():
+    two, other = (head(), head()), "cd" * 32
     digests = {
-        protocol_sum.agreed_digest(("a", "b"), (S, S)),
-        protocol_sum.agreed_digest(("a", "c"), (S, S)),
-        protocol_sum.agreed_digest(("a", "b"), (S, "cd" * 32)),
-        protocol_sum.agreed_digest(("a", "b"), ("cd" * 32, S)),
-        protocol_sum.agreed_digest(("a", "b", S, S), ()),
+        protocol_sum.agreed_digest(("a", "b"), (S, S), two),
+        protocol_sum.agreed_digest(("a", "c"), (S, S), two),
+        protocol_sum.agreed_digest(("a", "b"), (S, other), two),
+        protocol_sum.agreed_digest(("a", "b"), (other, S), two),
+        protocol_sum.agreed_digest(("a", "b", S, S), (), two),
+        protocol_sum.agreed_digest(("a", "b"), (S, S), (head(4), head())),
+        protocol_sum.agreed_digest(("a", "b"), (S, S), (head(), head(4))),
+        protocol_sum.agreed_digest(("a", "b"), (S, S), (head(3, other), head())),
     }
-    assert len(digests) == 5
+    assert len(digests) == 8
 
 
 def test_an_epoch_key_is_verified_from_its_entry():

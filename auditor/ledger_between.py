@@ -1,0 +1,178 @@
+"""What exported ledgers of several hospitals show about each other, and who has countersigned.
+
+A hospital that removes, edits or re-signs entries makes a chain that is whole by itself. It is
+found by what it had signed before: heads that others hold, in their files or in its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from auditor.ledger import Ledger, Vouch
+from auditor.verify import Finding
+from shared_model.errors import FedprintError
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far others have countersigned a ledger.
+
+    lengths: of each other hospital, how many entries it has seen. others: how many of them have to
+    have seen an entry for it to count: t - 1, with the hospital itself t.
+    """
+
+    length: int
+    lengths: dict[str, int]
+    others: int
+
+    @property
+    def vouched(self) -> int:
+        """Entries that `others` hospitals have countersigned."""
+        seen = sorted(self.lengths.values(), reverse=True)
+        return seen[self.others - 1] if len(seen) >= self.others else 0
+
+    @property
+    def unseen(self) -> int:
+        """Entries at the end that nobody has countersigned."""
+        return self.length - max(self.lengths.values(), default=0)
+
+    def in_words(self) -> str:
+        seen = sorted(self.lengths.items(), key=lambda item: (-item[1], item[0]))
+        if not seen:
+            return "nobody else has countersigned any entry"
+        told = ", ".join(f"{site} up to entry {length}" for site, length in seen)
+        needed = "1 other hospital" if self.others == 1 else f"{self.others} other hospitals"
+        text = f"countersigned up to entry {self.vouched} by at least {needed}"
+        if self.vouched == 0:
+            text = f"no entry is countersigned by {needed}"
+        last = "entry" if self.unseen == 1 else f"{self.unseen} entries"
+        tail = f"; the last {last} by nobody yet" if self.unseen else ""
+        return f"{text} ({told}){tail}"
+
+
+def reach(ledger: Ledger, ledgers: Sequence[Ledger]) -> Reach:
+    """Over all files; call it when `contradictions` has found none."""
+    lengths: dict[str, int] = {}
+    for vouch in (one for other in ledgers for one in other.vouches):
+        if vouch.of == ledger.site and vouch.by != ledger.site:
+            length = min(vouch.head.length, ledger.chain.length)
+            lengths[vouch.by] = max(length, lengths.get(vouch.by, 0))
+    others = max(1, ledger.newest_roster.threshold - 1)
+    return Reach(ledger.chain.length, lengths, others)
+
+
+def between(ledgers: Sequence[Ledger]) -> list[Finding]:
+    """One finding for each contradiction, or one for each file that says that there is none."""
+    findings = _rosters(ledgers)
+    findings += [one for ledger in ledgers for one in _keys(ledger, ledgers)]
+    for at, ledger in enumerate(ledgers):
+        findings += [
+            one
+            for other in ledgers[:at]
+            if other.site == ledger.site
+            for one in _same(other, ledger)
+        ]
+        found = _contradictions(ledger, ledgers)
+        findings += found
+        if not found:
+            findings.append(_good(ledger, ledgers))
+    return findings
+
+
+def _good(ledger: Ledger, ledgers: Sequence[Ledger]) -> Finding:
+    check = f"{ledger.site}: seen by others"
+    reached = reach(ledger, ledgers)
+    if not reached.lengths and ledger.chain.bookings:
+        return Finding(
+            check,
+            "CANNOT CHECK",
+            "nobody else has countersigned it: that it was not rewritten, no file shows",
+        )
+    return Finding(check, "OK", reached.in_words())
+
+
+def _contradictions(ledger: Ledger, ledgers: Sequence[Ledger]) -> list[Finding]:
+    found: dict[str, Finding] = {}
+    for other in ledgers:
+        for vouch in other.vouches:
+            if vouch.of == ledger.site and vouch.by not in found:
+                fault = _fault(ledger, vouch)
+                if fault:
+                    check = f"{ledger.site}: seen by others"
+                    found[vouch.by] = Finding(check, "FAILED", f"{fault} (file {other.name})")
+    return list(found.values())
+
+
+def _fault(ledger: Ledger, vouch: Vouch) -> str:
+    site, length = ledger.site, vouch.head.length
+    try:
+        vouch.head.check(site, ledger.key)
+    except FedprintError:
+        return f"the head of {site} that {vouch.by} holds is signed with another key of {site}"
+    if length > ledger.chain.length:
+        return (
+            f"ROLLED BACK: {vouch.by} has seen {length} entries of the ledger of {site}, signed by "
+            f"{site}; this file has {ledger.chain.length}. Unless {site} sends a newer file with "
+            "the rest, entries were removed"
+        )
+    if ledger.lost(length):
+        return ""
+    if ledger.chain.head_at(length) != vouch.head.head:
+        return (
+            f"FORKED: {site} has signed another ledger for {vouch.by} up to entry {length} than "
+            "the one in this file"
+        )
+    return ""
+
+
+def _same(old: Ledger, new: Ledger) -> list[Finding]:
+    """Two files of one hospital: one continues the other."""
+    short, long = sorted((old, new), key=lambda one: one.chain.length)
+    if short.key == long.key and (
+        long.lost(short.chain.length) or long.chain.head_at(short.chain.length) == short.chain.head
+    ):
+        return []
+    return [
+        Finding(
+            f"{new.site}: two files",
+            "FAILED",
+            f"FORKED: {long.name} does not continue {short.name}",
+        )
+    ]
+
+
+def _keys(ledger: Ledger, ledgers: Sequence[Ledger]) -> list[Finding]:
+    """The newest roster in any file that names this hospital must name this key."""
+    rosters = [
+        roster
+        for other in ledgers
+        for roster in other.rosters.values()
+        if ledger.site in roster.names
+    ]
+    newest = max(rosters, key=lambda roster: roster.version)
+    if newest.entry(ledger.site).identity == ledger.key:
+        return []
+    return [
+        Finding(
+            f"{ledger.site}: key",
+            "FAILED",
+            f"version {newest.version} of the roster names another key of {ledger.site} than the "
+            "one that signed this file",
+        )
+    ]
+
+
+def _rosters(ledgers: Sequence[Ledger]) -> list[Finding]:
+    """The root has signed one roster of each version."""
+    known: dict[int, tuple[str, str]] = {}
+    for ledger in ledgers:
+        for digest, roster in ledger.rosters.items():
+            before, where = known.setdefault(roster.version, (digest, ledger.name))
+            if before != digest:
+                detail = (
+                    f"the root key has signed two rosters of version {roster.version}: one is in "
+                    f"{where}, another in {ledger.name}"
+                )
+                return [Finding("rosters", "FAILED", detail)]
+    return []

@@ -1,0 +1,145 @@
+"""A node of a version before the ledger: every row of its spend table is booked, or none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from books_stand_ins import BUDGET, KEY, SITE, D, book, new_home, open_store
+
+from client.home import NodeHome
+from client.spend_import import import_spend
+from shared_model.accounting import epsilon_pld
+from shared_model.config import PrivacyPlan
+from shared_model.errors import BudgetExhausted, Refused
+from shared_model.ledger import Booked
+
+PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=2.0, clipping_norm=1.0, steps=20)
+_TABLES = """
+PRAGMA application_id = 1718637424;
+CREATE TABLE identity (only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    schema_version INTEGER NOT NULL, table_id TEXT NOT NULL, delta REAL);
+CREATE TABLE rounds (sequence INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL,
+    round INTEGER NOT NULL, site TEXT NOT NULL, mode TEXT NOT NULL, unit TEXT NOT NULL,
+    sample_rate REAL NOT NULL, noise_multiplier REAL NOT NULL, clipping_norm REAL NOT NULL,
+    steps INTEGER NOT NULL, declared_patients INTEGER NOT NULL, delta REAL NOT NULL,
+    noise TEXT NOT NULL, private INTEGER NOT NULL, model_digest TEXT NOT NULL,
+    epsilon_lifetime_after REAL, epsilon_run_after REAL, reserved_at_s INTEGER NOT NULL,
+    update_digest TEXT, settled_at_s INTEGER, UNIQUE (run, round));
+INSERT INTO identity VALUES (1, 1, 'fedcba', 1e-06);
+"""
+
+
+def spend_table(home: NodeHome, rounds: int) -> None:
+    """As version 0.1.0 wrote it; the last round was never answered."""
+    home.make()
+    with sqlite3.connect(home.spend) as table:
+        table.executescript(_TABLES)
+        for number in range(1, rounds + 1):
+            table.execute(
+                "INSERT INTO rounds (run, round, site, mode, unit, sample_rate, noise_multiplier,"
+                " clipping_norm, steps, declared_patients, delta, noise, private, model_digest,"
+                " reserved_at_s, update_digest) VALUES ('old', ?, 'alpha', 'local', 'patient', 0.1,"
+                " 2.0, 1.0, 20, 100, 1e-06, 'system entropy', 1, ?, 1700000000, ?)",
+                (number, D, None if number == rounds else D),
+            )
+    marker = {"table_id": "fedcba", "rows": rounds}
+    home.spend.with_suffix(".marker").write_text(json.dumps(marker))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> NodeHome:
+    found = NodeHome(tmp_path / "node")
+    spend_table(found, 3)
+    return found
+
+
+def test_every_row_counts_for_ever(home: NodeHome) -> None:
+    """Booked with its own plan, delta and time, answered if it was; what comes adds up."""
+    with pytest.raises(Refused, match="import-spend"):
+        open_store(home)
+    assert import_spend(home, SITE, KEY, 1e-5) == 3
+    with open_store(home) as store:
+        kinds = [link.entry.kind for link in store.chain.links]
+        assert kinds == ["opened", "booked", "answered", "booked", "answered", "booked"]
+        assert store.chain.delta == 1e-6
+        assert store.epsilon() == epsilon_pld([PLAN] * 3, 1e-6)
+        last = store.chain.links[-1].entry
+        assert isinstance(last, Booked)
+        assert (last.epsilon_lifetime, last.time_s) == (store.epsilon(), 1_700_000_000)
+        with pytest.raises(Refused, match="fixed"):
+            book(store)
+        with pytest.raises(BudgetExhausted):
+            book(store, "new", 1, BUDGET.__class__(store.epsilon() + 1e-3, 2.0, 1e-6))
+
+
+def test_a_second_import_is_refused(home: NodeHome) -> None:
+    """Also after the ledger was deleted: that would be a fresh start."""
+    import_spend(home, SITE, KEY, 1e-5)
+    with pytest.raises(Refused, match="has a ledger already"):
+        import_spend(home, SITE, KEY, 1e-5)
+    home.ledger.unlink()
+    with pytest.raises(Refused, match="missing"):
+        import_spend(home, SITE, KEY, 1e-5)
+
+
+def test_a_node_that_never_trained_gets_an_empty_ledger(tmp_path: Path) -> None:
+    """Made by an earlier version's init."""
+    home = NodeHome(tmp_path / "node")
+    assert import_spend(home, SITE, KEY, 1e-5) == 0
+    with open_store(home) as store:
+        assert store.chain.length == 0
+        book(store)
+
+
+def test_an_import_that_was_killed_is_done_again(home: NodeHome) -> None:
+    """The empty ledger was there already."""
+    shutil.copy(new_home(home.root.parent / "empty").ledger, home.ledger)
+    assert import_spend(home, SITE, KEY, 1e-5) == 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "match"),
+    [
+        ("DELETE FROM rounds WHERE sequence = 2", "missing"),
+        ("DELETE FROM rounds WHERE sequence = 3", "missing"),
+        ("UPDATE rounds SET steps = -5 WHERE sequence = 2", "Row 2 .* makes no sense"),
+        ("UPDATE rounds SET run = 'a/b' WHERE sequence = 1", "Row 1 .* makes no sense"),
+        ("UPDATE identity SET schema_version = 9", "version 9"),
+        ("UPDATE identity SET table_id = 'another'", "another one"),
+        ("PRAGMA application_id = 5", "not a spend table"),
+    ],
+)
+def test_a_spend_table_that_is_not_whole_is_refused_and_nothing_is_booked(
+    home: NodeHome, statement: str, match: str
+) -> None:
+    """Not one row of it."""
+    with sqlite3.connect(home.spend) as table:
+        table.execute(statement)
+    with pytest.raises(Refused, match=match):
+        import_spend(home, SITE, KEY, 1e-5)
+    if home.ledger.exists():
+        with open_store(home) as store:
+            assert store.chain.length == 0
+
+
+def test_a_lost_older_or_unreadable_spend_table_is_refused(home: NodeHome) -> None:
+    """Its marker remembers."""
+    spend_table(NodeHome(home.root.parent / "older"), 2)
+    shutil.copy(home.root.parent / "older" / "spend.sqlite", home.spend)
+    with pytest.raises(Refused, match="older than it was"):
+        import_spend(home, SITE, KEY, 1e-5)
+    home.spend.write_bytes(b"\xa5" * 9000)
+    with pytest.raises(Refused, match="cannot be read"):
+        import_spend(home, SITE, KEY, 1e-5)
+    home.spend.unlink()
+    with pytest.raises(Refused, match="missing"):
+        import_spend(home, SITE, KEY, 1e-5)
+    home.spend.with_suffix(".marker").write_bytes(b"{}")
+    spend_table(NodeHome(home.root.parent / "other"), 1)
+    shutil.copy(home.root.parent / "other" / "spend.sqlite", home.spend)
+    with pytest.raises(Refused, match="marker is damaged"):
+        import_spend(home, SITE, KEY, 1e-5)
