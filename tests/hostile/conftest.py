@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "rounds"))  # for ledger_stand_ins
 
 if TYPE_CHECKING:
     from consortium import Consortium

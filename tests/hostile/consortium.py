@@ -28,8 +28,10 @@ import numpy as np
 from adversary import Adversary, Heard
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledger_stand_ins import CODE, FakeApprovals, answering, booking, note_of, opened
 
 from client import keys as client_keys
+from client import ledger_file
 from client.home import NodeHome
 from client.node_parts import node_from_home
 from client.policy import AdvanceApproval, Policy
@@ -37,11 +39,20 @@ from client.rosters import RosterBook
 from client.round import Node, PretendNode, answer
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, enrolment, protocol, roster, signing
+from shared_model import canonical, enrolment, ledger, protocol, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.ledger import Chain, LedgerHead
+from shared_model.ledger_links import links_body
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import EpochKeyEntry, Participant, SumPlan, TrainReply, TrainRequest
+from shared_model.protocol import (
+    EpochKeyEntry,
+    LedgerNote,
+    Participant,
+    SumPlan,
+    TrainReply,
+    TrainRequest,
+)
 from shared_model.protocol_sum import (
     Agreement,
     AgreeRequest,
@@ -101,6 +112,29 @@ def declared(site: str) -> int:
     return 200 * (1 + int(hashlib.sha256(site.encode()).hexdigest(), 16) % 9)
 
 
+NO_HEAD = LedgerHead(length=1, head="00" * 32, signature="00" * 64)
+"""Stands for the head of a ledger that nobody has shown."""
+
+
+def booked(chain: Chain, key: Ed25519PrivateKey, request: TrainRequest, said: TrainReply) -> Chain:
+    """A colluder's ledger with what it says now; it has booked and answered everything."""
+    entry = booking(
+        chain,
+        request,
+        request_digest=said.request_digest,
+        transcript=said.transcript,
+        epsilon=said.privacy.epsilon,
+        noise=said.noise,
+        declared_patients=said.declared_patients,
+    )
+    if chain.booking(request.run, request.round) is None:
+        chain = chain.extended([ledger.seal(entry, key)])
+    if chain.answer(request.run, request.round) is None:
+        answer = answering(chain, request.run, request.round, said.body_digest)
+        chain = chain.extended([ledger.seal(answer, key)])
+    return chain
+
+
 @dataclass
 class Hospital:
     """An honest hospital: its folder, and what really was in each of its submissions.
@@ -127,6 +161,7 @@ class Hospital:
             dimension=lambda request, weights: weights["head"].size,
             entropy=self.entropy,
             log=self.log.append,
+            approvals=FakeApprovals(),
         )
         self._last = None
         reply = answer(node, header, body)
@@ -197,6 +232,7 @@ class Consortium:
             home = NodeHome(root / site)
             _write_identity(home, key_of(site))
             client_keys.make(home, site, declared(site))
+            ledger_file.create(home)  # `make` makes none for a key that was there before
             client_keys.join(home, invitation)
             Policy.write_default(
                 home.policy,
@@ -214,6 +250,8 @@ class Consortium:
         rng = np.random.default_rng(5)
         self.model: Weights = {"head": rng.standard_normal(SHAPE).astype(np.float32)}
         self.epoch = 0
+        self.ledgers: dict[str, Chain] = {}
+        self.links: dict[str, bytes] = {}
         self.epoch_keys: tuple[EpochKeyEntry, ...] = ()
         self.adversary = Adversary(
             {site: key_of(site) for site in self.colluders}, self.signed.roster
@@ -267,7 +305,12 @@ class Consortium:
         RosterBook(home).approve(signed.to_bytes(), root, policy, today)
 
     def say(self, site: str, message: protocol.SignedMessage, body: bytes = b"") -> Heard:
-        """One message, sealed with the real run key, to one honest site."""
+        """One message, sealed with the real run key, to one honest site.
+
+        A request to agree goes with the links that it was made with, if no other body is given.
+        """
+        if not body:
+            body = self.links.get(getattr(message, "body_digest", ""), b"")
         return self.say_bytes(site, protocol.seal(message, RUN_KEY), body)
 
     def say_raw(self, site: str, message: Mapping[str, Any], body: bytes = b"") -> Heard:
@@ -302,6 +345,7 @@ class Consortium:
             epoch=number,
             roster_digest=signed.roster.digest,
             body_digest=canonical.digest(data),
+            plan=self.request(1).plan,
             software=protocol.software(),
         )
         return self.say(site, message, data)
@@ -364,6 +408,10 @@ class Consortium:
             "privacy": PLAN,
             "training": LocalTraining(),
             "server_learning_rate": 1.0,
+            "rounds": 20,
+            "bookings": 40,
+            "code_digest": CODE,
+            "ledger_heads": (),
             "participants": tuple(
                 Participant(
                     site=site, declared_patients=(declare or {}).get(site, self.declared(site))
@@ -419,9 +467,11 @@ class Consortium:
             body = seal_submission(
                 vector, self.member(site, request), transcript, Entropy(f"submits {site}")
             )
-        header = protocol.seal(
-            colluders_reply(site, request, transcript, body), self.adversary.identities[site]
-        )
+        key = self.adversary.identities[site]
+        said = colluders_reply(site, request, transcript, body)
+        self.ledgers[site] = booked(self.ledgers.get(site) or opened(site, key), key, request, said)
+        note = note_of(self.ledgers[site], key)
+        header = protocol.seal(said.model_copy(update={"ledger": note}), key)
         return self.adversary.hear(
             site, protocol.seal(request, RUN_KEY), b"", (header, body), own=True
         )
@@ -437,13 +487,37 @@ class Consortium:
         transcript = self.transcript(request)
         names = tuple(sorted(survivors))
         known = {**self.adversary.header_digests(transcript.digest), **(submissions or {})}
+        notes = self.notes(transcript)
+        body = links_body(
+            {
+                site: [
+                    ledger.entry_digest(ledger.parse(line.encode())[0])
+                    for line in notes[site].entries
+                ]
+                for site in names
+                if site in notes
+            }
+        )
+        self.links[canonical.digest(body)] = body
         return AgreeRequest(
             run=request.run,
             round=request.round,
             transcript=transcript.digest.hex(),
             survivors=names,
             submissions=tuple(known.get(site, canonical.digest(site.encode())) for site in names),
+            heads=tuple(notes[site].plain if site in notes else NO_HEAD for site in names),
+            body_digest=canonical.digest(body),
         )
+
+    def notes(self, transcript: Transcript) -> dict[str, LedgerNote]:
+        """What the newest submission of each site on this transcript says of its ledger; of others
+        what any of theirs says."""
+        seen = {item.dealer: item for item in self.adversary.submissions}
+        seen |= self.adversary.newest(transcript.digest)
+        return {
+            site: TrainReply.model_validate_json(item.header[protocol.SIGNATURE_BYTES :]).ledger
+            for site, item in seen.items()
+        }
 
     def agree(
         self, request: TrainRequest, survivors: Sequence[str], sites: Sequence[str] | None = None
@@ -458,7 +532,7 @@ class Consortium:
 
     def agreements(self, message: AgreeRequest) -> dict[str, bytes]:
         """Every agreement to this set that the adversary heard or can make."""
-        agreed = agreed_digest(message.survivors, message.submissions)
+        agreed = agreed_digest(message.survivors, message.submissions, message.heads)
         found = {
             item.site: item.header
             for item in self.adversary.heard
@@ -477,8 +551,7 @@ class Consortium:
             "round": message.round,
             "site": colluder,
             "transcript": message.transcript,
-            "agreed": agreed_digest(message.survivors, message.submissions),
-            "ledger_head": canonical.digest(b"ledger"),
+            "agreed": agreed_digest(message.survivors, message.submissions, message.heads),
             **changes,
         }
         return protocol.seal(Agreement(**values), self.adversary.identities[colluder])
@@ -672,6 +745,7 @@ def colluders_reply(
         "noise": "none",
         "private": False,
         "privacy": protocol.PrivacyStatement(epsilon=None, delta=1e-5),
+        "ledger": LedgerNote(**NO_HEAD.model_dump(), entries=()),
         "software": protocol.software(),
         **changes,
     }

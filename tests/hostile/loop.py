@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from consortium import NORM_BOUND, PLAN, ROOT_KEY, RUN, RUN_KEY, Consortium, key_of
+from ledger_stand_ins import rebooked
 
 from server import rounds as machine
 from server.checkpoints import RunFolder
@@ -24,6 +25,8 @@ from server.run_start import StartingModel, closed_round, settings_of
 from server.transport import Incoming, Outgoing
 from shared_model import canonical, protocol, signing
 from shared_model.config import ModelConfig
+from shared_model.ledger import NOTHING
+from shared_model.protocol import LedgerNote
 from shared_model.secure_sum.numbers import unpack
 
 MODEL = ModelConfig("tiny", 8, 2, 1, 1, 8, 1)
@@ -68,6 +71,15 @@ def signed_anew(told: Told, body: bytes | None = None, **changes: Any) -> tuple[
     said = told.said
     if body is not None:
         changes["body_digest"] = canonical.digest(body)
+        if said["kind"] == "train-reply":  # a liar's ledger is in order
+            known = {
+                item["site"]: item["head"] for item in protocol.readable(told.asked)["ledger_heads"]
+            }
+            note = LedgerNote.model_validate_json(canonical.encode(said["ledger"]))
+            made = rebooked(
+                note, key_of(told.site), changes["body_digest"], known.get(told.site, NOTHING)
+            )
+            changes["ledger"] = made.model_dump(mode="json")
     data = canonical.encode({**said, **changes})
     signature = signing.sign(key_of(told.site), str(said["kind"]), data)
     return signature + data, told.body if body is None else body

@@ -111,14 +111,19 @@ def note_of(chain: Chain, key: Ed25519PrivateKey, since: int = 0) -> LedgerNote:
     return LedgerNote(**head_of(chain, key).model_dump(), entries=lines)
 
 
-def rebooked(note: LedgerNote, key: Ed25519PrivateKey, body_digest: str) -> LedgerNote:
+def rebooked(
+    note: LedgerNote,
+    key: Ed25519PrivateKey,
+    body_digest: str,
+    before: str = ledger.NOTHING,
+) -> LedgerNote:
     """As a site that lies about its body would write its last entry: it answers with this one."""
     lines = [line.encode("ascii") for line in note.entries]
     entry, _ = ledger.parse(lines[-1])
     assert isinstance(entry, Answered)
     answered = entry.model_copy(update={"update_digest": body_digest})
     earlier = [ledger.entry_digest(ledger.parse(line)[0]) for line in lines[:-1]]
-    head = ledger.follows(ledger.NOTHING, [*earlier, ledger.entry_digest(answered)])
+    head = ledger.follows(before, [*earlier, ledger.entry_digest(answered)])
     made = ledger.sign_head(key, entry.site, note.length, head)
     line = ledger.seal(answered, key).decode("ascii")
     return LedgerNote(**made.model_dump(), entries=(*note.entries[:-1], line))

@@ -1,0 +1,115 @@
+"""fedprint-coordinator ledger: what is held of the hospitals' privacy ledgers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.home import CoordinatorHome
+from shared_model import terminal
+from shared_model.errors import OurMistake
+
+app = typer.Typer(
+    help="The archive of the hospitals' privacy ledgers, as their replies have shown them.",
+    no_args_is_help=True,
+)
+Home = Annotated[
+    Path | None,
+    typer.Option(help="The coordinator's folder (else FEDPRINT_COORDINATOR_HOME)."),
+]
+
+
+@app.callback()
+def main() -> None:
+    """The archive of the hospitals' privacy ledgers, as their replies have shown them."""
+
+
+@app.command()
+def show(
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show for each hospital how far its ledger is held here, verified anew, and what it says.
+
+    Epsilon is for life, with the ledger's delta, per patient at this hospital, in the trust model
+    of the last booked round.
+
+    Example: fedprint-coordinator ledger show --json
+    """
+    place = CoordinatorHome.find(home)
+    rows = [_row(place, site) for site in _archive(place).sites]
+    if rows or as_json:
+        terminal.show("Privacy ledgers held here", rows, as_json=as_json)
+    else:
+        terminal.out.print("No hospital has shown its privacy ledger yet.")
+
+
+@app.command()
+def entries(
+    site: Annotated[str, typer.Argument(help="Name of the hospital.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    home: Home = None,
+) -> None:
+    """Write the entries of a hospital's ledger to a file, for its recovery after a restore.
+
+    The hospital verifies them: each is signed with its own key.
+
+    Example: fedprint-coordinator ledger entries north-clinic -o north-clinic.jsonl
+    """
+    from shared_model.files import write_atomic
+
+    place = CoordinatorHome.find(home)
+    if site not in _archive(place).sites:
+        raise OurMistake(
+            f"Nothing is held of the ledger of {site}.", do="See: fedprint-coordinator ledger show"
+        )
+    chain = _archive(place).chain(site, _key(place, site))
+    write_atomic(output, b"".join(link.line + b"\n" for link in chain.links), mode=0o600)
+    terminal.out.print(f"Wrote {chain.length} entries of {site} to {output}.", soft_wrap=True)
+
+
+def _archive(place: CoordinatorHome) -> Any:
+    from server.ledgers import LedgerArchive
+
+    return LedgerArchive(place.ledgers)
+
+
+def _key(place: CoordinatorHome, site: str) -> bytes:
+    """The identity key that the first entry names; that the hospital's card has the same is checked
+    where there is a card.
+
+    Raises:
+        OurMistake: another key than the one that was enrolled.
+    """
+    from server import sites
+    from shared_model import ledger
+
+    first = (place.ledgers / f"{site}.jsonl").read_bytes().split(b"\n")[0]
+    try:
+        entry, _ = ledger.parse(first)
+    except ledger.LedgerFault as error:
+        raise OurMistake(f"The archive of the ledger of {site} is damaged.") from error
+    cards = {card.site: card.identity_key for card in sites.roster(place)}
+    key = entry.identity_key if isinstance(entry, ledger.Opened) else cards.get(site, "")
+    if cards.get(site, key) != key or not key:
+        raise OurMistake(f"The ledger held of {site} is of another key than the enrolled one.")
+    return bytes.fromhex(key)
+
+
+def _row(place: CoordinatorHome, site: str) -> dict[str, object]:
+    chain = _archive(place).chain(site, _key(place, site))
+    last = chain.bookings[-1] if chain.bookings else None
+    return {
+        "site": site,
+        "entries": chain.length,
+        "head": chain.head,
+        "booked rounds": len(chain.bookings),
+        "last run": "" if last is None else last.run,
+        "last round": 0 if last is None else last.round,
+        "epsilon": 0.0 if last is None else last.epsilon_lifetime,
+        "delta": chain.delta,
+        "unit": "one patient at one hospital",
+        "trust model": "" if last is None else last.mode,
+    }
