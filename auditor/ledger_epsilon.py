@@ -25,6 +25,8 @@ Accountants = tuple[Accountant, Accountant]
 
 MOST_POINTS = 64
 """Bookings whose stated epsilon is counted again; in between it has only not to fall."""
+MOST_PARTS = 640
+"""Losses of different plans that are composed for these points: about a minute."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ def price(ledger: Ledger, accountants: Accountants) -> tuple[Price, list[Finding
     if any(one.mode == "distributed" for one in entries.bookings):
         outsider = _figure("life, outsiders", entries, delta, accountants, _outsider, colluding=0)
     runs = tuple(
-        _figure(run, entries.of_run(run), delta, accountants, _of_run)
-        for run in dict.fromkeys(one.run for one in entries.bookings)
+        _figure(run, mine, delta, accountants, _of_run) for run, mine in entries.by_run().items()
     )
     found = Price(life, outsider, runs)
     findings = [
@@ -114,9 +115,12 @@ class _Entries:
         )
         return cls(ledger.chain.bookings, charges)
 
-    def of_run(self, run: str) -> _Entries:
-        """A charge is nobody's run."""
-        return _Entries(tuple(one for one in self.bookings if one.run == run), ())
+    def by_run(self) -> dict[str, _Entries]:
+        """In the order of their first rounds. A charge is nobody's run."""
+        found: dict[str, list[Booked]] = {}
+        for one in self.bookings:
+            found.setdefault(one.run, []).append(one)
+        return {run: _Entries(tuple(mine), ()) for run, mine in found.items()}
 
     def upto(self, booked: Booked) -> _Entries:
         """What there was when this booking was written, it included."""
@@ -243,7 +247,9 @@ def _stated(
             yield Finding(check, "FAILED", detail)
             return
         before = _lifetime(booked)
-    every = max(1, math.ceil(len(bookings) / MOST_POINTS))
+    different = len({(one.sample_rate, one.noise_multiplier) for one in bookings})
+    most = max(4, min(MOST_POINTS, MOST_PARTS // max(1, different)))
+    every = max(1, math.ceil(len(bookings) / most))
     points = bookings[::-every][::-1]
     for booked in points:
         found = _epsilon(entries.upto(booked), delta, accountant)
@@ -271,21 +277,21 @@ def _limits(
     """Epsilon only grows: of all bookings under one limit the last one is the test."""
     check = f"{ledger.site}: limits"
     asked: dict[tuple[str, float], tuple[Booked, _Entries]] = {}
+    runs = entries.by_run()
     for booked in entries.bookings:
         where = f"Entry {booked.sequence}: "
         if booked.limit_lifetime is not None:
             if _lifetime(booked) > booked.limit_lifetime:
                 yield Finding(check, "FAILED", where + "it crosses the limit for life")
                 return
-            asked["life", booked.limit_lifetime] = (booked, entries.upto(booked))
+            asked["life", booked.limit_lifetime] = (booked, entries)
         if booked.limit_run is not None:
             if _of_run(booked) > booked.limit_run:
                 yield Finding(check, "FAILED", where + "it crosses the limit of a run")
                 return
-            mine = entries.of_run(booked.run).upto(booked)
-            asked[f"run {booked.run}", booked.limit_run] = (booked, mine)
-    for (what, limit), (booked, upto) in asked.items():
-        found = _epsilon(upto, delta, accountant)
+            asked[f"run {booked.run}", booked.limit_run] = (booked, runs[booked.run])
+    for (what, limit), (booked, among) in asked.items():
+        found = _epsilon(among.upto(booked), delta, accountant)
         if found is None:
             yield Finding(check, "CANNOT CHECK", "the time that was given was not enough")
             return

@@ -26,6 +26,9 @@ from shared_model.ledger import Booked, Recovered
 UNCOMFORTABLE = 5.0
 """Epsilon above which the bound is said to be no comfort; a way of speaking, no threshold."""
 
+LARGEST = 1e4
+"""Epsilon that is drawn at most."""
+
 UNIT = "one patient at one hospital: all of the patient's recordings together"
 ADJACENCY = "with or without any one patient"
 COUNTED_BY = "dp-accounting (privacy loss distributions) and Opacus (PRV accountant)"
@@ -234,9 +237,11 @@ def _meaning(one: AuditedLedger | None) -> tuple[str, ...]:
     )
     if figure is None or spent is None or not math.isfinite(spent):
         return (basis,)
-    odds = f"{math.exp(spent):,.1f}" if spent < 3 else f"{math.exp(spent):,.0f}"
+    odds = f"at most {math.exp(min(spent, 50.0)):,.{1 if spent < 3 else 0}f}"
+    if spent > 50.0:
+        odds = "no bound worth the name, more than 10^21"
     here = (
-        f"Here: at most {odds} to 1. Delta {_decimal(figure.delta)}, one in "
+        f"Here: {odds} to 1. Delta {_decimal(figure.delta)}, one in "
         f"{1 / figure.delta:,.0f}, is how likely it is that this bound does not hold."
     )
     if spent > UNCOMFORTABLE:
@@ -245,27 +250,30 @@ def _meaning(one: AuditedLedger | None) -> tuple[str, ...]:
 
 
 def _points(one: AuditedLedger) -> Iterator[Point]:
-    """Not a finite epsilon: not drawn. A clock that went back stands still."""
-    time_s, limit, charged, last = 0, None, 0.0, 0.0
+    """Nothing beyond `LARGEST` is drawn. A clock that went back stands still."""
+    time_s, limit, last = 0, None, 0.0
     if one.price is None:
         return
     for entry in (link.entry for link in one.ledger.chain.links):
         if isinstance(entry, Booked):
             limit = entry.limit_lifetime
+            limit = None if limit is None or limit > LARGEST else limit
             last = math.inf if entry.epsilon_lifetime is None else entry.epsilon_lifetime
         elif isinstance(entry, Recovered) and entry.epsilon_charged is not None:
-            charged += entry.epsilon_charged
             last += entry.epsilon_charged
         else:
             continue
         time_s = max(time_s, entry.time_s)
-        if math.isfinite(last):
+        if last <= LARGEST:
             yield Point(time_s, last, limit)
 
 
 def _runs(one: AuditedLedger) -> Iterator[tuple[str, ...]]:
+    rounds: dict[str, list[Booked]] = {}
+    for booked in one.ledger.chain.bookings:
+        rounds.setdefault(booked.run, []).append(booked)
     for figure in one.price.runs if one.price else ():
-        mine = [b for b in one.ledger.chain.bookings if b.run == figure.what]
+        mine = rounds[figure.what]
         yield (
             figure.what,
             ", ".join(sorted({b.purpose for b in mine})),

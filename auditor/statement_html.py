@@ -53,7 +53,7 @@ def plot_of(points: tuple[Point, ...]) -> Plot | None:
     first -= span // 50
     span = max(last - first, 1)
     limits = [point.limit for point in points if point.limit is not None]
-    top = 1.08 * max([point.epsilon for point in points] + limits)
+    top = 1.08 * max([point.epsilon for point in points] + limits) or 1.0
 
     def x(time_s: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * (time_s - first) / span, 2)

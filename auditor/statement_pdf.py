@@ -318,7 +318,8 @@ class _Page:
             )
             if len(points) == 1:
                 axes.axhline(limits[0], color=RED, lw=1, ls="--")
-        axes.set_ylim(bottom=0)
+        drawn = epsilons + [point.limit for point in points if point.limit is not None]
+        axes.set_ylim(0.0, 1.08 * max(drawn) or 1.0)
         axes.tick_params(labelsize=6, colors=SOFT, length=2)
         axes.grid(axis="y", color=RULE, lw=0.5)
         locator = AutoDateLocator(minticks=2, maxticks=3)  # type: ignore[no-untyped-call]

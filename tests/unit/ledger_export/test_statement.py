@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from export_stand_ins import Consortium, key_of, public
+from export_stand_ins import Consortium, key_of, public, resigned
 from typer.testing import CliRunner
 
 from auditor import statement_html, statement_pdf
@@ -118,6 +118,33 @@ def test_a_ledger_in_which_nothing_was_booked_has_a_statement() -> None:
     assert dict(one.facts)["Spent"] == "nothing: no round was ever booked"
     assert statement_html.plot_of(one.points) is None
     assert pages(statement_pdf.render(one)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time_s": 0},
+        {"time_s": 2**40},
+        {"limit_lifetime": 1e308, "limit_run": 1e308},
+        {"epsilon_lifetime": 0.0, "limit_lifetime": 0.0},
+        {"epsilon_lifetime": 1e308},
+        {"noise_multiplier": 0.001, "steps": 100_000},
+        {"private": False},
+        {"delta": 1e-30},
+        {"delta": 0.999},
+        {"limit_lifetime": None, "limit_run": None, "epsilon_lifetime": None},
+    ],
+    ids=str,
+)
+def test_figures_that_make_no_sense_still_make_a_statement(changes: dict[str, object]) -> None:
+    made = Consortium.after(rounds=0)
+    one = made.hospitals["alpha"]
+    opened = one.chain.opened
+    first = opened.model_copy(update={"delta": changes.get("delta", opened.delta)})
+    draft = made.draft("alpha", "spring", 1).model_copy(update={"sequence": 2, **changes})
+    (statement,) = made_of({"alpha": made.file("alpha", lines=resigned([first, draft], "alpha"))})
+    assert pages(statement_pdf.render(statement)) == 1
+    assert b"Privacy statement: alpha" in statement_html.render(statement)
 
 
 # The commands
