@@ -232,7 +232,7 @@ class Consortium:
             home = NodeHome(root / site)
             _write_identity(home, key_of(site))
             client_keys.make(home, site, declared(site))
-            ledger_file.create(home)  # `make` makes none for a key that was there before
+            ledger_file.create(home, never_trained=True)  # `make` makes none for a key that was there before
             client_keys.join(home, invitation)
             Policy.write_default(
                 home.policy,
