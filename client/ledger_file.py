@@ -91,7 +91,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def create(home: NodeHome, *, never_trained: bool) -> None:
+def create(home: NodeHome, *, never_trained: bool = True) -> None:
     """An empty ledger; one that is there stays as it is.
 
     never_trained: of a node that has booked nothing ever: with its notes, so that it is current.
