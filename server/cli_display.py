@@ -46,8 +46,8 @@ class Display:
             description=f"round {event['round']} {event['kind']}{sites}",
         )
         detail = str(event["detail"])
-        if event["kind"] == "refused":
-            detail = REFUSALS.get(detail, detail)
+        if event["kind"] == "refused" and detail in REFUSALS:
+            detail = f"{detail}: {REFUSALS[detail]}"
         about = " ".join(words for words in (str(event["site"]), detail) if words)
         self.bar.console.print(
             f"{time.monotonic() - self.began:7.1f} s  round {event['round']}  {event['kind']}"

@@ -100,12 +100,14 @@ def sign_roster(root: Path, sites: Sequence[str], version: int | None = None) ->
     return signed
 
 
-def allow_runs(home: Path, *, epsilon: float = 3.0, tick_s: float = 0.2) -> None:
+def allow_runs(home: Path, *, epsilon: float = 50.0, tick_s: float = 0.2) -> None:
     """What the operator of a node edits in policy.toml so that runs need no yes, and go fast."""
     policy = home / "policy.toml"
     text = policy.read_text()
     assert "reply_clock_s = 60.0" in text
     text = text.replace("reply_clock_s = 60.0", f"reply_clock_s = {tick_s}")
+    text = text.replace("epsilon_per_run = 3.0", f"epsilon_per_run = {epsilon}")
+    text = text.replace("epsilon_lifetime = 8.0", f"epsilon_lifetime = {4.0 * epsilon}")
     yes = f'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = {epsilon}\n'
     policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
 
