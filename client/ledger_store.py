@@ -89,6 +89,7 @@ class LedgerStore:
         self._clock = clock
         self._name = (str(home.ledger), site, signing.public_bytes(key))
         self.chain = Chain(site, signing.public_bytes(key))
+        self._notes = ledger_file.Notes(None, None)
 
     @classmethod
     def open(
@@ -152,15 +153,7 @@ class LedgerStore:
         Raises:
             LedgerFault: it is older, another one, or nobody knows.
         """
-        ledger_file.hold_against_notes(self._home, self.chain)
-        if not ledger_file.is_current(self._home):
-            raise refuse(
-                "This node was restored or moved: nobody here knows whether its ledger is the "
-                f"newest. It ends with entry {self.chain.length}.",
-                entry=self.chain.length,
-                do="It trains again once other hospitals have said how far they saw it. "
-                + ledger_file.RECOVER,
-            )
+        ledger_file.hold_against_notes(self._notes, self.chain)
 
     # The hospital's own entries
 
@@ -429,6 +422,7 @@ class LedgerStore:
 
     def _read(self) -> None:
         """Verify what this process has not verified yet."""
+        self._notes = ledger_file.Notes.of(self._home)
         chain = _verified.get(self._name, Chain(self._site, self._name[2]))
         if not self._still_holds(chain):
             chain = Chain(self._site, self._name[2])

@@ -22,6 +22,8 @@ BENCHES = {
     "secure-sum": "simulations.bench_secure_sum:figures",
     "round": "simulations.bench_round:figures",
     "noise": "simulations.bench_noise:figures",
+    "distributed-utility": "simulations.bench_distributed:figures",
+    "dp-step": "simulations.bench_dp_step:figures",
 }
 
 

@@ -47,7 +47,7 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
 
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
     """All figures, at these sizes."""
-    with _one_thread():
+    with one_thread():
         return _speed(sizes, tell) | _laws(sizes.sample, tell)
 
 
@@ -96,7 +96,8 @@ def _laws(count: int, tell: Callable[[str], None]) -> dict[str, float]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """torch on one thread, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

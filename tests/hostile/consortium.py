@@ -510,10 +510,13 @@ class Consortium:
         )
 
     def notes(self, transcript: Transcript) -> dict[str, LedgerNote]:
-        """What the newest submission of each site on this transcript says of its ledger."""
+        """What the newest submission of each site on this transcript says of its ledger; of others
+        what any of theirs says."""
+        seen = {item.dealer: item for item in self.adversary.submissions}
+        seen |= self.adversary.newest(transcript.digest)
         return {
-            site: TrainReply.model_validate_json(seen.header[protocol.SIGNATURE_BYTES :]).ledger
-            for site, seen in self.adversary.newest(transcript.digest).items()
+            site: TrainReply.model_validate_json(item.header[protocol.SIGNATURE_BYTES :]).ledger
+            for site, item in seen.items()
         }
 
     def agree(

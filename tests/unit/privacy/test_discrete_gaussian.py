@@ -190,6 +190,15 @@ def test_rational_arithmetic_decides_as_float64_does(
     assert asked
 
 
+def test_float64_exponentials_are_far_within_their_margin() -> None:
+    """What the comparison takes for granted of this machine's numpy: 2^-47 relative, the margin is
+    2^-34."""
+    arguments = -np.random.default_rng(1).uniform(0.0, 100.0, 5000)
+    for argument, found in zip(arguments, np.exp(arguments), strict=True):
+        exact = mpmath.exp(mpmath.mpf(float(argument)))
+        assert abs(mpmath.mpf(float(found)) - exact) <= exact * mpmath.mpf(2) ** -47
+
+
 def test_a_doubtful_case_takes_more_bits_until_it_is_decided() -> None:
     """The first 64, and in one case 128, bits of Y are those of the bound itself."""
     variance = Fraction(10**6)

@@ -14,6 +14,7 @@ from shared_model.ledger import LedgerFault
 ROOT = Path(__file__).resolve().parents[3]
 MAY_NAME = {
     "NonPrivateForTests": {"shared_model/noise.py"},
+    "Keystream": {"shared_model/noise.py"},
     "unlimited_non_private_for_tests": {"client/ledger_store.py", "client/node_parts.py"},
     "unlimited_budget": {"client/round.py", "client/node_parts.py"},
     "PretendNode": {"client/round.py", "client/node_parts.py"},
