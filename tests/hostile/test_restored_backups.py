@@ -52,8 +52,8 @@ def test_restored_backup_opens_and_agrees_to_nothing_of_an_open_round(consortium
 
 
 def test_new_epoch_after_a_restore_lets_an_old_round_begin_but_never_end(consortium: World) -> None:
-    """The restored hospital has forgotten round 1 and submits again under a new key; all others
-    refuse the round, so that nobody's agreements are enough."""
+    """The restored hospital has forgotten round 1, and does not know whether its ledger has; all
+    others refuse the round, so that nobody's agreements are enough."""
     world = consortium(5, threshold=3, colluding_sites=0)
     copy = world.back_up("s00", with_epoch_key=False)
     whole_round(world, 1, world.names)
@@ -65,12 +65,12 @@ def test_new_epoch_after_a_restore_lets_an_old_round_begin_but_never_end(consort
     request = world.request(1, ("s00", "s01", "s02"))
     heard = world.submit(request)
     assert {site: item.refused for site, item in heard.items()} == {
-        "s00": "",
+        "s00": "ledger",
         "s01": "conflict",
         "s02": "conflict",
     }
     survivors = ("s00", "s01", "s02")
-    assert {item.refused for item in world.agree(request, survivors).values()} == {"", "secure-sum"}
+    assert {item.refused for item in world.agree(request, survivors).values()} == {"secure-sum"}
     assert {item.refused for item in world.open(request, survivors).values()} == {"secure-sum"}
     assert world.adversary.learned(world.truth) == [first]
 
