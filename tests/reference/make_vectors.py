@@ -823,7 +823,51 @@ def round_of_five():
     )
 
 
+# ---- distributed.json
+
+
+def distributed_file():
+    """Rounds of mode distributed: what is public, one hospital's integers, and the step."""
+    seed = fixed("distributed rotation", 32)
+    plans = [
+        (40, 1.0, 0.125, 0.5, 3, [500, 300, 200, 120]),
+        (64, 0.75, 0.1, 1.0, 4, [1000, 90, 80, 70, 60]),
+        (5000, 2.5, 0.01, 0.25, 3, [9000, 40, 300]),
+        (110_592, 1.5, 0.05, 1.0, 7, [2000] * 10),
+    ]
+    rounds = []
+    for d, sigma, q, clip, threshold, declared in plans:
+        numbers = ref.shared_numbers(d, sigma, q, clip, threshold, declared)
+        rounds.append({"noise_multiplier": sigma, "threshold": threshold, "numbers": numbers})
+    numbers, count = rounds[0]["numbers"], 4
+    totals = [[k / 1000 for k in integers(f"distributed total {i}", 40, 400)] for i in range(count)]
+    totals[3] = [200.0 * x for x in totals[3]]  # clamped
+    noise = [integers(f"distributed noise {i}", 64, 20_000) for i in range(count)]
+    plain = [ref.shared_integers(totals[i], numbers, i, seed) for i in range(count)]
+    modulus = 2 ** numbers["modulus_bits"]
+    vectors = [
+        [(x + y) % modulus for x, y in zip(*both, strict=True)]
+        for both in zip(plain, noise, strict=True)
+    ]
+    survivors = [0, 2, 3]
+    total = [sum(values) % modulus for values in zip(*(vectors[i] for i in survivors), strict=True)]
+    return {
+        "rounds": rounds,
+        "sum": {
+            "rotation_seed": seed.hex(),
+            "totals": totals,
+            "noise": noise,
+            "integers": plain,
+            "vectors": vectors,
+            "survivors": survivors,
+            "total": total,
+            "step": ref.shared_step(total, numbers, seed, survivors),
+        },
+    }
+
+
 FILES = {
+    "secure_sum_distributed.json": distributed_file,
     "secure_sum_primitives.json": primitives,
     "secure_sum_numbers.json": numbers_file,
     "secure_sum_round_of_three.json": round_of_three,

@@ -12,6 +12,7 @@ import hmac
 import json
 import math
 import struct
+from fractions import Fraction
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -210,6 +211,59 @@ def mean(total, numbers, seed, weight_of_survivors):
     m, scale = numbers["modulus_bits"], scale_of(numbers)
     signed = [v - 2**m if v >= 2 ** (m - 1) else v for v in total]
     flat = each_column([v / (scale * weight_of_survivors) for v in signed], numbers["dimension"])
+    signs = signs_of(seed, len(flat))
+    return [s * x for s, x in zip(signs, flat, strict=True)][: numbers["dimension"]]
+
+
+# ---- Numbers of mode distributed
+
+
+def root_up(value):
+    """Square root of a whole number, rounded up."""
+    root = math.isqrt(value)
+    return root if root * root == value else root + 1
+
+
+def shared_numbers(d, sigma, q, clipping_norm, threshold, declared):
+    """What everybody computes of a round of mode distributed. sigma, q, clipping_norm: float."""
+    padded, r = padded_of(d), 0
+    while 2**r < 1000 * root_up(padded):
+        r += 1
+    delta = 2**r + root_up(padded)
+    variance = math.ceil((Fraction(sigma) * delta) ** 2 / threshold)
+    limits = []
+    for patients in declared:
+        expected = q * patients
+        most = math.ceil(expected + 6.0 * math.sqrt(expected) + 6.0)
+        limits.append(math.ceil(Fraction(6 * most * 2**r, math.isqrt(padded))))
+    room, m = sum(limits) + 10 * root_up(len(declared) * variance), 1
+    while 2 ** (m - 1) <= room:
+        m += 1
+    return {
+        "dimension": d,
+        "bits": r,
+        "modulus_bits": m,
+        "norm_bound": clipping_norm,
+        "sample_rate": q,
+        "declared_patients": list(declared),
+        "limits": limits,
+        "share_variance": variance,
+    }
+
+
+def shared_integers(total, numbers, place, seed):
+    """Before noise: rotated, 2^r / C steps to the unit, rounded half up, clamped."""
+    scale, limit = 2.0 ** numbers["bits"] / numbers["norm_bound"], numbers["limits"][place]
+    rotated = rotate(total, numbers, seed)
+    return [max(-limit, min(limit, math.floor(x * scale + 0.5))) for x in rotated]
+
+
+def shared_step(total, numbers, seed, places):
+    """Minus the noisy mean gradient, float64, from the sum mod 2^m over the hospitals `places`."""
+    m, scale = numbers["modulus_bits"], 2.0 ** numbers["bits"] / numbers["norm_bound"]
+    expected = numbers["sample_rate"] * sum(numbers["declared_patients"][i] for i in places)
+    signed = [v - 2**m if v >= 2 ** (m - 1) else v for v in total]
+    flat = each_column([v / (scale * expected) for v in signed], numbers["dimension"])
     signs = signs_of(seed, len(flat))
     return [s * x for s, x in zip(signs, flat, strict=True)][: numbers["dimension"]]
 
