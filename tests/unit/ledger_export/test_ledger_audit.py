@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from export_stand_ins import DELTA, Consortium, digest, key_of, public, resigned
+from export_stand_ins import DELTA, Consortium, key_of, public, resigned
 
 from auditor.ledger_audit import LedgerAudit, audit_ledgers
 from auditor.verify import Finding
 from shared_model import accounting
 from shared_model.config import PrivacyPlan
-from shared_model.ledger import Booked, Incident, Recovered
+from shared_model.ledger import Booked, Incident
 
 
 @cache
@@ -282,44 +282,6 @@ def test_rounds_of_an_older_spend_table_are_counted_and_named() -> None:
     late = made.draft("alpha", "old", 2).model_copy(update=nothing)
     one.append(late)
     assert line(audit({"alpha": made.file("alpha")}), "alpha: rosters").verdict == "FAILED"
-
-
-def recovered(made: Consortium, *, charge: float | None, lost: int) -> None:
-    one = made.hospitals["alpha"]
-    one.append(
-        Recovered(
-            site="alpha",
-            sequence=one.chain.length + lost + 1,
-            lost_from=one.chain.length + 1 if lost else 0,
-            lost_to=one.chain.length + lost if lost else 0,
-            previous=digest("head that peers vouch for") if lost else one.chain.head,
-            epsilon_charged=charge,
-            delta=DELTA,
-            witnesses=("beta", "gamma"),
-            evidence_digest=digest("answers"),
-            time_s=made.tick(),
-        )
-    )
-
-
-def test_lost_entries_are_charged_and_delta_counts_twice() -> None:
-    made = Consortium.after(rounds=2)
-    recovered(made, charge=8.0, lost=4)
-    found = audit({"alpha": made.file("alpha")})
-    life = found.ledgers[0].price.life  # type: ignore[union-attr]
-    before = made.hospitals["alpha"].chain.bookings[-1].epsilon_lifetime
-    assert life.pld == pytest.approx(8.0 + before)
-    assert life.delta == 2 * DELTA
-    assert "delta 1.0e-05 counts once more" in line(found, "alpha: recovered").detail
-    assert found.verdict == "OK"
-
-
-def test_a_charge_that_no_limit_is_known_for_is_incomplete() -> None:
-    made = Consortium.after(rounds=0)
-    recovered(made, charge=0.1, lost=4)
-    found = audit({"alpha": made.file("alpha")})
-    assert line(found, "alpha: charge").verdict == "CANNOT CHECK"
-    assert found.verdict == "INCOMPLETE"
 
 
 # What other files show
