@@ -375,7 +375,7 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "aggregation": record.config.aggregation,
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
-        "without_budget": without_budget(record.rounds),
+        "without_budget": without_budget(record),
         "incidents": Counter(
             one.site for item in record.rounds for one in item.incidents if not one.about
         ),
