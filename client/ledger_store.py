@@ -297,6 +297,11 @@ class LedgerStore:
             others = {site: head for site, head in heads.items() if site != self._site}
             ledger_peers.see(connection, others, links, identity_keys)
 
+    def accept_peer(self, site: str, old: LedgerHead, new: LedgerHead) -> None:
+        """See `ledger_peers.accept`."""
+        with self._transaction() as connection:
+            ledger_peers.accept(connection, site, old, new)
+
     def peers(self) -> dict[str, LedgerHead]:
         """The newest head held of each other hospital."""
         return ledger_peers.peers(self._connection)

@@ -79,7 +79,8 @@ class Export(_Strict):
     created: day of the hospital's clock. code_digest: of the code that wrote the file. lines:
     all entries, oldest first. rosters: every one that its operator has approved, signed by the
     root. witnessed: the newest head that it holds of each other hospital's ledger. releases:
-    digests of those that it has installed.
+    digests of those that it has installed. head: after the last line, signed as others keep it;
+    absent in files of earlier versions.
     """
 
     kind: Literal["fedprint-ledger-export"] = "fedprint-ledger-export"
@@ -93,6 +94,7 @@ class Export(_Strict):
     witnessed: Annotated[tuple[KnownHead, ...], Field(max_length=MAX_PARTICIPANTS)]
     countersigned: Annotated[tuple[CountersignedRound, ...], Field(max_length=MAX_ROUNDS)]
     releases: Annotated[tuple[Digest, ...], Field(max_length=MAX_RELEASES)]
+    head: LedgerHead | None = None
 
     @model_validator(mode="after")
     def _each_once(self) -> Export:
@@ -117,6 +119,7 @@ def build(
     witnessed: Mapping[str, LedgerHead],
     countersigned: Iterable[tuple[str, int, bytes, Mapping[str, bytes]]],
     releases: Iterable[str],
+    head: LedgerHead | None = None,
 ) -> Export:
     """An export of these bytes.
 
@@ -127,6 +130,7 @@ def build(
         witnessed: by site, of other hospitals; one of its own is left out.
         countersigned: (run, round, header of AgreeRequest, site -> header of its Agreement).
         releases: digests of manifests.
+        head: after the last line.
 
     Raises:
         OurMistake: what is given makes no export.
@@ -157,6 +161,7 @@ def build(
                 for run, number, request, agreements in countersigned
             ),
             releases=tuple(sorted(set(releases))),
+            head=head,
         )
     except (ValidationError, UnicodeDecodeError) as error:
         raise OurMistake("This ledger cannot be written as an export.") from error
@@ -168,7 +173,7 @@ def seal(export: Export, key: Ed25519PrivateKey) -> bytes:
     Raises:
         OurMistake: its own parser would not take it.
     """
-    plain = export.model_dump(mode="json")
+    plain = _plain(export)
     signature = signing.sign(key, TAG, canonical.encode(plain)).hex()
     data = canonical.encode({**plain, "signature": signature})
     try:
@@ -234,7 +239,7 @@ def open_export(data: bytes) -> Sealed:
         body = canonical.encode(plain)
         export = Export.model_validate_json(body)
         again = canonical.encode({**plain, "signature": signature.hex()})
-        same = again == data and canonical.encode(export.model_dump(mode="json")) == body
+        same = again == data and canonical.encode(_plain(export)) == body
     except (
         ValidationError,
         FedprintError,
@@ -252,6 +257,11 @@ def open_export(data: bytes) -> Sealed:
     if not same or len(signature) != 64:
         raise Refused("The export is not in its canonical spelling.", reason="export")
     return Sealed(export, canonical.digest(data), body, signature)
+
+
+def _plain(export: Export) -> dict[str, Any]:
+    """What is signed: without `head` where there is none, as before there was one."""
+    return export.model_dump(mode="json", exclude_none=True)
 
 
 def _sorted_once(names: list[str], what: str) -> None:
