@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import dataclass
 
@@ -199,19 +200,19 @@ def test_the_archive_is_shown_and_its_entries_are_written_for_recovery(archive, 
 
 
 def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consortium, monkeypatch):
-    """Up to a head that the hospital has signed in a round which its peers have countersigned."""
-    home, played = archive.path.parent, consortium.submit()
-    played.agree()
+    """Up to the head in the file, which the hospital has signed; not under a running one."""
+    home = archive.path.parent
+    consortium.submit()
     for number in range(40):
         consortium.nodes["alpha"].books.incident("later", number + 1, "conflict")
     chain = consortium.nodes["alpha"].books.chain
-    asked = protocol.seal(played.agree_request(), key_of("coordinator"))
+    signed = head_of(chain, key_of("alpha"))
 
-    def exported(lines, countersigned=(("spring", 1, asked, played.agreements),)):
+    def exported(lines, head=signed):
         made = ledger_export.build(
             site="alpha", created="2026-11-28", software="test", code_digest="ab" * 32,
             lines=lines, rosters=[consortium.signed.to_bytes()], witnessed={},
-            countersigned=countersigned, releases=[],
+            countersigned=[], releases=[], head=head,
         )  # fmt: skip
         path = home / "export.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,12 +227,18 @@ def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consor
     monkeypatch.setattr("server.sites.roster", lambda place: (Card(),))
     run = CliRunner().invoke
     lines = [link.line for link in chain.links]
-    assert isinstance(run(app, exported(lines, ())).exception, OurMistake)
+    forged = head_of(chain, key_of("beta"))
+    for head in (None, forged):
+        assert isinstance(run(app, exported(lines, head)).exception, Refused)
+    assert LedgerArchive(archive.path).known("alpha", ALPHA) is None
+    with CoordinatorHome(home).lock.open("w") as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        assert run(app, exported(lines)).exception.reason == "busy"
     assert isinstance(run(app, exported(lines[:2])).exception, Refused)
     taken = run(app, exported(lines))
     assert taken.exit_code == 0, taken.output
     known = LedgerArchive(archive.path).known("alpha", ALPHA)
-    assert (known.length, known.head) == (3, chain.head_at(3))
+    assert known.plain == signed
     assert LedgerArchive(archive.path).chain("alpha", ALPHA) == chain
     fork = opened("alpha", key_of("alpha"), ledger_id="cd" * 16)
     assert isinstance(run(app, exported([fork.links[0].line])).exception, Refused)
