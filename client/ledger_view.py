@@ -192,8 +192,9 @@ def plot(view: LedgerView, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     life, of_run = _COLOURS
+    spent = _spent(view.chain)
     for color, name, style, width, series, limit in (
-        (life, "for life", "--", 3.0, [_spent(view.chain)], view.policy.epsilon_lifetime),
+        (life, "for life", "--", 3.0, [spent], view.policy.epsilon_lifetime),
         (of_run, "of each run", ":", 1.2, _spent_of_runs(view.chain), view.policy.epsilon_per_run),
     ):
         for number, points in enumerate(series):
@@ -205,10 +206,13 @@ def plot(view: LedgerView, path: Path) -> None:
         axes.axhline(limit, color=color, linestyle=style, label=f"limit {name}")
     axes.set_ylim(bottom=0.0)
     axes.set_ylabel(f"epsilon at delta {view.delta:g}, a patient")
-    if view.chain.spent().bookings or view.chain.spent().charged:
-        locator = AutoDateLocator()
+    if spent:
+        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        first, last = min(spent)[0], max(spent)[0]
+        margin = max((last - first) / 20, datetime.timedelta(minutes=5))
+        axes.set_xlim(first - margin, last + margin)  # type: ignore[arg-type]
         axes.set_xlabel("time of booking, UTC")
     else:
         axes.set_xticks([])
