@@ -15,7 +15,7 @@ a *cell*, of 2^16. H is an integer; the target puts H 2^-40 rho(x) / w cells on 
    for every x of the block, or are in excess. A fresh word picks one; excess begins anew at 1. In
    block j the candidate is again x = j w + r, accepted with probability
    (H rho(x) - 2^40 n_j) / g_j, in [0, 1]; a rejected one begins anew. Mass: the missing part.
-4. Beyond the blocks (9.5 sigma, picked about once in 2^50 draws) the proposal has tails that halve
+4. Beyond the blocks (9.5 sigma, picked about once in 2^56 draws) the proposal has tails that halve
    over each further stretch of >= sigma: rho falls faster, so the law has no end anywhere.
 
 Together H 2^-40 rho(x) / w on every integer, which is the law whatever H is: the normalising
@@ -29,7 +29,7 @@ Where real numbers come in, and why they decide nothing:
   (H rho(x) - 2^40 n_j) / g_j. Both sides are computed in float64 with a relative error below 2^-44
   (square, product and quotient give 3 roundings of an argument below 100; exp may be off by 2^5
   units in the last place, more than any library is). If they differ by more than 2^-34 of their
-  sum, the comparison is certain. Otherwise, about once in 1e10 draws, `_below` decides in
+  sum, the comparison is certain. Otherwise, once in several 1e9 draws, `_below` decides in
   rationals, drawing more bits of Y and digits of rho(x) until the intervals around both are apart.
   That ends with probability one.
 
