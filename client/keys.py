@@ -50,7 +50,9 @@ def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
             do="Choose another folder with --home.",
         )
     if not home.identity_key.exists():
-        ledger_file.create(home)  # never for a key that may have signed another one
+        ledger_file.create(
+            home, never_trained=True
+        )  # never for a key that may have signed another one
         signing.create_key_file(home.identity_key)
     if not home.supernode_key.exists():
         key = ec.generate_private_key(ec.SECP384R1())

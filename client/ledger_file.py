@@ -17,6 +17,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.epochs import prepare
@@ -90,11 +91,11 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def create(home: NodeHome) -> None:
-    """An empty ledger with its two notes; one that is there stays as it is.
+def create(home: NodeHome, *, never_trained: bool = True) -> None:
+    """An empty ledger; one that is there stays as it is.
 
-    For a node that has never trained: whoever makes one later starts a second ledger, which the
-    other hospitals see.
+    never_trained: of a node that has booked nothing ever: with its notes, so that it is current.
+        Else it is only a place for what is to come back.
     """
     path = home.ledger
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -113,7 +114,7 @@ def create(home: NodeHome) -> None:
             raise
     path.chmod(0o600)
     files.sync_folder(path.parent)
-    if not has_notes(home):  # else killed in between, or there was one before
+    if never_trained and not has_notes(home):
         write_notes(home, 0, NOTHING)
 
 
@@ -157,16 +158,36 @@ def forget_note(home: NodeHome) -> None:
         files.sync_folder(home.never_back_up)
 
 
-def is_current(home: NodeHome) -> bool:
-    """Whether there is a note that no back-up brings back."""
-    return home.ledger_note.is_file()
+@dataclass(frozen=True)
+class Notes:
+    """(length, head) as each note says; None where there is none. Read **before** the ledger, which
+    another process may lengthen meanwhile."""
+
+    marker: tuple[int, str] | None
+    note: tuple[int, str] | None
+
+    @classmethod
+    def of(cls, home: NodeHome) -> Notes:
+        """Raises:
+        LedgerFault: one is damaged."""
+        return cls(_read(home.ledger_marker), _read(home.ledger_note))
+
+    def contained(self, chain: Chain) -> bool:
+        """Whether nothing that this node knows of is missing from the chain."""
+        return all(one is None or chain.head_at(one[0]) == one[1] for one in self)
+
+    def __iter__(self) -> Iterator[tuple[int, str] | None]:
+        return iter((self.marker, self.note))
 
 
-def hold_against_notes(home: NodeHome, chain: Chain) -> None:
-    """Raises:
-    LedgerFault: shorter than a note says, or another ledger; names the first entry that is gone."""
-    for path in (home.ledger_marker, home.ledger_note):
-        note = _read(path)
+def hold_against_notes(notes: Notes, chain: Chain) -> None:
+    """The ledger is as new as this node knows.
+
+    Raises:
+        LedgerFault: shorter than a note says, or another ledger, or there is no note that no
+            back-up brings back; names the first entry that is gone.
+    """
+    for note in notes:
         if note is None:
             continue
         length, head = note
@@ -182,12 +203,13 @@ def hold_against_notes(home: NodeHome, chain: Chain) -> None:
                 "one that it knows.",
                 entry=length,
             )
-
-
-def contains_notes(home: NodeHome, chain: Chain) -> bool:
-    """Whether nothing that this node knows of is missing from the chain."""
-    notes = (_read(home.ledger_marker), _read(home.ledger_note))
-    return all(note is None or chain.head_at(note[0]) == note[1] for note in notes)
+    if notes.note is None:
+        raise refuse(
+            "This node was restored or moved: nobody here knows whether its ledger is the newest. "
+            f"It ends with entry {chain.length}.",
+            entry=chain.length,
+            do="It trains again once other hospitals have said how far they saw it. " + RECOVER,
+        )
 
 
 def has_notes(home: NodeHome) -> bool:

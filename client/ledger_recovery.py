@@ -113,7 +113,7 @@ def recover(
     question = _last_question(home, asked, roster)
     found = rules.vouched(question, [rules.open_answer(data, roster) for data in answers], roster)
     if not home.ledger.exists():
-        ledger_file.create(home)
+        ledger_file.create(home, never_trained=False)
     options = {} if clock is None else {"clock": clock}
     with LedgerStore.open(home, site, key, perhaps_old=True, **options) as store:
         own = store.chain
@@ -165,7 +165,7 @@ def _planned(
     longer = own.extended(lines)
     rules.check_holds(longer, found)
     lost = max(0, found.length - longer.length)
-    whole = lost == 0 and ledger_file.contains_notes(home, longer)
+    whole = lost == 0 and ledger_file.Notes.of(home).contained(longer)
     charge = None if whole else _what_is_left(longer, policy)
     return Recovery(found, longer, tuple(lines), lost, charge)
 

@@ -21,18 +21,18 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import ledger_file, ledger_peers
+from client.budget import Budget
 from client.home import NodeHome
 from client.ledger_file import refuse
 from client.ledger_peers import Countersigned
 from shared_model import ledger, ledger_cost, protocol, signing
-from shared_model.errors import BudgetExhausted, OurMistake, Refused
+from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import (
     Answered,
     Approved,
@@ -46,31 +46,13 @@ from shared_model.ledger import (
     Opened,
 )
 
+__all__ = ["Budget", "LedgerStore"]
+
 MOST_INCIDENTS = 1000
 """Whoever holds the coordinator's key could make an honest node's ledger grow without end."""
 
 _verified: dict[tuple[str, str, bytes], Chain] = {}
 """What this process has verified, by file, site and key."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The hospital's limits. Infinite ones exist for simulations only: a policy cannot say them."""
-
-    epsilon_lifetime: float
-    epsilon_per_run: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (self.epsilon_lifetime > 0.0 and self.epsilon_per_run > 0.0):
-            raise OurMistake("A budget's epsilon must be above 0.")
-        if not 0.0 < self.delta < 1.0:
-            raise OurMistake("A budget's delta must be in (0, 1).")
-
-    @classmethod
-    def unlimited_non_private_for_tests(cls, delta: float = 1e-5) -> Budget:
-        """Lets rounds with non-private noise through; for `tests` and `simulations` only."""
-        return cls(epsilon_lifetime=float("inf"), epsilon_per_run=float("inf"), delta=delta)
 
 
 class LedgerStore:
@@ -89,6 +71,7 @@ class LedgerStore:
         self._clock = clock
         self._name = (str(home.ledger), site, signing.public_bytes(key))
         self.chain = Chain(site, signing.public_bytes(key))
+        self._notes = ledger_file.Notes(None, None)
 
     @classmethod
     def open(
@@ -152,15 +135,7 @@ class LedgerStore:
         Raises:
             LedgerFault: it is older, another one, or nobody knows.
         """
-        ledger_file.hold_against_notes(self._home, self.chain)
-        if not ledger_file.is_current(self._home):
-            raise refuse(
-                "This node was restored or moved: nobody here knows whether its ledger is the "
-                f"newest. It ends with entry {self.chain.length}.",
-                entry=self.chain.length,
-                do="It trains again once other hospitals have said how far they saw it. "
-                + ledger_file.RECOVER,
-            )
+        ledger_file.hold_against_notes(self._notes, self.chain)
 
     # The hospital's own entries
 
@@ -192,7 +167,7 @@ class LedgerStore:
             lifetime, _ = ledger_cost.epsilon(spent, delta, [draft])
             outsider, _ = ledger_cost.epsilon(spent, delta, [draft], colluding=0)
             of_run, _ = ledger_cost.epsilon(spent.of_run(draft.run), delta, [draft])
-            _hold_within(budget, lifetime, of_run)
+            budget.hold(lifetime, of_run)
             return draft.model_copy(
                 update={
                     "sequence": chain.length + 1,
@@ -429,6 +404,7 @@ class LedgerStore:
 
     def _read(self) -> None:
         """Verify what this process has not verified yet."""
+        self._notes = ledger_file.Notes.of(self._home)
         chain = _verified.get(self._name, Chain(self._site, self._name[2]))
         if not self._still_holds(chain):
             chain = Chain(self._site, self._name[2])
@@ -503,16 +479,3 @@ def _absent(home: NodeHome) -> LedgerFault:
 
 def _finite(epsilon: float) -> float | None:
     return epsilon if epsilon < float("inf") else None
-
-
-def _hold_within(budget: Budget, lifetime: float, of_run: float) -> None:
-    for what, cost, limit in (
-        ("lifetime", lifetime, budget.epsilon_lifetime),
-        ("run", of_run, budget.epsilon_per_run),
-    ):
-        if not cost <= limit:
-            raise BudgetExhausted(
-                f"This round would bring the {what}'s epsilon to {cost:.2f} per patient (delta "
-                f"{budget.delta:g}); the hospital allows {limit:g}.",
-                do="Only the hospital can raise the limit, in policy.toml.",
-            )

@@ -23,6 +23,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -260,7 +261,8 @@ def answer(node: Node, header: bytes, body: bytes) -> tuple[bytes, bytes]:
                 reply = _answered(node, message, header, body)
             except Refused as error:
                 if error.reason in ALARMING and isinstance(message, RoundMessage):
-                    node.books.incident(run, number, error.reason)
+                    with suppress(FedprintError):  # a ledger in doubt; the refusal stands
+                        node.books.incident(run, number, error.reason)
                 raise
         node.log({"run": run, "round": number, "kind": kind, "outcome": "replied"})
         return reply

@@ -45,9 +45,9 @@ def import_spend(home: NodeHome, site: str, key: Ed25519PrivateKey, delta: float
     elif ledger_file.has_notes(home):
         raise ledger_file.refuse("The ledger is missing, though this node has one.")
     rows, fixed = _rows(home.spend)
-    ledger_file.create(home)
-    if rows:
-        with LedgerStore.open(home, site, key) as store:
+    ledger_file.create(home, never_trained=not rows)
+    if rows:  # killed before they are in, the ledger is not current, and this is run again
+        with LedgerStore.open(home, site, key, perhaps_old=True) as store:
             store.take_over(lambda chain: _entries(chain, rows), fixed or delta)
     return len(rows)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.home import CoordinatorHome
 from shared_model import terminal
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
+
+if TYPE_CHECKING:
+    from shared_model.ledger import LedgerHead
+    from shared_model.ledger_export import Export
 
 app = typer.Typer(
     help="The archive of the hospitals' privacy ledgers, as their replies have shown them.",
@@ -68,6 +72,57 @@ def entries(
     chain = _archive(place).chain(site, _key(place, site))
     write_atomic(output, b"".join(link.line + b"\n" for link in chain.links), mode=0o600)
     terminal.out.print(f"Wrote {chain.length} entries of {site} to {output}.", soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="ledger.json of fedprint-node ledger export.")],
+    home: Home = None,
+) -> None:
+    """Take in a hospital's exported ledger, where the archive here lacks too many of its entries.
+
+    Only what continues the archive, is signed by the enrolled key and lies before a head that the
+    hospital's peers have countersigned.
+
+    Example: fedprint-coordinator ledger import ledger.json
+    """
+    from server import sites
+    from shared_model.files import read_regular
+    from shared_model.ledger_export import MAX_EXPORT_BYTES, open_export
+
+    place = CoordinatorHome.find(home)
+    export = open_export(read_regular(file, MAX_EXPORT_BYTES)).export
+    cards = {card.site: card.identity_key for card in sites.roster(place)}
+    if export.site not in cards:
+        raise OurMistake(f"{export.site} is not enrolled.")
+    key = bytes.fromhex(cards[export.site])
+    lines = [line.encode("ascii") for line in export.lines]
+    head = _countersigned_head(export, key)
+    count = _archive(place).take_in(export.site, lines, head, key)
+    terminal.out.print(f"Took in {count} entries of {export.site}; {len(lines)} are held now.")
+
+
+def _countersigned_head(export: Export, key: bytes) -> LedgerHead:
+    """The newest head of its own that the hospital has signed, from the rounds in its export.
+
+    Raises:
+        OurMistake: there is none.
+    """
+    from shared_model.protocol import SIGNATURE_BYTES
+    from shared_model.protocol_sum import AgreeRequest
+
+    found = []
+    for item in export.countersigned:
+        try:
+            asked = AgreeRequest.model_validate_json(bytes.fromhex(item.request)[SIGNATURE_BYTES:])
+            head = asked.heads[asked.survivors.index(export.site)]
+            head.check(export.site, key)
+        except (ValueError, Refused):
+            continue
+        found.append(head)
+    if not found:
+        raise OurMistake("The export holds no head that the hospital's peers have countersigned.")
+    return max(found, key=lambda head: head.length)
 
 
 def _archive(place: CoordinatorHome) -> Any:

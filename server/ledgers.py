@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -102,9 +102,34 @@ class LedgerArchive:
         Raises:
             LedgerMismatch: `check` was not asked.
         """
-        site, before = reply.site, self.chain(reply.site, identity_key)
+        before = self.chain(reply.site, identity_key)
         after = self._extended(reply, request, identity_key)
-        new = after.links[len(before.links) :]
+        if reply.ledger.length == after.length:  # else it is an earlier one that came late
+            self._write(before, after, reply.ledger.plain)
+
+    def take_in(
+        self, site: str, lines: Sequence[bytes], head: LedgerHead, identity_key: bytes
+    ) -> int:
+        """Entries that the hospital has sent by hand, up to a head that it has signed; how many are
+        new.
+
+        Raises:
+            LedgerFault: not this hospital's ledger, or not the one that is held here.
+        """
+        before = self.chain(site, identity_key)
+        after = Chain.verified(lines, identity_key, site=site)
+        if after.links[: len(before.links)] != before.links or after.length < before.length:
+            raise LedgerFault("It does not continue the ledger that is held here.")
+        if after.head_at(head.length) != head.head:
+            raise LedgerFault("The signed head is not in these entries.")
+        known = self.known(site, identity_key)
+        newest = head if known is None or known.length < head.length else known.plain
+        self._write(before, after, newest)
+        return len(after.links) - len(before.links)
+
+    def _write(self, before: Chain, after: Chain, head: LedgerHead) -> None:
+        """Append what is new, then put the head in its place."""
+        site, new = before.site, after.links[len(before.links) :]
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._file(site), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
@@ -115,9 +140,8 @@ class LedgerArchive:
             os.fsync(stream.fileno())
         sync_folder(self.path)
         self._chains[site] = after
-        if reply.ledger.length == after.length:
-            head = canonical.encode(reply.ledger.plain.model_dump(mode="json"))
-            write_atomic(self._head_file(site), head, mode=0o600)
+        data = canonical.encode(head.model_dump(mode="json"))
+        write_atomic(self._head_file(site), data, mode=0o600)
 
     # ------------------------------------------------------------ what peers hold
 

@@ -152,10 +152,11 @@ def check_bounds(roster: Roster) -> None:
 def evidence_bytes(roster: Roster) -> int:
     """About how much a round of all sites adds to a release's evidence, from above.
 
-    Nearly all of it is five signed headers a site (its key, reply, agreement, answer, receipt), in
-    hexadecimal; measured without drop-outs, which add 134 bytes for each pair with a dropped site.
+    Nearly all of it is five signed headers a site (its key, reply with two ledger entries,
+    agreement, answer, receipt) and the head of its ledger, in hexadecimal; measured without
+    drop-outs, which add 134 bytes for each pair with a dropped site.
     """
-    return 3000 + sum(7600 + 24 * len(site) for site in roster.names)
+    return 3000 + sum(13_000 + 28 * len(site) for site in roster.names)
 
 
 def check_room(config: RunConfig, roster: Roster) -> None:

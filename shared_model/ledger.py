@@ -479,6 +479,8 @@ class _Walk:
     incidents: set[tuple[str, int, str]] = field(default_factory=set)
     delta: float | None = None
     last_booked: Booked | None = None
+    charged: float = 0.0
+    """Since the last booking, whose own epsilon has what was charged before."""
 
     @classmethod
     def after(cls, links: Sequence[Link]) -> _Walk:
@@ -528,13 +530,15 @@ class _Walk:
                 if self.delta not in (None, entry.delta):
                     return "delta is fixed for life, and this is another."
                 self.delta = entry.delta
+                if isinstance(entry, Recovered):
+                    self.charged += entry.epsilon_charged or 0.0
             case Booked():
                 if (entry.run, entry.round) in self.booked:
                     return f"round {entry.round} of run {entry.run} is booked twice."
                 if self.delta is not None and entry.delta != self.delta:
                     return "delta is fixed for life, and this is another."
                 self.booked[entry.run, entry.round] = entry.sequence
-                self.last_booked = entry
+                self.last_booked, self.charged = entry, 0.0
             case Answered():
                 if self.booked.get((entry.run, entry.round)) != entry.booking:
                     return "it answers a round that is not booked."
@@ -556,4 +560,4 @@ class _Walk:
             return False
         if last.limit_lifetime is None or last.epsilon_lifetime is None:
             return False
-        return last.epsilon_lifetime + charged < last.limit_lifetime * (1.0 - 1e-9)
+        return last.epsilon_lifetime + self.charged + charged < last.limit_lifetime * (1.0 - 1e-9)

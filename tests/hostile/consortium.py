@@ -28,7 +28,7 @@ import numpy as np
 from adversary import Adversary, Heard
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from ledger_stand_ins import CODE, FakeApprovals, answering, booking, note_of, opened
+from ledger_stand_ins import CODE, answering, booking, note_of, opened
 
 from client import keys as client_keys
 from client import ledger_file
@@ -36,7 +36,7 @@ from client.home import NodeHome
 from client.node_parts import node_from_home
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
-from client.round import Node, PretendNode, answer
+from client.round import Books, Node, PretendNode, answer
 from server import tls
 from server.home import CoordinatorHome
 from shared_model import canonical, enrolment, ledger, protocol, roster, signing
@@ -49,6 +49,7 @@ from shared_model.protocol import (
     EpochKeyEntry,
     LedgerNote,
     Participant,
+    RunPlan,
     SumPlan,
     TrainReply,
     TrainRequest,
@@ -154,14 +155,15 @@ class Hospital:
     def answer(self, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         """What its node says to these bytes."""
         pretend = PretendNode(data=_NoPatients(), noise=self._noise, unlimited_budget=True)
+        node = node_from_home(self.home, pretend)
         node = replace(
-            node_from_home(self.home, pretend),
+            node,
             train=self._train,
             check_model=lambda request, data: weights_io.from_bytes(data),
             dimension=lambda request, weights: weights["head"].size,
             entropy=self.entropy,
             log=self.log.append,
-            approvals=FakeApprovals(),
+            approvals=_Yes(node.books),
         )
         self._last = None
         reply = answer(node, header, body)
@@ -194,6 +196,16 @@ class Hospital:
             transcript.weight(self.site),
             seed,
         ).vector
+
+
+@dataclass(frozen=True)
+class _Yes:
+    """Approves every plan, of a ledger that is current: a yes is an entry of it."""
+
+    books: Books
+
+    def check(self, plan: RunPlan) -> None:
+        self.books.check_own(None)
 
 
 class _NoPatients:
@@ -232,7 +244,9 @@ class Consortium:
             home = NodeHome(root / site)
             _write_identity(home, key_of(site))
             client_keys.make(home, site, declared(site))
-            ledger_file.create(home)  # `make` makes none for a key that was there before
+            ledger_file.create(
+                home, never_trained=True
+            )  # `make` makes none for a key that was there before
             client_keys.join(home, invitation)
             Policy.write_default(
                 home.policy,

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from consortium import Consortium
 
-from shared_model.protocol_sum import EpochKey, SharesReply
+from client import ledger_file
+from shared_model.ledger import NOTHING
+from shared_model.protocol_sum import SharesReply
 
 World = Callable[..., Consortium]
 
@@ -28,7 +30,8 @@ def test_restored_backup_that_is_asked_an_old_round_again_has_no_key(consortium:
     for participants in (world.names, ("s00", "s01", "s02")):
         heard = world.submit(world.request(1, participants), ["s00"])
         assert heard["s00"].refused == "epoch"
-    assert world.ask_epoch_key("s00", world.epoch, world.signed).refused == "epoch"
+    # nobody there knows whether its ledger is the newest: no new key either
+    assert world.ask_epoch_key("s00", world.epoch, world.signed).refused == "ledger"
     assert world.hospitals["s00"].trained == 1
     assert world.adversary.learned(world.truth) == [world.adversary.places(*world.names)]
 
@@ -43,19 +46,22 @@ def test_restored_backup_opens_and_agrees_to_nothing_of_an_open_round(consortium
     world.restore("s00", copy)
     fewer = ("s00", "s01", "s02")
     assert world.agree(request, fewer)["s00"].refused == "epoch"
+    # an incident that its ledger, which may be an older one, does not take
     assert world.open(request, world.names, ["s00"])["s00"].refused == "secure-sum"
     world.open(request, world.names)
     assert world.adversary.learned(world.truth) == [world.adversary.places(*world.names)]
 
 
 def test_new_epoch_after_a_restore_lets_an_old_round_begin_but_never_end(consortium: World) -> None:
-    """The restored hospital has forgotten round 1 and submits again under a new key; all others
-    refuse the round, so that nobody's agreements are enough."""
+    """The restored hospital has forgotten round 1, and does not know whether its ledger has; all
+    others refuse the round, so that nobody's agreements are enough."""
     world = consortium(5, threshold=3, colluding_sites=0)
     copy = world.back_up("s00", with_epoch_key=False)
     whole_round(world, 1, world.names)
     first = world.adversary.places(*world.names)
     world.restore("s00", copy)
+    # as if never-back-up/ had come from the same backup: its ledger passes for the newest
+    ledger_file.write_notes(world.hospitals["s00"].home, 0, NOTHING)
     world.new_epoch()
     request = world.request(1, ("s00", "s01", "s02"))
     heard = world.submit(request)
@@ -80,8 +86,7 @@ def test_epoch_of_a_lost_key_never_comes_back(consortium: World) -> None:
     world.submit(request)
     world.agree(request, world.names)
     world.restore("s00", copy)
-    heard = world.ask_epoch_key("s00", world.epoch, world.signed)
-    assert isinstance(heard.answer, EpochKey)  # it does not know that it had one
+    assert world.ask_epoch_key("s00", world.epoch, world.signed).refused == "ledger"
     assert world.submit(request, ["s00"])["s00"].refused == "epoch"  # its key is not that one
     world.open(request, world.names)
     assert world.adversary.learned(world.truth) == [world.adversary.places(*world.names)]

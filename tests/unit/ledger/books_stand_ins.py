@@ -32,7 +32,7 @@ PUBLIC = signing.public_bytes(KEY)
 def new_home(folder: Path) -> NodeHome:
     """A node's folder with an empty ledger."""
     home = NodeHome(folder)
-    ledger_file.create(home)
+    ledger_file.create(home, never_trained=True)
     return home
 
 

@@ -290,6 +290,18 @@ def test_a_charge_without_lost_entries_must_be_all_that_was_left_as_well() -> No
         chain_of(first, recovered(3, previous=head, epsilon_charged=0.1))
 
 
+def test_a_second_loss_counts_what_the_first_has_charged() -> None:
+    """Nothing is left then; after another booking its own epsilon says so."""
+    first = booked(2, epsilon_lifetime=1.0, limit_lifetime=8.0)
+    again = recovered(9, lost_from=6, lost_to=8, epsilon_charged=0.0)
+    chain = chain_of(first, lossy(7.0), again)
+    assert (chain.spent().charged, chain.spent().losses) == (7.0, 2)
+    higher = booked(6, 2, epsilon_lifetime=9.0, limit_lifetime=10.0)
+    late = recovered(9, lost_from=7, lost_to=8, epsilon_charged=0.9)
+    with pytest.raises(LedgerFault, match="charges less"):
+        chain_of(first, lossy(7.0), higher, late)
+
+
 def test_a_recovery_without_loss_costs_nothing() -> None:
     """The chain just goes on."""
     before = chain_of(booked(2))

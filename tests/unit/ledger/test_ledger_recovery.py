@@ -417,6 +417,42 @@ def test_the_evidence_is_kept_under_the_digest_in_the_entry(world: World) -> Non
     assert kept == [asked.decode(), *sorted(data.decode() for data in answers)]
 
 
+def test_a_recovery_that_was_refused_leaves_no_ledger_to_train_with(world: World) -> None:
+    """The ledger was gone, notes and all: an empty one in its place counts for nothing."""
+    world.rounds(1, 2)
+    for path in (world.alpha.ledger, world.alpha.ledger_marker, world.alpha.ledger_note):
+        path.unlink()
+    asked, answers = world.ask_all()
+    with pytest.raises(Refused, match="Not agreed"):
+        world.recover(asked, answers)
+    with pytest.raises(LedgerFault, match="nobody here knows"):
+        world.open()
+    world.recover(asked, answers, world.archive)
+    world.rounds(3, 3)
+
+
+def test_a_recovery_killed_before_its_notes_is_done_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It overstates by one delta more, and never understates."""
+    world.rounds(1, 1)
+    copy = world.back_up()
+    world.rounds(2, 2)
+    world.restore(copy)
+    asked, answers = world.ask_all()
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_file, "write_notes", cut)
+        with pytest.raises(KeyboardInterrupt):
+            world.recover(asked, answers, charge=True)
+    world.recover(asked, answers, charge=True)
+    with world.open() as store:
+        assert store.epsilon() == pytest.approx(LIMIT)
+
+
 def test_a_recovery_killed_before_its_commit_changed_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

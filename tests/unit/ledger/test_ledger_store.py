@@ -454,6 +454,24 @@ def test_a_lost_marker_is_written_again(store: LedgerStore, home: NodeHome) -> N
     assert home.ledger_marker.read_bytes() == home.ledger_note.read_bytes()
 
 
+def test_a_note_that_another_process_writes_meanwhile_is_no_alarm(
+    store: LedgerStore, home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes are read before the ledger, which only grows."""
+    book(store, "run", 1)
+    hold = ledger_file.hold_against_notes
+
+    def slow(notes: ledger_file.Notes, chain: Chain) -> None:
+        monkeypatch.setattr(ledger_file, "hold_against_notes", hold)
+        book(store, "run", 2)
+        assert ledger_file.Notes.of(home).note != notes.note
+        hold(notes, chain)
+
+    monkeypatch.setattr(ledger_file, "hold_against_notes", slow)
+    with open_store(home) as other:
+        assert len(other.chain.bookings) == 1
+
+
 def test_notes_that_lag_behind_do_no_harm(store: LedgerStore, home: NodeHome) -> None:
     """Killed between the commit and the notes."""
     before = home.ledger_note.read_bytes()
@@ -511,7 +529,7 @@ def test_making_a_ledger_again_changes_nothing(store: LedgerStore, home: NodeHom
     """Neither entries nor notes."""
     book(store)
     before = (lines_of(home), home.ledger_note.read_bytes())
-    ledger_file.create(home)
+    ledger_file.create(home, never_trained=True)
     assert (lines_of(home), home.ledger_note.read_bytes()) == before
 
 

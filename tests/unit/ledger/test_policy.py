@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from client.policy import Policy, check_request, rounded_patients
+from client.policy import (
+    AdvanceApproval,
+    Policy,
+    check_request,
+    installed_code,
+    rounded_patients,
+)
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake, Refused
+from shared_model.release_files import code_digest
 
 CODE = "c0" * 32
 PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=2.0, clipping_norm=1.0, steps=20)
@@ -81,6 +88,15 @@ def test_an_absent_policy_says_how_to_make_one(path: Path) -> None:
         ("colluding_sites = 1", "colluding_sites = -1", "colluding_sites"),
         ("colluding_sites = 1", "colluding_sites = 256", "colluding_sites"),
         ("epsilon_lifetime = 8.0", "epsilon_lifetime = ", "not valid TOML"),
+        ('allowed_modes = ["local"]', 'allowed_modes = ["central"]', "allowed_modes"),
+        ('allowed_modes = ["local"]', 'allowed_modes = "local"', "allowed_modes"),
+        ('allowed_modes = ["local"]', 'allowed_modes = ["local", "local"]', "something twice"),
+        ('allowed_purposes = ["pretrain"]', 'allowed_purposes = ["sell"]', "allowed_purposes"),
+        ("digests = []", 'digests = ["abc"]', "allowed_code_digests"),
+        ("reply_clock_s = 60.0", "reply_clock_s = 0.0", "reply_clock_s"),
+        ("reply_clock_s = 60.0", "reply_clock_s = 3601.0", "reply_clock_s"),
+        ("reply_clock_s = 60.0", "reply_clock_s = nan", "reply_clock_s"),
+        ("# [approve_runs", "[approve_runs", "approve_runs_in_advance.purposes"),
     ],
 )
 def test_a_bad_policy_is_refused_with_the_key_that_is_bad(
@@ -106,6 +122,41 @@ def test_a_key_of_an_earlier_version_is_refused_with_the_line_to_remove(
         assert "allow_insecure_aggregation" in caught.value.do
         change(path, f"allow_insecure_aggregation = {value}", "colluding_sites = 1")
     assert Policy.from_file(path) == policy
+
+
+def test_a_yes_in_advance_is_read_back_as_written_and_bounded_by_the_limit_of_a_run(
+    path: Path,
+) -> None:
+    """Whoever removes the comment signs of the default's lines has a valid policy."""
+    advance = AdvanceApproval(
+        purposes=("pretrain",), modes=("local",), epsilon_per_run=1.0, code_digests=(CODE,)
+    )
+    policy = Policy.write_default(path, declared_patients=430, approve_runs_in_advance=advance)
+    assert Policy.from_file(path) == policy
+    assert policy.approve_runs_in_advance == advance
+    change(path, "epsilon_per_run = 1.0", "epsilon_per_run = 3.5")
+    with pytest.raises(OurMistake, match="above epsilon_per_run"):
+        Policy.from_file(path)
+    path.unlink()
+    Policy.write_default(path, declared_patients=430)
+    text, table = path.read_text().split("# [approve_runs_in_advance]\n")
+    lines = [line.removeprefix("# ") for line in table.splitlines() if " = " in line]
+    path.write_text("\n".join([text + "[approve_runs_in_advance]", *lines]))
+    found = Policy.from_file(path).approve_runs_in_advance
+    assert found == AdvanceApproval(**{**advance.model_dump(), "code_digests": ()})
+
+
+def test_a_policy_of_an_earlier_version_holds_with_the_defaults_of_run_approval(
+    policy: Policy, path: Path
+) -> None:
+    """No mode but local, no yes in advance, the long tick."""
+    new = ("allowed_", "reply_clock_s")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(new)))
+    assert Policy.from_file(path) == policy
+    assert policy.allowed_modes == ("local",)
+    assert policy.approve_runs_in_advance is None
+    assert policy.reply_clock_s == 60.0
 
 
 def test_a_policy_from_before_the_secure_sum_holds_with_its_safe_defaults(
@@ -215,6 +266,34 @@ def test_a_round_outside_the_policy_is_refused(
     with pytest.raises(Refused) as caught:
         ask(policy, **changes)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("limits", "key"),
+    [
+        ({"allowed_modes": ()}, "allowed_modes"),
+        ({"allowed_purposes": ()}, "allowed_purposes"),
+        ({"allowed_code_digests": ("ab" * 32,)}, "allowed_code_digests"),
+        ({"maximum_steps_per_round": 19}, "maximum_steps_per_round"),
+        ({"maximum_windows_per_patient": 1}, "maximum_windows_per_patient"),
+    ],
+)
+def test_what_the_policy_does_not_allow_is_refused_with_the_key_to_edit(
+    policy: Policy, limits: dict[str, Any], key: str
+) -> None:
+    """Purpose, trust model, installed code, work."""
+    with pytest.raises(Refused) as caught:
+        ask(policy.model_copy(update=limits))
+    assert caught.value.reason == "policy"
+    assert key in caught.value.do
+    ask(policy.model_copy(update={"allowed_code_digests": ("ab" * 32, CODE)}))
+
+
+def test_the_installed_code_is_what_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digested once a process: the same at every round."""
+    assert installed_code() == code_digest()
+    monkeypatch.setattr("client.policy.code_digest", lambda: "ff" * 32)
+    assert installed_code() != "ff" * 32
 
 
 def test_no_policy_lets_a_sum_of_one_through(policy: Policy) -> None:

@@ -8,9 +8,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from books_stand_ins import BUDGET, KEY, SITE, D, book, new_home, open_store
+from books_stand_ins import BUDGET, KEY, SITE, D, book, open_store
 
 from client.home import NodeHome
+from client.ledger_store import LedgerStore
 from client.spend_import import import_spend
 from shared_model.accounting import epsilon_pld
 from shared_model.config import PrivacyPlan
@@ -95,10 +96,23 @@ def test_a_node_that_never_trained_gets_an_empty_ledger(tmp_path: Path) -> None:
         book(store)
 
 
-def test_an_import_that_was_killed_is_done_again(home: NodeHome) -> None:
-    """The empty ledger was there already."""
-    shutil.copy(new_home(home.root.parent / "empty").ledger, home.ledger)
+def test_an_import_that_was_killed_leaves_no_ledger_to_train_with(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The empty file is there and counts for nothing; the import is done again."""
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerStore, "_commit", cut)
+        with pytest.raises(KeyboardInterrupt):
+            import_spend(home, SITE, KEY, 1e-5)
+    assert home.ledger.exists()
+    with pytest.raises(Refused, match="nobody here knows"):
+        open_store(home)
     assert import_spend(home, SITE, KEY, 1e-5) == 3
+    open_store(home).close()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +136,7 @@ def test_a_spend_table_that_is_not_whole_is_refused_and_nothing_is_booked(
     with pytest.raises(Refused, match=match):
         import_spend(home, SITE, KEY, 1e-5)
     if home.ledger.exists():
-        with open_store(home) as store:
+        with open_store(home, perhaps_old=True) as store:
             assert store.chain.length == 0
 
 

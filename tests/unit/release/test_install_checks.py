@@ -160,7 +160,7 @@ def be_alpha(node: NodeHome) -> None:
     )
     signing.write_secret(node.identity_key, pem)
     node.config.write_text('site = "alpha"\ndeclared_patients = 1000\n')
-    ledger_file.create(node)
+    ledger_file.create(node, never_trained=True)
 
 
 def test_a_release_that_tells_all_rounds_of_this_hospital_is_taken(node, released):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from ledger_stand_ins import answering, booking, head_of, note_of, opened
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 from server.cli import app
 from server.home import CoordinatorHome
 from server.ledgers import LedgerArchive
-from shared_model import ledger, protocol, signing
-from shared_model.errors import OurMistake
+from shared_model import ledger, ledger_export, protocol, signing
+from shared_model.errors import OurMistake, Refused
 from shared_model.ledger_note import LedgerMismatch
 from shared_model.protocol import KnownHead, LedgerNote
 from shared_model.secure_sum.transcript import of_request
@@ -195,3 +196,42 @@ def test_the_archive_is_shown_and_its_entries_are_written_for_recovery(archive, 
     wrong = run(app, ["ledger", "entries", "beta", "-o", str(out), "--home", str(home)])
     assert isinstance(wrong.exception, OurMistake)
     assert protocol.header_digest(b"") not in out.read_text()
+
+
+def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consortium, monkeypatch):
+    """Up to a head that the hospital has signed in a round which its peers have countersigned."""
+    home, played = archive.path.parent, consortium.submit()
+    played.agree()
+    for number in range(40):
+        consortium.nodes["alpha"].books.incident("later", number + 1, "conflict")
+    chain = consortium.nodes["alpha"].books.chain
+    asked = protocol.seal(played.agree_request(), key_of("coordinator"))
+
+    def exported(lines, countersigned=(("spring", 1, asked, played.agreements),)):
+        made = ledger_export.build(
+            site="alpha", created="2026-11-28", software="test", code_digest="ab" * 32,
+            lines=lines, rosters=[consortium.signed.to_bytes()], witnessed={},
+            countersigned=countersigned, releases=[],
+        )  # fmt: skip
+        path = home / "export.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ledger_export.seal(made, key_of("alpha")))
+        return ["ledger", "import", str(path), "--home", str(home)]
+
+    @dataclass(frozen=True)
+    class Card:
+        site: str = "alpha"
+        identity_key: str = ALPHA.hex()
+
+    monkeypatch.setattr("server.sites.roster", lambda place: (Card(),))
+    run = CliRunner().invoke
+    lines = [link.line for link in chain.links]
+    assert isinstance(run(app, exported(lines, ())).exception, OurMistake)
+    assert isinstance(run(app, exported(lines[:2])).exception, Refused)
+    taken = run(app, exported(lines))
+    assert taken.exit_code == 0, taken.output
+    known = LedgerArchive(archive.path).known("alpha", ALPHA)
+    assert (known.length, known.head) == (3, chain.head_at(3))
+    assert LedgerArchive(archive.path).chain("alpha", ALPHA) == chain
+    fork = opened("alpha", key_of("alpha"), ledger_id="cd" * 16)
+    assert isinstance(run(app, exported([fork.links[0].line])).exception, Refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,6 +377,8 @@ def test_faults_leave_as_one_word_and_stay_in_the_log_without_texts_of_others(co
 
 
 def no_canary(data: bytes) -> bool:
+    """Digests and signatures are left out: five sevens are in one in ten thousand of them."""
+    data = re.sub(rb"[0-9a-f]{64,}", b"", data)
     forms = [
         CANARY.encode(),
         b"Mustermann",
