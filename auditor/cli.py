@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from auditor import cli_selftest
 from auditor.ledger_commands import INCOMPLETE_EXIT, report, root_key_of, verify
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cli_selftest.register(app)
 
 
 @app.callback()

@@ -184,7 +184,7 @@ def _figure(
     except OurMistake as error:
         verdict, why = "CANNOT CHECK", error.message
     if shared:
-        why += f"; it holds while at most {against} hospitals work with the coordinator"
+        why += f"; against {against} hospitals that work with the coordinator"
     return Figure(
         what=what,
         rounds=len(entries.bookings),

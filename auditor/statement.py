@@ -219,8 +219,8 @@ def _trust(bookings: tuple[Booked, ...]) -> str:
     several = " or ".join(str(count) for count in colluding)
     text = (
         f"distributed (in {len(shared)} of {len(bookings)} rounds): the hospitals share the noise "
-        f"out; the promise holds only while the secure sum does, against at most {several} "
-        "hospitals that work with the coordinator"
+        f"out; the promise holds only while the secure sum does, against the coordinator together "
+        f"with at most {several} of the hospitals"
     )
     return text if len(shared) == len(bookings) else f"{text}. In the other rounds {local}"
 

@@ -131,7 +131,7 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
         except ValueError as error:
             raise _refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
         booked.append(draft)
-        spent = Spent(0.0, 0, tuple(booked))
+        spent = Spent(0.0, (tuple(booked),))
         lifetime = _finite(ledger_cost.epsilon(spent, draft.delta)[0])
         yield draft.model_copy(
             update={

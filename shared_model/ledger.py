@@ -177,7 +177,7 @@ class Recovered(_Entry):
     lost_from, lost_to: entries that others saw and that could not be had again; both 0 if there are
     none. What is lost counts as `epsilon_charged`, all that was left of the budget, and delta once
     more; entries that only this hospital knows to be lost are charged without a range. Entries that
-    are here count as ever: nothing drops out.
+    are here count as ever: nothing drops out (see `Spent`).
     """
 
     kind: Literal["recovered"] = "recovered"
@@ -442,30 +442,44 @@ class Chain:
 
     def spent(self) -> Spent:
         """What the whole ledger costs."""
-        charges = [
-            link.entry.epsilon_charged
-            for link in self.links
-            if isinstance(link.entry, Recovered) and link.entry.epsilon_charged is not None
-        ]
-        return Spent(sum(charges), len(charges), self.bookings)
+        charged = 0.0
+        segments: list[list[Booked]] = [[]]
+        for entry in (link.entry for link in self.links):
+            if isinstance(entry, Booked):
+                segments[-1].append(entry)
+            elif isinstance(entry, Recovered) and entry.epsilon_charged is not None:
+                charged += entry.epsilon_charged
+                segments.append([])
+        return Spent(charged, tuple(tuple(part) for part in segments))
 
 
 @dataclass(frozen=True)
 class Spent:
     """What an accountant composes.
 
-    charged: epsilon of all lost entries, at `losses` x delta. bookings: all that are here, before
-    losses and after. Total: charged + epsilon(bookings, delta), at (losses + 1) x delta, by basic
-    composition.
+    charged: sum of the charges for lost entries. segments: the bookings that are here, cut where
+    entries were lost. Total: charged + epsilon(segment, delta) of **each segment by itself**, at
+    (losses + 1) x delta. A charge is what was left below the limit L that held, so charge and
+    bookings before it add up to L, within which everything before it stayed, lost entries
+    included; what follows is added by basic composition. Composing the segments with each other
+    would give less than L and is not sound: what was lost was composed with them.
     """
 
     charged: float
-    losses: int
-    bookings: tuple[Booked, ...]
+    segments: tuple[tuple[Booked, ...], ...]
+
+    @property
+    def losses(self) -> int:
+        return len(self.segments) - 1
+
+    @property
+    def bookings(self) -> tuple[Booked, ...]:
+        """All that are here."""
+        return tuple(item for part in self.segments for item in part)
 
     def of_run(self, run: str) -> Spent:
         """The run's own bookings; a charge is nobody's run."""
-        return Spent(0.0, 0, tuple(item for item in self.bookings if item.run == run))
+        return Spent(0.0, (tuple(item for item in self.bookings if item.run == run),))
 
 
 @dataclass

@@ -51,11 +51,13 @@ def epsilon(
     The delta that comes back is (losses + 1) x the ledger's own. Epsilon is infinite if any booking
     was not private; 0 for nothing.
     """
-    bookings = (*spent.bookings, *further)
+    *before, last = spent.segments
+    segments = [*before, (*last, *further)]
     total = (spent.losses + 1) * delta
-    if not all(item.private for item in bookings):
+    if not all(item.private for part in segments for item in part):
         return math.inf, total
-    return spent.charged + _composed(bookings, delta, colluding), total
+    parts = (_composed(part, delta, colluding) for part in segments)
+    return spent.charged + sum(parts), total
 
 
 def repeated(like: Booked, rounds: int) -> list[Booked]:

@@ -21,7 +21,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from shared_model import enrolment, signing
 from shared_model.enrolment import Invitation
 from shared_model.files import write_atomic
 from shared_model.noise import NonPrivateForTests
+
+if TYPE_CHECKING:
+    from simulations.in_process_grid import Hospitals
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 """(generator, windows) -> signal float32 (window, 2, 1250), valid bool (window, 2, 50)."""
@@ -223,12 +226,15 @@ def train(
     engine: Literal["in-process", "ray"] = "in-process",
     workers: int = 0,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    hospitals: Hospitals | None = None,
 ) -> RunRecord:
     """Begin the run, or continue it, over all hospitals of the federation.
 
     Args:
         start: what to begin from; what `config.begin_with` names by default.
         workers: processes of the in-process engine; 0: none but this one.
+        hospitals: who answers in the in-process engine; the federation by default. Tests put
+            hospitals there that die.
     """
     place = federation.coordinator
     folder = federation.folder(config.run)
@@ -262,5 +268,5 @@ def train(
     from server.grid import GridTransport, in_order
     from simulations.in_process_grid import InProcessGrid
 
-    with InProcessGrid(federation, len(federation.sites), workers) as grid:
+    with InProcessGrid(hospitals or federation, len(federation.sites), workers) as grid:
         return conduct(GridTransport(grid, in_order(federation.sites), ttl_s=TTL_S))

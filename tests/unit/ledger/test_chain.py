@@ -11,7 +11,7 @@ from books_stand_ins import KEY, PUBLIC, SITE, D, chain_of, draft, head_of, key_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_model import canonical, ledger
+from shared_model import canonical, ledger, ledger_cost
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import (
     NOTHING,
@@ -278,6 +278,21 @@ def test_what_is_here_counts_on_after_a_loss_and_the_charge_comes_on_top() -> No
     assert chain.head_at(5) == ledger.next_head(D, chain.links[2].digest)
     with pytest.raises(LedgerFault, match="charges less"):
         chain_of(first, lossy(6.9))
+
+
+def test_what_follows_a_loss_is_added_to_the_limit_and_not_composed_with_what_was_before() -> None:
+    """The lost rounds were composed with those before; only their sum is known to be in the limit.
+
+    Composing what is here across the loss reads less than the limit plus what follows: unsound.
+    """
+    alone, _ = ledger_cost.epsilon(chain_of(booked(2)).spent(), 1e-5)
+    first = booked(2, epsilon_lifetime=alone, limit_lifetime=8.0)
+    chain = chain_of(first, lossy(8.0 - alone), booked(6, 2))
+    total, delta = ledger_cost.epsilon(chain.spent(), 1e-5)
+    assert total == pytest.approx(8.0 + alone)
+    assert delta == 2e-5
+    across, _ = ledger_cost.epsilon(chain_of(first, booked(3, 2)).spent(), 1e-5)
+    assert 8.0 - alone + across < total
 
 
 def test_a_charge_without_lost_entries_must_be_all_that_was_left_as_well() -> None:

@@ -256,8 +256,8 @@ def test_mode_distributed_is_counted_for_insiders_and_for_outsiders() -> None:
     assert price.outsider is not None
     assert price.life.pld > price.outsider.pld > 0.0  # type: ignore[operator]
     assert price.outsider.prv == pytest.approx(price.outsider.pld, abs=0.005)
-    assert "at most 1 hospitals" in line(found, "alpha: epsilon of life").detail
-    assert "at most 0 hospitals" in line(found, "alpha: epsilon of life, outsiders").detail
+    assert "against 1 hospitals" in line(found, "alpha: epsilon of life").detail
+    assert "against 0 hospitals" in line(found, "alpha: epsilon of life, outsiders").detail
 
 
 def test_an_outsiders_epsilon_that_is_too_low_is_found() -> None:

@@ -266,7 +266,7 @@ def test_one_shared_round_makes_the_whole_ledger_s_promise_a_shared_one(home, tm
     shared = [
         booked.model_copy(update={"mode": "distributed", "colluding_sites": k}) for k in (2, 1)
     ]
-    said = statement(Spent(0.5, 1, (booked, *shared)), booked)
+    said = statement(Spent(0.5, ((), (booked, *shared))), booked)
     assert (said.trust_model, said.colluding_sites, said.delta) == ("distributed", 1, 2e-5)
     assert said.outsider_epsilon == booked.outsider_epsilon_lifetime
 
