@@ -18,7 +18,7 @@ from client.ledger_store import Budget, LedgerStore
 from client.node import check_books
 from client.policy import Policy
 from client.rosters import RosterBook, today_utc
-from shared_model import ledger, ledger_export, ledger_recovery, roster, signing
+from shared_model import canonical, ledger, ledger_export, ledger_recovery, roster, signing
 from shared_model.errors import FedprintError
 from shared_model.ledger import LedgerFault, sign_head
 
@@ -408,6 +408,24 @@ def test_an_export_that_is_not_what_it_says_is_not_accepted(homes, exported, att
     }
     assert words[attack] in run(homes["beta"], "ledger", "accept", str(path), "--yes", code=3)
     assert held(homes["beta"]) == 5
+
+
+def test_a_file_of_before_there_was_a_head_is_read_and_one_that_says_null_is_not(
+    homes, exported
+) -> None:
+    """One spelling for each content."""
+    play(homes, 1, 1, seen_by=())
+    key = signing.load_key_file(homes["alpha"].identity_key)
+    export = ledger_export.open_export(Path(exported()).read_bytes()).export
+    old = export.model_copy(update={"head": None})
+    data = ledger_export.seal(old, key)
+    assert b'"head"' not in data
+    sealed = ledger_export.open_export(data)
+    assert sealed.export == old
+    plain = {**json.loads(sealed.body), "head": None}
+    signature = signing.sign(key, ledger_export.TAG, canonical.encode(plain)).hex()
+    with pytest.raises(FedprintError, match="canonical spelling"):
+        ledger_export.open_export(canonical.encode({**plain, "signature": signature}))
 
 
 def test_restored_files_beside_an_untouched_note_need_no_recovery(homes) -> None:
