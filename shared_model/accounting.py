@@ -37,6 +37,16 @@ _COARSE = 1e-3
 _FINE = 1e-4
 _FINE_BELOW = 1.0
 """Epsilon below which the fine interval is used."""
+_MIDDLE = 2.5e-4
+_MIDDLE_BELOW = 10.0
+_MIDDLE_STEPS, _MIDDLE_GROUPS = 1_000_000, 8
+"""Epsilon below which the middle interval is used: the coarse one is 1 % off after 10,000 steps of
+epsilon 1. Not for longer histories, which would take minutes. Each of the three limits is crossed
+once in a ledger's life, towards a coarser interval: what was spent never seems to fall."""
+_ROUNDING = 1e-14
+_ROUNDING_OF_STEP = 2.0**-51
+"""Taken off delta: Fourier transforms in float64 lose up to 4e-17 of probability for each composed
+step (measured on full-batch Gaussians of 1 to 10^7 steps, whose delta is known): ten times that."""
 _RDP_ABOVE = 60.0
 """Above this epsilon Renyi accounting answers: an upper bound too, in constant memory."""
 _RDP_BELOW_SIGMA = 0.1
@@ -178,12 +188,20 @@ def _epsilon(groups: Groups, delta: float) -> float:
     if renyi >= _RDP_ABOVE or min(sigma for _, sigma, _ in groups) < _RDP_BELOW_SIGMA:
         return renyi
     coarse = _epsilon_pld(groups, delta, _COARSE)
-    if coarse >= _FINE_BELOW:
-        return min(coarse, renyi)
-    return min(_epsilon_pld(groups, delta, _FINE), renyi)
+    steps = sum(count for _, _, count in groups)
+    if coarse < _FINE_BELOW:
+        return min(_epsilon_pld(groups, delta, _FINE), renyi)
+    if coarse < _MIDDLE_BELOW and steps <= _MIDDLE_STEPS and len(groups) <= _MIDDLE_GROUPS:
+        return min(_epsilon_pld(groups, delta, _MIDDLE), renyi)
+    return min(coarse, renyi)
 
 
 def _epsilon_pld(groups: Groups, delta: float, interval: float) -> float:
+    """Infinity where rounding is as large as delta."""
+    steps_of_all = sum(steps for _, _, steps in groups)
+    delta -= _ROUNDING * len(groups) + _ROUNDING_OF_STEP * steps_of_all
+    if delta <= 0.0:
+        return math.inf
     total: Any = None
     for q, sigma, steps in groups:
         part = _step_loss(q, sigma, interval).self_compose(steps)
