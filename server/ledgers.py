@@ -94,19 +94,19 @@ class LedgerArchive:
             LedgerMismatch: names the site.
         """
         check_note(reply, request, identity_key)
-        after = self._extended(reply, request, identity_key)
-        self._refuse_gap(after, self.chain(reply.site, identity_key).length)
+        before = self.chain(reply.site, identity_key)
+        self._refuse_gap(before, self._extended(reply, request, identity_key))
 
-    def _refuse_gap(self, after: Chain, length: int) -> None:
+    def _refuse_gap(self, before: Chain, after: Chain) -> None:
         """Entries that are new here skip none that a peer would need to follow them.
 
         Peers take no head that links do not lead to. With such a site among the survivors they
         would refuse trip 2 of every round, which all have paid for by then.
         """
-        gaps = [x.entry for x in after.after(length) if isinstance(x.entry, Recovered)]
+        gaps = [x.entry for x in after.after(before.length) if isinstance(x.entry, Recovered)]
         lost_to = max((entry.lost_to for entry in gaps), default=0)
-        behind = [peer for peer, held in self._holdings.items() if 0 < held.get(after.site, 0)]
-        behind = [peer for peer in behind if self._holdings[peer][after.site] < lost_to]
+        held = {peer: lengths.get(after.site, 0) for peer, lengths in self._holdings.items()}
+        behind = [peer for peer, length in held.items() if 0 < length < lost_to]
         if behind:
             raise LedgerMismatch(
                 f"The ledger of {after.site} has lost entries up to {lost_to}; {min(behind)} holds "

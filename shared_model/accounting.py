@@ -82,8 +82,8 @@ def epsilon_pld(plans: Sequence[Priced], delta: float) -> float:
     """Smallest epsilon, rounded up, for which all plans together are (epsilon, delta)-private.
 
     Edges: no plan costs 0. Beyond about epsilon 60, for a noise multiplier below 0.1, and for more
-    than a million steps of one kind, the (larger) Renyi bound is returned, infinity if that overflows: a hostile plan must not cost
-    the node its memory or its afternoon.
+    than a million steps of one kind, the (larger) Renyi bound is returned, infinity if that
+    overflows: a hostile plan must not cost the node its memory or its afternoon.
 
     Raises:
         OurMistake: a plan of mode distributed by itself, or slacks that add up to more than 1e-6.

@@ -184,10 +184,17 @@ def test_entries_that_are_lost_between_peers_and_a_reply_are_not_taken(archive, 
     books = consortium.nodes["alpha"].books
     books.append(
         ledger.Recovered(
-            site="alpha", sequence=7, lost_from=4, lost_to=6, previous="ab" * 32,
-            epsilon_charged=1.0, delta=1e-5, witnesses=("beta",), evidence_digest="cd" * 32,
+            site="alpha",
+            sequence=7,
+            lost_from=4,
+            lost_to=6,
+            previous="ab" * 32,
+            epsilon_charged=1.0,
+            delta=1e-5,
+            witnesses=("beta",),
+            evidence_digest="cd" * 32,
             time_s=0,
-        )  # fmt: skip
+        )
     )
     second, later = submitted(consortium, 2, [known])
     archive.check(later, second, ALPHA)  # nobody has seen this ledger
