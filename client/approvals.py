@@ -13,8 +13,8 @@ plans to read, and refusals.
     runs/approved/<run>.json   the plan that was approved last
     runs/refused/<run>.json    no plan of this run is looked at
 
-A policy that says yes in advance does so for at most 32 runs of which no round is booked: run names
-cost a coordinator nothing, and each yes is an entry for ever.
+A policy that says yes in advance does so for at most 32 plans of which no round is booked: names of
+runs, and further plans of one, cost a coordinator nothing, and each yes is an entry for ever.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from shared_model.protocol import RunPlan
 
 MAX_PENDING = 32
 MAX_UNUSED = 32
-"""Runs that a policy has approved in advance and of which no round is booked."""
+"""Plans that a policy has approved in advance and of which no round is booked."""
 _LARGEST_FILE = 64 * 1024
 _RUN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 State = Literal["pending", "approved", "refused"]
@@ -316,13 +316,15 @@ class HospitalApprovals:
 
 
 def _unused(chain: Chain) -> int:
-    """Runs that were approved in advance and never booked."""
-    runs = {
-        link.entry.run
-        for link in chain.links
-        if isinstance(link.entry, Approved) and link.entry.by == "policy"
-    }
-    return len(runs - {booking.run for booking in chain.bookings})
+    """Approvals in advance of which no round was booked; each plan of a run counts by itself."""
+    unused, open_ = 0, dict[str, bool]()  # run -> by policy, and nothing booked since
+    for entry in (link.entry for link in chain.links):
+        if isinstance(entry, Approved):
+            unused += open_.get(entry.run, False)
+            open_[entry.run] = entry.by == "policy"
+        elif isinstance(entry, Booked):
+            open_[entry.run] = False
+    return unused + sum(open_.values())
 
 
 def approvals_of(

@@ -404,8 +404,11 @@ class LedgerStore:
         return longer
 
     def _committed(self, chain: Chain) -> None:
+        """Note it; one process at a time, else a slow one puts a shorter note over a longer."""
         self.chain = _verified[self._name] = chain
-        ledger_file.write_notes(self._home, chain.length, chain.head)
+        with self._transaction():
+            self._read()
+            ledger_file.write_notes(self._home, self.chain.length, self.chain.head)
 
     def _read(self) -> None:
         """Verify what this process has not verified yet."""

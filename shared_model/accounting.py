@@ -51,6 +51,8 @@ _RDP_ABOVE = 60.0
 """Above this epsilon Renyi accounting answers: an upper bound too, in constant memory."""
 _RDP_BELOW_SIGMA = 0.1
 """So does it for noise so small that one step's loss spans millions of intervals."""
+_RDP_ABOVE_STEPS = 1_000_000
+"""And for more steps: composing a billion, which a hostile plan may name, takes PLD minutes."""
 _RDP_ORDERS = (*range(2, 64), 96, 128, 192, 256, 512, 1024)
 """Whole orders only: their series are finite, fractional ones need not converge."""
 
@@ -89,9 +91,9 @@ def default_delta(declared_patients: int) -> float:
 def epsilon_pld(plans: Sequence[Priced], delta: float) -> float:
     """Smallest epsilon, rounded up, for which all plans together are (epsilon, delta)-private.
 
-    Edges: no plan costs 0. Beyond about epsilon 60, and for a noise multiplier below 0.1, the
-    (larger) Renyi bound is returned, infinity if that overflows: a hostile plan must not cost
-    the node its memory or its afternoon.
+    Edges: no plan costs 0. Beyond about epsilon 60, for a noise multiplier below 0.1, and for more
+    than a million steps of one kind, the (larger) Renyi bound is returned, infinity if that
+    overflows: a hostile plan must not cost the node its memory or its afternoon.
 
     Raises:
         OurMistake: a plan of mode distributed by itself, or slacks that add up to more than 1e-6.
@@ -185,7 +187,9 @@ def _epsilon(groups: Groups, delta: float) -> float:
     if not groups:
         return 0.0
     renyi = _epsilon_rdp(groups, delta)
-    if renyi >= _RDP_ABOVE or min(sigma for _, sigma, _ in groups) < _RDP_BELOW_SIGMA:
+    least_noise = min(sigma for _, sigma, _ in groups)
+    most_steps = max(steps for _, _, steps in groups)
+    if renyi >= _RDP_ABOVE or least_noise < _RDP_BELOW_SIGMA or most_steps > _RDP_ABOVE_STEPS:
         return renyi
     coarse = _epsilon_pld(groups, delta, _COARSE)
     steps = sum(count for _, _, count in groups)

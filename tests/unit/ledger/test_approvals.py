@@ -340,6 +340,20 @@ def test_a_million_hostile_bookings_are_priced_without_a_list_of_them(hospital: 
     assert hospital.approvals.cost(huge)[0].rounds_left < 1000
 
 
+def test_a_billion_cheap_steps_are_priced_without_composing_them(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay far below epsilon 60, where PLD would take minutes for each look at the plan."""
+
+    def composed(*_: object) -> float:
+        pytest.fail("a billion steps were composed")
+
+    monkeypatch.setattr(accounting, "_epsilon_pld", composed)
+    cheap = replace(PRIVACY, sample_rate=1e-6, noise_multiplier=9999.0, steps=1000)
+    huge = plan(privacy=cheap, rounds=1_000_000, bookings=1_000_000)
+    assert hospital.refused(huge).reason == "run-approval"
+
+
 def test_in_mode_distributed_the_roster_decides_what_a_run_costs(tmp_path: Path) -> None:
     """Against the colluders that the roster bounds, and for outsiders; in words, both."""
     shared = PrivacyPlan(0.05, 4.0, 1.0, 1, "distributed")
@@ -419,6 +433,21 @@ def test_invented_names_of_runs_do_not_fill_a_ledger(tmp_path: Path) -> None:
     assert hospital.refused(plan()).reason == "run-approval"
     hospital.book("r0", 1)
     hospital.approvals.check(plan())
+
+
+def test_plans_of_one_run_in_turn_do_not_fill_a_ledger(tmp_path: Path) -> None:
+    """Each change of plan is an entry for ever as well, before and after rounds of the run."""
+    hospital = Hospital.made(tmp_path, approve_runs_in_advance=IN_ADVANCE)
+    hospital.approvals.check(plan())
+    hospital.book("spring", 1)
+    one, other = plan(bookings=6), plan(bookings=7)
+    for _ in range(MAX_UNUSED // 2):
+        hospital.approvals.check(one)
+        hospital.approvals.check(other)
+    length = hospital.chain.length
+    assert hospital.refused(one).reason == "run-approval"
+    assert hospital.chain.length == length
+    hospital.approvals.check(other)
 
 
 def test_invented_names_of_runs_do_not_fill_the_disk(hospital: Hospital) -> None:

@@ -267,6 +267,14 @@ def test_an_outsiders_epsilon_that_is_too_low_is_found() -> None:
     assert line(found, "alpha: epsilon of life, outsiders").verdict == "FAILED"
 
 
+def test_noise_that_is_counted_against_fewer_colluders_than_the_roster_s_is_found() -> None:
+    """Epsilon would be that of an outsider, in name and number."""
+    plan = PrivacyPlan(0.1, 2.0, 1.0, 1, "distributed")
+    made = Consortium.after(rounds=2, threshold=3, plan=plan)
+    found = audit({"a": doctored(made, colluding_sites=0)})
+    assert any("another number of colluding hospitals" in one.detail for one in failures(found))
+
+
 def test_rounds_of_an_older_spend_table_are_counted_and_named() -> None:
     made = Consortium.after(rounds=0)
     one = made.hospitals["alpha"]

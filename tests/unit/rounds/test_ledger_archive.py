@@ -177,6 +177,36 @@ def test_a_peer_is_sent_what_it_misses_and_all_after_it_has_doubted(archive, con
     assert len(LedgerArchive(archive.path).links_for("beta", heads, keys)["alpha"]) == 5
 
 
+def test_entries_that_are_lost_between_peers_and_a_reply_are_not_taken(archive, consortium):
+    """No links lead from what beta holds to such a head: it would refuse trip 2 of every round."""
+    request, reply = submitted(consortium)
+    archive.accept(reply, request, ALPHA)
+    known = archive.known("alpha", ALPHA)
+    books = consortium.nodes["alpha"].books
+    books.append(
+        ledger.Recovered(
+            site="alpha",
+            sequence=7,
+            lost_from=4,
+            lost_to=6,
+            previous="ab" * 32,
+            epsilon_charged=1.0,
+            delta=1e-5,
+            witnesses=("beta",),
+            evidence_digest="cd" * 32,
+            time_s=0,
+        )
+    )
+    second, later = submitted(consortium, 2, [known])
+    archive.check(later, second, ALPHA)  # nobody has seen this ledger
+    archive.witnessed("beta", {"alpha": known.plain})
+    with pytest.raises(LedgerMismatch, match="beta holds an earlier head") as caught:
+        archive.check(later, second, ALPHA)
+    assert caught.value.site == "alpha"
+    archive.witnessed("beta", {"alpha": later.ledger.plain})
+    archive.check(later, second, ALPHA)
+
+
 def test_the_archive_is_shown_and_its_entries_are_written_for_recovery(archive, consortium):
     """Lines that the hospital itself can verify."""
     home = archive.path.parent
