@@ -234,12 +234,12 @@ def exported(homes, tmp_path: Path, monkeypatch) -> Callable[[], str]:
     return write
 
 
-def lose(homes) -> None:
-    """Alpha loses what came after its entry 3: beta saw 5 entries, the others 7."""
+def lose(homes, second: tuple[str, ...] = SITES[1:]) -> None:
+    """Alpha loses what came after its entry 3: beta saw 5 entries (3 if not `second`), others 7."""
     home = homes["alpha"]
     play(homes, 1, 1)
     copy = home.ledger.read_bytes()
-    play(homes, 2, 2)
+    play(homes, 2, 2, seen_by=second)
     play(homes, 3, 3, seen_by=("gamma", "delta"))
     home.ledger.write_bytes(copy)
     run(home, "restored")
@@ -305,6 +305,17 @@ def test_a_peer_that_holds_what_was_vouched_for_may_follow_as_well(homes, export
     lose(homes)
     run(homes["gamma"], "ledger", "accept", exported(), "--yes")
     assert held(homes["gamma"]) == 8
+
+
+def test_a_peer_that_saw_nothing_of_what_was_lost_may_follow_as_well(homes, exported) -> None:
+    """No link leads over the loss from the head before it."""
+    lose(homes, second=("gamma", "delta"))
+    file = exported()
+    with pytest.raises(FedprintError, match="links are missing"):
+        go_on(homes, ("beta",))
+    assert held(homes["beta"]) == 3
+    run(homes["beta"], "ledger", "accept", file, "--yes")
+    assert held(homes["beta"]) == 8
 
 
 def test_whoever_has_nothing_to_accept_is_told_so(homes, exported) -> None:
