@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shared_model import canonical, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.spoken_words import words_of
 
 MAX_BYTES = 64 * 1024
 
@@ -55,6 +56,11 @@ class Card(BaseModel):
         """The digest as people compare it by telephone."""
         return spoken(self.digest)
 
+    @property
+    def words(self) -> str:
+        """The digest in 12 words."""
+        return words_of(self.digest)
+
 
 class SiteCard(Card):
     """Public part of a hospital's node."""
@@ -77,6 +83,11 @@ class SiteCard(Card):
     @property
     def identity(self) -> bytes:
         return bytes.fromhex(self.identity_key)
+
+    @property
+    def words_key(self) -> str:
+        """Digest of the identity key in 12 words; the key signs the card."""
+        return words_of(signing.key_digest(self.identity))
 
     @property
     def supernode_bytes(self) -> bytes:
@@ -139,6 +150,11 @@ class RootCard(Card):
     def spoken_key(self) -> str:
         """Digest of the root key, as people compare it by telephone."""
         return spoken(signing.key_digest(self.root))
+
+    @property
+    def words_key(self) -> str:
+        """The same in 12 words."""
+        return words_of(signing.key_digest(self.root))
 
 
 def check_address(address: str) -> tuple[str, int]:
