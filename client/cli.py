@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_node, cli_release, cli_roster
+from client import cli_data, cli_node, cli_registry, cli_release, cli_roster
 from shared_model import terminal
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.add_typer(cli_data.app, name="data", help="Add, show, remove recordings of t
 cli_node.register(app)
 cli_release.register(app)
 cli_roster.register(app)
+cli_registry.register(app)
 
 
 def main() -> None:

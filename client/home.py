@@ -110,5 +110,10 @@ class NodeHome:
         return self.root / "releases"
 
     @property
+    def inbox(self) -> Path:
+        """Releases and mail as fetched from the registry; nothing here is verified or installed."""
+        return self.root / "inbox"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"

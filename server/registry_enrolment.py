@@ -7,6 +7,7 @@ its key were compared by telephone (ADR 0016).
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Literal
 
 from cryptography import x509
@@ -18,7 +19,7 @@ from server.home import CoordinatorHome
 from server.registry_book import How, Listed, RegistryBook, Waiting, moment
 from server.registry_limits import CERTIFICATE_DAYS
 from shared_model import enrolment, registry, signing
-from shared_model.enrolment import Invitation, SiteCard
+from shared_model.enrolment import SITE_NAME, Invitation, SiteCard
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import COORDINATOR
 from shared_model.registry_reasons import refusal
@@ -62,6 +63,11 @@ def invite(
     """
     pinned, _ = invitation(home)
     config = superlink.load_config(home)
+    if site == COORDINATOR or re.fullmatch(SITE_NAME, site) is None:
+        raise OurMistake(
+            f"{site!r} cannot be the name of a hospital.",
+            do="A site name has lower-case letters, digits and inner hyphens, at most 32.",
+        )
     if replaces and sites.card_of(home, site) is None:
         raise Refused(
             f"{site} is not enrolled: there is nothing to replace.",
@@ -79,24 +85,19 @@ def invite(
         until=until,
     )
     pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
-    try:
-        token = registry.Token(
-            site=site,
-            address=config.registry_address,
-            ca_certificate=pinned.ca_certificate,
-            invitation=pinned.digest,
-            expires=moment(until),
-            certificate=pem,
-            private_key=key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ).decode(),
-        )
-    except ValueError as error:
-        raise not_a_site(site) from error
-    if site == COORDINATOR:
-        raise not_a_site(site)
+    token = registry.Token(
+        site=site,
+        address=config.registry_address,
+        ca_certificate=pinned.ca_certificate,
+        invitation=pinned.digest,
+        expires=moment(until),
+        certificate=pem,
+        private_key=key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode(),
+    )
     with book.change():
         for item in book.certificates(site):
             if item.kind == "token" and item.state == "open":
@@ -270,13 +271,6 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
 
 def nobody_waits(site: str) -> OurMistake:
     return OurMistake(f"No such card of {site} waits.", do="See: fedprint-coordinator waiting")
-
-
-def not_a_site(site: str) -> OurMistake:
-    return OurMistake(
-        f"{site!r} cannot be the name of a hospital.",
-        do="A site name has lower-case letters, digits and inner hyphens, at most 32.",
-    )
 
 
 def _issue(

@@ -39,8 +39,6 @@ class RegistryLimits:
 
 TOKEN_DAYS = 14
 CERTIFICATE_DAYS = 180
-RENEW_DAYS = 60
-"""Days before its end from which on a certificate is renewed."""
 
 
 class RequestRate:

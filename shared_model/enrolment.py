@@ -27,7 +27,8 @@ from shared_model.spoken_words import words_of
 
 MAX_BYTES = 64 * 1024
 
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+SITE_NAME = r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
+SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 RawKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A raw Ed25519 public key, 32 bytes in hexadecimal."""
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})")

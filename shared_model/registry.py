@@ -41,7 +41,7 @@ TlsKey = Annotated[str, Field(pattern=r"^04[0-9a-f]{128}$")]
 Pem = Annotated[str, Field(max_length=8192)]
 MailKind = Literal["ask", "witness", "entries"]
 """What a mailbox carries, unopened (ADR 0012)."""
-Correspondent = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+Correspondent = SiteName
 """A site, or "coordinator"."""
 
 
