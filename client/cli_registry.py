@@ -293,9 +293,9 @@ def fetch_mail(home: Home = None, as_json: AsJson = False) -> None:
         for item in session.call("Mail", registry.Ask(), registry.Mail).items:
             ask = registry.Collect(id=item.id, remove=False)
             got = session.call("Collect", ask, registry.MailContent)
-            if canonical.digest(got.data) != item.digest:
+            if canonical.digest(got.data) != item.sha256:
                 raise PeerFault("A file of the mailbox is not as it was listed.", site=item.sender)
-            path = place.inbox / f"{item.what}-{item.sender}-{item.digest[:16]}.json"
+            path = place.inbox / f"{item.what}-{item.sender}-{item.sha256[:16]}.json"
             write_atomic(path, got.data, mode=0o600)
             session.call("Collect", registry.Collect(id=item.id, remove=True), registry.MailContent)
             paths.append({"sender": item.sender, "what": item.what, "file": str(path)})

@@ -97,7 +97,7 @@ class Session:
             as `call`, at any piece.
         """
         stream = self._channel.unary_stream(f"/{registry.SERVICE}/Fetch")(
-            registry.Fetch(digest=digest, offset=offset).to_bytes(), timeout=STREAM_S
+            registry.Fetch(sha256=digest, offset=offset).to_bytes(), timeout=STREAM_S
         )
         try:
             yield from stream

@@ -55,11 +55,11 @@ def fetch(
     if entry.size_bytes > ARCHIVE_LIMIT_BYTES:
         raise Refused("The release is larger than a release can be.", reason="size")
     target = home.inbox / f"release-{entry.number}{ARCHIVE_SUFFIX}"
-    if target.exists() and _digest(target) == entry.digest:
+    if target.exists() and _digest(target) == entry.sha256:
         on_bytes(entry.size_bytes)
         return target
     home.inbox.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = home.inbox / f"release-{entry.number}-{entry.digest[:16]}.part"
+    part = home.inbox / f"release-{entry.number}-{entry.sha256[:16]}.part"
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(part, flags, 0o600), "r+b", buffering=0) as stream:
         try:
@@ -70,7 +70,7 @@ def fetch(
             ) from error
         _fill(stream.fileno(), session, entry, on_bytes, pause)
         os.fsync(stream.fileno())
-        if _digest(part) != entry.digest:
+        if _digest(part) != entry.sha256:
             part.unlink()
             raise PeerFault(
                 "What came is not the release that the registry listed; it was removed.",
@@ -94,7 +94,7 @@ def _fill(
     while have < entry.size_bytes:
         before = have
         try:
-            for piece in session.pieces(entry.digest, have):
+            for piece in session.pieces(entry.sha256, have):
                 if have + len(piece) > entry.size_bytes:
                     os.ftruncate(descriptor, 0)
                     raise PeerFault("The registry sends more than it listed.", site=COORDINATOR)

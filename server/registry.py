@@ -282,7 +282,7 @@ def serve(
     with only_one(home), RegistryBook(home) as book, _log(home) as log:
         asyncio.run(
             _serve(
-                Registry(home, book, limits or RegistryLimits(), log),
+                lambda: Registry(home, book, limits or RegistryLimits(), log),
                 config.bind,
                 config.registry_at,
                 on_start,
@@ -290,7 +290,10 @@ def serve(
         )
 
 
-async def _serve(server: Registry, host: str, port: int, on_start: Callable[[int], None]) -> None:
+async def _serve(
+    make: Callable[[], Registry], host: str, port: int, on_start: Callable[[int], None]
+) -> None:
+    server = make()  # inside the loop: gRPC binds to the running one
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

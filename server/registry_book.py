@@ -298,7 +298,7 @@ class RegistryBook:
             "WHERE receiver = ? ORDER BY id",
             receiver,
         )
-        names = ("id", "sender", "what", "digest", "size_bytes", "sent")
+        names = ("id", "sender", "what", "sha256", "size_bytes", "sent")
         return [MailItem.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
     def collect(self, receiver: str, number: int, *, remove: bool) -> MailContent:

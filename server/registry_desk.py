@@ -137,7 +137,7 @@ class Desk:
         with told():
             caller = self.admit(fingerprint, "admitted")
             wanted = registry.Fetch.from_bytes(request, sender=caller.site)
-            path = archive(self._home, wanted.digest)
+            path = archive(self._home, wanted.sha256)
             size_bytes = path.stat().st_size
             if wanted.offset > size_bytes:
                 raise refusal("offset")

@@ -35,7 +35,7 @@ def prepare(home: CoordinatorHome) -> None:
 def archives(home: CoordinatorHome) -> list[ReleaseEntry]:
     """What can be fetched, by number."""
     return [
-        ReleaseEntry(number=number, digest=digest, size_bytes=path.stat().st_size)
+        ReleaseEntry(number=number, sha256=digest, size_bytes=path.stat().st_size)
         for number, digest, path in _packed(home)
         if (home.releases / f"{number:04d}").is_dir()
     ]

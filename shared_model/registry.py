@@ -184,7 +184,7 @@ class ReleaseEntry(Card):
     """One release: the packed archive's SHA-256 and size."""
 
     number: Annotated[int, Field(ge=1, le=2**31)]
-    digest: Digest
+    sha256: Digest
     size_bytes: Annotated[int, Field(ge=1, le=RELEASE_LIMIT_BYTES)]
 
 
@@ -199,7 +199,7 @@ class Fetch(Message):
     """The rest of a release from this byte on; answered by a stream of raw pieces."""
 
     kind: Literal["fedprint-fetch"] = "fedprint-fetch"
-    digest: Digest
+    sha256: Digest
     offset: Annotated[int, Field(ge=0, le=RELEASE_LIMIT_BYTES)]
 
 
@@ -240,7 +240,7 @@ class MailItem(Card):
     id: Annotated[int, Field(ge=1, le=2**53)]
     sender: Correspondent
     what: MailKind
-    digest: Digest
+    sha256: Digest
     size_bytes: Annotated[int, Field(ge=0, le=MAX_MAIL_BYTES)]
     sent: Time
 
