@@ -208,14 +208,9 @@ class Registry:
                 del self._in_flight[fingerprint]
 
     def _note(self, method: str, fingerprint: str, outcome: str, begun: float) -> None:
-        site = ""
-        try:
-            site = self._desk.caller(fingerprint).site
-        except Refused:
-            site = "unknown"
         entry = {
             "method": method,
-            "site": site,
+            "site": self._desk.name_of(fingerprint),
             "certificate": fingerprint[:16],
             "outcome": outcome,
             "ms": round(1000 * (time.monotonic() - begun)),

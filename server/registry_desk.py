@@ -100,6 +100,11 @@ class Desk:
             card = None
         return Caller(listed, card)
 
+    def name_of(self, fingerprint: str) -> str:
+        """The site of a certificate, for the log; "unknown" if it is not listed."""
+        listed = self._book.find(fingerprint)
+        return "unknown" if listed is None else listed.site
+
     def answer(self, method: str, fingerprint: str, request: bytes) -> bytes:
         """The reply to one call.
 

@@ -244,9 +244,9 @@ def revoke(home: CoordinatorHome, book: RegistryBook, site: str) -> int:
         count = book.revoke(site)
         book.wait_no_more(site)
         book.forget_mail(site)
-        if sites.card_of(home, site) is not None:
-            sites.remove(home, site)
-            count += 1
+    if sites.card_of(home, site) is not None:  # afterwards: the callers' reason is "revoked"
+        sites.remove(home, site)
+        count += 1
     return count
 
 

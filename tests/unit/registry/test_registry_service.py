@@ -1,0 +1,486 @@
+"""The registry over mutual TLS on loopback: who gets through, and what hostile callers cost."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from registry_stand_ins import (
+    TODAY,
+    Served,
+    coordinator_at,
+    node_at,
+    served,
+    write_a_release,
+)
+
+from client import keys, registry_client, registry_join, registry_releases
+from client.home import NodeHome
+from client.registry_client import Session, Unreachable
+from server import registry as service_module
+from server import registry_enrolment, superlink, tls
+from server.home import CoordinatorHome
+from server.registry_limits import RegistryLimits
+from shared_model import canonical, registry
+from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.registry import Ask, Health, Standing
+
+NOW = TODAY
+
+
+def call(channel: grpc.Channel, method: str, data: bytes, timeout_s: float = 20.0) -> bytes:
+    reply: bytes = channel.unary_unary(f"/{registry.SERVICE}/{method}")(data, timeout=timeout_s)
+    return reply
+
+
+def code_of(channel: grpc.Channel, method: str, data: bytes) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as error:
+        call(channel, method, data)
+    return error.value.code()
+
+
+def credentials(home: CoordinatorHome, key: bytes | None, chain: bytes | None) -> object:
+    return grpc.ssl_channel_credentials(home.ca_certificate.read_bytes(), key, chain)
+
+
+# --- who gets through --------------------------------------------------------------------------
+
+
+def test_a_hospital_joins_and_is_known_by_its_certificate(service: Served, tmp_path: Path) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    with service.session(node) as session:
+        assert session.call("Health", Ask(), Health).protocol == 1
+        assert session.call("Standing", Ask(), Standing).state == "admitted"
+    assert keys.pinned(node) == registry_enrolment.invitation(service.home)[0]
+    assert (node.registry / "client.pem").stat().st_mode & 0o777 == 0o600
+    assert not (node.registry / "joining.key").exists()
+
+
+def test_without_a_certificate_nothing_is_answered_not_even_health(service: Served) -> None:
+    with grpc.secure_channel(
+        f"127.0.0.1:{service.port}", credentials(service.home, None, None)
+    ) as channel:
+        assert code_of(channel, "Health", Ask().to_bytes()) is grpc.StatusCode.UNAVAILABLE
+    with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        assert code_of(channel, "Health", Ask().to_bytes()) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_certificate_of_another_authority_does_not_get_through(
+    service: Served, tmp_path: Path
+) -> None:
+    other = coordinator_at(tmp_path / "other")
+    with served(other, service.limits) as stranger:
+        node = stranger.joined(tmp_path / "alpha", "alpha")
+    key, chain = registry_client._client_pem(node)
+    with grpc.secure_channel(
+        f"127.0.0.1:{service.port}", credentials(service.home, key.encode(), chain.encode())
+    ) as channel:
+        assert code_of(channel, "Health", Ask().to_bytes()) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_certificate_of_this_authority_that_was_not_issued_here_is_nobodys(
+    service: Served,
+) -> None:
+    """The authority also signs the server's certificate; the list, not the authority, decides."""
+    now = datetime.datetime.now(datetime.UTC)
+    key = service.home.server_key.read_bytes()
+    made = tls.issue_client(
+        service.home,
+        x509.load_pem_x509_certificate(service.home.server_certificate.read_bytes()).public_key(),
+        name="alpha",
+        uris=["urn:fedprint:site:alpha"],
+        now=now,
+        until=now + datetime.timedelta(days=1),
+    )
+    chain = made.public_bytes(service_encoding())
+    with grpc.secure_channel(
+        f"127.0.0.1:{service.port}", credentials(service.home, key, chain)
+    ) as channel:
+        for method in ("Health", "Enrol", "Mail"):
+            assert code_of(channel, method, Ask().to_bytes()) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def service_encoding() -> object:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return Encoding.PEM
+
+
+def test_a_hospitals_certificate_cannot_pose_as_the_registry(
+    service: Served, tmp_path: Path
+) -> None:
+    """It has no server usage and no host name."""
+    puppet, victim = (service.joined(tmp_path / site, site) for site in ("puppet", "victim"))
+    key, chain = registry_client._client_pem(puppet)
+    fake = CoordinatorHome(tmp_path / "fake")
+    fake.make()
+    for path, text in (
+        (fake.server_key, key),
+        (fake.server_certificate, chain),
+        (fake.ca_certificate, service.home.ca_certificate.read_text()),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    posing = Served(fake, service.limits)
+    posing.start()
+    try:
+        own_key, own_chain = registry_client._client_pem(victim)
+        authority = service.home.ca_certificate.read_text()
+        with (
+            Session(f"127.0.0.1:{posing.port}", authority, own_key, own_chain) as session,
+            pytest.raises(PeerFault) as error,
+        ):
+            session.call("Health", Ask(), Health)
+        assert not isinstance(error.value, Unreachable)
+        assert "does not prove" in error.value.message
+    finally:
+        posing.stop()
+
+
+def test_a_registry_of_another_authority_is_refused_by_the_node(
+    service: Served, tmp_path: Path
+) -> None:
+    """The token names the authority; whoever sits at the address with another one gets no card."""
+    with service.book() as counter:
+        token = counter.invite("alpha")
+    with served(coordinator_at(tmp_path / "other"), service.limits) as stranger:
+        bent = token.model_copy(update={"address": f"127.0.0.1:{stranger.port}"})
+        with pytest.raises(PeerFault, match="does not prove"):
+            registry_join.offer(node_at(tmp_path / "alpha", "alpha"), bent)
+        assert stranger.records == []
+
+
+def test_an_expired_certificate_is_refused_by_the_node_with_what_to_do(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    later = NOW + datetime.timedelta(days=181)
+    with pytest.raises(Refused, match="expired"), registry_client.opened(node, later):
+        pass
+
+
+def test_an_expired_token_is_refused_by_the_node_and_by_the_handshake(
+    service: Served, tmp_path: Path
+) -> None:
+    node = node_at(tmp_path / "alpha", "alpha")
+    with service.book() as counter:
+        counter.now = NOW - datetime.timedelta(days=15)
+        token = counter.invite("alpha", days=14)
+    with pytest.raises(Refused, match="expired"):
+        registry_join.read_token(token.to_bytes(), "alpha", NOW)
+    with pytest.raises(Unreachable):  # a node whose clock is wrong
+        registry_join.offer(node, token)
+
+
+def test_the_node_renews_its_certificate_by_itself_before_it_ends(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    before = (node.registry / "client.pem").read_bytes()
+    early = NOW + datetime.timedelta(days=119)
+    with registry_client.opened(node, early):
+        assert (node.registry / "client.pem").read_bytes() == before
+    with registry_client.opened(node, early + datetime.timedelta(days=2)) as session:
+        assert (node.registry / "client.pem").read_bytes() != before
+        assert session.call("Standing", Ask(), Standing).state == "admitted"
+    with service.book() as counter:
+        states = [item.state for item in counter.book.certificates("alpha")]
+    assert states == ["used", "retired", "valid"]
+
+
+def test_a_coordinator_that_is_not_the_one_of_the_token_is_not_pinned(
+    service: Served, tmp_path: Path
+) -> None:
+    node = node_at(tmp_path / "alpha", "alpha")
+    with service.book() as counter:
+        token = counter.invite("alpha").model_copy(update={"invitation": "ab" * 32})
+    with pytest.raises(PeerFault, match="another coordinator"):
+        registry_join.offer(node, token)
+    assert not node.coordinator.exists()
+
+
+def test_the_servers_certificate_is_renewed_without_the_hospitals_noticing(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    old = service.home.server_certificate.read_bytes()
+    tls.renew_server(service.home, "127.0.0.1:40001", now=datetime.datetime.now(datetime.UTC))
+    assert service.home.server_certificate.read_bytes() != old
+    service.stop()
+    service.start(service.port)
+    with service.session(node) as session:
+        assert session.call("Health", Ask(), Health).protocol == 1
+
+
+# --- hostile callers ---------------------------------------------------------------------------
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_read(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    with service.session(node) as session:
+        data = bytes(registry.MAX_MESSAGE_BYTES + 1)
+        channel = session._channel
+        assert code_of(channel, "Send", data) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert session.call("Health", Ask(), Health).protocol == 1
+
+
+def test_an_unknown_method_is_refused(service: Served, tmp_path: Path) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    with service.session(node) as session:
+        assert code_of(session._channel, "Shell", b"") is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_who_asks_too_often_waits_and_the_others_do_not(tmp_path: Path) -> None:
+    limits = RegistryLimits(requests_per_s=1e-6, burst=5)
+    with served(coordinator_at(tmp_path), limits) as service:
+        greedy, other = (service.joined(tmp_path / site, site) for site in ("greedy", "other"))
+        with service.session(greedy) as session:
+            for _ in range(5):
+                session.call("Health", Ask(), Health)
+            with pytest.raises(Refused, match="Too many"):
+                session.call("Health", Ask(), Health)
+        with service.session(other) as session:
+            session.call("Health", Ask(), Health)
+
+
+def test_a_fault_of_ours_reaches_the_caller_as_one_word(
+    service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("SECRET of the coordinator")
+
+    monkeypatch.setattr("server.registry_desk.rosters.current", broken)
+    with service.session(node) as session:
+        with pytest.raises(grpc.RpcError) as error:
+            call(session._channel, "Standing", Ask().to_bytes())
+        assert (error.value.code(), error.value.details()) == (
+            grpc.StatusCode.INTERNAL,
+            "internal",
+        )
+        with pytest.raises(Refused, match="registry has a fault"):
+            session.call("Standing", Ask(), Standing)
+    assert any(record.exc_info for record in service.records)
+
+
+def test_the_log_has_the_callers_name_and_nothing_that_it_wrote(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    with service.session(node) as session, pytest.raises(grpc.RpcError):
+        call(session._channel, "Mail", b'{"kind":"INJECTED"}')
+    lines = [json.loads(record.getMessage()) for record in service.records]
+    assert lines[-1]["site"] == "alpha"
+    assert lines[-1]["outcome"] == "malformed"
+    assert "INJECTED" not in str(lines)
+
+
+# --- releases ----------------------------------------------------------------------------------
+
+SIZE = 8 * 2**20
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Iterator[tuple[Served, NodeHome]]:
+    """A registry with one release of 8 MiB and a hospital that may fetch it."""
+    home = coordinator_at(tmp_path)
+    write_a_release(home, 1, SIZE)
+    limits = RegistryLimits(requests_per_s=1e6, burst=10**6, stall_s=1.0)
+    with served(home, limits) as service:
+        yield service, service.joined(tmp_path / "alpha", "alpha")
+
+
+def no_pause(_: float) -> None:
+    return None
+
+
+def test_a_release_is_fetched_to_the_byte(released: tuple[Served, NodeHome]) -> None:
+    service, node = released
+    seen: list[int] = []
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        path = registry_releases.fetch(node, session, entry, on_bytes=seen.append, pause=no_pause)
+        again = registry_releases.fetch(node, session, entry, on_bytes=seen.append, pause=no_pause)
+    assert path == again
+    assert canonical.digest(path.read_bytes()) == entry.sha256
+    assert seen == sorted(seen)
+    assert list(node.inbox.glob("*.part")) == []
+
+
+def test_a_restart_of_the_registry_in_the_middle_is_resumed_not_repeated(
+    released: tuple[Served, NodeHome],
+) -> None:
+    service, node = released
+    asked: list[int] = []
+    stopped = threading.Event()
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        pieces = session.pieces
+
+        def watched(digest: str, offset: int) -> Iterator[bytes]:
+            asked.append(offset)
+            for piece in pieces(digest, offset):
+                yield piece
+                if not stopped.is_set():
+                    stopped.set()
+                    service.stop()
+
+        def restart(_: float) -> None:
+            if not service._thread.is_alive():
+                service.start(service.port)
+
+        session.pieces = watched  # type: ignore[method-assign]
+        path = registry_releases.fetch(node, session, entry, on_bytes=lambda _: None, pause=restart)
+    assert canonical.digest(path.read_bytes()) == entry.sha256
+    assert asked[0] == 0
+    assert len(asked) >= 2
+    assert all(later > 0 for later in asked[1:])
+
+
+def test_a_part_from_an_earlier_command_is_gone_on_with(
+    released: tuple[Served, NodeHome],
+) -> None:
+    service, node = released
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        node.inbox.mkdir()
+        archive = next(service.home.release_archives.iterdir()).read_bytes()
+        part = node.inbox / f"release-1-{entry.sha256[:16]}.part"
+        part.write_bytes(archive[:1_000_003])
+        seen: list[int] = []
+        registry_releases.fetch(node, session, entry, on_bytes=seen.append, pause=no_pause)
+    assert seen[0] > 1_000_003
+    assert seen[0] <= 1_000_003 + service.limits.piece_bytes
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_release_with_another_digest_is_removed_and_refused(
+    released: tuple[Served, NodeHome], where: str
+) -> None:
+    """Bytes changed on this disk, or by the registry."""
+    service, node = released
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        if where == "here":
+            node.inbox.mkdir()
+            (node.inbox / f"release-1-{entry.sha256[:16]}.part").write_bytes(b"another")
+        else:
+            path = next(service.home.release_archives.iterdir())
+            data = bytearray(path.read_bytes())
+            data[SIZE // 2] ^= 1
+            path.write_bytes(data)
+        with pytest.raises(PeerFault, match="not the release"):
+            registry_releases.fetch(node, session, entry, on_bytes=lambda _: None, pause=no_pause)
+    assert list(node.inbox.iterdir()) == []
+
+
+def test_a_registry_that_sends_more_than_it_listed_is_stopped(
+    released: tuple[Served, NodeHome],
+) -> None:
+    service, node = released
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        short = entry.model_copy(update={"size_bytes": SIZE // 2})
+        with pytest.raises(PeerFault, match="more than it listed"):
+            registry_releases.fetch(node, session, short, on_bytes=lambda _: None, pause=no_pause)
+
+
+def test_a_line_that_stays_down_is_given_up_with_what_is_here_kept(
+    released: tuple[Served, NodeHome],
+) -> None:
+    service, node = released
+    pauses: list[float] = []
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+
+        def dead(digest: str, offset: int) -> Iterator[bytes]:
+            if offset == 0:
+                yield b"12345"
+            raise Unreachable("down", site="coordinator")
+
+        session.pieces = dead  # type: ignore[method-assign]
+        with pytest.raises(Unreachable):
+            registry_releases.fetch(
+                node, session, entry, on_bytes=lambda _: None, pause=pauses.append
+            )
+    assert len(pauses) == registry_releases.ATTEMPTS
+    assert max(pauses) == registry_releases.LONGEST_PAUSE_S
+    assert next(node.inbox.glob("*.part")).read_bytes() == b"12345"
+
+
+def test_a_reader_that_takes_nothing_is_cut_off_and_others_are_served(
+    released: tuple[Served, NodeHome], tmp_path: Path
+) -> None:
+    service, node = released
+    other = service.joined(tmp_path / "beta", "beta")
+    with service.session(node) as session, service.session(other) as fast:
+        (entry,) = registry_releases.listed(session)
+        slow = session._channel.unary_stream(f"/{registry.SERVICE}/Fetch")(
+            registry.Fetch(sha256=entry.sha256, offset=0).to_bytes(), timeout=60
+        )
+        next(slow)  # and then no more
+        path = registry_releases.fetch(other, fast, entry, on_bytes=lambda _: None, pause=no_pause)
+        assert canonical.digest(path.read_bytes()) == entry.sha256
+        while not any("stalled" in record.getMessage() for record in service.records):
+            fast.call("Health", Ask(), Health)
+        with pytest.raises(grpc.RpcError) as error:
+            list(slow)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_revoked_hospital_gets_no_further_piece(released: tuple[Served, NodeHome]) -> None:
+    service, node = released
+    with service.session(node) as session:
+        (entry,) = registry_releases.listed(session)
+        pieces = session.pieces(entry.sha256, 0)
+        got = [next(pieces)]
+        with service.book() as counter:
+            registry_enrolment.revoke(service.home, counter.book, "alpha")
+        with pytest.raises(Refused, match="revoked"):
+            got.extend(pieces)
+        assert sum(map(len, got)) < entry.size_bytes
+        with pytest.raises(Refused, match="revoked"):
+            session.call("Health", Ask(), Health)
+
+
+# --- the process -------------------------------------------------------------------------------
+
+
+def test_one_home_has_one_registry(home: CoordinatorHome) -> None:
+    assert not service_module.is_running(home)
+    with service_module.only_one(home):
+        assert service_module.is_running(home)
+        with pytest.raises(OurMistake, match="is running"), service_module.only_one(home):
+            pass
+    assert not service_module.is_running(home)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "told"),
+    [
+        ("example.org:8443", None, "example.org:8444"),
+        ("example.org:8443", 9000, "example.org:9000"),
+        ("[::1]:8443", None, "[::1]:8444"),
+    ],
+)
+def test_the_registry_is_at_the_coordinators_host(
+    address: str, port: int | None, told: str
+) -> None:
+    config = superlink.CoordinatorConfig(address=address, registry_port=port)
+    assert config.registry_address == told
+
+
+@pytest.mark.parametrize(("address", "port"), [("a:65535", None), ("a:8443", 8443)])
+def test_a_registry_without_a_port_of_its_own_is_refused(address: str, port: int | None) -> None:
+    config = superlink.CoordinatorConfig(address=address, registry_port=port)
+    with pytest.raises(OurMistake, match="port of its own"):
+        _ = config.registry_at
