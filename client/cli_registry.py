@@ -133,7 +133,11 @@ def show_status(home: Home = None, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json({name.replace(" ", "_"): value for name, value in facts.items()})
         return
+    own, known = facts.pop("key in words"), facts.pop("key at the registry")
     terminal.show("Registry", [facts], as_json=False)
+    _print([f"This hospital's key in words:\n  {own}"])
+    if known != own:
+        _print([f"The key that the registry has ADMITTED is another one:\n  {known}"])
 
 
 @status_app.command("renew")

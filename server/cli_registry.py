@@ -109,9 +109,18 @@ def waiting(home: Home = None, as_json: AsJson = False) -> None:
                     "key in words": card.words_key,
                 }
             )
-    if rows or as_json:
-        terminal.show("Waiting", rows, as_json=as_json)
-    else:
+    if as_json:
+        terminal.print_json(rows)
+        return
+    for row in rows:  # no table: words are read aloud, line by line
+        _print(
+            [
+                f"{row['site']}: {row['what']}, {row['patients']} declared patients, since "
+                f"{row['since']}, key",
+                f"  {row['key in words']}",
+            ]
+        )
+    if not rows:
         _print(["Nobody waits."])
 
 
