@@ -9,11 +9,11 @@ All connections go outwards, through HTTPS_PROXY where that is set.
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, Self, TypeVar
+from urllib import request
 
 import grpc
 from cryptography import x509
@@ -60,7 +60,7 @@ class Session:
             grpc.ssl_channel_credentials(
                 ca_certificate.encode(), private_key.encode(), chain.encode()
             ),
-            options=_options(),
+            options=_options(address),
         )
 
     def __enter__(self) -> Self:
@@ -134,17 +134,18 @@ class Session:
         )
 
 
-def _options() -> list[tuple[str, object]]:
+def _options(address: str) -> list[tuple[str, object]]:
     options: list[tuple[str, object]] = [
         ("grpc.max_receive_message_length", registry.MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", registry.MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 120_000),
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    # gRPC reads the small spelling itself, and no_proxy with it.
-    if "https_proxy" not in os.environ and (proxy := os.environ.get("HTTPS_PROXY")):
-        options.append(("grpc.http_proxy", proxy))
-    return options
+    # gRPC itself reads the small spellings only.
+    proxy = request.getproxies_environment().get("https")
+    if proxy is None or request.proxy_bypass(address.rpartition(":")[0]):
+        return [*options, ("grpc.enable_http_proxy", 0)]
+    return [*options, ("grpc.http_proxy", proxy)]
 
 
 @contextmanager
@@ -248,8 +249,12 @@ def _place(home: NodeHome) -> RegistryPlace:
         raise OurMistake("This node has joined through no registry.", do=JOIN) from error
 
 
-def _client_pem(home: NodeHome) -> tuple[str, str]:
-    """Private key and certificate, PEM each."""
+def client_pem(home: NodeHome) -> tuple[str, str]:
+    """Private key and certificate, PEM each.
+
+    Raises:
+        OurMistake: absent, or others may read them.
+    """
     path = home.registry / "client.pem"
     try:
         mode, text = path.stat().st_mode, path.read_text()
@@ -263,13 +268,13 @@ def _client_pem(home: NodeHome) -> tuple[str, str]:
 
 def _certificate(home: NodeHome) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(_client_pem(home)[1].encode())
+        return x509.load_pem_x509_certificate(client_pem(home)[1].encode())
     except ValueError as error:
         raise OurMistake(f"{home.registry / 'client.pem'} is damaged.", do=JOIN) from error
 
 
 def _session(home: NodeHome, place: RegistryPlace) -> Session:
-    key, chain = _client_pem(home)
+    key, chain = client_pem(home)
     return Session(place.address, place.ca_certificate, key, chain)
 
 

@@ -74,13 +74,7 @@ def offer(home: NodeHome, token: Token) -> Joined:
         PeerFault: not reachable, another authority, or not what the token names.
     """
     _refuse_another(home, token)
-    path = home.registry / "joining.key"
-    if not path.exists():
-        fresh = ec.generate_private_key(ec.SECP256R1())
-        signing.write_secret(path, registry_client.tls_key_pem(fresh))
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise OurMistake(f"{path} is no P-256 key.", do="Remove it, and join again.")
+    key = _tls_key(home)
     point = registry.tls_point(key.public_key())
     identity = signing.load_key_file(home.identity_key)
     message = registry.Enrol(
@@ -101,6 +95,27 @@ def offer(home: NodeHome, token: Token) -> Joined:
             do="Telephone the operator; if the coordinator's keys changed, ask for a new token.",
         )
     return Joined(key, reply.certificate, invitation, data, reply.state == "admitted")
+
+
+def _tls_key(home: NodeHome) -> ec.EllipticCurvePrivateKey:
+    """The key of the last attempt, or of the certificate, so that joining again is harmless."""
+    path = home.registry / "joining.key"
+    if registry_client.has_joined(home):
+        pem = registry_client.client_pem(home)[0].encode()
+    else:
+        if not path.exists():
+            fresh = ec.generate_private_key(ec.SECP256R1())
+            signing.write_secret(path, registry_client.tls_key_pem(fresh))
+        pem = path.read_bytes()
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise OurMistake(
+            f"A key in {home.registry} is damaged.", do="Remove that folder, and join again."
+        )
+    return key
 
 
 def pin(home: NodeHome, token: Token, joined: Joined) -> None:

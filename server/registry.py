@@ -94,10 +94,9 @@ class Registry:
             maximum_concurrent_rpcs=limits.in_flight_all,
         )
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._unary(name))
-            for name in self._desk.methods
+            name: grpc.stream_stream_rpc_method_handler(self._handler(name))
+            for name in (*self._desk.methods, "Fetch")
         }
-        handlers["Fetch"] = grpc.unary_stream_rpc_method_handler(self._fetch)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )
@@ -137,49 +136,59 @@ class Registry:
         """End; open calls have a few seconds."""
         await self._server.stop(GRACE_S)
 
-    def _unary(self, method: str) -> Callable[[bytes, Any], Any]:
-        async def handle(request: bytes, context: Any) -> bytes:
+    def _handler(self, method: str) -> Callable[[object, Any], Any]:
+        """One call, from its headers to its status.
+
+        On the wire it is what a client's unary call makes. As a "stream" handler it has control
+        before the request is here and while the reply goes out: a caller that opens calls and
+        sends nothing, or reads nothing, is counted all the time, and cut.
+        """
+
+        async def handle(_: object, context: Any) -> None:
             begun = time.monotonic()
             fingerprint = _fingerprint(context)
-            outcome, reply = "ok", b""
+            outcome = "cut"  # what stands in the log if the caller goes away
             try:
                 with self._counted(fingerprint):
-                    if method == "Releases":
-                        await asyncio.to_thread(_prepared, self._home)
-                    reply = self._desk.answer(method, fingerprint, request)
+                    await self._answer(method, fingerprint, context)
+                outcome = "ok"
             except Refused as error:
                 outcome = error.reason
+            except TimeoutError:
+                outcome = "stalled"
             except Exception:  # whatever it is, the caller learns one word
                 self._log.exception("internal")
                 outcome = "internal"
-            self._note(method, fingerprint, outcome, begun)
+            finally:
+                self._note(method, fingerprint, outcome, begun)
             if outcome != "ok":
                 await context.abort(_code(outcome), outcome)
-            return reply
 
         return handle
 
-    async def _fetch(self, request: bytes, context: Any) -> None:
-        begun = time.monotonic()
-        fingerprint = _fingerprint(context)
-        outcome = "cut"  # what stands in the log if the caller goes away
-        try:
-            with self._counted(fingerprint):
-                await self._stream(fingerprint, request, context)
-            outcome = "ok"
-        except Refused as error:
-            outcome = error.reason
-        except TimeoutError:
-            outcome = "stalled"
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            self._log.exception("internal")
-            outcome = "internal"
-        finally:
-            self._note("Fetch", fingerprint, outcome, begun)
-        if outcome != "ok":
-            await context.abort(_code(outcome), outcome)
+    async def _answer(self, method: str, fingerprint: str, context: Any) -> None:
+        request = await self._request(context)
+        if method == "Fetch":
+            await self._stream(fingerprint, request, context)
+            return
+        if method == "Releases":
+            await asyncio.to_thread(_prepared, self._home)
+        reply = self._desk.answer(method, fingerprint, request)
+        async with asyncio.timeout(self._limits.stall_s):
+            await context.write(reply)
+
+    async def _request(self, context: Any) -> bytes:
+        """The one message of a call.
+
+        Raises:
+            TimeoutError: it does not come in time.
+            Refused: there is none (reason "malformed").
+        """
+        async with asyncio.timeout(self._limits.call_s):
+            request = await context.read()
+        if not isinstance(request, bytes):
+            raise refusal("malformed")
+        return request
 
     async def _stream(self, fingerprint: str, request: bytes, context: Any) -> None:
         stretch = self._desk.stretch(fingerprint, request)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -77,7 +79,7 @@ def test_a_certificate_of_another_authority_does_not_get_through(
     other = coordinator_at(tmp_path / "other")
     with served(other, service.limits) as stranger:
         node = stranger.joined(tmp_path / "alpha", "alpha")
-    key, chain = registry_client._client_pem(node)
+    key, chain = registry_client.client_pem(node)
     with grpc.secure_channel(
         f"127.0.0.1:{service.port}", credentials(service.home, key.encode(), chain.encode())
     ) as channel:
@@ -117,7 +119,7 @@ def test_a_hospitals_certificate_cannot_pose_as_the_registry(
 ) -> None:
     """It has no server usage and no host name."""
     puppet, victim = (service.joined(tmp_path / site, site) for site in ("puppet", "victim"))
-    key, chain = registry_client._client_pem(puppet)
+    key, chain = registry_client.client_pem(puppet)
     fake = CoordinatorHome(tmp_path / "fake")
     fake.make()
     for path, text in (
@@ -130,7 +132,7 @@ def test_a_hospitals_certificate_cannot_pose_as_the_registry(
     posing = Served(fake, service.limits)
     posing.start()
     try:
-        own_key, own_chain = registry_client._client_pem(victim)
+        own_key, own_chain = registry_client.client_pem(victim)
         authority = service.home.ca_certificate.read_text()
         with (
             Session(f"127.0.0.1:{posing.port}", authority, own_key, own_chain) as session,
@@ -218,6 +220,51 @@ def test_the_servers_certificate_is_renewed_without_the_hospitals_noticing(
         assert session.call("Health", Ask(), Health).protocol == 1
 
 
+def test_the_node_goes_through_the_proxy_that_its_environment_names(
+    service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    for name in ("https_proxy", "http_proxy", "no_proxy", "NO_PROXY", "grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with connect_proxy() as (port, asked):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        with service.session(node) as session:
+            assert session.call("Standing", Ask(), Standing).state == "admitted"
+    assert asked == [f"CONNECT 127.0.0.1:{service.port} HTTP/1.1"]
+
+
+@contextmanager
+def connect_proxy() -> Iterator[tuple[int, list[str]]]:
+    """An HTTP proxy for one connection, and the request lines that it saw."""
+    asked: list[str] = []
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        near, _ = listener.accept()
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += near.recv(4096)
+        asked.append(head.split(b"\r\n")[0].decode())
+        host, _, port = asked[0].split()[1].rpartition(":")
+        with near, socket.create_connection((host, int(port))) as far:
+            near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=carry, args=(far, near), daemon=True)
+            back.start()
+            carry(near, far)
+            back.join(20)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], asked
+        thread.join(20)
+
+
 # --- hostile callers ---------------------------------------------------------------------------
 
 
@@ -230,6 +277,47 @@ def test_a_message_over_the_limit_is_refused_before_it_is_read(
         channel = session._channel
         assert code_of(channel, "Send", data) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert session.call("Health", Ask(), Health).protocol == 1
+
+
+def test_calls_that_send_nothing_are_few_a_hospital_and_are_cut(tmp_path: Path) -> None:
+    """A hospital cannot hold the registry by opening calls."""
+    limits = RegistryLimits(requests_per_s=1e6, burst=10**6, call_s=2.0, in_flight_all=8)
+    with served(coordinator_at(tmp_path), limits) as service:
+        idle, other = (service.joined(tmp_path / site, site) for site in ("idle", "other"))
+        never = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(60)
+            yield b""
+
+        with service.session(idle) as session, service.session(other) as busy:
+            method = session._channel.stream_unary(f"/{registry.SERVICE}/Health")
+            open_calls = [method.future(nothing(), timeout=60) for _ in range(8)]
+            codes = [call.exception().code() for call in open_calls]
+            assert busy.call("Health", Ask(), Health).protocol == 1
+            never.set()
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 8 - limits.in_flight
+        assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == limits.in_flight
+
+
+def test_a_cut_connection_in_the_middle_of_a_call_is_no_fault(
+    service: Served, tmp_path: Path
+) -> None:
+    node = service.joined(tmp_path / "alpha", "alpha")
+    with service.session(node) as session:
+        method = session._channel.stream_unary(f"/{registry.SERVICE}/Health")
+        never = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(60)
+            yield b""
+
+        call_ = method.future(nothing(), timeout=60)
+        session.call("Health", Ask(), Health)
+        call_.cancel()
+        never.set()
+        session.call("Health", Ask(), Health)
+    assert not any(record.exc_info for record in service.records)
 
 
 def test_an_unknown_method_is_refused(service: Served, tmp_path: Path) -> None:
