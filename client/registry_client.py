@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client import keys
 from client.home import NodeHome
 from shared_model import enrolment, registry, signing
-from shared_model.errors import OurMistake, PeerFault
+from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
 from shared_model.protocol import COORDINATOR
 from shared_model.registry_reasons import REASONS, refusal
@@ -138,7 +138,8 @@ def _options(address: str) -> list[tuple[str, object]]:
     options: list[tuple[str, object]] = [
         ("grpc.max_receive_message_length", registry.MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", registry.MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", 120_000),
+        ("grpc.keepalive_time_ms", 30_000),  # a line that went silent is noticed
+        ("grpc.max_reconnect_backoff_ms", 5_000),  # our own pauses are longer
         ("grpc.use_local_subchannel_pool", 1),
     ]
     # gRPC itself reads the small spellings only.
@@ -162,7 +163,11 @@ def opened(home: NodeHome, now: datetime.datetime) -> Iterator[Session]:
         raise refusal("expired")
     if left <= datetime.timedelta(days=RENEW_DAYS):
         with _session(home, place) as session:
-            renew(home, session)
+            try:
+                renew(home, session)
+            except Refused as error:
+                if error.reason != "not-admitted":  # who waits goes on with what it has
+                    raise
     with _session(home, place) as session:
         yield session
 

@@ -89,6 +89,7 @@ class Registry:
                 ("grpc.max_connection_age_ms", int(limits.connection_age_s * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(limits.call_s * 1000)),
                 ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.so_reuseport", 0),
             ),
             maximum_concurrent_rpcs=limits.in_flight_all,

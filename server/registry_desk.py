@@ -25,7 +25,6 @@ from server.registry_releases import archive, archives
 from shared_model import registry, signing
 from shared_model.enrolment import SiteCard
 from shared_model.errors import OurMistake, PeerFault, Refused
-from shared_model.protocol import COORDINATOR
 from shared_model.registry_reasons import refusal
 
 Clock = Callable[[], datetime.datetime]
@@ -214,7 +213,7 @@ class Desk:
 
     def _send(self, caller: Caller, request: bytes) -> registry.Message:
         message = registry.Send.from_bytes(request, sender=caller.site)
-        if message.to != COORDINATOR and sites.card_of(self._home, message.to) is None:
+        if sites.card_of(self._home, message.to) is None:
             raise refusal("no-receiver")
         self._book.post(
             caller.site, message.to, message.what, message.data, self._limits, self._clock()

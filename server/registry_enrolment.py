@@ -24,8 +24,8 @@ from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import COORDINATOR
 from shared_model.registry_reasons import refusal
 
-MOST_CERTIFICATES = 8
-"""Valid certificates of a site at a time; the first use of a new one retires the older."""
+CERTIFICATES_A_DAY = 8
+"""How often a site may renew, so that its rows do not fill the disk."""
 
 
 def invitation(home: CoordinatorHome) -> tuple[Invitation, bytes]:
@@ -174,18 +174,15 @@ def renew(
     """Another certificate for an admitted site, whose identity key signed the TLS key.
 
     Raises:
-        Refused: "signature"; "rate": it has several that it never used.
+        Refused: "signature"; "rate": it has renewed often enough today.
     """
     identity = bytes.fromhex(present.identity)
     registry.check_tls_key(identity, present.site, message.tls_key, message.signature)
     _, pinned = invitation(home)
     with book.change():
-        valid = [
-            item
-            for item in book.certificates(present.site)
-            if item.kind == "site" and item.state == "valid"
-        ]
-        if len(valid) >= MOST_CERTIFICATES:
+        yesterday = moment(now - datetime.timedelta(days=1))
+        lately = [item for item in book.certificates(present.site) if item.issued > yesterday]
+        if sum(item.kind == "site" for item in lately) >= CERTIFICATES_A_DAY:
             raise refusal("rate")
         issued = _issue(home, book, present.site, present.identity, message.tls_key, now)
     return registry.Certificate(

@@ -215,8 +215,9 @@ def test_files_go_from_mailbox_to_inbox_unopened(
         cli_registry.send("beta", "gossip", opaque, alpha.root)
 
 
+@pytest.mark.parametrize("way", ["registry", "file"])
 def test_a_key_is_rotated_from_the_first_command_to_the_approved_roster(
-    consortium: Consortium, capsys: pytest.CaptureFixture[str]
+    consortium: Consortium, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
     node = consortium.all_joined()[0]
     old = keys.card(node)
@@ -230,8 +231,9 @@ def test_a_key_is_rotated_from_the_first_command_to_the_approved_roster(
     assert "signed by the enrolled one" in shown(capsys)
     operator.admit("alpha", consortium.home, yes=True)
     assert words_of(signing.key_digest(new)) in shown(capsys)
-    consortium.sign()
-    cli_registry.rotate_key(node.root, finish=True)
+    by_hand = consortium.folder / "roster.json"
+    by_hand.write_bytes(consortium.sign())
+    cli_registry.rotate_key(node.root, finish=True, roster=by_hand if way == "file" else None)
     assert keys.card(node).identity == new
     cli_roster.approve(home=node.root, yes=True)
     approved = RosterBook(node).approved()

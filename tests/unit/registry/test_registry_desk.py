@@ -188,11 +188,13 @@ def test_a_renewal_needs_the_identity_key_and_is_not_for_hoarding(hall: Hall) ->
     with pytest.raises(Refused) as error:
         renewed(hall, member, hall.member("alpha").identity)
     assert error.value.reason == "signature"
-    for _ in range(registry_enrolment.MOST_CERTIFICATES - 1):
-        renewed(hall, member)
+    for _ in range(registry_enrolment.CERTIFICATES_A_DAY - 1):
+        member.certificate = renewed(hall, member)  # used, so that the one before is retired
     with pytest.raises(Refused) as error:
         renewed(hall, member)
     assert error.value.reason == "rate"
+    hall.counter.now += datetime.timedelta(days=1, seconds=1)
+    renewed(hall, member)
 
 
 def test_revocation_holds_at_once_and_ends_everything(hall: Hall) -> None:
@@ -409,7 +411,6 @@ def test_mail_for_nobody_is_refused(hall: Hall) -> None:
     with pytest.raises(Refused) as error:
         hall.ask("Send", alpha.certificate, MAIL)
     assert error.value.reason == "no-receiver"
-    hall.ask("Send", alpha.certificate, MAIL.model_copy(update={"to": "coordinator"}))
 
 
 def test_who_leaves_is_gone_at_once(hall: Hall) -> None:
