@@ -19,6 +19,10 @@ Home = Annotated[Path | None, typer.Option(help="The node's folder (else FEDPRIN
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
+_SENDABLE = {"ask": "fedprint-ledger-question", "witness": "fedprint-ledger-answer"}
+"""What a hospital may send, and the `kind` that such a file has (ADR 0012)."""
+_SENDABLE_BYTES = 64 * 1024
+
 status_app = typer.Typer(
     help="The coordinator's registry: enrolment, rosters, releases, mail.", no_args_is_help=True
 )
@@ -241,26 +245,40 @@ def fetch_release(
 @mail_app.command("send")
 def send(
     to: Annotated[str, typer.Argument(help="The hospital that it is for.")],
-    what: Annotated[str, typer.Argument(help="ask, witness or entries.")],
+    what: Annotated[str, typer.Argument(help="ask or witness.")],
     file: Annotated[Path, typer.Argument(help="The file.", exists=True)],
     home: Home = None,
 ) -> None:
-    """Put a file into another hospital's mailbox at the registry; it is not opened on the way.
+    """Put a ledger's question or answer into another hospital's mailbox; nothing else is sent.
 
     Example: fedprint-node mail send south-hospital ask ask.json
     """
+    import json
+
     from client import registry_client
     from shared_model import registry
     from shared_model.files import read_regular
 
-    data = read_regular(file, registry.MAX_MAIL_BYTES)
+    data = read_regular(file, _SENDABLE_BYTES)
+    try:
+        document = json.loads(data)
+        kind = document.get("kind") if isinstance(document, dict) else None
+    except (ValueError, RecursionError):
+        kind = None
+    if kind is None or kind != _SENDABLE.get(what):
+        raise Refused(
+            f"{file} is not a file of the kind {what!r}: it stays here.",
+            reason="files",
+            do="ask: a question of fedprint-node ledger recover; witness: an answer of "
+            "fedprint-node ledger witness.",
+        )
     try:
         message = registry.Send.model_validate(
             {"to": to, "what": what, "file": registry.encoded(data)}
         )
     except ValueError as error:
         raise OurMistake(
-            "No such hospital, or no such kind of file.", do="A kind is ask, witness or entries."
+            f"{to!r} is no name of a hospital.", do="See: fedprint-node roster show"
         ) from error
     with registry_client.opened(NodeHome.find(home), _now()) as session:
         session.call("Send", message, registry.Done)

@@ -125,9 +125,9 @@ def pin(home: NodeHome, token: Token, joined: Joined) -> None:
         PeerFault, Refused: as `keys.join`, and for a wrong certificate.
     """
     place = RegistryPlace(address=token.address, ca_certificate=token.ca_certificate)
-    keys.join(home, joined.invitation_file)
     write_atomic(home.registry / "registry.json", place.to_bytes())
     registry_client.write_certificate(home, joined.key, joined.certificate, place)
+    keys.join(home, joined.invitation_file)
     (home.registry / "joining.key").unlink(missing_ok=True)
 
 

@@ -155,6 +155,8 @@ class Registry:
                 outcome = "ok"
             except Refused as error:
                 outcome = error.reason
+                if outcome in ("internal", "not-ready"):  # ours: the operator learns which
+                    self._log.exception(outcome)
             except TimeoutError:
                 outcome = "stalled"
             except Exception:  # whatever it is, the caller learns one word

@@ -195,7 +195,8 @@ def test_files_go_from_mailbox_to_inbox_unopened(
 ) -> None:
     alpha, beta, _ = consortium.all_joined()
     opaque, entries = consortium.folder / "opaque", consortium.folder / "entries"
-    opaque.write_bytes(bytes(range(256)))
+    question = b'{"kind": "fedprint-ledger-question", "signature": "wrong, but nobody looks here"}'
+    opaque.write_bytes(question)
     entries.write_bytes(b"of the archive")
     cli_registry.send("beta", "ask", opaque, alpha.root)
     operator.mail("beta", entries, consortium.home)
@@ -208,11 +209,32 @@ def test_files_go_from_mailbox_to_inbox_unopened(
     ]
     cli_registry.fetch_mail(beta.root, as_json=True)
     files = [Path(row["file"]) for row in json.loads(capsys.readouterr().out)]
-    assert [path.read_bytes() for path in files] == [bytes(range(256)), b"of the archive"]
+    assert [path.read_bytes() for path in files] == [question, b"of the archive"]
     cli_registry.fetch_mail(beta.root, as_json=True)
     assert json.loads(capsys.readouterr().out) == []
-    with pytest.raises(OurMistake, match="no such kind"):
-        cli_registry.send("beta", "gossip", opaque, alpha.root)
+    with pytest.raises(OurMistake, match="no name of a hospital"):
+        cli_registry.send("Beta", "ask", opaque, alpha.root)
+
+
+@pytest.mark.parametrize(
+    ("what", "data"),
+    [
+        ("ask", b"time_s,ppg\n0.0,0.5\n"),
+        ("ask", b'{"kind": "fedprint-ledger-answer"}'),
+        ("ask", b"[1]"),
+        ("entries", b'{"kind": "fedprint-ledger-question"}'),
+        ("ask", b'{"kind": "fedprint-ledger-question", "more": "' + bytes(70_000) + b'"}'),
+    ],
+)
+def test_nothing_but_a_ledgers_question_or_answer_leaves_by_mail(
+    consortium: Consortium, what: str, data: bytes
+) -> None:
+    """A recording given by mistake stays at the hospital; the registry is not even asked."""
+    file = consortium.folder / "file"
+    file.write_bytes(data)
+    with pytest.raises(Refused) as error:
+        cli_registry.send("beta", what, file, consortium.folder / "no-node")
+    assert error.value.reason in ("files", "size")
 
 
 @pytest.mark.parametrize("way", ["registry", "file"])
