@@ -240,7 +240,10 @@ def test_new_keys_for_an_enrolled_name_need_a_token_that_says_so(hall: Hall) -> 
     waits = hall.counter.book.waiting_of("alpha")
     assert waits is not None
     assert waits.how == "replaces"
-    hall.standing(fresh)
+    assert hall.standing(fresh).state == "waiting"
+    with pytest.raises(Refused) as error:
+        hall.ask("Mail", fresh.certificate, ASK)
+    assert error.value.reason == "not-admitted"  # though its name is enrolled
     assert hall.standing(old).state == "admitted"  # until the operator's yes
     hall.counter.admit("alpha")
     assert hall.standing(fresh).state == "admitted"
