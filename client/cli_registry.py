@@ -52,6 +52,7 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
         return False
     from client import keys
     from client.policy import Policy, rounded_patients
+    from shared_model import signing
     from shared_model.enrolment import RootCard
 
     site = keys.load_config(place).site if place.config.exists() else None
@@ -80,10 +81,13 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
             "",
             "1. You read to the coordinator's operator: this hospital's key",
             f"   {card.words_key}",
+            f"   ({signing.key_digest(card.identity)})",
             f"2. The operator reads to you: the coordinator at {pinned.address}",
             f"   {pinned.words}",
+            f"   ({pinned.digest})",
             "3. The holder of the root key (not the operator) reads to you: the root key",
             f"   {root.words_key}",
+            f"   ({signing.key_digest(root.root)})",
             "",
         ]
     )

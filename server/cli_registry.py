@@ -93,7 +93,7 @@ def waiting(home: Home = None, as_json: AsJson = False) -> None:
     Example: fedprint-coordinator waiting
     """
     from server.registry_book import RegistryBook
-    from shared_model import enrolment
+    from shared_model import enrolment, signing
 
     place = CoordinatorHome.find(home)
     rows: list[dict[str, Any]] = []
@@ -107,6 +107,7 @@ def waiting(home: Home = None, as_json: AsJson = False) -> None:
                     "what": _HOW[item.how],
                     "since": item.since,
                     "key in words": card.words_key,
+                    "key digest": signing.key_digest(card.identity),
                 }
             )
     if as_json:

@@ -100,6 +100,15 @@ def test_nothing_is_pinned_or_admitted_until_a_person_says_that_the_words_agree(
     assert NodeHome(place).coordinator.exists()
 
 
+def test_init_again_keeps_the_registrys_port(tmp_path: Path) -> None:
+    from server import cli_run, superlink
+    from server.home import CoordinatorHome
+
+    for port in (9001, None):
+        cli_run.init(tmp_path / "c", "127.0.0.1:9000", registry_port=port)
+        assert superlink.load_config(CoordinatorHome(tmp_path / "c")).registry_port == 9001
+
+
 def test_a_token_file_is_for_its_owner_and_is_not_overwritten(consortium: Consortium) -> None:
     path = consortium.token("alpha")
     assert path.stat().st_mode & 0o777 == 0o600
