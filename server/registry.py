@@ -170,11 +170,15 @@ class Registry:
         return handle
 
     async def _answer(self, method: str, fingerprint: str, context: Any) -> None:
+        with told():
+            self._desk.listed(fingerprint)  # others do not get to wait
         request = await self._request(context)
         if method == "Fetch":
             await self._stream(fingerprint, request, context)
             return
         if method == "Releases":
+            with told():
+                self._desk.admit(fingerprint, "admitted")
             await asyncio.to_thread(_prepared, self._home)
         reply = self._desk.answer(method, fingerprint, request)
         async with asyncio.timeout(self._limits.stall_s):

@@ -81,8 +81,8 @@ class Desk:
         """Those that `answer` knows."""
         return tuple(self._methods)
 
-    def caller(self, fingerprint: str) -> Caller:
-        """Who has this certificate.
+    def listed(self, fingerprint: str) -> Listed:
+        """The row of a certificate that counts now.
 
         Raises:
             Refused: "unknown-certificate", "revoked", "expired".
@@ -94,6 +94,15 @@ class Desk:
             raise refusal("revoked")
         if listed.expires <= moment(self._clock()):
             raise refusal("expired")
+        return listed
+
+    def caller(self, fingerprint: str) -> Caller:
+        """Who has this certificate.
+
+        Raises:
+            Refused: as `listed`.
+        """
+        listed = self.listed(fingerprint)
         card = None if listed.kind == "token" else sites.card_of(self._home, listed.site)
         if card is not None and card.identity_key != listed.identity:
             card = None

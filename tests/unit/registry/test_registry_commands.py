@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from registry_stand_ins import ROOT_KEY, TODAY, Served, write_a_release
 
-from client import cli_node, cli_registry, cli_roster, keys
+from client import cli_mail, cli_node, cli_registry, cli_roster, keys
 from client.home import NodeHome
 from client.rosters import RosterBook
 from server import cli_registry as operator
@@ -207,22 +207,22 @@ def test_files_go_from_mailbox_to_inbox_unopened(
     question = b'{"kind": "fedprint-ledger-question", "signature": "wrong, but nobody looks here"}'
     opaque.write_bytes(question)
     entries.write_bytes(b"of the archive")
-    cli_registry.send("beta", "ask", opaque, alpha.root)
+    cli_mail.send("beta", "ask", opaque, alpha.root)
     operator.mail("beta", entries, consortium.home)
     capsys.readouterr()
-    cli_registry.list_mail(beta.root, as_json=True)
+    cli_mail.list_mail(beta.root, as_json=True)
     listed = json.loads(capsys.readouterr().out)
     assert [(row["sender"], row["what"]) for row in listed] == [
         ("alpha", "ask"),
         ("coordinator", "entries"),
     ]
-    cli_registry.fetch_mail(beta.root, as_json=True)
+    cli_mail.fetch_mail(beta.root, as_json=True)
     files = [Path(row["file"]) for row in json.loads(capsys.readouterr().out)]
     assert [path.read_bytes() for path in files] == [question, b"of the archive"]
-    cli_registry.fetch_mail(beta.root, as_json=True)
+    cli_mail.fetch_mail(beta.root, as_json=True)
     assert json.loads(capsys.readouterr().out) == []
     with pytest.raises(OurMistake, match="no name of a hospital"):
-        cli_registry.send("Beta", "ask", opaque, alpha.root)
+        cli_mail.send("Beta", "ask", opaque, alpha.root)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_nothing_but_a_ledgers_question_or_answer_leaves_by_mail(
     file = consortium.folder / "file"
     file.write_bytes(data)
     with pytest.raises(Refused) as error:
-        cli_registry.send("beta", what, file, consortium.folder / "no-node")
+        cli_mail.send("beta", what, file, consortium.folder / "no-node")
     assert error.value.reason in ("files", "size")
 
 
