@@ -261,6 +261,7 @@ def rotate_key(
     from shared_model.spoken_words import words_of
 
     place = NodeHome.find(home)
+    registry_join.refuse_over_a_ledger(place)
     if not finish:
         with registry_client.opened(place, _now()) as session:
             message = registry_client.rotate(place, session)

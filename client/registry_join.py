@@ -142,6 +142,20 @@ def forget(home: NodeHome) -> None:
         path.unlink(missing_ok=True)
 
 
+def refuse_over_a_ledger(home: NodeHome) -> None:
+    """A ledger (ADR 0012) is signed from end to end by one identity key: another would break it.
+
+    Raises:
+        Refused: this node has a ledger (reason "ledger").
+    """
+    if (home.root / "ledger.sqlite").exists():
+        raise Refused(
+            "This hospital's ledger is signed with the present key and cannot go on under another.",
+            reason="ledger",
+            do="Keep the key. If it was stolen: fedprint-node leave, and telephone the operator.",
+        )
+
+
 def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
     """Go over to the next identity key, once the root has signed a roster that lists it.
 
@@ -153,8 +167,10 @@ def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
     Raises:
         OurMistake: no rotation is under way.
         PeerFault: not a roster of the pinned root key.
-        Refused: the roster does not list the next key for this hospital (reason "roster").
+        Refused: the roster does not list the next key for this hospital (reason "roster"); as
+            `refuse_over_a_ledger`.
     """
+    refuse_over_a_ledger(home)
     if not home.next_identity_key.exists():
         raise OurMistake("No rotation is under way here.", do="Run: fedprint-node rotate-key")
     fresh = signing.public_bytes(signing.load_key_file(home.next_identity_key))

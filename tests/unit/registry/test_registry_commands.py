@@ -274,6 +274,16 @@ def test_a_key_is_rotated_from_the_first_command_to_the_approved_roster(
     cli_registry.show_status(node.root, as_json=True)
 
 
+def test_a_key_that_signs_a_ledger_is_not_rotated_away(consortium: Consortium) -> None:
+    """Its chain would no longer verify, and the node would not start."""
+    node = consortium.join("alpha")
+    (node.root / "ledger.sqlite").touch()
+    for finish in (False, True):
+        with pytest.raises(Refused, match="cannot go on under another"):
+            cli_registry.rotate_key(node.root, finish=finish)
+    assert not node.next_identity_key.exists()
+
+
 def test_lost_keys_are_replaced_by_a_token_that_says_so(
     consortium: Consortium, capsys: pytest.CaptureFixture[str]
 ) -> None:
