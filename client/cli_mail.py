@@ -22,7 +22,8 @@ _SENDABLE = {"ask": "fedprint-ledger-question", "witness": "fedprint-ledger-answ
 _SENDABLE_BYTES = 64 * 1024
 
 app = typer.Typer(
-    help="Files between hospitals (ask, witness, entries), carried unopened.", no_args_is_help=True
+    help="A ledger's questions, answers and entries, carried between hospitals unopened.",
+    no_args_is_help=True,
 )
 
 
