@@ -128,7 +128,7 @@ def _loss(chain: Chain, held: LedgerHead) -> Recovered:
         entry = link.entry
         if (
             isinstance(entry, Recovered)
-            and 0 < entry.lost_from
+            and entry.lost_from > 0
             and held.length <= entry.lost_to  # links bridge no loss, so a head before it waits, too
             and (known == held.head or (known is None and entry.lost_from <= held.length))
         ):
