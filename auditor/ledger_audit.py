@@ -4,8 +4,9 @@
     audit.verdict        # OK, FAILED or INCOMPLETE
 
 FAILED if any check failed. INCOMPLETE if none did, but for some hospital epsilon was not counted by
-both accountants, or nobody else has countersigned what it booked. Epsilon is not counted for files
-that failed otherwise: what a forged ledger would have cost is of no use to anyone.
+both accountants, entries were lost and are charged by its own word, nobody else has countersigned
+what it booked, or the release that was given says more than the files show. Epsilon is not counted
+if a check failed: what a forged ledger would have cost is of no use to anyone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from auditor.ledger import Ledger, examine
+from auditor.ledger import Ledger
 from auditor.ledger_between import Reach, between, reach
-from auditor.ledger_epsilon import Accountants, Price, price
+from auditor.ledger_counting import Accountants
+from auditor.ledger_epsilon import Price, price
+from auditor.ledger_examine import examine
+from auditor.ledger_recovered import lost_in_words
 from auditor.ledger_release import with_release
 from auditor.verify import Finding, Verdict, failed, verdict_of
 from shared_model import canonical
@@ -80,17 +84,21 @@ def audit_ledgers(
         findings += found
         ledgers += [] if ledger is None else [ledger]
     findings += between(ledgers)
+    missing = []
     if release is not None:
-        findings += with_release(ledgers, release)
+        told = with_release(ledgers, release)
+        findings += told
+        missing += [item.detail for item in told if item.verdict == "CANNOT CHECK"]
+    missing += [text for ledger in ledgers for text in _own_word(ledger, findings)]
     sound = not failed(findings)
-    audited, missing = [], []
+    audited = []
     for ledger in ledgers:
         counted = None
         if sound:
             say(f"{ledger.name}: epsilon by two accountants")
             counted, found = price(ledger, accountants)
             findings += found
-            if any(item.verdict == "CANNOT CHECK" for item in found):
+            if not ledger.losses and any(item.verdict == "CANNOT CHECK" for item in found):
                 missing.append(f"what {ledger.site} has spent could not be counted in full, twice")
         reached = reach(ledger, ledgers)
         if ledger.chain.bookings and not reached.lengths:
@@ -98,9 +106,37 @@ def audit_ledgers(
         audited.append(AuditedLedger(ledger, reached, counted))
     if not failed(findings):
         findings.append(_whole(audited, missing))
-    findings += _what_no_file_shows()
+    findings += _others(ledgers) + _what_no_file_shows()
     digests = {name: canonical.digest(data) for name, data in files.items()}
     return LedgerAudit(digests, tuple(audited), tuple(findings))
+
+
+def _own_word(ledger: Ledger, findings: list[Finding]) -> list[str]:
+    """What of this hospital's ledger rests on its own word after a restore."""
+    site = ledger.site
+    if ledger.losses:
+        lost = [lost_in_words(one) for one in ledger.losses]
+        more = f" and {len(lost) - 3} more times" if len(lost) > 3 else ""
+        return [
+            f"of the ledger of {site} {'; '.join(lost[:3])}{more}: what they cost is charged by "
+            f"{site}'s own word; its epsilon is what it states, not what anybody has verified"
+        ]
+    if any((one.check, one.verdict) == (f"{site}: recovered", "CANNOT CHECK") for one in findings):
+        return [f"that {site} asked the others how long its ledger was, its file does not show"]
+    return []
+
+
+def _others(ledgers: list[Ledger]) -> list[Finding]:
+    """Hospitals that these files name, and whose own were not given."""
+    vouches = [vouch for ledger in ledgers for vouch in ledger.vouches]
+    named = {name for ledger in ledgers for name in ledger.newest_roster.names}
+    named |= {name for vouch in vouches for name in (vouch.of, vouch.by)}
+    absent = sorted(named - {ledger.site for ledger in ledgers})
+    if not absent:
+        return []
+    more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+    detail = f"{', '.join(absent[:10])}{more}: named by these files; their ledgers were not given"
+    return [Finding("other hospitals", "CANNOT CHECK", detail)]
 
 
 def _whole(audited: list[AuditedLedger], missing: list[str]) -> Finding:

@@ -6,36 +6,40 @@ found by what it had signed before: heads that others hold, in their files or in
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditor.ledger import Ledger, Vouch
 from auditor.verify import Finding
 from shared_model.errors import FedprintError
+from shared_model.ledger import LedgerHead
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How far others have countersigned a ledger.
+class Stretch:
+    """How far others have countersigned entries that follow from each other.
 
-    lengths: of each other hospital, how many entries it has seen. others: how many of them have to
-    have seen an entry for it to count: t - 1, with the hospital itself t.
+    first, last: their numbers. lengths: of each other hospital, up to which of them it has seen.
+    others: how many of them have to have seen an entry for it to count: t - 1, with the hospital
+    itself t.
     """
 
-    length: int
+    first: int
+    last: int
     lengths: dict[str, int]
     others: int
 
     @property
     def vouched(self) -> int:
-        """Entries that `others` hospitals have countersigned."""
+        """The last entry that `others` hospitals have countersigned; 0: none."""
         seen = sorted(self.lengths.values(), reverse=True)
         return seen[self.others - 1] if len(seen) >= self.others else 0
 
     @property
     def unseen(self) -> int:
         """Entries at the end that nobody has countersigned."""
-        return self.length - max(self.lengths.values(), default=0)
+        return self.last - max(self.lengths.values(), default=self.first - 1)
 
     def in_words(self) -> str:
         seen = sorted(self.lengths.items(), key=lambda item: (-item[1], item[0]))
@@ -51,15 +55,47 @@ class Reach:
         return f"{text} ({told}){tail}"
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How far others have countersigned a ledger: each stretch between lost entries by itself,
+    because a head says nothing of what stands before a gap."""
+
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Of each other hospital, the last entry here that it has seen."""
+        return {site: length for one in self.stretches for site, length in one.lengths.items()}
+
+    @property
+    def unseen(self) -> int:
+        """Entries at the ends that nobody has countersigned."""
+        return sum(one.unseen for one in self.stretches)
+
+    def in_words(self) -> str:
+        if not self.lengths:
+            return "nobody else has countersigned any entry"
+        if len(self.stretches) == 1:
+            return self.stretches[0].in_words()
+        told = [f"of {one.first} to {one.last}: {one.in_words()}" for one in self.stretches[:3]]
+        more = len(self.stretches) - len(told)
+        return "; ".join([*told, *([f"and {more} more stretches"] if more else [])])
+
+
 def reach(ledger: Ledger, ledgers: Sequence[Ledger]) -> Reach:
     """Over all files; call it when `contradictions` has found none."""
-    lengths: dict[str, int] = {}
+    firsts = [first for first, _ in ledger.stretches]
+    lengths: list[dict[str, int]] = [{} for _ in firsts]
     for vouch in (one for other in ledgers for one in other.vouches):
-        if vouch.of == ledger.site and vouch.by != ledger.site:
-            length = min(vouch.head.length, ledger.chain.length)
-            lengths[vouch.by] = max(length, lengths.get(vouch.by, 0))
+        if vouch.of != ledger.site or vouch.by == ledger.site:
+            continue
+        length = min(vouch.head.length, ledger.chain.length)
+        at = bisect_right(firsts, length) - 1
+        if at >= 0 and not ledger.lost(length):
+            lengths[at][vouch.by] = max(length, lengths[at].get(vouch.by, 0))
     others = max(1, ledger.newest_roster.threshold - 1)
-    return Reach(ledger.chain.length, lengths, others)
+    stretches = zip(ledger.stretches, lengths, strict=True)
+    return Reach(tuple(Stretch(*ends, seen, others) for ends, seen in stretches))
 
 
 def between(ledgers: Sequence[Ledger]) -> list[Finding]:
@@ -89,26 +125,38 @@ def _good(ledger: Ledger, ledgers: Sequence[Ledger]) -> Finding:
             "CANNOT CHECK",
             "nobody else has countersigned it: that it was not rewritten, no file shows",
         )
+    if ledger.losses:
+        detail = f"{reached.in_words()}; what others have seen of lost entries is not here"
+        return Finding(check, "CANNOT CHECK", detail)
     return Finding(check, "OK", reached.in_words())
 
 
 def _contradictions(ledger: Ledger, ledgers: Sequence[Ledger]) -> list[Finding]:
     found: dict[str, Finding] = {}
+    signed: dict[LedgerHead, bool] = {}
     for other in ledgers:
         for vouch in other.vouches:
             if vouch.of == ledger.site and vouch.by not in found:
-                fault = _fault(ledger, vouch)
+                if vouch.head not in signed:
+                    signed[vouch.head] = _is_signed(ledger, vouch.head)
+                fault = _fault(ledger, vouch, signed[vouch.head])
                 if fault:
                     check = f"{ledger.site}: seen by others"
                     found[vouch.by] = Finding(check, "FAILED", f"{fault} (file {other.name})")
     return list(found.values())
 
 
-def _fault(ledger: Ledger, vouch: Vouch) -> str:
-    site, length = ledger.site, vouch.head.length
+def _is_signed(ledger: Ledger, head: LedgerHead) -> bool:
     try:
-        vouch.head.check(site, ledger.key)
+        head.check(ledger.site, ledger.key)
     except FedprintError:
+        return False
+    return True
+
+
+def _fault(ledger: Ledger, vouch: Vouch, signed: bool) -> str:
+    site, length = ledger.site, vouch.head.length
+    if not signed:
         return f"the head of {site} that {vouch.by} holds is signed with another key of {site}"
     if length > ledger.chain.length:
         return (
@@ -116,9 +164,7 @@ def _fault(ledger: Ledger, vouch: Vouch) -> str:
             f"{site}; this file has {ledger.chain.length}. Unless {site} sends a newer file with "
             "the rest, entries were removed"
         )
-    if ledger.lost(length):
-        return ""
-    if ledger.chain.head_at(length) != vouch.head.head:
+    if not ledger.may_have_had(length, vouch.head.head):
         return (
             f"FORKED: {site} has signed another ledger for {vouch.by} up to entry {length} than "
             "the one in this file"
@@ -129,9 +175,7 @@ def _fault(ledger: Ledger, vouch: Vouch) -> str:
 def _same(old: Ledger, new: Ledger) -> list[Finding]:
     """Two files of one hospital: one continues the other."""
     short, long = sorted((old, new), key=lambda one: one.chain.length)
-    if short.key == long.key and (
-        long.lost(short.chain.length) or long.chain.head_at(short.chain.length) == short.chain.head
-    ):
+    if short.key == long.key and long.may_have_had(short.chain.length, short.chain.head):
         return []
     return [
         Finding(

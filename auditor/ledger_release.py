@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from auditor.ledger import Ledger
-from auditor.verify import Finding, close
+from auditor.verify import Finding, Verdict, close
 from shared_model import protocol
 from shared_model.errors import FedprintError
 from shared_model.ledger import Booked
@@ -25,14 +25,15 @@ def with_release(ledgers: Sequence[Ledger], release: Release) -> list[Finding]:
     """
     manifest = release.manifest
     given = {ledger.site for ledger in ledgers}
+    contributors = {one.site for step in manifest.lineage.rounds for one in step.contributors}
     findings = [
         Finding(
-            f"{one.site}: release",
+            f"{site}: release",
             "CANNOT CHECK",
-            f"release {manifest.number} is also of {one.site}, whose ledger was not given",
+            f"release {manifest.number} is also of {site}, whose ledger was not given",
         )
-        for one in manifest.privacy
-        if one.site not in given
+        for site in sorted(contributors | {one.site for one in manifest.privacy})
+        if site not in given
     ]
     for ledger in ledgers:
         findings += _one(ledger, release)
@@ -47,11 +48,14 @@ def _one(ledger: Ledger, release: Release) -> list[Finding]:
         detail = f"{ledger.site} has no part in release {manifest.number}"
         findings = [Finding(check, "OK", detail)]
     else:
-        faults = [fault for step, one, reply in told for fault in _faults(ledger, step, one, reply)]
-        findings = [Finding(check, "FAILED", fault) for fault in faults[:5]]
-        if len(faults) > 5:
-            findings.append(Finding(check, "FAILED", f"{len(faults) - 5} more of these"))
-        if not faults:
+        judged = [item for step, one, reply in told for item in _judged(ledger, step, one, reply)]
+        findings = []
+        for verdict in ("FAILED", "CANNOT CHECK"):
+            words = [text for found, text in judged if found == verdict]
+            findings += [Finding(check, verdict, text) for text in words[:5]]
+            if len(words) > 5:
+                findings.append(Finding(check, verdict, f"{len(words) - 5} more of these"))
+        if not judged:
             steps = sum(step.plan.steps for step, _, _ in told)
             findings.append(
                 Finding(
@@ -74,21 +78,28 @@ def _told(release: Release, site: str) -> Iterator[tuple[Round, Contribution, by
                 yield step, one, bytes.fromhex(header)
 
 
-def _faults(ledger: Ledger, step: Round, one: Contribution, header: bytes) -> Iterator[str]:
+def _judged(
+    ledger: Ledger, step: Round, one: Contribution, header: bytes
+) -> Iterator[tuple[Verdict, str]]:
+    """What is wrong with a round, or cannot be known of it; nothing: all is as it was."""
     where = f"round {step.number} of run {step.run}"
-    booked = ledger.chain.booking(step.run, step.number)
-    answer = ledger.chain.answer(step.run, step.number)
-    if booked is None or answer is None:
-        what = "not booked" if booked is None else "booked and not answered"
-        yield f"{where} is in the release and {what} in this ledger"
-        return
     try:
         reply = protocol.open_answer(header, ledger.key, site=ledger.site)
     except FedprintError:
-        yield f"{where}: the reply in the release is signed with another key of {ledger.site}"
+        yield "FAILED", f"{where}: the reply is signed with another key of {ledger.site}"
         return
     if not isinstance(reply, TrainReply):
-        yield f"{where}: the reply in the release is a refusal"
+        yield "FAILED", f"{where}: the reply in the release is a refusal"
+        return
+    head = reply.ledger
+    booked = ledger.bookings.get((step.run, step.number))
+    answer = ledger.answers.get((step.run, step.number))
+    if booked is None or answer is None:
+        if ledger.lost(head.length) and ledger.may_have_had(head.length, head.head):
+            yield "CANNOT CHECK", f"{where} is in the release, and among the entries that are lost"
+            return
+        what = "not booked" if booked is None else "booked and not answered"
+        yield "FAILED", f"{where} is in the release and {what} in this ledger"
         return
     same = {
         "plan": booked.plan == step.plan.plan() and _same_noise(booked, step),
@@ -103,15 +114,15 @@ def _faults(ledger: Ledger, step: Round, one: Contribution, header: bytes) -> It
     }
     different = [what for what, good in same.items() if not good]
     if different:
-        yield f"{where}: other {', '.join(different)} in the release than in this ledger"
-    head = reply.ledger
+        yield "FAILED", f"{where}: other {', '.join(different)} in the release than in this ledger"
     if head.length > ledger.chain.length:
-        yield (
+        detail = (
             f"{where}: ROLLED BACK: its reply was sent when the ledger had {head.length} entries; "
             f"this file has {ledger.chain.length}"
         )
-    elif not ledger.lost(head.length) and ledger.chain.head_at(head.length) != head.head:
-        yield f"{where}: FORKED: its reply was sent from another ledger than this one"
+        yield "FAILED", detail
+    elif not ledger.may_have_had(head.length, head.head):
+        yield "FAILED", f"{where}: FORKED: its reply was sent from another ledger than this one"
 
 
 def _same_noise(booked: Booked, step: Round) -> bool:

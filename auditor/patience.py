@@ -70,7 +70,7 @@ class Patience:
             return None
         connection = self._connected()
         began = time.monotonic()
-        what = f"{name} over {len(mechanisms)} rounds, {len(set(mechanisms))} different"
+        what = f"{name} of {len(set(mechanisms))} different mechanisms"
         try:
             connection.send((name, list(mechanisms), delta))
             told = began

@@ -16,15 +16,19 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from auditor.ledger import recovered_in_words
+from auditor.ledger import Ledger
 from auditor.ledger_audit import AuditedLedger, LedgerAudit
 from auditor.ledger_epsilon import Figure
+from auditor.ledger_recovered import in_words as recovered_in_words
 from auditor.verify import Finding, Verdict
 from shared_model import signing
 from shared_model.ledger import Booked, Recovered
 
 UNCOMFORTABLE = 5.0
 """Epsilon above which the bound is said to be no comfort; a way of speaking, no threshold."""
+
+MOST_RESTORES = 3
+"""The last ones are told; all are among the findings."""
 
 LARGEST = 1e4
 """Epsilon that is drawn at most."""
@@ -174,9 +178,9 @@ def _facts(one: AuditedLedger) -> tuple[tuple[str, str], ...]:
         )
     facts += [
         ("Restored", recovered_in_words(entry))
-        for entry in (link.entry for link in ledger.chain.links)
+        for entry in ledger.entries
         if isinstance(entry, Recovered)
-    ]
+    ][-MOST_RESTORES:]
     return tuple(facts)
 
 
@@ -197,8 +201,14 @@ def _amounts(figure: Figure, one: AuditedLedger) -> Iterator[tuple[str, str]]:
         return
     both = [] if figure.pld is None else [f"dp-accounting {figure.pld:.3f}"]
     both.append("Opacus not" if figure.prv is None else f"Opacus {figure.prv:.3f}")
-    yield "Spent for life", f"epsilon {spent:.2f} {delta} (counted twice: {', '.join(both)})"
-    if limit is not None:
+    counted = f"epsilon {spent:.2f} {delta} (counted twice: {', '.join(both)})"
+    if figure.losses:
+        counted += (
+            f". NOT VERIFIED: {figure.charged:.2f} of it is what the hospital itself states for "
+            "entries that it has lost"
+        )
+    yield "Spent for life", counted
+    if limit is not None and not figure.losses:
         yield "Left for life", f"epsilon {max(0.0, limit - spent):.2f} {delta}"
     outsider = one.price.outsider if one.price else None
     if outsider is not None:
@@ -240,8 +250,9 @@ def _meaning(one: AuditedLedger | None) -> tuple[str, ...]:
     odds = f"at most {math.exp(min(spent, 50.0)):,.{1 if spent < 3 else 0}f}"
     if spent > 50.0:
         odds = "no bound worth the name, more than 10^21"
-    here = (
-        f"Here: {odds} to 1. Delta {_decimal(figure.delta)}, one in "
+    here = "Here, if what the hospital states is true" if figure.losses else "Here"
+    here += (
+        f": {odds} to 1. Delta {_decimal(figure.delta)}, one in "
         f"{1 / figure.delta:,.0f}, is how likely it is that this bound does not hold."
     )
     if spent > UNCOMFORTABLE:
@@ -254,7 +265,7 @@ def _points(one: AuditedLedger) -> Iterator[Point]:
     time_s, limit, last = 0, None, 0.0
     if one.price is None:
         return
-    for entry in (link.entry for link in one.ledger.chain.links):
+    for entry in one.ledger.entries:
         if isinstance(entry, Booked):
             limit = entry.limit_lifetime
             limit = None if limit is None or limit > LARGEST else limit
@@ -295,7 +306,7 @@ def _verified(one: AuditedLedger, audit: LedgerAudit) -> Iterator[str]:
             "signature",
             "the file is signed by this hospital, whose key the consortium's root signed",
         ),
-        ("chain", f"all {len(one.ledger.chain.links)} entries are signed and follow each other"),
+        ("chain", _entries_in_words(one.ledger)),
         ("rosters", "every round was booked under a roster that the root key signed"),
         ("approvals", "no round beyond what the hospital approved"),
         ("limits", "the hospital's limits were never crossed"),
@@ -310,6 +321,12 @@ def _verified(one: AuditedLedger, audit: LedgerAudit) -> Iterator[str]:
             yield said
     if one.price and all(figure.verdict == "OK" for figure in one.price.figures):
         yield f"epsilon was counted by {COUNTED_BY}; they agree within one percent"
+
+
+def _entries_in_words(ledger: Ledger) -> str:
+    if ledger.losses:
+        return f"the {len(ledger.entries)} entries that are not lost are signed"
+    return f"all {len(ledger.entries)} entries are signed and follow each other"
 
 
 def _not_checked(audit: LedgerAudit, site: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from client import install, policy
@@ -9,6 +10,7 @@ from client.keys import pinned
 from client.ledger_store import LedgerStore
 from client.rosters import RosterBook, today_utc
 from shared_model import ledger_export, protocol
+from shared_model.ledger import Chain, Recovered
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,5 +39,16 @@ def export(home: NodeHome, site: str, key: Ed25519PrivateKey) -> tuple[bytes, in
         countersigned=[(one.run, one.round, one.request, one.agreements) for one in rounds],
         releases=install.digests(home),
         head=head,
+        recoveries=_kept(home, chain),
     )
     return ledger_export.seal(made, key), chain.length
+
+
+def _kept(home: NodeHome, chain: Chain) -> Iterator[bytes]:
+    """Question and answers of each recovery; those that a lost disk took with it are not here."""
+    entries = (link.entry for link in chain.links)
+    digests = (one.evidence_digest for one in entries if isinstance(one, Recovered))
+    for digest in dict.fromkeys(digests):
+        path = home.recoveries / f"{digest}.json"
+        if path.exists():
+            yield path.read_bytes()

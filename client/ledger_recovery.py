@@ -190,8 +190,8 @@ def _new_lines(own: Chain, entries: Sequence[bytes]) -> list[bytes]:
 
 
 def _what_is_left(chain: Chain, policy: Policy) -> float:
-    """The rest of the highest limit that is known to have held."""
-    limits = [b.limit_lifetime for b in chain.bookings[-1:] if b.limit_lifetime is not None]
+    """The rest of the highest limit that is known to have held: lost entries may have had it."""
+    limits = [b.limit_lifetime for b in chain.bookings if b.limit_lifetime is not None]
     limit = max([policy.epsilon_lifetime, *limits])
     spent, _ = ledger_cost.epsilon(chain.spent(), chain.delta or policy.delta)
     return max(0.0, limit - spent)
@@ -199,8 +199,7 @@ def _what_is_left(chain: Chain, policy: Policy) -> float:
 
 def _keep_evidence(home: NodeHome, asked: bytes, answers: Sequence[bytes]) -> str:
     """Keep question and answers beside the ledger, which names their digest."""
-    parts = [asked.decode(), *sorted(data.decode() for data in answers)]
-    data = canonical.encode(parts)
+    data = rules.evidence(asked, answers)
     digest = canonical.digest(data)
     write_atomic(home.recoveries / f"{digest}.json", data, mode=0o600)
     return digest

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +27,7 @@ from shared_model import canonical, signing
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.ledger import MAX_LINE_BYTES, Digest, LedgerHead, RoundNumber, RunId, Words
+from shared_model.ledger_recovery import MAX_BYTES, evidence, opened_evidence
 from shared_model.protocol import MAX_HEADER_BYTES, MAX_PARTICIPANTS, KnownHead
 from shared_model.roster import MAX_ROSTER_BYTES, Roster
 from shared_model.roster_files import Day
@@ -38,6 +40,7 @@ MAX_ROSTERS = 1000
 MAX_ROUNDS = 16
 """Rounds whose countersignatures a file carries; a node keeps the newest three."""
 MAX_RELEASES = 1000
+MAX_RECOVERIES = 1000
 
 Line = Annotated[str, Field(min_length=2, max_length=MAX_LINE_BYTES, pattern=r"^[ -~]+$")]
 HexHeader = Annotated[
@@ -45,6 +48,11 @@ HexHeader = Annotated[
 ]
 HexRoster = Annotated[
     str, Field(min_length=2, max_length=2 * MAX_ROSTER_BYTES, pattern=r"^(?:[0-9a-f]{2})+$")
+]
+
+
+HexFile = Annotated[
+    str, Field(min_length=2, max_length=2 * MAX_BYTES, pattern=r"^(?:[0-9a-f]{2})+$")
 ]
 
 
@@ -73,14 +81,37 @@ class CountersignedRound(_Strict):
         return self
 
 
+class RecoveryEvidence(_Strict):
+    """What this hospital asked after a restore, and what others answered, as they signed it."""
+
+    question: HexFile
+    answers: Annotated[tuple[HexFile, ...], Field(max_length=MAX_PARTICIPANTS)]
+
+    @cached_property
+    def digest(self) -> str:
+        """What the `recovered` entry names."""
+        files = [bytes.fromhex(one) for one in self.answers]
+        return canonical.digest(evidence(bytes.fromhex(self.question), files))
+
+    @model_validator(mode="after")
+    def _text(self) -> RecoveryEvidence:
+        _sorted_once(list(self.answers), "answers")
+        try:
+            self.digest  # noqa: B018
+        except UnicodeDecodeError as error:
+            raise ValueError("questions and answers are text") from error
+        return self
+
+
 class Export(_Strict):
     """What the hospital signs.
 
     created: day of the hospital's clock. code_digest: of the code that wrote the file. lines:
     all entries, oldest first. rosters: every one that its operator has approved, signed by the
     root. witnessed: the newest head that it holds of each other hospital's ledger. releases:
-    digests of those that it has installed. head: after the last line, signed as others keep it;
-    absent in files of earlier versions.
+    digests of those that it has installed. recoveries: those that `recovered` entries name, as far
+    as they are kept. head: after the last line, signed as others keep it; absent in files of earlier
+    versions.
     """
 
     kind: Literal["fedprint-ledger-export"] = "fedprint-ledger-export"
@@ -94,6 +125,7 @@ class Export(_Strict):
     witnessed: Annotated[tuple[KnownHead, ...], Field(max_length=MAX_PARTICIPANTS)]
     countersigned: Annotated[tuple[CountersignedRound, ...], Field(max_length=MAX_ROUNDS)]
     releases: Annotated[tuple[Digest, ...], Field(max_length=MAX_RELEASES)]
+    recoveries: Annotated[tuple[RecoveryEvidence, ...], Field(max_length=MAX_RECOVERIES)]
     head: LedgerHead | None = None
 
     @model_validator(mode="after")
@@ -105,6 +137,8 @@ class Export(_Strict):
         rounds = [(item.run, item.round) for item in self.countersigned]
         if len(set(rounds)) != len(rounds) or len(set(self.rosters)) != len(self.rosters):
             raise ValueError("rounds and rosters are there once")
+        if len({one.digest for one in self.recoveries}) != len(self.recoveries):
+            raise ValueError("recoveries are there once")
         return self
 
 
@@ -120,6 +154,7 @@ def build(
     countersigned: Iterable[tuple[str, int, bytes, Mapping[str, bytes]]],
     releases: Iterable[str],
     head: LedgerHead | None = None,
+    recoveries: Iterable[bytes] = (),
 ) -> Export:
     """An export of these bytes.
 
@@ -131,6 +166,7 @@ def build(
         countersigned: (run, round, header of AgreeRequest, site -> header of its Agreement).
         releases: digests of manifests.
         head: after the last line.
+        recoveries: files of `ledger_recovery.evidence`.
 
     Raises:
         OurMistake: what is given makes no export.
@@ -162,6 +198,12 @@ def build(
             ),
             releases=tuple(sorted(set(releases))),
             head=head,
+            recoveries=tuple(
+                RecoveryEvidence(
+                    question=asked.hex(), answers=tuple(sorted(one.hex() for one in answers))
+                )
+                for asked, answers in map(opened_evidence, recoveries)
+            ),
         )
     except (ValidationError, UnicodeDecodeError) as error:
         raise OurMistake("This ledger cannot be written as an export.") from error

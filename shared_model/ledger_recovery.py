@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_model import canonical, signing
 from shared_model.enrolment import SiteName
-from shared_model.errors import FedprintError, PeerFault, Refused
+from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger import NOTHING, Chain, Digest, LedgerHead
 from shared_model.roster import Roster
 
@@ -156,6 +156,26 @@ def vouched(question: Question, answers: Sequence[Answer], roster: Roster) -> Vo
             )
     length, head, _ = max(heads, default=(0, NOTHING, ""))
     return Vouched(length, head, tuple(sorted(counted)), tuple(sorted(heads)))
+
+
+def evidence(asked: bytes, answers: Sequence[bytes]) -> bytes:
+    """What a hospital keeps of a recovery, as one file; a `recovered` entry names its digest."""
+    return canonical.encode([asked.decode(), *sorted(data.decode() for data in answers)])
+
+
+def opened_evidence(data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """Question and answers of such a file; nothing in them is verified.
+
+    Raises:
+        OurMistake: it is not such a file.
+    """
+    try:
+        asked, *answers = (text.encode() for text in json.loads(data))
+        if evidence(asked, answers) != data:
+            raise ValueError("another spelling")
+    except (FedprintError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise OurMistake("What was kept of a recovery is damaged.") from error
+    return asked, tuple(answers)
 
 
 def check_holds(chain: Chain, found: Vouched) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from export_stand_ins import Consortium, key_of, public, resigned
 
-from auditor.ledger import Ledger, examine
+from auditor.ledger import Ledger
 from auditor.ledger_between import between
+from auditor.ledger_examine import examine
 from auditor.verify import failed
 from shared_model import canonical, ledger_export, signing
 from shared_model.errors import FedprintError

@@ -25,7 +25,7 @@ def test_who_is_not_in_time_is_ended_and_never_asked_again() -> None:
         pld, prv = patience.accountants
         assert pld([PLAN], 1e-5) is None
         assert prv([PLAN], 1e-5) is None
-    assert said == ["PLD over 1 rounds, 1 different: given up"]
+    assert said == ["PLD of 1 different mechanisms: given up"]
 
 
 def test_an_accountant_that_dies_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from export_stand_ins import DECLARED, DELTA, PLAN, Consortium, digest, key_of, public
 
-from auditor.ledger import Ledger, examine
+from auditor.ledger import Ledger
+from auditor.ledger_examine import examine
 from auditor.ledger_release import with_release
 from auditor.verify import Finding
 from shared_model import protocol
