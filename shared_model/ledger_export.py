@@ -110,8 +110,8 @@ class Export(_Strict):
     all entries, oldest first. rosters: every one that its operator has approved, signed by the
     root. witnessed: the newest head that it holds of each other hospital's ledger. releases:
     digests of those that it has installed. recoveries: those that `recovered` entries name, as far
-    as they are kept. head: after the last line, signed as others keep it; absent in files of earlier
-    versions.
+    as they are kept. head: after the last line, signed as others keep it; absent in files of
+    earlier versions.
     """
 
     kind: Literal["fedprint-ledger-export"] = "fedprint-ledger-export"
