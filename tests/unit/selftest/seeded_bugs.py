@@ -297,7 +297,7 @@ def accountant_reset(patch: Patch) -> None:
     real = ledger_cost.epsilon
 
     def epsilon(spent: Spent, delta: float, further: Sequence[Booked] = (), **rest: Any) -> Any:
-        alone = dataclasses.replace(spent, bookings=()) if further else spent
+        alone = dataclasses.replace(spent, segments=((),)) if further else spent
         return real(alone, delta, further, **rest)
 
     patch.setattr(ledger_cost, "epsilon", epsilon)

@@ -93,6 +93,24 @@ def test_a_check_that_the_product_refuses_fails(monkeypatch: pytest.MonkeyPatch)
     assert "The product refused: No." in report["findings"][0]["detail"]
 
 
+def test_a_check_that_crashes_fails_and_the_others_still_have_their_verdicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A traceback is no verdict: exit status 3, and one JSON document as ever."""
+
+    def crash(*_: object) -> None:
+        raise TypeError("unexpected keyword 'bookings'")
+
+    monkeypatch.setattr("simulations.mechanism.take_round", crash)
+    status, report = selftest("empty-batch", "ledger")
+    assert (status, report["verdict"]) == (3, "FAILED")
+    by_name = {item["check"]: item for item in report["findings"]}
+    assert by_name["empty-batch"]["verdict"] == "FAILED"
+    told = "broke off with TypeError: unexpected keyword 'bookings'"
+    assert told in by_name["empty-batch"]["detail"]
+    assert by_name["ledger"]["verdict"] == "OK"
+
+
 def test_a_probe_that_measured_nothing_is_incomplete_and_never_ok(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
