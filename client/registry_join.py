@@ -145,15 +145,24 @@ def forget(home: NodeHome) -> None:
 def refuse_over_a_ledger(home: NodeHome) -> None:
     """A ledger (ADR 0012) is signed from end to end by one identity key: another would break it.
 
+    An empty one, of a node that has approved and trained nothing yet, may change hands.
+
     Raises:
-        Refused: this node has a ledger (reason "ledger").
+        Refused: this node's ledger has entries, or cannot be read (reason "ledger").
     """
-    if (home.root / "ledger.sqlite").exists():
-        raise Refused(
-            "This hospital's ledger is signed with the present key and cannot go on under another.",
-            reason="ledger",
-            do="Keep the key. If it was stolen: fedprint-node leave, and telephone the operator.",
-        )
+    from client.ledger_store import LedgerStore
+
+    if not home.ledger.exists():
+        return
+    site, key = keys.load_config(home).site, signing.load_key_file(home.identity_key)
+    with LedgerStore.open(home, site, key, perhaps_old=True) as store:
+        if store.chain.length == 0:
+            return
+    raise Refused(
+        "This hospital's ledger is signed with the present key and cannot go on under another.",
+        reason="ledger",
+        do="Keep the key. If it was stolen: fedprint-node leave, and telephone the operator.",
+    )
 
 
 def switch_identity(home: NodeHome, signed_roster: bytes) -> str:

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from deployed_parts import command, fill_store, free_port, make_root, running, wait_for
+from deployed_parts import (
+    allow_runs,
+    command,
+    fill_store,
+    free_port,
+    make_root,
+    running,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.deployed, pytest.mark.timeout(1200)]
 
@@ -51,6 +59,7 @@ def test_hospitals_that_joined_by_token_train_and_install_the_release_from_the_r
             command("fedprint-node", "roster", "fetch", *node)  # 2
             command("fedprint-node", "roster", "approve", "--yes", *node)  # 3
             fill_store(tmp_path / site, patients=12, seed=len(site))  # 4: data add
+            allow_runs(tmp_path / site)
             nodes[site] = stack.enter_context(
                 running(tmp_path / f"{site}.log", "fedprint-node", "start", *node)  # 5
             )
