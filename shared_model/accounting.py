@@ -187,9 +187,12 @@ def _epsilon(groups: Groups, delta: float) -> float:
     if not groups:
         return 0.0
     renyi = _epsilon_rdp(groups, delta)
+    beyond = renyi >= _RDP_ABOVE
+    if not renyi > 0.0:
+        renyi = math.inf  # no bound: PLD alone answers
     least_noise = min(sigma for _, sigma, _ in groups)
     most_steps = max(steps for _, _, steps in groups)
-    if renyi >= _RDP_ABOVE or least_noise < _RDP_BELOW_SIGMA or most_steps > _RDP_ABOVE_STEPS:
+    if beyond or least_noise < _RDP_BELOW_SIGMA or most_steps > _RDP_ABOVE_STEPS:
         return renyi
     coarse = _epsilon_pld(groups, delta, _COARSE)
     steps = sum(count for _, _, count in groups)
@@ -226,7 +229,11 @@ def _step_loss(q: float, sigma: float, interval: float) -> Any:
 
 
 def _epsilon_rdp(groups: Groups, delta: float) -> float:
-    """Renyi bound (1908.10530); NaN or overflow of its series counts as infinity."""
+    """Renyi bound (1908.10530); NaN or overflow of its series counts as infinity.
+
+    0 is no bound: dp-accounting says it, beside a log line, if rounding made one order's divergence
+    negative.
+    """
     from dp_accounting import dp_event
     from dp_accounting.rdp import RdpAccountant
 
@@ -239,4 +246,4 @@ def _epsilon_rdp(groups: Groups, delta: float) -> float:
             epsilon = float(accountant.get_epsilon(delta))
         except (ZeroDivisionError, OverflowError):
             return math.inf
-    return epsilon if math.isfinite(epsilon) and epsilon >= 0.0 else math.inf
+    return epsilon if math.isfinite(epsilon) else math.inf

@@ -185,3 +185,32 @@ def test_what_was_spent_never_falls_where_the_interval_changes(
     """The auditor calls a ledger false in which it does."""
     found = [accounting.epsilon_pld([accounting.Mechanism(q, sigma, n)], 1e-5) for n in counts]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("renyi", [0.0, -1.0])
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 50), (0.05, 50), (1.0, 1_000_001)])
+def test_a_renyi_value_below_zero_by_rounding_never_makes_a_round_free(
+    renyi: float, sigma: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dp-accounting then says 0 and logs a line: PLD answers, or infinity where it would not."""
+    one = [accounting.Mechanism(0.1, sigma, steps)]
+    true = accounting.epsilon_pld(one, 1e-5)
+    accounting._epsilon.cache_clear()
+    monkeypatch.setattr(
+        "dp_accounting.rdp.RdpAccountant.get_epsilon", lambda *_: renyi, raising=True
+    )
+    try:
+        told = accounting.epsilon_pld(one, 1e-5)
+    finally:
+        accounting._epsilon.cache_clear()
+    assert told == (true if (sigma, steps) == (1.0, 50) else math.inf)
+
+
+def test_a_renyi_value_that_is_no_number_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no reason to compose what may be hostile."""
+    accounting._epsilon.cache_clear()
+    monkeypatch.setattr("dp_accounting.rdp.RdpAccountant.get_epsilon", lambda *_: math.nan)
+    try:
+        assert accounting.epsilon_pld([plan(0.1, 1.0, 50)], 1e-5) == math.inf
+    finally:
+        accounting._epsilon.cache_clear()
