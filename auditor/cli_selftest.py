@@ -43,11 +43,12 @@ def register(app: typer.Typer) -> None:
         Example: fedprint-audit selftest --only noise-deviation --only clipping
         """
         from auditor import selftest as tests
-        from auditor import selftest_checks, selftest_counting
+        from auditor import selftest_checks, selftest_counting, selftest_shared
         from shared_model.release_files import code_digest
         from simulations.in_process_grid import one_thread
 
-        checks = tests.chosen((*selftest_checks.CHECKS, *selftest_counting.CHECKS), only or ())
+        every = (*selftest_checks.CHECKS, *selftest_shared.CHECKS, *selftest_counting.CHECKS)
+        checks = tests.chosen(every, only or ())
         findings = []
         with one_thread():
             for number, check in enumerate(checks, start=1):

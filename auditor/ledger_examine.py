@@ -108,8 +108,8 @@ def _roster_faults(ledger: Ledger) -> Iterator[str]:
             yield where + "its roster declares another number of patients."
         elif booked.threshold != roster.threshold or booked.participants > len(roster.sites):
             yield where + "threshold or number of participants is not that of its roster."
-        elif booked.colluding_sites > max(0, roster.collusion_bound):
-            yield where + "it supposes more colluding hospitals than its roster can bear."
+        elif booked.colluding_sites != (roster.collusion_bound if booked.mode != "local" else 0):
+            yield where + "it counts on another number of colluding hospitals than its roster's."
 
 
 def _roster_words(ledger: Ledger) -> str:

@@ -85,7 +85,7 @@ def _rosters(ledger: Ledger) -> Iterable[Roster]:
 
 
 def _fault(ledger: Ledger, entry: Recovered, found: Vouched) -> str:
-    if entry.witnesses != found.witnesses:
+    if not entry.witnesses or not set(entry.witnesses) <= set(found.witnesses):
         return f"it names other witnesses than answered ({', '.join(found.witnesses)})."
     if entry.lost_from and (found.length, found.head) != (entry.lost_to, entry.previous):
         return (

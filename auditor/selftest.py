@@ -99,12 +99,15 @@ def judged(check: Check, seen: Seen) -> Finding:
 
 
 def run(check: Check, *, quick: bool) -> Finding:
-    """One check. What the product refuses to do in it makes it fail."""
+    """One check. What the product refuses to do in it makes it fail, and so does any exception:
+    what could not be measured to its end must neither pass nor hide the other checks' verdicts."""
     try:
-        seen = check.measure(quick)
+        return judged(check, check.measure(quick))
     except FedprintError as error:
-        seen = Seen(broken=[f"The product refused: {error}"])
-    return judged(check, seen)
+        broken = f"The product refused: {error}"
+    except Exception as error:
+        broken = f"The check broke off with {type(error).__name__}: {error}"
+    return judged(check, Seen(broken=[broken]))
 
 
 def chosen(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:

@@ -13,8 +13,8 @@ plans to read, and refusals.
     runs/approved/<run>.json   the plan that was approved last
     runs/refused/<run>.json    no plan of this run is looked at
 
-A policy that says yes in advance does so for at most 32 runs of which no round is booked: run names
-cost a coordinator nothing, and each yes is an entry for ever.
+A policy that says yes in advance does so for at most 32 plans of which no round is booked: names of
+runs, and further plans of one, cost a coordinator nothing, and each yes is an entry for ever.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from shared_model.protocol import RunPlan
 
 MAX_PENDING = 32
 MAX_UNUSED = 32
-"""Runs that a policy has approved in advance and of which no round is booked."""
+"""Plans that a policy has approved in advance and of which no round is booked."""
 _LARGEST_FILE = 64 * 1024
 _RUN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 State = Literal["pending", "approved", "refused"]
@@ -183,9 +183,9 @@ class HospitalApprovals:
         Nothing is read in recordings, and nothing is booked.
 
         Raises:
-            Refused: against the policy ("policy", "contributors"); it cannot be afforded, so that
-                nobody is asked ("budget"); it waits for the operator or was refused by the
-                operator ("run-approval").
+            Refused: against the policy ("policy", "contributors"); not one more round can be
+                afforded, so that nobody is asked ("budget"); it waits for the operator or was
+                refused by the operator ("run-approval").
         """
         self._hold_against_policy(plan)
         with self.files.locked():
@@ -230,18 +230,19 @@ class HospitalApprovals:
                 return kept.plan, state
         raise OurMistake(f"No plan of run {run} is here.", do="See: fedprint-node run list")
 
-    def approve(self, plan: RunPlan) -> None:
-        """The operator's yes to this very plan.
+    def approve(self, plan: RunPlan) -> Cost:
+        """The operator's yes to this very plan; what it would cost from now on.
 
         Raises:
             Refused: "policy", "contributors", "budget".
         """
         self._hold_against_policy(plan)
         with self.files.locked(), self.ledger() as ledger:
+            cost = self._affordable(plan, ledger.chain)
             if not is_approved(ledger.chain, plan):
-                cost = self._affordable(plan, ledger.chain)
                 self._write(ledger, plan, cost, "operator")
             self._took(plan)
+        return cost
 
     def refuse(self, run: str) -> None:
         """The operator's no, to any plan of this run; holds at once, also for a run under way.
@@ -291,21 +292,22 @@ class HospitalApprovals:
             raise Refused(error.message, reason="policy", do=error.do) from error
         if not cost.affordable:
             raise BudgetExhausted(
-                f"Run {plan.run} would cost epsilon {cost.least_of_run:.2f} and bring this "
-                f"hospital to {cost.least_after:.2f} for life; its limits are "
+                f"One more round would bring run {plan.run} to epsilon {cost.next_of_run:.2f} and "
+                f"this hospital to {cost.next_after:.2f} for life; its limits are "
                 f"{self.budget.epsilon_per_run:g} a run and {self.budget.epsilon_lifetime:g}.",
                 do="Only the hospital can raise them, in policy.toml.",
             )
         return cost
 
     def _in_advance(self, plan: RunPlan, cost: Cost, chain: Chain) -> bool:
-        """Whether the policy says yes to this plan."""
+        """Whether the policy says yes to this plan; never to one that it cannot see to its end."""
         limits = self.policy.approve_runs_in_advance
         if limits is None:
             return False
         unlimited = math.isinf(self.budget.epsilon_per_run)  # simulations only
         return (
-            plan.purpose in limits.purposes
+            cost.covers_run
+            and plan.purpose in limits.purposes
             and plan.privacy.mode in limits.modes
             and (not limits.code_digests or plan.code_digest in limits.code_digests)
             and (unlimited or cost.of_run <= limits.epsilon_per_run)
@@ -314,13 +316,15 @@ class HospitalApprovals:
 
 
 def _unused(chain: Chain) -> int:
-    """Runs that were approved in advance and never booked."""
-    runs = {
-        link.entry.run
-        for link in chain.links
-        if isinstance(link.entry, Approved) and link.entry.by == "policy"
-    }
-    return len(runs - {booking.run for booking in chain.bookings})
+    """Approvals in advance of which no round was booked; each plan of a run counts by itself."""
+    unused, open_ = 0, dict[str, bool]()  # run -> by policy, and nothing booked since
+    for entry in (link.entry for link in chain.links):
+        if isinstance(entry, Approved):
+            unused += open_.get(entry.run, False)
+            open_[entry.run] = entry.by == "policy"
+        elif isinstance(entry, Booked):
+            open_[entry.run] = False
+    return unused + sum(open_.values())
 
 
 def approvals_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_ledger, cli_node, cli_release, cli_roster, cli_run
+from client import cli_data, cli_ledger, cli_node, cli_registry, cli_release, cli_roster, cli_run
 from shared_model import terminal
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ cli_ledger.register(app)
 cli_release.register(app)
 cli_roster.register(app)
 cli_run.register(app)
+cli_registry.register(app)
 
 
 def main() -> None:

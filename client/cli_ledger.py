@@ -1,4 +1,4 @@
-"""fedprint-node ledger: show, verify, export, ask, witness, recover, import-spend."""
+"""fedprint-node ledger: show, verify, export, ask, witness, recover, accept, import-spend."""
 
 from __future__ import annotations
 
@@ -241,6 +241,35 @@ def recover(
             "Next: fedprint-node start",
         ]
     )
+
+
+@app.command()
+def accept(
+    file: Annotated[Path, typer.Argument(help="Exported ledger of another hospital.", exists=True)],
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The words were read already.")] = False,
+) -> None:
+    """Follow another hospital's ledger behind entries that it has lost and paid for.
+
+    Needed where this hospital saw some of the lost entries: it refuses the other until then.
+
+    Example: fedprint-node ledger accept north-clinic.ledger
+    """
+    from client import ledger_accept
+    from shared_model.files import read_regular
+    from shared_model.ledger_export import MAX_EXPORT_BYTES
+
+    place = NodeHome.find(home)
+    data = read_regular(file, MAX_EXPORT_BYTES)
+    terminal.err.print("Verifying every entry (about 0.2 ms each) ...")
+    with _store(place) as store:
+        held = store.peers()
+        found = ledger_accept.judged(data, held=held, roster=_roster(place), own=_own(place)[0])
+        _print(found.in_words)
+        if not yes and not typer.confirm(f"Follow this ledger of {found.site}?"):
+            raise Refused("Nothing was accepted.", reason="not-accepted")
+        store.accept_peer(found.site, found.held, found.head)
+    _print([f"This hospital now holds {found.head.length} entries of {found.site}."])
 
 
 @app.command("import-spend")

@@ -56,20 +56,32 @@ def init(
 
 
 def join(
-    invitation: Annotated[Path, typer.Argument(help="coordinator.json", exists=True)],
+    invitation: Annotated[
+        Path, typer.Argument(metavar="FILE", help="token.json, or coordinator.json.", exists=True)
+    ],
     home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="The digest was compared already.")] = False,
+    patients: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With a token, for a new node: declared number of patients; public, fixed."
+        ),
+    ] = None,
 ) -> None:
-    """Pin a coordinator, after its digest was compared by telephone.
+    """Join with the operator's token, or pin a coordinator.json; digests are compared by telephone.
 
-    Example: fedprint-node join coordinator.json
+    With a token it makes this hospital's keys, if there are none, and sends the public ones.
+
+    Example: fedprint-node join token.json --patients 1200
     """
-    from client import keys
+    from client import cli_registry, keys
     from shared_model import enrolment, signing
 
     place = NodeHome.find(home)
-    keys.load_config(place)
     data = invitation.read_bytes()
+    if cli_registry.join_with_token(place, data, patients=patients, yes=yes):
+        return
+    keys.load_config(place)
     offered = enrolment.open_invitation(data)
     terminal.out.print(
         f"Coordinator at {offered.address}\n"
@@ -77,7 +89,8 @@ def join(
         f"digest of its run key:     {signing.key_digest(offered.run)}\n"
         f"digest of its release key: {signing.key_digest(offered.release)}\n"
         "digest of the root key (its holder reads it to you, not the coordinator's operator):\n"
-        f"  {enrolment.RootCard(root_key=offered.root_key).spoken_key}",
+        f"  {enrolment.RootCard(root_key=offered.root_key).spoken_key}\n"
+        f"  {enrolment.RootCard(root_key=offered.root_key).words_key}",
         soft_wrap=True,
     )
     if not yes and not typer.confirm(

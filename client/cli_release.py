@@ -41,6 +41,14 @@ def install(
             "for each.",
         ),
     ] = None,
+    confirm_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="A first model that this version does not know, of which you know that no "
+            "patient's data made it.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a release against the coordinator's pinned key, show what it cost, install it.
@@ -56,7 +64,7 @@ def install(
     from shared_model.release_words import describe, words
 
     place = NodeHome.find(home)
-    checked = installation.check(place, source, confirm_roster or ())
+    checked = installation.check(place, source, confirm_roster or (), confirm_origin or ())
     manifest = checked.release.manifest
     if not as_json:
         for line in words(manifest):

@@ -115,8 +115,8 @@ def approve(
     _print(_in_words(place, book, shown))
     if not yes and not typer.confirm("Take part in this run?"):
         raise Refused(f"Run {run} was not approved; it still waits.", reason="not-approved")
-    book.approve(shown)
-    _print([f"This hospital takes part in run {run}: at most {shown.bookings} rounds."])
+    cost = book.approve(shown)
+    _print([f"This hospital takes part in run {run}: at most {cost.rounds_left} rounds."])
 
 
 @app.command()

@@ -52,6 +52,16 @@ class NodeHome:
         return self.root / "coordinator.json"
 
     @property
+    def registry(self) -> Path:
+        """Where the registry is, and the TLS key and certificate that it knows this node by."""
+        return self.root / "registry"
+
+    @property
+    def next_identity_key(self) -> Path:
+        """The identity key after the present one, while a rotation is under way."""
+        return self.root / "keys" / "identity-next.pem"
+
+    @property
     def roster(self) -> Path:
         """roster.json: the signed roster that this hospital has approved."""
         return self.root / "roster.json"
@@ -128,6 +138,11 @@ class NodeHome:
     @property
     def releases(self) -> Path:
         return self.root / "releases"
+
+    @property
+    def inbox(self) -> Path:
+        """Releases and mail as fetched from the registry; nothing here is verified or installed."""
+        return self.root / "inbox"
 
     @property
     def logs(self) -> Path:

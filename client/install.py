@@ -24,6 +24,7 @@ from client.home import NodeHome
 from client.install_checks import (
     check_model,
     check_names,
+    check_origin,
     check_own_rounds,
     check_price,
     check_rosters,
@@ -68,12 +69,18 @@ def trusted_signer(home: NodeHome) -> bytes:
     return pinned(home).release
 
 
-def check(home: NodeHome, path: Path, confirmed: Collection[str] = ()) -> Checked:
+def check(
+    home: NodeHome,
+    path: Path,
+    confirmed: Collection[str] = (),
+    origins: Collection[str] = (),
+) -> Checked:
     """Verify a release folder or archive for this node; changes nothing.
 
     Args:
         confirmed: digests of rosters that this node never approved and its operator, asked for
             this release, vouches for.
+        origins: digests of first models that the operator vouches for.
 
     Raises:
         Refused: reasons "files", "size", "manifest", "signer", "signature", "digest", "weights",
@@ -88,6 +95,7 @@ def check(home: NodeHome, path: Path, confirmed: Collection[str] = ()) -> Checke
     check_own_rounds(home, release)
     check_price(release)
     check_model(release)
+    check_origin(release, origins)
     return Checked(release, files, again=_not_older(home, release))
 
 

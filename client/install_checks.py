@@ -17,6 +17,7 @@ from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.release import Release
 from shared_model.release_checks import replies_of
+from shared_model.release_origin import known_origin
 from shared_model.release_price import price_of
 from shared_model.sum_evidence import opened_rosters
 from shared_model.weights import Weights
@@ -183,6 +184,25 @@ def check_model(release: Release) -> None:
     like = mae.weights_of(mae.build(config, seed=0))
     if _shapes(like) != _shapes(release.weights):
         raise Refused("The weights do not fit the model of the manifest.", reason="model", do=ASK)
+
+
+def check_origin(release: Release, confirmed: Collection[str] = ()) -> None:
+    """The first model costs no patient anything: known by its digest, or the operator's own word.
+
+    Raises:
+        Refused: it is neither; patients' data may be in it that the price leaves out ("lineage").
+    """
+    manifest = release.manifest
+    digest = manifest.lineage.warm_start.digest
+    if digest in confirmed or known_origin(manifest.model.preset, digest) is not None:
+        return
+    raise Refused(
+        f"This version does not know the first model of the release (digest {digest}); rounds "
+        "that made it are missing from the price.",
+        reason="lineage",
+        do="Ask the coordinator for a release of the whole lineage. Only if you know that no "
+        "patient's data made that model: install with --confirm-origin DIGEST.",
+    )
 
 
 def config_of(release: Release) -> ModelConfig:

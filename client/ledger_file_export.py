@@ -27,6 +27,7 @@ def export(home: NodeHome, site: str, key: Ed25519PrivateKey) -> tuple[bytes, in
     """
     with LedgerStore.open(home, site, key) as store:
         chain, witnessed, rounds = store.chain, store.peers(), store.countersigned()
+        head = store.signed_head()
     made = ledger_export.build(
         site=site,
         created=today_utc(),
@@ -37,6 +38,7 @@ def export(home: NodeHome, site: str, key: Ed25519PrivateKey) -> tuple[bytes, in
         witnessed=witnessed,
         countersigned=[(one.run, one.round, one.request, one.agreements) for one in rounds],
         releases=install.digests(home),
+        head=head,
         recoveries=_kept(home, chain),
     )
     return ledger_export.seal(made, key), chain.length

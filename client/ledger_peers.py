@@ -49,11 +49,26 @@ def see(
     for site in sorted(heads):
         new = heads[site]
         _check(site, new, held.get(site), links.get(site, ()), identity_keys.get(site))
-        connection.execute(
-            "INSERT INTO peers VALUES (?, ?, ?, ?) ON CONFLICT (site) DO UPDATE SET"
-            " length = excluded.length, head = excluded.head, signature = excluded.signature",
-            (site, new.length, new.head, new.signature),
-        )
+        _hold(connection, site, new)
+
+
+def accept(connection: sqlite3.Connection, site: str, old: LedgerHead, new: LedgerHead) -> None:
+    """Inside a transaction: hold `new` of this site from now on, which the operator has seen.
+
+    Raises:
+        Refused: another head than `old` is held meanwhile ("ledger").
+    """
+    if peers(connection).get(site) != old:
+        raise _refuse(f"What this hospital holds of {site} has changed meanwhile.")
+    _hold(connection, site, new)
+
+
+def _hold(connection: sqlite3.Connection, site: str, new: LedgerHead) -> None:
+    connection.execute(
+        "INSERT INTO peers VALUES (?, ?, ?, ?) ON CONFLICT (site) DO UPDATE SET"
+        " length = excluded.length, head = excluded.head, signature = excluded.signature",
+        (site, new.length, new.head, new.signature),
+    )
 
 
 def _check(
@@ -84,7 +99,8 @@ def _refuse(message: str) -> Refused:
     return Refused(
         message,
         reason="ledger",
-        do="That hospital runs: fedprint-node ledger ask; show it what this one holds.",
+        do="That hospital runs: fedprint-node ledger ask; show it what this one holds. If it has "
+        "recovered since, take its exported ledger: fedprint-node ledger accept FILE",
     )
 
 

@@ -131,7 +131,9 @@ def recover(
                 previous=found.head if lost else chain.head,
                 epsilon_charged=plan.charge,
                 delta=chain.delta or policy.delta,
-                witnesses=found.witnesses,
+                witnesses=found.witnesses[
+                    : rules.needed(roster)
+                ],  # a line is short; the evidence has all
                 evidence_digest=evidence,
                 time_s=store.now_s,
             )

@@ -297,6 +297,11 @@ class LedgerStore:
             others = {site: head for site, head in heads.items() if site != self._site}
             ledger_peers.see(connection, others, links, identity_keys)
 
+    def accept_peer(self, site: str, old: LedgerHead, new: LedgerHead) -> None:
+        """See `ledger_peers.accept`."""
+        with self._transaction() as connection:
+            ledger_peers.accept(connection, site, old, new)
+
     def peers(self) -> dict[str, LedgerHead]:
         """The newest head held of each other hospital."""
         return ledger_peers.peers(self._connection)
@@ -399,8 +404,11 @@ class LedgerStore:
         return longer
 
     def _committed(self, chain: Chain) -> None:
+        """Note it; one process at a time, else a slow one puts a shorter note over a longer."""
         self.chain = _verified[self._name] = chain
-        ledger_file.write_notes(self._home, chain.length, chain.head)
+        with self._transaction():
+            self._read()
+            ledger_file.write_notes(self._home, self.chain.length, self.chain.head)
 
     def _read(self) -> None:
         """Verify what this process has not verified yet."""

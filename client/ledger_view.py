@@ -19,7 +19,8 @@ from shared_model.ledger import Booked, Chain, Incident, Recovered
 from shared_model.protocol import PRIVACY_UNIT
 
 _LOCAL = "local (this hospital adds the whole noise itself)"
-_COLOURS = ("#1f4e9c", "#b00020", "#b3541e")
+_COLOURS = ("#0072B2", "#D55E00")
+"""For life, of runs: told apart by colour-blind readers, too (Okabe and Ito)."""
 
 
 @dataclass(frozen=True)
@@ -182,39 +183,72 @@ class LedgerView:
 
 
 def plot(view: LedgerView, path: Path) -> None:
-    """Cumulative epsilon over time with the limits, as .png or .svg."""
+    """Cumulative epsilon over time, for life and of each run, with their limits; .png or .svg."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
-    days: list[Any] = []
-    totals: list[float] = []
-    for link in view.chain.links:
-        entry = link.entry
-        if isinstance(entry, Recovered) and entry.epsilon_charged:
-            days.append(_time(entry.time_s))
-            totals.append((totals[-1] if totals else 0.0) + entry.epsilon_charged)
-        if isinstance(entry, Booked):
-            days.append(_time(entry.time_s))
-            stated = entry.epsilon_lifetime
-            totals.append(math.nan if stated is None else stated)
     figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.step(days, totals, where="post", color=_COLOURS[0], marker=".", label="spent for life")
-    axes.axhline(
-        view.policy.epsilon_lifetime, color=_COLOURS[1], linestyle="--", label="limit for life"
-    )
-    axes.axhline(
-        view.policy.epsilon_per_run, color=_COLOURS[2], linestyle=":", label="limit of a run"
-    )
+    life, of_run = _COLOURS
+    spent = _spent(view.chain)
+    for color, name, style, width, series, limit in (
+        (life, "for life", "--", 3.0, [spent], view.policy.epsilon_lifetime),
+        (of_run, "of each run", ":", 1.2, _spent_of_runs(view.chain), view.policy.epsilon_per_run),
+    ):
+        for number, points in enumerate(series):
+            days, totals = zip(*points, strict=True) if points else ((), ())
+            label = f"spent {name}" if number == 0 else None
+            axes.step(
+                days, totals, where="post", color=color, marker=".", lw=width, ms=4.0, label=label
+            )
+        axes.axhline(limit, color=color, linestyle=style, label=f"limit {name}")
     axes.set_ylim(bottom=0.0)
-    axes.set_ylabel(f"epsilon at delta {view.delta:g}")
-    axes.set_title(
-        f"{view.chain.site}: {PRIVACY_UNIT}, trust model {view.trust_model}", fontsize=10
-    )
-    axes.legend(loc="best", frameon=False)
-    figure.autofmt_xdate()
+    axes.set_ylabel(f"epsilon at delta {view.delta:g}, a patient")
+    if spent:
+        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        first, last = min(spent)[0], max(spent)[0]
+        margin = max((last - first) / 20, datetime.timedelta(minutes=5))
+        axes.set_xlim(first - margin, last + margin)  # type: ignore[arg-type]
+        axes.set_xlabel("time of booking, UTC")
+    else:
+        axes.set_xticks([])
+        axes.set_xlabel("no round is booked yet")
+    axes.set_title(f"{view.chain.site}: {PRIVACY_UNIT}; trust model {view.trust_model}")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path)
+
+
+_Points = list[tuple[datetime.datetime, float]]
+
+
+def _spent(chain: Chain) -> _Points:
+    """(time, epsilon for life after it), from 0 on."""
+    points: _Points = []
+    for entry in (link.entry for link in chain.links):
+        if isinstance(entry, Recovered) and entry.epsilon_charged:
+            before = points[-1][1] if points else 0.0
+            _add(points, entry.time_s, before + entry.epsilon_charged)
+        elif isinstance(entry, Booked):
+            _add(points, entry.time_s, entry.epsilon_lifetime)
+    return points
+
+
+def _spent_of_runs(chain: Chain) -> list[_Points]:
+    """The same of each run by itself."""
+    runs: dict[str, _Points] = {}
+    for booked in chain.bookings:
+        _add(runs.setdefault(booked.run, []), booked.time_s, booked.epsilon_run)
+    return list(runs.values())
+
+
+def _add(points: _Points, time_s: int, epsilon: float | None) -> None:
+    if not points:
+        points.append((_time(time_s), 0.0))
+    points.append((_time(time_s), math.nan if epsilon is None else epsilon))
 
 
 def number(epsilon: float) -> float | str:

@@ -31,9 +31,9 @@ class Cost:
 
     They hold against `colluding_sites` hospitals (0 in mode local, which needs no other hospital).
     before: for life, until now. after, of_run: with all further bookings of the plan; outsider: of
-    the run, for those who collude with no hospital. least_after,
-    least_of_run: with as few as the run needs to end well. rounds_left: rounds like these that the
-    budget has room for, at most those of the plan. Infinite limits (simulations): nothing is
+    the run, for those who collude with no hospital. next_after, next_of_run: with one more.
+    needed: rounds without which the run cannot end well. rounds_left: rounds like these that the
+    budget has room for, at most the plan's bookings. Infinite limits (simulations): nothing is
     computed, all epsilons are infinite.
     """
 
@@ -42,21 +42,22 @@ class Cost:
     of_run: float
     outsider: float
     colluding_sites: int
-    least_after: float
-    least_of_run: float
+    next_after: float
+    next_of_run: float
+    needed: int
     rounds_left: int
     delta: float
     budget: Budget
 
     @property
     def affordable(self) -> bool:
-        """Whether the run could end well."""
-        return self._within(self.least_after, self.least_of_run)
+        """Whether one more round could be booked."""
+        return self.rounds_left >= 1
 
     @property
-    def covers_all(self) -> bool:
-        """Whether the budget holds for every booking, those for failed rounds included."""
-        return self._within(self.after, self.of_run)
+    def covers_run(self) -> bool:
+        """Whether this hospital could take part to the end, if no round fails."""
+        return self.rounds_left >= self.needed
 
     @property
     def left(self) -> float:
@@ -68,9 +69,6 @@ class Cost:
         """The same as a part of the limit for life."""
         return self.left / self.budget.epsilon_lifetime
 
-    def _within(self, lifetime: float, of_run: float) -> bool:
-        return lifetime <= self.budget.epsilon_lifetime and of_run <= self.budget.epsilon_per_run
-
 
 def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
     """What `plan.bookings` further rounds would cost on top of this ledger.
@@ -78,6 +76,9 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
     Args:
         like: `booking_like` of the plan.
     """
+    spent = chain.spent()
+    run = spent.of_run(plan.run)
+    needed = max(1, plan.rounds - sum(item.run == plan.run for item in chain.bookings))
     if math.isinf(budget.epsilon_lifetime) and math.isinf(budget.epsilon_per_run):
         endless = math.inf
         return Cost(
@@ -86,15 +87,13 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
             of_run=endless,
             outsider=endless,
             colluding_sites=like.colluding_sites,
-            least_after=endless,
-            least_of_run=endless,
+            next_after=endless,
+            next_of_run=endless,
+            needed=needed,
             rounds_left=plan.bookings,
             delta=budget.delta,
             budget=budget,
         )
-    spent = chain.spent()
-    run = spent.of_run(plan.run)
-    booked = sum(item.run == plan.run for item in chain.bookings)
 
     def total(rounds: int) -> tuple[float, float, float]:
         further = ledger_cost.repeated(like, rounds)
@@ -102,8 +101,18 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
         return after, ledger_cost.epsilon(run, budget.delta, further)[0], delta
 
     after, of_run, delta = total(plan.bookings)
-    least_after, least_of_run, _ = total(max(1, plan.rounds - booked))
-    cost = Cost(
+    next_after, next_of_run, _ = total(1)
+    if after <= budget.epsilon_lifetime and of_run <= budget.epsilon_per_run:
+        room = plan.bookings
+    else:
+        room = ledger_cost.rounds_left(
+            spent,
+            like,
+            delta=budget.delta,
+            lifetime=budget.epsilon_lifetime,
+            per_run=budget.epsilon_per_run,
+        )
+    return Cost(
         before=ledger_cost.epsilon(spent, budget.delta)[0],
         after=after,
         of_run=of_run,
@@ -111,22 +120,13 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
             run, budget.delta, ledger_cost.repeated(like, plan.bookings), colluding=0
         )[0],
         colluding_sites=like.colluding_sites,
-        least_after=least_after,
-        least_of_run=least_of_run,
-        rounds_left=plan.bookings,
+        next_after=next_after,
+        next_of_run=next_of_run,
+        needed=needed,
+        rounds_left=min(room, plan.bookings),
         delta=delta,
         budget=budget,
     )
-    if cost.covers_all or not cost.affordable:
-        return cost
-    room = ledger_cost.rounds_left(
-        spent,
-        like,
-        delta=budget.delta,
-        lifetime=budget.epsilon_lifetime,
-        per_run=budget.epsilon_per_run,
-    )
-    return Cost(**{**vars(cost), "rounds_left": min(room, plan.bookings)})
 
 
 def booking_like(
@@ -204,8 +204,13 @@ def _cost_in_words(plan: RunPlan, cost: Cost) -> list[str]:
             f"the run costs epsilon {cost.outsider:.2f}."
         )
     if not cost.affordable:
-        lines.append("THE BUDGET DOES NOT HOLD for this run: it is refused.")
-    elif not cost.covers_all:
+        lines.append("THE BUDGET DOES NOT HOLD for one more round of this run: it is refused.")
+    elif not cost.covers_run:
+        lines.append(
+            f"The budget holds for {cost.rounds_left} of {cost.needed} rounds: this hospital stops "
+            "before the run ends."
+        )
+    elif cost.rounds_left < plan.bookings:
         lines.append(
             f"The budget holds for {cost.rounds_left} of {plan.bookings} rounds: if more of them "
             "fail, this hospital stops before the run ends."
@@ -241,6 +246,8 @@ def facts(
         "epsilon_lifetime": number(cost.budget.epsilon_lifetime),
         "epsilon_per_run": number(cost.budget.epsilon_per_run),
         "affordable": cost.affordable,
-        "covers_all_bookings": cost.covers_all,
+        "covers_run": cost.covers_run,
+        "covers_all_bookings": cost.rounds_left == plan.bookings,
+        "rounds_needed": cost.needed,
         "rounds_left": cost.rounds_left,
     }

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from server.home import CoordinatorHome
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
-
-if TYPE_CHECKING:
-    from shared_model.ledger import LedgerHead
-    from shared_model.ledger_export import Export
 
 app = typer.Typer(
     help="The archive of the hospitals' privacy ledgers, as their replies have shown them.",
@@ -81,48 +77,37 @@ def import_(
 ) -> None:
     """Take in a hospital's exported ledger, where the archive here lacks too many of its entries.
 
-    Only what continues the archive, is signed by the enrolled key and lies before a head that the
-    hospital's peers have countersigned.
+    Only what continues the archive and is signed by the enrolled key, up to a head that is, too.
+    Not while the coordinator runs.
 
     Example: fedprint-coordinator ledger import ledger.json
     """
-    from server import sites
+    from server import sites, superlink
     from shared_model.files import read_regular
     from shared_model.ledger_export import MAX_EXPORT_BYTES, open_export
 
     place = CoordinatorHome.find(home)
+    if superlink.is_running(place):
+        raise Refused(
+            "The coordinator runs, and goes by the archive that it has read.",
+            reason="busy",
+            do="Stop it (Ctrl-C), import, and start it with --resume.",
+        )
     export = open_export(read_regular(file, MAX_EXPORT_BYTES)).export
     cards = {card.site: card.identity_key for card in sites.roster(place)}
     if export.site not in cards:
         raise OurMistake(f"{export.site} is not enrolled.")
     key = bytes.fromhex(cards[export.site])
+    if export.head is None:
+        raise Refused(
+            f"The file has no signed head of the ledger of {export.site}.",
+            reason="ledger",
+            do="Ask the hospital to write it with this version: fedprint-node ledger export",
+        )
+    export.head.check(export.site, key)
     lines = [line.encode("ascii") for line in export.lines]
-    head = _countersigned_head(export, key)
-    count = _archive(place).take_in(export.site, lines, head, key)
+    count = _archive(place).take_in(export.site, lines, export.head, key)
     terminal.out.print(f"Took in {count} entries of {export.site}; {len(lines)} are held now.")
-
-
-def _countersigned_head(export: Export, key: bytes) -> LedgerHead:
-    """The newest head of its own that the hospital has signed, from the rounds in its export.
-
-    Raises:
-        OurMistake: there is none.
-    """
-    from shared_model.protocol import SIGNATURE_BYTES
-    from shared_model.protocol_sum import AgreeRequest
-
-    found = []
-    for item in export.countersigned:
-        try:
-            asked = AgreeRequest.model_validate_json(bytes.fromhex(item.request)[SIGNATURE_BYTES:])
-            head = asked.heads[asked.survivors.index(export.site)]
-            head.check(export.site, key)
-        except (ValueError, Refused):
-            continue
-        found.append(head)
-    if not found:
-        raise OurMistake("The export holds no head that the hospital's peers have countersigned.")
-    return max(found, key=lambda head: head.length)
 
 
 def _archive(place: CoordinatorHome) -> Any:

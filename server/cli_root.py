@@ -34,7 +34,8 @@ def init(home: Home = None) -> None:
     card = root.make(place)
     terminal.out.print(
         f"The root key is {place.key}: keep this machine off every network, and a copy of the "
-        f"folder in a second safe.\nDigest of the root key:\n  {card.spoken_key}\n"
+        f"folder in a second safe.\nDigest of the root key:\n  {card.spoken_key}\nin words, "
+        f"for the hospitals that join:\n  {card.words_key}\n"
         f"Next: carry {place.public} to the coordinator and run there: "
         "fedprint-coordinator init --root root.json",
         soft_wrap=True,

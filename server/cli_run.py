@@ -42,6 +42,10 @@ def init(
             help="root.json of the consortium's root key; may be given later.", exists=True
         ),
     ] = None,
+    registry_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the registry; else one above the address's."),
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and server certificate.
 
@@ -56,18 +60,27 @@ def init(
     place = CoordinatorHome.find(home)
     refuse_beside(place)
     place.make()
-    if place.config.exists() and superlink.load_config(place).address != address:
-        raise OurMistake(
-            f"{place.root} is the coordinator at another address.",
-            do="Choose another folder with --home.",
-        )
+    if place.config.exists():
+        present = superlink.load_config(place)
+        if present.address != address:
+            raise OurMistake(
+                f"{place.root} is the coordinator at another address.",
+                do="Choose another folder with --home.",
+            )
+        registry_port = registry_port or present.registry_port
     if not place.ca_key.exists():
         tls.make(place, address, now=datetime.datetime.now(datetime.UTC))
     for path in (place.run_key, place.release_key):
         if not path.exists():
             signing.create_key_file(path)
-    superlink.write_config(place, superlink.CoordinatorConfig(address=address, bind=bind))
-    terminal.out.print(f"The coordinator is at {place.root}; hospitals reach it at {address}.")
+    config = superlink.CoordinatorConfig(address=address, bind=bind, registry_port=registry_port)
+    registry = config.registry_address
+    superlink.write_config(place, config)
+    terminal.out.print(
+        f"The coordinator is at {place.root}; hospitals reach it at {address}, and its registry at "
+        f"{registry}.",
+        soft_wrap=True,
+    )
     if root is not None:
         rosters.pin_root(place, root.read_bytes())
     if not place.root_public.exists():
@@ -79,8 +92,9 @@ def init(
         return
     terminal.out.print(
         f"Digest of the root key, to be compared with its holder by telephone:\n"
-        f"  {rosters.root_card(place).spoken_key}\n"
-        "Next: fedprint-coordinator invitation -o coordinator.json, and send it to the hospitals.",
+        f"  {rosters.root_card(place).spoken_key}\n  {rosters.root_card(place).words_key}\n"
+        "Next: fedprint-coordinator registry start, and for each hospital "
+        "fedprint-coordinator invite SITE -o token.json",
         soft_wrap=True,
     )
 
@@ -124,24 +138,14 @@ def invitation(
 
     Example: fedprint-coordinator invitation -o coordinator.json
     """
-    from server import rosters, superlink
-    from shared_model import enrolment, signing
+    from server import registry_enrolment
     from shared_model.files import write_atomic
 
-    place = CoordinatorHome.find(home)
-    config = superlink.load_config(place)
-    run_key = signing.load_key_file(place.run_key)
-    release_key = signing.load_key_file(place.release_key)
-    made = enrolment.Invitation(
-        address=config.address,
-        ca_certificate=place.ca_certificate.read_text(),
-        run_key=signing.public_bytes(run_key).hex(),
-        release_key=signing.public_bytes(release_key).hex(),
-        root_key=rosters.root_card(place).root_key,
-    )
-    write_atomic(output, enrolment.seal(made, run_key))
+    made, data = registry_enrolment.invitation(CoordinatorHome.find(home))
+    write_atomic(output, data)
     terminal.out.print(
-        f"Wrote {output}. Read its digest to each hospital by telephone:\n  {made.spoken}",
+        f"Wrote {output}. Read its digest to each hospital by telephone:\n  {made.spoken}\n"
+        f"or in words:\n  {made.words}",
         soft_wrap=True,
     )
 
@@ -375,7 +379,7 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "aggregation": record.config.aggregation,
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
-        "without_budget": without_budget(record.rounds),
+        "without_budget": without_budget(record),
         "incidents": Counter(
             one.site for item in record.rounds for one in item.incidents if not one.about
         ),

@@ -388,7 +388,11 @@ class _Loop:
             answer.header, answer.body, site=letter.site, epoch=self.epoch, roster=roster
         )
         if isinstance(said, Refusal):
-            return refusal_event(letter, said)
+            event = refusal_event(letter, said)
+            if (event.trip, event.reason) == ("keying", "budget"):
+                record = self.journal.record
+                self.journal.save(refused_keys=record.refusing_key(letter.site, answer.header))
+            return event
         self.keys[letter.site] = said
         return rounds.KeyArrived(letter.site, letter.number)
 

@@ -105,6 +105,21 @@ class CoordinatorHome:
         return self.root / "logs"
 
     @property
+    def registry_book(self) -> Path:
+        """registry.sqlite: tokens, certificates, waiting cards and mail of the registry."""
+        return self.root / "registry.sqlite"
+
+    @property
+    def registry_lock(self) -> Path:
+        """Held by the one running registry of this home."""
+        return self.root / "registry.lock"
+
+    @property
+    def release_archives(self) -> Path:
+        """Packed releases, named by digest, as the registry streams them; may be deleted."""
+        return self.root / "release-archives"
+
+    @property
     def lock(self) -> Path:
         """Held by the one running coordinator of this home."""
         return self.root / "coordinator.lock"

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from shared_model import canonical
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
-from shared_model.ledger import Chain, LedgerFault, LedgerHead
+from shared_model.ledger import Chain, LedgerFault, LedgerHead, Recovered
 from shared_model.ledger_note import LedgerMismatch, check_note
 from shared_model.protocol import KnownHead, TrainReply, TrainRequest
 
@@ -94,7 +94,27 @@ class LedgerArchive:
             LedgerMismatch: names the site.
         """
         check_note(reply, request, identity_key)
-        self._extended(reply, request, identity_key)
+        before = self.chain(reply.site, identity_key)
+        self._refuse_gap(before, self._extended(reply, request, identity_key))
+
+    def _refuse_gap(self, before: Chain, after: Chain) -> None:
+        """Entries that are new here skip none that a peer would need to follow them.
+
+        Peers take no head that links do not lead to. With such a site among the survivors they
+        would refuse trip 2 of every round, which all have paid for by then.
+        """
+        gaps = [x.entry for x in after.after(before.length) if isinstance(x.entry, Recovered)]
+        lost_to = max((entry.lost_to for entry in gaps), default=0)
+        held = {peer: lengths.get(after.site, 0) for peer, lengths in self._holdings.items()}
+        behind = [peer for peer, length in held.items() if 0 < length < lost_to]
+        if behind:
+            raise LedgerMismatch(
+                f"The ledger of {after.site} has lost entries up to {lost_to}; {min(behind)} holds "
+                "an earlier head, from which nothing leads there.",
+                site=after.site,
+                do="The hospital recovers with the entries that are here: fedprint-coordinator "
+                "ledger entries SITE. If this archive itself is an old copy, remove held.json.",
+            )
 
     def accept(self, reply: TrainReply, request: TrainRequest, identity_key: bytes) -> None:
         """Keep the entries and head of a reply that counts; again changes nothing.

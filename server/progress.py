@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.rounds import RunState
-from server.run_records import RoundRecord
+from server.run_records import RunRecord
 
 UNMASKED = (
     "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "
@@ -76,11 +76,17 @@ def spare(sites: int, threshold: int) -> str:
     return f"{threshold} of {sites} sites are needed: {away} may be away"
 
 
-def without_budget(rounds: Iterable[RoundRecord]) -> list[str]:
-    """Sites that refused a round because of their privacy budget, in words: the first time each."""
+def without_budget(record: RunRecord) -> list[str]:
+    """Sites that refuse a key or a round because of their privacy budget, in words: since when."""
+    last = {one.site: item.round for item in record.rounds for one in item.contributors}
+    said = [
+        (item.round, absent.site)
+        for item in record.rounds
+        for absent in item.absent
+        if absent.reason == "budget"
+    ] + [(one.after + 1, one.site) for one in record.refused_keys]
     first: dict[str, int] = {}
-    for item in rounds:
-        for absent in item.absent:
-            if absent.reason == "budget":
-                first.setdefault(absent.site, item.round)
+    for number, site in sorted(said):
+        if number > last.get(site, 0):
+            first.setdefault(site, number)
     return [f"from round {first[s]} on {s} {REFUSALS['budget']}" for s in sorted(first)]

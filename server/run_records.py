@@ -85,6 +85,17 @@ class IncidentRecord(_Record):
     about: str = ""
 
 
+class RefusedKey(_Record):
+    """A site that gave no key for an epoch because its privacy budget holds for no further round.
+
+    after: number of the last round before. header: its signed refusal, base64.
+    """
+
+    site: SiteName
+    after: int
+    header: Base64
+
+
 class RoundRecord(_Record):
     """One round that has ended. Submissions to a closed round are listed; they were not opened.
 
@@ -157,7 +168,7 @@ class RunRecord(_Record):
     """Everything that is kept about a run.
 
     rosters: the signed rosters that it went over, by version; the last one counts. root_key: the
-    consortium's key that signed them.
+    consortium's key that signed them. refused_keys: the last one of each site.
     """
 
     format: Literal[2] = 2
@@ -175,10 +186,17 @@ class RunRecord(_Record):
     pause: str = ""
     resumed_after: int = 0
     rounds: tuple[RoundRecord, ...] = ()
+    refused_keys: tuple[RefusedKey, ...] = ()
 
     @property
     def completed(self) -> int:
         return sum(item.outcome == "aggregated" for item in self.rounds)
+
+    def refusing_key(self, site: str, header: bytes) -> tuple[RefusedKey, ...]:
+        """`refused_keys` with this one."""
+        after = self.rounds[-1].round if self.rounds else 0
+        others = (one for one in self.refused_keys if one.site != site)
+        return (*others, RefusedKey(site=site, after=after, header=as_base64(header)))
 
     @property
     def model_digest(self) -> str:

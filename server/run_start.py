@@ -170,7 +170,12 @@ def check_room(config: RunConfig, roster: Roster) -> None:
         raise OurMistake(
             f"{config.rounds} rounds of {len(roster.sites)} sites: a release has room for the "
             f"signed evidence of about {room}.",
-            do=f"Ask for at most {room} rounds, with more steps each.",
+            do=f"Ask for at most {room} rounds, "
+            + (
+                "with more steps each."
+                if config.privacy.mode == "local"
+                else "with a larger sample rate each."
+            ),
         )
 
 

@@ -48,6 +48,24 @@ def enrol(home: CoordinatorHome, data: bytes) -> SiteCard:
     return card
 
 
+def replace(home: CoordinatorHome, data: bytes) -> SiteCard:
+    """Take another card of a hospital that is enrolled: its operator admitted new keys.
+
+    Raises:
+        PeerFault: not a card, or not signed by the key that it names.
+        Refused: another hospital has one of the keys (reason "enrolled").
+    """
+    card = open_site_card(data)
+    for other in roster(home):
+        same_key = (
+            other.identity_key == card.identity_key or other.supernode_bytes == card.supernode_bytes
+        )
+        if other.site != card.site and same_key:
+            raise Refused(f"Site {other.site} has one of these keys.", reason="enrolled")
+    write_atomic(_path(home, card.site), data)
+    return card
+
+
 def remove(home: CoordinatorHome, site: str) -> None:
     """Enrol a hospital no more: it cannot connect. The signed roster lists it until the next.
 
@@ -57,6 +75,14 @@ def remove(home: CoordinatorHome, site: str) -> None:
     if site not in {card.site for card in roster(home)}:
         raise OurMistake(f"No site {site} is enrolled.", do="See: fedprint-coordinator status")
     _path(home, site).unlink()
+
+
+def card_of(home: CoordinatorHome, site: str) -> SiteCard | None:
+    """The enrolled card of one hospital, verified again; None if it is not enrolled."""
+    try:
+        return open_site_card(_path(home, site).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def roster(home: CoordinatorHome) -> list[SiteCard]:

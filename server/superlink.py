@@ -16,9 +16,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from server.home import CoordinatorHome
 from shared_model.children import Child, Family
@@ -30,15 +30,20 @@ from shared_model.signing import write_secret
 FIRST = "Run first: fedprint-coordinator init --address HOST:PORT"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 WATCH_S = 0.5
+LAST_PORT = 65535
 
 
 class CoordinatorConfig(BaseModel):
-    """coordinator.toml. `address`: what hospitals reach; `bind`: where the SuperLink listens."""
+    """coordinator.toml. `address`: what hospitals reach; `bind`: where the SuperLink listens.
+
+    `registry_port`: where the registry listens, at the same host; by default one above.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     address: str
     bind: str = "127.0.0.1"
+    registry_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
     @field_validator("address")
     @classmethod
@@ -50,10 +55,32 @@ class CoordinatorConfig(BaseModel):
     def port(self) -> int:
         return check_address(self.address)[1]
 
+    @property
+    def registry_at(self) -> int:
+        """The registry's port.
+
+        Raises:
+            OurMistake: there is none above the SuperLink's, or it is the same.
+        """
+        port = self.port + 1 if self.registry_port is None else self.registry_port
+        if port > LAST_PORT or port == self.port:
+            raise OurMistake(
+                "The registry needs a port of its own.",
+                do="Run: fedprint-coordinator init --registry-port PORT",
+            )
+        return port
+
+    @property
+    def registry_address(self) -> str:
+        """HOST:PORT of the registry."""
+        return f"{self.address.rpartition(':')[0]}:{self.registry_at}"
+
 
 def write_config(home: CoordinatorHome, config: CoordinatorConfig) -> None:
     """Write coordinator.toml."""
     text = f'address = "{config.address}"\nbind = "{config.bind}"\n'
+    if config.registry_port is not None:
+        text += f"registry_port = {config.registry_port}\n"
     write_atomic(home.config, text.encode())
 
 

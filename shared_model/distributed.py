@@ -56,6 +56,8 @@ SMOOTHING = 3.0
 SMOOTHING^2 of the noise's variance, which is in the billions."""
 HEADROOM_IN_STD = 10
 """Room for the noise of all participants together."""
+_DOWN = 1.0 - 2.0**-48
+"""Takes up the rounding of a few float64 operations."""
 _SMALLEST = 1e-300
 """Below it, exp is rounded up to this."""
 
@@ -292,7 +294,7 @@ def bound(
         raise OurMistake(
             "The noise is too small for its integers.", do="Use a larger noise multiplier."
         )
-    multiplier = math.nextafter(math.sqrt(continuous) / change, 0.0)
+    multiplier = math.sqrt(continuous) / change * _DOWN
     return Mechanism(sample_rate, multiplier, steps, slack)
 
 

@@ -23,10 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shared_model import canonical, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.spoken_words import words_of
 
 MAX_BYTES = 64 * 1024
 
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+SITE_NAME = r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
+SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 RawKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A raw Ed25519 public key, 32 bytes in hexadecimal."""
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5})")
@@ -55,6 +57,11 @@ class Card(BaseModel):
         """The digest as people compare it by telephone."""
         return spoken(self.digest)
 
+    @property
+    def words(self) -> str:
+        """The digest in 12 words."""
+        return words_of(self.digest)
+
 
 class SiteCard(Card):
     """Public part of a hospital's node."""
@@ -77,6 +84,11 @@ class SiteCard(Card):
     @property
     def identity(self) -> bytes:
         return bytes.fromhex(self.identity_key)
+
+    @property
+    def words_key(self) -> str:
+        """Digest of the identity key in 12 words; the key signs the card."""
+        return words_of(signing.key_digest(self.identity))
 
     @property
     def supernode_bytes(self) -> bytes:
@@ -139,6 +151,11 @@ class RootCard(Card):
     def spoken_key(self) -> str:
         """Digest of the root key, as people compare it by telephone."""
         return spoken(signing.key_digest(self.root))
+
+    @property
+    def words_key(self) -> str:
+        """The same in 12 words."""
+        return words_of(signing.key_digest(self.root))
 
 
 def check_address(address: str) -> tuple[str, int]:

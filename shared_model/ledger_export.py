@@ -110,7 +110,8 @@ class Export(_Strict):
     all entries, oldest first. rosters: every one that its operator has approved, signed by the
     root. witnessed: the newest head that it holds of each other hospital's ledger. releases:
     digests of those that it has installed. recoveries: those that `recovered` entries name, as far
-    as they are kept.
+    as they are kept. head: after the last line, signed as others keep it; absent in files of
+    earlier versions.
     """
 
     kind: Literal["fedprint-ledger-export"] = "fedprint-ledger-export"
@@ -125,6 +126,7 @@ class Export(_Strict):
     countersigned: Annotated[tuple[CountersignedRound, ...], Field(max_length=MAX_ROUNDS)]
     releases: Annotated[tuple[Digest, ...], Field(max_length=MAX_RELEASES)]
     recoveries: Annotated[tuple[RecoveryEvidence, ...], Field(max_length=MAX_RECOVERIES)]
+    head: LedgerHead | None = None
 
     @model_validator(mode="after")
     def _each_once(self) -> Export:
@@ -151,6 +153,7 @@ def build(
     witnessed: Mapping[str, LedgerHead],
     countersigned: Iterable[tuple[str, int, bytes, Mapping[str, bytes]]],
     releases: Iterable[str],
+    head: LedgerHead | None = None,
     recoveries: Iterable[bytes] = (),
 ) -> Export:
     """An export of these bytes.
@@ -162,6 +165,7 @@ def build(
         witnessed: by site, of other hospitals; one of its own is left out.
         countersigned: (run, round, header of AgreeRequest, site -> header of its Agreement).
         releases: digests of manifests.
+        head: after the last line.
         recoveries: files of `ledger_recovery.evidence`.
 
     Raises:
@@ -193,6 +197,7 @@ def build(
                 for run, number, request, agreements in countersigned
             ),
             releases=tuple(sorted(set(releases))),
+            head=head,
             recoveries=tuple(
                 RecoveryEvidence(
                     question=asked.hex(), answers=tuple(sorted(one.hex() for one in answers))
@@ -210,7 +215,7 @@ def seal(export: Export, key: Ed25519PrivateKey) -> bytes:
     Raises:
         OurMistake: its own parser would not take it.
     """
-    plain = export.model_dump(mode="json")
+    plain = _plain(export)
     signature = signing.sign(key, TAG, canonical.encode(plain)).hex()
     data = canonical.encode({**plain, "signature": signature})
     try:
@@ -276,7 +281,7 @@ def open_export(data: bytes) -> Sealed:
         body = canonical.encode(plain)
         export = Export.model_validate_json(body)
         again = canonical.encode({**plain, "signature": signature.hex()})
-        same = again == data and canonical.encode(export.model_dump(mode="json")) == body
+        same = again == data and canonical.encode(_plain(export)) == body
     except (
         ValidationError,
         FedprintError,
@@ -294,6 +299,11 @@ def open_export(data: bytes) -> Sealed:
     if not same or len(signature) != 64:
         raise Refused("The export is not in its canonical spelling.", reason="export")
     return Sealed(export, canonical.digest(data), body, signature)
+
+
+def _plain(export: Export) -> dict[str, Any]:
+    """What is signed: without `head` where there is none, as before there was one."""
+    return export.model_dump(mode="json", exclude_none=True)
 
 
 def _sorted_once(names: list[str], what: str) -> None:

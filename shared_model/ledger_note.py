@@ -11,6 +11,7 @@ from shared_model import canonical, ledger, signing
 from shared_model.errors import PeerFault, Refused
 from shared_model.ledger import Answered, Booked, Entry, Recovered
 from shared_model.protocol import TrainReply, TrainRequest
+from shared_model.secure_sum.numbers import padded_dimension
 
 
 class LedgerMismatch(PeerFault):
@@ -82,6 +83,7 @@ def _books(one: Booked, reply: TrainReply, request: TrainRequest) -> bool:
         one.threshold,
         one.request_digest,
         one.transcript,
+        one.dimension,
         one.declared_patients,
         one.noise,
         one.private,
@@ -97,6 +99,7 @@ def _books(one: Booked, reply: TrainReply, request: TrainRequest) -> bool:
         request.sum.threshold,
         reply.request_digest,
         reply.transcript,
+        0 if request.privacy.mode == "local" else padded_dimension(request.sum.dimension),
         reply.declared_patients,
         reply.noise,
         reply.private,

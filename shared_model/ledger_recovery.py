@@ -112,6 +112,11 @@ def open_answer(data: bytes, roster: Roster) -> Answer:
     return answer
 
 
+def needed(roster: Roster) -> int:
+    """How many other hospitals must answer."""
+    return min(roster.threshold, len(roster.sites) - 1)
+
+
 def vouched(question: Question, answers: Sequence[Answer], roster: Roster) -> Vouched:
     """The longest head that enough other hospitals hold.
 
@@ -136,10 +141,9 @@ def vouched(question: Question, answers: Sequence[Answer], roster: Roster) -> Vo
             raise Refused("A hospital cannot answer its own question.", reason="ledger")
         if counted.setdefault(answer.witness, answer) != answer:
             raise Refused(f"{answer.witness} has given two answers.", reason="ledger")
-    needed = min(roster.threshold, len(roster.sites) - 1)
-    if len(counted) < needed:
+    if len(counted) < needed(roster):
         raise Refused(
-            f"{len(counted)} other hospitals have answered; {needed} are needed.",
+            f"{len(counted)} other hospitals have answered; {needed(roster)} are needed.",
             reason="ledger",
             do="Each runs: fedprint-node ledger witness ask.json -o answer.json",
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared_model import signing
 from shared_model.release import Manifest, SitePrivacy
+from shared_model.release_origin import known_origin
 
 
 def statement_in_words(one: SitePrivacy) -> str:
@@ -68,13 +69,21 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _origin(manifest: Manifest) -> str:
+    start = manifest.lineage.warm_start
+    known = known_origin(manifest.model.preset, start.digest)
+    if known is not None:
+        return f"{known} (known here by its digest)"
+    return f"{start.origin} (as the coordinator states, verified by nobody)"
+
+
 def words(manifest: Manifest) -> Iterable[str]:
     """What a person reads before saying yes, line by line."""
     rounds = sum(step.outcome == "aggregated" for step in manifest.lineage.rounds)
     yield f"Release {manifest.number} '{manifest.name}' of {manifest.created}"
     yield f"model {manifest.model.preset}, digest {manifest.model_digest[:16]}"
     yield f"signed by key digest {signing.key_digest(bytes.fromhex(manifest.signer))[:16]}"
-    yield f"{rounds} rounds from the warm start ({manifest.lineage.warm_start.origin})"
+    yield f"{rounds} rounds from the first model: {_origin(manifest)}"
     yield "Privacy, per hospital:"
     for one in manifest.privacy:
         yield f"  {statement_in_words(one)}"

@@ -319,6 +319,7 @@ def in_words(roster: Roster) -> list[str]:
             f"{entry.site}: {entry.declared_patients} declared patients, weight {entry.weight}"
         )
         lines.append(f"  key {entry.spoken_key}")
+        lines.append(f"  key in words: {entry.words_key}")
     return [*lines, "Digest of the roster:", f"  {roster.spoken}"]
 
 

@@ -15,6 +15,7 @@ from shared_model import canonical, signing
 from shared_model.enrolment import Card, RawKey, SiteName, spoken
 from shared_model.errors import PeerFault, Refused
 from shared_model.protocol import COORDINATOR, MAX_PARTICIPANTS, Digest, Patients, Weight
+from shared_model.spoken_words import words_of
 
 MAX_ROSTER_BYTES = 256 * 1024
 
@@ -57,6 +58,11 @@ class RosterEntry(Card):
     def spoken_key(self) -> str:
         """Digest of the identity key, as people compare it by telephone."""
         return spoken(signing.key_digest(self.identity))
+
+    @property
+    def words_key(self) -> str:
+        """The same in 12 words."""
+        return words_of(signing.key_digest(self.identity))
 
 
 class Roster(Card):

@@ -30,6 +30,7 @@ def run(app: Callable[[], Any]) -> None:
     """
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its faults are told in our words
     try:
         status = app()
     except click.ClickException as error:

@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from client import keys
 from client.home import NodeHome
 from client.ledger_store import Budget, LedgerStore
 from client.training import train_round
-from shared_model import accounting, mae, signing
+from shared_model import accounting, distributed, mae, privacy, signing
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.ledger import Booked
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
+from shared_model.secure_sum.numbers import rotate
 
 SMALL = ModelConfig(
     preset="selftest", width=16, heads=2, encoder_blocks=1, bottleneck_blocks=1,
@@ -42,6 +44,8 @@ PROCESS_S = 300.0
 _SAMPLES, _TOKENS = 1250, 50
 _AMPLE = 1e6
 _DIGEST = "0" * 64
+_ROTATION = bytes(range(32))
+"""Public in a real round too; any will do."""
 
 
 @dataclass
@@ -232,6 +236,55 @@ class _AlikeForAll(np.random.Generator):
         return np.repeat(row, size[0], axis=0)
 
 
+def integers(
+    total: np.ndarray, numbers: distributed.Shares, place: int, noise: NoiseSource
+) -> np.ndarray:
+    """float64 (padded,): what a hospital would add in mode distributed, around 0."""
+    vector = distributed.share(total, numbers, place, _ROTATION, noise).vector
+    return centred(vector, numbers)
+
+
+def centred(values: np.ndarray, numbers: distributed.Shares) -> np.ndarray:
+    """float64: the representatives mod 2^m that are nearest to 0."""
+    half = 1 << (numbers.modulus_bits - 1)
+    whole = np.asarray(values).astype(np.int64)
+    return np.asarray(((whole + half) % (2 * half) - half).astype(np.float64))
+
+
+def integer_changes(numbers: distributed.Shares) -> list[tuple[str, float]]:
+    """L2 change of one hospital's integers by a patient that the product clips, in integer steps.
+
+    Each patient is a gradient a thousand times too long in a direction made to do harm, beside a
+    sum that stands just before a rounding edge in every rotated coordinate, and is pushed over it.
+    The noise is the same with and without the patient.
+    """
+    rng = np.random.default_rng(13)
+    matrix = np.stack(
+        [rotate(row, numbers, _ROTATION) for row in np.eye(numbers.dimension)], axis=1
+    )  # (padded, d), orthonormal columns: its transpose turns back
+    directions = {
+        "random": rng.standard_normal(numbers.padded),
+        "one coordinate": np.eye(1, numbers.padded, 3)[0],
+        "all coordinates alike": np.ones(numbers.padded),
+        "all coordinates, either sign": rng.choice([-1.0, 1.0], numbers.padded),
+    }
+    told = []
+    for kind, turned in directions.items():
+        gradient = matrix.T @ turned
+        gradient *= 1e3 * numbers.norm_bound / np.linalg.norm(gradient)
+        patient = privacy.clip_and_sum(
+            {"all": torch.from_numpy(gradient[None])}, numbers.norm_bound
+        )
+        step = (matrix @ patient) * numbers.scale
+        for grid in (1, 2, 4, 8, 16):  # just before its edge: coarser rounding shows too
+            edge = np.sign(step) * (grid / 2 - 0.1)
+            base = (matrix.T @ edge) / numbers.scale
+            before, after = (integers(x, numbers, 0, _Repeated()) for x in (base, base + patient))
+            change = np.linalg.norm(centred(after - before, numbers))
+            told.append((f"{kind}, at an edge of {grid}", float(change)))
+    return told
+
+
 def drawn_samples(count: int, rate: float, times: int) -> list[np.ndarray]:
     """Samples of the node's sampler by itself."""
     noise = SystemNoise()
@@ -298,8 +351,6 @@ def _elsewhere(how: str, work: Callable[[Any], np.ndarray], argument: Any) -> np
 
 
 def _tell(pipe: Any, work: Callable[[Any], np.ndarray], argument: Any) -> None:
-    import torch
-
     torch.set_num_threads(1)  # a forked process must not wait for threads that it does not have
     pipe.send_bytes(np.asarray(work(argument), dtype=np.float64).tobytes())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import warnings
@@ -14,10 +15,13 @@ from auditor.cli import app as audit_app
 from client.cli import app as node_app
 from server.cli import app as coordinator_app
 from server.run_config import RunConfig
-from shared_model import accounting, protocol
+from shared_model import accounting, canonical, protocol, signing
 from shared_model.config import PrivacyPlan
 from shared_model.distributed import mechanism
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
+from shared_model.release import Manifest, seal
+from shared_model.release_checks import verify
+from shared_model.release_files import read_release
 from simulations.federation import found, train
 
 with warnings.catch_warnings():  # Flower and Typer warn about themselves when imported
@@ -133,6 +137,22 @@ def _released(place) -> None:
     for one in shown["privacy"]:
         assert one["trust_model"] == "distributed"
         assert 0.0 < one["outsider_epsilon"] < one["epsilon"] <= one["lifetime_epsilon"]
+
+    _tampered(place, file)
+
+
+def _tampered(place, file) -> None:
+    """Signed again by the release key with fewer colluders: refused, the roster says how many."""
+    files = read_release(file)
+    key = signing.load_key_file(place.coordinator.release_key)
+    content = json.loads(files.manifest)
+    for item in content["lineage"]["rounds"]:
+        assert item["shared_noise"]["threshold"] == 3
+        item["shared_noise"]["threshold"] = 4
+    manifest = Manifest.from_bytes(canonical.encode(content))
+    forged = dataclasses.replace(files, manifest=manifest.to_bytes(), signature=seal(manifest, key))
+    with pytest.raises(Refused, match="not the one that the coordinator asked for"):
+        verify(forged, signing.public_bytes(key))
 
 
 def run(app, *arguments: str, home=None):

@@ -457,10 +457,11 @@ class Consortium:
         """Trip 1 with these sites (default: all honest participants; colluders join in)."""
         body = weights_io.to_bytes(model or self.model)
         heard = {}
+        keyed = {item.site for item in request.sum.epoch_keys}
         for site in sites or request.sites:
             if site in self.hospitals:
                 heard[site] = self.say(site, request, body)
-            elif site in self.adversary.identities:
+            elif site in self.adversary.identities and set(request.sites) <= keyed:
                 heard[site] = self.colluder_submits(site, request)
         return heard
 

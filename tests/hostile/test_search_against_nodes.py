@@ -28,7 +28,9 @@ def carried_out(world: Consortium, group: Group, views: search.Views, agree: boo
     colluders = world.colluders[: group.colluders]
     honest = [f"s{index:02d}" for index in range(group.honest)]
     submitters = honest[: group.submitters]
-    request = world.request(1, [*honest, *colluders])
+    everybody = [*honest, *colluders]
+    world.submit(world.request(1, everybody), everybody)  # gives a signed head of every ledger away
+    request = world.request(2, everybody)
     world.submit(request, [*submitters, *colluders])
     shown = {
         site: tuple(sorted((*sites_of(views[index][0]), *colluders)))

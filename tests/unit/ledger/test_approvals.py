@@ -245,10 +245,10 @@ def test_the_cost_is_of_all_bookings_composed_with_everything_spent(hospital: Ho
     assert cost.before == pytest.approx(epsilon(2))
     assert cost.of_run == pytest.approx(epsilon(5))
     assert cost.after == pytest.approx(epsilon(7))
-    assert (cost.least_after, cost.least_of_run) == pytest.approx((epsilon(5), epsilon(3)))
+    assert (cost.next_after, cost.next_of_run) == pytest.approx((epsilon(3), epsilon(1)))
     assert cost.left == pytest.approx(8.0 - epsilon(7))
     assert cost.fraction_left == pytest.approx(cost.left / 8.0)
-    assert cost.covers_all
+    assert (cost.needed, cost.rounds_left) == (3, 5)
 
 
 def test_a_plan_that_cannot_be_afforded_is_refused_with_budget_and_nobody_is_asked(
@@ -268,14 +268,57 @@ def test_a_plan_that_cannot_be_afforded_is_refused_with_budget_and_nobody_is_ask
 
 def test_what_was_spent_for_life_makes_a_plan_unaffordable(hospital: Hospital) -> None:
     """The limit of a run would hold; that for life does not."""
-    limit = epsilon(4)
+    limit = epsilon(2)
     hospital.edit("epsilon_lifetime = 8.0", f"epsilon_lifetime = {limit!r}")
     hospital.edit("epsilon_per_run = 3.0", f"epsilon_per_run = {limit!r}")
     assert hospital.refused(plan()).reason == "run-approval"
     hospital.book("autumn", 1)
     assert hospital.refused(plan()).reason == "run-approval"
     hospital.book("autumn", 2)
-    assert hospital.refused(plan()).reason == "budget"
+    error = hospital.refused(plan())
+    assert error.reason == "budget"
+    assert f"to {epsilon(3):.2f} for life" in error.message
+
+
+def test_a_budget_for_part_of_a_run_is_the_operator_s_to_spend(hospital: Hospital) -> None:
+    """Said in words and in numbers; what is booked already counts as done."""
+    hospital.edit("epsilon_per_run = 3.0", f"epsilon_per_run = {epsilon(2)!r}")
+    asked = plan(rounds=4, bookings=6)
+    assert hospital.refused(asked).reason == "run-approval"
+    words = "The budget holds for {} of {} rounds: this hospital stops before the run ends."
+    assert words.format(2, 4) in " ".join(hospital.run("show", "spring").stdout.split())
+    facts = json.loads(hospital.run("show", "spring", "--json").stdout)
+    assert (facts["affordable"], facts["covers_run"]) == (True, False)
+    assert (facts["rounds_left"], facts["rounds_needed"]) == (2, 4)
+    said = hospital.run("approve", "spring", "--yes").stdout
+    assert "takes part in run spring: at most 2 rounds." in " ".join(said.split())
+    hospital.approvals.check(asked)
+    hospital.book("spring", 1)
+    shown = " ".join(hospital.run("show", "spring").stdout.split())
+    assert words.format(1, 3) in shown
+    hospital.book("spring", 2)
+    with pytest.raises(BudgetExhausted):
+        hospital.book("spring", 3)
+    assert "DOES NOT HOLD for one more round" in hospital.run("show", "spring").stdout
+
+
+def test_a_policy_says_no_yes_in_advance_to_a_run_that_it_cannot_see_to_its_end(
+    tmp_path: Path,
+) -> None:
+    """For life it would not hold; if the planned rounds fit, failures may still end it."""
+    limit = epsilon(5)
+    hospital = Hospital.made(
+        tmp_path,
+        epsilon_lifetime=limit,
+        epsilon_per_run=limit,
+        approve_runs_in_advance=IN_ADVANCE.model_copy(update={"epsilon_per_run": limit}),
+    )
+    for round in (1, 2):
+        hospital.book("autumn", round)
+    length = hospital.chain.length
+    assert hospital.refused(plan(rounds=4, bookings=5)).reason == "run-approval"
+    assert hospital.chain.length == length
+    hospital.approvals.check(plan(rounds=3, bookings=5))
 
 
 def test_a_budget_that_holds_for_the_rounds_but_not_for_failures_is_said_in_words(
@@ -284,17 +327,34 @@ def test_a_budget_that_holds_for_the_rounds_but_not_for_failures_is_said_in_word
     """The operator decides: if too many rounds fail, this hospital stops before the end."""
     hospital.edit("epsilon_per_run = 3.0", f"epsilon_per_run = {epsilon(4)!r}")
     cost, _ = hospital.approvals.cost(plan())
-    assert cost.affordable
-    assert not cost.covers_all
+    assert cost.covers_run
     assert cost.rounds_left == 4
     shown = run_cost.in_words(plan(), cost, code=installed_code(), weights={}, booked=0)
     assert any("holds for 4 of 5 rounds" in line for line in shown)
 
 
 def test_a_million_hostile_bookings_are_priced_without_a_list_of_them(hospital: Hospital) -> None:
-    """A plan must not cost the node its memory."""
+    """A plan must not cost the node its memory; nobody says yes to it in advance."""
     huge = plan(rounds=1_000_000, bookings=1_000_000)
-    assert hospital.refused(huge).reason == "budget"
+    assert hospital.refused(huge).reason == "run-approval"
+    assert hospital.approvals.cost(huge)[0].rounds_left < 1000
+
+
+def test_a_billion_cheap_steps_are_priced_without_composing_them(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay far below epsilon 60, where PLD would take minutes for each look at the plan."""
+
+    compose = accounting._epsilon_pld
+
+    def watched(groups: accounting.Groups, delta: float, interval: float) -> float:
+        assert sum(steps for _, _, steps in groups) <= 1_000_000, "a billion steps were composed"
+        return compose(groups, delta, interval)
+
+    monkeypatch.setattr(accounting, "_epsilon_pld", watched)
+    cheap = replace(PRIVACY, sample_rate=1e-6, noise_multiplier=9999.0, steps=1000)
+    huge = plan(privacy=cheap, rounds=1_000_000, bookings=1_000_000)
+    assert hospital.refused(huge).reason == "run-approval"
 
 
 def test_in_mode_distributed_the_roster_decides_what_a_run_costs(tmp_path: Path) -> None:
@@ -376,6 +436,21 @@ def test_invented_names_of_runs_do_not_fill_a_ledger(tmp_path: Path) -> None:
     assert hospital.refused(plan()).reason == "run-approval"
     hospital.book("r0", 1)
     hospital.approvals.check(plan())
+
+
+def test_plans_of_one_run_in_turn_do_not_fill_a_ledger(tmp_path: Path) -> None:
+    """Each change of plan is an entry for ever as well, before and after rounds of the run."""
+    hospital = Hospital.made(tmp_path, approve_runs_in_advance=IN_ADVANCE)
+    hospital.approvals.check(plan())
+    hospital.book("spring", 1)
+    one, other = plan(bookings=6), plan(bookings=7)
+    for _ in range(MAX_UNUSED // 2):
+        hospital.approvals.check(one)
+        hospital.approvals.check(other)
+    length = hospital.chain.length
+    assert hospital.refused(one).reason == "run-approval"
+    assert hospital.chain.length == length
+    hospital.approvals.check(other)
 
 
 def test_invented_names_of_runs_do_not_fill_the_disk(hospital: Hospital) -> None:

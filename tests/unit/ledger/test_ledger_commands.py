@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ from client.ledger_store import Budget, LedgerStore
 from client.node import check_books
 from client.policy import Policy
 from client.rosters import RosterBook, today_utc
-from shared_model import ledger_export, roster, signing
+from shared_model import canonical, ledger, ledger_export, ledger_recovery, roster, signing
 from shared_model.errors import FedprintError
-from shared_model.ledger import LedgerFault
+from shared_model.ledger import LedgerFault, sign_head
 
 SITES = ("alpha", "beta", "gamma", "delta")
 BUDGET = Budget(epsilon_lifetime=8.0, epsilon_per_run=3.0, delta=1e-5)
@@ -67,8 +68,10 @@ def open_store(home: NodeHome) -> LedgerStore:
     return LedgerStore.open(home, site, signing.load_key_file(home.identity_key))
 
 
-def play(homes: dict[str, NodeHome], first: int, last: int) -> list[bytes]:
-    """Rounds of alpha that the others see; all lines of its ledger."""
+def play(
+    homes: dict[str, NodeHome], first: int, last: int, seen_by: tuple[str, ...] = SITES[1:]
+) -> list[bytes]:
+    """Rounds of alpha that these others see; all lines of its ledger."""
     lines: list[bytes] = []
     for number in range(first, last + 1):
         with open_store(homes["alpha"]) as store:
@@ -77,7 +80,7 @@ def play(homes: dict[str, NodeHome], first: int, last: int) -> list[bytes]:
             head, links = store.signed_head(), [link.digest for link in store.chain.links]
             lines = [link.line for link in store.chain.links]
         own = {"alpha": keys.card(homes["alpha"]).identity}
-        for site in SITES[1:]:
+        for site in seen_by:
             with open_store(homes[site]) as peer:
                 peer.see({"alpha": head}, {"alpha": links}, own)
     return lines
@@ -213,6 +216,227 @@ def test_a_hospital_without_the_lost_entries_can_only_pay_for_them(homes) -> Non
     assert (shown["epsilon"], shown["epsilon_left"], shown["rounds_left"]) == (8.0, 0.0, 0)
     assert shown["delta"] == 2e-5
     assert "Left for life: epsilon 0.0" in said
+
+
+@pytest.fixture
+def exported(homes, tmp_path: Path, monkeypatch) -> Callable[[], str]:
+    """Writes alpha's ledger to a file; its name."""
+
+    class Pinned:
+        root = signing.public_bytes(ROOT)
+
+    monkeypatch.setattr("client.ledger_file_export.pinned", lambda _: Pinned)
+
+    def write(name: str = "alpha.ledger") -> str:
+        run(homes["alpha"], "ledger", "export", "-o", name)
+        return name
+
+    return write
+
+
+def lose(homes, second: tuple[str, ...] = SITES[1:]) -> None:
+    """Alpha loses what came after its entry 3: beta saw 5 entries (3 if not `second`), others 7."""
+    home = homes["alpha"]
+    play(homes, 1, 1)
+    copy = home.ledger.read_bytes()
+    play(homes, 2, 2, seen_by=second)
+    play(homes, 3, 3, seen_by=("gamma", "delta"))
+    home.ledger.write_bytes(copy)
+    run(home, "restored")
+    run(home, "ledger", "ask", "-o", "ask.json")
+    for site in SITES[1:]:
+        run(homes[site], "ledger", "witness", "ask.json", "-o", f"{site}.json")
+    answers = [f"{site}.json" for site in SITES[1:]]
+    run(home, "ledger", "recover", "ask.json", *answers, "--charge-what-is-left")
+
+
+def go_on(homes, seen_by: tuple[str, ...]) -> None:
+    """A next round of alpha, whose privacy officer has raised the limit."""
+    raised = Budget(epsilon_lifetime=20.0, epsilon_per_run=10.0, delta=1e-5)
+    with open_store(homes["alpha"]) as store:
+        book(store, "summer", 1, raised)
+        store.answered("summer", 1, "ab" * 32)
+        head, links = store.signed_head(), [link.digest for link in store.chain.links]
+    own = {"alpha": keys.card(homes["alpha"]).identity}
+    for site in seen_by:
+        with open_store(homes[site]) as peer:
+            peer.see({"alpha": head}, {"alpha": links[-3:]}, own)
+
+
+def held(home: NodeHome) -> int:
+    with open_store(home) as store:
+        return store.peers()["alpha"].length
+
+
+def test_a_peer_that_saw_lost_entries_follows_after_its_operator_s_yes(homes, exported) -> None:
+    """It refuses until then; the words say what was lost, what was charged and who vouched."""
+    lose(homes)
+    file = exported()
+    with pytest.raises(FedprintError, match="links are missing") as caught:
+        go_on(homes, ("gamma", "delta", "beta"))
+    assert "ledger accept" in caught.value.do
+    assert held(homes["beta"]) == 5
+    no = CliRunner().invoke(
+        app, ["ledger", "accept", file, "--home", str(homes["beta"].root)], input="n\n"
+    )
+    assert isinstance(no.exception, FedprintError)
+    assert held(homes["beta"]) == 5
+    said = run(homes["beta"], "ledger", "accept", file, "--yes")
+    charged = json.loads(run(homes["alpha"], "ledger", "--json"))["recovered"][0]["epsilon_charged"]
+    for words in (
+        "saw 5 entries of its ledger; now there are 8",
+        "Lost: entries 4 to 7",
+        f"Charged for them: epsilon {charged:g} (that is all that was left of its limit of 8)",
+        "Vouched for the 7 entries, as alpha says: beta, delta, gamma",
+        "now holds 8 entries of alpha",
+    ):
+        assert words in said
+    own = {"alpha": keys.card(homes["alpha"]).identity}
+    with open_store(homes["alpha"]) as store, open_store(homes["beta"]) as peer:
+        links = [link.digest for link in store.chain.after(8)]
+        peer.see({"alpha": store.signed_head()}, {"alpha": links}, own)
+    assert held(homes["beta"]) == 10
+    run(homes["gamma"], "ledger", "ask", "-o", "other.json")
+    run(homes["beta"], "ledger", "witness", "other.json", "-o", "still.json")
+
+
+def test_a_peer_that_holds_what_was_vouched_for_may_follow_as_well(homes, exported) -> None:
+    """Its head is the one that the recovered entry goes on from."""
+    lose(homes)
+    run(homes["gamma"], "ledger", "accept", exported(), "--yes")
+    assert held(homes["gamma"]) == 8
+
+
+def test_a_peer_that_saw_nothing_of_what_was_lost_may_follow_as_well(homes, exported) -> None:
+    """No link leads over the loss from the head before it."""
+    lose(homes, second=("gamma", "delta"))
+    file = exported()
+    with pytest.raises(FedprintError, match="links are missing"):
+        go_on(homes, ("beta",))
+    assert held(homes["beta"]) == 3
+    run(homes["beta"], "ledger", "accept", file, "--yes")
+    assert held(homes["beta"]) == 8
+
+
+def test_whoever_has_nothing_to_accept_is_told_so(homes, exported) -> None:
+    """No entry seen, the same ledger longer, the own one, or one already followed."""
+    play(homes, 1, 1, seen_by=("beta",))
+    file = exported()
+    assert "seen no entry" in run(homes["gamma"], "ledger", "accept", file, "--yes", code=3)
+    assert "follows from entry 3" in run(homes["beta"], "ledger", "accept", file, "--yes", code=3)
+    assert "own ledger" in run(homes["alpha"], "ledger", "accept", file, "--yes", code=2)
+    assert held(homes["beta"]) == 3
+
+
+def test_a_rolled_back_ledger_is_not_accepted(homes, exported) -> None:
+    """Without a paid loss, an older export of the very same ledger moves nothing."""
+    play(homes, 1, 1)
+    file = exported()
+    play(homes, 2, 2)
+    assert "rolled back" in run(homes["beta"], "ledger", "accept", file, "--yes", code=3)
+    assert held(homes["beta"]) == 5
+
+
+def test_a_loss_that_ends_before_what_was_seen_is_a_fork(homes, exported) -> None:
+    """Alpha recovered at entry 5 from those who saw no more; beta has seen entry 7 of before."""
+    home = homes["alpha"]
+    play(homes, 1, 1)
+    copy = home.ledger.read_bytes()
+    play(homes, 2, 2)
+    play(homes, 3, 3, seen_by=("beta",))
+    home.ledger.write_bytes(copy)
+    run(home, "restored")
+    run(home, "ledger", "ask", "-o", "ask.json")
+    with open_store(homes["beta"]) as store:  # it lies: it has seen as much as the others
+        seen = store.peers()["alpha"]
+    with open_store(homes["gamma"]) as store:
+        less = store.peers()["alpha"]
+    answers = []
+    for site in SITES[1:]:
+        run(homes[site], "ledger", "witness", "ask.json", "-o", f"{site}.json")
+        answers.append(f"{site}.json")
+    question = ledger_recovery.open_question(Path("ask.json").read_bytes(), roster_of(homes))
+    lie = ledger_recovery.Answer(
+        witness="beta",
+        subject="alpha",
+        question=question.digest,
+        nonce=question.nonce,
+        held=less,
+    )
+    key = signing.load_key_file(homes["beta"].identity_key)
+    Path("beta.json").write_bytes(ledger_recovery.seal(lie, key))
+    run(home, "ledger", "recover", "ask.json", *answers, "--charge-what-is-left")
+    go_on(homes, ("gamma", "delta"))
+    file = exported()
+    assert "forked" in run(homes["beta"], "ledger", "accept", file, "--yes", code=3)
+    with open_store(homes["beta"]) as store:
+        assert store.peers()["alpha"] == seen
+
+
+def roster_of(homes) -> roster.Roster:
+    found = RosterBook(homes["alpha"]).approved()
+    assert found is not None
+    return found.roster
+
+
+@pytest.mark.parametrize("attack", ["edited", "another signer", "no head", "another head", "few"])
+def test_an_export_that_is_not_what_it_says_is_not_accepted(homes, exported, attack: str) -> None:
+    """Signature, signed head, and at least min(t, n - 1) witnesses of the approved roster."""
+    lose(homes)
+    path = Path(exported())
+    key = signing.load_key_file(homes["alpha"].identity_key)
+    other = signing.load_key_file(homes["gamma"].identity_key)
+    plain = ledger_export.open_export(path.read_bytes()).export
+    assert plain.head is not None
+    if attack == "edited":
+        path.write_bytes(path.read_bytes().replace(b'"software":"', b'"software":"x'))
+    elif attack == "another signer":
+        path.write_bytes(ledger_export.seal(plain, other))
+    elif attack == "no head":
+        bare = plain.model_copy(update={"head": None})
+        path.write_bytes(ledger_export.seal(bare, key))
+    elif attack == "another head":
+        forged = sign_head(other, "alpha", plain.head.length, plain.head.head)
+        path.write_bytes(ledger_export.seal(plain.model_copy(update={"head": forged}), key))
+    else:
+        *lines, last = plain.lines
+        entry, _ = ledger.parse(last.encode())
+        lonely = ledger.seal(entry.model_copy(update={"witnesses": ("beta", "gamma", "x")}), key)
+        chain = ledger.Chain.verified(
+            [*(line.encode() for line in lines), lonely], signing.public_bytes(key), site="alpha"
+        )
+        changed = {
+            "lines": (*lines, lonely.decode()),
+            "head": sign_head(key, "alpha", chain.length, chain.head),
+        }
+        path.write_bytes(ledger_export.seal(plain.model_copy(update=changed), key))
+    words = {
+        "edited": "not signed by alpha",
+        "another signer": "not signed by alpha",
+        "no head": "no signed head",
+        "another head": "no signed head",
+        "few": "names fewer than 3 other hospitals",
+    }
+    assert words[attack] in run(homes["beta"], "ledger", "accept", str(path), "--yes", code=3)
+    assert held(homes["beta"]) == 5
+
+
+def test_a_file_of_before_there_was_a_head_is_read_and_one_that_says_null_is_not(
+    homes, exported
+) -> None:
+    """One spelling for each content."""
+    play(homes, 1, 1, seen_by=())
+    key = signing.load_key_file(homes["alpha"].identity_key)
+    export = ledger_export.open_export(Path(exported()).read_bytes()).export
+    old = export.model_copy(update={"head": None})
+    data = ledger_export.seal(old, key)
+    assert b'"head"' not in data
+    sealed = ledger_export.open_export(data)
+    assert sealed.export == old
+    plain = {**json.loads(sealed.body), "head": None}
+    signature = signing.sign(key, ledger_export.TAG, canonical.encode(plain)).hex()
+    with pytest.raises(FedprintError, match="canonical spelling"):
+        ledger_export.open_export(canonical.encode({**plain, "signature": signature}))
 
 
 def test_restored_files_beside_an_untouched_note_need_no_recovery(homes) -> None:

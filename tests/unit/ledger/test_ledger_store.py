@@ -472,6 +472,23 @@ def test_a_note_that_another_process_writes_meanwhile_is_no_alarm(
         assert len(other.chain.bookings) == 1
 
 
+def test_a_slow_process_does_not_put_a_shorter_note_over_a_longer(
+    store: LedgerStore, home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else data would be read after a booking that a rollback can hide."""
+    noted = LedgerStore._committed
+
+    def late(self: LedgerStore, chain: Chain) -> None:
+        monkeypatch.setattr(LedgerStore, "_committed", noted)
+        with open_store(home) as other:
+            other.incident("spring", 2, "conflict", BUDGET.delta)
+        noted(self, chain)
+
+    monkeypatch.setattr(LedgerStore, "_committed", late)
+    store.incident("spring", 1, "conflict", BUDGET.delta)
+    assert ledger_file.Notes.of(home).note == (3, store.chain.head)
+
+
 def test_notes_that_lag_behind_do_no_harm(store: LedgerStore, home: NodeHome) -> None:
     """Killed between the commit and the notes."""
     before = home.ledger_note.read_bytes()

@@ -116,7 +116,8 @@ def test_a_forged_loss_with_a_small_limit_is_found() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"witnesses": ("beta",)},
+        {"witnesses": ("beta", "delta")},
+        {"witnesses": ()},
         {"previous": digest("another head")},
         {"evidence_digest": digest("another")},
     ],

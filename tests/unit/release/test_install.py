@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from client import install, install_checks
 from client.cli import app
 from client.home import NodeHome
-from shared_model import canonical, mae, release, signing, weights
+from shared_model import canonical, mae, release, release_words, signing, weights
 from shared_model.errors import OurMistake, Refused
 from shared_model.release_files import pack, read_release, write_release
 
@@ -27,8 +27,30 @@ def model():
     return config, mae.weights_of(mae.build(config, seed=3))
 
 
+def check(node: NodeHome, path: Path):
+    return install.check(node, path, origins=Anything())
+
+
+class Anything(tuple):
+    """The operator vouches for the toy's first model, whichever it is."""
+
+    def __contains__(self, digest: object) -> bool:
+        return True
+
+
+def test_a_first_model_that_nobody_knows_is_refused_unless_named(make, node, model):
+    made = make(model=model)
+    start = made.manifest.lineage.warm_start.digest
+    for origins in ((), ("0" * 64,)):
+        with pytest.raises(Refused, match="first model") as caught:
+            install.check(node, made.path, origins=origins)
+        assert caught.value.reason == "lineage"
+    assert install.check(node, made.path, origins=(start,)).release.manifest == made.manifest
+    assert "verified by nobody" in "".join(release_words.words(made.manifest))
+
+
 def put(node: NodeHome, path: Path) -> Path:
-    return install.install(node, install.check(node, path))
+    return install.install(node, check(node, path))
 
 
 def test_a_release_is_installed_and_found_again(make, node, model):
@@ -103,10 +125,10 @@ def test_a_price_stated_too_low_is_refused_though_signed(
     signature = signing.sign(key_of("release"), release.TAG, data)
     write_release(tmp_path / "bent", replace(files, manifest=data, signature=signature))
     if accepted:
-        install.check(node, tmp_path / "bent")
+        check(node, tmp_path / "bent")
         return
     with pytest.raises(Refused) as caught:
-        install.check(node, tmp_path / "bent")
+        check(node, tmp_path / "bent")
     assert caught.value.reason == "price"
     assert "beta" in caught.value.message
 
@@ -151,7 +173,7 @@ def test_installing_the_same_release_again_changes_nothing(make, node, model):
     made = make(model=model)
     folder = put(node, made.path)
     before = sorted(path.name for path in node.releases.iterdir())
-    checked = install.check(node, made.path)
+    checked = check(node, made.path)
     assert checked.again
     assert install.install(node, checked) == folder
     assert sorted(path.name for path in node.releases.iterdir()) == before
@@ -229,7 +251,7 @@ def test_a_damaged_record_of_what_was_installed_stops_the_installation(make, nod
 def test_what_was_verified_is_what_is_written(make, node, model):
     """The source changes between the check and the installation; the node keeps what it checked."""
     made = make(model=model)
-    checked = install.check(node, made.path)
+    checked = check(node, made.path)
     (made.path / "manifest.json").write_bytes(b"{}")
     folder = install.install(node, checked)
     assert read_release(folder) == checked.files
@@ -250,7 +272,10 @@ def counted(call):
         return call(*arguments, **options)
     return replaced
 home = NodeHome.find(Path(sys.argv[1]))
-checked = install.check(home, Path(sys.argv[2]))
+from shared_model.release_files import read_release
+import json
+start = json.loads(read_release(Path(sys.argv[2])).manifest)["lineage"]["warm_start"]["digest"]
+checked = install.check(home, Path(sys.argv[2]), origins=[start])
 for name in ("replace", "rename", "fsync", "symlink", "unlink", "mkdir"):
     setattr(os, name, counted(getattr(os, name)))
 install.install(home, checked)
@@ -288,18 +313,45 @@ def run(node: NodeHome, *arguments: str, answer: str | None = None):
 
 def test_the_command_shows_the_price_in_words_and_asks(make, node, model):
     made = make(model=model)
-    refused = run(node, "install", str(made.path), answer="n\n")
+    refused = run(
+        node,
+        "install",
+        str(made.path),
+        "--confirm-origin",
+        made.manifest.lineage.warm_start.digest,
+        answer="n\n",
+    )
     assert refused.exit_code != 0
     assert "epsilon" in refused.stdout
     assert "one patient at one hospital" in refused.stdout
     assert install.current(node) is None
-    assert run(node, "install", str(made.path), answer="y\n").exit_code == 0
+    assert (
+        run(
+            node,
+            "install",
+            str(made.path),
+            "--confirm-origin",
+            made.manifest.lineage.warm_start.digest,
+            answer="y\n",
+        ).exit_code
+        == 0
+    )
     assert "release 1" in run(node, "release").stdout.lower()
 
 
 def test_the_command_speaks_json(make, node, model):
     made = make(model=model)
-    told = json.loads(run(node, "install", str(made.path), "--yes", "--json").stdout)
+    told = json.loads(
+        run(
+            node,
+            "install",
+            str(made.path),
+            "--confirm-origin",
+            made.manifest.lineage.warm_start.digest,
+            "--yes",
+            "--json",
+        ).stdout
+    )
     assert told["number"] == 1
     assert told["already"] is False
     shown = json.loads(run(node, "release", "--json").stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import dataclass
 
@@ -176,6 +177,36 @@ def test_a_peer_is_sent_what_it_misses_and_all_after_it_has_doubted(archive, con
     assert len(LedgerArchive(archive.path).links_for("beta", heads, keys)["alpha"]) == 5
 
 
+def test_entries_that_are_lost_between_peers_and_a_reply_are_not_taken(archive, consortium):
+    """No links lead from what beta holds to such a head: it would refuse trip 2 of every round."""
+    request, reply = submitted(consortium)
+    archive.accept(reply, request, ALPHA)
+    known = archive.known("alpha", ALPHA)
+    books = consortium.nodes["alpha"].books
+    books.append(
+        ledger.Recovered(
+            site="alpha",
+            sequence=7,
+            lost_from=4,
+            lost_to=6,
+            previous="ab" * 32,
+            epsilon_charged=1.0,
+            delta=1e-5,
+            witnesses=("beta",),
+            evidence_digest="cd" * 32,
+            time_s=0,
+        )
+    )
+    second, later = submitted(consortium, 2, [known])
+    archive.check(later, second, ALPHA)  # nobody has seen this ledger
+    archive.witnessed("beta", {"alpha": known.plain})
+    with pytest.raises(LedgerMismatch, match="beta holds an earlier head") as caught:
+        archive.check(later, second, ALPHA)
+    assert caught.value.site == "alpha"
+    archive.witnessed("beta", {"alpha": later.ledger.plain})
+    archive.check(later, second, ALPHA)
+
+
 def test_the_archive_is_shown_and_its_entries_are_written_for_recovery(archive, consortium):
     """Lines that the hospital itself can verify."""
     home = archive.path.parent
@@ -199,19 +230,19 @@ def test_the_archive_is_shown_and_its_entries_are_written_for_recovery(archive, 
 
 
 def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consortium, monkeypatch):
-    """Up to a head that the hospital has signed in a round which its peers have countersigned."""
-    home, played = archive.path.parent, consortium.submit()
-    played.agree()
+    """Up to the head in the file, which the hospital has signed; not under a running one."""
+    home = archive.path.parent
+    consortium.submit()
     for number in range(40):
         consortium.nodes["alpha"].books.incident("later", number + 1, "conflict")
     chain = consortium.nodes["alpha"].books.chain
-    asked = protocol.seal(played.agree_request(), key_of("coordinator"))
+    signed = head_of(chain, key_of("alpha"))
 
-    def exported(lines, countersigned=(("spring", 1, asked, played.agreements),)):
+    def exported(lines, head=signed):
         made = ledger_export.build(
             site="alpha", created="2026-11-28", software="test", code_digest="ab" * 32,
             lines=lines, rosters=[consortium.signed.to_bytes()], witnessed={},
-            countersigned=countersigned, releases=[],
+            countersigned=[], releases=[], head=head,
         )  # fmt: skip
         path = home / "export.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,12 +257,18 @@ def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consor
     monkeypatch.setattr("server.sites.roster", lambda place: (Card(),))
     run = CliRunner().invoke
     lines = [link.line for link in chain.links]
-    assert isinstance(run(app, exported(lines, ())).exception, OurMistake)
+    forged = head_of(chain, key_of("beta"))
+    for head in (None, forged):
+        assert isinstance(run(app, exported(lines, head)).exception, Refused)
+    assert LedgerArchive(archive.path).known("alpha", ALPHA) is None
+    with CoordinatorHome(home).lock.open("w") as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        assert run(app, exported(lines)).exception.reason == "busy"
     assert isinstance(run(app, exported(lines[:2])).exception, Refused)
     taken = run(app, exported(lines))
     assert taken.exit_code == 0, taken.output
     known = LedgerArchive(archive.path).known("alpha", ALPHA)
-    assert (known.length, known.head) == (3, chain.head_at(3))
+    assert known.plain == signed
     assert LedgerArchive(archive.path).chain("alpha", ALPHA) == chain
     fork = opened("alpha", key_of("alpha"), ledger_id="cd" * 16)
     assert isinstance(run(app, exported([fork.links[0].line])).exception, Refused)

@@ -197,7 +197,7 @@ def test_a_hospital_without_budget_is_gone_without_and_status_says_so(tmp_path: 
     assert gone == [[], [], ["west"], [], []]
     assert [len(item.participants) for item in record.rounds] == [4, 4, 4, 3, 3]
     assert run.booked("west") == 2
-    assert without_budget(record.rounds) == [f"from round 3 on west {REFUSALS['budget']}"]
+    assert without_budget(record) == [f"from round 3 on west {REFUSALS['budget']}"]
 
 
 def test_a_plan_that_no_hospital_can_pay_pauses_the_run_before_its_first_round(
@@ -211,6 +211,28 @@ def test_a_plan_that_no_hospital_can_pay_pauses_the_run_before_its_first_round(
     record = run.go()
     assert (record.state, record.pause) == ("paused", "budget")
     assert {reason for _, reason in run.said} == {"budget"}
+    assert [one.site for one in record.refused_keys] == sorted(PATIENTS)
+    assert without_budget(record) == [
+        f"from round 1 on {site} {REFUSALS['budget']}" for site in sorted(PATIENTS)
+    ]
     for site in PATIENTS:
         assert run.approvals(site).files.of("pending") == []
         assert run.booked(site) == 0
+
+
+def test_a_hospital_that_raises_its_limit_is_asked_after_resume_and_status_forgets_it(
+    tmp_path: Path,
+) -> None:
+    """Three of four go on until the operator resumes; what status says is how it is now."""
+    run = Run.begun(tmp_path, rounds=1, unwilling=())
+    for site in ("north", "west"):
+        policy = run.home(site).policy
+        policy.write_text(re.sub(r"= 8\.0", "= 0.001", policy.read_text()))
+    assert run.go().pause == "budget"
+    gone = [f"from round 1 on {site} {REFUSALS['budget']}" for site in ("north", "west")]
+    assert without_budget(run.folder.record()) == gone
+    policy = run.home("north").policy
+    policy.write_text(policy.read_text().replace("= 0.001", "= 8.0"))
+    record = run.go(resume_paused=True)
+    assert (record.state, record.rounds[0].survivors) == ("finished", ("east", "north", "south"))
+    assert without_budget(record) == gone[1:]

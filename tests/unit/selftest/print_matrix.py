@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 from seeded_bugs import BUGS, Bug
 
-from auditor import selftest, selftest_checks, selftest_counting
+from auditor import selftest, selftest_checks, selftest_counting, selftest_shared
 from simulations.in_process_grid import one_thread
 
-CHECKS = (*selftest_checks.CHECKS, *selftest_counting.CHECKS)
+CHECKS = (*selftest_checks.CHECKS, *selftest_shared.CHECKS, *selftest_counting.CHECKS)
 MARKS = {"FAILED": "X", "OK": "\u00b7", "CANNOT CHECK": "?"}
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from client import training
-from shared_model import accounting, ledger_cost, privacy
+from shared_model import accounting, distributed, ledger_cost, privacy
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import Booked, Spent
-from shared_model.noise import NoiseSource, SystemNoise
+from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 
 Patch = pytest.MonkeyPatch
 
@@ -297,7 +297,7 @@ def accountant_reset(patch: Patch) -> None:
     real = ledger_cost.epsilon
 
     def epsilon(spent: Spent, delta: float, further: Sequence[Booked] = (), **rest: Any) -> Any:
-        alone = dataclasses.replace(spent, bookings=()) if further else spent
+        alone = dataclasses.replace(spent, segments=((),)) if further else spent
         return real(alone, delta, further, **rest)
 
     patch.setattr(ledger_cost, "epsilon", epsilon)
@@ -320,6 +320,88 @@ def accountant_counts_rounds(patch: Patch) -> None:
         return real([PrivacyPlan(p.sample_rate, p.noise_multiplier, 1.0, 1) for p in plans])
 
     patch.setattr(accounting, "_groups", groups)
+
+
+def share_variance_halved(patch: Patch) -> None:
+    real = SystemNoise.discrete_gaussian
+    patch.setattr(
+        SystemNoise,
+        "discrete_gaussian",
+        lambda self, count, variance: real(self, count, variance / 2),
+    )
+
+
+def padding_without_noise(patch: Patch) -> None:
+    """Only as many places as there are parameters get noise."""
+    real = distributed.share
+
+    class Short:
+        def __init__(self, noise: NoiseSource, dimension: int) -> None:
+            self.noise, self.dimension = noise, dimension
+
+        def discrete_gaussian(self, count: int, variance: Any) -> np.ndarray:
+            drawn = self.noise.discrete_gaussian(self.dimension, variance)
+            return np.concatenate([drawn, np.zeros(count - self.dimension, dtype=np.int64)])
+
+    patch.setattr(
+        distributed,
+        "share",
+        lambda total, numbers, place, seed, noise: real(
+            total, numbers, place, seed, Short(noise, numbers.dimension)
+        ),
+    )
+
+
+def threshold_doubled(patch: Patch) -> None:
+    """Each hospital counts on twice as many others."""
+    real = distributed.share_variance
+    patch.setattr(
+        distributed,
+        "share_variance",
+        lambda plan, *, dimension, threshold: real(
+            plan, dimension=dimension, threshold=2 * threshold
+        ),
+    )
+
+
+def colluders_forgotten(patch: Patch) -> None:
+    """The accountant prices every round for outsiders."""
+    real = distributed.mechanism
+    patch.setattr(
+        distributed,
+        "mechanism",
+        lambda plan, *, dimension, threshold, colluding: real(
+            plan, dimension=dimension, threshold=threshold, colluding=0
+        ),
+    )
+
+
+def shares_of_one_seed(patch: Patch) -> None:
+    """Every hospital's integers of noise are the same."""
+    patch.setattr(
+        SystemNoise,
+        "discrete_gaussian",
+        lambda self, count, variance: NonPrivateForTests("r", "s", 1, 1).discrete_gaussian(
+            count, variance
+        ),
+    )
+
+
+def rounded_to_sixteens(patch: Patch) -> None:
+    """Integers are coarser than the sensitivity allows for."""
+    real = distributed.rounded
+
+    def rounded(*arguments: Any) -> tuple[np.ndarray, int]:
+        found, clamped = real(*arguments)
+        return (found + 8) // 16 * 16, clamped
+
+    patch.setattr(distributed, "rounded", rounded)
+
+
+def scaled_twice_as_large(patch: Patch) -> None:
+    """C is 2^(r + 1) integer steps, while the noise is for 2^r."""
+    real = distributed.Shares.scale.fget  # type: ignore[attr-defined]
+    patch.setattr(distributed.Shares, "scale", property(lambda self: 2.0 * real(self)))
 
 
 @dataclass(frozen=True)
@@ -359,6 +441,13 @@ BUGS = (
     Bug(sample_rate_doubled, ("sampling-rate",), ("noise-shape",)),
     Bug(shuffled_batches, ("sampling-coins",), ("sampling-rate",)),
     Bug(patients_who_come_in_pairs, ("sampling-coins",), ("noise-shape",)),
+    Bug(share_variance_halved, ("shared-noise",), ("noise-deviation",)),
+    Bug(padding_without_noise, ("shared-noise",), ("noise-deviation",)),
+    Bug(threshold_doubled, ("shared-noise",), ("noise-deviation",)),
+    Bug(colluders_forgotten, ("shared-noise",), ("noise-shape",)),
+    Bug(shares_of_one_seed, ("shared-noise",), ("noise-fresh",)),
+    Bug(rounded_to_sixteens, ("shared-noise",), ("noise-shape",)),
+    Bug(scaled_twice_as_large, ("shared-noise",), ("clipping",)),
     Bug(accountant_reset, ("ledger",), ("accountants",)),
     Bug(accountant_reset_every_run, ("ledger",), ("accountants",)),
     Bug(accountant_counts_rounds, ("accountants", "ledger"), ("noise-shape",)),
