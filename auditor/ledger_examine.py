@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -137,11 +137,16 @@ def _approvals(ledger: Ledger) -> Finding:
         return Finding(check, "CANNOT CHECK", "the ledger has no entry that approves a run")
     bare = sorted(runs - set(given))
     if bare:
-        return Finding(check, "FAILED", f"rounds of {', '.join(bare)} are booked, not approved")
+        return Finding(check, "FAILED", f"rounds of {_first(bare)} are booked, not approved")
     if ledger.gaps:
         return Finding(check, "CANNOT CHECK", "which rounds were booked among the lost entries")
     told = [f"{run} by {one.by} for {one.bookings} rounds" for run, one in sorted(given.items())]
-    return Finding(check, "OK", f"no round beyond what was approved: {'; '.join(told)}")
+    return Finding(check, "OK", f"no round beyond what was approved: {_first(told)}")
+
+
+def _first(told: Sequence[str]) -> str:
+    """A line of a report is short, however many there are."""
+    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
 
 
 def _unapproved(booked: Booked, given: Approved, used: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared_model import canonical, ledger, ledger_cost, ledger_export, protocol, roster, signing
+from shared_model import ledger_recovery as rules
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import (
     Answered,
@@ -17,6 +18,7 @@ from shared_model.ledger import (
     Entry,
     LedgerHead,
     Opened,
+    Recovered,
 )
 from shared_model.ledger_export import Export
 from shared_model.protocol_sum import Agreement, AgreeRequest, agreed_digest
@@ -67,6 +69,7 @@ class Hospital:
     chain: Chain
     witnessed: dict[str, LedgerHead] = field(default_factory=dict)
     rounds: list[tuple[str, int, bytes, Mapping[str, bytes]]] = field(default_factory=list)
+    recoveries: list[bytes] = field(default_factory=list)
 
     @property
     def head(self) -> LedgerHead:
@@ -243,6 +246,54 @@ class Consortium:
         }
         return protocol.seal(request, key_of(run_key)), agreements
 
+    def recover(self, site: str, kept: int, *, charge: float | None = None) -> None:
+        """Restored with the first `kept` entries: asks, is answered by all others, goes on.
+
+        charge: for the rest, which is lost; None: all entries came back.
+        """
+        one = self.hospitals[site]
+        held = {
+            name: other.witnessed[site] for name, other in self.hospitals.items() if name != site
+        }
+        question = rules.Question(
+            site=site,
+            nonce=digest(self.tick())[:32],
+            length=kept,
+            head=one.chain.head_at(kept) or "",
+        )
+        answers = [
+            rules.Answer(
+                witness=name,
+                subject=site,
+                question=question.digest,
+                nonce=question.nonce,
+                held=head,
+            )
+            for name, head in held.items()
+        ]
+        evidence = rules.evidence(
+            rules.seal(question, key_of(site)),
+            [rules.seal(answer, key_of(answer.witness)) for answer in answers],
+        )
+        one.recoveries = [*one.recoveries, evidence]
+        newest = max(held.values(), key=lambda head: head.length)
+        if charge is not None:
+            one.chain = Chain.verified(one.lines[:kept], public(site), site=site)
+        one.append(
+            Recovered(
+                site=site,
+                sequence=one.chain.length + 1 if charge is None else newest.length + 1,
+                lost_from=0 if charge is None else kept + 1,
+                lost_to=0 if charge is None else newest.length,
+                previous=one.chain.head if charge is None else newest.head,
+                epsilon_charged=charge,
+                delta=DELTA,
+                witnesses=tuple(sorted(held)),
+                evidence_digest=canonical.digest(evidence),
+                time_s=self.tick(),
+            )
+        )
+
     def document(self) -> bytes:
         return roster.sign(self.roster, key_of("root")).to_bytes()
 
@@ -259,6 +310,7 @@ class Consortium:
             "witnessed": one.witnessed,
             "countersigned": one.rounds,
             "releases": [],
+            "recoveries": one.recoveries,
         }
         return ledger_export.build(**{**values, **changes})  # type: ignore[arg-type]
 

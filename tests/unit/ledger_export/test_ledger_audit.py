@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from export_stand_ins import DELTA, Consortium, digest, key_of, public, resigned
+from export_stand_ins import DELTA, Consortium, key_of, public, resigned
 
 from auditor.ledger_audit import LedgerAudit, audit_ledgers
 from auditor.verify import Finding
-from shared_model import accounting, canonical, ledger_recovery
+from shared_model import accounting
 from shared_model.config import PrivacyPlan
-from shared_model.ledger import Booked, Incident, Recovered, sign_head
-from shared_model.ledger_recovery import Answer, Question
+from shared_model.ledger import Booked, Incident
 
 
 @cache
@@ -268,14 +267,6 @@ def test_an_outsiders_epsilon_that_is_too_low_is_found() -> None:
     assert line(found, "alpha: epsilon of life, outsiders").verdict == "FAILED"
 
 
-def test_noise_that_is_counted_against_fewer_colluders_than_the_roster_s_is_found() -> None:
-    """Epsilon would be that of an outsider, in name and number."""
-    plan = PrivacyPlan(0.1, 2.0, 1.0, 1, "distributed")
-    made = Consortium.after(rounds=2, threshold=3, plan=plan)
-    found = audit({"a": doctored(made, colluding_sites=0)})
-    assert any("another number of colluding hospitals" in one.detail for one in failures(found))
-
-
 def test_rounds_of_an_older_spend_table_are_counted_and_named() -> None:
     made = Consortium.after(rounds=0)
     one = made.hospitals["alpha"]
@@ -291,96 +282,6 @@ def test_rounds_of_an_older_spend_table_are_counted_and_named() -> None:
     late = made.draft("alpha", "old", 2).model_copy(update=nothing)
     one.append(late)
     assert line(audit({"alpha": made.file("alpha")}), "alpha: rosters").verdict == "FAILED"
-
-
-PREVIOUS = digest("head that peers vouch for")
-
-
-def recovered(
-    made: Consortium,
-    *,
-    charge: float | None,
-    lost: int,
-    answerers: tuple[str, ...] = ("beta", "gamma"),
-    previous: str = PREVIOUS,
-) -> bytes:
-    """Alpha asks, others vouch for `lost` entries more than are here; alpha's file, with all."""
-    one, key = made.hospitals["alpha"], key_of("alpha")
-    length = one.chain.length + lost
-    head = PREVIOUS if lost else one.chain.head
-    question = Question(site="alpha", nonce="0" * 32, length=one.chain.length, head=one.chain.head)
-    answers = [
-        ledger_recovery.seal(
-            Answer(
-                witness=site,
-                subject="alpha",
-                question=question.digest,
-                nonce=question.nonce,
-                held=sign_head(key, "alpha", length, head),
-            ),
-            key_of(site),
-        )
-        for site in answerers
-    ]
-    kept = ledger_recovery.evidence(ledger_recovery.seal(question, key), answers)
-    one.append(
-        Recovered(
-            site="alpha",
-            sequence=length + 1,
-            lost_from=one.chain.length + 1 if lost else 0,
-            lost_to=length if lost else 0,
-            previous=previous if lost else one.chain.head,
-            epsilon_charged=charge,
-            delta=DELTA,
-            witnesses=("beta", "gamma"),
-            evidence_digest=canonical.digest(kept),
-            time_s=made.tick(),
-        )
-    )
-    return made.file("alpha", recoveries=[kept])
-
-
-def test_lost_entries_are_charged_and_delta_counts_twice_and_that_is_never_ok() -> None:
-    """Whoever vouches for the length: what was lost is charged by the hospital's own word."""
-    made = Consortium.after(rounds=2)
-    file = recovered(made, charge=8.0, lost=4)
-    found = audit({"alpha": file})
-    assert not failures(found)
-    assert found.ledgers[0].price is not None
-    life = found.ledgers[0].price.life
-    assert life is not None
-    before = made.hospitals["alpha"].chain.bookings[-1].epsilon_lifetime
-    assert life.pld == pytest.approx(8.0 + before)
-    assert life.delta == 2 * DELTA
-    told = line(found, "alpha: recovered")
-    assert "delta 1.0e-05 counts once more, by alpha's own word" in told.detail
-    assert (told.verdict, found.verdict) == ("CANNOT CHECK", "INCOMPLETE")
-
-
-def test_a_recovery_without_loss_is_ok_with_its_answers_and_not_without() -> None:
-    made = Consortium.after(rounds=2)
-    file = recovered(made, charge=None, lost=0)
-    found = audit({"alpha": file})
-    assert line(found, "alpha: recovered").verdict == "OK"
-    assert found.verdict == "OK"
-    bare = audit({"alpha": made.file("alpha")})
-    assert line(bare, "alpha: recovered").verdict == "CANNOT CHECK"
-
-
-def test_a_loss_that_nobody_has_answered_for_fails() -> None:
-    """The entry alone is the hospital's own invention."""
-    made = Consortium.after(rounds=2)
-    recovered(made, charge=8.0, lost=4)
-    found = audit({"alpha": made.file("alpha")})
-    assert line(found, "alpha: recovered").verdict == "FAILED"
-
-
-@pytest.mark.parametrize("forged", [{"answerers": ("beta",)}, {"previous": digest("another")}])
-def test_a_loss_that_its_answers_do_not_bear_out_fails(forged: dict[str, object]) -> None:
-    """Too few answers, or a head that the others do not vouch for."""
-    made = Consortium.after(rounds=2)
-    file = recovered(made, charge=8.0, lost=4, **forged)  # type: ignore[arg-type]
-    assert line(audit({"alpha": file}), "alpha: recovered").verdict == "FAILED"
 
 
 # What other files show

@@ -1,0 +1,90 @@
+"""A hostile file of many entries takes time that grows with its entries, not with their square."""
+
+from __future__ import annotations
+
+from time import process_time
+
+import pytest
+from export_stand_ins import DELTA, Consortium, public
+
+from auditor.ledger import Ledger
+from auditor.ledger_counting import MOST_DIFFERENT, Counting
+from auditor.ledger_examine import examine
+from auditor.ledger_limits import MOST_POINTS, charges, limits, stated
+from shared_model.ledger import Booked
+
+
+class Asked:
+    """An accountant that counts its questions."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+
+    def __call__(self, mechanisms: object, delta: float) -> float:
+        self.questions += 1
+        return 1.0
+
+
+def judged(count: int, **of: object) -> tuple[int, float, list[str]]:
+    """Questions, seconds and details for so many bookings, each under a limit of its own."""
+    made = Consortium.after(rounds=1)
+    ledger, _ = examine("alpha", made.file("alpha"), public("root"))
+    assert isinstance(ledger, Ledger)
+    first = ledger.chain.bookings[0]
+    bookings = []
+    for number in range(1, count + 1):
+        changes = {"sequence": number, "round": number, "limit_lifetime": 10.0 + number}
+        if of.get("different"):
+            changes["noise_multiplier"] = 2.0 + number * 1e-6
+        bookings.append(first.model_copy(update=changes))
+    object.__setattr__(ledger, "chain", type("Bookings", (), {"bookings": tuple(bookings)})())
+    ledger.__dict__["losses"] = ()
+    asked = Asked()
+    counting = Counting(DELTA, (asked, asked))
+    runs: dict[str, list[Booked]] = {}
+    for one in bookings:
+        runs.setdefault(one.run, []).append(one)
+    began = process_time()
+    found = [
+        *charges(ledger, bookings, counting),
+        *stated(ledger, bookings, counting),
+        *limits(ledger, bookings, runs, counting),
+    ]
+    return asked.questions, process_time() - began, [item.detail for item in found]
+
+
+def test_the_questions_do_not_grow_with_the_entries_nor_the_time_with_their_square() -> None:
+    """Quadratic work would take 16 times as long; 8 is generous to a busy machine."""
+    few, short, _ = judged(1000)
+    many, long, told = judged(4000)
+    assert few <= 3 * MOST_POINTS
+    assert many <= 3 * MOST_POINTS
+    assert long < 8.0 * short
+    assert any(f"more than {MOST_POINTS} different limits" in text for text in told)
+
+
+def test_a_ledger_of_too_many_mechanisms_is_not_counted() -> None:
+    _, _, told = judged(MOST_DIFFERENT + 1, different=True)
+    assert f"there are more than {MOST_DIFFERENT} different mechanisms" in told
+
+
+def test_looking_up_heads_and_rounds_is_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain's own look-ups walk over all entries; no check of a file may use them."""
+    made = Consortium.after(rounds=2)
+    files = made.files()
+    for name in ("head_at", "booking", "answer"):
+        monkeypatch.setattr(f"shared_model.ledger.Chain.{name}", None)
+    from test_ledger_audit import audit
+
+    assert audit(files).verdict == "OK"
+
+
+def test_a_line_of_the_report_is_short_however_many_runs_are_wrong() -> None:
+    """A PDF of one line with 4,000 names took 25 s."""
+    made = Consortium.after(rounds=1)
+    for number in range(12):
+        made.book("alpha", f"wild-{number}", 1)
+    ledger, found = examine("alpha", made.file("alpha"), public("root"))
+    (told,) = [item for item in found if item.check == "alpha: approvals"]
+    assert told.verdict == "FAILED"
+    assert "and 2 more" in told.detail
