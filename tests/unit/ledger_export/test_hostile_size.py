@@ -84,7 +84,7 @@ def test_a_line_of_the_report_is_short_however_many_runs_are_wrong() -> None:
     made = Consortium.after(rounds=1)
     for number in range(12):
         made.book("alpha", f"wild-{number}", 1)
-    ledger, found = examine("alpha", made.file("alpha"), public("root"))
+    _, found = examine("alpha", made.file("alpha"), public("root"))
     (told,) = [item for item in found if item.check == "alpha: approvals"]
     assert told.verdict == "FAILED"
     assert "and 2 more" in told.detail
