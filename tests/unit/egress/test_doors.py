@@ -32,10 +32,14 @@ DOORS: Mapping[str, set[str]] = {
     "client/ledger_recovery.py": {"shared_model.ledger_recovery.seal"},
     # the ledger's export, carried by hand
     "client/ledger_file_export.py": {"shared_model.ledger_export.seal"},
+    # the hospital's card, when it is enrolled at the registry
+    "client/registry_client.py": {"shared_model.enrolment.seal"},
 }
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
     "client/node.py": {"socket"},  # asks for a free port of this machine
+    # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
+    "client/registry_client.py": {"grpc", "urllib"},
 }
 NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "flwr"}
 BUILT_BY_EGRESS = {
@@ -110,7 +114,7 @@ def test_messages_to_the_coordinator_are_built_in_egress_only() -> None:
         assert path == "client/egress.py" or not made & set(BUILT_BY_EGRESS), path
 
 
-def test_only_the_flower_adapter_speaks_to_the_network() -> None:
+def test_only_the_listed_adapters_speak_to_the_network() -> None:
     for path, tree in modules().items():
         tops = {name.split(".")[0] for name in names(tree).values()}
         assert tops & NETWORK == SPEAKS_TO_THE_NETWORK.get(path, set()), path

@@ -318,7 +318,7 @@ def test_two_heads_of_one_length_are_a_fork_and_both_witnesses_are_named(world: 
     world.rounds(1, 1)
     asked, answers = world.ask_all()
     fork = ledger.sign_head(key_of("alpha"), "alpha", 3, "cd" * 32)
-    with pytest.raises(Refused, match="beta and epsilon hold two different"):
+    with pytest.raises(Refused, match=r"(beta and epsilon|epsilon and beta) hold two different"):
         world.recover(asked, [*answers[:3], answer_of("epsilon", asked, fork)])
 
 
