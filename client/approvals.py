@@ -19,9 +19,7 @@ runs, and further plans of one, cost a coordinator nothing, and each yes is an e
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +40,7 @@ from shared_model import canonical, signing
 from shared_model.errors import BudgetExhausted, OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
 from shared_model.ledger import Approved, Booked, Chain
+from shared_model.locks import locked
 from shared_model.protocol import RunPlan
 
 MAX_PENDING = 32
@@ -126,13 +125,8 @@ class RunFiles:
     def locked(self) -> Iterator[None]:
         """Keeps the running node and the operator's command apart."""
         self.home.make()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self.home.root / "runs.lock", flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.home.root / "runs.lock"):
             yield
-        finally:
-            os.close(descriptor)
 
     def _path(self, state: State, run: str) -> Path:
         if not _RUN.fullmatch(run):

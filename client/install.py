@@ -9,7 +9,6 @@ What was verified is what is written: the files are read once, into memory.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from client.keys import pinned
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
+from shared_model.locks import locked
 from shared_model.release import Release, ReleaseBytes
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release, write_release
@@ -294,9 +294,5 @@ def _forget_others(home: NodeHome, keep: set[str]) -> None:
 def _locked(home: NodeHome) -> Iterator[None]:
     home.make()
     home.releases.mkdir(exist_ok=True, mode=0o700)
-    descriptor = os.open(home.releases / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(home.releases / ".lock"):
         yield
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ Ours takes the coordinator's messages from it and answers them with the installe
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from client.ledger_store import LedgerStore
 from shared_model.children import Child, Family
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
+from shared_model.locks import is_locked, locked
 from shared_model.signing import load_key_file, write_secret
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -94,15 +94,7 @@ def _ended(child: Child) -> Exception:
 
 def is_running(home: NodeHome) -> bool:
     """Whether this node runs now."""
-    lock = home.root / "node.lock"
-    if not lock.exists():
-        return False
-    with lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return is_locked(home.root / "node.lock")
 
 
 def check_books(home: NodeHome) -> None:
@@ -129,13 +121,8 @@ def check_books(home: NodeHome) -> None:
 
 @contextmanager
 def _only_one(home: NodeHome) -> Iterator[None]:
-    with (home.root / "node.lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OurMistake(
-                f"The node in {home.root} is running.", do="Stop it first, or choose --home."
-            ) from error
+    busy = OurMistake(f"The node in {home.root} is running.", do="Stop it first, or choose --home.")
+    with locked(home.root / "node.lock", busy):
         yield
 
 

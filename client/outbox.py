@@ -21,9 +21,7 @@ run whose masks were off.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from typing import Literal
 from shared_model import canonical
 from shared_model.errors import Refused
 from shared_model.files import sync_folder, write_atomic
+from shared_model.locks import locked
 
 BODIES_KEPT = 50
 """Submissions that wait for their receipt, at most."""
@@ -63,12 +62,8 @@ class Outbox:
     def locked(self) -> Iterator[None]:
         """One message at a time; a second process waits until the first has its answer stored."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.root / ".lock"):
             yield
-        finally:
-            os.close(descriptor)
 
     def was_rolled_back(self) -> bool:
         """Whether this folder is older than what the node has done: restored from a backup.

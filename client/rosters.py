@@ -16,8 +16,6 @@ the operator's command apart.
 from __future__ import annotations
 
 import datetime
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from shared_model import canonical, roster, signing
 from shared_model.enrolment import RawKey
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
+from shared_model.locks import locked
 from shared_model.protocol import Digest
 from shared_model.roster import CountersignatureFile, Roster, SignedRoster
 
@@ -290,13 +289,8 @@ class RosterBook:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.home.make()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self.home.root / "roster.lock", flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.home.root / "roster.lock"):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _own(data: bytes, name: str) -> SignedRoster:

@@ -21,8 +21,6 @@ stored.
 from __future__ import annotations
 
 import binascii
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +44,7 @@ from shared_model import canonical
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
+from shared_model.locks import locked
 from shared_model.weights import Weights
 
 __all__ = [
@@ -87,19 +86,13 @@ class RunFolder:
             Refused: another process holds it (reason "busy").
         """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Refused(
-                    f"Another coordinator works on {self.path}.",
-                    reason="busy",
-                    do="Stop it first, or choose another run.",
-                ) from error
+        busy = Refused(
+            f"Another coordinator works on {self.path}.",
+            reason="busy",
+            do="Stop it first, or choose another run.",
+        )
+        with locked(self.path / ".lock", busy):
             yield
-        finally:
-            os.close(descriptor)
 
     @property
     def exists(self) -> bool:

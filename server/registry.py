@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import fcntl
 import json
 import logging
 import logging.handlers
@@ -31,6 +30,7 @@ from server.registry_desk import Desk, told
 from server.registry_enrolment import fingerprint_of
 from server.registry_limits import RegistryLimits, RequestRate
 from shared_model.errors import OurMistake, Refused
+from shared_model.locks import is_locked, locked
 from shared_model.registry import MAX_MESSAGE_BYTES, SERVICE
 from shared_model.registry_reasons import refusal
 
@@ -257,26 +257,16 @@ def only_one(home: CoordinatorHome) -> Iterator[None]:
         OurMistake: another registry runs in this home.
     """
     home.make()
-    with home.registry_lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OurMistake(
-                f"A registry is running in {home.root}.", do="Stop it first, or choose --home."
-            ) from error
+    busy = OurMistake(
+        f"A registry is running in {home.root}.", do="Stop it first, or choose --home."
+    )
+    with locked(home.registry_lock, busy):
         yield
 
 
 def is_running(home: CoordinatorHome) -> bool:
     """Whether a registry runs in this home now."""
-    if not home.registry_lock.exists():
-        return False
-    with home.registry_lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return is_locked(home.registry_lock)
 
 
 def serve(

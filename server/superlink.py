@@ -6,7 +6,6 @@ old one left in Flower, submits a new Flower run, and `server.coordinate` contin
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from shared_model.children import Child, Family
 from shared_model.enrolment import check_address
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
+from shared_model.locks import is_locked, locked
 from shared_model.signing import write_secret
 
 FIRST = "Run first: fedprint-coordinator init --address HOST:PORT"
@@ -104,26 +104,16 @@ def only_one(home: CoordinatorHome) -> Iterator[None]:
         OurMistake: another coordinator runs in this home.
     """
     home.make()
-    with home.lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OurMistake(
-                f"A coordinator is running in {home.root}.", do="Stop it first, or choose --home."
-            ) from error
+    busy = OurMistake(
+        f"A coordinator is running in {home.root}.", do="Stop it first, or choose --home."
+    )
+    with locked(home.lock, busy):
         yield
 
 
 def is_running(home: CoordinatorHome) -> bool:
     """Whether a coordinator runs in this home now."""
-    if not home.lock.exists():
-        return False
-    with home.lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    return is_locked(home.lock)
 
 
 def conduct(

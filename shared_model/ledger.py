@@ -301,6 +301,18 @@ def parse(line: bytes) -> tuple[Entry, bytes]:
     return entry, signature
 
 
+def opened_line(line: bytes, identity_key: bytes) -> Entry:
+    """The entry of a hostile line that this key (32 raw bytes) signed.
+
+    Raises:
+        LedgerFault: not a canonical line.
+        Refused: not signed by this key (reason "signature").
+    """
+    entry, signature = parse(line)
+    signing.verify(identity_key, TAG, canonical.encode(entry.model_dump(mode="json")), signature)
+    return entry
+
+
 @dataclass(frozen=True)
 class Link:
     """One verified entry with where it stands."""
@@ -345,9 +357,7 @@ class Chain:
         for line in lines:
             number = walk.length + 1
             try:
-                entry, signature = parse(line)
-                body = canonical.encode(entry.model_dump(mode="json"))
-                signing.verify(self.identity_key, TAG, body, signature)
+                entry = opened_line(line, self.identity_key)
             except LedgerFault as error:
                 raise LedgerFault(f"Entry {number}: {error.message}", entry=number) from error
             except Refused as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared_model import canonical, ledger, signing
+from shared_model import ledger
 from shared_model.errors import PeerFault, Refused
 from shared_model.ledger import Answered, Booked, Entry, Recovered
 from shared_model.protocol import TrainReply, TrainRequest
@@ -58,9 +58,7 @@ def _entries(reply: TrainReply, request: TrainRequest, identity_key: bytes) -> S
     length, head = (0, ledger.NOTHING) if known is None else (known.length, known.head)
     entries: list[Entry] = []
     for line in note.entries:
-        entry, signature = ledger.parse(line.encode("ascii"))
-        plain = canonical.encode(entry.model_dump(mode="json"))
-        signing.verify(identity_key, ledger.TAG, plain, signature)
+        entry = ledger.opened_line(line.encode("ascii"), identity_key)
         if isinstance(entry, Recovered) and entry.lost_from == length + 1:
             length, head = entry.lost_to, entry.previous
         if (entry.site, entry.sequence) != (site, length + 1):
