@@ -16,7 +16,10 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-long mutation coverage lint types unit wheel smoke clean
+# Debian packages that tests use; tests that miss one are skipped and say so.
+DEBIAN := chromium tinyproxy strace iproute2
+
+.PHONY: help setup debian demo test test-long mutation coverage lint types unit wheel smoke clean
 
 help:
 	@sed -n '1,5p' Makefile | sed 's/^# \{0,1\}//'
@@ -43,7 +46,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/fedprint-lab demo $(DEMO) $(DEMO_OPTIONS)
 
-test: setup lint types unit coverage
+test: setup debian lint types unit coverage
+
+# Only where there is apt and we may use it (a fresh CI machine); else the tests concerned are skipped.
+debian:
+	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
+	if [ -n "$$missing" ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "setup: Debian packages:" $$missing; \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; } >/dev/null 2>&1 \
+	      || echo "setup: they could not be installed; tests that need them will be skipped"; \
+	  else echo "setup: not installed here, tests that need them will be skipped:" $$missing; fi; fi
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,7 +75,7 @@ coverage: setup
 	  --cov=shared_model.protocol_sum --cov=shared_model.verify_body --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # The whole crash, fuzz and retention matrices (an hour or more), and every mutant of the secure sum.
-test-long: setup mutation
+test-long: setup debian mutation
 	FEDPRINT_FUZZ=2000 $(BIN)/pytest -q -n $(PYTEST_WORKERS) --dist loadfile
 
 # Changes the secure sum in thousands of ways, in a copy; the tests must see every change that

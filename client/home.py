@@ -145,5 +145,10 @@ class NodeHome:
         return self.root / "inbox"
 
     @property
+    def state(self) -> Path:
+        """What the node does now; see `client.state`."""
+        return self.root / "state"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
-from typing import Annotated
-
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from client import ledger_file
 from client.home import NodeHome
+from client.settings import FIRST, NodeSettings, as_toml, settings_of
 from shared_model import enrolment, signing
-from shared_model.enrolment import Invitation, SiteCard, SiteName
+from shared_model.enrolment import Invitation, SiteCard
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
-
-FIRST = "Run first: fedprint-node init --site NAME --patients N"
-
-
-class NodeConfig(BaseModel):
-    """node.toml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    site: SiteName
-    declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
@@ -37,14 +24,16 @@ def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
         OurMistake: the name is no site name, or the node is another site already.
     """
     try:
-        config = NodeConfig(site=site, declared_patients=declared_patients)
+        config = NodeSettings(site=site, declared_patients=declared_patients)
     except ValidationError as error:
         raise OurMistake(
             f"Site {site!r} with {declared_patients} patients cannot be.",
             do="A site name has lower-case letters, digits and inner hyphens, at most 32.",
         ) from error
     home.make()
-    if home.config.exists() and load_config(home) != config:
+    present = load_config(home) if home.config.exists() else None
+    named = None if present is None else (present.site, present.declared_patients)
+    if named not in (None, (config.site, config.declared_patients)):
         raise OurMistake(
             f"{home.root} is the node of another site or declares other patients.",
             do="Choose another folder with --home.",
@@ -64,22 +53,15 @@ def make(home: NodeHome, site: str, declared_patients: int) -> SiteCard:
                 serialization.NoEncryption(),
             ),
         )
-    text = f'site = "{config.site}"\ndeclared_patients = {config.declared_patients}\n'
-    write_atomic(home.config, text.encode())
+    if present is None:
+        write_atomic(home.config, as_toml(config.site, config.declared_patients).encode())
     write_atomic(home.root / "site.json", card_bytes(home))
     return card(home)
 
 
-def load_config(home: NodeHome) -> NodeConfig:
-    """Read node.toml.
-
-    Raises:
-        OurMistake: absent or wrong.
-    """
-    try:
-        return NodeConfig.model_validate(tomllib.loads(home.config.read_text()))
-    except (OSError, ValueError) as error:
-        raise OurMistake(f"{home.config} is absent or wrong.", do=FIRST) from error
+def load_config(home: NodeHome) -> NodeSettings:
+    """Read node.toml; see `client.settings`."""
+    return settings_of(home)
 
 
 def card(home: NodeHome) -> SiteCard:
