@@ -1,7 +1,7 @@
 """What `doctor` finds: one line a check, with what to do. Pure; the shells read the facts.
 
-    findings = [check_disk(...), tried("ledger", lambda: check_ledger(home))]
-    exit_code(findings)
+findings = [check_disk(...), tried("ledger", lambda: check_ledger(home))]
+exit_code(findings)
 """
 
 from __future__ import annotations

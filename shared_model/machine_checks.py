@@ -69,7 +69,9 @@ def check_memory(total: int, available: int, limit_gb: float = 0.0) -> Finding:
             "Lower memory_gb in node.toml: this machine has less.",
         )
     if available < 4 * GIB:
-        return attention("memory", found, "4 GiB available are what preset small needs.")
+        return attention(
+            "memory", found, "Give this machine more, or train preset tiny only: under 4 GiB."
+        )
     return ok("memory", found)
 
 
