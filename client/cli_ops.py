@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from client.home import NodeHome
-from shared_model import terminal
 
 Home = Annotated[Path | None, typer.Option(help="The node's folder (else FEDPRINT_NODE_HOME).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,8 +1,8 @@
-"""How far a connection to the coordinator comes: name, proxy, TCP, TLS, its clock. Deadlines always.
+"""How far a line to the coordinator comes: name, proxy, TCP, TLS, its clock. Always in a deadline.
 
     line = look("fedprint.example.org:8443", authority_pem, health=True)
 
-A certificate that does not verify is read once more, unverified, only to name who issued it: nothing
+A certificate that does not verify is read once more, unverified, only to name its issuer: nothing
 is sent on that connection and nothing that it says is believed.
 """
 
@@ -78,7 +78,7 @@ def proxy_for(host: str) -> Proxy | None:
         ValueError: HTTPS_PROXY is no http://HOST:PORT.
     """
     url = request.getproxies_environment().get("https")
-    if not url or request.proxy_bypass_environment(host):
+    if not url or request.proxy_bypass(host):
         return None
     parts = parse.urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http" or not parts.hostname:

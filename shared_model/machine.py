@@ -57,7 +57,7 @@ def version_of(package: str) -> str | None:
 
 
 def rights_of(root: Path, below: Iterable[Path]) -> tuple[Rights, ...]:
-    """Mode and owner of a folder and of everything of `below` that exists; links are not followed."""
+    """Mode and owner of a folder and of what of `below` exists; links are not followed."""
     found = []
     for path in (root, *below):
         try:

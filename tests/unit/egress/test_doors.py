@@ -38,6 +38,8 @@ DOORS: Mapping[str, set[str]] = {
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
     "client/node.py": {"socket"},  # asks for a free port of this machine
+    # doctor: name, CONNECT, TLS handshake and GET /health; not a byte of this hospital
+    "client/doctor_net.py": {"socket", "ssl", "urllib"},
     # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
     "client/registry_client.py": {"grpc", "urllib"},
 }
