@@ -18,7 +18,13 @@ from shared_model.signing import load_key_file
 
 ROSTER_SOON_DAYS = 30.0
 CERTIFICATE_SOON_DAYS = 30.0
-_SECRET = ("keys", "registry", "never-back-up", "outbox", "state", "ledger.sqlite")
+_SECRET = (
+    "keys",
+    "never-back-up",
+    "never-back-up/epoch.json",
+    "ledger.sqlite",
+    "registry/client.pem",
+)
 
 
 def check_settings(home: NodeHome) -> Finding:
@@ -43,9 +49,9 @@ def check_policy(home: NodeHome) -> Finding:
 def check_files(home: NodeHome) -> Finding:
     """Folder 0700, keys 0600, one owner."""
     below = [home.root / name for name in _SECRET]
-    for folder in (home.root / "keys", home.registry):
-        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
-            below += sorted(folder.iterdir())
+    folder = home.identity_key.parent
+    if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
+        below += sorted(folder.iterdir())
     return check_rights(str(home.root), machine.rights_of(home.root, below), os.geteuid())
 
 
