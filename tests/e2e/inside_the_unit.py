@@ -19,27 +19,27 @@ from shared_model import mae
 def works(what: Callable[[], object]) -> bool:
     try:
         what()
-    except OSError:
+    except (OSError, RuntimeError):
         return False
     return True
 
 
-def trains() -> bool:
+def trains() -> None:
     """Forward and backward through the blocks that every round trains."""
     model = mae.build(mae.PRESETS["tiny"], 0)
     total = torch.zeros(())
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            total = total + module(torch.randn(64, 50, module.in_features)).sum()
+            grown = module(torch.randn(64, 50, module.in_features))
+            total = total + torch.nn.functional.gelu(grown).sum()
     total.backward()  # type: ignore[no-untyped-call]
-    return True
 
 
 def main() -> None:
     home = Path(sys.argv[1])
     told = {
         "uid": os.geteuid(),
-        "trains": trains(),
+        "trains": works(trains),
         "writes home": works(lambda: (home / "x").write_text("x")),
         "writes tmp": works(lambda: Path("/tmp/x").write_text("x")),
         "writes elsewhere": any(
