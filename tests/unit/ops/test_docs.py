@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -40,12 +41,17 @@ def in_code(text: str) -> Iterator[str]:
     spans = re.findall(r"`([^`\n]+)`", rest)
     for piece in (*(line for block in blocks for line in block.splitlines()), *spans):
         for part in re.split(r"&&|;|\|", piece.partition("#")[0]):
-            found = re.search(r"(?:^|[\s/])(fedprint-(?:node|coordinator|lab|audit))(\s.*)?$", part)
+            found = re.search(r"(?:^|\s|/bin/)(fedprint-(?:node|coordinator|lab|audit))(\s.*)?$", part)
             if found and not part.strip().startswith(("-v", "systemctl", "cd ")):
                 yield (found[1] + (found[2] or "")).strip()
 
 
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in in_code(page.read_text())})
+
+
+@cache
+def program(name: str) -> click.Command:
+    return typer.main.get_command(APPS[name])
 
 
 def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -54,7 +60,7 @@ def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
     Raises:
         KeyError: there is none.
     """
-    found: click.Command = typer.main.get_command(APPS[words[0]])
+    found = program(words[0])
     rest = words[1:]
     while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
         if rest[0] not in found.commands:
