@@ -68,8 +68,9 @@ def encrypt_store(
     if not (home.store / "manifest.json").exists():
         return Changed(key.source, made, named, None)
     if is_encrypted(home.store):
-        read_manifest(home.store, key)  # with this key
-        return Changed(key.source, made, named)
+        # Refuses another key, and removes plain parts that an interrupted command left behind.
+        with StoreWriter(home.store, load_key(home.pseudonym_key), key, on_stage=on_stage):
+            return Changed(key.source, made, named)
     with StoreWriter(home.store, load_key(home.pseudonym_key), on_stage=on_stage) as writer:
         parts = writer.reseal(StoreCipher.fresh(key.secret))
     return Changed(key.source, made, named, parts)

@@ -171,8 +171,8 @@ def _read(path: Path, forbidden: int) -> bytes:
     except OSError as error:
         words = os.strerror(error.errno or 0)
         raise OurMistake(f"The store's key {path} cannot be read: {words}.", do=do) from error
-    with os.fdopen(descriptor, "rb") as stream:
-        about = os.fstat(stream.fileno())
+    try:
+        about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise OurMistake(f"The store's key {path} is not a regular file.", do=do)
         if about.st_uid not in (os.geteuid(), 0):
@@ -182,7 +182,15 @@ def _read(path: Path, forbidden: int) -> bytes:
             )
         if about.st_mode & forbidden:
             raise OurMistake(f"Others may use the store's key {path}.", do=f"chmod 600 {path}")
-        secret = stream.read(KEY_BYTES + 1)
+        secret = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if not secret:
+        raise OurMistake(
+            f"The store's key {path} is empty.",
+            do="If an interrupted `data encrypt` left it so, remove it and run it again. Else: "
+            + do,
+        )
     if len(secret) != KEY_BYTES:
         raise OurMistake(
             f"The store's key {path} is not exactly {KEY_BYTES} bytes long.",
