@@ -1,4 +1,4 @@
-"""fedprint-node data encrypt, decrypt, verify: the window store at rest."""
+"""fedprint-node data encrypt, rekey, decrypt, verify: the window store at rest."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ REMAINS = (
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
     app.command()(encrypt)
+    app.command()(rekey)
     app.command()(decrypt)
     app.command()(verify)
 
@@ -55,6 +56,32 @@ def encrypt(
         text += f"The window store is encrypted with the key of {changed.source}."
     else:
         text += f"Encrypted {changed.parts} parts with the key of {changed.source}.\n{REMAINS}"
+    done({"encrypted": True, **asdict(changed)}, text, as_json=as_json)
+
+
+def rekey(
+    key_file: Annotated[
+        Path,
+        typer.Argument(help="Absolute path of the new key; made if absent."),
+    ],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encrypt the window store with another key; nothing plain is written. The old key file stays.
+
+    Example: fedprint-node data rekey /etc/fedprint/store-2027.key
+    """
+    from client.store_encrypt import rekey_store
+    from client.store_key import CREDENTIAL, credential_is_given
+
+    changed = rekey_store(NodeHome.find(home), key_file)
+    text = f"Made the key {key_file}, mode 0600: keep a copy elsewhere.\n" * changed.key_made
+    text += (
+        f"The window store is encrypted with the key of {changed.source}. The old key still opens "
+        "old copies and back-ups: destroy it only with them."
+    )
+    if credential_is_given():
+        text += f" Replace the credential {CREDENTIAL}: with the old one the store is refused."
     done({"encrypted": True, **asdict(changed)}, text, as_json=as_json)
 
 

@@ -1,4 +1,5 @@
-"""An existing store encrypted, or made plain again: `fedprint-node data encrypt` and `decrypt`.
+"""An existing store encrypted, under another key, or plain again: `fedprint-node data encrypt`,
+`rekey`, `decrypt`.
 
 Each step is on the disk before the next, and each can be run again after an interruption:
 key, node.toml, store. Between them the node refuses to open the store, and says what to run.
@@ -76,6 +77,49 @@ def encrypt_store(
     return Changed(key.source, made, named, parts)
 
 
+def rekey_store(
+    home: NodeHome,
+    key_file: Path,
+    *,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Changed:
+    """Encrypt the node's store anew with `key_file`, made if absent; nothing plain is written.
+
+    The present key is the configured one. Afterwards node.toml names the new file; a systemd
+    credential has to be replaced by hand. The old key file stays.
+
+    Raises:
+        OurMistake, Refused, DataFault: see `encrypt_store`; also if the store is not encrypted.
+    """
+    there = os.path.lexists(key_file)
+    if not is_encrypted(home.store):
+        raise OurMistake("The window store is not encrypted.", do="See: data encrypt --help")
+    if not there:
+        read_manifest(home.store, key_of(home))  # a new key only where the present one opens it
+        store_key.make_key_file(home, key_file)
+        on_stage("key made")
+    key = store_key.read_key_file(home, key_file)
+    parts = 0
+    if not _opens(home, key):
+        with StoreWriter(
+            home.store, load_key(home.pseudonym_key), key_of(home), on_stage=on_stage
+        ) as writer:
+            parts = writer.reseal(StoreCipher.fresh(key.secret))
+    named = store_key.name_key_file(home, key_file)
+    on_stage("node.toml changed")
+    with StoreWriter(home.store, load_key(home.pseudonym_key), key):
+        pass  # clears what an interrupted command left under the old key
+    return Changed(key.source, not there, named, parts)
+
+
+def _opens(home: NodeHome, key: StoreKey) -> bool:
+    try:
+        read_manifest(home.store, key)
+    except Refused:
+        return False
+    return True
+
+
 def decrypt_store(
     home: NodeHome, *, on_stage: Callable[[str], None] = lambda stage: None
 ) -> Changed:
@@ -111,7 +155,7 @@ def _settle(home: NodeHome, key_file: Path, on_stage: Callable[[str], None]) -> 
     if configured not in (None, key_file):
         raise OurMistake(
             f"node.toml names another key file, {configured}.",
-            do="Leave --key-file away, or go back first: fedprint-node data decrypt",
+            do="Leave --key-file away; to change the key: fedprint-node data rekey PATH",
         )
     there = os.path.lexists(key_file)
     encrypted = (home.store / "manifest.json").exists() and is_encrypted(home.store)

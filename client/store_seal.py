@@ -68,7 +68,7 @@ def envelope_of(data: bytes) -> Envelope | None:
         DataFault: they claim to be one, and are not, byte for byte (cause "store").
     """
     try:
-        body = json.loads(data)
+        body = json.loads(data) if len(data) <= fmt.MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
         return None
     if not isinstance(body, dict) or body.get("format") != SEALED_FORMAT:

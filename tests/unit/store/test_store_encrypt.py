@@ -22,9 +22,9 @@ from client.cli_data import app
 from client.home import NodeHome
 from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
 from client.settings import as_toml, settings_of
-from client.store import check_openable, is_encrypted, open_store
-from client.store_encrypt import decrypt_store, encrypt_store
-from client.store_key import CREDENTIAL, key_of, name_key_file
+from client.store import WindowStore, check_openable, is_encrypted, open_store
+from client.store_encrypt import decrypt_store, encrypt_store, rekey_store
+from client.store_key import CREDENTIAL, key_of, name_key_file, read_key_file
 from client.store_write import StoreWriter
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.windows import Prepared
@@ -35,7 +35,7 @@ DRIVER = """
 import os, shutil, signal, sys
 from pathlib import Path
 from client.home import NodeHome
-from client.store_encrypt import decrypt_store, encrypt_store
+from client.store_encrypt import decrypt_store, encrypt_store, rekey_store
 
 def count_down(calls):
     left = [calls]
@@ -65,6 +65,8 @@ for calls in range(1, 1000, int(step)):
             count_down(calls)
             if action == "encrypt":
                 encrypt_store(NodeHome(home), mine)
+            elif action == "rekey":
+                rekey_store(NodeHome(home), mine.with_name("new.key"))
             else:
                 decrypt_store(NodeHome(home))
             status = 0
@@ -250,6 +252,32 @@ def test_neither_state_that_disagrees_with_the_settings_is_passed_over(
             name_key_file(home, file)
 
 
+def test_the_key_is_changed_without_a_plain_byte(home: NodeHome, file: Path) -> None:
+    """The new key is made and named, the old one opens nothing any more and stays."""
+    with pytest.raises(OurMistake, match="not encrypted"):
+        rekey_store(home, file)
+    before = held(home)
+    encrypt_store(home, file)
+    old, new = file.read_bytes(), file.with_name("new.key")
+    stages = []
+
+    def look(stage: str) -> None:
+        stages.append(stage)
+        assert not plain_bytes(home)
+
+    assert rekey_store(home, new, on_stage=look).parts == 2
+    assert "manifest swapped" in stages
+    assert (held(home), settings_of(home).store.key_file) == (before, str(new))
+    assert file.read_bytes() == old
+    with pytest.raises(Refused, match="another key"):
+        WindowStore.open(home.store, read_key_file(home, file))
+    assert run(home, "rekey", new).exit_code == 0
+    new.unlink()
+    with pytest.raises(OurMistake, match="cannot be read"):
+        rekey_store(home, file.with_name("third.key"))
+    assert not file.with_name("third.key").exists()
+
+
 def test_a_damaged_store_is_not_sealed_as_if_it_were_whole(home: NodeHome, file: Path) -> None:
     """Nothing changes, and nothing half is left."""
     path = next(home.store.glob("parts/*/signal.bin"))
@@ -285,8 +313,10 @@ def test_a_reader_keeps_its_view_while_the_store_is_encrypted(home: NodeHome, fi
 @pytest.mark.parametrize(
     ("action", "step"),
     [
-        ("encrypt", 2),
-        ("decrypt", 5),
+        ("encrypt", 3),
+        ("decrypt", 7),
+        ("rekey", 7),
+        pytest.param("rekey", 1, marks=pytest.mark.long),
         pytest.param("encrypt", 1, marks=pytest.mark.long),
         pytest.param("decrypt", 1, marks=pytest.mark.long),
     ],
@@ -298,7 +328,7 @@ def test_killed_at_any_write_the_store_is_the_old_or_the_new_one(
     leaves nothing plain behind (`step` 1: each; else a sample)."""
     home, key = node(tmp_path / "node"), tmp_path / "store.key"
     expected = held(home)
-    if action == "decrypt":
+    if action != "encrypt":
         encrypt_store(home, key)
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, action, str(home.root), str(key), str(tmp_path / "work"),
@@ -313,23 +343,31 @@ def test_killed_at_any_write_the_store_is_the_old_or_the_new_one(
     for place_ in sorted((tmp_path / "work").iterdir(), key=lambda path: int(path.name))[:-1]:
         killed, mine = place_ / "node", place_ / "store.key"
         place = NodeHome(killed)
-        encrypted, configured = is_encrypted(place.store), settings_of(place).store.key_file != ""
-        states.add((encrypted, configured))
-        if encrypted == configured:
+        state = (is_encrypted(place.store), settings_of(place).store.key_file)
+        states.add((state[0], Path(state[1]).name))
+        try:
             assert held(place) == expected
-        else:
-            with pytest.raises(Refused, match="data encrypt"):
-                open_store(place)
+        except Refused as error:
+            assert error.reason == "store-key"  # noqa: PT017
+            assert state in {(False, str(mine)), (True, str(mine))}
         if action == "encrypt":
             encrypt_store(place, mine)
-        elif encrypted or configured:
+        elif action == "rekey":
+            rekey_store(place, mine.with_name("new.key"))
+            assert settings_of(place).store.key_file == str(mine.with_name("new.key"))
+        elif state != (False, ""):
             decrypt_store(place)
         assert held(place) == expected
-        assert is_encrypted(place.store) is (action == "encrypt")
+        assert is_encrypted(place.store) is (action != "decrypt")
         assert plain_bytes(place) is (action == "decrypt")
         with StoreWriter(place.store, load_or_create_key(place), key_of(place)) as writer:
             assert {path.name for path in (place.store / "parts").iterdir()} == {
                 part.id for part in writer.manifest.parts
             }
-    assert states >= {(False, True), (True, True)}
-    assert step > 1 or states == {(False, False), (False, True), (True, True)}
+    expected_states = {
+        "encrypt": {(False, ""), (False, "store.key"), (True, "store.key")},
+        "decrypt": {(False, ""), (False, "store.key"), (True, "store.key")},
+        "rekey": {(True, "store.key"), (True, "new.key")},
+    }[action]
+    assert states <= expected_states
+    assert step > 1 or states == expected_states
