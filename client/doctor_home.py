@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-from pathlib import Path
 
 from client import keys, registry_client
 from client.home import NodeHome
@@ -12,7 +11,7 @@ from client.policy import Policy, installed_code
 from client.rosters import RosterBook
 from client.settings import settings_of
 from shared_model import machine
-from shared_model.findings import Finding, attention, broken, ok
+from shared_model.findings import Finding, attention, broken, ok, printable
 from shared_model.machine_checks import check_days, check_rights
 from shared_model.signing import load_key_file
 
@@ -127,38 +126,35 @@ def check_runs(home: NodeHome) -> Finding:
 
 
 def check_store(home: NodeHome) -> Finding:
-    """The window store can be opened; nothing of what is in it is told."""
-    from client.store import WindowStore
+    """The window store can be opened with its key; nothing of what is in it is told."""
+    from client.store import check_openable, is_encrypted
+    from client.store_key import credential_is_given, key_of
 
     if not (home.store / "manifest.json").is_file():
         return attention("store", "no recordings yet", "Run: fedprint-node data add FOLDER")
-    WindowStore.open(home.store)
-    return ok("store", "can be read, its small files are as they were written")
+    sealed = is_encrypted(home.store)
+    if sealed and key_of(home) is None and not credential_is_given():
+        return attention(
+            "store",
+            "encrypted, and this command has no key: systemd gives it to the service only",
+            "If no unit has LoadCredential: name the key under [store] in node.toml.",
+        )
+    check_openable(home)
+    return ok("store", f"{'encrypted' if sealed else 'not encrypted'}, can be read")
 
 
 def check_store_key(home: NodeHome) -> Finding:
-    """The key file that node.toml names is there, 32 bytes, for its owner only."""
-    named = settings_of(home).store.key_file
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and (Path(credentials) / "fedprint-store-key").exists():
-        return ok("store key", "from systemd's credential fedprint-store-key")
-    if not named:
-        return attention(
-            "store key",
-            "none: windows are stored as they are",
-            "Encrypt them: docs/hospital-it.md, Encryption; or use disk encryption.",
-        )
-    path = Path(named).expanduser()
-    path = path if path.is_absolute() else home.root / path
-    try:
-        seen = path.stat()
-    except OSError:
-        return broken("store key", "key_file in node.toml cannot be read", "Put the key back.")
-    if seen.st_mode & 0o077:
-        return broken("store key", "others may read it", f"Run: chmod 600 {path}")
-    if seen.st_size != 32:
-        return broken("store key", "it is not 32 bytes long", "Put the right file back.")
-    return ok("store key", "a file for its owner only")
+    """The key that is configured can be used; its content is never looked at further."""
+    from client.store_key import key_of
+
+    key = key_of(home)
+    if key is not None:
+        return ok("store key", f"from {printable(key.source, 200)}")
+    return attention(
+        "store key",
+        "none is configured here",
+        "Encrypt the windows: fedprint-node data encrypt (docs/hospital-it.md), or the disk.",
+    )
 
 
 def check_certificate(home: NodeHome, now: datetime.datetime) -> Finding:

@@ -32,7 +32,7 @@ APPS = {
 }
 AWAITED = {
     *("fedprint-node pause", "fedprint-node resume", "fedprint-node logs", "fedprint-node console"),
-    *("fedprint-node approve", "fedprint-node data encrypt", "fedprint-node --version"),
+    *("fedprint-node approve", "fedprint-node --version"),
     *("fedprint-coordinator code", "fedprint-coordinator serve", "fedprint-coordinator resume"),
     *("fedprint-coordinator dashboard", "fedprint-coordinator start --rounds 20 --only-begin"),
 }
@@ -108,7 +108,9 @@ def test_command_in_the_documentation_exists_with_its_options(page: str, line: s
 
 def test_search_for_commands_finds_them_and_their_faults() -> None:
     """Blocks, spans, after `&&` and after sudo."""
-    text = "`fedprint-node doctor --json`\n\n```\nx && sudo -u f /o/bin/fedprint-node nonsense # c\n```\n"
+    text = (
+        "`fedprint-node doctor --json`\n\n```\nx && sudo /o/bin/fedprint-node nonsense # c\n```\n"
+    )
     assert list(in_code(text)) == ["fedprint-node nonsense", "fedprint-node doctor --json"]
     with pytest.raises(KeyError):
         resolved(["fedprint-node", "nonsense"])

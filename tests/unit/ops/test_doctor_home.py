@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from deployed_parts import fill_store
 from registry_stand_ins import ROOT_KEY, TODAY, Served
 
 from client import cli_node, cli_ops, cli_registry, cli_roster, doctor, doctor_home, ledger_file
 from client.home import NodeHome
 from client.node_parts import outbox_of
 from client.policy import installed_code
+from client.store_encrypt import encrypt_store
 from server import cli_registry as operator
 from server import rosters
 from shared_model.findings import Finding, tried
@@ -160,23 +162,34 @@ def test_roster_and_certificate_that_end_soon_or_have_ended_are_told(
         assert doctor_home.check_certificate(node, later).state == state
 
 
-def test_store_key_is_there_for_its_owner_only(
-    node: NodeHome, service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_store_and_its_key_are_looked_at_together(
+    node: NodeHome, service: Served, tmp_path: Path
 ) -> None:
-    """A named file that is absent, open or short is broken; a credential goes before it."""
+    """No key, a usable one, one that is open to others or short; an encrypted store without one."""
+
+    def key() -> Finding:
+        return tried("store key", lambda: doctor_home.check_store_key(node))
+
+    def store() -> Finding:
+        return tried("store", lambda: doctor_home.check_store(node))
+
+    assert (key().state, store().state) == ("attention", "attention")
+    fill_store(node.root, patients=2, seed=1)
+    assert (store().state, "not encrypted" in store().found) == ("ok", True)
     path = tmp_path / "store.key"
-    node.config.write_text(node.config.read_text().replace('key_file = ""', f'key_file = "{path}"'))
-    assert doctor_home.check_store_key(node).state == "broken"
-    path.write_bytes(bytes(32))
+    encrypt_store(node, path)
+    assert key().state == "ok"
+    assert str(path) in key().found
+    assert (store().state, "encrypted" in store().found) == ("ok", True)
     path.chmod(0o644)
-    assert doctor_home.check_store_key(node).state == "broken"
+    assert (key().state, store().state) == ("broken", "broken")
     path.chmod(0o600)
-    assert doctor_home.check_store_key(node).state == "ok"
     path.write_bytes(bytes(31))
-    assert doctor_home.check_store_key(node).state == "broken"
-    (tmp_path / "fedprint-store-key").write_bytes(bytes(32))
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert doctor_home.check_store_key(node).state == "ok"
+    assert (key().state, store().state) == ("broken", "broken")
+    path.write_bytes(bytes(32))
+    assert store().state == "broken"  # another key
+    node.config.write_text(node.config.read_text().replace(f'"{path}"', '""'))
+    assert (key().state, store().state) == ("attention", "attention")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
