@@ -72,7 +72,9 @@ class Policy(BaseModel):
         either of them; needs colluding_sites = 0.
 
     allowed_modes: trust models. allowed_code_digests: what may be installed **here** for a round to
-        be trained; empty: whatever is.
+        be trained; empty: whatever is. `from_file` adds those that were approved by command.
+    allowed_bundle_digests: Flower bundles that are taken beside the one without code; none is ever
+        executed (`client.bundles`).
     reply_clock_s: replies to requests to train leave at a whole multiple of it after the request
         came (`client.reply_clock`).
     approve_runs_in_advance: None: every run waits for the operator's yes.
@@ -94,6 +96,7 @@ class Policy(BaseModel):
     allowed_modes: Modes = ("local",)
     allowed_purposes: Purposes = ("pretrain",)
     allowed_code_digests: CodeDigests = ()
+    allowed_bundle_digests: CodeDigests = ()
     reply_clock_s: float = Field(
         default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0
     )
