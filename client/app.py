@@ -3,8 +3,9 @@
 Flower would run the bundle that the coordinator sends, ahead of the installed packages. Here it
 never does: the SuperNode refuses bundles that the hospital does not list (`client.bundles`), and it
 runs with `--isolation process`, which leaves it to the hospital to start whatever executes a
-message: `work` below is what it starts. It takes messages from the SuperNode on loopback and gives them to `app` **of this installed package**. The bundle is neither
-unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) for each message.
+message: `work` below is what it starts. It takes messages from the SuperNode on loopback and gives
+them to `app` **of this installed package**. The bundle is neither unpacked nor imported. It also
+stays warm: no new process (2 to 4 s with torch) for each message.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from client.approved_code import COMMAND, approved
 from client.ledger_store import Budget
 from client.policy_text import as_toml
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
@@ -128,10 +129,11 @@ class Policy(BaseModel):
 
     @classmethod
     def from_file(cls, path: Path) -> Policy:
-        """Read policy.toml.
+        """Read policy.toml, and beside it which code was approved by command.
 
         Raises:
             OurMistake: absent, not TOML, an unknown key, or a value out of its bounds; says which.
+                Or the list of approved code is damaged.
         """
         try:
             data = path.read_bytes()
@@ -150,12 +152,14 @@ class Policy(BaseModel):
             ) from error
         _refuse_removed(content, path.name)
         try:
-            return cls.model_validate(content)
+            policy = cls.model_validate(content)
         except ValidationError as error:
             raise OurMistake(
                 f"{path.name} is not a valid policy: {_explain(error)}.",
                 do="Correct the file; nothing is trained or sent until it is valid.",
             ) from error
+        listed = (*policy.allowed_code_digests, *approved(path.parent).digests)
+        return policy.model_copy(update={"allowed_code_digests": tuple(dict.fromkeys(listed))})
 
     @classmethod
     def write_default(
@@ -309,7 +313,11 @@ def check_plan(
     if plan.mode not in policy.allowed_modes:
         raise _against(f"The run's trust model is {plan.mode}", "allowed_modes", plan.mode)
     if policy.allowed_code_digests and code not in policy.allowed_code_digests:
-        raise _against("Other code is installed here", "allowed_code_digests", code)
+        raise Refused(
+            "The code that is installed here is not approved.",
+            reason="policy",
+            do=f"Read what it changes, then say yes: {COMMAND} {code}",
+        )
     if plan.steps > policy.maximum_steps_per_round:
         raise Refused(
             f"The round asks for {plan.steps} steps; the policy allows "
