@@ -161,7 +161,7 @@ def watched(
 
     def refused() -> list[dict[str, str]]:
         lines = log.read_text().splitlines() if log.exists() else []
-        return [one for one in map(json.loads, lines) if one["kind"] == "bundle"]
+        return [one for one in map(json.loads, lines) if one.get("kind") == "bundle"]
 
     with superlink.start_secrets(home) as secrets, Family() as family:
         superlink.start_link(family, home, superlink.load_config(home), *secrets)
