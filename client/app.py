@@ -1,10 +1,11 @@
 """Flower at the hospital: wiring only. Bytes in, `client.round.handle`, bytes out.
 
 Flower would run the bundle that the coordinator sends, ahead of the installed packages. Here it
-never does: the SuperNode runs with `--isolation process`, which leaves it to the hospital to start
-whatever executes a message, and `work` below is what it starts. It takes messages from the
-SuperNode on loopback and gives them to `app` **of this installed package**. The bundle is neither
-unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) for each message.
+never does: the SuperNode refuses bundles that the hospital does not list (`client.bundles`), and it
+runs with `--isolation process`, which leaves it to the hospital to start whatever executes a
+message: `work` below is what it starts. It takes messages from the SuperNode on loopback and gives
+them to `app` **of this installed package**. The bundle is neither unpacked nor imported. It also
+stays warm: no new process (2 to 4 s with torch) for each message.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client import bundles
 from client.home import NodeHome
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
 
@@ -126,6 +128,7 @@ def serve_supernode(arguments: list[str]) -> None:
 
     vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
     vars(start_client_internal)["time"] = Pace()
+    bundles.guard(start_client_internal, NodeHome.find())
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
@@ -195,12 +198,15 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
     context: Context | None = None
     status, details = SubStatus.FAILED, "internal"
     try:
-        message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
+        message, context, _, bundle = pull_task_input(client)
         arrived = clock.now()
         with _in_hand:
             if clock.wait(0.0):
                 raise Stopped
-            reply = app(message, context)
+            if bundles.admitted(NodeHome.find(), b"" if bundle is None else bundle.content):
+                reply = app(message, context)  # of this package; the bundle is not opened
+            else:
+                reply = Message(Error(ErrorCode.INVALID_FAB, "bundle"), reply_to=message)
             _hold(NodeHome.find(), message, clock, arrived)
             push_message(client, reply, context)
             status, details = SubStatus.COMPLETED, ""
