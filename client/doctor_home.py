@@ -171,13 +171,13 @@ def check_certificate(home: NodeHome, now: datetime.datetime) -> Finding:
 
 
 def check_code(home: NodeHome) -> Finding:
-    """What is installed here is what the policy allows."""
+    """What is installed here is what was approved, or is listed in policy.toml."""
     code, allowed = installed_code(), Policy.from_file(home.policy).allowed_code_digests
     if allowed and code not in allowed:
         return broken(
             "code",
-            f"the installed code, {code[:16]}..., is not in allowed_code_digests",
-            "Install an approved version, or add the digest to policy.toml after reading it.",
+            f"the installed code, {code[:16]}..., is not approved: nothing is trained",
+            f"Read what changed and decide: fedprint-node approve {code}",
         )
-    words = "in allowed_code_digests" if allowed else "allowed: policy.toml names no digests"
+    words = "approved" if allowed else "any code is allowed: nothing was ever approved here"
     return ok("code", f"{code[:16]}..., {words}")
