@@ -21,7 +21,7 @@ PassphraseFile = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
-    for command in (doctor, backup, restore, systemd):
+    for command in (doctor, health, backup, restore, systemd):
         app.command()(command)
 
 
@@ -36,6 +36,23 @@ def doctor(home: Home = None, as_json: AsJson = False) -> None:
     from shared_model.findings_table import show_and_exit
 
     show_and_exit(checks.examine(NodeHome.find(home)), as_json=as_json)
+
+
+def health(home: Home = None, as_json: AsJson = False) -> None:
+    """Whether the node runs and is well; exit status 3 if not. For a container's health check.
+
+    It looks at the node's lock and at what its supervisor wrote last; doctor looks at the rest.
+
+    Example: fedprint-node health
+    """
+    import time
+
+    from client import doctor, node, state
+    from shared_model.findings_table import show_and_exit
+
+    place = NodeHome.find(home)
+    found = doctor.check_running(node.is_running(place), state.node_state(place), time.time())
+    show_and_exit([found], as_json=as_json)
 
 
 def backup(

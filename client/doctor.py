@@ -17,10 +17,11 @@ from client.settings import NodeSettings, settings_of
 from shared_model import machine, registry
 from shared_model import machine_checks as of_machine
 from shared_model.errors import FedprintError, OurMistake
-from shared_model.findings import Finding, attention, broken, ok, tried
+from shared_model.findings import Finding, attention, broken, ok, printable, tried
 from shared_model.machine_checks import GIB
 
 ASK_S = 8.0
+STALE_S = 180.0
 OUTBOX_ENOUGH, OUTBOX_LEAST = 10 * GIB, 2 * GIB
 STORE_ENOUGH, STORE_LEAST = 5 * GIB, GIB // 2
 UNIT = "fedprint-node.service"
@@ -36,6 +37,22 @@ def examine(home: NodeHome) -> list[Finding]:
         lines = tuple(line for line in (one.result() for one in seen) if line is not None)
         findings += _network(home, lines, answer.result(), now)
     return findings
+
+
+def check_running(locked: bool, seen: state.NodeState | None, now_s: float) -> Finding:
+    """Whether the supervisor lives and what it says.
+
+    Args:
+        locked: some process holds the node's lock. seen: what the supervisor wrote last.
+    """
+    start = "Start it: fedprint-node start, or systemctl start fedprint-node"
+    if not locked:
+        return broken("node", "it does not run", start)
+    if seen is None or now_s - seen.written_s > STALE_S:
+        return broken("node", "it runs and has said nothing for minutes", "See: fedprint-node logs")
+    if seen.phase == "trouble":
+        return broken("node", f"trouble: {printable(seen.why, 300)}", "Run: fedprint-node doctor")
+    return ok("node", seen.phase + (f": {printable(seen.why, 300)}" if seen.why else ""))
 
 
 def _folder(home: NodeHome, now: datetime.datetime) -> list[Finding]:

@@ -17,6 +17,7 @@ from client import cli_node, cli_ops, cli_registry, cli_roster, doctor, doctor_h
 from client.home import NodeHome
 from client.node_parts import outbox_of
 from client.policy import installed_code
+from client.state import NodeState
 from client.store_encrypt import encrypt_store
 from server import cli_registry as operator
 from server import rosters
@@ -190,6 +191,32 @@ def test_store_and_its_key_are_looked_at_together(
     assert store().state == "broken"  # another key
     node.config.write_text(node.config.read_text().replace(f'"{path}"', '""'))
     assert (key().state, store().state) == ("attention", "attention")
+
+
+@pytest.mark.parametrize(
+    ("locked", "phase", "age_s", "state"),
+    [
+        (True, "running", 1.0, "ok"),
+        (True, "paused", 1.0, "ok"),
+        (True, "outside-hours", 1.0, "ok"),
+        (True, "trouble", 1.0, "broken"),
+        (True, "running", 1000.0, "broken"),
+        (True, None, 0.0, "broken"),
+        (False, "running", 1.0, "broken"),
+    ],
+)
+def test_health_is_of_a_node_that_lives_and_says_so(
+    locked: bool, phase: str | None, age_s: float, state: str
+) -> None:
+    """At rest is well; dead, hung and in trouble are not."""
+    seen = None
+    if phase is not None:
+        seen = NodeState.model_validate(
+            {"phase": phase, "since_s": 0.0, "written_s": 5000.0 - age_s, "pid": 1, "why": "x"}
+        )
+    found = doctor.check_running(locked, seen, 5000.0)
+    assert found.state == state
+    assert bool(found.do) == (state != "ok")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
