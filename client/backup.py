@@ -22,7 +22,7 @@ from client.ledger_store import LedgerStore
 from client.node_parts import outbox_of
 from shared_model import backup, machine
 from shared_model.backup import Manifest
-from shared_model.backup_files import destination, files_below, opened, placed
+from shared_model.backup_files import destination, files_below, link_entries, opened, placed
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import locked
@@ -52,7 +52,7 @@ def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bo
             tempfile.TemporaryDirectory(dir=home.root, prefix=".backup-") as work,
             locked(home.root / "roster.lock"),
         ):
-            files = files_below(home.root, LEFT_OUT if with_store else (*LEFT_OUT, STORE))
+            files, links = files_below(home.root, LEFT_OUT if with_store else (*LEFT_OUT, STORE))
             copy = Path(work) / "ledger.sqlite"
             _copy_ledger(home, copy)
             files["ledger.sqlite"] = copy
@@ -63,6 +63,7 @@ def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bo
                 fedprint=machine.version_of("fedprint") or "unknown",
                 made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 files=backup.entries_of(listed),
+                links=link_entries(links),
             )
             with destination(target) as stream:
                 backup.write(

@@ -21,7 +21,7 @@ from server.home import CoordinatorHome
 from server.registry_book import Listed, RegistryBook
 from shared_model import backup, machine
 from shared_model.backup import Manifest
-from shared_model.backup_files import destination, files_below, opened, placed
+from shared_model.backup_files import destination, files_below, link_entries, opened, placed
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 
@@ -41,7 +41,7 @@ def make(home: CoordinatorHome, target: Path, *, passphrase: str | None) -> Mani
         registry.only_one(home),
         tempfile.TemporaryDirectory(dir=home.root, prefix=".backup-") as work,
     ):
-        files = files_below(home.root, LEFT_OUT)
+        files, links = files_below(home.root, LEFT_OUT)
         for path in [path for name, path in files.items() if name.endswith(".sqlite")]:
             copy = Path(work) / f"{len(list(Path(work).iterdir()))}.sqlite"
             with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as sink:
@@ -55,6 +55,7 @@ def make(home: CoordinatorHome, target: Path, *, passphrase: str | None) -> Mani
             fedprint=machine.version_of("fedprint") or "unknown",
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             files=backup.entries_of(listed),
+            links=link_entries(links),
         )
         with destination(target) as stream:
             backup.write(

@@ -5,7 +5,7 @@
     unpack(stream, folder)              the same again, and written; into a new folder only
 
 Whoever made the file may be hostile. The tar is read header by header here: regular files with the
-manifest's names, in its order, and nothing else; no extension that `tarfile` would follow.
+manifest's names, in its order, and nothing else; links to a neighbour are in the manifest only; no extension that `tarfile` would follow.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, Protocol
+from typing import Annotated, BinaryIO, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared_model import canonical
 from shared_model.errors import OurMistake
@@ -30,6 +30,7 @@ from shared_model.sealed_stream import MAGIC, SealedReader, SealedWriter, damage
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_FILES = 200_000
+MAX_LINKS = 1000
 MAX_TOTAL_BYTES = 2**42
 MAX_NAME_BYTES = 99
 MAX_DEPTH = 12
@@ -65,6 +66,33 @@ class FileEntry(BaseModel):
         return value
 
 
+class LinkEntry(BaseModel):
+    """A link to something beside it, as `releases/current` is one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_BYTES)]
+    target: Annotated[str, Field(min_length=1, max_length=MAX_NAME_BYTES)]
+
+    @field_validator("name", "target")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        check_name(value)
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _is_beside(cls, value: str) -> str:
+        if "/" in value:
+            raise ValueError("a link goes to something beside it")
+        return value
+
+    @property
+    def leads_to(self) -> str:
+        """The name below the root."""
+        return str(Path(self.name).parent / self.target)
+
+
 class Manifest(BaseModel):
     """What is in a backup. made: UTC, for people."""
 
@@ -78,6 +106,19 @@ class Manifest(BaseModel):
     fedprint: Annotated[str, Field(max_length=64)]
     made: Annotated[str, Field(max_length=32)]
     files: Annotated[tuple[FileEntry, ...], Field(max_length=MAX_FILES)]
+    links: Annotated[tuple[LinkEntry, ...], Field(max_length=MAX_LINKS)] = ()
+
+    @model_validator(mode="after")
+    def _links_fit(self) -> Self:
+        """No file lies behind a link, and every link leads to what is in this backup."""
+        there = {entry.name for entry in self.files}
+        there |= {str(parent) for name in there for parent in Path(name).parents}
+        names = [link.name for link in self.links]
+        if names != sorted(set(names)) or there & set(names) or MANIFEST in names:
+            raise ValueError("a link is in the place of something else")
+        if any(link.leads_to not in there for link in self.links):
+            raise ValueError("a link leads to nothing in this backup")
+        return self
 
     @field_validator("files")
     @classmethod
@@ -260,7 +301,12 @@ def _read(stream: BinaryIO, passphrase: str | None, folder: Path | None) -> Mani
     if _exactly(source, 2 * _BLOCK) != bytes(2 * _BLOCK) or source.read(1):
         raise damaged("something follows its last file")
     if folder is not None:
-        for made in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        for link in manifest.links:  # after all files: none is written through one
+            (folder / link.name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / link.name).symlink_to(link.target)
+        for made in sorted(
+            path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()
+        ):
             sync_folder(made)
         sync_folder(folder)
     return manifest

@@ -6,24 +6,26 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from shared_model.backup import LinkEntry
 from shared_model.errors import OurMistake
 from shared_model.files import sync_folder
 
 
-def files_below(root: Path, left_out: Sequence[str]) -> dict[str, Path]:
-    """Every regular file by its name below the root.
+def files_below(root: Path, left_out: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Every regular file by its name below the root; every link to a neighbour, with its target.
 
     Left out: these folders, locks, and what an interrupted write or an earlier backup left.
 
     Raises:
-        OurMistake: a link or a device lies there; a backup that followed it would be another one.
+        OurMistake: a device, or a link to elsewhere: a backup that followed it would be another.
     """
     found: dict[str, Path] = {}
+    links: dict[str, str] = {}
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         top = here == root
@@ -39,13 +41,21 @@ def files_below(root: Path, left_out: Sequence[str]) -> dict[str, Path]:
             mode = path.lstat().st_mode
             if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
                 continue  # of a process; it makes it again
+            if stat.S_ISLNK(mode) and "/" not in os.readlink(path) and path.exists():
+                links[str(path.relative_to(root))] = os.readlink(path)
+                continue
             if not stat.S_ISREG(mode):
                 raise OurMistake(
-                    f"{path} is a link or a device, which a backup does not follow.",
+                    f"{path} is a link to elsewhere or a device, which a backup does not follow.",
                     do="Put the file itself there, or move it out of the folder.",
                 )
             found[str(path.relative_to(root))] = path
-    return found
+    return found, links
+
+
+def link_entries(links: Mapping[str, str]) -> tuple[LinkEntry, ...]:
+    """As the manifest has them."""
+    return tuple(LinkEntry(name=name, target=target) for name, target in sorted(links.items()))
 
 
 def _unfinished(name: str) -> bool:

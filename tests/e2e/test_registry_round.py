@@ -156,3 +156,30 @@ def test_hospitals_that_joined_by_token_train_and_install_the_release_from_the_r
         assert registry.end(signal.SIGTERM, 30) == 0
         for process in (registry, *nodes.values()):
             wait_for(lambda process=process: not process.leftovers(), "no process is left")
+    restored_elsewhere(tmp_path, home)
+
+
+def restored_elsewhere(root: Path, coordinator: tuple[str, str]) -> None:
+    """Alpha's backup on another machine: no start before `restored` and the recovery."""
+    secret, file, new = root / "passphrase", root / "alpha.fedprint", ("--home", str(root / "new"))
+    secret.write_text("six random words in a row\n")
+    with_secret = ("--passphrase-file", str(secret))
+    command("fedprint-node", "backup", str(file), *with_secret, "--home", str(root / "alpha"))
+    command("fedprint-node", "restore", str(file), *with_secret, *new)
+    refused = command("fedprint-node", "start", *new, check=False)
+    assert (refused.returncode, "fedprint-node restored" in refused.stderr) == (3, True)
+    command("fedprint-node", "restored", *new)
+    refused = command("fedprint-node", "start", *new, check=False)
+    assert (refused.returncode, "ledger ask" in " ".join(refused.stderr.split())) == (3, True)
+    ask, entries = str(root / "ask.json"), str(root / "entries.jsonl")
+    command("fedprint-node", "ledger", "ask", "-o", ask, *new)
+    answers = []
+    for site in ("beta", "gamma"):
+        answers.append(str(root / f"{site}-answer.json"))
+        node = ("--home", str(root / site))
+        command("fedprint-node", "ledger", "witness", ask, "-o", answers[-1], *node)
+    command("fedprint-coordinator", "ledger", "entries", "alpha", "-o", entries, *coordinator)
+    command("fedprint-node", "ledger", "recover", ask, *answers, "--entries", entries, *new)
+    told = command("fedprint-node", "doctor", "--json", *new, check=False).stdout
+    states = {row["check"]: row["state"] for row in json.loads(told)}
+    assert (states["restored"], states["ledger"]) == ("ok", "ok")

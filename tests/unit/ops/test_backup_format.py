@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -305,17 +306,51 @@ def test_restore_interrupted_at_its_end_leaves_no_folder(tmp_path: Path) -> None
         pass
 
 
-def test_link_in_the_folder_ends_the_backup(tmp_path: Path) -> None:
+def test_link_to_elsewhere_in_the_folder_ends_the_backup(tmp_path: Path) -> None:
     """Followed, it could carry anything of the machine; left out, something would be missing."""
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "node.lock").touch()
-    (tmp_path / ".a.xyz.new").touch()
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "x").touch()
-    assert set(files_below(tmp_path, ("logs",))) == {"a"}
-    (tmp_path / "keys").symlink_to("/etc")
-    with pytest.raises(OurMistake, match="link"):
-        files_below(tmp_path, ("logs",))
+    for name in ("a", "node.lock", ".a.xyz.new", "logs/x", "releases/1/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "releases" / "current").symlink_to("1")
+    files, links = files_below(tmp_path, ("logs",))
+    assert (set(files), links) == ({"a", "releases/1/y"}, {"releases/current": "1"})
+    for target in ("/etc", "../a", "nothing"):
+        link = tmp_path / "keys"
+        link.symlink_to(target)
+        with pytest.raises(OurMistake, match="link"):
+            files_below(tmp_path, ("logs",))
+        link.unlink()
+
+
+def test_link_to_a_neighbour_comes_back_and_no_other_can_be_made(tmp_path: Path) -> None:
+    """`releases/current`: without it the installed release, and its number, would be forgotten."""
+    path = tmp_path / "y"
+    path.touch()
+    files = [("releases/1/y", path)]
+    entries = backup.entries_of(files)
+
+    def with_links(*links: tuple[str, str]) -> dict[str, Any]:
+        listed = [{"name": name, "target": target} for name, target in links]
+        return {**manifest_of(entries).model_dump(mode="json"), "links": listed}
+
+    stream = io.BytesIO()
+    good = Manifest.model_validate_json(json.dumps(with_links(("releases/current", "1"))))
+    backup.write(stream, files, good, passphrase=None, entropy=counted)
+    backup.unpack(stream, None, tmp_path / "to")
+    assert (tmp_path / "to" / "releases" / "current" / "y").exists()
+    for name, target in (
+        ("releases/current", ".."),
+        ("releases/current", "/etc"),
+        ("releases/current", "1/y"),
+        ("releases/current", "2"),
+        ("releases/1", "current"),
+        ("releases/1/y", "y"),
+        ("releases", "releases"),
+        ("../x", "releases"),
+        ("current", "current"),
+    ):
+        with pytest.raises(ValueError, match="validation error"):
+            Manifest.model_validate_json(json.dumps(with_links((name, target))))
 
 
 class _Cheap:

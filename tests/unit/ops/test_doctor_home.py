@@ -13,7 +13,7 @@ import typer
 from deployed_parts import fill_store
 from registry_stand_ins import ROOT_KEY, TODAY, Served
 
-from client import cli_node, cli_ops, cli_registry, cli_roster, doctor, doctor_home, ledger_file
+from client import cli_node, cli_ops, cli_roster, doctor, doctor_home, ledger_file
 from client.home import NodeHome
 from client.node_parts import outbox_of
 from client.policy import installed_code
@@ -38,8 +38,7 @@ def joined(service: Served, folder: Path) -> dict[str, NodeHome]:
         nodes[site] = NodeHome(folder / site)
     rosters.sign_here(service.home, ROOT_KEY, today=TODAY.date().isoformat())
     for node in nodes.values():
-        cli_registry.fetch_roster(node.root)
-        cli_roster.approve(home=node.root, yes=True)
+        cli_roster.approve(home=node.root, yes=True)  # nothing waits: it is fetched
     return nodes
 
 
