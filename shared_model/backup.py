@@ -5,7 +5,8 @@
     unpack(stream, folder)              the same again, and written; into a new folder only
 
 Whoever made the file may be hostile. The tar is read header by header here: regular files with the
-manifest's names, in its order, and nothing else; links to a neighbour are in the manifest only; no extension that `tarfile` would follow.
+manifest's names, in its order, and nothing else; no extension that `tarfile` would follow. Links to
+a neighbour (`releases/current`) are in the manifest only, and made last.
 """
 
 from __future__ import annotations
