@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
@@ -35,13 +36,18 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client import rest, state
 from client.home import NodeHome
+from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
+from shared_model.errors import FedprintError
 
 RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
 POLL_S = 0.2
+REST_S = 1.0
+"""Seconds between two looks whether the node rests."""
 RECONNECT_S = 5
 """Longest pause of a node whose coordinator is away; Flower's is 20 s."""
 WAIT_S = (0.2, 3.0)
@@ -53,6 +59,7 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
 """Held while a message is answered, until its reply may leave: one at a time."""
+_pulls = Pulls()
 
 app = ClientApp()
 
@@ -91,6 +98,10 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
     return header if isinstance(header, bytes) else b"", b"" if array is None else array.data
 
 
+class Leaving(BaseException):
+    """The SuperNode says good-bye and ends. Not an `Exception`, which Flower would only log."""
+
+
 class Pace:
     """Stands for the module `time` in Flower's SuperNode, whose loop only sleeps.
 
@@ -103,17 +114,24 @@ class Pace:
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        leave: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._sleep, self._leave = clock, sleep, leave
         self._last = clock()
 
     def sleep(self, seconds: float) -> None:
-        """Called with 3 s when no message was there, with less while one is being answered."""
+        """Called with 3 s when no message was there, with less while one is being answered.
+
+        Raises:
+            Leaving: no message was there, and the node is to rest.
+        """
         shortest, longest = WAIT_S
         if seconds < longest:
             self._last = self._clock()
             self._sleep(min(seconds, shortest))
             return
+        if self._leave():
+            raise Leaving
         gone = self._clock() - self._last
         self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
 
@@ -125,9 +143,13 @@ def serve_supernode(arguments: list[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
-    vars(start_client_internal)["time"] = Pace()
+    vars(start_client_internal)["time"] = Pace(leave=rest.leave_mark(NodeHome.find()).exists)
     sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    try:
+        flower_supernode()
+    except Leaving:  # Flower has said good-bye on its way out of the connection
+        log(INFO, "the node rests: nothing is left to send")
+        signal.raise_signal(signal.SIGTERM)
 
 
 def work(arguments: list[str]) -> None:
@@ -155,8 +177,17 @@ def work(arguments: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's client sends it on an expired task
+    home = NodeHome.find()
+    state.write_progress(home, None)
     log(INFO, "messages are answered by the installed package only")
+    looked_s = -REST_S
     while not stop.is_set():
+        if time.monotonic() - looked_s >= REST_S:
+            looked_s = time.monotonic()
+            if _rests(home) and _in_hand.acquire(blocking=False):  # kept: nothing begins any more
+                rest.ask_to_leave(home)
+                log(INFO, "the node rests: nothing is in hand")
+                return
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if answer.HasField("task") and answer.token:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
@@ -168,6 +199,14 @@ def work(arguments: list[str]) -> None:
             stop.wait(POLL_S)
     with _in_hand:
         return
+
+
+def _rests(home: NodeHome) -> bool:
+    """Whether nothing new begins and nothing that was begun waits for its next trip."""
+    try:
+        return rest.why_at_rest(home) != "" and not rest.unfinished(home.outbox, time.time())
+    except FedprintError:
+        return False  # node.toml is wrong: each message finds that out for itself
 
 
 def _answer(address: str, token: str, clock: ReplyClock) -> None:
@@ -192,21 +231,32 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
 
     beat = HeartbeatSender(alive)
     beat.start()
+    home = NodeHome.find()
     context: Context | None = None
     status, details = SubStatus.FAILED, "internal"
     try:
-        message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
-        arrived = clock.now()
-        with _in_hand:
-            if clock.wait(0.0):
-                raise Stopped
-            reply = app(message, context)
-            _hold(NodeHome.find(), message, clock, arrived)
-            push_message(client, reply, context)
-            status, details = SubStatus.COMPLETED, ""
-            push_task_output(client, context, status, details)
+        with _pulls.message() as one:
+            # what is returned fourth is the bundle: left alone
+            message, context, _, _ = pull_task_input(_limited(client, one.limited))
+            arrived = clock.now()
+            with _in_hand:
+                try:
+                    if clock.wait(0.0):
+                        raise Stopped
+                    reply = app(message, context)
+                    _hold(home, message, clock, arrived)
+                    if _rests(home):  # before the answer: see docs/adr/0017
+                        rest.ask_to_leave(home)
+                    push_message(client, reply, context)
+                    status, details = SubStatus.COMPLETED, ""
+                    push_task_output(client, context, status, details)
+                finally:
+                    state.write_progress(home, None)
     except Stopped:
         log(INFO, "the node is stopped; what it has answered leaves after the next start")
+    except TooSlow as error:
+        log(ERROR, "%s", error.message)
+        push_task_output(client, context, status, details)
     except Exception as error:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
         push_task_output(client, context, status, details)
@@ -216,6 +266,17 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
         client.close()
 
 
+def _limited(client: RuntimeHttpClient, limit: Callable[[Any], Any]) -> RuntimeHttpClient:
+    """The client, its pulls under the rules of `client.pulls`."""
+
+    class Limited:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(client, name)
+            return limit(found) if name == "PullObject" else found
+
+    return cast(RuntimeHttpClient, Limited())
+
+
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:
     """Wait until the reply may leave; `Stopped` if the node ends before."""
     if not is_timed(unpack(message.content)[0]):
@@ -223,6 +284,14 @@ def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -
     from client.round import log_to
 
     tick_s = tick_of(home)
+    shown = state.progress(home)
+    if shown is not None:
+        now_s = time.time()
+        leaves_s = now_s + clock.due(arrived, tick_s) - clock.now()
+        state.write_progress(
+            home,
+            shown.model_copy(update={"stage": "holding", "written_s": now_s, "leaves_s": leaves_s}),
+        )
     ticks = clock.hold(arrived, tick_s)
     if ticks > 1:
         log_to(home.logs / "rounds.log")(

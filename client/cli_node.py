@@ -117,10 +117,10 @@ def start(home: Home = None) -> None:
 
     place = NodeHome.find(home)
 
-    def started(_: int) -> None:
+    def started() -> None:
         terminal.err.print(f"The node is started. Logs: {place.logs}. Stop it with Ctrl-C.")
 
-    node.serve(place, started)
+    node.serve(place, started, lambda words: terminal.err.print(words, markup=False))
 
 
 def status(home: Home = None, as_json: AsJson = False) -> None:
