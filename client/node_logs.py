@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from client.settings import LogSettings
 LONGEST_LINE = 16 * 1024
 _MB = 1_000_000
 _READ = 64 * 1024
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 Level = Literal["info", "warning", "error"]
 
@@ -103,7 +105,7 @@ class Formatter:
 
     def of_child(self, line: bytes) -> bytes:
         """A line that a child has written."""
-        text = _one_line(line.decode("utf-8", errors="replace"))
+        text = _one_line(_COLOUR.sub("", line.decode("utf-8", errors="replace")))
         if self._json:
             entry = {"time": stamp(), "process": self._process, "line": text}
             return json.dumps(entry).encode("ascii") + b"\n"

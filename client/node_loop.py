@@ -32,7 +32,7 @@ LOGS: Mapping[Name, str] = {
     "training": "training.log",
     "console": "console.log",
 }
-_REFUSED = ("401 Unauthorized", "Failed to initialize the connection to the SuperLink")
+_REFUSED = ("401 Unauthorized", "Failed to activate SuperNode")
 _UNPROVEN = "SSL/TLS handshake error"
 _LINKS: tuple[tuple[str, Link], ...] = (
     ("SuperNode ID:", "up"),
@@ -379,7 +379,7 @@ class Loop:
                 self._tell(phase, why)
 
     def _tell(self, phase: state.Phase, why: str) -> None:
-        words = why or phase
+        words = why or ("Connected to the coordinator." if phase == "running" else phase)
         if words == self._told:
             return
         self._told = words

@@ -203,7 +203,8 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
                 return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
             if state.of("training").standing != "down":
                 return process, []
-            return replace(process, standing="leaving", end_by_s=now_s + LEAVE_S), []
+            leave_s = LEAVE_S if state.link == "up" else 0.0  # else nothing can be sent anyway
+            return replace(process, standing="leaving", end_by_s=now_s + leave_s), []
         case "leaving":
             if now_s < process.end_by_s:
                 return process, []
