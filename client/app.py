@@ -60,6 +60,8 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _in_hand = threading.Lock()
 """Held while a message is answered, until its reply may leave: one at a time."""
 _pulls = Pulls()
+_arriving: dict[int, float] = {}
+"""Messages that are being pulled, by their thread: since when, seconds since 1970."""
 
 app = ClientApp()
 
@@ -202,7 +204,12 @@ def work(arguments: list[str]) -> None:
 
 
 def _rests(home: NodeHome) -> bool:
-    """Whether nothing new begins and nothing that was begun waits for its next trip."""
+    """Whether nothing new begins and nothing that was begun waits for its next trip.
+
+    A message that began to arrive not long ago was sent before: it is waited for.
+    """
+    if any(time.time() - since_s < rest.LINGER_S for since_s in list(_arriving.values())):
+        return False
     try:
         return rest.why_at_rest(home) != "" and not rest.unfinished(home.outbox, time.time())
     except FedprintError:
@@ -235,12 +242,14 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
     context: Context | None = None
     status, details = SubStatus.FAILED, "internal"
     try:
+        asked_s = _arriving[threading.get_ident()] = time.time()
         with _pulls.message() as one:
             # what is returned fourth is the bundle: left alone
             message, context, _, _ = pull_task_input(_limited(client, one.limited))
             arrived = clock.now()
-            with _in_hand:
+            with _in_hand, rest.asked(asked_s):
                 try:
+                    _arriving.pop(threading.get_ident(), None)
                     if clock.wait(0.0):
                         raise Stopped
                     reply = app(message, context)
@@ -261,6 +270,7 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
         push_task_output(client, context, status, details)
     finally:
+        _arriving.pop(threading.get_ident(), None)
         if beat.is_running:
             beat.stop()
         client.close()

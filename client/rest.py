@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from client import state
@@ -19,6 +22,7 @@ from shared_model.errors import Refused
 
 LINGER_S = 900.0
 """So long a round that was begun is waited for after the last word about it."""
+_asked_s: ContextVar[float | None] = ContextVar("asked_s", default=None)
 _OVER = ("opened", "receipt.header")
 
 
@@ -32,14 +36,32 @@ def rest_of(
     return "" if hours is None or hours.contains(time_of_day) else "outside-hours"
 
 
-def why_at_rest(home: NodeHome) -> Rest:
-    """The same for this node, now.
+def why_at_rest(home: NodeHome, at_s: float | None = None) -> Rest:
+    """The same for this node, at this time (seconds since 1970; None: now).
 
     Raises:
         OurMistake: node.toml is wrong.
     """
-    now = datetime.datetime.now().time()
-    return rest_of(settings_of(home).training, state.paused(home), now)
+    at_s = time.time() if at_s is None else at_s
+    paused = state.paused(home)
+    if paused is not None and paused.since_s > at_s:
+        paused = None
+    time_of_day = datetime.datetime.fromtimestamp(at_s).time()
+    return rest_of(settings_of(home).training, paused, time_of_day)
+
+
+@contextmanager
+def asked(at_s: float) -> Iterator[None]:
+    """What is done within was asked for at this time, seconds since 1970.
+
+    A model takes minutes over a slow line. A request that began to arrive before the rest, at most
+    `LINGER_S` ago, is no new one: the round was opened with this site.
+    """
+    token = _asked_s.set(at_s)
+    try:
+        yield
+    finally:
+        _asked_s.reset(token)
 
 
 def check_awake(home: NodeHome) -> None:
@@ -48,7 +70,9 @@ def check_awake(home: NodeHome) -> None:
     Raises:
         Refused: the node rests ("not-ready").
     """
-    rest = why_at_rest(home)
+    now_s, at_s = time.time(), _asked_s.get()
+    recent = at_s is not None and 0.0 <= now_s - at_s < LINGER_S
+    rest = why_at_rest(home, at_s if recent else now_s)
     if rest == "paused":
         raise Refused(
             "The operator has paused this node.", reason="not-ready", do="Run: fedprint-node resume"

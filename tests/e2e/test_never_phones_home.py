@@ -156,7 +156,8 @@ def test_a_round_with_a_pause_reaches_the_coordinator_and_nobody_else(
                 *("--rounds", "2", "--run", "night", "--minimum", "3", *PLAN),
             )
         )
-        wait_for(lambda: "round 1  opened" in coordinator.text(), "round 1 is open")
+        begun = root / "beta" / "outbox" / "night" / "0000001" / "request"
+        wait_for(begun.exists, "beta has begun round 1")
         command("fedprint-node", "pause", "--why", "ward round", "--home", beta)
         wait_for(lambda: "round 1  aggregated" in coordinator.text(), "round 1 is done")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_a_paused_node_refuses_what_is_new(home: NodeHome) -> None:
     assert refused.value.reason == "not-ready"
     state.resume(home)
     rest.check_awake(home)
+
+
+def test_a_request_that_began_to_arrive_before_the_pause_is_no_new_one(home: NodeHome) -> None:
+    """Its round was opened with this site: refusing it would cost the others a round."""
+    before_s = time.time()
+    state.pause(home)
+    with rest.asked(before_s - 1.0):
+        rest.check_awake(home)
+    with rest.asked(before_s - rest.LINGER_S - 1.0), pytest.raises(Refused):
+        rest.check_awake(home)  # nobody sends a request for hours
+    with rest.asked(time.time()), pytest.raises(Refused):
+        rest.check_awake(home)
 
 
 def test_a_pause_that_cannot_be_read_holds(home: NodeHome) -> None:
