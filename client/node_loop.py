@@ -33,12 +33,13 @@ LOGS: Mapping[Name, str] = {
     "console": "console.log",
 }
 _REFUSED = ("401 Unauthorized", "Failed to activate SuperNode")
-_UNPROVEN = "SSL/TLS handshake error"
+_HANDSHAKE = "SSL/TLS handshake error"
+_UNPROVEN = (_HANDSHAKE, "CERTIFICATE_VERIFY_FAILED")
 _LINKS: tuple[tuple[str, Link], ...] = (
     ("SuperNode ID:", "up"),
     ("Connection successful after", "up"),
     ("Connection attempt failed, retrying", "unreachable"),
-    (_UNPROVEN, "unproven"),
+    (_HANDSHAKE, "unproven"),
 )
 """What Flower 1.41 and 1.42 write about the coordinator."""
 
@@ -67,7 +68,7 @@ def cause_of(name: Name, last_lines: str) -> Cause:
     """Why the SuperNode ended, by its last lines."""
     if name != "SuperNode":
         return ""
-    if _UNPROVEN in last_lines:
+    if any(words in last_lines for words in _UNPROVEN):
         return "unproven"
     return "refused" if any(words in last_lines for words in _REFUSED) else ""
 
