@@ -9,10 +9,10 @@ unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.logger import log
@@ -37,18 +38,13 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from client.home import NodeHome
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
+from client.sent import SentLog
+from shared_model.pieces import piece_bytes
 
 RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
 POLL_S = 0.2
-RECONNECT_S = 5
-"""Longest pause of a node whose coordinator is away; Flower's is 20 s."""
-WAIT_S = (0.2, 3.0)
-"""Shortest and longest pause before the SuperNode asks the coordinator again; Flower's is 3 s,
-three times a round."""
-WAIT_SHARE = 0.25
-"""A pause is at most this share of the time since the last message, within `WAIT_S`."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
@@ -76,10 +72,13 @@ def carry(message: Message, handle: Callable[[bytes, bytes], tuple[bytes, bytes]
 
 
 def pack(header: bytes, body: bytes) -> RecordDict:
-    """Bytes as Flower's records; the body as one raw array, which Flower sends in chunks."""
+    """Bytes as Flower's records; the body as one raw array, in pieces that its size asks for."""
     records = RecordDict({RECORD: ConfigRecord({HEADER: header})})
     if body:
         array = Array(dtype="uint8", shape=(len(body),), stype="fedprint.raw", data=body)
+        size, view = piece_bytes(len(body)), memoryview(body)
+        pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
+        array.__dict__["_chunks"] = [(one.object_id, one) for one in pieces]  # see slice_array
         records[BODY] = ArrayRecord(array_dict={BODY: array})
     return records
 
@@ -91,48 +90,25 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
     return header if isinstance(header, bytes) else b"", b"" if array is None else array.data
 
 
-class Pace:
-    """Stands for the module `time` in Flower's SuperNode, whose loop only sleeps.
-
-    A round has three trips, so the next message comes soon after the last answer, or it comes when
-    the slowest hospital is ready. The pause grows with the time that has gone by: little is lost
-    while a round goes on, and a waiting node asks as rarely as Flower's own.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._clock, self._sleep = clock, sleep
-        self._last = clock()
-
-    def sleep(self, seconds: float) -> None:
-        """Called with 3 s when no message was there, with less while one is being answered."""
-        shortest, longest = WAIT_S
-        if seconds < longest:
-            self._last = self._clock()
-            self._sleep(min(seconds, shortest))
-            return
-        gone = self._clock() - self._last
-        self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
-
-
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
-    from flwr.supercore.retry import http_retry
-    from flwr.supernode import start_client_internal
-    from flwr.supernode.cli import flower_supernode
+    from client import supernode
 
-    vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
-    vars(start_client_internal)["time"] = Pace()
-    sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    _loopback_needs_no_proxy()
+    supernode.serve(arguments)
+
+
+def _loopback_needs_no_proxy() -> None:
+    """The two processes of a node speak to each other, whatever the proxy for all others is."""
+    for name in ("NO_PROXY", "no_proxy"):
+        given = os.environ.get(name, "")
+        os.environ[name] = ",".join(filter(None, (given, "127.0.0.1", "localhost")))
 
 
 def work(arguments: list[str]) -> None:
     """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE."""
     address, secret_file = arguments
+    _loopback_needs_no_proxy()
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,  # loopback only; each call is authenticated by the secret or by a token
@@ -202,6 +178,7 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
                 raise Stopped
             reply = app(message, context)
             _hold(NodeHome.find(), message, clock, arrived)
+            _write_down(NodeHome.find(), reply)
             push_message(client, reply, context)
             status, details = SubStatus.COMPLETED, ""
             push_task_output(client, context, status, details)
@@ -214,6 +191,12 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
         if beat.is_running:
             beat.stop()
         client.close()
+
+
+def _write_down(home: NodeHome, reply: Message) -> None:
+    """`logs/sent.log` says what is about to leave, before it does."""
+    content = (b"", b"") if reply.has_error() else unpack(reply.content)
+    SentLog(home).handed_over(reply.object_id, *content)
 
 
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:

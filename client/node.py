@@ -58,7 +58,11 @@ def serve(home: NodeHome, on_start: Callable[[int], None]) -> None:
                 *("--port", str(port)),
             ],
             log=home.logs / "supernode.log",
-            environment={**QUIET, "FLWR_HOME": str(flower)},
+            environment={
+                **QUIET,
+                "FLWR_HOME": str(flower),
+                "FEDPRINT_NODE_HOME": str(home.root),
+            },
         )
         worker = family.start(
             "training",
