@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,16 @@ ENVIRONMENT = {
 }
 
 
-def command(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """One of our commands, to its end."""
+def command(
+    *words: str,
+    check: bool = True,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """One of our commands, to its end. prefix: words before it (ip netns exec ...)."""
     done = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        env=ENVIRONMENT,
+        [*prefix, str(BIN / words[0]), *words[1:]],
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=120,
@@ -148,11 +153,19 @@ class Running:
 
 
 @contextmanager
-def running(log: Path, *words: str) -> Iterator[Running]:
+def running(
+    log: Path,
+    *words: str,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     """A command in the background; killed with all it started if the test leaves it alive."""
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [str(BIN / words[0]), *words[1:]], env=ENVIRONMENT, stdout=stream, stderr=stream
+            [*prefix, str(BIN / words[0]), *words[1:]],
+            env={**ENVIRONMENT, **(environment or {})},
+            stdout=stream,
+            stderr=stream,
         )
     started = Running(process, log)
     try:

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -47,11 +48,17 @@ class Wire:
 
     Args:
         delay_s: one way.
-        bind: address to listen at.
+        bind, listen: address and port to listen at; port 0: any.
     """
 
     def __init__(
-        self, host: str, port: int, *, delay_s: float = 0.0, bind: str = "127.0.0.1"
+        self,
+        host: str,
+        port: int,
+        *,
+        delay_s: float = 0.0,
+        bind: str = "127.0.0.1",
+        listen: int = 0,
     ) -> None:
         self.target = (host, port)
         self.delay_s = delay_s
@@ -62,7 +69,7 @@ class Wire:
         self._left_up: int | None = None
         self._lock = threading.Lock()
         self._pairs: list[tuple[_Half, _Half]] = []
-        self._listener = socket.create_server((bind, 0), backlog=64)
+        self._listener = socket.create_server((bind, listen), backlog=64)
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self._stop = threading.Event()
@@ -284,6 +291,34 @@ def namespace(number: int, *, mbit: float | None = None) -> Iterator[Namespace]:
 
 def _ip(*words: str) -> None:
     subprocess.run(("ip", *words), check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def tinyproxy(folder: Path, address: str) -> Iterator[tuple[str, Path]]:
+    """A real forward proxy (Debian's tinyproxy): its URL and its log."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port = int(probe.getsockname()[1])
+    log = folder / "tinyproxy.log"
+    settings = folder / "tinyproxy.conf"
+    settings.write_text(
+        f'Port {port}\nListen {address}\nLogFile "{log}"\nLogLevel Connect\nTimeout 600\n'
+    )
+    words = ("tinyproxy", "-d", "-c", str(settings))
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 20.0
+        while True:
+            try:
+                socket.create_connection((address, port), timeout=1.0).close()
+                break
+            except OSError:
+                assert time.monotonic() < end, "tinyproxy does not listen"
+                time.sleep(0.05)
+        yield f"http://{address}:{port}", log
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def during(condition: Callable[[], object], wire: Wire, seconds: float, how: str) -> None:
