@@ -9,6 +9,7 @@ unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any, cast
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.logger import log
@@ -40,7 +42,9 @@ from client import rest, state
 from client.home import NodeHome
 from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
+from client.sent import SentLog
 from shared_model.errors import FedprintError
+from shared_model.pieces import piece_bytes
 
 RECORD = "fedprint"
 HEADER = "header"
@@ -48,13 +52,6 @@ BODY = "body"
 POLL_S = 0.2
 REST_S = 1.0
 """Seconds between two looks whether the node rests."""
-RECONNECT_S = 5
-"""Longest pause of a node whose coordinator is away; Flower's is 20 s."""
-WAIT_S = (0.2, 3.0)
-"""Shortest and longest pause before the SuperNode asks the coordinator again; Flower's is 3 s,
-three times a round."""
-WAIT_SHARE = 0.25
-"""A pause is at most this share of the time since the last message, within `WAIT_S`."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
@@ -85,10 +82,13 @@ def carry(message: Message, handle: Callable[[bytes, bytes], tuple[bytes, bytes]
 
 
 def pack(header: bytes, body: bytes) -> RecordDict:
-    """Bytes as Flower's records; the body as one raw array, which Flower sends in chunks."""
+    """Bytes as Flower's records; the body as one raw array, in pieces that its size asks for."""
     records = RecordDict({RECORD: ConfigRecord({HEADER: header})})
     if body:
         array = Array(dtype="uint8", shape=(len(body),), stype="fedprint.raw", data=body)
+        size, view = piece_bytes(len(body)), memoryview(body)
+        pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
+        array.__dict__["_chunks"] = [(one.object_id, one) for one in pieces]  # see slice_array
         records[BODY] = ArrayRecord(array_dict={BODY: array})
     return records
 
@@ -100,63 +100,25 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
     return header if isinstance(header, bytes) else b"", b"" if array is None else array.data
 
 
-class Leaving(BaseException):
-    """The SuperNode says good-bye and ends. Not an `Exception`, which Flower would only log."""
-
-
-class Pace:
-    """Stands for the module `time` in Flower's SuperNode, whose loop only sleeps.
-
-    A round has three trips, so the next message comes soon after the last answer, or it comes when
-    the slowest hospital is ready. The pause grows with the time that has gone by: little is lost
-    while a round goes on, and a waiting node asks as rarely as Flower's own.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        leave: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._clock, self._sleep, self._leave = clock, sleep, leave
-        self._last = clock()
-
-    def sleep(self, seconds: float) -> None:
-        """Called with 3 s when no message was there, with less while one is being answered.
-
-        Raises:
-            Leaving: no message was there, and the node is to rest.
-        """
-        shortest, longest = WAIT_S
-        if seconds < longest:
-            self._last = self._clock()
-            self._sleep(min(seconds, shortest))
-            return
-        if self._leave():
-            raise Leaving
-        gone = self._clock() - self._last
-        self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
-
-
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
-    from flwr.supercore.retry import http_retry
-    from flwr.supernode import start_client_internal
-    from flwr.supernode.cli import flower_supernode
+    from client import supernode
 
-    vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
-    vars(start_client_internal)["time"] = Pace(leave=rest.leave_mark(NodeHome.find()).exists)
-    sys.argv = ["flower-supernode", *arguments]
-    try:
-        flower_supernode()
-    except Leaving:  # Flower has said good-bye on its way out of the connection
-        log(INFO, "the node rests: nothing is left to send")
-        signal.raise_signal(signal.SIGTERM)
+    _loopback_needs_no_proxy()
+    supernode.serve(arguments)
+
+
+def _loopback_needs_no_proxy() -> None:
+    """The two processes of a node speak to each other, whatever the proxy for all others is."""
+    for name in ("NO_PROXY", "no_proxy"):
+        given = os.environ.get(name, "")
+        os.environ[name] = ",".join(filter(None, (given, "127.0.0.1", "localhost")))
 
 
 def work(arguments: list[str]) -> None:
     """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE."""
     address, secret_file = arguments
+    _loopback_needs_no_proxy()
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,  # loopback only; each call is authenticated by the secret or by a token
@@ -256,6 +218,7 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
                     _hold(home, message, clock, arrived)
                     if _rests(home):  # before the answer: see docs/adr/0017
                         rest.ask_to_leave(home)
+                    _write_down(home, reply)
                     push_message(client, reply, context)
                     status, details = SubStatus.COMPLETED, ""
                     push_task_output(client, context, status, details)
@@ -285,6 +248,12 @@ def _limited(client: RuntimeHttpClient, limit: Callable[[Any], Any]) -> RuntimeH
             return limit(found) if name == "PullObject" else found
 
     return cast(RuntimeHttpClient, Limited())
+
+
+def _write_down(home: NodeHome, reply: Message) -> None:
+    """`logs/sent.log` says what is about to leave, before it does."""
+    content = (b"", b"") if reply.has_error() else unpack(reply.content)
+    SentLog(home).handed_over(reply.object_id, *content)
 
 
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:

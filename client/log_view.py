@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from client.node_logs import stamp
 
-NAMES = ("node", "supernode", "training", "console", "rounds")
+NAMES = ("node", "supernode", "training", "console", "rounds", "sent")
 _NO_TIME = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _STAMP_LENGTH = len("2026-11-28T17:40:00.123Z")
 
@@ -55,7 +55,11 @@ def parsed(source: str, line: str) -> Entry:
     except ValueError:
         found = None
     if isinstance(found, dict):
-        return Entry(_time(str(found.pop("time", ""))), source, found)
+        at = _time(str(found.pop("time", "")))
+        for key in ("handed_over_s", "delivered_s"):  # sent.log counts seconds
+            if at == _NO_TIME and isinstance(found.get(key), int | float):
+                at = _of_seconds(found.pop(key))
+        return Entry(at, source, found)
     at = _time(line[:_STAMP_LENGTH])
     return Entry(at, source, {"line": line if at == _NO_TIME else line[_STAMP_LENGTH:].lstrip()})
 
@@ -163,6 +167,13 @@ class _Tail:
             return self._path.stat().st_ino != os.fstat(self._stream.fileno()).st_ino
         except FileNotFoundError:
             return True
+
+
+def _of_seconds(value: float) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromtimestamp(value, datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return _NO_TIME
 
 
 def _time(text: str) -> datetime.datetime:

@@ -34,7 +34,7 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 GOOD_S = 600.0
 """A process that ran so long has no failures behind it."""
-LEAVE_S = 60.0
+LEAVE_S = 600.0
 """So long the SuperNode may take to send what it has and to leave, once the training has left."""
 GRACE_S = 10.0
 """Between asking a process to end and killing it."""
@@ -203,7 +203,7 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
                 return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
             if state.of("training").standing != "down":
                 return process, []
-            leave_s = LEAVE_S if state.link == "up" else 0.0  # else nothing can be sent anyway
+            leave_s = LEAVE_S if state.accepted else 0.0  # else it has nothing to send
             return replace(process, standing="leaving", end_by_s=now_s + leave_s), []
         case "leaving":
             if now_s < process.end_by_s:

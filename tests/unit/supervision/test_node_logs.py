@@ -110,13 +110,14 @@ def test_all_logs_are_merged_by_time(tmp_path: Path) -> None:
     (tmp_path / "node.log.1").write_text('{"time": "2026-01-01T00:00:01.000Z", "message": "a"}\n')
     (tmp_path / "node.log").write_text('{"time": "2026-01-01T00:00:04.000Z", "message": "d"}\n')
     (tmp_path / "training.log").write_text("2026-01-01T00:00:03.000Z c\nno time of its own\n")
+    (tmp_path / "sent.log").write_text('{"handed_over_s": 1767225605.5, "id": "e"}\n')
     (tmp_path / "rounds.log").write_text('{"time": "2026-01-01T00:00:02Z", "outcome": "b"}\n')
     texts = [entry.as_text() for entry in last(tmp_path, 10)]
     assert [text.split(maxsplit=2)[2] for text in texts] == [
-        "a", "outcome=b", "c", "no time of its own", "d",
+        "a", "outcome=b", "c", "no time of its own", "d", "id=e",
     ]  # fmt: skip
     assert len(last(tmp_path, 2)) == 2
-    assert json.loads(last(tmp_path, 1)[0].as_json()) == {
+    assert json.loads(last(tmp_path, 2)[0].as_json()) == {
         "time": "2026-01-01T00:00:04.000Z", "log": "node", "message": "d",
     }  # fmt: skip
 
