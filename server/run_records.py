@@ -109,6 +109,18 @@ class TurnedAway(_Record):
     speaks: int | None = None
 
 
+class LateRecord(_Record):
+    """A submission that came after its round had stopped to wait for it: void, and paid for.
+
+    header: the signed header verbatim, base64. at: when it came.
+    """
+
+    site: SiteName
+    round: RoundNumber
+    at: float
+    header: Base64
+
+
 class RoundRecord(_Record):
     """One round that has ended. Submissions to a closed round are listed; they were not opened.
 
@@ -182,7 +194,8 @@ class RunRecord(_Record):
 
     rosters: the signed rosters that it went over, by version; the last one counts. root_key: the
     consortium's key that signed them. refused_keys: the last one of each site. turned_away: until
-    the site gives a legal answer.
+    the site gives a legal answer. late: submissions that are in no sum, at most one of a site and
+    round.
     """
 
     format: Literal[2] = 2
@@ -202,6 +215,7 @@ class RunRecord(_Record):
     rounds: tuple[RoundRecord, ...] = ()
     refused_keys: tuple[RefusedKey, ...] = ()
     turned_away: tuple[TurnedAway, ...] = ()
+    late: tuple[LateRecord, ...] = ()
 
     @property
     def completed(self) -> int:

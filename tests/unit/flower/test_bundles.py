@@ -176,3 +176,21 @@ def test_if_flower_renames_the_slot_it_refuses_everything(home: NodeHome) -> Non
     receive(loop, bundle.DIGEST, bundle.content())
     assert loop.opened == []
     assert len(loop.replies) == 1
+
+
+def test_a_zip_bomb_in_the_configuration_is_not_unpacked(home: NodeHome) -> None:
+    """A quarter of a gigabyte of comment in 250 kB: refused as it is, whatever its name says."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("pyproject.toml", "w", force_zip64=True) as stream,
+    ):
+        for _ in range(256):
+            stream.write(b"#" * 2**20)
+    bomb = buffer.getvalue()
+    loop = Loop()
+    bundles.guard(loop, home)
+    assert receive(loop, digest(bomb), bomb) == []
+    assert receive(loop, bundle.DIGEST, bomb) == [bundle.DIGEST]
+    assert loop.opened == []
+    assert len(loop.replies) == 2

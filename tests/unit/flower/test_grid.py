@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -11,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
 from client import app as client_app
-from server.app import Guard, bundle
+from server.app import Guard
 from server.grid import GridTransport, by_node_key, in_order
 from server.transport import Outgoing
 from shared_model.errors import OurMistake
@@ -54,6 +55,16 @@ def test_two_messages_to_one_site_are_answered_each() -> None:
 
 
 TWICE = (("alpha", b"first"), ("beta", b"only"), ("alpha", b"second"))
+
+
+def test_a_body_travels_in_pieces_both_ways() -> None:
+    """Those that `piece_bytes` says; else a cut costs the whole body."""
+    body = random.Random(1).randbytes(524_288)
+    asked = transport()._message(Outgoing("alpha", "train", b"header", body), 1)
+    for records in (asked.content, client_app.pack(b"header", body)):
+        pieces = records.array_records[client_app.BODY][client_app.BODY].slice_array()
+        assert len(pieces) == 32
+        assert client_app.unpack(records) == (b"header", body)
 
 
 def test_an_empty_body_stays_empty() -> None:
@@ -168,17 +179,6 @@ def test_the_client_app_knows_train_only() -> None:
     context = Context(1, 2, {}, RecordDict(), {})
     with pytest.raises(ValueError, match="query"):
         client_app.app(message, context)
-
-
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's own
-def test_the_bundle_holds_no_code_and_is_the_same_each_time() -> None:
-    import io
-    import zipfile
-
-    data = bundle()
-    assert data == bundle()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert sorted(archive.namelist()) == [".info/CONTENT", "pyproject.toml"]
 
 
 @pytest.mark.parametrize(
