@@ -31,9 +31,8 @@ APPS = {
     "fedprint-audit": auditor.cli.app,
 }
 AWAITED = {
-    *("fedprint-node pause", "fedprint-node resume", "fedprint-node logs", "fedprint-node console"),
-    *("fedprint-node approve", "fedprint-node --version"),
-    *("fedprint-coordinator code", "fedprint-coordinator serve", "fedprint-coordinator resume"),
+    "fedprint-node console",
+    *("fedprint-coordinator serve", "fedprint-coordinator resume"),
     *("fedprint-coordinator dashboard", "fedprint-coordinator start --rounds 20 --only-begin"),
     "fedprint-lab public-loss",
 }
