@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,8 @@ def chart(view: LedgerView) -> Markup:
         for number, points in enumerate(runs)
     ]
     policy = view.policy
+    times = [moment.timestamp() for series in (life, *runs) for moment, _ in series] or [0.0]
+    x_text, axis = _times(min(times), max(times))
     return line_chart(
         id="epsilon",
         title=f"Epsilon spent over time by {view.chain.site}",
@@ -72,14 +75,24 @@ def chart(view: LedgerView) -> Markup:
         f"{policy.epsilon_lifetime:g} for life and {policy.epsilon_per_run:g} of a run. The table "
         "of rounds has the same numbers.",
         y_label=f"epsilon at delta {view.delta:g}",
-        x_label="time of booking, UTC",
+        x_label=f"{axis}, UTC",
         lines=lines,
         limits=[
             Limit("limit for life", policy.epsilon_lifetime, 1),
             Limit("limit of a run", policy.epsilon_per_run, 2),
         ],
-        x_text=lambda seconds: day(int(seconds)),
+        x_text=x_text,
     )
+
+
+def _times(first_s: float, last_s: float) -> tuple[Callable[[float], str], str]:
+    """How a moment is written on an axis from the first to the last, and the axis's words."""
+    begin, end = day(int(first_s)), day(int(last_s))
+    if begin[:10] == end[:10]:
+        return lambda seconds: day(int(seconds))[11:], f"time of booking on {begin[:10]}"
+    if last_s - first_s < 4 * 86400.0:
+        return lambda seconds: day(int(seconds))[5:], f"month-day and time of booking, {end[:4]}"
+    return lambda seconds: day(int(seconds))[:10], "day of booking"
 
 
 def _points(points: ledger_view.Points) -> tuple[tuple[float, float], ...]:

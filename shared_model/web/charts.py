@@ -87,7 +87,9 @@ def line_chart(
     for y in y_ticks:
         parts.append(_rule("grid", _LEFT, at_y(y), WIDTH - _RIGHT, at_y(y)))
         parts.append(_text(_LEFT - 8, at_y(y) + 4, f"{y:g}", "end"))
-    for x in _x_ticks(first, last, whole_x):
+    ends = max(len(x_text(first)), len(x_text(last)))
+    fitting = max(2, min(6, int((WIDTH - _LEFT - _RIGHT) / (8.0 * ends + 24.0))))
+    for x in _x_ticks(first, last, whole_x, fitting):
         place = "start" if at_x(x) < _LEFT + 40 else "end" if at_x(x) > WIDTH - 60 else "middle"
         parts.append(_rule("axis", at_x(x), HEIGHT - _BOTTOM, at_x(x), HEIGHT - _BOTTOM + 5))
         parts.append(_text(at_x(x), HEIGHT - _BOTTOM + 19, x_text(x), place))
@@ -129,10 +131,10 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
     return [float(f"{n * step:.12g}") for n in range(begin, max(end, begin + 1) + 1)]
 
 
-def _x_ticks(first: float, last: float, whole: bool) -> list[float]:
+def _x_ticks(first: float, last: float, whole: bool, most: int) -> list[float]:
     if not whole:
-        return [first + (last - first) * part / 4 for part in range(5)]
-    about = nice_ticks(first, last, 8)
+        return [first + (last - first) * part / (most - 1) for part in range(most)]
+    about = nice_ticks(first, last, most)
     step = max(1, math.ceil(about[1] - about[0]))
     return [float(n * step) for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
 
