@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "simulations": {"simulations", "client", "server", "shared_model"},
 }
 FLOWER_FILES = {"client/app.py", "server/app.py", "server/grid.py"}
-NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio"}
+NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "uvicorn"}
 CLOCK = {"time", "datetime"}
 
 

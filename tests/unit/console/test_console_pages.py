@@ -188,8 +188,9 @@ def test_privacy_is_never_shown_without_delta_unit_and_trust_model(hospital, bro
     told, facts = words(page), json.loads(
         CliRunner().invoke(cli.app, ["ledger", "show", "--json", "--home",
                                      str(hospital.home.root)]).stdout)  # fmt: skip
-    for value in (facts["epsilon"], facts["epsilon_left"], facts["unit"], facts["rounds_left"]):
-        assert str(value) in told
+    assert f"Spent for life epsilon {facts['epsilon']:.4g}" in told
+    assert f"Left for life epsilon {facts['epsilon_left']:.4g}" in told
+    assert f"Unit {facts['unit']} Rounds left like those of winter {facts['rounds_left']}" in told
     assert f"{facts['delta']:g}" in told
     assert "trust model: local" in told.lower()
     assert '<svg class="chart"' in page.text

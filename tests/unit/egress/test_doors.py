@@ -38,10 +38,23 @@ DOORS: Mapping[str, set[str]] = {
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
     "client/node.py": {"socket"},  # asks for a free port of this machine
+    # the console: listens at 127.0.0.1 for the hospital's own browser, connects to nothing
+    "client/console_app.py": {"socket", "uvicorn"},
     # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
     "client/registry_client.py": {"grpc", "urllib"},
 }
-NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "flwr"}
+NETWORK = {
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "requests",
+    "httpx",
+    "grpc",
+    "asyncio",
+    "flwr",
+    "uvicorn",
+}
 BUILT_BY_EGRESS = {
     model.__name__: model
     for module in (protocol, protocol_sum)
