@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from registry_stand_ins import ROOT_KEY, TODAY, Served, write_a_release
+from registry_consortium import DAY, SITES, Consortium
+from registry_stand_ins import ROOT_KEY, write_a_release
 
 from client import cli_mail, cli_node, cli_registry, cli_roster, keys
 from client.home import NodeHome
@@ -17,46 +17,8 @@ from server import cli_registry as operator
 from server import rosters, sites
 from shared_model import enrolment, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.ledger import LedgerFault
 from shared_model.spoken_words import words_of
-
-SITES = ("alpha", "beta", "gamma")
-DAY = TODAY.date().isoformat()
-
-
-class Consortium:
-    """Three hospitals that join with the commands."""
-
-    def __init__(self, service: Served, folder: Path) -> None:
-        self.service, self.folder = service, folder
-        self.home = service.home.root
-
-    def token(self, site: str, **options: Any) -> Path:
-        path = self.folder / f"{site}-{len(list(self.folder.glob('*-token.json')))}-token.json"
-        operator.invite(site, path, home=self.home, **options)
-        return path
-
-    def join(self, site: str, folder: str = "", **options: Any) -> NodeHome:
-        place = self.folder / (folder or site)
-        cli_node.join(self.token(site, **options), place, yes=True, patients=120)
-        return NodeHome(place)
-
-    def all_joined(self) -> list[NodeHome]:
-        nodes = [self.join(site) for site in SITES]
-        for site in SITES:
-            operator.admit(site, self.home, yes=True)
-        self.sign()
-        for node in nodes:
-            cli_registry.fetch_roster(node.root)
-            cli_roster.approve(home=node.root, yes=True)
-        return nodes
-
-    def sign(self) -> bytes:
-        return rosters.sign_here(self.service.home, ROOT_KEY, today=DAY)
-
-
-@pytest.fixture
-def consortium(service: Served, tmp_path: Path) -> Consortium:
-    return Consortium(service, tmp_path)
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
@@ -275,15 +237,38 @@ def test_a_key_is_rotated_from_the_first_command_to_the_approved_roster(
     cli_registry.show_status(node.root, as_json=True)
 
 
-def test_a_key_that_signs_a_ledger_is_not_rotated_away(consortium: Consortium) -> None:
-    """Its chain would no longer verify. One without entries may go over to another key."""
-    node = consortium.join("alpha")
+def approve(node: NodeHome, run: str) -> None:
     with LedgerStore.open(node, "alpha", signing.load_key_file(node.identity_key)) as store:
-        store.approved("spring", "0" * 64, bookings=1, epsilon_run=1.0, by="operator", delta=1e-5)
-    for finish in (False, True):
-        with pytest.raises(Refused, match="cannot go on under another"):
-            cli_registry.rotate_key(node.root, finish=finish)
-    assert not node.next_identity_key.exists()
+        store.approved(run, "0" * 64, bookings=1, epsilon_run=1.0, by="operator", delta=1e-5)
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["at once", "cut off before the new key"])
+def test_a_rotation_hands_the_ledger_over_first(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """Killed after the ledger and before the key, the node refuses, and --finish finishes."""
+    node = consortium.all_joined()[0]
+    approve(node, "spring")
+    cli_registry.rotate_key(node.root)
+    operator.admit("alpha", consortium.home, yes=True)
+    consortium.sign()
+    if cut_off:
+        with monkeypatch.context() as cut:
+            cut.setattr(signing, "write_secret", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                cli_registry.rotate_key(node.root, finish=True)
+        with pytest.raises(LedgerFault, match="hands the ledger over") as told:
+            approve(node, "summer")
+        assert "rotate-key --finish" in told.value.do
+    cli_registry.rotate_key(node.root, finish=True)
+    approve(node, "summer")
+    with LedgerStore.open(node, "alpha", signing.load_key_file(node.identity_key)) as store:
+        kinds = [link.entry.kind for link in store.chain.links]
+    assert kinds == ["opened", "approved", "handed-over", "approved"]
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_lost_keys_are_replaced_by_a_token_that_says_so(
