@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from console_stand_ins import HOST, Browser, Hospital, add_data, words
@@ -13,7 +15,7 @@ from client import console_app, state
 from client.console_facts import Facts
 from client.metrics import NodeMetrics, Tail
 
-DOCUMENTED = "docs/hospital-it.md"
+DOCUMENTED = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 
 
 def read(hospital: Hospital, metrics: NodeMetrics | None = None) -> dict[tuple[str, ...], float]:
@@ -154,3 +156,12 @@ def test_a_monitor_gets_no_page(hospital):
     assert page.status == 401
     assert "fedprint-node console" in words(page)
     assert HOST not in page.text
+
+
+def test_every_metric_is_documented_and_no_other(hospital):
+    """docs/metrics.md is what a monitor is set up by."""
+    log(hospital, "rounds.log", {"outcome": "replied"})
+    with hospital.running(time.time()):
+        found = {key[0] for key in read(hospital)}
+    table = DOCUMENTED.read_text().partition("| metric |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(fedprint_node_[a-z_]+)`", table)) == found
