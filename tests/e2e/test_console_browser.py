@@ -283,7 +283,7 @@ def test_files_of_the_console_are_its_owners_alone(console: Hospital) -> None:
     home = console.home
     one_time_link(home)
     for path in (home.state / "console-links.json", home.state / "metrics.token",
-                 home.state / "console.json", home.logs / "console.log"):  # fmt: skip
+                 home.state / "console.json", home.logs / "console-audit.log"):  # fmt: skip
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 

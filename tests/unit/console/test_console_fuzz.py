@@ -69,7 +69,7 @@ def test_a_hundred_thousand_hostile_requests_break_nothing(hospital: Hospital) -
         asyncio.run(attack(hospital, browser, 100 + seed, 5000))
         assert browser.get("/").status == 200
     assert faults(hospital) == []
-    size = sum(path.stat().st_size for path in hospital.home.logs.glob("console.log*"))
+    size = sum(path.stat().st_size for path in hospital.home.logs.glob("console-audit.log*"))
     assert size < 10 * 2**20
 
 

@@ -255,10 +255,10 @@ def test_the_log_names_who_did_what(hospital, browser):
     told = words(browser.get("/log"))
     assert "login refused" in told
     assert "pause done" in told
-    text = (hospital.home.logs / "console.log").read_text()
+    text = (hospital.home.logs / "console-audit.log").read_text()
     assert browser.cookie not in text
     assert browser.csrf not in text
-    assert (hospital.home.logs / "console.log").stat().st_mode & 0o777 == 0o600
+    assert (hospital.home.logs / "console-audit.log").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_log_is_put_aside_before_it_fills_the_disk(hospital, monkeypatch):
@@ -268,5 +268,5 @@ def test_the_log_is_put_aside_before_it_fills_the_disk(hospital, monkeypatch):
     for number in range(50):
         log.write("", "test", str(number))
     assert log.last(1)[0]["more"] == "49"
-    sizes = [path.stat().st_size for path in hospital.home.logs.glob("console.log*")]
+    sizes = [path.stat().st_size for path in hospital.home.logs.glob("console-audit.log*")]
     assert sum(sizes) < 3000
