@@ -6,6 +6,7 @@ import typer
 
 from client import (
     cli_code,
+    cli_console,
     cli_data,
     cli_ledger,
     cli_node,
@@ -33,6 +34,7 @@ cli_roster.register(app)
 cli_run.register(app)
 cli_registry.register(app)
 cli_ops.register(app)
+cli_console.register(app)
 cli_code.register(app)
 
 

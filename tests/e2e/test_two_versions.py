@@ -204,7 +204,9 @@ def test_other_protocols_say_so_on_both_sides_and_book_nothing(
         process = start(stack, root, run, versions[coordinator], one, one, one)
         words = f"speaks protocol version {theirs}; this coordinator speaks {ours}"
         for site in SITES:
-            wait_for(lambda site=site: f"{site} {words}" in process.text(), f"{site} is told")
+            told = f"{site} {words}"
+            wait_for(lambda told=told: told in process.text() or process.process.poll(), told)
+            assert told in process.text(), process.text()
         found = status(root, run, versions[coordinator])
         assert [words in line and who in line for line in found] == [True] * 3
         for site in SITES:

@@ -31,7 +31,6 @@ APPS = {
     "fedprint-audit": auditor.cli.app,
 }
 AWAITED = {
-    "fedprint-node console",
     *("fedprint-coordinator serve", "fedprint-coordinator resume"),
     *("fedprint-coordinator dashboard", "fedprint-coordinator start --rounds 20 --only-begin"),
     "fedprint-lab public-loss",
