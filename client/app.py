@@ -39,7 +39,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client import bundles, rest, state
+from client import bundles, rest, state, unheard
 from client.home import NodeHome
 from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
@@ -262,6 +262,7 @@ def _write_down(home: NodeHome, reply: Message) -> None:
     """`logs/sent.log` says what is about to leave, before it does."""
     content = (b"", b"") if reply.has_error() else unpack(reply.content)
     SentLog(home).handed_over(reply.object_id, *content)
+    unheard.note(home, content[0])
 
 
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:
