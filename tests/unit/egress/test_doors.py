@@ -37,9 +37,12 @@ DOORS: Mapping[str, set[str]] = {
 }
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
+    # Flower's SuperNode: carries what client/app.py has handed to it; looks at no content
+    "client/supernode.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
     # the console: listens at 127.0.0.1 for the hospital's own browser, connects to nothing
     "client/console_app.py": {"socket", "uvicorn"},
+    "client/notify.py": {"socket"},  # tells systemd how the node is: a datagram on this machine
     # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
     "client/registry_client.py": {"grpc", "urllib"},
 }
