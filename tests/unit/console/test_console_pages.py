@@ -9,10 +9,10 @@ import pytest
 from console_stand_ins import SITE, Browser, Hospital, add_data, plan, words
 from typer.testing import CliRunner
 
-from client import cli, state
+from client import cli, egress, state
 from client.console_log import ConsoleLog
 from client.sent import SentLog
-from shared_model import canonical
+from shared_model import canonical, signing
 
 PAGES = ["/", "/live/now", "/runs", "/runs/spring", "/privacy", "/data", "/sent", "/releases",
          "/rosters", "/log", "/sessions"]  # fmt: skip
@@ -230,7 +230,10 @@ def test_what_left_is_shown_with_bytes_digests_and_why(hospital, browser):
     """The newest first, what still waits too; from the log that the node's processes write."""
     assert "nothing was handed over" in words(browser.get("/sent"))
     log = SentLog(hospital.home, now=lambda: 1_790_000_000.0)
-    header = canonical.encode({"kind": "refusal", "run": "winter", "round": 2})
+    header, _ = egress.refusal(
+        signing.load_key_file(hospital.home.identity_key), site=SITE, run="winter", round=2,
+        request_digest="ab" * 32, reason="budget",
+    )  # fmt: skip
     log.handed_over("1", header, b"x" * 1_000_000)
     log.delivered("1", "delivered")
     log.handed_over("2", b"", b"")
