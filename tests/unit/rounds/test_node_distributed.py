@@ -33,7 +33,7 @@ SUM = {
 }
 
 
-def clipped(request, weights, data, noise, declared, kind=np.float64):
+def clipped(request, weights, data, noise, declared, steps, kind=np.float64):
     """Stands for `client.node_parts.train`."""
     return {name: np.full(weights[name].shape, 0.01, dtype=kind) for name in TRAINABLE}
 
