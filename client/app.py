@@ -115,8 +115,12 @@ def _loopback_needs_no_proxy() -> None:
         os.environ[name] = ",".join(filter(None, (given, "127.0.0.1", "localhost")))
 
 
-def work(arguments: list[str]) -> None:
-    """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE."""
+def work(arguments: list[str], chosen: ClientApp = app) -> None:
+    """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE.
+
+    Args:
+        chosen: what answers them; another one in simulations only.
+    """
     address, secret_file = arguments
     _loopback_needs_no_proxy()
     client = RuntimeHttpClient.from_server_address(
@@ -157,7 +161,7 @@ def work(arguments: list[str]) -> None:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
             # (their run was stopped meanwhile), and waiting for those takes up to two hours.
             threading.Thread(
-                target=_answer, args=(address, answer.token, clock), daemon=True
+                target=_answer, args=(address, answer.token, clock, chosen), daemon=True
             ).start()
         else:
             stop.wait(POLL_S)
@@ -178,8 +182,8 @@ def _rests(home: NodeHome) -> bool:
         return False  # node.toml is wrong: each message finds that out for itself
 
 
-def _answer(address: str, token: str, clock: ReplyClock) -> None:
-    """Pull one message, give it to `app`, push what comes out when its tick has come."""
+def _answer(address: str, token: str, clock: ReplyClock, chosen: ClientApp) -> None:
+    """Pull one message, give it to the app, push what comes out when its tick has come."""
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,
@@ -214,7 +218,7 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
                     _arriving.pop(threading.get_ident(), None)
                     if clock.wait(0.0):
                         raise Stopped
-                    reply = app(message, context)
+                    reply = chosen(message, context)
                     _hold(home, message, clock, arrived)
                     if _rests(home):  # before the answer: see docs/adr/0017
                         rest.ask_to_leave(home)
