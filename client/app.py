@@ -89,7 +89,9 @@ def pack(header: bytes, body: bytes) -> RecordDict:
         size, view = piece_bytes(len(body)), memoryview(body)
         pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
         array.__dict__["_chunks"] = [(one.object_id, one) for one in pieces]  # see slice_array
-        records[BODY] = ArrayRecord(array_dict={BODY: array})
+        record = ArrayRecord()
+        record[BODY] = array  # given to the constructor, it would be copied without its pieces
+        records[BODY] = record
     return records
 
 

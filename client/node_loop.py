@@ -290,13 +290,18 @@ class Loop:
         if name == "SuperNode":
             self._port_for_supernode()
             rest.leave_mark(self.home).unlink(missing_ok=True)
-        child = self.family.start(
-            name,
-            *self._command(name),
-            log=self.home.logs / LOGS[name],
-            environment=self._environment(name),
-            merged=True,
-        )
+        try:
+            child = self.family.start(
+                name,
+                *self._command(name),
+                log=self.home.logs / LOGS[name],
+                environment=self._environment(name),
+                merged=True,
+            )
+        except OSError as error:  # no memory, no more processes: it may be better in a minute
+            self.say("error", f"{name} could not be started: {error.strerror}")
+            self._later.append(supervisor.Ended(time.monotonic(), name, -1))
+            return
         if name == "training":
             limits.apply(child.pid, self.settings.training)
         form = Formatter(self.settings.log, name)

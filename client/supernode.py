@@ -331,10 +331,10 @@ class Kept:
                 log(WARNING, "a download was cut (%s); it goes on", type(error).__name__)
             self.sleep(pause)
         found = {identifier: self._pieces[identifier] for identifier in wanted}
-        self._let_go(set(wanted))
+        self._let_go(wanted)
         return found
 
-    def _let_go(self, wanted: set[str]) -> None:
+    def _let_go(self, wanted: Sequence[str]) -> None:
         """The oldest pieces beyond the limit; the present message's are the youngest."""
         for identifier in wanted:
             self._pieces[identifier] = self._pieces.pop(identifier)

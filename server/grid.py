@@ -168,7 +168,7 @@ class GridTransport:
     def _message(self, message: Outgoing, node: int) -> Message:
         records = RecordDict({RECORD: ConfigRecord({HEADER: message.header, SITE: message.site})})
         if message.body:
-            records[BODY] = ArrayRecord(array_dict={BODY: _in_pieces(message.body)})
+            records[BODY] = _in_pieces(message.body)
         if message.action != "train":
             raise OurMistake(f"Nodes know no action {message.action!r}.")
         return Message(records, dst_node_id=node, message_type="train", ttl=self.ttl_s)
@@ -191,10 +191,12 @@ class GridTransport:
         )
 
 
-def _in_pieces(body: bytes) -> Array:
+def _in_pieces(body: bytes) -> ArrayRecord:
     """The body as Flower's array, in pieces that its size asks for; all of them make its digest."""
     array = Array(dtype="uint8", shape=(len(body),), stype="fedprint.raw", data=body)
     size, view = piece_bytes(len(body)), memoryview(body)
     pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
     array.__dict__["_chunks"] = [(piece.object_id, piece) for piece in pieces]  # see slice_array
-    return array
+    record = ArrayRecord()
+    record[BODY] = array  # given to the constructor, it would be copied without its pieces
+    return record

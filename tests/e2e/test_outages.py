@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,8 +18,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from deployed_parts import command, running, wait_for
-from far_consortium import HOST, SITES, Far, far_consortium, play_with_outages
-from wires import Wire
+from far_consortium import (
+    HOST,
+    SITES,
+    Far,
+    delivered,
+    far_consortium,
+    handed_over,
+    play_with_outages,
+)
+from wires import Wire, why_no_namespaces
 
 from client.egress import Mark
 
@@ -73,6 +82,7 @@ def test_long_outages_lose_nobody_either(tmp_path: Path, outage_s: float) -> Non
         check(far)
         (submission,) = [one for one in far.sent("beta") if one.kind == "train-reply"]
         told = f"{outage_s:.0f} s: {up_bytes} of {submission.body_bytes} bytes"
+        print(told)
         assert up_bytes < 1.15 * submission.body_bytes, told
 
 
@@ -90,7 +100,7 @@ def test_the_node_says_what_left_when_and_why(played: Played) -> None:
         entries = played.far.sent(site)
         kinds = [one.kind for one in reversed(entries)]
         assert kinds[:4] == ["epoch-key", "train-reply", "agreement", "shares-reply"]
-        assert {one.outcome for one in entries} <= {"delivered", "run-over"}
+        assert {one.outcome for one in entries[-4:]} == {"delivered"}
         (submission,) = [one for one in entries if one.kind == "train-reply"]
         assert submission.outcome == "delivered"
         assert submission.body_digest == contributors[site].body_digest
@@ -104,9 +114,7 @@ def test_a_node_behind_a_proxy_reaches_the_coordinator_through_it_alone(played: 
         pytest.skip("needs tinyproxy")
     asked = f"CONNECT {HOST}:{far.wires['gamma'].port}"
     assert asked in far.proxied.log.read_text()
-    if far.proxied.space is None:
-        pytest.skip(f"the other half of it: {'needs root: ip netns'}")
-    assert "127.0.0.1" not in far.proxied.log.read_text().replace("127.0.0.1:0", "")
+    assert "CONNECT 127.0.0.1" not in far.proxied.log.read_text()  # nor its own two processes
 
 
 def test_the_registry_is_reached_through_the_proxy_too(played: Played) -> None:
@@ -132,3 +140,33 @@ def test_the_registry_is_reached_through_the_proxy_too(played: Played) -> None:
             assert alone.returncode == 5, alone.stdout + alone.stderr
         command(*join, prefix=far.proxied.prefix, environment=far.proxied.environment)
     assert f"CONNECT {HOST}:{port}" in far.proxied.log.read_text()
+
+
+@pytest.mark.long
+def test_a_small_round_completes_over_20_mbit_and_200_ms(tmp_path: Path) -> None:
+    """One hospital of three is far away; the figures are printed."""
+    why = why_no_namespaces()
+    if why:
+        pytest.skip(why)
+    ticks_s = dict.fromkeys(SITES, 0.2)
+    with ExitStack() as stack:
+        far = stack.enter_context(far_consortium(tmp_path, ticks_s, far_away="alpha"))
+        line = far.wires["alpha"]
+        coordinator = far.begin(stack, "small", "--rounds", "1", "--preset", "small")
+        wait_for(lambda: far.told("sent: "), "the round is open")
+        began, down = time.monotonic(), line.down
+        wait_for(lambda: handed_over(far, "alpha"), "alpha's submission is on its way")
+        there, up = time.monotonic(), line.up
+        down_bytes = line.down - down
+        wait_for(lambda: delivered(far, "alpha"), "alpha's submission is there")
+        took_s, up_bytes = time.monotonic() - there, line.up - up
+        wait_for(far.finished, "the run ends")
+        assert coordinator.process.returncode == 0, coordinator.text()
+        (submission,) = [one for one in far.sent("alpha") if one.kind == "train-reply"]
+        record = far.record("small")
+    assert [one.site for one in record.rounds[0].contributors] == list(SITES)
+    print(
+        f"small at 20 Mbit/s, 200 ms: down and training {there - began:.1f} s, {down_bytes} bytes; "
+        f"up {took_s:.1f} s, {up_bytes} bytes for a body of {submission.body_bytes}"
+    )
+    assert up_bytes < 1.15 * submission.body_bytes

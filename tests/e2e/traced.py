@@ -46,7 +46,8 @@ def words(log: Path) -> list[str]:
 
 def is_whole(log: Path, pid: int) -> bool:
     """Whether the trace goes to the end of this process, which is its first."""
-    return f"{pid} +++ exited with" in log.read_text(errors="replace") if log.exists() else False
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return re.search(rf"^ *{pid} +\+\+\+ exited with", text, re.MULTILINE) is not None
 
 
 def seen(lines: Iterable[str]) -> Seen:
