@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
@@ -36,20 +38,27 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client import unheard
+from client import rest, state, unheard
 from client.home import NodeHome
+from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
 from client.sent import SentLog
+from shared_model.errors import FedprintError
 from shared_model.pieces import piece_bytes
 
 RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
 POLL_S = 0.2
+REST_S = 1.0
+"""Seconds between two looks whether the node rests."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
 """Held while a message is answered, until its reply may leave: one at a time."""
+_pulls = Pulls()
+_arriving: dict[int, float] = {}
+"""Messages that are being pulled, by their thread: since when, seconds since 1970."""
 
 app = ClientApp()
 
@@ -134,8 +143,17 @@ def work(arguments: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's client sends it on an expired task
+    home = NodeHome.find()
+    state.write_progress(home, None)
     log(INFO, "messages are answered by the installed package only")
+    looked_s = -REST_S
     while not stop.is_set():
+        if time.monotonic() - looked_s >= REST_S:
+            looked_s = time.monotonic()
+            if _rests(home) and _in_hand.acquire(blocking=False):  # kept: nothing begins any more
+                rest.ask_to_leave(home)
+                log(INFO, "the node rests: nothing is in hand")
+                return
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if answer.HasField("task") and answer.token:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
@@ -147,6 +165,19 @@ def work(arguments: list[str]) -> None:
             stop.wait(POLL_S)
     with _in_hand:
         return
+
+
+def _rests(home: NodeHome) -> bool:
+    """Whether nothing new begins and nothing that was begun waits for its next trip.
+
+    A message that began to arrive not long ago was sent before: it is waited for.
+    """
+    if any(time.time() - since_s < rest.LINGER_S for since_s in list(_arriving.values())):
+        return False
+    try:
+        return rest.why_at_rest(home) != "" and not rest.unfinished(home.outbox, time.time())
+    except FedprintError:
+        return False  # node.toml is wrong: each message finds that out for itself
 
 
 def _answer(address: str, token: str, clock: ReplyClock) -> None:
@@ -171,29 +202,54 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
 
     beat = HeartbeatSender(alive)
     beat.start()
+    home = NodeHome.find()
     context: Context | None = None
     status, details = SubStatus.FAILED, "internal"
     try:
-        message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
-        arrived = clock.now()
-        with _in_hand:
-            if clock.wait(0.0):
-                raise Stopped
-            reply = app(message, context)
-            _hold(NodeHome.find(), message, clock, arrived)
-            _write_down(NodeHome.find(), reply)
-            push_message(client, reply, context)
-            status, details = SubStatus.COMPLETED, ""
-            push_task_output(client, context, status, details)
+        asked_s = _arriving[threading.get_ident()] = time.time()
+        with _pulls.message() as one:
+            # what is returned fourth is the bundle: left alone
+            message, context, _, _ = pull_task_input(_limited(client, one.limited))
+            arrived = clock.now()
+            with _in_hand, rest.asked(asked_s):
+                try:
+                    _arriving.pop(threading.get_ident(), None)
+                    if clock.wait(0.0):
+                        raise Stopped
+                    reply = app(message, context)
+                    _hold(home, message, clock, arrived)
+                    if _rests(home):  # before the answer: see docs/adr/0017
+                        rest.ask_to_leave(home)
+                    _write_down(home, reply)
+                    push_message(client, reply, context)
+                    status, details = SubStatus.COMPLETED, ""
+                    push_task_output(client, context, status, details)
+                finally:
+                    state.write_progress(home, None)
     except Stopped:
         log(INFO, "the node is stopped; what it has answered leaves after the next start")
+    except TooSlow as error:
+        log(ERROR, "%s", error.message)
+        push_task_output(client, context, status, details)
     except Exception as error:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
         push_task_output(client, context, status, details)
     finally:
+        _arriving.pop(threading.get_ident(), None)
         if beat.is_running:
             beat.stop()
         client.close()
+
+
+def _limited(client: RuntimeHttpClient, limit: Callable[[Any], Any]) -> RuntimeHttpClient:
+    """The client, its pulls under the rules of `client.pulls`."""
+
+    class Limited:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(client, name)
+            return limit(found) if name == "PullObject" else found
+
+    return cast(RuntimeHttpClient, Limited())
 
 
 def _write_down(home: NodeHome, reply: Message) -> None:
@@ -210,6 +266,14 @@ def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -
     from client.round import log_to
 
     tick_s = tick_of(home)
+    shown = state.progress(home)
+    if shown is not None:
+        now_s = time.time()
+        leaves_s = now_s + clock.due(arrived, tick_s) - clock.now()
+        state.write_progress(
+            home,
+            shown.model_copy(update={"stage": "holding", "written_s": now_s, "leaves_s": leaves_s}),
+        )
     ticks = clock.hold(arrived, tick_s)
     if ticks > 1:
         log_to(home.logs / "rounds.log")(

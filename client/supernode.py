@@ -15,6 +15,7 @@ Here, in the process of the SuperNode:
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import OrderedDict
@@ -40,6 +41,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
 
 from client.home import NodeHome
+from client.rest import leave_mark
 from client.sent import Outcome, SentLog
 from shared_model import known_source
 from shared_model.errors import FedprintError
@@ -86,8 +88,14 @@ def serve(arguments: list[str]) -> None:
         sys.exit(f"{error.message} {error.do}")
     pace = Pace()
     install(Delivery(SentLog(NodeHome.find()), pace.sleep), Kept(pace.sleep), pace)
+    leave = leave_mark(NodeHome.find()).exists
+    vars(start_client_internal)["time"] = Resting(pace.sleep, leave)
     sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    try:
+        flower_supernode()
+    except Leaving:  # Flower has said good-bye on its way out of the connection
+        log(INFO, "the node rests: nothing is left to send")
+        signal.raise_signal(signal.SIGTERM)
 
 
 def install(delivery: Delivery, kept: Kept, pace: Pace) -> None:
@@ -131,6 +139,31 @@ class Pace:
             return
         gone = self._clock() - self._last
         self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
+
+
+class Leaving(BaseException):
+    """The SuperNode says good-bye and ends. Not an `Exception`, which Flower would only log."""
+
+
+@dataclass(frozen=True)
+class Resting:
+    """Stands for `time` in Flower's loop: the node leaves when it rests and nothing is there.
+
+    pause: waits. leave: whether the training process has asked for it (docs/adr/0017).
+    """
+
+    pause: Callable[[float], None]
+    leave: Callable[[], bool]
+
+    def sleep(self, seconds: float) -> None:
+        """Called with 3 s when everything is sent and no message was there.
+
+        Raises:
+            Leaving: the node rests.
+        """
+        if seconds >= WAIT_S[1] and self.leave():
+            raise Leaving
+        self.pause(seconds)
 
 
 def _pauses() -> Iterator[float]:

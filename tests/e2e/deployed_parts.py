@@ -115,6 +115,8 @@ def allow_runs(home: Path, *, epsilon: float = 50.0, tick_s: float = 0.2) -> Non
     text = text.replace("epsilon_lifetime = 8.0", f"epsilon_lifetime = {4.0 * epsilon}")
     yes = f'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = {epsilon}\n'
     policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
+    settings = home / "node.toml"  # several nodes on one machine: any free port for their consoles
+    settings.write_text(settings.read_text().replace("port = 8450", "port = 0"))
 
 
 @dataclass

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
-from client import keys
+from client import keys, state
 from client.home import NodeHome
 from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
 from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
 from client.round import PretendNode, handle
+from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
@@ -99,6 +100,22 @@ def test_a_node_whose_first_add_was_interrupted_is_not_ready_and_books_nothing(h
     assert home.store.is_dir()
     with pytest.raises(Refused) as caught:
         node_from_home(home).ready()
+    assert caught.value.reason == "not-ready"
+    assert chain_at(home).length == 0
+
+
+def test_a_node_whose_store_key_is_gone_is_not_ready_and_books_nothing(home):
+    """The round would be paid for before it is found out that no window can be read."""
+    key_file = home.root.parent / "store.key"
+    with StoreWriter(home.store, load_or_create_key(home)) as writer:
+        writer.publish([])
+    encrypt_store(home, key_file)
+    node = node_from_home(home)
+    node.ready()
+    assert node.data().patient_count == 0
+    key_file.rename(key_file.with_name("elsewhere"))
+    with pytest.raises(Refused) as caught:
+        node.ready()
     assert caught.value.reason == "not-ready"
     assert chain_at(home).length == 0
 
@@ -198,6 +215,27 @@ def test_a_booking_says_everything_about_its_round(home, tmp_path):
     assert booked.transcript == of_request(request, consortium.roster.weights).digest.hex()
     assert (said.epsilon, said.delta) == (booked.epsilon_lifetime, 1e-5)
     assert (said.trust_model, said.colluding_sites) == ("local", None)
+
+
+def test_a_node_at_rest_gives_no_key_and_books_no_round_that_was_not_begun(home, tmp_path):
+    """Outside its hours, or paused; what was booked before is taken up."""
+    data = signed_roster(home)
+    approve(home, data)
+    consortium = Consortium.of(tmp_path / "others")
+    booked_round(home, consortium, 1)
+    state.pause(home)
+    assert asked_for_a_key(home, data)["reason"] == "not-ready"
+    assert not (home.never_back_up / "epoch.json").exists()
+    with pytest.raises(Refused) as caught:
+        booked_round(home, consortium, 2)
+    assert caught.value.reason == "not-ready"
+    with pytest.raises(Refused) as caught:  # the ledger's own answer, not the rest's
+        booked_round(home, consortium, 1)
+    assert caught.value.reason == "replay"
+    assert len(chain_at(home).bookings) == 1
+    state.resume(home)
+    assert asked_for_a_key(home, data)["kind"] == "epoch-key"
+    booked_round(home, consortium, 2)
 
 
 def test_the_note_has_the_signed_head_and_the_entries_up_to_it(home, tmp_path):
