@@ -117,6 +117,11 @@ def _messages(
 def _replies(self: SqlLinkState, message_ids: set[str], run_id: int) -> list[Message]:
     """Only replies that are here whole: who is given one, its upload is forgotten."""
     with self.session() as session:
+        # SQLite's transaction begins with the first write: without one, an upload that begins
+        # between the look below and Flower's taking of replies would be given away
+        session.execute(
+            update(MessageRes).where(MessageRes.message_id == "").values(delivered_at="")
+        )
         uploading = session.scalars(
             select(MessageRes.reply_to_message_id)
             .join(

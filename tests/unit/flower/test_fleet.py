@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import threading
 
 import pytest
 from flwr.app import Metadata
@@ -193,6 +194,27 @@ def test_a_reply_is_given_to_the_coordinator_when_it_is_whole(link, run, node, a
     reply.push([last])
     (found,) = link.get_message_res({asked.id}, run)
     assert found.metadata.message_id == reply.id
+
+
+def test_an_upload_that_begins_while_replies_are_looked_for_is_not_given_away(
+    link, run, node, asked, monkeypatch
+):
+    """Its beginning waits for the look to end."""
+    reply = Upload(link, message(run, node, 1, reply_to=asked.id))
+    missing = []
+    begins = threading.Thread(target=lambda: missing.extend(reply.begin()))
+    flowers = fleet._flower_replies
+
+    def meanwhile(*words):
+        begins.start()
+        begins.join(1.0)  # for ever, but for this look
+        return flowers(*words)
+
+    monkeypatch.setattr(fleet, "_flower_replies", meanwhile)
+    assert link.get_message_res({asked.id}, run) == []
+    begins.join(30.0)
+    assert len(missing) > 5
+    assert set(reply.begin()) == set(missing)
 
 
 def test_a_whole_reply_is_given_although_the_node_asked_once_more(link, run, node, asked):
