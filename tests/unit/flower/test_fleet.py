@@ -213,7 +213,7 @@ def test_an_upload_that_begins_while_replies_are_looked_for_is_not_given_away(
     monkeypatch.setattr(fleet, "_flower_replies", meanwhile)
     assert link.get_message_res({asked.id}, run) == []
     begins.join(30.0)
-    assert len(missing) > 5
+    assert missing
     assert set(reply.begin()) == set(missing)
 
 
