@@ -135,7 +135,7 @@ def far_consortium(
     """
     with ExitStack() as stack:
         port, registry = free_port(), free_port()
-        space = stack.enter_context(namespace(8, mbit=mbit)) if far_away else None
+        space = stack.enter_context(namespace(mbit=mbit)) if far_away else None
         host = space.here if space else HOST
         wires = {
             site: stack.enter_context(
@@ -188,7 +188,7 @@ def _proxy(root: Path) -> Iterator[Proxied | None]:
         yield None
         return
     with ExitStack() as stack:
-        space = None if why_no_namespaces() else stack.enter_context(namespace(7))
+        space = None if why_no_namespaces() else stack.enter_context(namespace())
         url, log = stack.enter_context(tinyproxy(root, space.here if space else "127.0.0.1"))
         environment = {"HTTPS_PROXY": url, "HTTP_PROXY": url}  # the second must do no harm
         yield Proxied(space.prefix if space else (), environment, log, space)
