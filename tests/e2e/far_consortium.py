@@ -95,13 +95,15 @@ class Far:
         rounds: list[dict[str, object]] = json.loads(done.stdout)["rounds"]
         return rounds
 
-    def begin(self, stack: ExitStack, run: str, *words: str) -> Running:
+    def begin(
+        self, stack: ExitStack, run: str, *words: str, plan: tuple[str, ...] = PLAN
+    ) -> Running:
         """fedprint-coordinator start."""
         home = ("--home", self.home)
         self.coordinator = stack.enter_context(
             running(
                 self.root / f"{run}.log",
-                *("fedprint-coordinator", "start", "--run", run, *home, *PLAN, *words),
+                *("fedprint-coordinator", "start", "--run", run, *home, *plan, *words),
             )
         )
         return self.coordinator
