@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server import cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run
+from server import cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run, cli_service
 from shared_model import terminal
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ cli_run.register(app)
 cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
+cli_service.register(app)
 app.add_typer(cli_root.app, name="root")
 app.add_typer(cli_roster.app, name="roster")
 
