@@ -69,6 +69,21 @@ class LedgerArchive:
             self._chains[site] = found
         return found
 
+    def heads(self) -> dict[str, LedgerHead]:
+        """The newest head of each site as it came; nothing is verified.
+
+        Raises:
+            OurMistake: a file is no head.
+        """
+        found = {}
+        for path in sorted(self.path.glob("*.head.json")):
+            try:
+                head = LedgerHead.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError) as error:
+                raise OurMistake(f"{path} is not a head of a ledger.", do=REPAIR) from error
+            found[path.name.removesuffix(".head.json")] = head
+        return found
+
     def known(self, site: str, identity_key: bytes) -> KnownHead | None:
         """The last head of this site that is held here, None if there is none.
 

@@ -52,6 +52,7 @@ _CODES = {
     "other-site": grpc.StatusCode.PERMISSION_DENIED,
     "not-admitted": grpc.StatusCode.PERMISSION_DENIED,
     "no-roster": grpc.StatusCode.NOT_FOUND,
+    "no-epoch": grpc.StatusCode.NOT_FOUND,
     "no-release": grpc.StatusCode.NOT_FOUND,
     "no-mail": grpc.StatusCode.NOT_FOUND,
     "no-receiver": grpc.StatusCode.NOT_FOUND,

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from server import registry_enrolment, rosters, sites
+from server.epochs import EpochBook
 from server.home import CoordinatorHome
+from server.ledgers import LedgerArchive
 from server.registry_book import Listed, RegistryBook, moment
 from server.registry_limits import RegistryLimits
 from server.registry_releases import archive, archives
@@ -70,6 +72,8 @@ class Desk:
             "Renew": ("admitted", self._renew),
             "Rotate": ("admitted", self._rotate),
             "Roster": ("admitted", self._roster),
+            "Heads": ("admitted", self._heads),
+            "Epoch": ("admitted", self._epoch),
             "Releases": ("admitted", self._releases),
             "Send": ("admitted", self._send),
             "Mail": ("admitted", self._mail),
@@ -215,6 +219,22 @@ class Desk:
             return registry.RosterFile(file=self._home.roster.read_text())
         except FileNotFoundError:
             raise refusal("no-roster") from None
+
+    def _heads(self, caller: Caller, request: bytes) -> registry.Message:
+        registry.Ask.from_bytes(request, sender=caller.site)
+        heads = LedgerArchive(self._home.ledgers).heads()
+        return registry.Heads(
+            heads=tuple(registry.HeadEntry(site=site, ledger=heads[site]) for site in sorted(heads))
+        )
+
+    def _epoch(self, caller: Caller, request: bytes) -> registry.Message:
+        registry.Ask.from_bytes(request, sender=caller.site)
+        epoch = EpochBook(self._home.root / "epochs.json").current
+        if epoch is None:
+            raise refusal("no-epoch")
+        return registry.EpochKeys(
+            epoch=epoch.number, roster_digest=epoch.roster_digest, keys=epoch.keys
+        )
 
     def _releases(self, caller: Caller, request: bytes) -> registry.Message:
         registry.Ask.from_bytes(request, sender=caller.site)

@@ -21,7 +21,9 @@ from shared_model import canonical, signing
 from shared_model.enrolment import MAX_BYTES as MAX_CARD_BYTES
 from shared_model.enrolment import Card, SiteName, check_address
 from shared_model.errors import PeerFault
-from shared_model.protocol import COORDINATOR, Digest
+from shared_model.ledger import LedgerHead
+from shared_model.protocol import COORDINATOR, MAX_PARTICIPANTS, Digest, EpochKeyEntry
+from shared_model.protocol_sum import EpochNumber
 from shared_model.roster_files import MAX_ROSTER_BYTES, Signature
 
 SERVICE = "fedprint.Registry"
@@ -178,6 +180,29 @@ class RosterFile(Message):
 
     kind: Literal["fedprint-roster-file"] = "fedprint-roster-file"
     file: Annotated[str, Field(max_length=MAX_ROSTER_BYTES)]
+
+
+class HeadEntry(Card):
+    """The newest head of a site's privacy ledger at the coordinator, as the site signed it."""
+
+    site: SiteName
+    ledger: LedgerHead
+
+
+class Heads(Message):
+    """The heads of all ledgers, by site; whoever reads them verifies them."""
+
+    kind: Literal["fedprint-heads"] = "fedprint-heads"
+    heads: Annotated[tuple[HeadEntry, ...], Field(max_length=MAX_PARTICIPANTS)]
+
+
+class EpochKeys(Message):
+    """The present epoch and the keys that sites have given for it, each signed by its site."""
+
+    kind: Literal["fedprint-epoch-keys"] = "fedprint-epoch-keys"
+    epoch: EpochNumber
+    roster_digest: Digest
+    keys: Annotated[tuple[EpochKeyEntry, ...], Field(max_length=MAX_PARTICIPANTS)]
 
 
 class ReleaseEntry(Card):

@@ -56,6 +56,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "There is no signed roster yet.",
         "The operator drafts one once all hospitals are admitted (docs/root-key.md).",
     ),
+    "no-epoch": (
+        "No epoch has begun.",
+        "There is one once a run has begun.",
+    ),
     "no-release": (
         "There is no such release.",
         "See: fedprint-node releases list",

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from registry_consortium import Consortium
 from registry_stand_ins import Counter, Hall, Served, coordinator_at, served
 
 from server.home import CoordinatorHome
@@ -33,3 +34,8 @@ def service(home: CoordinatorHome) -> Iterator[Served]:
     """The registry over TLS, with a rate that tests do not reach."""
     with served(home, RegistryLimits(requests_per_s=1e6, burst=10**6)) as running:
         yield running
+
+
+@pytest.fixture
+def consortium(service: Served, tmp_path: Path) -> Consortium:
+    return Consortium(service, tmp_path)

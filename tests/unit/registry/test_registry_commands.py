@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from registry_stand_ins import ROOT_KEY, TODAY, Served, write_a_release
+from registry_consortium import DAY, SITES, Consortium
+from registry_stand_ins import ROOT_KEY, write_a_release
 
 from client import cli_mail, cli_node, cli_registry, cli_roster, keys
 from client.home import NodeHome
@@ -18,45 +18,6 @@ from server import rosters, sites
 from shared_model import enrolment, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.spoken_words import words_of
-
-SITES = ("alpha", "beta", "gamma")
-DAY = TODAY.date().isoformat()
-
-
-class Consortium:
-    """Three hospitals that join with the commands."""
-
-    def __init__(self, service: Served, folder: Path) -> None:
-        self.service, self.folder = service, folder
-        self.home = service.home.root
-
-    def token(self, site: str, **options: Any) -> Path:
-        path = self.folder / f"{site}-{len(list(self.folder.glob('*-token.json')))}-token.json"
-        operator.invite(site, path, home=self.home, **options)
-        return path
-
-    def join(self, site: str, folder: str = "", **options: Any) -> NodeHome:
-        place = self.folder / (folder or site)
-        cli_node.join(self.token(site, **options), place, yes=True, patients=120)
-        return NodeHome(place)
-
-    def all_joined(self) -> list[NodeHome]:
-        nodes = [self.join(site) for site in SITES]
-        for site in SITES:
-            operator.admit(site, self.home, yes=True)
-        self.sign()
-        for node in nodes:
-            cli_registry.fetch_roster(node.root)
-            cli_roster.approve(home=node.root, yes=True)
-        return nodes
-
-    def sign(self) -> bytes:
-        return rosters.sign_here(self.service.home, ROOT_KEY, today=DAY)
-
-
-@pytest.fixture
-def consortium(service: Served, tmp_path: Path) -> Consortium:
-    return Consortium(service, tmp_path)
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:

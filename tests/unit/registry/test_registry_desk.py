@@ -17,7 +17,17 @@ from shared_model.errors import OurMistake, Refused
 from shared_model.registry import Ask, Collect, Done, Fetch, Mail, MailContent, Send
 
 ASK = Ask()
-ADMITTED_ONLY = ("Renew", "Rotate", "Roster", "Releases", "Send", "Mail", "Collect")
+ADMITTED_ONLY = (
+    "Renew",
+    "Rotate",
+    "Roster",
+    "Heads",
+    "Epoch",
+    "Releases",
+    "Send",
+    "Mail",
+    "Collect",
+)
 MAIL = Send(to="beta", what="ask", file=registry.encoded(b"opaque"))
 
 

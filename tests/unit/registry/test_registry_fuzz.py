@@ -27,8 +27,8 @@ from shared_model.registry import Ask, Collect, Fetch, Health, Send
 from shared_model.registry_reasons import REASONS
 
 METHODS = (
-    "Health", "Enrol", "Standing", "Leave", "Renew", "Rotate", "Roster", "Releases", "Send",
-    "Mail", "Collect", "Fetch", "Unknown",
+    "Health", "Enrol", "Standing", "Leave", "Renew", "Rotate", "Roster", "Heads", "Epoch",
+    "Releases", "Send", "Mail", "Collect", "Fetch", "Unknown",
 )  # fmt: skip
 NASTY: tuple[Any, ...] = (
     None, True, -1, 0, 2**53, 2**64, 1e308, "", "\x00", "../../etc/passwd", "a" * 40, "é" * 9,

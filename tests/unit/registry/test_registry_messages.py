@@ -22,7 +22,7 @@ KINDS = (
     registry.Ask, registry.Health, registry.Enrol, registry.Renew, registry.Certificate,
     registry.Standing, registry.Rotate, registry.Leave, registry.Done, registry.RosterFile,
     registry.Releases, registry.Fetch, registry.Send, registry.Mail, registry.Collect,
-    registry.MailContent, registry.Token,
+    registry.MailContent, registry.Token, registry.Heads, registry.EpochKeys,
 )  # fmt: skip
 
 
