@@ -45,9 +45,7 @@ def serve(home: Home = None) -> None:
     service.serve(CoordinatorHome.find(home), environment=os.environ)
 
 
-def resume(
-    run: Annotated[str, typer.Argument(help="Name of the run.")], home: Home = None
-) -> None:
+def resume(run: Annotated[str, typer.Argument(help="Name of the run.")], home: Home = None) -> None:
     """Let a paused run go on; or ask the hospitals again about the sums of a finished one.
 
     Takes effect when serve or start works on the run.

@@ -55,7 +55,8 @@ class Round:
     """One round that has ended.
 
     verified: in words; is_verified: enough hospitals signed that the sum is right. verified_by:
-    those whose receipts are here. moved, noise: see `server.curves`; None: not computed.
+    those whose receipts are here. spent: lifetime epsilon that each contributor's reply states (its
+    ledger's); None: infinite. moved, noise: see `server.curves`; None: not computed.
     """
 
     number: int
@@ -71,12 +72,31 @@ class Round:
     is_verified: bool
     verified_by: tuple[str, ...]
     traffic: Traffic
+    spent: tuple[tuple[str, float | None], ...] = ()
     moved: float | None = None
     noise: float | None = None
 
     @property
     def duration_s(self) -> float:
         return max(0.0, self.ended_s - self.opened_s)
+
+    def mark(self, site: str) -> str:
+        """One word for a cell: "in", why not, or "" if it was not asked."""
+        if site in self.in_sum:
+            return "in"
+        ended = next((one.ending for one in self.absent if one.site == site), None)
+        return ended or ("out" if site in self.asked else "")
+
+    def why(self, site: str) -> str:
+        """Why a hospital that was asked is not in the sum; "" if it is."""
+        if site in self.in_sum:
+            return ""
+        found = next((one.words for one in self.absent if one.site == site), None)
+        return found or self.reason
+
+    def epsilon(self, site: str) -> float | None:
+        """Lifetime epsilon that its reply states."""
+        return dict(self.spent).get(site)
 
     def with_lengths(self, lengths: tuple[float, float] | None) -> Round:
         """The same with `moved` and `noise`."""
@@ -149,6 +169,7 @@ def round_view(
         is_verified=closing is not None and closing.state == "verified",
         verified_by=() if closing is None else tuple(sorted(closing.receipts)),
         traffic=traffic,
+        spent=tuple((one.site, one.privacy.epsilon) for one in item.contributors),
     )
 
 

@@ -141,6 +141,11 @@ class Release:
     statements: tuple[str, ...]
     damaged: str = ""
 
+    @property
+    def created_s(self) -> float:
+        """The end of the day on which it was made."""
+        return day_s(self.created)
+
 
 @dataclass(frozen=True)
 class Incident:

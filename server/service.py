@@ -277,4 +277,3 @@ def _as_child(work: Callable[[], None]) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
