@@ -92,7 +92,7 @@ def _of_a_run(run: Run, overview: Overview) -> Iterator[Notice]:
     for words in run.without_budget:
         yield Notice("warn", f"Run {run.name}: {words}.")
     for words, count in run.accusations:
-        yield Notice("warn", f"Run {run.name}: {words} ({count} times).")
+        yield Notice("warn", f"Run {run.name}: {words}: {count} times.")
 
 
 def _of_a_site(site: Site, now_s: float) -> Iterator[Notice]:
@@ -104,7 +104,7 @@ def _of_a_site(site: Site, now_s: float) -> Iterator[Notice]:
         )
     if site.away_since_s is not None and now_s - site.away_since_s > AWAY_S:
         minutes = (now_s - site.away_since_s) / 60.0
-        yield Notice("warn", f"{site.name} is away since {minutes:.0f} minutes.")
+        yield Notice("warn", f"{site.name} is away for {minutes:.0f} minutes.")
     end_s = site.certificate_s
     if end_s is not None and end_s - now_s < SOON_S:
         if end_s <= now_s:

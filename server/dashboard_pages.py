@@ -98,9 +98,9 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 7 else None
 
 
-def _columns(run: Run, rounds: Sequence[Round]) -> tuple[str, ...]:
+def _columns(run: Run, rounds: Sequence[Round]) -> list[str]:
     """Hospitals of the table of rounds: of the roster, and who was asked before it."""
-    return tuple(sorted({*run.sites, *(site for one in rounds for site in one.asked)}))
+    return sorted({*run.sites, *(site for one in rounds for site in one.asked)})
 
 
 # ---------------------------------------------------------------- charts

@@ -334,7 +334,7 @@ def site_views(
                 waits=waits.get(name, ""),
                 key_words="" if card is None else card.words_key,
                 certificate_s=certificates.get(name),
-                online=(last is not None and last.away_since_s is None) if fresh else None,
+                online=(last is not None and last.away_since_s is None) if fresh and card else None,
                 seen_s=None if last is None else last.seen_s,
                 away_since_s=last.away_since_s if fresh and last is not None else None,
                 call=calls.get(name),

@@ -19,7 +19,8 @@ def notify(environment: Mapping[str, str], **words: str) -> bool:
     lines = "\n".join(f"{name}={' '.join(text.split())}" for name, text in words.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)  # a manager that does not listen must not stop the service
             sender.sendto(lines.encode(), address)
     except OSError:
-        return False  # it is gone; the service is not
+        return False  # it is gone, or its queue is full; the service goes on
     return True

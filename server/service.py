@@ -187,10 +187,11 @@ def _keep(
                 service.log.info("ready")
                 notify(environment, READY="1", STATUS=service.words)
             if ready:
-                words = service.words
-                told = {"WATCHDOG": "1"} if words == said else {"WATCHDOG": "1", "STATUS": words}
-                said = words
-                notify(environment, **told)
+                if "WATCHDOG_USEC" in environment:
+                    notify(environment, WATCHDOG="1")
+                if service.words != said:
+                    said = service.words
+                    notify(environment, STATUS=said)
             time.sleep(LOOK_S)
     finally:
         notify(environment, STOPPING="1")
