@@ -37,7 +37,7 @@ PORT = 40011
 HOST = f"127.0.0.1:{PORT}"
 
 
-def empty_home(folder: Path) -> CoordinatorHome:
+def empty_home(folder: Path, port: int = PORT) -> CoordinatorHome:
     """Set up with a root key; nobody is enrolled."""
     home = CoordinatorHome(folder)
     home.make()
@@ -48,7 +48,7 @@ def empty_home(folder: Path) -> CoordinatorHome:
     superlink.write_config(
         home,
         superlink.CoordinatorConfig(
-            address="127.0.0.1:40009", registry_port=40010, dashboard_port=PORT
+            address="127.0.0.1:40009", registry_port=40010, dashboard_port=port
         ),
     )
     card = RootCard(root_key=public("root").hex())
@@ -191,9 +191,9 @@ def open_run(home: CoordinatorHome) -> RunFolder:
     return folder
 
 
-def lively_home(folder: Path) -> CoordinatorHome:
+def lively_home(folder: Path, port: int = PORT) -> CoordinatorHome:
     """Three hospitals, one that waits, three runs, a release, a registry's log."""
-    home = empty_home(folder)
+    home = empty_home(folder, port)
     enrol(home)
     spring = finished_run(home)
     keep_ledgers(home, spring.record())
