@@ -65,16 +65,16 @@ class Ledger:
     def newest_roster(self) -> Roster:
         return self.newest_first[0]
 
-    def key_of(self, site: str) -> bytes:
-        """Of another hospital, as the newest roster that names it says; 32 raw bytes.
+    def keys_of(self, site: str) -> tuple[bytes, ...]:
+        """Of another hospital, as rosters in the file name them, newest first; 32 raw bytes each.
 
         Raises:
             Refused: no roster names it.
         """
-        for roster in self.newest_first:
-            if site in roster.names:
-                return roster.entry(site).identity
-        raise Refused(f"No roster in the file names {site}.", reason="roster")
+        found = [one.entry(site).identity for one in self.newest_first if site in one.names]
+        if not found:
+            raise Refused(f"No roster in the file names {site}.", reason="roster")
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

@@ -148,7 +148,7 @@ def _contradictions(ledger: Ledger, ledgers: Sequence[Ledger]) -> list[Finding]:
 
 def _is_signed(ledger: Ledger, head: LedgerHead) -> bool:
     try:
-        head.check(ledger.site, ledger.key)
+        head.check(ledger.site, ledger.chain.key_at(head.length))
     except FedprintError:
         return False
     return True
@@ -175,7 +175,7 @@ def _fault(ledger: Ledger, vouch: Vouch, signed: bool) -> str:
 def _same(old: Ledger, new: Ledger) -> list[Finding]:
     """Two files of one hospital: one continues the other."""
     short, long = sorted((old, new), key=lambda one: one.chain.length)
-    if short.key == long.key and long.may_have_had(short.chain.length, short.chain.head):
+    if short.key in long.chain.keys and long.may_have_had(short.chain.length, short.chain.head):
         return []
     return [
         Finding(

@@ -19,7 +19,7 @@ from auditor.ledger_recovered import recovered
 from auditor.verify import AGREEMENT, Finding
 from shared_model import canonical, protocol, signing
 from shared_model.errors import FedprintError, Refused
-from shared_model.ledger import Answered, Approved, Booked, Chain, Incident
+from shared_model.ledger import Answered, Approved, Booked, Chain, Incident, LedgerHead
 from shared_model.ledger_export import CountersignedRound, open_export
 from shared_model.protocol_sum import Agreement, AgreeRequest, agreed_digest
 
@@ -102,7 +102,7 @@ def _roster_faults(ledger: Ledger) -> Iterator[str]:
             yield where + "its roster is not in the file."
         elif ledger.site not in roster.names:
             yield where + "its roster does not name this hospital."
-        elif roster.entry(ledger.site).identity != ledger.key:
+        elif roster.entry(ledger.site).identity != ledger.chain.key_at(booked.sequence):
             yield where + "its roster names another key of this hospital."
         elif booked.declared_patients != roster.entry(ledger.site).declared_patients:
             yield where + "its roster declares another number of patients."
@@ -274,9 +274,7 @@ def _witnessed(ledger: Ledger) -> list[Finding]:
     """Faults of the heads that this hospital holds of others."""
     faults = []
     for head in ledger.export.witnessed:
-        try:
-            head.plain.check(head.site, ledger.key_of(head.site))
-        except FedprintError:
+        if not _is_signed(head.plain, head.site, ledger):
             faults.append(
                 Finding(
                     f"{ledger.site}: witnessed heads",
@@ -285,6 +283,21 @@ def _witnessed(ledger: Ledger) -> list[Finding]:
                 )
             )
     return faults
+
+
+def _is_signed(head: LedgerHead, site: str, ledger: Ledger) -> bool:
+    """With any key that the site had: it may have changed since it signed."""
+    try:
+        keys = ledger.keys_of(site)
+    except FedprintError:
+        return False
+    for key in keys:
+        try:
+            head.check(site, key)
+        except FedprintError:
+            continue
+        return True
+    return False
 
 
 def _notes(ledger: Ledger) -> list[Finding]:

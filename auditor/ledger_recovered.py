@@ -13,7 +13,7 @@ from auditor.ledger import Ledger, Vouch
 from auditor.verify import Finding
 from shared_model import ledger_recovery as rules
 from shared_model.errors import FedprintError, Refused
-from shared_model.ledger import Recovered
+from shared_model.ledger import Recovered, Replaced
 from shared_model.ledger_export import RecoveryEvidence
 from shared_model.ledger_recovery import Answer, Vouched
 from shared_model.roster import Roster
@@ -67,7 +67,10 @@ def _opened(ledger: Ledger, evidence: RecoveryEvidence) -> Evidence | str:
             question = rules.open_question(bytes.fromhex(evidence.question), roster)
             if question.site != ledger.site:
                 raise Refused(f"{question.site} asked, about another ledger.", reason="ledger")
-            answers = [rules.open_answer(bytes.fromhex(one), roster) for one in evidence.answers]
+            answers = [
+                rules.open_answer(bytes.fromhex(one), roster, ledger.chain.keys)
+                for one in evidence.answers
+            ]
             return rules.vouched(question, answers, roster), tuple(answers)
         except FedprintError as error:
             fault = error.message
@@ -79,7 +82,7 @@ def _rosters(ledger: Ledger) -> Iterable[Roster]:
     found: dict[object, Roster] = {}
     for roster in ledger.newest_first:
         keys = tuple((one.site, one.identity_key) for one in roster.sites)
-        if (ledger.site, ledger.key.hex()) in keys:
+        if any((ledger.site, key.hex()) in keys for key in ledger.chain.keys):
             found.setdefault((roster.threshold, keys), roster)
     return found.values()
 
@@ -103,6 +106,8 @@ def _fault(ledger: Ledger, entry: Recovered, found: Vouched) -> str:
 def in_words(entry: Recovered) -> str:
     """What a restore did to the ledger, and what of it is the hospital's own word."""
     vouched = f"by the word, it says, of {', '.join(entry.witnesses) or 'nobody'}"
+    if isinstance(entry, Replaced):
+        vouched += ", and taken over by another key because the one before was lost"
     if entry.epsilon_charged is None:
         return f"entry {entry.sequence}: restored {vouched}; no entry was lost"
     lost = (

@@ -83,8 +83,10 @@ def _judged(
 ) -> Iterator[tuple[Verdict, str]]:
     """What is wrong with a round, or cannot be known of it; nothing: all is as it was."""
     where = f"round {step.number} of run {step.run}"
+    booked = ledger.bookings.get((step.run, step.number))
+    key = ledger.key if booked is None else ledger.chain.key_at(booked.sequence)
     try:
-        reply = protocol.open_answer(header, ledger.key, site=ledger.site)
+        reply = protocol.open_answer(header, key, site=ledger.site)
     except FedprintError:
         yield "FAILED", f"{where}: the reply is signed with another key of {ledger.site}"
         return
@@ -92,7 +94,6 @@ def _judged(
         yield "FAILED", f"{where}: the reply in the release is a refusal"
         return
     head = reply.ledger
-    booked = ledger.bookings.get((step.run, step.number))
     answer = ledger.answers.get((step.run, step.number))
     if booked is None or answer is None:
         if ledger.lost(head.length) and ledger.may_have_had(head.length, head.head):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_ledger, cli_node, cli_registry, cli_release, cli_roster, cli_run
+from client import (
+    cli_console,
+    cli_data,
+    cli_ledger,
+    cli_node,
+    cli_registry,
+    cli_release,
+    cli_roster,
+    cli_run,
+)
 from shared_model import terminal
 
 app = typer.Typer(
@@ -22,6 +31,7 @@ cli_release.register(app)
 cli_roster.register(app)
 cli_run.register(app)
 cli_registry.register(app)
+cli_console.register(app)
 
 
 def main() -> None:

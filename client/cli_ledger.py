@@ -200,18 +200,37 @@ def recover(
         ),
     ] = False,
     home: Home = None,
+    lost_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="site.json of the key that was lost, if there are no entries.", exists=True
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The lost key was compared already.")] = False,
 ) -> None:
     """Continue this hospital's ledger from where enough others saw it.
+
+    Also with a new identity key, after the old one was lost (docs/ledger.md, "A lost key").
 
     Example: fedprint-node ledger recover ask.json a.json b.json --entries entries.jsonl
     """
     from client import ledger_recovery
     from client.policy import Policy
+    from shared_model import signing
+    from shared_model.enrolment import open_site_card
+    from shared_model.spoken_words import words_of
 
     place = NodeHome.find(home)
     site, key = _own(place)
 
     def agree(plan: Recovery) -> None:
+        if plan.replaces is not None:
+            old = signing.key_digest(plan.replaces)
+            if not yes and not typer.confirm(
+                f"The entries are signed by another key: {words_of(old)} ({old}). Is this the key "
+                "that this hospital has lost, and shall the present one take its ledger over?"
+            ):
+                raise Refused("Nothing was changed.", reason="not-confirmed")
         if plan.charge is not None and not charge_what_is_left:
             raise Refused(
                 _charge_in_words(plan),
@@ -230,6 +249,7 @@ def recover(
         roster=_roster(place),
         policy=Policy.from_file(place.policy),
         agree=agree,
+        lost_key=None if lost_key is None else open_site_card(_read(lost_key)).identity,
     )
     view, _ = _view(place)
     charged = "" if done.charge is None else f" Charged: epsilon {done.charge:g}."

@@ -152,7 +152,7 @@ def show_ledgers(home: Home = None, as_json: AsJson = False) -> None:
     """
     from client import keys, registry_client
     from client.ledger_store import LedgerStore
-    from client.registry_ledgers import WORDS, compared
+    from client.registry_ledgers import WORDS, compared, known_keys
     from client.rosters import RosterBook
     from shared_model import registry, signing
     from shared_model.errors import PeerFault
@@ -174,7 +174,7 @@ def show_ledgers(home: Home = None, as_json: AsJson = False) -> None:
                 store.chain,
                 store.peers(),
                 shown,
-                {entry.site: entry.identity for entry in approved.roster.sites},
+                known_keys(RosterBook(place).ever_approved(keys.pinned(place).root)),
             )
         )
     rows = [
@@ -374,7 +374,6 @@ def rotate_key(
     from shared_model.spoken_words import words_of
 
     place = NodeHome.find(home)
-    registry_join.refuse_over_a_ledger(place)
     if not finish:
         with registry_client.opened(place, _now()) as session:
             message = registry_client.rotate(place, session)

@@ -51,9 +51,11 @@ def check_names(home: NodeHome, release: Release) -> None:
     if not home.config.exists():
         return
     site = load_config(home).site
-    own = signing.public_bytes(signing.load_key_file(home.identity_key)).hex()
+    key = signing.load_key_file(home.identity_key)
+    with LedgerStore.open(home, site, key, perhaps_old=True) as store:
+        own = {one.hex() for one in (*store.chain.keys, signing.public_bytes(key))}
     for one in manifest.privacy:
-        if one.site == site and one.identity_key != own:
+        if one.site == site and one.identity_key not in own:
             raise Refused(
                 f"The release counts replies of {site} that this hospital has never signed.",
                 reason="signer",

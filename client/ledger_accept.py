@@ -108,7 +108,7 @@ def _signed_head(export: ledger_export.Export, chain: Chain) -> LedgerHead:
     try:
         if head is None or (head.length, head.head) != (chain.length, chain.head):
             raise Refused("Not the head of these entries.", reason="ledger")
-        head.check(chain.site, chain.identity_key)
+        head.check(chain.site, chain.key_at(head.length))
     except Refused as error:
         raise _refuse(
             f"The file has no signed head of the ledger of {chain.site}.",

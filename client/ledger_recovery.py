@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from client import ledger_file
 from client.epochs import prepare
 from client.ledger_store import LedgerStore
-from shared_model import canonical, ledger_cost
+from shared_model import canonical, ledger_cost, signing
 from shared_model import ledger_recovery as rules
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
-from shared_model.ledger import NOTHING, Chain, LedgerFault, Recovered
+from shared_model.ledger import NOTHING, Chain, LedgerFault, Recovered, Replaced
 from shared_model.ledger_recovery import Answer, Question, Vouched
 from shared_model.roster import Roster
 
@@ -40,7 +40,8 @@ class Recovery:
 
     lines: entries that come back. lost: how many that others saw do not. charge: epsilon for what
     is lost, None if nothing is; without `lost` entries if only this node's own notes know of more.
-    longer: the ledger as it is then, before `recovered`.
+    longer: the ledger as it is then, before `recovered`. replaces: the lost key (32 raw bytes) that
+    signed it, if the present one has to take it over.
     """
 
     vouched: Vouched
@@ -48,6 +49,7 @@ class Recovery:
     lines: tuple[bytes, ...]
     lost: int
     charge: float | None
+    replaces: bytes | None = None
 
 
 def ask(home: NodeHome, site: str, key: Ed25519PrivateKey) -> bytes:
@@ -98,32 +100,41 @@ def recover(
     roster: Roster,
     policy: Policy,
     agree: Callable[[Recovery], None],
+    lost_key: bytes | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Recovery:
     """Continue this hospital's ledger from where the others saw it.
 
     Args:
         asked: ask.json as it was sent. entries: lines of the coordinator's archive, none if it has
-            none. agree: called with what would be done, before anything is; raises to stop it.
+            none. lost_key: this hospital's key before, 32 raw bytes, where no entry names it.
+        agree: called with what would be done, before anything is; raises to stop it.
 
     Raises:
         PeerFault, Refused: an answer does not count, or says that the ledger was forked.
         LedgerFault: the entries are not this hospital's, or do not lead to the vouched head.
     """
     question = _last_question(home, asked, roster)
-    found = rules.vouched(question, [rules.open_answer(data, roster) for data in answers], roster)
     if not home.ledger.exists():
         ledger_file.create(home, never_trained=False)
     options = {} if clock is None else {"clock": clock}
     with LedgerStore.open(home, site, key, perhaps_old=True, **options) as store:
         own = store.chain
-        plan = _planned(home, own, found, list(entries), policy)
+        lines = _new_lines(own, list(entries))
+        longer = own.extended(lines)
+        keys = longer.keys if lost_key is None else (*longer.keys, lost_key)
+        opened = [rules.open_answer(data, roster, keys) for data in answers]
+        found = rules.vouched(question, opened, roster)
+        before = longer.identity_key if longer.links else lost_key
+        if before == signing.public_bytes(key):
+            before = None
+        plan = _planned(home, longer, lines, found, policy, before)
         agree(plan)
         evidence = _keep_evidence(home, asked, answers)
 
         def last(chain: Chain) -> Recovered:
             lost = plan.lost > 0
-            return Recovered(
+            made = Recovered(
                 site=site,
                 sequence=(found.length if lost else chain.length) + 1,
                 lost_from=chain.length + 1 if lost else 0,
@@ -137,6 +148,7 @@ def recover(
                 evidence_digest=evidence,
                 time_s=store.now_s,
             )
+            return made if plan.replaces is None else _by_a_new_key(made, plan.replaces, key)
 
         empty = plan.longer.length == 0 and plan.lost == 0
         store.restore(own, plan.lines, last, begin=policy.delta if empty else None)
@@ -160,16 +172,31 @@ def _last_question(home: NodeHome, asked: bytes, roster: Roster) -> Question:
     return rules.open_question(kept, roster)
 
 
+def _by_a_new_key(made: Recovered, lost: bytes, key: Ed25519PrivateKey) -> Replaced:
+    return Replaced.model_validate(
+        {
+            **made.model_dump(),
+            "kind": "replaced",
+            "previous_key": lost.hex(),
+            "identity_key": signing.public_bytes(key).hex(),
+        }
+    )
+
+
 def _planned(
-    home: NodeHome, own: Chain, found: Vouched, entries: Sequence[bytes], policy: Policy
+    home: NodeHome,
+    longer: Chain,
+    lines: Sequence[bytes],
+    found: Vouched,
+    policy: Policy,
+    before: bytes | None,
 ) -> Recovery:
-    lines = _new_lines(own, entries)
-    longer = own.extended(lines)
     rules.check_holds(longer, found)
     lost = max(0, found.length - longer.length)
     whole = lost == 0 and ledger_file.Notes.of(home).contained(longer)
     charge = None if whole else _what_is_left(longer, policy)
-    return Recovery(found, longer, tuple(lines), lost, charge)
+    replaces = before if longer.links or lost else None  # else a new ledger begins
+    return Recovery(found, longer, tuple(lines), lost, charge, replaces)
 
 
 def _new_lines(own: Chain, entries: Sequence[bytes]) -> list[bytes]:
@@ -180,7 +207,9 @@ def _new_lines(own: Chain, entries: Sequence[bytes]) -> list[bytes]:
     """
     if not entries:
         return []
-    given = Chain.verified(entries, own.identity_key, site=own.site)
+    given = Chain(own.site, own.identity_key).extended(entries)
+    if own.links:
+        given.check_key(own.identity_key)
     shared = min(own.length, given.length)
     if given.head_at(shared) != own.head_at(shared):
         raise LedgerFault(

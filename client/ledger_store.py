@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client import ledger_file, ledger_peers
 from client.budget import Budget
 from client.home import NodeHome
-from client.ledger_file import refuse
+from client.ledger_file import MOVE_ASIDE, refuse
 from client.ledger_peers import Countersigned
 from shared_model import ledger, ledger_cost, protocol, signing
 from shared_model.errors import OurMistake, Refused
@@ -39,6 +39,7 @@ from shared_model.ledger import (
     Booked,
     Chain,
     Entry,
+    HandedOver,
     Incident,
     LedgerFault,
     LedgerHead,
@@ -71,6 +72,7 @@ class LedgerStore:
         self._clock = clock
         self._name = (str(home.ledger), site, signing.public_bytes(key))
         self.chain = Chain(site, signing.public_bytes(key))
+        self._heir = b""
         self._notes = ledger_file.Notes(None, None)
 
     @classmethod
@@ -268,6 +270,21 @@ class LedgerStore:
 
         self._append(made, delta)
 
+    def hand_over(self, heir: bytes) -> None:
+        """The last entry under this key: what follows is signed by the heir (32 raw bytes)."""
+
+        def made(chain: Chain) -> HandedOver:
+            return HandedOver(
+                site=self._site,
+                sequence=chain.length + 1,
+                previous_key=chain.identity_key.hex(),
+                identity_key=heir.hex(),
+                time_s=self.now_s,
+            )
+
+        self._heir = heir
+        self._append(made)
+
     def epsilon(self, *, run: str | None = None) -> float:
         """What was spent, over everything or over one run; infinity after a non-private round."""
         spent = self.chain.spent()
@@ -427,7 +444,20 @@ class LedgerStore:
         for (sequence, _), link in zip(rows, longer.links[len(chain.links) :], strict=True):
             if sequence != link.entry.sequence:
                 raise refuse(f"Entry {sequence} is in another's place.", entry=int(sequence))
+        if longer.identity_key != self._heir:
+            self._refuse_another_key(longer)
         self.chain = _verified[self._name] = longer
+
+    def _refuse_another_key(self, chain: Chain) -> None:
+        try:
+            chain.check_key(self._name[2])
+        except LedgerFault as error:
+            do = MOVE_ASIDE + '. A key that was lost: docs/ledger.md, "A lost key"'
+            if len(chain.keys) > 1:
+                do = "If a rotation was cut off: fedprint-node rotate-key --finish; else " + do
+            raise refuse(
+                f"The ledger is not whole. {error.message}", entry=error.entry, do=do
+            ) from error
 
     def _still_holds(self, chain: Chain) -> bool:
         """Whether the file is the one that was verified, by its first and last entry."""

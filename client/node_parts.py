@@ -287,7 +287,7 @@ def statement(spent: Spent, booked: Booked) -> PrivacyStatement:
 
 def _check_contained(chain: Chain, head: LedgerHead) -> None:
     try:
-        head.check(chain.site, chain.identity_key)
+        head.check(chain.site, chain.key_at(head.length))
     except Refused as error:
         raise Refused(
             "The coordinator shows a head of this hospital's ledger that it never signed.",

@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client import keys, registry_client
 from client.home import NodeHome
+from client.ledger_store import LedgerStore
 from client.registry_client import RegistryPlace, Session
 from shared_model import enrolment, registry, roster, signing
 from shared_model.enrolment import Invitation
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import sync_folder, write_atomic
+from shared_model.ledger import LedgerFault
 from shared_model.protocol import COORDINATOR
 from shared_model.registry import Token
 from shared_model.registry_reasons import refusal
@@ -142,33 +144,33 @@ def forget(home: NodeHome) -> None:
         path.unlink(missing_ok=True)
 
 
-def refuse_over_a_ledger(home: NodeHome) -> None:
-    """A ledger (ADR 0012) is signed from end to end by one identity key: another would break it.
+def hand_over_ledger(home: NodeHome, site: str) -> None:
+    """Let the next identity key sign this node's ledger from now on; again changes nothing.
 
-    An empty one, of a node that has approved and trained nothing yet, may change hands.
+    An empty ledger needs no entry: it is the key's that signs its first.
 
     Raises:
-        Refused: this node's ledger has entries, or cannot be read (reason "ledger").
+        Refused: the ledger cannot be read, or is not current (reason "ledger").
     """
-    from client.ledger_store import LedgerStore
-
     if not home.ledger.exists():
         return
-    site, key = keys.load_config(home).site, signing.load_key_file(home.identity_key)
-    with LedgerStore.open(home, site, key, perhaps_old=True) as store:
-        if store.chain.length == 0:
-            return
-    raise Refused(
-        "This hospital's ledger is signed with the present key and cannot go on under another.",
-        reason="ledger",
-        do="Keep the key. If it was stolen: fedprint-node leave, and telephone the operator.",
-    )
+    heir = signing.load_key_file(home.next_identity_key)
+    try:
+        with LedgerStore.open(home, site, heir) as store:
+            if store.chain.length:
+                return  # handed over already: what came after was cut off
+    except LedgerFault:
+        pass  # as it is before: the present key's
+    with LedgerStore.open(home, site, signing.load_key_file(home.identity_key)) as store:
+        if store.chain.length:
+            store.hand_over(signing.public_bytes(heir))
 
 
 def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
     """Go over to the next identity key, once the root has signed a roster that lists it.
 
-    The old key is kept in keys/. A crash leaves the old or the new key in its place, never none.
+    First the ledger, then the key. The old key is kept in keys/. A crash leaves the old or the new
+    key in its place, never none.
 
     Returns:
         Digest of the new key.
@@ -177,9 +179,8 @@ def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
         OurMistake: no rotation is under way.
         PeerFault: not a roster of the pinned root key.
         Refused: the roster does not list the next key for this hospital (reason "roster"); as
-            `refuse_over_a_ledger`.
+            `hand_over_ledger`.
     """
-    refuse_over_a_ledger(home)
     if not home.next_identity_key.exists():
         raise OurMistake("No rotation is under way here.", do="Run: fedprint-node rotate-key")
     fresh = signing.public_bytes(signing.load_key_file(home.next_identity_key))
@@ -192,6 +193,7 @@ def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
             do="The operator admits the new card (fedprint-coordinator admit SITE) and has the "
             "next roster signed; then run: fedprint-node rotate-key --finish",
         )
+    hand_over_ledger(home, site)
     old = signing.public_bytes(signing.load_key_file(home.identity_key))
     kept = home.identity_key.with_name(f"identity-{signing.key_digest(old)[:16]}.pem")
     if not kept.exists():

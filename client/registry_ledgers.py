@@ -2,20 +2,21 @@
 
     for finding in compared(own, held, shown, identity_keys): ...
 
-The coordinator believes no head, and neither do we: each is verified with the key of the approved
-roster. A head that a site has signed and that is not in the ledger as it is known here proves that
-this site, or whoever has its key, signed two ledgers.
+The coordinator believes no head, and neither do we: each is verified with a key that an approved
+roster names. A head that a site has signed and that is not in the ledger as it is known here proves
+that this site, or whoever has its key, signed two ledgers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shared_model.errors import Refused
 from shared_model.ledger import Chain, LedgerHead
 from shared_model.registry import HeadEntry
+from shared_model.roster import Roster
 
 Verdict = Literal["same", "grown", "older", "new", "unsigned", "unknown-site", "forked", "lost"]
 
@@ -51,24 +52,24 @@ def compared(
     own: Chain,
     held: Mapping[str, LedgerHead],
     shown: Sequence[HeadEntry],
-    identity_keys: Mapping[str, bytes],
+    identity_keys: Mapping[str, Collection[bytes]],
 ) -> Iterator[HeadFinding]:
     """One finding for each head that the registry shows.
 
     Args:
         own: this hospital's ledger. held: what it holds of the others'.
-        identity_keys: of the approved roster, 32 raw bytes each.
+        identity_keys: see `known_keys`.
     """
     for entry in shown:
         if entry.site == own.site:
             yield _own(own, entry.ledger)
         else:
-            yield _peer(entry, held.get(entry.site), identity_keys.get(entry.site))
+            yield _peer(entry, held.get(entry.site), identity_keys.get(entry.site, ()))
 
 
 def _own(own: Chain, head: LedgerHead) -> HeadFinding:
     verdict: Verdict = "same"
-    if not _signed(head, own.site, own.identity_key):
+    if not _signed(head, own.site, own.keys):
         verdict = "unsigned"
     elif head.length > own.length:
         verdict = "lost"
@@ -79,12 +80,12 @@ def _own(own: Chain, head: LedgerHead) -> HeadFinding:
     return HeadFinding(own.site, head.length, own.length, verdict)
 
 
-def _peer(entry: HeadEntry, held: LedgerHead | None, key: bytes | None) -> HeadFinding:
+def _peer(entry: HeadEntry, held: LedgerHead | None, keys: Collection[bytes]) -> HeadFinding:
     head, here = entry.ledger, None if held is None else held.length
     verdict: Verdict = "same"
-    if key is None:
+    if not keys:
         verdict = "unknown-site"
-    elif not _signed(head, entry.site, key):
+    elif not _signed(head, entry.site, keys):
         verdict = "unsigned"
     elif held is None:
         verdict = "new"
@@ -95,9 +96,23 @@ def _peer(entry: HeadEntry, held: LedgerHead | None, key: bytes | None) -> HeadF
     return HeadFinding(entry.site, head.length, here, verdict)
 
 
-def _signed(head: LedgerHead, site: str, key: bytes) -> bool:
-    try:
-        head.check(site, key)
-    except Refused:
-        return False
-    return True
+def known_keys(rosters: Iterable[Roster]) -> dict[str, tuple[bytes, ...]]:
+    """Every identity key that a roster which was approved here ever named of a site; 32 raw bytes.
+
+    A head that a site signed before it changed its key is still its head.
+    """
+    found: dict[str, dict[bytes, None]] = {}
+    for roster in rosters:
+        for entry in roster.sites:
+            found.setdefault(entry.site, {})[entry.identity] = None
+    return {site: tuple(keys) for site, keys in found.items()}
+
+
+def _signed(head: LedgerHead, site: str, keys: Iterable[bytes]) -> bool:
+    for key in keys:
+        try:
+            head.check(site, key)
+        except Refused:
+            continue
+        return True
+    return False

@@ -117,25 +117,28 @@ def _archive(place: CoordinatorHome) -> Any:
 
 
 def _key(place: CoordinatorHome, site: str) -> bytes:
-    """The identity key that the first entry names; that the hospital's card has the same is checked
-    where there is a card.
+    """The identity key of the hospital's card; without one, the key that the ledger ends with.
+
+    A ledger that ends with an earlier key is the hospital's if that key was ever enrolled: the
+    rosters say so.
 
     Raises:
-        OurMistake: another key than the one that was enrolled.
+        OurMistake: the archive is damaged, or its keys are none of this hospital's.
     """
-    from server import sites
+    from server import rosters, sites
     from shared_model import ledger
 
-    first = (place.ledgers / f"{site}.jsonl").read_bytes().split(b"\n")[0]
+    lines = (place.ledgers / f"{site}.jsonl").read_bytes().split(b"\n")[:-1]
+    cards = {card.site: card.identity for card in sites.roster(place)}
     try:
-        entry, _ = ledger.parse(first)
+        chain = ledger.Chain(site, cards.get(site, bytes(32))).extended(lines)
     except ledger.LedgerFault as error:
         raise OurMistake(f"The archive of the ledger of {site} is damaged.") from error
-    cards = {card.site: card.identity_key for card in sites.roster(place)}
-    key = entry.identity_key if isinstance(entry, ledger.Opened) else cards.get(site, "")
-    if cards.get(site, key) != key or not key:
+    known = {one.entry(site).identity for one in rosters.ever(place) if site in one.names}
+    known |= {cards[site]} if site in cards else set()
+    if known and chain.identity_key not in known:
         raise OurMistake(f"The ledger held of {site} is of another key than the enrolled one.")
-    return bytes.fromhex(key)
+    return cards.get(site, chain.identity_key)
 
 
 def _row(place: CoordinatorHome, site: str) -> dict[str, object]:

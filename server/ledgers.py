@@ -41,7 +41,7 @@ class LedgerArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._chains: dict[str, Chain] = {}
+        self._chains: dict[tuple[str, bytes], Chain] = {}
         self._held: dict[str, dict[str, int]] | None = None
 
     @property
@@ -52,21 +52,23 @@ class LedgerArchive:
     def chain(self, site: str, identity_key: bytes) -> Chain:
         """What is held of this site's ledger, verified.
 
+        It may still end with an earlier key of the site: what is to come hands it over.
+
         Args:
-            identity_key: 32 raw bytes.
+            identity_key: the site's present one, 32 raw bytes.
 
         Raises:
             OurMistake: the file is not what was written.
         """
-        found = self._chains.get(site)
-        if found is None or found.identity_key != identity_key:
+        found = self._chains.get((site, identity_key))
+        if found is None:
             try:
-                found = Chain.verified(self._lines(site), identity_key, site=site)
+                found = Chain(site, identity_key).extended(self._lines(site))
             except LedgerFault as error:
                 raise OurMistake(
                     f"The archive of the ledger of {site} is damaged: {error.message}", do=REPAIR
                 ) from error
-            self._chains[site] = found
+            self._chains[site, identity_key] = found
         return found
 
     def heads(self) -> dict[str, LedgerHead]:
@@ -95,10 +97,11 @@ class LedgerArchive:
             return None
         try:
             head = LedgerHead.model_validate_json(path.read_bytes())
-            head.check(site, identity_key)
+            chain = self.chain(site, identity_key)
+            head.check(site, chain.key_at(head.length))
         except (OSError, ValidationError, Refused) as error:
             raise OurMistake(f"{path} is not a head of the ledger of {site}.", do=REPAIR) from error
-        if self.chain(site, identity_key).head_at(head.length) != head.head:
+        if chain.head_at(head.length) != head.head:
             raise OurMistake(f"{path} is not in the entries of {site}.", do=REPAIR)
         return KnownHead(site=site, **head.model_dump())
 
@@ -140,7 +143,7 @@ class LedgerArchive:
         before = self.chain(reply.site, identity_key)
         after = self._extended(reply, request, identity_key)
         if reply.ledger.length == after.length:  # else it is an earlier one that came late
-            self._write(before, after, reply.ledger.plain)
+            self._write(before, after, reply.ledger.plain, identity_key)
 
     def take_in(
         self, site: str, lines: Sequence[bytes], head: LedgerHead, identity_key: bytes
@@ -152,17 +155,17 @@ class LedgerArchive:
             LedgerFault: not this hospital's ledger, or not the one that is held here.
         """
         before = self.chain(site, identity_key)
-        after = Chain.verified(lines, identity_key, site=site)
+        after = Chain(site, identity_key).extended(lines)
         if after.links[: len(before.links)] != before.links or after.length < before.length:
             raise LedgerFault("It does not continue the ledger that is held here.")
         if after.head_at(head.length) != head.head:
             raise LedgerFault("The signed head is not in these entries.")
         known = self.known(site, identity_key)
         newest = head if known is None or known.length < head.length else known.plain
-        self._write(before, after, newest)
+        self._write(before, after, newest, identity_key)
         return len(after.links) - len(before.links)
 
-    def _write(self, before: Chain, after: Chain, head: LedgerHead) -> None:
+    def _write(self, before: Chain, after: Chain, head: LedgerHead, identity_key: bytes) -> None:
         """Append what is new, then put the head in its place."""
         site, new = before.site, after.links[len(before.links) :]
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -174,7 +177,7 @@ class LedgerArchive:
             stream.flush()
             os.fsync(stream.fileno())
         sync_folder(self.path)
-        self._chains[site] = after
+        self._chains[site, identity_key] = after
         data = canonical.encode(head.model_dump(mode="json"))
         write_atomic(self._head_file(site), data, mode=0o600)
 
@@ -237,6 +240,7 @@ class LedgerArchive:
             if first > chain.length or have[:common] != lines[:common]:
                 raise LedgerFault("It is not the ledger that was seen before.")
             after = chain.extended(lines[common:])
+            after.check_key(identity_key)
             if after.head_at(reply.ledger.length) != reply.ledger.head:
                 raise LedgerFault("Its entries do not lead to its head.")
         except LedgerFault as error:

@@ -129,6 +129,12 @@ def take(home: CoordinatorHome, data: bytes, *, today: str) -> SignedRoster:
     return _take_countersignature(home, countersignature)
 
 
+def ever(home: CoordinatorHome) -> list[Roster]:
+    """Every roster that the root signed and that was imported here."""
+    signed = current(home)
+    return [] if signed is None else [*_earlier(home, signed.roster), signed.roster]
+
+
 def gaps(home: CoordinatorHome, signed: Roster) -> list[str]:
     """Where the enrolled cards and the roster differ, in words; a new roster would close them."""
     cards = {card.site: card for card in sites.roster(home)}

@@ -26,7 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared_model import canonical, signing
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, Refused
-from shared_model.ledger import MAX_LINE_BYTES, Digest, LedgerHead, RoundNumber, RunId, Words
+from shared_model.ledger_entries import (
+    MAX_LINE_BYTES,
+    Digest,
+    LedgerHead,
+    RoundNumber,
+    RunId,
+    Words,
+)
 from shared_model.ledger_recovery import MAX_BYTES, evidence, opened_evidence
 from shared_model.protocol import MAX_HEADER_BYTES, MAX_PARTICIPANTS, KnownHead
 from shared_model.roster import MAX_ROSTER_BYTES, Roster

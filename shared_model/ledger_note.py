@@ -57,14 +57,18 @@ def _entries(reply: TrainReply, request: TrainRequest, identity_key: bytes) -> S
     site, note, known = reply.site, reply.ledger, request.known_head(reply.site)
     length, head = (0, ledger.NOTHING) if known is None else (known.length, known.head)
     entries: list[Entry] = []
-    for line in note.entries:
-        entry = ledger.opened_line(line.encode("ascii"), identity_key)
+    lines = [line.encode("ascii") for line in note.entries]
+    signer = ledger.first_signer(lines, identity_key)
+    for line in lines:
+        entry, signer = ledger.opened_line(line, signer)
         if isinstance(entry, Recovered) and entry.lost_from == length + 1:
             length, head = entry.lost_to, entry.previous
         if (entry.site, entry.sequence) != (site, length + 1):
             raise Refused("Its entries do not follow each other.", reason="ledger")
         length, head = length + 1, ledger.next_head(head, ledger.entry_digest(entry))
         entries.append(entry)
+    if signer != identity_key:
+        raise Refused("Its last entries are signed by another key.", reason="ledger")
     if (length, head) != (note.length, note.head):
         raise Refused("Its entries do not lead to its head.", reason="ledger")
     return entries

@@ -12,7 +12,7 @@ hospitals, so that an honest one is among them as long as no more than the secur
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -93,8 +93,11 @@ def open_question(data: bytes, roster: Roster) -> Question:
     return question
 
 
-def open_answer(data: bytes, roster: Roster) -> Answer:
+def open_answer(data: bytes, roster: Roster, earlier_keys: Collection[bytes] = ()) -> Answer:
     """An answer of a site of the approved roster, signed by it, and the head in it by its subject.
+
+    Args:
+        earlier_keys: with which the subject's ledger was signed before its present key.
 
     Raises:
         PeerFault: it is not; names the witness.
@@ -102,14 +105,23 @@ def open_answer(data: bytes, roster: Roster) -> Answer:
     answer, signature = _parsed(Answer, data, "a hospital that answers")
     _verify(answer, signature, answer.witness, roster)
     if answer.held is not None:
-        try:
-            answer.held.check(answer.subject, roster.entry(answer.subject).identity)
-        except FedprintError as error:
-            raise PeerFault(
-                f"{answer.witness} shows a head that {answer.subject} has not signed.",
-                site=answer.witness,
-            ) from error
+        _check_held(answer, answer.held, roster, earlier_keys)
     return answer
+
+
+def _check_held(
+    answer: Answer, held: LedgerHead, roster: Roster, earlier_keys: Collection[bytes]
+) -> None:
+    present = [one.identity for one in roster.sites if one.site == answer.subject]
+    for key in (*present, *earlier_keys):
+        try:
+            held.check(answer.subject, key)
+        except FedprintError:
+            continue
+        return
+    raise PeerFault(
+        f"{answer.witness} shows a head that {answer.subject} has not signed.", site=answer.witness
+    )
 
 
 def needed(roster: Roster) -> int:

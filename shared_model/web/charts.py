@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
+_LARGEST = 1e15
 SERIES = 6
 """Classes that the stylesheet knows; further series begin again with the first."""
 
@@ -57,11 +58,9 @@ def line_chart(
     Args:
         id: letters, digits and hyphens; of this chart alone on its page.
         x_text: how a tick of x is written. whole_x: ticks at whole numbers only.
-        from_zero: y begins at 0.
+        from_zero: 0 is within y.
     """
-    finite = [
-        (x, y) for line in lines for x, y in line.points if math.isfinite(x) and math.isfinite(y)
-    ]
+    finite = [(x, y) for line in lines for x, y in line.points if _drawn(x, y)]
     parts = [
         Markup(
             '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">'
@@ -71,12 +70,13 @@ def line_chart(
     if not finite:
         parts.append(_text(WIDTH / 2, HEIGHT / 2, "nothing to draw yet", "middle"))
         return Markup("").join([*parts, Markup("</svg>")])
-    heights = [y for _, y in finite] + [limit.y for limit in limits if math.isfinite(limit.y)]
-    y_ticks = nice_ticks(0.0 if from_zero else min(heights), max(heights), 5)
+    heights = [y for _, y in finite] + [limit.y for limit in limits if _drawn(0.0, limit.y)]
+    y_ticks = nice_ticks(min([*heights, 0.0] if from_zero else heights), max(heights), 5)
     low, high = y_ticks[0], y_ticks[-1]
     first, last = min(x for x, _ in finite), max(x for x, _ in finite)
-    if first == last:
-        first, last = first - 0.5, last + 0.5
+    if last - first <= 1e-9 * max(abs(first), abs(last)):
+        margin = max(0.5, 1e-9 * abs(first))
+        first, last = first - margin, last + margin
 
     def at_x(x: float) -> float:
         return _LEFT + (x - first) / (last - first) * (WIDTH - _LEFT - _RIGHT)
@@ -87,7 +87,9 @@ def line_chart(
     for y in y_ticks:
         parts.append(_rule("grid", _LEFT, at_y(y), WIDTH - _RIGHT, at_y(y)))
         parts.append(_text(_LEFT - 8, at_y(y) + 4, f"{y:g}", "end"))
-    for x in _x_ticks(first, last, whole_x):
+    ends = max(len(x_text(first)), len(x_text(last)))
+    fitting = max(2, min(6, int((WIDTH - _LEFT - _RIGHT) / (8.0 * ends + 24.0))))
+    for x in _x_ticks(first, last, whole_x, fitting):
         place = "start" if at_x(x) < _LEFT + 40 else "end" if at_x(x) > WIDTH - 60 else "middle"
         parts.append(_rule("axis", at_x(x), HEIGHT - _BOTTOM, at_x(x), HEIGHT - _BOTTOM + 5))
         parts.append(_text(at_x(x), HEIGHT - _BOTTOM + 19, x_text(x), place))
@@ -101,7 +103,7 @@ def line_chart(
         + Markup('text-anchor="middle">{}</text>').format(y_label)
     )
     for limit in limits:
-        if math.isfinite(limit.y):
+        if _drawn(0.0, limit.y):
             css = f"limit-{_colour(limit.colour)}"
             parts.append(_rule(css, _LEFT, at_y(limit.y), WIDTH - _RIGHT, at_y(limit.y)))
     for line in lines:
@@ -110,7 +112,7 @@ def line_chart(
             parts.append(Markup('<path class="series-{}" d="{}"/>').format(
                 _colour(line.colour), path))  # fmt: skip
         for x, y in line.points:
-            if math.isfinite(x) and math.isfinite(y):
+            if _drawn(x, y):
                 parts.append(Markup('<circle class="point-{}" cx="{}" cy="{}" r="2.5"/>').format(
                     _colour(line.colour), f"{at_x(x):.1f}", f"{at_y(y):.1f}"))  # fmt: skip
     return Markup("").join([*parts, Markup("</svg>"), _legend(lines, limits)])
@@ -118,26 +120,34 @@ def line_chart(
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
     """About `most` round numbers from at or below low to at or above high; at least two."""
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+    if not math.isfinite(low):
+        low = 0.0
+    if not math.isfinite(high) or high - low <= 1e-9 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
     rough = (high - low) / most
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if size * factor >= rough)
     begin, end = math.floor(low / step), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(begin, max(end, begin + 1) + 1)]
+    return [float(f"{n * step:.12g}") for n in range(begin, max(end, begin + 1) + 1)]
 
 
-def _x_ticks(first: float, last: float, whole: bool) -> list[float]:
+def _x_ticks(first: float, last: float, whole: bool, most: int) -> list[float]:
     if not whole:
-        return [first + (last - first) * part / 4 for part in range(5)]
-    step = max(1, math.ceil(nice_ticks(first, last, 8)[1] - nice_ticks(first, last, 8)[0]))
-    return [float(x) for x in range(math.ceil(first), math.floor(last) + 1) if x % step == 0]
+        return [first + (last - first) * part / (most - 1) for part in range(most)]
+    about = nice_ticks(first, last, most)
+    step = max(1, math.ceil(about[1] - about[0]))
+    return [float(n * step) for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
+
+
+def _drawn(x: float, y: float) -> bool:
+    """Whether a point is drawn: numbers that nothing here has break the line as if infinite."""
+    return abs(x) <= _LARGEST and abs(y) <= _LARGEST
 
 
 def _path(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> str:
     words, joined = [], False
     for x, y in line.points:
-        if not (math.isfinite(x) and math.isfinite(y)):
+        if not _drawn(x, y):
             joined = False
             continue
         if joined and line.steps:
@@ -163,6 +173,8 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
 def _legend(lines: Sequence[Line], limits: Sequence[Limit]) -> Markup:
     keys = [(f"series-{_colour(one.colour)}", one.name) for one in lines if one.name]
     keys += [(f"limit-{_colour(one.colour)}", one.name) for one in limits]
+    if not keys:
+        return Markup("")
     items = [
         Markup(
             '<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true">'

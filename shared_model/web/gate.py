@@ -62,7 +62,7 @@ BODY_LIMIT_BYTES = 16 * 1024
 BODY_DEADLINE_S = 10.0
 _TARGET_LIMIT_BYTES = 2048
 _MOST_FIELDS = 32
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd\u2028\u2029]")
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,9 @@ def test_an_entry_signed_by_another_key_is_refused() -> None:
     """Re-signed, also with the key that the first entry names."""
     stranger = key_of("stranger")
     refused([*LINES[:2], line(CHAIN.links[2].entry, stranger)], 3, "not signed by this hospital")
-    refused([line(opened(stranger))], 1, "another key")
+    refused([line(opened(stranger))], 1, "not signed")
     refused([line(CHAIN.links[0].entry, stranger)], 1, "not signed")
+    refused([line(opened(stranger), stranger)], 1, "not signed by this hospital")
 
 
 def test_an_entry_of_another_hospital_is_refused() -> None:

@@ -16,6 +16,7 @@ from shared_model.ledger import (
     Booked,
     Chain,
     Entry,
+    HandedOver,
     LedgerHead,
     Opened,
     Recovered,
@@ -70,17 +71,23 @@ class Hospital:
     witnessed: dict[str, LedgerHead] = field(default_factory=dict)
     rounds: list[tuple[str, int, bytes, Mapping[str, bytes]]] = field(default_factory=list)
     recoveries: list[bytes] = field(default_factory=list)
+    signer: str = ""
+    """Whose key signs now, if not the site's first."""
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        return key_of(self.signer or self.site)
 
     @property
     def head(self) -> LedgerHead:
-        return ledger.sign_head(key_of(self.site), self.site, self.chain.length, self.chain.head)
+        return ledger.sign_head(self.key, self.site, self.chain.length, self.chain.head)
 
     @property
     def lines(self) -> list[bytes]:
         return [link.line for link in self.chain.links]
 
     def append(self, entry: Entry) -> None:
-        self.chain = self.chain.extended([ledger.seal(entry, key_of(self.site))])
+        self.chain = self.chain.extended([ledger.seal(entry, self.key)])
 
 
 @dataclass
@@ -92,6 +99,36 @@ class Consortium:
     limits: tuple[float, float] = (8.0, 4.0)
     clock_s: int = START_S
     bodies: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    documents: list[bytes] = field(default_factory=list)
+    """Earlier rosters, signed."""
+
+    def rotate(self, site: str, heir: str, entry: Entry | None = None) -> None:
+        """Another key from now on, named by the next roster; entry: what says so, if another."""
+        one = self.hospitals[site]
+        old, one.signer = one.key, one.signer
+        made = entry or HandedOver(
+            site=site,
+            sequence=one.chain.length + 1,
+            previous_key=signing.public_bytes(old).hex(),
+            identity_key=public(heir).hex(),
+            time_s=self.tick(),
+        )
+        if entry is not None:
+            one.signer = heir
+        one.append(made)
+        one.signer = heir
+        self.documents.append(self.document())
+        cards = [
+            Card(name, signing.public_bytes(other.key).hex(), DECLARED[name])
+            for name, other in sorted(self.hospitals.items())
+        ]
+        self.roster = roster.draft(
+            cards,
+            self.roster.version + 1,
+            self.roster.threshold,
+            valid_from="2026-01-01",
+            valid_until="2126-01-01",
+        )
 
     @classmethod
     def after(
@@ -241,7 +278,9 @@ class Consortium:
         )
         agreed = agreed_digest(sites, submissions, heads)
         agreements = {
-            site: protocol.seal(Agreement(**about, site=site, agreed=agreed), key_of(site))
+            site: protocol.seal(
+                Agreement(**about, site=site, agreed=agreed), self.hospitals[site].key
+            )
             for site in sites
         }
         return protocol.seal(request, key_of(run_key)), agreements
@@ -306,7 +345,7 @@ class Consortium:
             "software": "fedprint test",
             "code_digest": digest("code"),
             "lines": one.lines,
-            "rosters": [self.document()],
+            "rosters": [*self.documents, self.document()],
             "witnessed": one.witnessed,
             "countersigned": one.rounds,
             "releases": [],
@@ -315,7 +354,10 @@ class Consortium:
         return ledger_export.build(**{**values, **changes})  # type: ignore[arg-type]
 
     def file(self, site: str, *, signer: str | None = None, **changes: object) -> bytes:
-        return ledger_export.seal(self.export(site, **changes), key_of(signer or site))
+        return ledger_export.seal(
+            self.export(site, **changes),
+            key_of(signer) if signer else self.hospitals[site].key,
+        )
 
     def files(self) -> dict[str, bytes]:
         return {site: self.file(site) for site in self.hospitals}

@@ -17,6 +17,7 @@ from server import cli_registry as operator
 from server import rosters, sites
 from shared_model import enrolment, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.ledger import LedgerFault
 from shared_model.spoken_words import words_of
 
 
@@ -236,15 +237,38 @@ def test_a_key_is_rotated_from_the_first_command_to_the_approved_roster(
     cli_registry.show_status(node.root, as_json=True)
 
 
-def test_a_key_that_signs_a_ledger_is_not_rotated_away(consortium: Consortium) -> None:
-    """Its chain would no longer verify. One without entries may go over to another key."""
-    node = consortium.join("alpha")
+def approve(node: NodeHome, run: str) -> None:
     with LedgerStore.open(node, "alpha", signing.load_key_file(node.identity_key)) as store:
-        store.approved("spring", "0" * 64, bookings=1, epsilon_run=1.0, by="operator", delta=1e-5)
-    for finish in (False, True):
-        with pytest.raises(Refused, match="cannot go on under another"):
-            cli_registry.rotate_key(node.root, finish=finish)
-    assert not node.next_identity_key.exists()
+        store.approved(run, "0" * 64, bookings=1, epsilon_run=1.0, by="operator", delta=1e-5)
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["at once", "cut off before the new key"])
+def test_a_rotation_hands_the_ledger_over_first(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """Killed after the ledger and before the key, the node refuses, and --finish finishes."""
+    node = consortium.all_joined()[0]
+    approve(node, "spring")
+    cli_registry.rotate_key(node.root)
+    operator.admit("alpha", consortium.home, yes=True)
+    consortium.sign()
+    if cut_off:
+        with monkeypatch.context() as cut:
+            cut.setattr(signing, "write_secret", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                cli_registry.rotate_key(node.root, finish=True)
+        with pytest.raises(LedgerFault, match="hands the ledger over") as told:
+            approve(node, "summer")
+        assert "rotate-key --finish" in told.value.do
+    cli_registry.rotate_key(node.root, finish=True)
+    approve(node, "summer")
+    with LedgerStore.open(node, "alpha", signing.load_key_file(node.identity_key)) as store:
+        kinds = [link.entry.kind for link in store.chain.links]
+    assert kinds == ["opened", "approved", "handed-over", "approved"]
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_lost_keys_are_replaced_by_a_token_that_says_so(

@@ -26,8 +26,8 @@ KEYS = {
     site: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
     for number, site in enumerate(("alpha", "beta"), 1)
 }
-PUBLIC = {site: signing.public_bytes(key) for site, key in KEYS.items()}
-OWN = Chain("alpha", PUBLIC["alpha"])
+PUBLIC = {site: (signing.public_bytes(key),) for site, key in KEYS.items()}
+OWN = Chain("alpha", *PUBLIC["alpha"])
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 
 

@@ -272,3 +272,48 @@ def test_an_exported_ledger_fills_an_archive_that_lacks_too_much(archive, consor
     assert LedgerArchive(archive.path).chain("alpha", ALPHA) == chain
     fork = opened("alpha", key_of("alpha"), ledger_id="cd" * 16)
     assert isinstance(run(app, exported([fork.links[0].line])).exception, Refused)
+
+
+def test_a_reply_after_a_rotation_hands_the_archived_ledger_over(archive, consortium):
+    """The request still shows a head by the old key; the reply's entries lead to the new one."""
+    heir = key_of("heir")
+    public = signing.public_bytes(heir)
+    request, reply = submitted(consortium)
+    archive.accept(reply, request, ALPHA)
+    archive = LedgerArchive(archive.path)
+    known = archive.known("alpha", public)
+    assert known.plain == reply.ledger.plain
+    second, told = submitted(consortium, 2, [known])
+    chain = archive.chain("alpha", public)
+    entry = ledger.HandedOver(
+        site="alpha",
+        sequence=chain.length + 1,
+        previous_key=ALPHA.hex(),
+        identity_key=public.hex(),
+        time_s=0,
+    )
+    made = chain.extended([ledger.seal(entry, key_of("alpha"))])
+    booked = booking(
+        made,
+        second,
+        request_digest=told.request_digest,
+        transcript=told.transcript,
+        epsilon=told.privacy.epsilon,
+        noise=told.noise,
+        declared_patients=told.declared_patients,
+    )
+    made = made.extended([ledger.seal(booked, heir)])
+    made = made.extended(
+        [ledger.seal(answering(made, second.run, second.round, told.body_digest), heir)]
+    )
+    after = told.model_copy(update={"ledger": note_of(made, heir, since=known.length)})
+    with pytest.raises(LedgerMismatch):
+        archive.check(after, second, ALPHA)
+    archive.check(after, second, public)
+    archive.accept(after, second, public)
+    again = LedgerArchive(archive.path)
+    assert again.chain("alpha", public).keys == (ALPHA, public)
+    assert again.known("alpha", public).plain == after.ledger.plain
+    usurped = note_of(made, key_of("thief"), since=known.length)
+    with pytest.raises(LedgerMismatch):
+        archive.check(told.model_copy(update={"ledger": usurped}), second, public)
