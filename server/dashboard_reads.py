@@ -42,7 +42,7 @@ from server.release_numbers import releases_of
 from server.run_records import RunRecord
 from shared_model import signing
 from shared_model.enrolment import SiteCard
-from shared_model.errors import FedprintError
+from shared_model.errors import FedprintError, OurMistake
 from shared_model.locks import is_locked
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
@@ -164,12 +164,18 @@ class Reader:
         }
 
     def _ledger(self, card: SiteCard) -> SitePrivacy | None:
-        archive = LedgerArchive(self.home.ledgers)
-        return self._kept.at(
-            ("ledger", card.site, card.identity_key),
-            self.home.ledgers / f"{card.site}.jsonl",
-            lambda: privacy_of(archive.chain(card.site, card.identity)),
-        )
+        path = self.home.ledgers / f"{card.site}.jsonl"
+
+        def read() -> SitePrivacy | None:
+            chain = LedgerArchive(self.home.ledgers).chain(card.site, card.identity)
+            if chain.identity_key != card.identity and chain.links:
+                ever = rosters.ever(self.home)
+                known = {one.entry(card.site).identity for one in ever if card.site in one.names}
+                if chain.identity_key not in known:
+                    raise OurMistake(f"The ledger held of {card.site} is of another key.")
+            return privacy_of(chain)
+
+        return self._kept.at(("ledger", card.site, card.identity_key), path, read)
 
     # --- runs and releases ---------------------------------------------------------------------
 

@@ -116,6 +116,10 @@ class OpenNow:
     survivors: tuple[str, ...]
     refused: tuple[Absent, ...]
 
+    def age_s(self, now_s: float) -> float:
+        """Since it was opened; a clock that was set back makes it no younger than new."""
+        return max(0.0, now_s - self.opened_s)
+
     @property
     def words(self) -> str:
         return STAGES[self.stage]

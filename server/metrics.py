@@ -35,7 +35,7 @@ def families(overview: Overview) -> Iterator[Metric]:
     current = overview.current
     is_open = current is not None and current.open is not None
     if current is not None and current.open is not None:
-        age_s = max(0.0, overview.now_s - current.open.opened_s)
+        age_s = current.open.age_s(overview.now_s)
         yield _gauge("open_round_age_seconds", "Since the open round was opened.", age_s)
         yield _gauge(
             "open_round_awaited_sites",

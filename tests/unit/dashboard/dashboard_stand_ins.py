@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import logging
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,6 +177,8 @@ def open_run(home: CoordinatorHome) -> RunFolder:
     last = record.rounds[3]
     files = folder.round(4)
     files.begin(last.request_bytes)
+    begun_s = NOW.timestamp() - 120.0
+    os.utime(files.open / "request.header", (begun_s, begun_s))
     (files.submissions / "gamma.header").unlink()
     (files.submissions / "gamma.body").unlink()
     folder.forget_sum(4)

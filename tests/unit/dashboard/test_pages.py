@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from dashboard_stand_ins import NOW, Visitor, empty_home, lively_home, words_of
+from ledger_stand_ins import opened
+from release_stand_ins import key_of
 
 from server.dashboard_reads import Reader
 from server.home import CoordinatorHome
@@ -98,9 +100,9 @@ def test_a_run_says_who_was_in_which_sum_and_who_was_not(visitor: Visitor) -> No
         if (found := [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.split(r"</t[hd]>", row)])
         and len(found) > 8
     }
-    assert cells["7"][:5] == ["sum of 2", "by 2", "in", "in", "silent"]
-    assert cells["8"][:5] == ["sum of 2", "by 2", "refused", "in", "in"]
-    assert cells["4"][:5] == ["closed", "–", "unused", "unused", "unused"]
+    assert cells["7"][:5] == ["sum of 2", "in", "in", "silent", "by 2"]
+    assert cells["8"][:5] == ["sum of 2", "refused", "in", "in", "by 2"]
+    assert cells["4"][:5] == ["closed", "unused", "unused", "unused", "–"]
     one = words_of(visitor.get("/runs/spring/rounds/7"))
     assert "gamma no did not answer before the deadline –" in one
     closed = words_of(visitor.get("/runs/spring/rounds/4"))
@@ -173,6 +175,17 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path) -> None:
     assert "Run autumn cannot be read" in words
     assert "Release 1 is not whole" in words
     assert not visitor.faults
+
+
+def test_a_ledger_of_another_key_is_nobodys(tmp_path: Path) -> None:
+    """Who puts beta's file in alpha's place is told of, and no epsilon is shown."""
+    home = lively_home(tmp_path / "coordinator")
+    key = key_of("stranger")
+    lines = [link.line for link in opened("alpha", key).links]
+    (home.ledgers / "alpha.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    overview = Reader(home).overview(NOW.timestamp())
+    assert overview.damaged == ("The ledger held of alpha is of another key.",)
+    assert [site.privacy is None for site in overview.sites] == [True, False, True, False]
 
 
 def test_an_empty_coordinator_has_all_pages(tmp_path: Path) -> None:
