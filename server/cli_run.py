@@ -61,7 +61,7 @@ def init(
 
     Example: fedprint-coordinator init --address fedprint.example.org:8443 --bind 0.0.0.0
     """
-    from server import rosters, superlink, tls
+    from server import dashboard_config, rosters, superlink, tls
     from server.root import refuse_beside
     from shared_model import signing
 
@@ -90,6 +90,7 @@ def init(
         dashboard_port=dashboard_port,
         dashboard_bind=dashboard_bind or "127.0.0.1",
     )
+    dashboard_config.is_local(config.dashboard_bind)
     registry = config.registry_address
     superlink.write_config(place, config)
     terminal.out.print(

@@ -166,7 +166,9 @@ def serve(home: CoordinatorHome) -> None:
                 timeout_graceful_shutdown=3,
             )
         )
-        previous = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+        # uvicorn sends itself again what ended it, to whoever listened before: to nobody
+        asked = (signal.SIGTERM, signal.SIGINT)
+        previous = {one: signal.signal(one, lambda *_: None) for one in asked}
         try:
             server.run()
         except SystemExit as error:  # uvicorn's way to say that it could not bind

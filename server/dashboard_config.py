@@ -25,6 +25,21 @@ class Listening:
         return f"{'https' if self.secure else 'http'}://{self.hosts[0]}"
 
 
+def is_local(bind: str) -> bool:
+    """Whether only this machine reaches it there.
+
+    Raises:
+        OurMistake: it is no IP address.
+    """
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError as error:
+        raise OurMistake(
+            f"The dashboard cannot listen at {bind!r}: that is no IP address.",
+            do="Run: fedprint-coordinator init --dashboard-bind 127.0.0.1 (or 0.0.0.0, with TLS)",
+        ) from error
+
+
 def listening(home: CoordinatorHome) -> Listening:
     """From coordinator.toml. Never plain HTTP but on loopback.
 
@@ -32,14 +47,7 @@ def listening(home: CoordinatorHome) -> Listening:
         OurMistake: the address is none, or there is no certificate for another than loopback.
     """
     config = superlink.load_config(home)
-    port = config.dashboard_at
-    try:
-        local = ipaddress.ip_address(config.dashboard_bind).is_loopback
-    except ValueError as error:
-        raise OurMistake(
-            f"dashboard_bind is {config.dashboard_bind!r}, which is no IP address.",
-            do="Correct coordinator.toml.",
-        ) from error
+    port, local = config.dashboard_at, is_local(config.dashboard_bind)
     loopback = (f"127.0.0.1:{port}", f"localhost:{port}")
     if local:
         host = config.dashboard_bind

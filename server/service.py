@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from server import dashboard_config, superlink
 from server.home import CoordinatorHome
+from server.kept import Kept
 from server.logs import json_log, put_aside
 from server.notify import notify
 from server.service_runs import Work, asked_again, next_work
@@ -78,7 +79,7 @@ class Service:
     forget: Callable[[Child], None]
     log: logging.Logger
     clock: Callable[[], float] = time.monotonic
-    work: Callable[[CoordinatorHome], Work] = next_work
+    work: Callable[[CoordinatorHome, Kept], Work] = next_work
     always: tuple[Place, ...] = field(
         default_factory=lambda: (
             Place("registry", "server.service:registry_child"),
@@ -87,6 +88,7 @@ class Service:
     )
     run: Place = field(default_factory=lambda: Place("run", "server.service:run_child"))
     _damaged: frozenset[str] = frozenset()
+    _kept: Kept = field(default_factory=Kept)
 
     def look(self) -> None:
         """See who ended, start who is due."""
@@ -130,7 +132,7 @@ class Service:
         self.log.info("child-started", extra={"told": told})
 
     def _take_up(self) -> None:
-        found = self.work(self.home)
+        found = self.work(self.home, self._kept)
         damaged = frozenset(run for run, _ in found.damaged)
         for run, why in found.damaged:
             if run not in self._damaged:

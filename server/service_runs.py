@@ -7,6 +7,7 @@ from pathlib import Path
 
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
+from server.kept import Kept
 from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import is_locked
@@ -20,14 +21,18 @@ class Work:
     damaged: tuple[tuple[str, str], ...] = ()
 
 
-def next_work(home: CoordinatorHome) -> Work:
+def next_work(home: CoordinatorHome, kept: Kept | None = None) -> Work:
     """The first unfinished run by name that does not wait for its operator; else a finished one
-    that the operator wants to be asked about again."""
-    again, damaged = "", []
+    that the operator wants to be asked about again.
+
+    Args:
+        kept: states of records that did not change since an earlier look.
+    """
+    again, damaged, known = "", [], kept or Kept()
     for path in sorted(home.runs.glob("*/run.json")):
         folder = RunFolder(path.parent)
         try:
-            state = folder.record().state
+            state = known.at(path, path, lambda: folder.record().state)  # noqa: B023
         except FedprintError as error:
             damaged.append((path.parent.name, error.message))
             continue

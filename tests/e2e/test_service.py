@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,7 +95,7 @@ def kill_and_see(served: Served, child: str) -> None:
 def test_a_run_goes_to_its_end_though_every_child_of_the_service_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Registry, dashboard and, in the middle of round 2, the run with its SuperLink."""
+    """The service itself, registry, dashboard and, in round 2, the run with its SuperLink."""
     place, port = tmp_path / "coordinator", free_port()
     home = ("--home", str(place))
     offline = ("--home", str(tmp_path / "offline"), "--yes")
@@ -106,13 +107,19 @@ def test_a_run_goes_to_its_end_though_every_child_of_the_service_is_killed(
     )
     with ExitStack() as stack:
         receiver, said = stack.enter_context(manager(tmp_path / "notify")), set[str]()
-        with monkeypatch.context() as patched:
-            patched.setitem(deployed_parts.ENVIRONMENT, "NOTIFY_SOCKET", str(tmp_path / "notify"))
-            service = stack.enter_context(
-                running(tmp_path / "serve.log", "fedprint-coordinator", "serve", *home)
-            )
+        monkeypatch.setitem(deployed_parts.ENVIRONMENT, "NOTIFY_SOCKET", str(tmp_path / "notify"))
+        words = ("fedprint-coordinator", "serve", *home)
+        service = stack.enter_context(running(tmp_path / "first.log", *words))
+        wait_for(lambda: "READY=1" in heard(receiver, said), "READY", 120)
+        service.look()
+        os.kill(service.process.pid, signal.SIGKILL)
+        wait_for(lambda: service.process.poll() is not None, "it is dead")
+        wait_for(lambda: not service.leftovers(), "its children went with it", 30)
+        said.clear()
+        service = stack.enter_context(running(tmp_path / "serve.log", *words))
         served = Served(place, service, port)
-        wait_for(lambda: "READY=1" in heard(receiver, said), "READY", 60)
+        wait_for(lambda: "READY=1" in heard(receiver, said), "READY", 120)
+        monkeypatch.delitem(deployed_parts.ENVIRONMENT, "NOTIFY_SOCKET")
         kill_and_see(served, "registry")
         for site in SITES:
             token, node = str(tmp_path / f"{site}.json"), ("--home", str(tmp_path / site))
@@ -173,3 +180,43 @@ def test_a_run_goes_to_its_end_though_every_child_of_the_service_is_killed(
         wait_for(lambda: not service.leftovers(), "no process is left", 30)
         for process in nodes.values():
             process.end(signal.SIGTERM)
+
+
+def test_a_dashboard_on_a_network_speaks_tls_only(tmp_path: Path) -> None:
+    """With the coordinator's own certificate; its cookie is of https alone; SIGTERM ends it."""
+    place, port = tmp_path / "coordinator", free_port()
+    home = ("--home", str(place))
+    command(
+        *("fedprint-coordinator", "init", "--address", f"127.0.0.1:{free_port()}"),
+        *("--registry-port", str(free_port()), "--dashboard-port", str(port)),
+        *("--dashboard-bind", "0.0.0.0", *home),
+    )
+    context = ssl.create_default_context(cafile=str(place / "tls" / "ca.pem"))
+    base = f"https://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        page = stack.enter_context(
+            running(tmp_path / "dashboard.log", "fedprint-coordinator", "dashboard", "start", *home)
+        )
+        client = stack.enter_context(httpx.Client(base_url=base, verify=context, trust_env=False))
+
+        def answers() -> bool:
+            try:
+                return client.get("/health").status_code == 503  # no registry runs
+            except httpx.TransportError:
+                return False
+
+        wait_for(answers, "it answers", 120)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+        assert client.get("/health", headers={"host": f"rebound.example:{port}"}).status_code == 421
+        url = command("fedprint-coordinator", "dashboard", "link", *home).stdout.strip()
+        assert url.startswith(f"{base}/login?token=")
+        form = {"token": url.rpartition("=")[2]}
+        answer = client.post("/login", data=form, headers={"origin": base})
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-")
+        assert {"Secure", "HttpOnly"} <= {part.strip() for part in cookie.split(";")}
+        assert client.get("/").status_code == 200
+        assert page.end(signal.SIGTERM) == 0
+        lines = (place / "logs" / "dashboard.log").read_text().splitlines()
+        assert [json.loads(line)["event"] for line in lines] == ["login"]

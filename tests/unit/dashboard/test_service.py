@@ -56,7 +56,7 @@ class World:
             self.forgotten.append,
             logging.Logger("test"),
             clock=lambda: self.now_s,
-            work=lambda _: Work(self.run),
+            work=lambda *_: Work(self.run),
         )
 
     def running(self) -> list[str]:
