@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.dashboard_view import Call
 from shared_model.enrolment import SiteName
 
-TAIL_BYTES = 2 * 2**20
+TAIL_BYTES = 2**18
+"""Some two thousand calls."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class Reader:
         releases = self._releases()
         released = frozenset(one.model for one in releases if not one.damaged)
         records, runs = self._all_runs(Around(running, service, released))
-        calls = last_calls(self.home.logs)
+        log = self.home.logs / "registry.log"
+        calls = self._kept.at("calls", log, lambda: last_calls(self.home.logs))
         return Overview(
             now_s=now_s,
             address=config.address,
@@ -125,7 +126,10 @@ class Reader:
     # --- hospitals -----------------------------------------------------------------------------
 
     def _cards(self) -> dict[str, SiteCard]:
-        return {card.site: card for card in sites.roster(self.home)}
+        """Each card that is put in its place changes the folder."""
+        return self._kept.at(
+            "cards", self.home.sites, lambda: {card.site: card for card in sites.roster(self.home)}
+        )
 
     def _roster(self) -> Roster | None:
         if not self.home.root_public.exists():
