@@ -9,6 +9,7 @@ unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.logger import log
@@ -35,24 +38,27 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client import rest, state
 from client.home import NodeHome
+from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
+from client.sent import SentLog
+from shared_model.errors import FedprintError
+from shared_model.pieces import piece_bytes
 
 RECORD = "fedprint"
 HEADER = "header"
 BODY = "body"
 POLL_S = 0.2
-RECONNECT_S = 5
-"""Longest pause of a node whose coordinator is away; Flower's is 20 s."""
-WAIT_S = (0.2, 3.0)
-"""Shortest and longest pause before the SuperNode asks the coordinator again; Flower's is 3 s,
-three times a round."""
-WAIT_SHARE = 0.25
-"""A pause is at most this share of the time since the last message, within `WAIT_S`."""
+REST_S = 1.0
+"""Seconds between two looks whether the node rests."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _in_hand = threading.Lock()
 """Held while a message is answered, until its reply may leave: one at a time."""
+_pulls = Pulls()
+_arriving: dict[int, float] = {}
+"""Messages that are being pulled, by their thread: since when, seconds since 1970."""
 
 app = ClientApp()
 
@@ -76,11 +82,16 @@ def carry(message: Message, handle: Callable[[bytes, bytes], tuple[bytes, bytes]
 
 
 def pack(header: bytes, body: bytes) -> RecordDict:
-    """Bytes as Flower's records; the body as one raw array, which Flower sends in chunks."""
+    """Bytes as Flower's records; the body as one raw array, in pieces that its size asks for."""
     records = RecordDict({RECORD: ConfigRecord({HEADER: header})})
     if body:
         array = Array(dtype="uint8", shape=(len(body),), stype="fedprint.raw", data=body)
-        records[BODY] = ArrayRecord(array_dict={BODY: array})
+        size, view = piece_bytes(len(body)), memoryview(body)
+        pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
+        array.__dict__["_chunks"] = [(one.object_id, one) for one in pieces]  # see slice_array
+        record = ArrayRecord()
+        record[BODY] = array  # given to the constructor, it would be copied without its pieces
+        records[BODY] = record
     return records
 
 
@@ -91,48 +102,25 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
     return header if isinstance(header, bytes) else b"", b"" if array is None else array.data
 
 
-class Pace:
-    """Stands for the module `time` in Flower's SuperNode, whose loop only sleeps.
-
-    A round has three trips, so the next message comes soon after the last answer, or it comes when
-    the slowest hospital is ready. The pause grows with the time that has gone by: little is lost
-    while a round goes on, and a waiting node asks as rarely as Flower's own.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._clock, self._sleep = clock, sleep
-        self._last = clock()
-
-    def sleep(self, seconds: float) -> None:
-        """Called with 3 s when no message was there, with less while one is being answered."""
-        shortest, longest = WAIT_S
-        if seconds < longest:
-            self._last = self._clock()
-            self._sleep(min(seconds, shortest))
-            return
-        gone = self._clock() - self._last
-        self._sleep(min(longest, max(shortest, WAIT_SHARE * gone)))
-
-
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
-    from flwr.supercore.retry import http_retry
-    from flwr.supernode import start_client_internal
-    from flwr.supernode.cli import flower_supernode
+    from client import supernode
 
-    vars(http_retry)["MAX_RETRY_DELAY"] = RECONNECT_S
-    vars(start_client_internal)["time"] = Pace()
-    sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    _loopback_needs_no_proxy()
+    supernode.serve(arguments)
+
+
+def _loopback_needs_no_proxy() -> None:
+    """The two processes of a node speak to each other, whatever the proxy for all others is."""
+    for name in ("NO_PROXY", "no_proxy"):
+        given = os.environ.get(name, "")
+        os.environ[name] = ",".join(filter(None, (given, "127.0.0.1", "localhost")))
 
 
 def work(arguments: list[str]) -> None:
     """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE."""
     address, secret_file = arguments
+    _loopback_needs_no_proxy()
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,  # loopback only; each call is authenticated by the secret or by a token
@@ -155,8 +143,17 @@ def work(arguments: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's client sends it on an expired task
+    home = NodeHome.find()
+    state.write_progress(home, None)
     log(INFO, "messages are answered by the installed package only")
+    looked_s = -REST_S
     while not stop.is_set():
+        if time.monotonic() - looked_s >= REST_S:
+            looked_s = time.monotonic()
+            if _rests(home) and _in_hand.acquire(blocking=False):  # kept: nothing begins any more
+                rest.ask_to_leave(home)
+                log(INFO, "the node rests: nothing is in hand")
+                return
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if answer.HasField("task") and answer.token:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
@@ -168,6 +165,19 @@ def work(arguments: list[str]) -> None:
             stop.wait(POLL_S)
     with _in_hand:
         return
+
+
+def _rests(home: NodeHome) -> bool:
+    """Whether nothing new begins and nothing that was begun waits for its next trip.
+
+    A message that began to arrive not long ago was sent before: it is waited for.
+    """
+    if any(time.time() - since_s < rest.LINGER_S for since_s in list(_arriving.values())):
+        return False
+    try:
+        return rest.why_at_rest(home) != "" and not rest.unfinished(home.outbox, time.time())
+    except FedprintError:
+        return False  # node.toml is wrong: each message finds that out for itself
 
 
 def _answer(address: str, token: str, clock: ReplyClock) -> None:
@@ -192,28 +202,60 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
 
     beat = HeartbeatSender(alive)
     beat.start()
+    home = NodeHome.find()
     context: Context | None = None
     status, details = SubStatus.FAILED, "internal"
     try:
-        message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: left alone
-        arrived = clock.now()
-        with _in_hand:
-            if clock.wait(0.0):
-                raise Stopped
-            reply = app(message, context)
-            _hold(NodeHome.find(), message, clock, arrived)
-            push_message(client, reply, context)
-            status, details = SubStatus.COMPLETED, ""
-            push_task_output(client, context, status, details)
+        asked_s = _arriving[threading.get_ident()] = time.time()
+        with _pulls.message() as one:
+            # what is returned fourth is the bundle: left alone
+            message, context, _, _ = pull_task_input(_limited(client, one.limited))
+            arrived = clock.now()
+            with _in_hand, rest.asked(asked_s):
+                try:
+                    _arriving.pop(threading.get_ident(), None)
+                    if clock.wait(0.0):
+                        raise Stopped
+                    reply = app(message, context)
+                    _hold(home, message, clock, arrived)
+                    if _rests(home):  # before the answer: see docs/adr/0017
+                        rest.ask_to_leave(home)
+                    _write_down(home, reply)
+                    push_message(client, reply, context)
+                    status, details = SubStatus.COMPLETED, ""
+                    push_task_output(client, context, status, details)
+                finally:
+                    state.write_progress(home, None)
     except Stopped:
         log(INFO, "the node is stopped; what it has answered leaves after the next start")
+    except TooSlow as error:
+        log(ERROR, "%s", error.message)
+        push_task_output(client, context, status, details)
     except Exception as error:
         log(ERROR, "a task of the SuperNode failed: %s", type(error).__name__, exc_info=error)
         push_task_output(client, context, status, details)
     finally:
+        _arriving.pop(threading.get_ident(), None)
         if beat.is_running:
             beat.stop()
         client.close()
+
+
+def _limited(client: RuntimeHttpClient, limit: Callable[[Any], Any]) -> RuntimeHttpClient:
+    """The client, its pulls under the rules of `client.pulls`."""
+
+    class Limited:
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(client, name)
+            return limit(found) if name == "PullObject" else found
+
+    return cast(RuntimeHttpClient, Limited())
+
+
+def _write_down(home: NodeHome, reply: Message) -> None:
+    """`logs/sent.log` says what is about to leave, before it does."""
+    content = (b"", b"") if reply.has_error() else unpack(reply.content)
+    SentLog(home).handed_over(reply.object_id, *content)
 
 
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:
@@ -223,6 +265,14 @@ def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -
     from client.round import log_to
 
     tick_s = tick_of(home)
+    shown = state.progress(home)
+    if shown is not None:
+        now_s = time.time()
+        leaves_s = now_s + clock.due(arrived, tick_s) - clock.now()
+        state.write_progress(
+            home,
+            shown.model_copy(update={"stage": "holding", "written_s": now_s, "leaves_s": leaves_s}),
+        )
     ticks = clock.hold(arrived, tick_s)
     if ticks > 1:
         log_to(home.logs / "rounds.log")(

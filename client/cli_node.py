@@ -1,4 +1,4 @@
-"""fedprint-node: init, join, start, status."""
+"""fedprint-node: init, join, start, status, pause, resume, logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands."""
-    for command in (init, join, start, status):
+    for command in (init, join, start, status, pause, resume, logs):
         app.command()(command)
 
 
@@ -107,9 +107,10 @@ def join(
 
 
 def start(home: Home = None) -> None:
-    """Connect to the coordinator and take part in its rounds until interrupted.
+    """Run and supervise the node until interrupted: SuperNode, training, console.
 
-    Only this installed package is executed, never code that the coordinator sends.
+    A process that ends is started again. Only this installed package is executed, never code that
+    the coordinator sends. Limits are in node.toml, [training]; a change counts at once.
 
     Example: fedprint-node start
     """
@@ -117,14 +118,14 @@ def start(home: Home = None) -> None:
 
     place = NodeHome.find(home)
 
-    def started(_: int) -> None:
+    def started() -> None:
         terminal.err.print(f"The node is started. Logs: {place.logs}. Stop it with Ctrl-C.")
 
-    node.serve(place, started)
+    node.serve(place, started, lambda words: terminal.err.print(words, markup=False))
 
 
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show this node: site, coordinator, roster, epoch, data, whether it runs.
+    """Show this node: how it is and why, what it trains, site, coordinator, roster, epoch, data.
 
     Example: fedprint-node status --json
     """
@@ -139,6 +140,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         {"what": "site.json digest", "value": keys.card(place).spoken},
         {"what": "running", "value": "yes" if node.is_running(place) else "no"},
     ]
+    rows += _of_the_processes(place)
     if place.coordinator.exists():
         pinned = keys.pinned(place)
         rows.append({"what": "coordinator", "value": pinned.address})
@@ -154,6 +156,89 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         terminal.print_json({row["what"].replace(" ", "_"): row["value"] for row in rows})
         return
     terminal.show("Node", rows, as_json=False)
+
+
+def pause(
+    why: Annotated[str, typer.Option(help="A word for who looks later.")] = "",
+    home: Home = None,
+) -> None:
+    """Begin nothing new; a round that was begun is finished, then the node goes offline.
+
+    It holds over restarts, until `resume`.
+
+    Example: fedprint-node pause --why "ward round needs the machine"
+    """
+    from client import keys, state
+
+    place = NodeHome.find(home)
+    keys.load_config(place)
+    state.pause(place, why)
+    terminal.out.print("Paused. Go on with: fedprint-node resume")
+
+
+def resume(home: Home = None) -> None:
+    """Let training go on after `pause`.
+
+    Example: fedprint-node resume
+    """
+    from client import keys, state
+
+    place = NodeHome.find(home)
+    keys.load_config(place)
+    was = state.paused(place) is not None
+    state.resume(place)
+    terminal.out.print("Resumed." if was else "It was not paused.")
+
+
+def logs(
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="So many of the last lines.")
+    ] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")
+    ] = False,
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """All logs of the node, merged by time: supervisor, SuperNode, training, console, rounds.
+
+    Example: fedprint-node logs --follow
+    """
+    from client.log_view import followed, last
+
+    place = NodeHome.find(home)
+    for entry in followed(place.logs, lines) if follow else last(place.logs, lines):
+        typer.echo(entry.as_json() if as_json else entry.as_text())
+
+
+def _of_the_processes(place: NodeHome) -> list[dict[str, Any]]:
+    """Phase, why, progress and restarts, as far as they are known."""
+    import time
+
+    from client import node, state
+
+    rows: list[dict[str, Any]] = []
+    seen, paused = state.node_state(place), state.paused(place)
+    running = node.is_running(place)
+    if seen is not None:
+        crashed = not running and seen.phase != "stopped"
+        rows.append({"what": "phase", "value": "stopped" if crashed else seen.phase})
+        rows.append({"what": "why", "value": "it was killed" if crashed else seen.why or "-"})
+    elif paused is not None:
+        rows.append({"what": "why", "value": "paused"})
+    if running and seen is not None:
+        for item in seen.processes:
+            up = "down" if item.pid is None else f"pid {item.pid}"
+            value = f"{up}, restarted {item.restarts} times" if item.restarts else up
+            rows.append({"what": item.name, "value": value})
+    shown = state.progress(place) if running else None
+    if shown is not None:
+        value = f"run {shown.run}, round {shown.round}: step {shown.step} of {shown.steps}"
+        if shown.stage == "holding":
+            left_s = max(0.0, (shown.leaves_s or 0.0) - time.time())
+            value = f"run {shown.run}, round {shown.round}: done, leaves in {left_s:.0f} s"
+        rows.append({"what": "progress", "value": value})
+    return rows
 
 
 def _of_the_secure_sum(place: NodeHome) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""The hospital's two processes: Flower's SuperNode, which speaks to the coordinator, and ours.
+"""The hospital's processes: Flower's SuperNode, our training process, the console; kept running.
 
-Ours takes the coordinator's messages from it and answers them with the installed package only.
+The SuperNode speaks to the coordinator. The training process takes the coordinator's messages from
+it and answers them with the installed package only. What is started and ended when is decided by
+`client.supervisor`; this module looks around twice a second and carries it out.
 """
 
 from __future__ import annotations
@@ -14,82 +16,54 @@ from pathlib import Path
 from client import keys
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
-from shared_model.children import Child, Family
-from shared_model.errors import OurMistake, PeerFault, Refused
+from client.node_loop import QUIET, Loop, Place
+from client.settings import settings_of
+from shared_model.children import Family
+from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import is_locked, locked
 from shared_model.signing import load_key_file, write_secret
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-WATCH_S = 0.5
-_REFUSED = ("Failed to initialize the connection to the SuperLink", "401 Unauthorized")
+__all__ = ["QUIET", "check_books", "is_running", "serve"]
 
 
-def serve(home: NodeHome, on_start: Callable[[int], None]) -> None:
+def serve(
+    home: NodeHome,
+    on_start: Callable[[], None],
+    tell: Callable[[str], None] = lambda words: None,
+) -> None:
     """Run the node until it is interrupted.
 
     Args:
-        on_start: called with the SuperNode's process id once both processes are started.
+        on_start: called once the processes are started, or the node rests.
+        tell: called with a sentence for people whenever how the node is changes.
 
     Raises:
-        OurMistake: not initialised, not joined, running already, or a process ended; says where
-            its log is.
+        OurMistake: not initialised, not joined, running already, node.toml is wrong.
         Refused: the policy or the ledger is missing, damaged, edited or older than it was.
         PeerFault: the coordinator does not know this node.
     """
     invitation = keys.pinned(home)
-    keys.load_config(home)
+    settings = settings_of(home)
     check_books(home)
     flower = home.root / "flower"
     certificate = flower / "coordinator-ca.pem"
     write_atomic(certificate, invitation.ca_certificate.encode())
-    port = _free_port()
-    with _only_one(home), _secret(flower / "app.secret") as secret, Family() as family:
-        node = family.start(
-            "SuperNode",
-            "client.app:serve_supernode",
-            [
-                *("--superlink", invitation.address),
-                *("--root-certificates", str(certificate)),
-                *("--auth-supernode-private-key", str(home.supernode_key)),
-                *("--isolation", "process"),
-                *("--superexec-auth-secret-file", str(secret)),
-                *("--host", "127.0.0.1"),
-                *("--port", str(port)),
-            ],
-            log=home.logs / "supernode.log",
-            environment={**QUIET, "FLWR_HOME": str(flower)},
-        )
-        worker = family.start(
-            "training",
-            "client.app:work",
-            [f"127.0.0.1:{port}", str(secret)],
-            log=home.logs / "training.log",
-            environment={
-                **QUIET,
-                "FLWR_HOME": str(flower),
-                "FEDPRINT_NODE_HOME": str(home.root),
-            },
-        )
-        on_start(node.pid)
-        while node.wait(WATCH_S) is None:
-            if worker.exit_code is not None:
-                raise _ended(worker)
-        raise _ended(node)
-
-
-def _ended(child: Child) -> Exception:
-    last = child.last_lines()
-    if any(words in last for words in _REFUSED):
-        return PeerFault(
-            "The coordinator does not accept this node.",
-            site="coordinator",
-            do="Send site.json to the operator, who runs: fedprint-coordinator enrol site.json",
-        )
-    return OurMistake(
-        f"{child.name} ended. The last lines of {child.log}:\n{last}",
-        do="Start the node again; its finished work is kept.",
-    )
+    with _only_one(home), _secret(flower / "app.secret") as secret:
+        place = Place(home, invitation.address, certificate, secret, free_port, check_books)
+        loop: Loop | None = None
+        try:
+            with Family() as family:
+                loop = Loop(place, settings, family, tell)
+                try:
+                    loop.run(on_start)
+                except BaseException as error:
+                    loop.ending(error)
+                    raise
+        except BaseException as error:
+            if loop is not None:
+                loop.ended(error)
+            raise
 
 
 def is_running(home: NodeHome) -> bool:
@@ -137,8 +111,13 @@ def _secret(path: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _free_port() -> int:
+def free_port(wanted: int = 0) -> int:
+    """A port of 127.0.0.1 that is free: the wanted one if it still is."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port

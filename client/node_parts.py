@@ -19,6 +19,8 @@ from client.ledger_peers import Countersigned
 from client.ledger_store import Budget, LedgerStore
 from client.outbox import Outbox
 from client.policy import Policy, check_request, installed_code
+from client.progress import step_writer
+from client.rest import check_awake
 from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
 from shared_model import signing
@@ -118,9 +120,10 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         noise=noise,
         check_model=check_model,
         dimension=dimension,
-        train=train,
+        train=functools.partial(train, home),
         log=log_to(home.logs / "rounds.log"),
         allow_unmasked=pretend.allow_unmasked,
+        awake=functools.partial(check_awake, home),
     )
 
 
@@ -218,6 +221,8 @@ class HospitalBooks:
             time_s=0,
         )
         with self.ledger.open() as store:
+            if store.chain.booking(request.run, request.round) is None:
+                check_awake(self.ledger.home)  # what was booked before is finished
             booked = store.reserve(draft, self.budget)
             spent = store.chain.spent()
         return statement(spent, booked)
@@ -357,6 +362,7 @@ def dimension(request: TrainRequest, weights: Weights) -> int:
 
 
 def train(
+    home: NodeHome,
     request: TrainRequest,
     weights: Weights,
     data: PatientBatches,
@@ -373,6 +379,9 @@ def train(
     model = mae.build(mae.PRESETS[request.preset], 0)
     mae.load_weights(model, weights)
     plan, training = request.privacy, request.training
+    on_step = step_writer(home, request.run, request.round)
+    on_step(0, plan.steps)
     if plan.mode == "distributed":
         return clipped_step(model, data, plan, training, declared_patients, noise)
-    return train_round(model, data, plan, training, declared_patients, noise).update
+    done = train_round(model, data, plan, training, declared_patients, noise, on_step)
+    return done.update

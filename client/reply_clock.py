@@ -42,6 +42,10 @@ class ReplyClock:
     wait: Callable[[float], bool]
     now: Callable[[], float] = time.monotonic
 
+    def due(self, arrived: float, tick_s: float) -> float:
+        """When a reply that is done now may leave; `now` seconds."""
+        return arrived + tick_s * max(1, math.ceil((self.now() - arrived) / tick_s))
+
     def hold(self, arrived: float, tick_s: float) -> int:
         """Return when a reply to a request that came at `arrived` may leave.
 
@@ -51,8 +55,8 @@ class ReplyClock:
         Raises:
             Stopped: it may not leave any more; never before its tick.
         """
-        ticks = max(1, math.ceil((self.now() - arrived) / tick_s))
-        due = arrived + ticks * tick_s
+        due = self.due(arrived, tick_s)
+        ticks = round((due - arrived) / tick_s)
         while (left := due - self.now()) > 0.0:
             if self.wait(left):
                 raise Stopped

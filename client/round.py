@@ -185,6 +185,7 @@ class Node:
     data: called only after the spend is booked, once for each round.
     minimum_contributors: fewest survivors in a sum that this hospital agrees to.
     dimension: number of parameters that the request trains.
+    awake: raises Refused("not-ready") if the node rests; see `client.rest`.
     allow_unmasked: simulations only; see `PretendNode`.
     """
 
@@ -209,6 +210,7 @@ class Node:
     log: Callable[[dict[str, object]], None]
     entropy: Callable[[int], bytes] = os.urandom
     allow_unmasked: bool = False
+    awake: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -331,8 +333,8 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
 
     Raises:
         Refused: the roster is not approved or not the one of the request ("roster-approval",
-            "roster", "threshold"), the run's plan is not ("run-approval"), or the epoch is not new
-            ("epoch").
+            "roster", "threshold"), the run's plan is not ("run-approval"), the node rests
+            ("not-ready"), or the epoch is not new ("epoch").
     """
     try:
         protocol.check_body(request.body_digest, body, site=COORDINATOR)
@@ -342,6 +344,7 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
     if roster.digest != request.roster_digest:
         raise Refused("The request names another roster than it carries.", reason="roster")
     node.approvals.check(request.plan)
+    node.awake()
     if request.epoch > time.time() + LATEST_EPOCH_S:
         raise Refused(
             "The epoch's number is far in the future; no later one could follow it.",

@@ -61,7 +61,6 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,6 +69,7 @@ from server import sites
 from server.grid import GridTransport, by_node_key
 from server.home import CoordinatorHome
 from server.presence import Watched
+from server.runtime_grid import PatientGrid
 from server.transport import Transport
 from shared_model.canonical import digest
 from shared_model.errors import FedprintError, OurMistake
@@ -188,6 +188,9 @@ def serve_superlink(arguments: list[str]) -> None:
     from flwr.superlink import extensions
     from flwr.superlink.cli import flower_superlink
 
+    from server import fleet
+
+    fleet.install(kept_s=TTL_S)
     secret = Path(arguments[0]).read_bytes().hex()
     extensions.get_middleware = lambda: (Middleware(Guard, secret=secret),)
     sys.argv = ["flower-superlink", *arguments[1:]]
@@ -355,7 +358,7 @@ def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str
 
 def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
     """Pull the task's input, give it to the app of this process, report how it ended."""
-    grid = HttpGrid(address, root_certificates=certificate, token=token)
+    grid = PatientGrid(address, root_certificates=certificate, token=token)
     client = grid._runtime_client
     stopped: list[bool] = []
 

@@ -362,7 +362,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
         f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    spoken = ("needs", "without_budget", "unverified", "incidents", "accusations")
+    spoken = ("needs", "without_budget", "unverified", "late", "incidents", "accusations")
     shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
     for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
@@ -371,7 +371,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
             terminal.out.print(f"{title}: none.")
     for run in runs:
         terminal.out.print(f"Run {run['run']}: {run['needs']}.", soft_wrap=True)
-        for words in (*run["without_budget"], *run["unverified"]):
+        for words in (*run["without_budget"], *run["unverified"], *run["late"]):
             terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
         for site, count in run["incidents"].items():
             terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
@@ -419,6 +419,11 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
             for one in item.incidents
             if one.about
         ),
+        "late": [
+            f"round {one.round}: the submission of {one.site} came too late; it is void, and paid "
+            "for by the hospital's budget"
+            for one in record.late
+        ],
         "unverified": [
             f"round {number}: {closing.in_words}"
             for number, closing in closings.items()

@@ -35,7 +35,7 @@ from server.post import Answer, Letter, Pace, Post
 from server.progress import PAUSES, UNMASKED, Progress, counts, spare
 from server.restart import taken_up
 from server.round_work import TRIPS, RoundWork
-from server.run_records import RunRecord, as_base64, from_base64
+from server.run_records import LateRecord, RunRecord, as_base64, from_base64
 from server.run_start import (
     StartingModel,
     begin,
@@ -151,8 +151,9 @@ class _Loop:
         self.epoch: Epoch | None = book.of(roster, config.run)
         self.ledgers = ledgers
         self.post = Post(transport, clock, config.gather_s)
+        lost_s = self.state.settings.keying_s
         self.closings = Closings(
-            journal.folder, key, self.post, clock, config.gather_s, config.trip_s, self._tell
+            journal.folder, key, self.post, clock, config.gather_s, lost_s, self._tell
         )
         self.work = RoundWork(
             journal, key, self.post, self.closings, wall_clock, self._tell, ledgers
@@ -222,11 +223,13 @@ class _Loop:
 
     def finish(self, pace: Pace, stop: Callable[[], bool]) -> None:
         """At the end, wait for the sites to verify what is not verified yet: as long as for
-        submissions, but in a run that paused only as long as for another trip."""
+        submissions, but in a run that paused only as long as for new keys."""
         phase, config = self.state.phase, self.journal.record.config
         if phase not in ("finished", "paused"):
             return
-        end = self.clock() + (config.deadline_s if phase == "finished" else config.trip_s)
+        end = self.clock() + (
+            config.deadline_s if phase == "finished" else self.state.settings.keying_s
+        )
         self.closings.turn(self.transport.sites)
         while self.closings.waiting and self.clock() < end and not stop():
             pace.after(self._mail())
@@ -350,7 +353,9 @@ class _Loop:
             moved = True
         for answer in self.post.collect():
             moved = True
-            if answer.letter.trip in ("close", "verify"):
+            if answer.late:
+                self._void(answer)
+            elif answer.letter.trip in ("close", "verify"):
                 self.closings.receive(answer)
             else:
                 self._receive(answer)
@@ -358,6 +363,26 @@ class _Loop:
             moved = True
             self._had_its_turn(letter)
         return moved
+
+    def _void(self, answer: Answer) -> None:
+        """A submission after its time: nothing is made of it, and it is written down."""
+        site, number, record = answer.letter.site, answer.letter.number, self.journal.record
+        if any((one.site, one.round) == (site, number) for one in record.late):
+            return
+        request = protocol.header_digest(answer.letter.header)
+        try:
+            identity = record.roster.entry(site).identity
+            said = protocol.open_answer(answer.header, identity, site=site)
+        except (PeerFault, OurMistake):
+            return  # not the site's word, or the site has left the roster
+        asked = (record.run, number, request)
+        if isinstance(said, Refusal) or (said.run, said.round, said.request_digest) != asked:
+            return
+        late = LateRecord(
+            site=site, round=number, at=self.wall_clock(), header=as_base64(answer.header)
+        )
+        self.journal.save(late=(*record.late, late))
+        self._tell("late", site, f"its submission to round {number} came too late and is void")
 
     def _receive(self, answer: Answer) -> None:
         """What came as a site's answer; whatever it is, the site has had its turn."""

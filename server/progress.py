@@ -39,7 +39,7 @@ class Progress:
 
     kind: "unmasked", "roster", "waiting", "keying", "keyed", "opened", "sent", "accepted",
     "non-private", "refused", "incident", "accuses", "agreeing", "agreed", "opening", "unsealed",
-    "aggregated", "closed", "verified", "unverified", "paused", "finished", "continued".
+    "aggregated", "closed", "late", "verified", "unverified", "paused", "finished", "continued".
     """
 
     kind: str

@@ -96,7 +96,7 @@ def _to_key(
 
 def _open_epoch(state: RunState, sites: tuple[str, ...], now: float) -> Step:
     number = state.keyings + 1
-    keying = Keying(number, sites, now + state.settings.trip_s)
+    keying = Keying(number, sites, now + state.settings.keying_s)
     state = replace(
         state,
         phase="keying",

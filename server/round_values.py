@@ -28,6 +28,8 @@ Ending = Literal["refused", "faulty", "lost", "silent"]
 Endings = Mapping[str, Ending]
 SILENT_IN_ROW = 2
 """A site that let so many deadlines pass, with no word on a submission between, rests."""
+KEYING_S = 300.0
+"""How long a new epoch waits for keys at most: nobody has paid for anything yet."""
 REST_ROUNDS = 3
 """So many rounds a resting site is not asked, unless too few others are there."""
 
@@ -45,7 +47,7 @@ class Settings:
 
     sites: the whole roster, n sites. threshold: t of the roster. masked: False adds the integers
     without masks (simulations): no keys, no trips 2 and 3.
-    deadline_s: how long trip 1 stays open. trip_s: the same for keying and for trips 2 and 3.
+    deadline_s: how long trip 1 stays open. trip_s: the same for trips 2 and 3.
     gather_s: how long others are waited for once enough are there (sites, signatures, openings).
     rekey_s: how long a site that gave no key is left alone while enough others have one.
     epoch_rounds: an epoch serves no more rounds than this.
@@ -64,6 +66,11 @@ class Settings:
     patience_s: float
     rekey_s: float
     epoch_rounds: int = 20
+
+    @property
+    def keying_s(self) -> float:
+        """How long a new epoch waits for keys."""
+        return min(self.trip_s, KEYING_S)
 
     def __post_init__(self) -> None:
         if self.minimum < MINIMUM_CONTRIBUTORS:

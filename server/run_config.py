@@ -39,7 +39,8 @@ class RunConfig(BaseModel):
     patience_s: how long the run waits for enough sites before it pauses.
     deadline_s: how long a round waits for submissions; the closing exchange at the end of a run
         waits as long.
-    trip_s: how long a round waits for agreements, and again for what the sites open.
+    trip_s: how long a round waits for agreements, and again for what the sites open, while fewer
+        than the threshold have answered.
     rekey_s: an epoch in which a site has no key is not replaced before it is this old.
     epoch_rounds: the sites make new keys after at most so many rounds.
     """
@@ -61,7 +62,7 @@ class RunConfig(BaseModel):
     deadline_s: Seconds = 3600.0
     gather_s: Seconds = 30.0
     patience_s: Seconds = 3600.0
-    trip_s: Seconds = 300.0
+    trip_s: Seconds = 1800.0
     rekey_s: Seconds = 60.0
     epoch_rounds: Annotated[int, Field(ge=1, le=100_000)] = 20
     poll_s: Annotated[float, Field(gt=0.0, le=600.0)] = 1.0

@@ -96,6 +96,18 @@ class RefusedKey(_Record):
     header: Base64
 
 
+class LateRecord(_Record):
+    """A submission that came after its round had stopped to wait for it: void, and paid for.
+
+    header: the signed header verbatim, base64. at: when it came.
+    """
+
+    site: SiteName
+    round: RoundNumber
+    at: float
+    header: Base64
+
+
 class RoundRecord(_Record):
     """One round that has ended. Submissions to a closed round are listed; they were not opened.
 
@@ -168,7 +180,8 @@ class RunRecord(_Record):
     """Everything that is kept about a run.
 
     rosters: the signed rosters that it went over, by version; the last one counts. root_key: the
-    consortium's key that signed them. refused_keys: the last one of each site.
+    consortium's key that signed them. refused_keys: the last one of each site. late: submissions
+    that are in no sum, at most one of a site and round.
     """
 
     format: Literal[2] = 2
@@ -187,6 +200,7 @@ class RunRecord(_Record):
     resumed_after: int = 0
     rounds: tuple[RoundRecord, ...] = ()
     refused_keys: tuple[RefusedKey, ...] = ()
+    late: tuple[LateRecord, ...] = ()
 
     @property
     def completed(self) -> int:

@@ -41,6 +41,7 @@ class Child:
     name: str
     log: Path
     process: subprocess.Popen[bytes] = field(repr=False)
+    merged: bool = False
 
     @property
     def pid(self) -> int:
@@ -48,7 +49,10 @@ class Child:
 
     @property
     def output(self) -> IO[bytes]:
-        """What a child started with `piped` writes to its standard output."""
+        """What a child started with `piped` writes to its standard output, with `merged` to both.
+
+        Who takes it from a `merged` child closes it.
+        """
         if self.process.stdout is None:
             raise OurMistake(f"The output of {self.name} is not piped.")
         return self.process.stdout
@@ -110,27 +114,47 @@ class Family:
         log: Path,
         environment: Mapping[str, str] | None = None,
         piped: bool = False,
+        merged: bool = False,
     ) -> Child:
         """Run `module:function` with these arguments; output is appended to `log`.
 
         Args:
             piped: standard output goes to `Child.output` instead of the log.
+            merged: standard output and error go there, unbuffered; nothing to the log.
         """
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [sys.executable, "-I", "-m", "shared_model.children"]
+        command = [sys.executable, "-I", *(["-u"] if merged else []), "-m", "shared_model.children"]
         command += [str(os.getpid()), entry, *arguments]
-        with log.open("ab") as stream:
-            process = subprocess.Popen(
+
+        def run(out: IO[bytes] | int, err: IO[bytes] | int) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # closes with us; see _tether
-                stdout=subprocess.PIPE if piped else stream,
-                stderr=stream,
+                stdout=out,
+                stderr=err,
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )
-        child = Child(name, log, process)
+
+        if merged:
+            process = run(subprocess.PIPE, subprocess.STDOUT)
+        else:
+            with log.open("ab") as stream:
+                process = run(subprocess.PIPE if piped else stream, stream)
+        child = Child(name, log, process, merged)
         self.children.append(child)
         return child
+
+    def signal(self, child: Child, number: signal.Signals) -> None:
+        """Send a signal to a child and all that it started."""
+        _signal_group(child, number)
+
+    def forget(self, child: Child) -> None:
+        """A child that has ended: end what it left behind, let go of it."""
+        _signal_group(child, signal.SIGKILL)
+        child.process.wait()
+        _close(child)
+        self.children.remove(child)
 
     def ended(self) -> Child | None:
         """The first child that is no longer running."""
@@ -145,9 +169,7 @@ class Family:
         for child in reversed(self.children):
             _signal_group(child, signal.SIGKILL)
             child.process.wait()
-            for pipe in (child.process.stdin, child.process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            _close(child)
         self.children.clear()
 
 
@@ -160,6 +182,13 @@ def _signal_group(child: Child, number: signal.Signals) -> None:
         os.killpg(child.pid, number)
     except (ProcessLookupError, PermissionError):
         return  # it has ended
+
+
+def _close(child: Child) -> None:
+    pipes = (child.process.stdin, None if child.merged else child.process.stdout)
+    for pipe in pipes:
+        if pipe is not None:
+            pipe.close()
 
 
 def _tether(parent: int) -> None:

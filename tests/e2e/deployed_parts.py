@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,16 @@ ENVIRONMENT = {
 }
 
 
-def command(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """One of our commands, to its end."""
+def command(
+    *words: str,
+    check: bool = True,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """One of our commands, to its end. prefix: words before it (ip netns exec ...)."""
     done = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        env=ENVIRONMENT,
+        [*prefix, str(BIN / words[0]), *words[1:]],
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=120,
@@ -110,6 +115,8 @@ def allow_runs(home: Path, *, epsilon: float = 50.0, tick_s: float = 0.2) -> Non
     text = text.replace("epsilon_lifetime = 8.0", f"epsilon_lifetime = {4.0 * epsilon}")
     yes = f'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = {epsilon}\n'
     policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
+    settings = home / "node.toml"  # several nodes on one machine: any free port for their consoles
+    settings.write_text(settings.read_text().replace("port = 8450", "port = 0"))
 
 
 @dataclass
@@ -148,11 +155,19 @@ class Running:
 
 
 @contextmanager
-def running(log: Path, *words: str) -> Iterator[Running]:
+def running(
+    log: Path,
+    *words: str,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     """A command in the background; killed with all it started if the test leaves it alive."""
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [str(BIN / words[0]), *words[1:]], env=ENVIRONMENT, stdout=stream, stderr=stream
+            [*prefix, str(BIN / words[0]), *words[1:]],
+            env={**ENVIRONMENT, **(environment or {})},
+            stdout=stream,
+            stderr=stream,
         )
     started = Running(process, log)
     try:

@@ -16,7 +16,14 @@ MAY_IMPORT = {
     "auditor": {"auditor", "shared_model", "simulations"},
     "simulations": {"simulations", "client", "server", "shared_model"},
 }
-FLOWER_FILES = {"client/app.py", "server/app.py", "server/grid.py"}
+FLOWER_FILES = {
+    "client/app.py",
+    "client/supernode.py",
+    "server/app.py",
+    "server/fleet.py",
+    "server/grid.py",
+    "server/runtime_grid.py",
+}
 NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio"}
 CLOCK = {"time", "datetime"}
 

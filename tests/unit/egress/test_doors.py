@@ -37,7 +37,10 @@ DOORS: Mapping[str, set[str]] = {
 }
 SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
+    # Flower's SuperNode: carries what client/app.py has handed to it; looks at no content
+    "client/supernode.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
+    "client/notify.py": {"socket"},  # tells systemd how the node is: a datagram on this machine
     # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
     "client/registry_client.py": {"grpc", "urllib"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -54,6 +55,16 @@ def test_two_messages_to_one_site_are_answered_each() -> None:
 
 
 TWICE = (("alpha", b"first"), ("beta", b"only"), ("alpha", b"second"))
+
+
+def test_a_body_travels_in_pieces_both_ways() -> None:
+    """Those that `piece_bytes` says; else a cut costs the whole body."""
+    body = random.Random(1).randbytes(524_288)
+    asked = transport()._message(Outgoing("alpha", "train", b"header", body), 1)
+    for records in (asked.content, client_app.pack(b"header", body)):
+        pieces = records.array_records[client_app.BODY][client_app.BODY].slice_array()
+        assert len(pieces) == 32
+        assert client_app.unpack(records) == (b"header", body)
 
 
 def test_an_empty_body_stays_empty() -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 from flwr.supernode import start_client_internal
 
-from client.app import WAIT_S, Pace
+from client.supernode import WAIT_S, Pace
 
 
 class Clock:

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 import client.app
+from client import state
 from client.home import NodeHome
 from client.policy import DEFAULT_REPLY_CLOCK_S, Policy
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
@@ -183,6 +184,31 @@ def test_the_node_s_process_keeps_to_the_clock_and_only_its_own_log_says_when_it
     assert worker.statuses == ["completed"] * 3
     logged = [json.loads(line) for line in (home.logs / "rounds.log").read_text().splitlines()]
     assert [entry["ticks"] for entry in logged] == [3]
+
+
+def test_while_a_reply_waits_the_display_says_when_it_leaves(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+):
+    """For people at this machine; it is gone once the reply has left."""
+    time = Time()
+    worker = Worker(time, {"train-request": 5.0})
+    worker.patch(monkeypatch, home.root)
+    begun = state.Progress(run="spring", round=2, stage="training", step=8, steps=8)
+    state.write_progress(home, begun)
+    moved, seen = time.wait, []
+
+    def wait(seconds: float) -> bool:
+        seen.append(state.progress(home))
+        return moved(seconds)
+
+    time.wait = wait  # type: ignore[method-assign]
+    worker.ask("train-request")
+    assert [item.stage for item in seen if item is not None] == ["training", "holding"]
+    held = seen[-1]
+    assert held is not None
+    assert (held.run, held.step) == ("spring", 8)
+    assert held.leaves_s == pytest.approx(held.written_s + TICK_S - 5.0, abs=1.0)
+    assert state.progress(home) is None
 
 
 def test_a_node_that_is_stopped_while_a_reply_waits_pushes_nothing(

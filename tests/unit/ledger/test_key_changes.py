@@ -23,7 +23,7 @@ from books_stand_ins import (
     opened,
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ledger_recovery import Card, World
 
@@ -146,6 +146,7 @@ def test_a_key_is_not_handed_to_itself() -> None:
         replaced(3, D, identity_key=public(KEY))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["book", "rotate"]), max_size=8), st.data())
 def test_any_history_of_keys_verifies_and_no_other_signer_does(
     history: list[str], data: st.DataObject

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
-from client import keys
+from client import keys, state
 from client.home import NodeHome
 from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
 from client.policy import AdvanceApproval, Policy
@@ -198,6 +198,27 @@ def test_a_booking_says_everything_about_its_round(home, tmp_path):
     assert booked.transcript == of_request(request, consortium.roster.weights).digest.hex()
     assert (said.epsilon, said.delta) == (booked.epsilon_lifetime, 1e-5)
     assert (said.trust_model, said.colluding_sites) == ("local", None)
+
+
+def test_a_node_at_rest_gives_no_key_and_books_no_round_that_was_not_begun(home, tmp_path):
+    """Outside its hours, or paused; what was booked before is taken up."""
+    data = signed_roster(home)
+    approve(home, data)
+    consortium = Consortium.of(tmp_path / "others")
+    booked_round(home, consortium, 1)
+    state.pause(home)
+    assert asked_for_a_key(home, data)["reason"] == "not-ready"
+    assert not (home.never_back_up / "epoch.json").exists()
+    with pytest.raises(Refused) as caught:
+        booked_round(home, consortium, 2)
+    assert caught.value.reason == "not-ready"
+    with pytest.raises(Refused) as caught:  # the ledger's own answer, not the rest's
+        booked_round(home, consortium, 1)
+    assert caught.value.reason == "replay"
+    assert len(chain_at(home).bookings) == 1
+    state.resume(home)
+    assert asked_for_a_key(home, data)["kind"] == "epoch-key"
+    booked_round(home, consortium, 2)
 
 
 def test_the_note_has_the_signed_head_and_the_entries_up_to_it(home, tmp_path):

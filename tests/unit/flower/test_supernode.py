@@ -1,0 +1,331 @@
+"""Delivery at the node: kept until it is there, in pieces that are not sent twice."""
+
+from __future__ import annotations
+
+import random
+
+import httpx
+import pytest
+from flwr.app import Metadata
+from flwr.app.message import make_message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
+from flwr.supercore.run import RunNotRunningException
+from flwr.supernode import start_client_internal
+
+from client import supernode
+from client.app import pack, unpack
+from client.sent import SentLog
+from client.supernode import AGAIN_S, Delivery, Kept, Pace, patient_invoker
+from shared_model.errors import OurMistake
+from shared_model.known_source import check, source_digest
+from shared_model.pieces import LARGEST_BYTES, SMALLEST_BYTES, piece_bytes
+
+BODY = random.Random(1).randbytes(524_288)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000.0
+        self.slept = []
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Link:
+    """A SuperLink that stores objects by their digest. faults: what the next calls raise."""
+
+    def __init__(self):
+        self.objects = {}
+        self.pushed = []
+        self.faults = []
+        self.takes = True
+        self.after_store = []
+
+    def send(self, message, tree, seconds):
+        self._fail()
+        if not self.takes:
+            return set(), ""
+        return {one for one in ids(tree) if one not in self.objects}, "session"
+
+    def push_object(self, run, session, identifier, content):
+        self._fail()
+        self.pushed.append(identifier)
+        self.objects[identifier] = content
+        if self.after_store:
+            raise self.after_store.pop(0)
+
+    def _fail(self):
+        if self.faults:
+            fault = self.faults.pop(0)
+            if fault is not None:
+                raise fault
+
+
+class State:
+    """What `Delivery` needs of Flower's node state and object store."""
+
+    def __init__(self, message):
+        self.messages = [message]
+        self.objects = {
+            key: value.deflate() for key, value in get_all_nested_objects(message).items()
+        }
+        self.tree = get_object_tree(message)
+        self.deleted = []
+
+    def get_messages_legacy(self, *, is_reply):
+        return self.messages
+
+    def get_message_processing_duration(self, *, message_id):
+        return 1.0
+
+    def delete_messages(self, *, message_ids):
+        self.deleted += message_ids
+
+    def get_object_tree(self, identifier):
+        return self.tree
+
+    def get(self, identifier):
+        return self.objects[identifier]
+
+    def delete(self, identifier):
+        self.deleted.append(identifier)
+
+
+def ids(tree):
+    return {tree.object_id}.union(*(ids(child) for child in tree.children))
+
+
+@pytest.fixture
+def reply():
+    made = make_message(
+        Metadata(
+            run_id=1,
+            message_id="",
+            src_node_id=2,
+            dst_node_id=1,
+            reply_to_message_id="asked",
+            group_id="",
+            created_at=1_000_000.0,
+            ttl=3_600.0,
+            message_type="train",
+        ),
+        pack(b"header", BODY),
+    )
+    made.metadata.__dict__["_message_id"] = made.object_id
+    return made
+
+
+@pytest.fixture
+def clock(reply):
+    made = Clock()
+    made.now = reply.metadata.created_at
+    return made
+
+
+@pytest.fixture
+def log(node_home):
+    return SentLog(node_home)
+
+
+@pytest.fixture
+def node_home(tmp_path):
+    from client.home import NodeHome
+
+    return NodeHome(tmp_path)
+
+
+@pytest.fixture
+def deliver(reply, clock, log):
+    """Hands the reply over and delivers it to this link; the outcome in the log."""
+
+    def delivered(link):
+        log.handed_over(reply.metadata.message_id, b"", b"")
+        state = State(reply)
+        Delivery(log, clock.sleep, clock).push(state, state, link.send, link.push_object)
+        assert reply.metadata.message_id in state.deleted
+        (entry,) = log.entries()
+        return entry.outcome
+
+    return delivered
+
+
+def test_flower_is_the_one_that_this_was_written_against():
+    """A changed function is found at start, by name."""
+    check(supernode.KNOWN, "Flower")
+    with pytest.raises(OurMistake, match=r"Flower is not one that fedprint knows: .*pull_objects"):
+        check({**supernode.KNOWN, supernode.pull_objects: "0" * 16}, "Flower")
+    assert source_digest(len) == ""
+
+
+def test_another_flower_ends_the_process_with_words(monkeypatch):
+    monkeypatch.setattr(supernode, "KNOWN", {supernode.pull_objects: "0" * 16})
+    with pytest.raises(SystemExit, match="not one that fedprint knows"):
+        supernode.serve([])
+
+
+@pytest.mark.parametrize("size", [1, 1000, 346_352, 6_500_000, 39_000_000, 500_000_000])
+def test_a_cut_costs_a_sixteenth_of_a_body_at_most(size):
+    """Two pieces, unless the body is so small that they are of the smallest size."""
+    piece = piece_bytes(size)
+    assert SMALLEST_BYTES <= piece <= LARGEST_BYTES
+    assert 2 * piece <= max(size / 15, 2 * SMALLEST_BYTES)
+
+
+def test_a_body_in_pieces_is_the_same_body():
+    """Also one whose pieces are alike."""
+    for body in (BODY, bytes(300_000), b"x", b""):
+        assert unpack(pack(b"header", body)) == (b"header", body)
+
+
+def test_an_upload_that_is_cut_goes_on_with_what_is_missing(deliver, clock):
+    """However often; no piece is stored twice, and "delivered" is said once all are there."""
+    link = Link()
+    cut = httpx.ConnectError("the line is down")
+    link.faults = [None, None, None, None, cut, cut, None, None, None, cut]
+    assert deliver(link) == "delivered"
+    assert len(link.pushed) == len(set(link.pushed))
+    assert set(link.pushed) == set(link.objects)
+    assert len(link.objects) > 32
+    assert clock.slept[0] == AGAIN_S[0]
+
+
+def test_a_piece_whose_receipt_was_lost_is_not_taken_for_lost(deliver):
+    """The SuperLink says that it wants no such piece: it is asked what it lacks."""
+    link = Link()
+    link.after_store = [ObjectPushError("x", 1, "session")]
+    assert deliver(link) == "delivered"
+    assert len(link.pushed) == len(set(link.pushed))
+
+
+def test_what_the_superlink_does_not_take_is_not_called_delivered(deliver):
+    """Flower says "Sent successfully" of it."""
+    link = Link()
+    link.takes = False
+    assert deliver(link) == "not-taken"
+    assert link.pushed == []
+
+
+def test_what_it_stops_to_take_in_the_middle_is_not_called_delivered(deliver, reply):
+    """Some pieces went, others never did."""
+    link = Link()
+
+    class Closing(Link):
+        def push_object(self, *words):
+            super().push_object(*words)
+            self.takes = False
+            raise httpx.ReadError("cut")
+
+    link = Closing()
+    assert deliver(link) == "not-taken"
+
+
+def test_a_reply_is_tried_until_its_message_has_expired(deliver, clock, reply):
+    """Not once, and not for ever: the pauses grow up to half a minute."""
+    link = Link()
+    link.faults = [httpx.ConnectError("down")] * 10_000
+    assert deliver(link) == "expired"
+    assert clock.now >= reply.metadata.created_at + reply.metadata.ttl
+    assert clock.slept == sorted(clock.slept)
+    assert clock.slept[-1] == AGAIN_S[1]
+
+
+def test_a_run_that_is_over_ends_the_wait(deliver):
+    """The next start of the coordinator asks again, and the outbox answers."""
+    link = Link()
+    link.faults = [httpx.ConnectError("down"), RunNotRunningException()]
+    assert deliver(link) == "run-over"
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(413, "not-taken"), (500, "delivered"), (503, "delivered")]
+)
+def test_an_answer_that_another_try_would_get_too_ends_the_wait(deliver, code, outcome):
+    """Too large stays too large; a fault of the SuperLink may pass."""
+    link = Link()
+    response = httpx.Response(code, request=httpx.Request("POST", "https://example.org"))
+    link.faults = [httpx.HTTPStatusError("no", request=response.request, response=response)]
+    assert deliver(link) == outcome
+
+
+def test_a_download_that_is_cut_keeps_what_came():
+    """Each piece is asked for once more at most, those that came not at all."""
+    asked, faults = [], [None, None, httpx.ReadError("cut"), None]
+
+    def pull(identifier):
+        asked.append(identifier)
+        fault = faults.pop(0) if faults else None
+        if fault is not None:
+            raise fault
+        return identifier.encode()
+
+    clock = Clock()
+    kept = Kept(clock.sleep)
+    wanted = ["a", "b", "c", "d", "e", "a"]
+    assert kept.pull(wanted, pull) == {key: key.encode() for key in "abcde"}
+    assert len(asked) <= 7
+    before = len(asked)
+    assert set(kept.pull(["a", "b", "f"], pull)) == {"a", "b", "f"}
+    assert asked[before:] == ["f"]
+
+
+def test_a_message_that_is_gone_is_not_waited_for():
+    def pull(identifier):
+        raise ObjectPullError(identifier, "not found")
+
+    with pytest.raises(ObjectPullError):
+        Kept(Clock().sleep).pull(["a"], pull)
+
+
+def test_pieces_of_earlier_messages_are_kept_up_to_a_limit():
+    """The present message is never cut short by it."""
+    kept = Kept(Clock().sleep, limit_bytes=10)
+    assert len(kept.pull(list("abc"), lambda _: bytes(4))) == 3
+    asked = []
+    kept.pull(list("bc"), lambda one: asked.append(one) or bytes(4))
+    assert asked == []  # the youngest two
+    kept.pull(list("a"), lambda one: asked.append(one) or bytes(4))
+    assert asked == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (httpx.ConnectError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF in TLS handshake"), False),
+        (httpx.ProxyError("502 Bad Gateway"), False),
+        (httpx.ReadTimeout("slow"), False),
+        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), True),
+    ],
+)
+def test_a_handshake_that_was_cut_is_no_wrong_certificate(error, ends):
+    """Flower gives up at both; a proxy that does not connect it does not even know."""
+    invoker = patient_invoker()
+    assert isinstance(error, invoker.recoverable_exceptions)
+    assert invoker.should_giveup(error) == ends
+
+
+def test_nothing_that_goes_wrong_in_asking_ends_the_node(clock):
+    def flowers(**parts):
+        raise httpx.DecodingError("nonsense")
+
+    assert supernode._receive(flowers, clock.sleep) is None
+    assert clock.slept
+
+
+def test_ours_stand_in_for_flowers_functions(log, monkeypatch):
+    """The names that Flower's loop looks up."""
+    for module in (start_client_internal, supernode.fleet_http_connection, supernode.http_retry):
+        for name, value in list(vars(module).items()):
+            monkeypatch.setitem(vars(module), name, value)
+    pace = Pace()
+    delivery, kept = Delivery(log, pace.sleep), Kept(pace.sleep)
+    supernode.install(delivery, kept, pace)
+    assert start_client_internal._push_messages == delivery.push
+    assert vars(start_client_internal)["pull_objects"] == kept.pull
+    names = start_client_internal.start_client_internal.__code__.co_names
+    assert {"_push_messages", "_pull_and_store_message", "time"} <= set(names)
