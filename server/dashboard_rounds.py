@@ -56,7 +56,8 @@ class Round:
 
     verified: in words; is_verified: enough hospitals signed that the sum is right. verified_by:
     those whose receipts are here. spent: lifetime epsilon that each contributor's reply states (its
-    ledger's); None: infinite. moved, noise: see `server.curves`; None: not computed.
+    ledger's); None: infinite. late: whose submission came when nobody waited for it any more.
+    moved, noise: see `server.curves`; None: not computed.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Round:
     verified_by: tuple[str, ...]
     traffic: Traffic
     spent: tuple[tuple[str, float | None], ...] = ()
+    late: tuple[str, ...] = ()
     moved: float | None = None
     noise: float | None = None
 
@@ -84,6 +86,8 @@ class Round:
         """One word for a cell: "in", why not, or "" if it was not asked."""
         if site in self.in_sum:
             return "in"
+        if site in self.late:
+            return "late"
         ended = next((one.ending for one in self.absent if one.site == site), None)
         return ended or ("out" if site in self.asked else "")
 
@@ -92,7 +96,9 @@ class Round:
         if site in self.in_sum:
             return ""
         found = next((one.words for one in self.absent if one.site == site), None)
-        return found or self.reason
+        words = found or self.reason
+        void = "; its submission came too late and is void, and what it cost stays spent"
+        return words + void if site in self.late else words
 
     def epsilon(self, site: str) -> float | None:
         """Lifetime epsilon that its reply states."""
@@ -150,6 +156,7 @@ def round_view(
     item: RoundRecord,
     closing: ClosingRecord | None,
     traffic: Traffic,
+    late: tuple[str, ...] = (),
 ) -> Round:
     """One round. closing: of an aggregated round; None if it cannot be read."""
     aggregated = item.outcome == "aggregated"
@@ -173,6 +180,7 @@ def round_view(
         is_verified=closing is not None and closing.state == "verified",
         verified_by=() if closing is None else tuple(sorted(closing.receipts)),
         traffic=traffic,
+        late=late,
         spent=tuple((one.site, one.privacy.epsilon) for one in item.contributors),
     )
 

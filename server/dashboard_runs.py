@@ -52,8 +52,11 @@ class RunReader:
         record = self.kept.at(("run", path), path / "run.json", folder.record)
         models = {0, *(item.round for item in record.rounds if item.outcome == "aggregated")}
         rounds, before = [], 0
+        late: dict[int, tuple[str, ...]] = {}
+        for one in record.late:
+            late[one.round] = tuple(sorted({*late.get(one.round, ()), one.site}))
         for item in record.rounds:
-            rounds.append(self._round(folder, record, item, before))
+            rounds.append(self._round(folder, record, item, before, late.get(item.round, ())))
             before = item.round if item.round in models else before
         points, note = self._public(path, record)
         view = run_view(
@@ -68,17 +71,24 @@ class RunReader:
         )
         return record, view
 
-    def _round(self, folder: RunFolder, record: RunRecord, item: RoundRecord, before: int) -> Round:
+    def _round(
+        self,
+        folder: RunFolder,
+        record: RunRecord,
+        item: RoundRecord,
+        before: int,
+        late: tuple[str, ...],
+    ) -> Round:
         """before: the round whose model this one began with, 0: the first model."""
         path, closed = folder.path, item.outcome == "closed"
         closing_path = path / "sums" / f"{item.round:04d}.closing.json"
         stored = folder.round(item.round).submissions
-        state = (item.request_digest, None if closed else stamp(closing_path), stamp(stored))
+        state = (item.request_digest, late, None if closed else stamp(closing_path), stamp(stored))
         lengths = None if closed else self._lengths(folder, record, item, before)
 
         def made() -> Round:
             traffic = Traffic(_received(stored, item), _sent(folder, item, before))
-            return round_view(item, None if closed else _closing(folder, item.round), traffic)
+            return round_view(item, None if closed else _closing(folder, item.round), traffic, late)
 
         found = self.kept.when(("round", path, item.round), state, made)
         return found.with_lengths(lengths)

@@ -48,6 +48,8 @@ def families(overview: Overview) -> Iterator[Metric]:
     unverified = sum(len(run.unverified) for run in overview.runs)
     yield _counter("incidents", "Messages that a correct site would not send.", incidents)
     yield _counter("accusations", "Shares that one site says it cannot use.", accusations)
+    late = sum(len(one.late) for run in overview.runs for one in run.rounds)
+    yield _counter("late_submissions", "Submissions that came too late and are void.", late)
     yield _gauge("unverified_sums", "Published sums that are not verified.", float(unverified))
     yield _gauge("releases", "Releases made here.", float(len(overview.releases)))
     yield from _ages(overview)

@@ -162,7 +162,7 @@ def serve(home: CoordinatorHome, *, environment: Mapping[str, str]) -> None:
     with locked(home.service_lock, busy), json_log(home.logs / "service.log", beside=beside) as log:
         try:
             with Family() as family:
-                service = Service(home, _starter(home, family), _forgetter(family), log)
+                service = Service(home, _starter(home, family), family.forget, log)
                 _keep(service, family, home, ports, environment)
         except KeyboardInterrupt:
             log.info("stopped")
@@ -211,16 +211,6 @@ def _starter(home: CoordinatorHome, family: Family) -> Callable[[Place], Child]:
         )
 
     return start
-
-
-def _forgetter(family: Family) -> Callable[[Child], None]:
-    def forget(child: Child) -> None:
-        if child in family.children:
-            family.children.remove(child)
-        if child.process.stdin is not None:
-            child.process.stdin.close()
-
-    return forget
 
 
 def _listens(host: str, port: int) -> bool:

@@ -26,7 +26,7 @@ from server.home import CoordinatorHome
 from server.public_loss import PublicLoss, PublicPoint
 from server.registry_book import Listed, RegistryBook, Waiting, moment
 from server.release import make_release
-from server.run_records import AbsentRecord, IncidentRecord, RunRecord
+from server.run_records import AbsentRecord, IncidentRecord, LateRecord, RunRecord
 from shared_model import enrolment, protocol, roster, signing
 from shared_model.enrolment import RootCard, SiteCard
 from shared_model.files import write_atomic
@@ -165,7 +165,8 @@ def finished_run(home: CoordinatorHome) -> RunFolder:
         }
     )
     rounds[3] = rounds[3].model_copy(update={"reason": "too-few-contributors"})
-    rewritten(folder, rounds=tuple(rounds))
+    late = LateRecord(site="gamma", round=7, at=NOW.timestamp() - 80_000, header="")
+    rewritten(folder, rounds=tuple(rounds), late=(late,))
     at_times(folder, NOW.timestamp() - 86_400)
     return folder
 

@@ -33,6 +33,7 @@ def test_metrics_say_what_the_records_say(lively_root: CoordinatorHome) -> None:
     assert (found["rounds_total[aggregated]"], found["rounds_total[closed]"]) == (16.0, 1.0)
     assert [found[f"sites[{one}]"] for one in ("online", "away", "unknown")] == [2.0, 1.0, 0.0]
     assert (found["incidents_total"], found["accusations_total"]) == (1.0, 1.0)
+    assert found["late_submissions_total"] == 1.0
     assert (found["unverified_sums"], found["releases"]) == (1.0, 1.0)
     assert (found["registry_up"], found["run_up"], found["open_rounds"]) == (0.0, 1.0, 1.0)
     assert found["open_round_awaited_sites"] == 1.0

@@ -100,11 +100,14 @@ def test_a_run_says_who_was_in_which_sum_and_who_was_not(visitor: Visitor) -> No
         if (found := [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.split(r"</t[hd]>", row)])
         and len(found) > 8
     }
-    assert cells["7"][:5] == ["sum of 2", "in", "in", "silent", "by 2"]
+    assert cells["7"][:5] == ["sum of 2", "in", "in", "late", "by 2"]
     assert cells["8"][:5] == ["sum of 2", "refused", "in", "in", "by 2"]
     assert cells["4"][:5] == ["closed", "unused", "unused", "unused", "–"]
     one = words_of(visitor.get("/runs/spring/rounds/7"))
-    assert "gamma no did not answer before the deadline –" in one
+    assert (
+        "gamma no did not answer before the deadline; its submission came too late and is void"
+        in one
+    )
     closed = words_of(visitor.get("/runs/spring/rounds/4"))
     assert "closed fewer hospitals submitted than are needed" in closed
 
