@@ -1,9 +1,11 @@
-"""fedprint-node data: add, show, remove, withdraw; every command leaves a whole store behind."""
+"""fedprint-node data: add, show, remove, withdraw; every command leaves a whole store behind.
+
+How the store is encrypted and verified is in `client.cli_data_key`.
+"""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from client import cli_data_key
+from client.cli_data_parts import AsJson, Home, Yes, confirm, done
 from client.home import NodeHome
 from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake
@@ -20,13 +24,8 @@ if TYPE_CHECKING:
     from client.mapping import Mapping
 
 app = typer.Typer(no_args_is_help=True)
+cli_data_key.register(app)
 
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME, ~/.fedprint/node)."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _SHOWN_FINDINGS = 20
 _SHOWN_FAULTS = 50
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
@@ -90,13 +89,13 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the whole store, then print patients, windows and refusals by reason.
+    """Check the whole store, then print patients, windows, refusals by reason, and encryption.
 
     Example: fedprint-node data show --sheet windows.png
     """
-    from client.store import WindowStore
+    from client.store import open_store
 
-    store = WindowStore.open(NodeHome.find(home).store, full=True)
+    store = open_store(NodeHome.find(home), full=True)
     summary = _summary(store)
     if sheet is not None:
         from client.contact_sheet import write_sheet
@@ -116,6 +115,7 @@ def show(
     ]  # fmt: skip
     terminal.show("Window store", rows, as_json=False)
     _show_refusals(summary["refusals"], summary["windows"])
+    terminal.out.print(cli_data_key.in_words(store), highlight=False, markup=False)
     if patients:
         rows = [
             {"pseudonym": row.pseudonym, "data sets": ", ".join(row.data_sets),
@@ -148,10 +148,10 @@ def remove(
     place = NodeHome.find(home)
     name = None if data_set is None else find_data_set(place, data_set)
     what = "every data set" if name is None else f"data set {name!r}"
-    _confirm(f"Erase {what} of this node?", yes=yes)
+    confirm(f"Erase {what} of this node?", yes=yes)
     with open_writer(place) as writer:
         erased = writer.remove(name)
-    _done({"removed": name or "all", "recordings": erased}, f"Erased {what}: {erased} recordings. "
+    done({"removed": name or "all", "recordings": erased}, f"Erased {what}: {erased} recordings. "
           "The privacy budget already spent on them stays spent.", as_json=as_json)  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def withdraw(
             "A pseudonym is 32 small hexadecimal digits.",
             do="See: fedprint-node data show --patients",
         )
-    _confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
+    confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     with open_writer(place) as writer:
         before = pseudonym in writer.withdrawn
         erased = writer.withdraw(pseudonym)
@@ -200,7 +200,7 @@ def withdraw(
             " The patient had been withdrawn before." if before
             else " No recording of this patient was in the store: check the identifier."
         )  # fmt: skip
-    _done(
+    done(
         {"pseudonym": pseudonym, "recordings": erased, "already_withdrawn": before},
         text,
         as_json=as_json,
@@ -277,7 +277,7 @@ def _agree_on_mapping(path: Path, given: Path | None, *, yes: bool, as_json: boo
         source = "guessed from the files" if given is None else f"from {given}"
         terminal.err.print(f"Mapping, {source}:", style="bold", highlight=False)
         terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
-        _confirm("Read the recordings with this mapping?", yes=yes)
+        confirm("Read the recordings with this mapping?", yes=yes)
     elif not yes:
         raise OurMistake("With --json nobody is asked.", do="Give --yes as well.")
     return chosen
@@ -305,7 +305,7 @@ def _agree_on_findings(report: AddReport, *, yes: bool, as_json: bool) -> None:
         )
     if len(findings) > _SHOWN_FINDINGS:
         terminal.err.print(f"  and {len(findings) - _SHOWN_FINDINGS} more (all with --json)")
-    _confirm(f"Put {report.added} recordings into the store?", yes=yes)
+    confirm(f"Put {report.added} recordings into the store?", yes=yes)
 
 
 def _print_report(report: AddReport) -> None:
@@ -362,6 +362,7 @@ def _summary(store: Any) -> dict[str, Any]:
             for one in store.data_sets
         ],
         "version": store.version,
+        **cli_data_key.encryption(store),
     }
 
 
@@ -375,24 +376,3 @@ def _show_refusals(refusals: dict[str, dict[str, int]], windows: int) -> None:
     terminal.show(
         "Windows by channel and reason", [{"reason": "accepted", **kept}, *rows], as_json=False
     )
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless --yes; a pipe that cannot answer is refused.
-
-    Raises:
-        OurMistake: nobody is there to ask.
-        typer.Abort: the answer was no.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise OurMistake("Nobody is there to be asked.", do="Give --yes if you are sure.")
-    typer.confirm(question, abort=True, err=True)
-
-
-def _done(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json(document)
-    else:
-        terminal.out.print(text)

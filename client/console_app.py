@@ -34,7 +34,7 @@ from client.console_runs import RunPages
 from client.home import NodeHome
 from client.metrics import NodeMetrics
 from client.settings import settings_of
-from shared_model.errors import OurMistake, Refused
+from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
 from shared_model.locks import is_locked, locked
 from shared_model.web.gate import SERVER_OPTIONS, Rules
@@ -54,9 +54,13 @@ class Listening(BaseModel):
 
 
 def serve(arguments: list[str]) -> None:
-    """Answer until it is ended. Arguments: none."""
+    """Answer until it is ended. Arguments: none. A fault in words ends it with its exit code."""
     del arguments
-    run(NodeHome.find())
+    try:
+        run(NodeHome.find())
+    except FedprintError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def run(home: NodeHome, on_start: Callable[[int], None] = lambda port: None) -> None:

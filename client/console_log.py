@@ -1,4 +1,6 @@
-"""logs/console.log: who did what in the console, one JSON line each. Never a count of patients.
+"""logs/console-audit.log: who did what in the console, one JSON line each.
+
+No count of patients is ever in it. (`logs/console.log` is what the process itself prints.)
 
 log = ConsoleLog(home)
 log.write(session, "approve run", "spring")
@@ -24,7 +26,7 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class ConsoleLog:
-    """now: seconds since 1970. At 4 MB the file is put aside as console.log.1, the one before goes.
+    """now: seconds since 1970. At 4 MB the file is put aside as console-audit.log.1.
 
     Its writer renames it itself: `fedprint-node console` and the console's process both write.
     """
@@ -37,11 +39,11 @@ class ConsoleLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now()))
         line = {"time": stamp, "session": session or None, "what": what, "more": more[:_LONGEST]}
         data = json.dumps(line, sort_keys=True).encode() + b"\n"
-        path = self.home.logs / "console.log"
+        path = self.home.logs / "console-audit.log"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(path.with_suffix(".lock")):
             if path.exists() and path.stat().st_size + len(data) > SIZE_BYTES:
-                path.replace(path.with_name("console.log.1"))
+                path.replace(path.with_name("console-audit.log.1"))
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "ab") as stream:
                 stream.write(data)
@@ -49,7 +51,7 @@ class ConsoleLog:
     def last(self, limit: int = 100) -> list[dict[str, str]]:
         """The last lines, the newest first; what cannot be read is left out."""
         try:
-            with (self.home.logs / "console.log").open("rb") as stream:
+            with (self.home.logs / "console-audit.log").open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(max(0, size - _TAIL_BYTES))
                 lines = stream.read().splitlines()

@@ -103,8 +103,8 @@ def _in_words(found: Spending) -> list[tuple[str, Any]]:
     """Epsilon never stands alone: delta, unit and trust model go with it."""
     last: Booked | None = found.view.chain.bookings[-1] if found.view.chain.bookings else None
     words: list[tuple[str, Any]] = [
-        ("Spent for life", f"epsilon {ledger_view.number(found.epsilon)}"),
-        ("Left for life", f"epsilon {ledger_view.number(found.left)}"),
+        ("Spent for life", f"epsilon {found.epsilon:.4g}"),
+        ("Left for life", f"epsilon {found.left:.4g}"),
         ("Limit for life", f"epsilon {found.view.policy.epsilon_lifetime:g}"),
         ("Limit of a run", f"epsilon {found.view.policy.epsilon_per_run:g}"),
         ("At delta", f"{found.view.delta:g}"),

@@ -6,12 +6,14 @@ lies here by then under the same name is approved only if it is that very plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client import run_words
 from client.approvals import HospitalApprovals, approvals_of
+from client.console_facts import Kept
 from client.console_log import ConsoleLog
 from client.home import NodeHome
+from client.rosters import RosterBook
 from shared_model.errors import FedprintError, Refused
 from shared_model.web.site import Answer, Call, Done, Page, Shown
 
@@ -22,6 +24,7 @@ class RunPages:
 
     home: NodeHome
     log: ConsoleLog
+    _lines: Kept[list[str]] = field(default_factory=Kept, repr=False)
 
     def all(self) -> list[Page]:
         return [
@@ -41,7 +44,12 @@ class RunPages:
     def show(self, call: Call) -> Answer:
         book = self._book
         plan, state = book.shown(call.path["run"])
-        lines = run_words.plan_in_words(self.home, book, plan)
+        with book.ledger() as ledger:
+            head = ledger.chain.head
+        approved = RosterBook(self.home).approved()
+        roster = approved.roster.digest if approved else ""
+        key = (plan.digest, head, roster, book.policy)  # all that the words follow from
+        lines = self._lines.get(key, lambda: run_words.plan_in_words(self.home, book, plan))
         values = {"run": plan.run, "state": state, "lines": lines, "digest": plan.digest}
         return Shown("run.html", values)
 

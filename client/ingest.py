@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from client.home import NodeHome
 from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
 from client.store import read_manifest
+from client.store_key import key_of
 from client.store_write import StoreWriter, refusal_counts
 from shared_model.config import CHANNELS
 from shared_model.errors import DataFault, OurMistake
@@ -120,14 +121,16 @@ def add_recordings(
         on_stage: see `StoreWriter`.
 
     Raises:
-        Refused: another command is writing (reason "locked").
+        Refused: another command is writing (reason "locked"), or the store is not encrypted as is
+            configured (reason "store-key").
         OurMistake: the name belongs to another folder, or is no word of small letters.
         DataFault: the store is damaged (cause "store").
     """
+    store_key = key_of(home)
     key = load_or_create_key(home)
     source = keyed_digest(key, "folder", str(folder.resolve()))
     report = AddReport()
-    with StoreWriter(home.store, key, on_stage=on_stage) as writer:
+    with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         report.data_set = _data_set_name(writer, source, name)
         known = writer.recordings()
         part = writer.new_part(report.data_set, source)
@@ -220,15 +223,17 @@ def open_writer(home: NodeHome) -> StoreWriter:
     """A writer of the node's store, which must exist.
 
     Raises:
-        OurMistake: there is no store, or its key is gone.
+        OurMistake: there is no store, or one of its keys is gone.
+        Refused: it is not encrypted as is configured (reason "store-key").
     """
-    read_manifest(home.store)
-    return StoreWriter(home.store, load_key(home.pseudonym_key))
+    store_key = key_of(home)
+    read_manifest(home.store, store_key)
+    return StoreWriter(home.store, load_key(home.pseudonym_key), store_key)
 
 
 def find_data_set(home: NodeHome, wanted: str) -> str:
     """Name of the data set that is called so, or that was added from the folder of this path."""
-    manifest = read_manifest(home.store)
+    manifest, _ = read_manifest(home.store, key_of(home))
     if any(one.name == wanted for one in manifest.data_sets):
         return wanted
     source = keyed_digest(load_key(home.pseudonym_key), "folder", str(Path(wanted).resolve()))

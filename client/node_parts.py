@@ -86,13 +86,17 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
                 reason="not-ready",
                 do="Run: fedprint-node data add PATH",
             )
+        if pretend.data is None:
+            from client.store import check_openable
+
+            check_openable(home)
 
     def data() -> PatientBatches:
         if pretend.data is not None:
             return pretend.data
-        from client.store import WindowStore
+        from client.store import open_store
 
-        return WindowStore.open(home.store)
+        return open_store(home)
 
     def noise(request: TrainRequest) -> NoiseSource:
         if pretend.noise is not None:

@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from client import store_format as fmt
+from client.home import NodeHome
+from client.store_key import StoreKey, key_of
+from client.store_parts import content, open_rows
+from client.store_seal import StoreCipher, envelope_of
 from shared_model.canonical import digest
 from shared_model.config import CHANNELS, TOKENS, WINDOW_SAMPLES
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
 from shared_model.windows import Windows
 
 _ATTEMPTS = 5
@@ -43,19 +47,21 @@ class RefusedWindow:
 class _Part:
     """One immutable part, opened and checked."""
 
-    def __init__(self, folder: Path, entry: fmt.PartEntry) -> None:
+    def __init__(self, folder: Path, entry: fmt.PartEntry, store: StoreCipher | None) -> None:
         fmt.check_files(folder, entry)
         self.folder = folder
         self.entry = entry
-        self.catalogue = fmt.load_catalogue(folder, entry)
-        self.index = fmt.load_index(folder, entry, self.catalogue)
-        shape = (entry.windows, len(CHANNELS), WINDOW_SAMPLES)
-        self.signal = _map(folder / "signal.bin", "<f2", shape)
-        self.valid = _map(folder / "valid.bin", "u1", (entry.windows, len(CHANNELS), TOKENS))
+        self.cipher = None if store is None else store.part(entry.id)
+        self.catalogue = fmt.load_catalogue(content(folder, "catalogue.json", self.cipher), entry)
+        index = content(folder, "index.bin", self.cipher)
+        self.index = fmt.load_index(index, entry, self.catalogue)
+        self.signal = open_rows(folder, "signal.bin", entry.windows, self.cipher)
+        self.valid = open_rows(folder, "valid.bin", entry.windows, self.cipher)
 
     def refused(self) -> list[RefusedWindow]:
         shape = (self.entry.refused, len(CHANNELS), WINDOW_SAMPLES)
-        signal = np.fromfile(self.folder / "refused.bin", dtype="<f2").reshape(shape)
+        data = content(self.folder, "refused.bin", self.cipher)
+        signal = np.frombuffer(data, dtype="<f2").reshape(shape)
         rows = zip(signal, self.catalogue.refused, strict=True)
         return [RefusedWindow(window, (ecg, ppg)) for window, (_, ecg, ppg) in rows]
 
@@ -68,8 +74,11 @@ class WindowStore:
     were refused. A store that is open stays readable while a writer changes it on disk.
     """
 
-    def __init__(self, manifest: fmt.Manifest, parts: list[_Part]) -> None:
+    def __init__(
+        self, manifest: fmt.Manifest, parts: list[_Part], key: StoreKey | None = None
+    ) -> None:
         self._manifest = manifest
+        self._key = key
         self._parts = parts
         rows: dict[str, list[tuple[int, npt.NDArray[np.int64]]]] = {}
         for number, part in enumerate(parts):
@@ -91,25 +100,30 @@ class WindowStore:
         ]  # per patient: int64 (window, [part, row])
 
     @classmethod
-    def open(cls, path: Path, *, full: bool = False) -> WindowStore:
+    def open(cls, path: Path, key: StoreKey | None = None, *, full: bool = False) -> WindowStore:
         """Open and check a store: manifest, sizes, index files; with `full` all window data too.
+
+        Args:
+            key: the one that the store is encrypted with; None: it is plain.
 
         Raises:
             OurMistake: there is no store at `path`.
-            DataFault: it is damaged; names the part (cause "store").
+            Refused: it is not encrypted with this key, or at all (reason "store-key").
+            DataFault: it is damaged; names the part (cause "store"). A damaged window of an
+                encrypted store is found at the latest when it is asked for.
         """
         for _ in range(_ATTEMPTS):
-            before = read_manifest(path)
+            before, cipher = read_manifest(path, key)
             try:
-                parts = [_Part(path / "parts" / entry.id, entry) for entry in before.parts]
+                parts = [_Part(path / "parts" / entry.id, entry, cipher) for entry in before.parts]
                 if full:
                     for part in parts:
                         fmt.check_files(part.folder, part.entry, fmt.PART_FILES)
             except FileNotFoundError as error:
-                if read_manifest(path).generation != before.generation:
+                if read_manifest(path, key)[0].generation != before.generation:
                     continue  # a writer finished in between: look again
                 raise fmt.damaged(f"part {Path(error.filename).parent.name} is gone") from error
-            return cls(before, parts)
+            return cls(before, parts, key)
         raise fmt.damaged("it changes faster than it can be read")
 
     @property
@@ -125,6 +139,11 @@ class WindowStore:
     def version(self) -> str:
         """64 hexadecimal digits that change with every change of the store."""
         return digest(fmt.encode_manifest(self._manifest))
+
+    @property
+    def key_source(self) -> str | None:
+        """Where the key comes from that the store is encrypted with; None: it is plain."""
+        return None if self._key is None else self._key.source
 
     @property
     def data_sets(self) -> tuple[fmt.DataSet, ...]:
@@ -220,24 +239,76 @@ class WindowStore:
         return [window for part in self._parts for window in part.refused()]
 
 
-def read_manifest(path: Path) -> fmt.Manifest:
-    """The manifest of the store at `path`.
+def open_store(home: NodeHome, *, full: bool = False) -> WindowStore:
+    """The node's store, with the key that is configured for it.
+
+    Raises:
+        OurMistake: there is none, or its key cannot be used.
+        Refused, DataFault: see `WindowStore.open`.
+    """
+    return WindowStore.open(home.store, key_of(home), full=full)
+
+
+def check_openable(home: NodeHome) -> None:
+    """The node has a store and its key: before a round is paid for.
+
+    Raises:
+        Refused: it has not (reason "not-ready").
+        DataFault: the manifest is damaged (cause "store").
+    """
+    try:
+        read_manifest(home.store, key_of(home))
+    except (OurMistake, Refused) as error:
+        raise Refused(error.message, reason="not-ready", do=error.do) from error
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether the store at `path` claims to be encrypted.
 
     Raises:
         OurMistake: there is none.
+        DataFault: its manifest is damaged (cause "store").
+    """
+    return envelope_of(_manifest_bytes(path)) is not None
+
+
+def read_manifest(
+    path: Path, key: StoreKey | None = None
+) -> tuple[fmt.Manifest, StoreCipher | None]:
+    """The manifest of the store at `path`, and what opens its parts (None: they are plain).
+
+    Raises:
+        OurMistake: there is none.
+        Refused: it is encrypted and there is no key, or another; or it is plain although there is
+            a key (reason "store-key").
         DataFault: it is damaged (cause "store").
     """
+    data = _manifest_bytes(path)
+    envelope = envelope_of(data)
+    if envelope is None:
+        manifest = fmt.decode_manifest(data)
+        if key is not None:
+            raise Refused(
+                f"The window store is not encrypted, but a key is configured ({key.source}).",
+                reason="store-key",
+                do="Run: fedprint-node data encrypt (or, to give up the key: data decrypt).",
+            )
+        return manifest, None
+    if key is None:
+        raise Refused(
+            "The window store is encrypted and no key is configured.",
+            reason="store-key",
+            do="Name its key under [store] of node.toml, or run with its systemd credential.",
+        )
+    cipher = StoreCipher.of(envelope, key.secret)
+    return fmt.decode_manifest(cipher.open_manifest(envelope), sealed=True), cipher
+
+
+def _manifest_bytes(path: Path) -> bytes:
     try:
-        data = (path / "manifest.json").read_bytes()
+        return (path / "manifest.json").read_bytes()
     except FileNotFoundError as error:
         raise OurMistake(
             "This node has no window store yet.",
             do="Add recordings: fedprint-node data add PATH",
         ) from error
-    return fmt.decode_manifest(data)
-
-
-def _map(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    if shape[0] == 0:
-        return np.empty(shape, dtype=kind)
-    return np.memmap(path, dtype=kind, mode="r", shape=shape)

@@ -7,6 +7,9 @@ store/parts/ID/valid.bin        bool (window, channel=2, token=50)
 store/parts/ID/index.bin        INDEX_DTYPE (window,)
 store/parts/ID/refused.bin      float16 (sample window, 2, 1250), a few refused windows to look at
 store/parts/ID/catalogue.json   patients (pseudonyms), recordings (keyed digests), refusals
+
+In a store that is encrypted the manifest is an envelope and every file of a part a sequence of
+sealed records; see `client.store_seal`. Sizes and digests are then those of the sealed bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,16 @@ PART_FILES = ("signal.bin", "valid.bin", "index.bin", "refused.bin", "catalogue.
 SMALL_FILES = ("index.bin", "refused.bin", "catalogue.json")
 """Their digests are checked at every opening; the others' when the store is verified."""
 MAX_JSON_BYTES = 1 << 30
+PAGE_BYTES = 1 << 20
+RECORD_BYTES = {
+    "signal.bin": SIGNAL_BYTES,
+    "valid.bin": VALID_BYTES,
+    "index.bin": PAGE_BYTES,
+    "refused.bin": SIGNAL_BYTES,
+    "catalogue.json": PAGE_BYTES,
+}
+"""What is sealed as one record of an encrypted part's file; the last record may be shorter."""
+TAG_BYTES = 16
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -108,8 +121,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return canonical.encode({**body, "digest": canonical.digest_of(body)})
 
 
-def decode_manifest(data: bytes) -> Manifest:
-    """Parse and check a manifest.
+def decode_manifest(data: bytes, *, sealed: bool = False) -> Manifest:
+    """Parse and check a manifest; `sealed`: of a store whose parts are encrypted.
 
     Raises:
         DataFault: not a manifest, or its own digest does not match (cause "store").
@@ -128,13 +141,19 @@ def decode_manifest(data: bytes) -> Manifest:
     for part in manifest.parts:
         if set(part.files) != set(PART_FILES):
             raise damaged(f"part {part.id} does not list its files")
-        _check_sizes(part)
+        _check_sizes(part, sealed=sealed)
     if len({part.id for part in manifest.parts}) != len(manifest.parts):
         raise damaged("a part is listed twice")
     return manifest
 
 
-def _check_sizes(part: PartEntry) -> None:
+def size_on_disk(name: str, plain_bytes: int, *, sealed: bool) -> int:
+    """Size of a part's file that holds so much: every sealed record has a tag."""
+    records = -(-plain_bytes // RECORD_BYTES[name])
+    return plain_bytes + records * TAG_BYTES if sealed else plain_bytes
+
+
+def _check_sizes(part: PartEntry, *, sealed: bool) -> None:
     expected = {
         "signal.bin": part.windows * SIGNAL_BYTES,
         "valid.bin": part.windows * VALID_BYTES,
@@ -142,7 +161,7 @@ def _check_sizes(part: PartEntry) -> None:
         "refused.bin": part.refused * SIGNAL_BYTES,
     }
     for name, size in expected.items():
-        if part.files[name].size != size:
+        if part.files[name].size != size_on_disk(name, size, sealed=sealed):
             raise damaged(f"part {part.id}, {name}: size and number of windows disagree")
 
 
@@ -168,17 +187,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def load_catalogue(folder: Path, part: PartEntry) -> Catalogue:
-    """The catalogue of a part whose files were checked.
+def load_catalogue(data: bytes, part: PartEntry) -> Catalogue:
+    """The catalogue of a part from the content of its file.
 
     Raises:
         DataFault: it contradicts itself or the manifest (cause "store").
     """
-    path = folder / "catalogue.json"
-    if path.stat().st_size > MAX_JSON_BYTES:
+    if len(data) > MAX_JSON_BYTES:
         raise damaged(f"part {part.id}, catalogue.json: too large")
     try:
-        catalogue = Catalogue.model_validate_json(path.read_bytes())
+        catalogue = Catalogue.model_validate_json(data)
     except ValidationError as error:
         raise damaged(f"part {part.id}, catalogue.json: a wrong field") from error
     people, recordings = len(catalogue.patients), len(catalogue.recordings)
@@ -197,13 +215,13 @@ def load_catalogue(folder: Path, part: PartEntry) -> Catalogue:
     return catalogue
 
 
-def load_index(folder: Path, part: PartEntry, catalogue: Catalogue) -> np.ndarray[Any, Any]:
-    """INDEX_DTYPE (window,): which recording each window belongs to.
+def load_index(data: bytes, part: PartEntry, catalogue: Catalogue) -> np.ndarray[Any, Any]:
+    """INDEX_DTYPE (window,): which recording each window belongs to, from its file's content.
 
     Raises:
         DataFault: a row points outside the catalogue (cause "store").
     """
-    index = np.fromfile(folder / "index.bin", dtype=INDEX_DTYPE)
+    index = np.frombuffer(data, dtype=INDEX_DTYPE)
     rows = len(catalogue.recordings)
     if len(index) and (index["recording"].max() >= rows or index["refusal"].max() >= len(REASONS)):
         raise damaged(f"part {part.id}, index.bin: a row points nowhere")

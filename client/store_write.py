@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,9 +23,11 @@ import numpy.typing as npt
 from client import store_format as fmt
 from client.pseudonyms import keyed_digest
 from client.store import read_manifest
-from shared_model import canonical
+from client.store_key import StoreKey
+from client.store_parts import PartFiles, content, open_rows, records
+from client.store_seal import PartCipher, StoreCipher
 from shared_model.errors import OurMistake, Refused
-from shared_model.files import sync_folder, write_atomic
+from shared_model.files import write_atomic
 from shared_model.quality import ACCEPTED, REASONS
 from shared_model.windows import Prepared
 
@@ -34,6 +35,8 @@ REFUSED_KEPT = 64
 """Refused windows kept for the contact sheet in one part, at most `REFUSED_PER_REASON` a reason."""
 REFUSED_PER_REASON = 8
 LONGEST_LABEL = 64
+SPARE_BYTES = 16 << 20
+"""Left free on the disk when the store is written anew."""
 
 Labels = Mapping[str, str | float]
 
@@ -48,14 +51,22 @@ class StoreWriter:
     Args:
         path: the store's folder; made if absent.
         key: pseudonym key; a store made with another key is refused.
+        store_key: what the store is encrypted with, a new one from its first byte; None: plain.
         on_stage: called with the name of each step that has just been finished (for crash tests).
     """
 
     def __init__(
-        self, path: Path, key: bytes, *, on_stage: Callable[[str], None] = _no_stage
+        self,
+        path: Path,
+        key: bytes,
+        store_key: StoreKey | None = None,
+        *,
+        on_stage: Callable[[str], None] = _no_stage,
     ) -> None:
         self.path = path
         self._key = key
+        self._store_key = store_key
+        self.cipher: StoreCipher | None
         self._stage = on_stage
         self._lock = -1
         self.manifest: fmt.Manifest
@@ -64,8 +75,8 @@ class StoreWriter:
         """Take the lock, check the store, clear what an interrupted writer left.
 
         Raises:
-            Refused: another command is writing (reason "locked") or the store was made with
-                another key (reason "key").
+            Refused: another command is writing (reason "locked"), the store was made with another
+                pseudonym key (reason "key"), or is not encrypted with this key ("store-key").
             DataFault: the store is damaged (cause "store").
         """
         for folder in (self.path, self.path / "parts"):
@@ -82,9 +93,11 @@ class StoreWriter:
                 ) from error
             check = keyed_digest(self._key, "store", "key check")
             if (self.path / "manifest.json").exists():
-                self.manifest = read_manifest(self.path)
+                self.manifest, self.cipher = read_manifest(self.path, self._store_key)
             else:
                 self.manifest = fmt.Manifest(key_check=check)
+                secret = self._store_key
+                self.cipher = None if secret is None else StoreCipher.fresh(secret.secret)
             if self.manifest.key_check != check:
                 raise Refused(
                     "The window store was made with another pseudonym key.",
@@ -114,7 +127,8 @@ class StoreWriter:
             fmt.check_files(self._folder(part), part)
         except FileNotFoundError as error:
             raise fmt.damaged(f"part {part.id} is gone") from error
-        return fmt.load_catalogue(self._folder(part), part)
+        data = content(self._folder(part), "catalogue.json", part_cipher(self.cipher, part))
+        return fmt.load_catalogue(data, part)
 
     def _clean(self) -> None:
         """Remove everything under the store that the manifest does not name."""
@@ -211,24 +225,23 @@ class StoreWriter:
         self, part: fmt.PartEntry, catalogue: fmt.Catalogue, kept: npt.NDArray[np.bool_]
     ) -> fmt.PartEntry:
         source = self._folder(part)
-        index = fmt.load_index(source, part, catalogue)
+        cipher = part_cipher(self.cipher, part)
+        index = fmt.load_index(content(source, "index.bin", cipher), part, catalogue)
         rows = np.flatnonzero(kept[index["recording"]])
         shown = [i for i, (recording, _, _) in enumerate(catalogue.refused) if kept[recording]]
         rank = np.cumsum(kept) - 1
         recordings = [row for row, good in zip(catalogue.recordings, kept, strict=True) if good]
         people = sorted({row.patient for row in recordings})
         place = {old: new for new, old in enumerate(people)}
-        files = _PartFiles(self.path)
+        files = PartFiles(self.path, self.cipher)
         try:
-            for name, size, chosen in (
-                ("signal.bin", fmt.SIGNAL_BYTES, rows),
-                ("valid.bin", fmt.VALID_BYTES, rows),
-                ("refused.bin", fmt.SIGNAL_BYTES, shown),
-            ):
-                with (source / name).open("rb") as stream:
-                    for row in chosen:
-                        stream.seek(int(row) * size)
-                        files.write(name, stream.read(size))
+            for name in ("signal.bin", "valid.bin"):
+                stored = open_rows(source, name, part.windows, cipher)
+                for row in rows.tolist():
+                    files.write(name, stored[row].tobytes())
+            for row, data in enumerate(records(source, "refused.bin", cipher)):
+                if row in shown:
+                    files.write("refused.bin", data)
             index = index[rows].copy()
             index["recording"] = rank[index["recording"]]
             files.write("index.bin", index.tobytes())
@@ -254,72 +267,57 @@ class StoreWriter:
             update={"parts": parts, "generation": self.manifest.generation + 1, **changes}
         )
         data = fmt.encode_manifest(self.manifest)
+        if self.cipher is not None:
+            data = self.cipher.seal_manifest(data)
         write_atomic(self.path / "manifest.json", data, mode=0o600)
         self._stage("manifest swapped")
         self._clean()
         self._stage("old parts removed")
         self._catalogues = {part.id: self._load(part) for part in self.manifest.parts}
 
+    def reseal(self, cipher: StoreCipher | None) -> int:
+        """Write every part anew, sealed by `cipher` (None: plain), then swap in their manifest.
+
+        The store on disk stays as it was until then. What the parts hold does not change.
+
+        Returns:
+            Parts written.
+
+        Raises:
+            OurMistake: there is no room for both on the disk.
+            DataFault: a part is damaged (cause "store"); nothing has changed.
+        """
+        needed = sum(file.size for part in self.manifest.parts for file in part.files.values())
+        if shutil.disk_usage(self.path).free < needed + SPARE_BYTES:
+            raise OurMistake(
+                f"The disk has no room for a second copy of the store ({needed / 1e6:.0f} MB).",
+                do="Make room, then run this command again.",
+            )
+        try:
+            parts = [self._reseal_part(part, cipher) for part in self.manifest.parts]
+        except BaseException:
+            self._clean()
+            raise
+        self.cipher = cipher
+        self.publish(parts)
+        return len(parts)
+
+    def _reseal_part(self, part: fmt.PartEntry, cipher: StoreCipher | None) -> fmt.PartEntry:
+        source = self._folder(part)
+        fmt.check_files(source, part, fmt.PART_FILES)
+        files = PartFiles(self.path, cipher)
+        try:
+            for name in ("signal.bin", "valid.bin", "index.bin", "refused.bin"):
+                for data in records(source, name, part_cipher(self.cipher, part)):
+                    files.write(name, data)
+            catalogue = self._catalogues[part.id]
+            return files.finish(catalogue, part.windows, part.refused, self._stage)
+        except BaseException:
+            files.abandon()
+            raise
+
     def stage(self, name: str) -> None:
         self._stage(name)
-
-
-class _PartFiles:
-    """The files of one part while they are being written, in a temporary folder."""
-
-    def __init__(self, store: Path) -> None:
-        self._parts = store / "parts"
-        self._folder = self._parts / f".new-{secrets.token_hex(8)}"
-        self._folder.mkdir(mode=0o700)
-        self._streams = {
-            name: (self._folder / name).open("wb", buffering=1 << 20) for name in fmt.PART_FILES
-        }
-        for stream in self._streams.values():
-            os.fchmod(stream.fileno(), 0o600)
-
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        self._streams[name].write(data)
-
-    def finish(
-        self,
-        catalogue: fmt.Catalogue,
-        windows: int,
-        refused: int,
-        stage: Callable[[str], None],
-    ) -> fmt.PartEntry:
-        """Flush to disk and rename into place."""
-        self.write("catalogue.json", canonical.encode(catalogue.model_dump(mode="json")))
-        for stream in self._streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-        sync_folder(self._folder)
-        stage("part flushed")
-        files = {
-            name: fmt.FileEntry(
-                size=(self._folder / name).stat().st_size,
-                sha256=fmt.file_digest(self._folder / name),
-            )
-            for name in fmt.PART_FILES
-        }
-        entry = fmt.PartEntry(
-            id=secrets.token_hex(16), windows=windows, refused=refused, files=files
-        )
-        target = self._parts / entry.id
-        self._folder.rename(target)
-        self._folder = target
-        sync_folder(self._parts)
-        stage("part renamed")
-        return entry
-
-    def abandon(self) -> None:
-        """Close and remove; never raises."""
-        for stream in self._streams.values():
-            try:
-                stream.close()
-            except OSError:  # a full disk: the folder goes anyway
-                continue
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class PartWriter:
@@ -329,7 +327,7 @@ class PartWriter:
         self._writer = writer
         self._data_set = data_set
         self._source = source
-        self._files = _PartFiles(writer.path)
+        self._files = PartFiles(writer.path, writer.cipher)
         self._patients: dict[str, int] = {}
         self._recordings: list[fmt.RecordingRow] = []
         self._index: list[npt.NDArray[Any]] = []
@@ -431,6 +429,11 @@ def _storable(labels: Labels) -> dict[str, str | float]:
         elif math.isfinite(value):
             kept[name] = float(value)
     return kept
+
+
+def part_cipher(store: StoreCipher | None, part: fmt.PartEntry) -> PartCipher | None:
+    """What opens this part's files; None: they are plain."""
+    return None if store is None else store.part(part.id)
 
 
 def _remove(entry: Path) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from server import cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run, cli_service
-from shared_model import terminal
+from server import (
+    cli_code,
+    cli_ledger,
+    cli_registry,
+    cli_release,
+    cli_root,
+    cli_roster,
+    cli_run,
+    cli_service,
+)
+from shared_model import about, terminal
 
 app = typer.Typer(
     name="fedprint-coordinator",
@@ -19,8 +28,14 @@ cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
 cli_service.register(app)
+app.add_typer(cli_code.app, name="code")
 app.add_typer(cli_root.app, name="root")
 app.add_typer(cli_roster.app, name="roster")
+
+
+@app.callback()
+def root(version: about.Version = False) -> None:
+    """The coordinator: sites, runs, releases. It never sees a recording."""
 
 
 def main() -> None:

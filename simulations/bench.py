@@ -24,6 +24,7 @@ BENCHES = {
     "noise": "simulations.bench_noise:figures",
     "distributed-utility": "simulations.bench_distributed:figures",
     "dp-step": "simulations.bench_dp_step:figures",
+    "store": "simulations.bench_store:figures",
 }
 
 

@@ -63,13 +63,14 @@ def line_chart(
     finite = [(x, y) for line in lines for x, y in line.points if _drawn(x, y)]
     parts = [
         Markup(
+            '<div class="chart-box" tabindex="0" role="group" aria-label="{}">'
             '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">'
             '<title id="{}-t">{}</title><desc id="{}-d">{}</desc>'
-        ).format(WIDTH, HEIGHT, id, id, id, title, id, description)
+        ).format(title, WIDTH, HEIGHT, id, id, id, title, id, description)
     ]
     if not finite:
         parts.append(_text(WIDTH / 2, HEIGHT / 2, "nothing to draw yet", "middle"))
-        return Markup("").join([*parts, Markup("</svg>")])
+        return Markup("").join([*parts, Markup("</svg></div>")])
     heights = [y for _, y in finite] + [limit.y for limit in limits if _drawn(0.0, limit.y)]
     y_ticks = nice_ticks(min([*heights, 0.0] if from_zero else heights), max(heights), 5)
     low, high = y_ticks[0], y_ticks[-1]
@@ -115,7 +116,7 @@ def line_chart(
             if _drawn(x, y):
                 parts.append(Markup('<circle class="point-{}" cx="{}" cy="{}" r="2.5"/>').format(
                     _colour(line.colour), f"{at_x(x):.1f}", f"{at_y(y):.1f}"))  # fmt: skip
-    return Markup("").join([*parts, Markup("</svg>"), _legend(lines, limits)])
+    return Markup("").join([*parts, Markup("</svg></div>"), _legend(lines, limits)])
 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:

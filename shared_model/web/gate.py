@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,7 @@ SERVER_OPTIONS: Mapping[str, Any] = {
     "ws": "none",
     "lifespan": "off",
     "log_config": None,
+    "log_level": "error",  # a line for each byte that is no request would fill a disk
     "access_log": False,
     "server_header": False,
     "proxy_headers": False,
@@ -104,6 +106,10 @@ class Stop(Exception):
         self.status, self.words, self.headers = status, words, dict(headers or {})
 
 
+class _Gone(Exception):
+    """Nobody is there to be answered any more."""
+
+
 class Gate:
     """ASGI application around another one.
 
@@ -140,26 +146,30 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 message = {**message, "headers": _with_headers(message)}
-            await send(message)
+            try:
+                await send(message)
+            except Exception as error:  # the server's: it cannot answer what was asked so
+                raise _Gone from error
 
-        try:
-            passed, body = await self._check(scope, receive)
-            if passed is None:
-                return  # the browser went away
-            scope.setdefault("state", {})["passed"] = passed
-            await self._app(scope, _once(body, receive), guarded)
-        except Stop as stop:
-            response = self._stopped(stop, _is_part(scope))
-            response.headers.update(stop.headers)
-            response.headers["connection"] = "close"  # its body may not have been read
-            await response(scope, receive, guarded)
-        except Exception as error:
-            self._fault(error)
-            if not started:
-                broken = Stop(500, "Something went wrong here; its log says what.")
-                await self._stopped(broken, _is_part(scope))(scope, receive, guarded)
+        with suppress(_Gone):
+            try:
+                passed, body = await self._check(scope, receive)
+                scope.setdefault("state", {})["passed"] = passed
+                await self._app(scope, _once(body, receive), guarded)
+            except Stop as stop:
+                response = self._stopped(stop, _is_part(scope))
+                response.headers.update(stop.headers)
+                response.headers["connection"] = "close"  # its body may not have been read
+                await response(scope, receive, guarded)
+            except _Gone:
+                raise
+            except Exception as error:
+                self._fault(error)
+                if not started:
+                    broken = Stop(500, "Something went wrong here; its log says what.")
+                    await self._stopped(broken, _is_part(scope))(scope, receive, guarded)
 
-    async def _check(self, scope: Scope, receive: Receive) -> tuple[Passed | None, bytes]:
+    async def _check(self, scope: Scope, receive: Receive) -> tuple[Passed, bytes]:
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         if method not in METHODS:
             raise Stop(405, "This page answers GET and POST only.", {"allow": ", ".join(METHODS)})
@@ -181,8 +191,6 @@ class Gate:
             return Passed(session, query), b""
         self._check_origin(headers)
         body = await _body(headers, receive)
-        if body is None:
-            return None, b""
         form = await _fields_of_form(scope, body)
         csrf = form.pop("csrf", "")
         if path != LOGIN and (session is None or not session.holds(csrf)):
@@ -243,8 +251,8 @@ def _fields_of_query(scope: Scope) -> dict[str, str]:
         raise Stop(400, "The address cannot be read.") from error
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes | None:
-    """The whole body; None: the browser went away."""
+async def _body(headers: Headers, receive: Receive) -> bytes:
+    """The whole body."""
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or int(length[:10]) > BODY_LIMIT_BYTES:
         raise Stop(413, "The form is too large.")
@@ -253,7 +261,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return None
+                raise _Gone
             body += message.get("body", b"")
             if len(body) > BODY_LIMIT_BYTES:
                 raise Stop(413, "The form is too large.")

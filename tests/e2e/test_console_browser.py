@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import stat
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +158,15 @@ def test_a_run_is_approved_with_the_keyboard_alone(console: Hospital) -> None:
     console.approvals.check(plan())
 
 
-@pytest.mark.parametrize("width", SIZES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        ("380", "light"),
+        ("1440", "dark"),
+        pytest.param("380", "dark", marks=pytest.mark.long),
+        pytest.param("1440", "light", marks=pytest.mark.long),
+    ],
+)
 def test_every_page_fits_and_says_what_it_is(console: Hospital, width: str, scheme: str) -> None:
     """No sideways scroll of the page; one h1, main, named navigation, a label for each field."""
     wide, high = SIZES[width]
@@ -238,11 +247,43 @@ def test_another_page_in_the_browser_gets_nothing(console: Hospital) -> None:
             chromium.close()
 
 
+def test_bytes_that_are_no_request_end_nothing(console: Hospital) -> None:
+    """At the real port: noise, headers without end, half a request that stays open."""
+    port = json.loads((console.home.state / "console.json").read_bytes())["port"]
+    noise = random.Random(3)
+    post = f"POST /login HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode()
+    get = post.replace(b"POST /login", b"GET /")
+    sent = [noise.randbytes(noise.randrange(400)) for _ in range(100)]
+    sent += [
+        get + b"a: " + b"x" * 100_000 + b"\r\n\r\n",
+        get + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        post + b"Content-Length: 9\r\n\r\na",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+    ]
+    open_ones = []
+    for data in sent:
+        link = socket.create_connection(("127.0.0.1", port), timeout=10)
+        with suppress(OSError):
+            link.sendall(data)
+        if len(open_ones) < 20:
+            open_ones.append(link)  # stays open, says nothing more
+        else:
+            link.close()
+    assert answers(console.home)
+    for link in open_ones:
+        link.close()
+
+
 def test_files_of_the_console_are_its_owners_alone(console: Hospital) -> None:
     """Digests of links, the monitor's token, its log."""
     home = console.home
+    one_time_link(home)
     for path in (home.state / "console-links.json", home.state / "metrics.token",
-                 home.state / "console.json", home.logs / "console.log"):  # fmt: skip
+                 home.state / "console.json", home.logs / "console-audit.log"):  # fmt: skip
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 

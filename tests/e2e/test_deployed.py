@@ -70,6 +70,9 @@ def make_node(root: Path, site: str, invitation: Path) -> None:
     allow_runs(root / site)
     command("fedprint-node", "join", str(invitation), "--home", home, "--yes")
     fill_store(root / site, patients=12, seed=len(site))
+    if site == "beta":
+        key_file = str(root / "beta.store.key")
+        command("fedprint-node", "data", "encrypt", "--key-file", key_file, "--home", home)
 
 
 @pytest.fixture(scope="module")

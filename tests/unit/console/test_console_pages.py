@@ -188,8 +188,9 @@ def test_privacy_is_never_shown_without_delta_unit_and_trust_model(hospital, bro
     told, facts = words(page), json.loads(
         CliRunner().invoke(cli.app, ["ledger", "show", "--json", "--home",
                                      str(hospital.home.root)]).stdout)  # fmt: skip
-    for value in (facts["epsilon"], facts["epsilon_left"], facts["unit"], facts["rounds_left"]):
-        assert str(value) in told
+    assert f"Spent for life epsilon {facts['epsilon']:.4g}" in told
+    assert f"Left for life epsilon {facts['epsilon_left']:.4g}" in told
+    assert f"Unit {facts['unit']} Rounds left like those of winter {facts['rounds_left']}" in told
     assert f"{facts['delta']:g}" in told
     assert "trust model: local" in told.lower()
     assert '<svg class="chart"' in page.text
@@ -254,10 +255,10 @@ def test_the_log_names_who_did_what(hospital, browser):
     told = words(browser.get("/log"))
     assert "login refused" in told
     assert "pause done" in told
-    text = (hospital.home.logs / "console.log").read_text()
+    text = (hospital.home.logs / "console-audit.log").read_text()
     assert browser.cookie not in text
     assert browser.csrf not in text
-    assert (hospital.home.logs / "console.log").stat().st_mode & 0o777 == 0o600
+    assert (hospital.home.logs / "console-audit.log").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_log_is_put_aside_before_it_fills_the_disk(hospital, monkeypatch):
@@ -267,5 +268,5 @@ def test_the_log_is_put_aside_before_it_fills_the_disk(hospital, monkeypatch):
     for number in range(50):
         log.write("", "test", str(number))
     assert log.last(1)[0]["more"] == "49"
-    sizes = [path.stat().st_size for path in hospital.home.logs.glob("console.log*")]
+    sizes = [path.stat().st_size for path in hospital.home.logs.glob("console-audit.log*")]
     assert sum(sizes) < 3000

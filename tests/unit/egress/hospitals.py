@@ -38,7 +38,8 @@ from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
 from client.rosters import RosterBook, today_utc
 from client.round import Node, answer
-from client.store import WindowStore
+from client.store import open_store
+from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from shared_model import canonical, enrolment, mae, protocol, signing
 from shared_model import weights as weights_io
@@ -172,7 +173,8 @@ class Hospitals(Consortium):
             made.patterns[f"{site}: pseudonym key"] = forms(key)
             pseudonym = pseudonym_of(key, f"{IDENTIFIER}-0")
             made.patterns[f"{site}: pseudonym"] = words(pseudonym) | forms(bytes.fromhex(pseudonym))
-        store = WindowStore.open(self.homes["alpha"].store)
+        made.patterns["alpha: store key"] = forms(store_key_file(self.homes["alpha"]).read_bytes())
+        store = open_store(self.homes["alpha"])
         signal, _ = store.segments(np.array([0]), 1, np.random.default_rng(0))
         made.patterns["signal"] = floats(signal[0, 0, 0, :8])
         for place, update in enumerate(self.updates):
@@ -190,6 +192,11 @@ class Hospitals(Consortium):
 def motif() -> np.ndarray:
     """Float16 values that no other code makes: (16,)."""
     return np.random.default_rng(0xCA0A51).uniform(0.5, 1.5, 16).astype(np.float16)
+
+
+def store_key_file(home: NodeHome) -> Path:
+    """Beside the node's folder."""
+    return home.root.with_name(f"{home.root.name}.store.key")
 
 
 def fill(home: NodeHome, patients: int) -> None:
@@ -246,6 +253,8 @@ def hospitals(root: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> 
         root_key = signing.public_bytes(ROOT_KEY)
         RosterBook(home).approve(signed.to_bytes(), root_key, policy, today_utc())
         fill(home, PATIENTS[site])
+        if site == "alpha":  # the others' stores stay plain
+            encrypt_store(home, store_key_file(home))
         made.nodes[site] = made.watched(site)
     return made
 

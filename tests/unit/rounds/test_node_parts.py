@@ -16,6 +16,7 @@ from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
 from client.round import PretendNode, handle
+from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
@@ -99,6 +100,22 @@ def test_a_node_whose_first_add_was_interrupted_is_not_ready_and_books_nothing(h
     assert home.store.is_dir()
     with pytest.raises(Refused) as caught:
         node_from_home(home).ready()
+    assert caught.value.reason == "not-ready"
+    assert chain_at(home).length == 0
+
+
+def test_a_node_whose_store_key_is_gone_is_not_ready_and_books_nothing(home):
+    """The round would be paid for before it is found out that no window can be read."""
+    key_file = home.root.parent / "store.key"
+    with StoreWriter(home.store, load_or_create_key(home)) as writer:
+        writer.publish([])
+    encrypt_store(home, key_file)
+    node = node_from_home(home)
+    node.ready()
+    assert node.data().patient_count == 0
+    key_file.rename(key_file.with_name("elsewhere"))
+    with pytest.raises(Refused) as caught:
+        node.ready()
     assert caught.value.reason == "not-ready"
     assert chain_at(home).length == 0
 

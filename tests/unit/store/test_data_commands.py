@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_rest import opened
 
 with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -21,10 +22,10 @@ from client.home import NodeHome
 from client.ingest import AddReport, add_recordings
 from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
 from client.records import Channel, ReadFault, Recording
-from client.store import WindowStore
 from shared_model.errors import OurMistake, Refused
 from simulations.bench_ingest import synthetic_recording
 
+pytestmark = pytest.mark.usefixtures("store_key")
 PATIENTS = ("ward-a", "ward-b", "ward-c")
 
 
@@ -105,7 +106,7 @@ def test_a_bad_file_is_named_and_the_rest_goes_in(tmp_path: Path, home: Path) ->
     assert (report["added"], len(report["faults"])) == (2, 1)
     assert report["faults"][0]["file"] == "r1.csv"
     assert report["faults"][0]["cause"] == "empty"
-    assert WindowStore.open(home / "store").patient_count == 2
+    assert opened(home / "store").patient_count == 2
     assert "r1.csv" in run("add", folder, "--home", home, "--yes").stdout
 
 
@@ -125,7 +126,7 @@ def test_known_bytes_under_another_patient_are_refused(
     other = write_folder(tmp_path / "other", patients=("ward-x", "ward-b", "ward-c"))
     report = document("add", other, "--home", home, "--yes", status=4)
     assert [fault["cause"] for fault in report["faults"]] == ["other-patient"]
-    assert WindowStore.open(home / "store").patient_count == 3
+    assert opened(home / "store").patient_count == 3
 
 
 def test_a_withdrawn_patient_stays_out(folder: Path, home: Path) -> None:
@@ -139,12 +140,12 @@ def test_a_withdrawn_patient_stays_out(folder: Path, home: Path) -> None:
     key = load_key(NodeHome.find(home).pseudonym_key)
     third = pseudonym_of(key, "ward-c")
     document("withdraw", "--pseudonym", third, "--home", home, "--yes")
-    assert WindowStore.open(home / "store").patient_count == 0
+    assert opened(home / "store").patient_count == 0
     document("remove", "--all", "--home", home, "--yes")
     result = run("add", folder, "--home", home, "--yes")
     assert result.exit_code == 0
     assert "withdrew" in result.stdout
-    assert WindowStore.open(home / "store").patient_count == 0
+    assert opened(home / "store").patient_count == 0
     again = document("withdraw", "ward-a", "--home", home, "--yes")
     assert (again["recordings"], again["already_withdrawn"]) == (0, True)
 
@@ -170,7 +171,7 @@ def test_a_data_set_is_removed_by_name_or_by_folder(
         "recordings": 1,
     }
     assert document("remove", "first", "--home", home, "--yes")["recordings"] == 3
-    assert WindowStore.open(home / "store").patient_count == 0
+    assert opened(home / "store").patient_count == 0
 
 
 @pytest.mark.parametrize(
@@ -190,11 +191,11 @@ def test_an_unclear_command_changes_nothing(
 ) -> None:
     """Exit status 2 and what to do."""
     document("add", folder, "--home", home, "--yes")
-    version = WindowStore.open(home / "store").version
+    version = opened(home / "store").version
     result = run(*arguments, "--home", home)
     assert isinstance(result.exception, OurMistake)
     assert result.exception.do
-    assert WindowStore.open(home / "store").version == version
+    assert opened(home / "store").version == version
 
 
 @pytest.mark.parametrize("name", ["Ward A", "../x", "", "a" * 49, "mueller/1950"])
@@ -220,7 +221,7 @@ def test_a_guessed_mapping_can_be_edited_and_used(folder: Path, home: Path, tmp_
     file.write_text(file.read_text().replace('labels = ["age"]', "labels = []"))
     report = document("add", folder, "--mapping", file, "--home", home, "--yes")
     assert report["mapping"]["labels"] == []
-    assert all(not row.labels for row in WindowStore.open(home / "store").catalogue())
+    assert all(not row.labels for row in opened(home / "store").catalogue())
 
 
 def test_json_without_yes_is_refused(folder: Path, home: Path) -> None:

@@ -389,3 +389,26 @@ def test_websockets_are_closed(browser):
 
     asyncio.run(browser.app({"type": "websocket", "path": "/"}, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_browser_that_goes_away_is_no_fault(browser):
+    """In the middle of its form, or when it is answered."""
+    sent = []
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    async def cannot(message):
+        raise RuntimeError("the connection is closed")
+
+    headers = [("host", HOST), ("origin", ORIGIN), ("cookie", f"{COOKIE}={browser.cookie}"),
+               ("content-type", "application/x-www-form-urlencoded")]  # fmt: skip
+    scope = {"type": "http", "method": "POST", "path": "/do", "raw_path": b"/do",
+             "query_string": b"",
+             "headers": [(k.encode(), v.encode()) for k, v in headers]}  # fmt: skip
+    asyncio.run(browser.app(dict(scope), gone, send))
+    asyncio.run(browser.app({**scope, "method": "GET", "path": "/"}, gone, cannot))
+    assert (sent, browser.world.faults, browser.world.done) == ([], [], [])

@@ -37,6 +37,8 @@ async def attack(world: World, seed: int, count: int) -> dict[int, int]:
             if answer.status < 400:
                 assert request.path in PUBLIC, request
     assert world.faults == []
+    page = await ask(app, headers=[("host", HOST), ("cookie", f"{COOKIE}={cookie}")])
+    assert page.status == 200, "the session has lived through it"
     return seen
 
 

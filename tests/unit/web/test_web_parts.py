@@ -115,7 +115,7 @@ def test_a_chart_of_any_numbers_is_an_image_that_a_strict_page_shows(lines, limi
     assert "style=" not in chart
     assert "nan" not in chart.lower().replace("<title", "")
     root = ElementTree.fromstring(f"<div>{chart}</div>")
-    svg = root[0]
+    svg = root[0][0]
     assert svg.get("role") == "img"
     assert (svg[0].text, svg[1].text) == ("<Epsilon>", '"spent" & left')
     for circle in svg.iter("circle"):
