@@ -7,6 +7,7 @@ import typer
 from server import (
     cli_code,
     cli_ledger,
+    cli_ops,
     cli_registry,
     cli_release,
     cli_root,
@@ -28,6 +29,7 @@ cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
 cli_service.register(app)
+cli_ops.register(app)
 app.add_typer(cli_code.app, name="code")
 app.add_typer(cli_root.app, name="root")
 app.add_typer(cli_roster.app, name="roster")

@@ -32,6 +32,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 STEADY_S = 60.0
 """A child that lived so long has not failed in a row."""
 HOUSEKEEPING_S = 30.0
+READY_S = 60.0
+"""The service manager is told READY after so long even if a port is taken: the log says whose."""
 WITHOUT_HOPE = (2, 3)
 """Exit codes of a wrong call and of a refusal: only a person changes what led to it."""
 STOPPED = (0, 130, -15)
@@ -175,7 +177,7 @@ def _keep(
     ports: tuple[tuple[str, int], ...],
     environment: Mapping[str, str],
 ) -> None:
-    ready, cleaned, said = False, 0.0, ""
+    ready, cleaned, said, begun = False, 0.0, "", time.monotonic()
     try:
         while True:
             service.look()
@@ -184,7 +186,8 @@ def _keep(
                 cleaned = now
                 for name in ("superlink", "run", "run-child", "registry-child", "dashboard-child"):
                     put_aside(home.logs / f"{name}.log")
-            if not ready and all(_listens(host, port) for host, port in ports):
+            late = now - begun >= READY_S  # a taken port must not end a run that goes on
+            if not ready and (late or all(_listens(host, port) for host, port in ports)):
                 ready = True
                 service.log.info("ready")
                 notify(environment, READY="1", STATUS=service.words)
