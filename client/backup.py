@@ -7,6 +7,7 @@ its ledger was recovered (docs/ledger.md), because what it did since the backup 
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import os
 import secrets
 import sqlite3
@@ -33,6 +34,11 @@ LEFT_OUT = ("never-back-up", "logs", "state", "inbox", "flower")
 STORE = "store"
 
 
+def _is_step(name: str) -> bool:
+    """State of a round in training (ADR 18): of no use without the epoch's key."""
+    return fnmatch.fnmatchcase(name, "outbox/*/*/step")
+
+
 def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bool) -> Manifest:
     """Write a backup of this node.
 
@@ -53,6 +59,7 @@ def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bo
             locked(home.root / "roster.lock"),
         ):
             files, links = files_below(home.root, LEFT_OUT if with_store else (*LEFT_OUT, STORE))
+            files = {name: path for name, path in files.items() if not _is_step(name)}
             copy = Path(work) / "ledger.sqlite"
             _copy_ledger(home, copy)
             files["ledger.sqlite"] = copy

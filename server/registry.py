@@ -284,12 +284,7 @@ def serve(
         Refused: the folder was restored, and nobody has said so (reason "restored").
     """
     config = superlink.load_config(home)
-    if home.restored.exists():
-        raise Refused(
-            "This folder was restored from a backup: certificates revoked since are valid again.",
-            reason="restored",
-            do="Run: fedprint-coordinator restored",
-        )
+    superlink.refuse_restored(home)
     with only_one(home), RegistryBook(home) as book, _log(home) as log:
         asyncio.run(
             _serve(

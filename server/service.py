@@ -152,8 +152,10 @@ def serve(home: CoordinatorHome, *, environment: Mapping[str, str]) -> None:
 
     Raises:
         OurMistake: not set up, or a service runs in this home.
+        Refused: as `superlink.refuse_restored`.
     """
     config = superlink.load_config(home)
+    superlink.refuse_restored(home)
     listens = dashboard_config.listening(home)
     ports = ((config.bind, config.registry_at), (listens.host, listens.port))
     home.make()

@@ -142,6 +142,20 @@ def is_running(home: CoordinatorHome) -> bool:
     return is_locked(home.lock)
 
 
+def refuse_restored(home: CoordinatorHome) -> None:
+    """Nothing is served from a folder that was put back before its operator has looked at it.
+
+    Raises:
+        Refused: it was restored, and nobody has said so ("restored").
+    """
+    if home.restored.exists():
+        raise Refused(
+            "This folder was restored from a backup: certificates revoked since are valid again.",
+            reason="restored",
+            do="Run: fedprint-coordinator restored",
+        )
+
+
 def conduct(
     home: CoordinatorHome,
     run: str,
@@ -159,9 +173,11 @@ def conduct(
 
     Raises:
         OurMistake: the port is taken, or a process ended early; says where its log is.
+        Refused: as `refuse_restored`.
         FedprintError: what ended the run, as the run's process told it.
     """
     config = load_config(home)
+    refuse_restored(home)
     with (
         only_one(home),
         _port(config),

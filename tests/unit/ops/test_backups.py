@@ -19,7 +19,7 @@ from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.node_parts import outbox_of
 from client.policy import Policy
-from server import registry
+from server import registry, service, superlink
 from server.home import CoordinatorHome
 from server.registry_book import RegistryBook
 from server.registry_limits import RegistryLimits
@@ -48,7 +48,8 @@ def alpha(tmp_path: Path) -> NodeHome:
     outbox = outbox_of(home)
     with outbox.locked():
         outbox.begin("run", 1, "ab" * 32)
-        outbox.store("run", 1, b"header", b"body")
+        outbox.prepare("run", 1, b"body", None)
+        outbox.store("run", 1, b"header")
     for name in ("logs/x.log", "state/node.json", "inbox/f", "flower/x", "store/manifest.json"):
         (home.root / name).parent.mkdir(exist_ok=True)
         (home.root / name).write_text("{}")
@@ -170,6 +171,19 @@ def test_each_side_takes_its_own_backups_only(
     assert not (tmp_path / "new").exists()
 
 
+def test_the_state_of_a_round_in_training_is_left_out(
+    alpha: NodeHome, tmp_path: Path, secret: Path
+) -> None:
+    """ADR 18: without the epoch's key it is of no use, and it is as private as an update."""
+    step = next(alpha.outbox.glob("*/*")) / "step"
+    step.write_bytes(b"state")
+    new = tmp_path / "new"
+    on_node("backup", tmp_path / "b", "--passphrase-file", secret, "--home", alpha.root)
+    on_node("restore", tmp_path / "b", "--passphrase-file", secret, "--home", new)
+    assert str(step.relative_to(alpha.root)) not in names(new)
+    assert any(name.startswith("outbox/run/") for name in names(new))
+
+
 def test_restored_coordinator_voids_open_tokens_and_waits_for_its_operator(
     tmp_path: Path, secret: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +202,10 @@ def test_restored_coordinator_voids_open_tokens_and_waits_for_its_operator(
     assert states[member.certificate] == "valid"
     with pytest.raises(Refused, match="restored from a backup"):
         registry.serve(new, lambda port: None)
+    with pytest.raises(Refused, match="restored from a backup"):
+        superlink.conduct(new, "spring", lambda _: None)
+    with pytest.raises(Refused, match="restored from a backup"):
+        service.serve(new, environment={})
     on_coordinator("restored", "--yes", "--home", new.root)
     assert "alpha" in capsys.readouterr().out
     assert not new.restored.exists()
