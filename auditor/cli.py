@@ -9,7 +9,7 @@ import typer
 
 from auditor import cli_selftest
 from auditor.ledger_commands import INCOMPLETE_EXIT, report, root_key_of, verify
-from shared_model import terminal
+from shared_model import about, terminal
 from shared_model.errors import OurMistake, Refused
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ cli_selftest.register(app)
 
 
 @app.callback()
-def root() -> None:
+def root(version: about.Version = False) -> None:
     """Check releases and privacy claims offline; trust nobody."""
 
 

@@ -1,10 +1,11 @@
 """Flower at the hospital: wiring only. Bytes in, `client.round.handle`, bytes out.
 
 Flower would run the bundle that the coordinator sends, ahead of the installed packages. Here it
-never does: the SuperNode runs with `--isolation process`, which leaves it to the hospital to start
-whatever executes a message, and `work` below is what it starts. It takes messages from the
-SuperNode on loopback and gives them to `app` **of this installed package**. The bundle is neither
-unpacked nor imported. It also stays warm: no new process (2 to 4 s with torch) for each message.
+never does: the SuperNode refuses bundles that the hospital does not list (`client.bundles`), and it
+runs with `--isolation process`, which leaves it to the hospital to start whatever executes a
+message: `work` below is what it starts. It takes messages from the SuperNode on loopback and gives
+them to `app` **of this installed package**. The bundle is neither unpacked nor imported. It also
+stays warm: no new process (2 to 4 s with torch) for each message.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client import rest, state
+from client import bundles, rest, state
 from client.home import NodeHome
 from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
@@ -104,9 +105,12 @@ def unpack(records: RecordDict) -> tuple[bytes, bytes]:
 
 def serve_supernode(arguments: list[str]) -> None:
     """Entry of the SuperNode process: Flower's own command with these arguments."""
-    from client import supernode
+    from flwr.supernode import start_client_internal
+
+    from client import supernode  # before `guard`: it looks at what Flower's functions are
 
     _loopback_needs_no_proxy()
+    bundles.guard(start_client_internal, NodeHome.find())
     supernode.serve(arguments)
 
 
@@ -208,15 +212,17 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
     try:
         asked_s = _arriving[threading.get_ident()] = time.time()
         with _pulls.message() as one:
-            # what is returned fourth is the bundle: left alone
-            message, context, _, _ = pull_task_input(_limited(client, one.limited))
+            message, context, _, bundle = pull_task_input(_limited(client, one.limited))
             arrived = clock.now()
             with _in_hand, rest.asked(asked_s):
                 try:
                     _arriving.pop(threading.get_ident(), None)
                     if clock.wait(0.0):
                         raise Stopped
-                    reply = app(message, context)
+                    if bundles.admitted(home, b"" if bundle is None else bundle.content):
+                        reply = app(message, context)  # of this package, not of the bundle
+                    else:
+                        reply = Message(Error(ErrorCode.INVALID_FAB, "bundle"), reply_to=message)
                     _hold(home, message, clock, arrived)
                     if _rests(home):  # before the answer: see docs/adr/0017
                         rest.ask_to_leave(home)

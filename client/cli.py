@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from client import cli_data, cli_ledger, cli_node, cli_registry, cli_release, cli_roster, cli_run
-from shared_model import terminal
+from client import (
+    cli_code,
+    cli_console,
+    cli_data,
+    cli_ledger,
+    cli_node,
+    cli_registry,
+    cli_release,
+    cli_roster,
+    cli_run,
+)
+from shared_model import about, terminal
 
 app = typer.Typer(
     name="fedprint-node",
@@ -22,6 +32,16 @@ cli_release.register(app)
 cli_roster.register(app)
 cli_run.register(app)
 cli_registry.register(app)
+cli_console.register(app)
+cli_code.register(app)
+
+
+@app.callback()
+def root(version: about.Version = False) -> None:
+    """The hospital's node: data, keys, policy, training, releases.
+
+    Nothing leaves but noised updates.
+    """
 
 
 def main() -> None:

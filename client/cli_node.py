@@ -129,7 +129,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 
     Example: fedprint-node status --json
     """
-    from client import cli_run, keys, node
+    from client import cli_code, cli_run, keys, node
     from client.policy import installed_code
 
     place = NodeHome.find(home)
@@ -150,7 +150,9 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     rows += _of_the_secure_sum(place)
     rows.append({"what": "data", "value": "ingested" if place.store.exists() else "none"})
     rows.append({"what": "runs waiting for approval", "value": cli_run.waiting(place)})
-    rows.append({"what": "code digest", "value": installed_code()})
+    code = installed_code()
+    rows.append({"what": "code digest", "value": code})
+    rows.append({"what": "code", "value": cli_code.standing(place, code)})
     rows.append({"what": "folder", "value": str(place.root)})
     if as_json:
         terminal.print_json({row["what"].replace(" ", "_"): row["value"] for row in rows})

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from client.home import NodeHome
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
-
-if TYPE_CHECKING:
-    from client.approvals import HospitalApprovals
-    from shared_model.protocol import RunPlan
 
 Home = Annotated[Path | None, typer.Option(help="The node's folder (else FEDPRINT_NODE_HOME).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -37,29 +32,10 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
 
     Example: fedprint-node run list
     """
-    from client.approvals import STATES, approvals_of
+    from client.approvals import approvals_of
+    from client.run_words import rows as rows_of
 
-    book = approvals_of(NodeHome.find(home))
-    with book.ledger() as ledger:
-        chain = ledger.chain
-    rows: list[dict[str, Any]] = []
-    for state in STATES:
-        for kept in book.files.of(state):
-            plan = kept.plan
-            last, since = chain.approval(plan.run)
-            approved = state == "approved" and last is not None
-            rows.append(
-                {
-                    "run": plan.run,
-                    "state": state,
-                    "since": _day(kept.since_s),
-                    "by": last.by if approved and last else None,
-                    "rounds": plan.rounds,
-                    "bookings left": max(0, last.bookings - since) if approved and last else None,
-                    "trust model": plan.privacy.mode,
-                    "plan": plan.digest,
-                }
-            )
+    rows = rows_of(approvals_of(NodeHome.find(home)))
     if as_json:
         terminal.print_json([{k.replace(" ", "_"): v for k, v in row.items()} for row in rows])
     elif rows:
@@ -76,16 +52,17 @@ def show(run: Run, home: Home = None, as_json: AsJson = False) -> None:
     """
     from client.approvals import approvals_of
     from client.run_cost import facts
+    from client.run_words import plan_in_words, weights
 
     place = NodeHome.find(home)
     book = approvals_of(place)
     plan, state = book.shown(run)
     if as_json:
         cost, booked = book.cost(plan)
-        known = facts(plan, cost, code=book.code, weights=_weights(place), booked=booked)
+        known = facts(plan, cost, code=book.code, weights=weights(place), booked=booked)
         terminal.print_json({"run": run, "state": state, **known})
         return
-    _print([f"State: {state}.", *_in_words(place, book, plan)])
+    _print([f"State: {state}.", *plan_in_words(place, book, plan)])
 
 
 @app.command()
@@ -102,6 +79,7 @@ def approve(
     Example: fedprint-node run approve spring
     """
     from client.approvals import approvals_of
+    from client.run_words import plan_in_words
 
     place = NodeHome.find(home)
     book = approvals_of(place)
@@ -112,7 +90,7 @@ def approve(
             reason="another-plan",
             do=f"Read it again: fedprint-node run show {run}",
         )
-    _print(_in_words(place, book, shown))
+    _print(plan_in_words(place, book, shown))
     if not yes and not typer.confirm("Take part in this run?"):
         raise Refused(f"Run {run} was not approved; it still waits.", reason="not-approved")
     cost = book.approve(shown)
@@ -140,25 +118,6 @@ def waiting(place: NodeHome) -> str:
     except OurMistake as error:
         return str(error)
     return "none" if not runs else f"{', '.join(runs)}. {LOOK} {runs[0]}"
-
-
-def _in_words(place: NodeHome, book: HospitalApprovals, plan: RunPlan) -> list[str]:
-    from client.run_cost import in_words
-
-    cost, booked = book.cost(plan)
-    return in_words(plan, cost, code=book.code, weights=_weights(place), booked=booked)
-
-
-def _weights(place: NodeHome) -> dict[str, int]:
-    from client.rosters import RosterBook
-
-    approved = RosterBook(place).approved()
-    return {} if approved is None else dict(approved.roster.weights)
-
-
-def _day(seconds: int) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.strftime("%Y-%m-%d %H:%M")
 
 
 def _print(lines: list[str]) -> None:

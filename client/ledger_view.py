@@ -192,10 +192,10 @@ def plot(view: LedgerView, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     life, of_run = _COLOURS
-    spent = _spent(view.chain)
+    spent = spent_for_life(view.chain)
     for color, name, style, width, series, limit in (
         (life, "for life", "--", 3.0, [spent], view.policy.epsilon_lifetime),
-        (of_run, "of each run", ":", 1.2, _spent_of_runs(view.chain), view.policy.epsilon_per_run),
+        (of_run, "of each run", ":", 1.2, spent_of_runs(view.chain), view.policy.epsilon_per_run),
     ):
         for number, points in enumerate(series):
             days, totals = zip(*points, strict=True) if points else ((), ())
@@ -222,12 +222,12 @@ def plot(view: LedgerView, path: Path) -> None:
     figure.savefig(path)
 
 
-_Points = list[tuple[datetime.datetime, float]]
+Points = list[tuple[datetime.datetime, float]]
 
 
-def _spent(chain: Chain) -> _Points:
+def spent_for_life(chain: Chain) -> Points:
     """(time, epsilon for life after it), from 0 on."""
-    points: _Points = []
+    points: Points = []
     for entry in (link.entry for link in chain.links):
         if isinstance(entry, Recovered) and entry.epsilon_charged:
             before = points[-1][1] if points else 0.0
@@ -237,15 +237,15 @@ def _spent(chain: Chain) -> _Points:
     return points
 
 
-def _spent_of_runs(chain: Chain) -> list[_Points]:
+def spent_of_runs(chain: Chain) -> list[Points]:
     """The same of each run by itself."""
-    runs: dict[str, _Points] = {}
+    runs: dict[str, Points] = {}
     for booked in chain.bookings:
         _add(runs.setdefault(booked.run, []), booked.time_s, booked.epsilon_run)
     return list(runs.values())
 
 
-def _add(points: _Points, time_s: int, epsilon: float | None) -> None:
+def _add(points: Points, time_s: int, epsilon: float | None) -> None:
     if not points:
         points.append((_time(time_s), 0.0))
     points.append((_time(time_s), math.nan if epsilon is None else epsilon))

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from client.approved_code import COMMAND, approved
 from client.ledger_store import Budget
 from client.policy_text import as_toml
 from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
@@ -72,7 +73,9 @@ class Policy(BaseModel):
         either of them; needs colluding_sites = 0.
 
     allowed_modes: trust models. allowed_code_digests: what may be installed **here** for a round to
-        be trained; empty: whatever is.
+        be trained; empty: whatever is. `from_file` adds those that were approved by command.
+    allowed_bundle_digests: Flower bundles that are taken beside the one without code; none is ever
+        executed (`client.bundles`).
     reply_clock_s: replies to requests to train leave at a whole multiple of it after the request
         came (`client.reply_clock`).
     approve_runs_in_advance: None: every run waits for the operator's yes.
@@ -94,6 +97,7 @@ class Policy(BaseModel):
     allowed_modes: Modes = ("local",)
     allowed_purposes: Purposes = ("pretrain",)
     allowed_code_digests: CodeDigests = ()
+    allowed_bundle_digests: CodeDigests = ()
     reply_clock_s: float = Field(
         default=DEFAULT_REPLY_CLOCK_S, ge=SHORTEST_REPLY_CLOCK_S, le=3600.0
     )
@@ -125,10 +129,11 @@ class Policy(BaseModel):
 
     @classmethod
     def from_file(cls, path: Path) -> Policy:
-        """Read policy.toml.
+        """Read policy.toml, and beside it which code was approved by command.
 
         Raises:
             OurMistake: absent, not TOML, an unknown key, or a value out of its bounds; says which.
+                Or the list of approved code is damaged.
         """
         try:
             data = path.read_bytes()
@@ -147,12 +152,14 @@ class Policy(BaseModel):
             ) from error
         _refuse_removed(content, path.name)
         try:
-            return cls.model_validate(content)
+            policy = cls.model_validate(content)
         except ValidationError as error:
             raise OurMistake(
                 f"{path.name} is not a valid policy: {_explain(error)}.",
                 do="Correct the file; nothing is trained or sent until it is valid.",
             ) from error
+        listed = (*policy.allowed_code_digests, *approved(path.parent).digests)
+        return policy.model_copy(update={"allowed_code_digests": tuple(dict.fromkeys(listed))})
 
     @classmethod
     def write_default(
@@ -306,7 +313,11 @@ def check_plan(
     if plan.mode not in policy.allowed_modes:
         raise _against(f"The run's trust model is {plan.mode}", "allowed_modes", plan.mode)
     if policy.allowed_code_digests and code not in policy.allowed_code_digests:
-        raise _against("Other code is installed here", "allowed_code_digests", code)
+        raise Refused(
+            "The code that is installed here is not approved.",
+            reason="policy",
+            do=f"Read what it changes, then say yes: {COMMAND} {code}",
+        )
     if plan.steps > policy.maximum_steps_per_round:
         raise Refused(
             f"The round asks for {plan.steps} steps; the policy allows "

@@ -63,9 +63,13 @@ allowed_modes = {_words(policy.allowed_modes)}
 # What models may be trained for.
 allowed_purposes = {_words(policy.allowed_purposes)}
 
-# Digests of the fedprint code that may train here, as `fedprint-node status` prints them. Empty:
-# whatever this hospital has installed.
+# Digests of the fedprint code that may train here, as `fedprint-node status` prints them, beside
+# what `fedprint-node approve` has approved. Both empty: whatever this hospital has installed.
 allowed_code_digests = {_words(policy.allowed_code_digests)}
+
+# SHA-256 of Flower bundles of a coordinator that are taken beside fedprint's own, which has no code
+# and is the same in every version. No bundle is ever executed; others are refused unopened.
+allowed_bundle_digests = {_words(policy.allowed_bundle_digests)}
 
 # Seconds. The reply to a request to train leaves at a whole multiple of it after the request came,
 # so that its time does not tell how many patients were drawn. Make it longer than the longest

@@ -305,7 +305,7 @@ def _opened(node: Node, header: bytes) -> SignedMessage:
             try:
                 return protocol.open_signed(header, node.run_key, model, site=COORDINATOR)
             except PeerFault as error:
-                raise Refused(error.message, reason="version") from error
+                raise Refused(error.message, reason="version", do=error.do) from error
     raise Refused("The message is not signed by the coordinator.", reason="signature")
 
 

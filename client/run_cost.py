@@ -182,7 +182,7 @@ def in_words(
         + f"; the model then moves by {plan.server_learning_rate:g} x the mean "
         f"({plan.server_step}).",
         f"Code at the coordinator: {plan.code_digest}",
-        f"Code here ({same}):".ljust(25) + code,
+        f"Code here ({same}): {code}",
         f"Digest of this plan:     {plan.digest}",
     ]
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 from flwr.app import Context
-from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import Status, SubStatus
 from flwr.common.logger import log
 from flwr.common.serde import (
@@ -70,6 +69,7 @@ from server.grid import GridTransport, by_node_key
 from server.home import CoordinatorHome
 from server.runtime_grid import PatientGrid
 from server.transport import Transport
+from shared_model import bundle
 from shared_model.canonical import digest
 from shared_model.errors import FedprintError, OurMistake
 from shared_model.signing import load_key_file
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from server.checkpoints import RunRecord
     from server.coordinate import Progress
 
-RUN = "fedprint-run"
+RUN = bundle.RUN
 TTL_S = 7 * 86_400.0
 """How long Flower keeps a message; rounds have deadlines of their own."""
 RESUME = "FEDPRINT_RESUME_PAUSED"
@@ -227,7 +227,7 @@ def _serve_run(run: str, address: str, operator_file: str, secret_file: str) -> 
     with closing(operator_client(address, certificate, Path(operator_file))) as control:
         enrol(control, home)
         _stop_old_runs(control)
-        number = submit(control, run, bundle())
+        number = submit(control, run, bundle.content())
     announce({"event": "submitted", "flower_run": str(number)})
     token = acquire(address, certificate, Path(secret_file).read_bytes(), number)
     execute(app, address, certificate, token)
@@ -291,28 +291,6 @@ def _stop_old_runs(control: ControlHttpClient) -> None:
         if old.status.status != Status.FINISHED:
             log(INFO, "stopping Flower run %s, left by an earlier start", number)
             control.StopRun(StopRunRequest(run_id=number))
-
-
-def bundle() -> bytes:
-    """The Flower bundle: names of the installed apps, and no code."""
-    from importlib.metadata import version
-
-    text = f"""[project]
-name = "fedprint"
-version = "{version("fedprint")}"
-description = "Holds no code: every site runs its own installed packages."
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41,<1.43"]
-[tool.flwr.app]
-publisher = "fedprint"
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-[tool.flwr.app.config]
-{RUN} = ""
-"""
-    content, _ = build_fab_from_files({"pyproject.toml": text.encode()})
-    return content
 
 
 def submit(control: ControlHttpClient, run: str, content: bytes) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from server import cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run
-from shared_model import terminal
+from server import cli_code, cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run
+from shared_model import about, terminal
 
 app = typer.Typer(
     name="fedprint-coordinator",
@@ -18,8 +18,14 @@ cli_run.register(app)
 cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
+app.add_typer(cli_code.app, name="code")
 app.add_typer(cli_root.app, name="root")
 app.add_typer(cli_roster.app, name="roster")
+
+
+@app.callback()
+def root(version: about.Version = False) -> None:
+    """The coordinator: sites, runs, releases. It never sees a recording."""
 
 
 def main() -> None:

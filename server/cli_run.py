@@ -332,7 +332,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         f"Coordinator at {config.address}: {'running' if running else 'not running'}; "
         f"{'no signed roster' if version is None else f'roster version {version}'}."
     )
-    spoken = ("needs", "without_budget", "unverified", "late", "incidents", "accusations")
+    said = ("without_budget", "turned_away", "unverified", "late")
+    spoken = ("needs", *said, "incidents", "accusations")
     shown = [{key: run[key] for key in run if key not in spoken} for run in runs]
     for title, rows in (("Enrolled sites", enrolled), ("Runs", shown)):
         if rows:
@@ -341,7 +342,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
             terminal.out.print(f"{title}: none.")
     for run in runs:
         terminal.out.print(f"Run {run['run']}: {run['needs']}.", soft_wrap=True)
-        for words in (*run["without_budget"], *run["unverified"], *run["late"]):
+        for words in (words for part in said for words in run[part]):
             terminal.out.print(f"Run {run['run']}, {words}", soft_wrap=True)
         for site, count in run["incidents"].items():
             terminal.out.print(f"Run {run['run']}: {count} wrong messages about {site}.")
@@ -356,7 +357,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
     """One run; `verified` counts the sums that enough hospitals have signed to be right."""
     from server.checkpoints import RunFolder
-    from server.progress import spare, without_budget
+    from server.progress import spare, turned_away, without_budget
     from server.run_start import settings_of
 
     folder = RunFolder(place.run_folder(name))
@@ -380,6 +381,7 @@ def _run_status(place: CoordinatorHome, name: str) -> dict[str, Any]:
         "model": record.model_digest,
         "needs": spare(len(roster.sites), needed),
         "without_budget": without_budget(record),
+        "turned_away": turned_away(record),
         "incidents": Counter(
             one.site for item in record.rounds for one in item.incidents if not one.about
         ),

@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,7 +33,7 @@ from server.desk import NOT_CONTINUED, abandoned
 from server.epochs import Epoch, EpochBook
 from server.ledgers import LedgerArchive
 from server.post import Answer, Letter, Pace, Post
-from server.progress import PAUSES, UNMASKED, Progress, counts, spare
+from server.progress import PAUSES, UNMASKED, Progress, counts, other_version, spare
 from server.restart import taken_up
 from server.round_work import TRIPS, RoundWork
 from server.run_records import LateRecord, RunRecord, as_base64, from_base64
@@ -50,7 +51,7 @@ from shared_model import protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.ledger_note import LedgerMismatch
-from shared_model.protocol import EpochKeyEntry, Refusal
+from shared_model.protocol import EpochKeyEntry, OtherVersion, Refusal
 from shared_model.roster import open_signed
 
 __all__ = ["UNMASKED", "Progress", "StartingModel", "begin", "run", "settings_of", "starting_model"]
@@ -150,7 +151,7 @@ class _Loop:
         self.state = rounds.RunState(settings_of(config, roster))
         self.epoch: Epoch | None = book.of(roster, config.run)
         self.ledgers = ledgers
-        self.post = Post(transport, clock, config.gather_s)
+        self.post = Post(transport, clock, config.gather_s, self._not_taken)
         lost_s = self.state.settings.keying_s
         self.closings = Closings(
             journal.folder, key, self.post, clock, config.gather_s, lost_s, self._tell
@@ -391,6 +392,11 @@ class _Loop:
             return
         try:
             event = self._event(answer)
+            if not (isinstance(event, rounds.RefusalArrived) and event.reason == "version"):
+                self._turn_away(letter.site, None)
+        except OtherVersion as fault:  # signed by the site, and made by another version
+            self._turn_away(letter.site, "version", fault.version)
+            event = rounds.RefusalArrived(letter.site, trip_of(letter), letter.number, "version")
         except PeerFault as fault:
             self._tell("incident", letter.site, fault.message)
             other = isinstance(fault, LedgerMismatch)
@@ -398,9 +404,31 @@ class _Loop:
             if other:
                 self.work.bar(letter.site)
         if isinstance(event, rounds.RefusalArrived):
-            self._tell("refused", letter.site, event.reason)
+            if event.reason != "version":
+                self._tell("refused", letter.site, event.reason)
+            elif letter.site not in {one.site for one in self.journal.record.turned_away}:
+                self._turn_away(letter.site, "version")
         self._step(event)
         self._had_its_turn(letter)
+
+    def _not_taken(self, site: str, word: str) -> None:
+        """What the transport says of a letter: a bundle that is refused is told."""
+        if word == "bundle-refused":
+            self._turn_away(site, "bundle")
+
+    def _turn_away(
+        self, site: str, reason: Literal["bundle", "version"] | None, speaks: int | None = None
+    ) -> None:
+        """Tell, once, and keep for `status` that a site cannot work with this software, or can."""
+        record = self.journal.record
+        found = record.turning_away(site, reason, speaks)
+        if found == record.turned_away:
+            return
+        known = {(one.site, one.reason, one.speaks) for one in record.turned_away}
+        self.journal.save(turned_away=found)
+        if reason is not None and (site, reason, speaks) not in known:
+            words = reason if speaks is None else other_version(speaks)
+            self._tell("refused", site, words)
 
     def _event(self, answer: Answer) -> rounds.Event:
         letter = answer.letter

@@ -84,12 +84,20 @@ class Post:
 
     Args:
         gather_s: a letter outside a round to a site that is not there is given up after this time.
+        on_fault: called with the site and the transport's word for why a letter got no answer.
     """
 
-    def __init__(self, transport: Transport, clock: Callable[[], float], gather_s: float) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Callable[[], float],
+        gather_s: float,
+        on_fault: Callable[[str, str], None] = lambda site, word: None,
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._gather_s = gather_s
+        self._on_fault = on_fault
         self._by_topic: dict[tuple[str, int, str, int], _Sent] = {}
         self._by_id: dict[str, tuple[str, int, str, int]] = {}
         self._late: dict[str, Letter] = {}
@@ -141,6 +149,7 @@ class Post:
             if sent is None:
                 continue  # forgotten, or the transport's own confusion
             if incoming.error:
+                self._on_fault(sent.letter.site, incoming.error)
                 sent.unsent = self._clock() if sent.unsent is None else sent.unsent
                 sent.failures += incoming.error not in LINE
             elif incoming.site == sent.letter.site:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from server.rounds import RunState
 from server.run_records import RunRecord
+from shared_model.bundle import DIGEST
+from shared_model.protocol import VERSION
 
 UNMASKED = (
     "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "
@@ -29,6 +31,10 @@ REFUSALS: Mapping[str, str] = {
     "roster-approval": "waits for its operator's yes to the roster and is asked again",
     "policy": "is forbidden by its hospital's policy to take part",
     "ledger": "finds that a privacy ledger is not the one seen before",
+    "version": "speaks another protocol version than this coordinator; one of the two has to be "
+    "upgraded (docs/upgrade.md)",
+    "bundle": "does not take the Flower bundle of this coordinator; its logs/rounds.log names the "
+    f"digest that came. fedprint's own bundle is {DIGEST}",
 }
 """What a refusal means for the run; the others are told by their word alone."""
 
@@ -74,6 +80,26 @@ def spare(sites: int, threshold: int) -> str:
         return f"all {sites} sites are needed: the run pauses while one is away"
     away = sites - threshold
     return f"{threshold} of {sites} sites are needed: {away} may be away"
+
+
+def turned_away(record: RunRecord) -> list[str]:
+    """Sites that cannot take part with this coordinator's software, in words."""
+    said = []
+    for one in sorted(record.turned_away, key=lambda one: one.site):
+        words = REFUSALS[one.reason]
+        if one.speaks is not None:
+            words = other_version(one.speaks)
+        said.append(f"after round {one.after}: {one.site} {words}")
+    return said
+
+
+def other_version(theirs: int) -> str:
+    """What it means that a site speaks this protocol version, after the site's name."""
+    who = "the hospital" if theirs < VERSION else "this coordinator"
+    return (
+        f"speaks protocol version {theirs}; this coordinator speaks {VERSION}. Nothing was booked "
+        f"there. Upgrade {who} (docs/upgrade.md)"
+    )
 
 
 def without_budget(record: RunRecord) -> list[str]:

@@ -96,6 +96,19 @@ class RefusedKey(_Record):
     header: Base64
 
 
+class TurnedAway(_Record):
+    """A site that cannot take part with this coordinator's software until somebody acts.
+
+    reason: "bundle": it refuses the coordinator's Flower bundle; "version": it speaks protocol
+    version `speaks` (None: it only said that ours is not its own). after: round before.
+    """
+
+    site: SiteName
+    after: int
+    reason: Literal["bundle", "version"]
+    speaks: int | None = None
+
+
 class LateRecord(_Record):
     """A submission that came after its round had stopped to wait for it: void, and paid for.
 
@@ -180,8 +193,9 @@ class RunRecord(_Record):
     """Everything that is kept about a run.
 
     rosters: the signed rosters that it went over, by version; the last one counts. root_key: the
-    consortium's key that signed them. refused_keys: the last one of each site. late: submissions
-    that are in no sum, at most one of a site and round.
+    consortium's key that signed them. refused_keys: the last one of each site. turned_away: until
+    the site gives a legal answer. late: submissions that are in no sum, at most one of a site and
+    round.
     """
 
     format: Literal[2] = 2
@@ -200,6 +214,7 @@ class RunRecord(_Record):
     resumed_after: int = 0
     rounds: tuple[RoundRecord, ...] = ()
     refused_keys: tuple[RefusedKey, ...] = ()
+    turned_away: tuple[TurnedAway, ...] = ()
     late: tuple[LateRecord, ...] = ()
 
     @property
@@ -211,6 +226,16 @@ class RunRecord(_Record):
         after = self.rounds[-1].round if self.rounds else 0
         others = (one for one in self.refused_keys if one.site != site)
         return (*others, RefusedKey(site=site, after=after, header=as_base64(header)))
+
+    def turning_away(
+        self, site: str, reason: Literal["bundle", "version"] | None, speaks: int | None = None
+    ) -> tuple[TurnedAway, ...]:
+        """`turned_away` with this site for this reason, or without it (None)."""
+        found = tuple(one for one in self.turned_away if one.site != site)
+        if reason is None:
+            return found
+        after = self.rounds[-1].round if self.rounds else 0
+        return (*found, TurnedAway(site=site, after=after, reason=reason, speaks=speaks))
 
     @property
     def model_digest(self) -> str:

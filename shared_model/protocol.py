@@ -22,12 +22,16 @@ The messages of trips 2 and 3, of epochs and of the closing exchange are in `pro
     answer = open_answer(header, identity_key, site=...)   # coordinator: TrainReply | Refusal
     check_body(request.body_digest, body, site=...)
 
-Open functions raise `PeerFault(site=...)` for anything that is not such a message.
+Open functions raise `PeerFault(site=...)` for anything that is not such a message, and of these
+`OtherVersion` for one that is signed as it should be and of another protocol version. The envelope
+is the same in all versions: signature, canonical JSON with `kind`, `version`, in requests
+`software`, in refusals `reason`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Annotated, Any, Literal, TypeVar
@@ -42,6 +46,9 @@ from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
 
 VERSION = 3
+"""The contract between installations: `version` of every message. See docs/adr/0023."""
+MAX_VERSION = 1_000_000
+_PRINTABLE = re.compile(r"[ -~]+")
 MAX_HEADER_BYTES = 256 * 1024
 MAX_BODY_BYTES = 512 * 1024 * 1024
 MAX_PARTICIPANTS = 255
@@ -143,6 +150,24 @@ off (simulations) go from "submit" to "aggregating". Once a round is in "agree" 
 aggregate or is closed for good; it never returns to "submit". A stored round whose survivors are
 stored goes from "preparing" to "agree"; who agrees late, in "open", still opens. Messages that come
 in a phase that does not list them change no phase; they are ignored or counted."""
+
+
+class OtherVersion(PeerFault):
+    """A message that is signed by who it should be, and is of another protocol version.
+
+    version: of the message. software: what it names, "" if nothing (answers do not).
+    """
+
+    def __init__(self, version: int, software: str, *, site: str) -> None:
+        theirs = f" ({software})" if software else ""
+        super().__init__(
+            f"{site.capitalize() if site == COORDINATOR else site} speaks protocol version "
+            f"{version}{theirs}; this installation ({_ours()}) speaks {VERSION}.",
+            site=site,
+            do="Upgrade the older of the two; docs/upgrade.md says which versions talk.",
+        )
+        self.version = version
+        self.software = software
 
 
 class _Strict(BaseModel):
@@ -524,6 +549,34 @@ def is_signed(header: bytes, public_key: bytes, kind: str) -> bool:
     return True
 
 
+def _other_version(model: type[SignedMessage], data: bytes, site: str) -> OtherVersion | None:
+    """Whether a signed message that is not legal is one of another protocol version.
+
+    For that every version has `version` in its JSON, and requests have `software`.
+    """
+    if "version" not in model.model_fields:
+        return None
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    version, named = value.get("version"), value.get("software")
+    if type(version) is not int or not 1 <= version <= MAX_VERSION or version == VERSION:
+        return None
+    if not isinstance(named, str) or len(named) > 64 or not _PRINTABLE.fullmatch(named):
+        named = ""
+    return OtherVersion(version, named, site=site)
+
+
+def _ours() -> str:
+    try:
+        return software()
+    except metadata.PackageNotFoundError:
+        return "fedprint"
+
+
 def software() -> str:
     """Name and version of this installation, as messages carry it."""
     return f"fedprint {metadata.version('fedprint')}"
@@ -563,6 +616,9 @@ def _parsed(model: type[_M], data: bytes, site: str) -> _M:
         message = model.model_validate_json(data)
         again = canonical.encode(message.model_dump(mode="json"))
     except (ValidationError, FedprintError, ValueError, RecursionError) as error:
+        other = _other_version(model, data, site)
+        if other is not None:
+            raise other from None
         # The cause names fields of the peer's making; it stays in the chain, not in the message.
         raise PeerFault(f"A signed message of {site} is not a legal message.", site=site) from error
     if again != data:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -223,22 +224,34 @@ def read_pinned_keys(value: str) -> PinnedKeys:
     return PinnedKeys(invitation.release, invitation.run, invitation.root)
 
 
-def code_digest(root: Path | None = None) -> str:
-    """SHA-256 over names and contents of the source files of the five installed packages.
+def code_files(root: Path | None = None) -> dict[str, bytes]:
+    """The source files of the five installed packages by name, sorted.
 
     Compiled files, hidden files and whatever lies beside the packages do not count, so that a
     checkout and the wheel made of it agree.
     """
     base = root or Path(__file__).resolve().parent.parent
-    entries: list[list[str]] = []
+    found: dict[str, bytes] = {}
     for package in PACKAGES:
         for path in sorted((base / package).rglob("*")):
             relative = path.relative_to(base)
             hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
             if hidden or not path.is_file() or path.suffix == ".pyc":
                 continue
-            entries.append([relative.as_posix(), canonical.digest(path.read_bytes())])
-    return canonical.digest_of(sorted(entries))
+            found[relative.as_posix()] = path.read_bytes()
+    return dict(sorted(found.items()))
+
+
+def digest_of_files(digests: Mapping[str, str]) -> str:
+    """The code digest that follows from the SHA-256 of each file."""
+    return canonical.digest_of(sorted([name, value] for name, value in digests.items()))
+
+
+def code_digest(root: Path | None = None) -> str:
+    """SHA-256 over names and contents of the source files of the five installed packages."""
+    return digest_of_files(
+        {name: canonical.digest(data) for name, data in code_files(root).items()}
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from shared_model import terminal
+from shared_model import about, terminal
 from simulations import (
     bench,
     cli_cohort,
@@ -25,6 +25,11 @@ app = typer.Typer(
 parts = (cli_cohort, cli_warm_start, cli_federation, gate_retention, cli_probe, bench, demo)
 for part in parts:
     part.register(app)
+
+
+@app.callback()
+def root(version: about.Version = False) -> None:
+    """Pretend hospitals, warm starts, probes and benchmarks, with the code that hospitals run."""
 
 
 def main() -> None:

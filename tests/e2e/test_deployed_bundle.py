@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import socket
 import sys
 import warnings
-from contextlib import closing
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,6 +32,8 @@ with warnings.catch_warnings():
 from client.home import NodeHome
 from server.home import CoordinatorHome
 from server.transport import Incoming, Outgoing
+from shared_model import bundle
+from shared_model.canonical import digest
 from shared_model.children import Family
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
@@ -38,22 +45,61 @@ pytestmark = [
 ]
 
 
+CONFIG = (
+    '[project]\nname = "fedprint"\nversion = "0.1.0"\ndescription = "x"\nlicense = "x"\n'
+    'dependencies = ["flwr>=1.41,<1.43"]\n[tool.flwr.app]\npublisher = "fedprint"\n'
+    '[tool.flwr.app.components]\nserverapp = "server.app:app"\nclientapp = "client.app:app"\n'
+    f'[tool.flwr.app.config]\n{app.RUN} = ""\n'
+)
+
+
+def code(canary: Path) -> str:
+    """Writes a file when it is executed."""
+    return f"import pathlib; pathlib.Path({str(canary)!r}).write_text('executed')\napp = None\n"
+
+
 def hostile_bundle(canary: Path) -> bytes:
     """A bundle whose every module writes a file when it is imported."""
-    config = (
-        '[project]\nname = "fedprint"\nversion = "0.1.0"\ndescription = "x"\nlicense = "x"\n'
-        'dependencies = ["flwr>=1.41,<1.43"]\n[tool.flwr.app]\npublisher = "fedprint"\n'
-        '[tool.flwr.app.components]\nserverapp = "server.app:app"\nclientapp = "client.app:app"\n'
-        f'[tool.flwr.app.config]\n{app.RUN} = ""\n'
-    )
-    code = f"import pathlib\npathlib.Path({str(canary)!r}).write_text('executed')\napp = None\n"
     modules = {
-        f"{folder}/{name}.py": code.encode()
+        f"{folder}/{name}.py": code(canary).encode()
         for folder in ("client", "server", "shared_model")
         for name in ("__init__", "app", "round")
     }
-    content, _ = build_fab_from_files({"pyproject.toml": config.encode(), **modules})
+    content, _ = build_fab_from_files({"pyproject.toml": CONFIG.encode(), **modules})
     return content
+
+
+def packed(config: str, files: Mapping[str, str | bytes] | None = None) -> bytes:
+    """A ZIP with this pyproject.toml and whatever else, under any names."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pyproject.toml", config)
+        for name, content in (files or {}).items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def hooks(canary: Path) -> dict[str, bytes]:
+    """What a bundle could try to have executed, or to break, one each."""
+    text = code(canary)
+    entry = CONFIG.replace("client.app:app", "evil:app").replace("server.app:app", "evil:app")
+    tables = CONFIG + (
+        '[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path = ["."]\n'
+        '[project.scripts]\nfedprint-node = "evil:app"\n'
+        '[project.entry-points."pytest11"]\nevil = "evil"\n'
+        '[tool.hatch.build.hooks.custom]\npath = "evil.py"\n'
+    )
+    start = dict.fromkeys(("sitecustomize.py", "usercustomize.py", "evil.py", "conftest.py"), text)
+    upwards = ("../" * 12 + f"{canary}.py", "../client/app.py", str(canary), "..\\evil.py")
+    return {
+        "modules": hostile_bundle(canary),
+        "entries": packed(entry, {"evil.py": text, "evil/__init__.py": text}),
+        "tables": packed(tables, {"evil.py": text, "setup.py": text}),
+        "at-start": packed(CONFIG, {**start, "evil.pth": text.replace("\n", ";")}),
+        "paths": packed(CONFIG, dict.fromkeys(upwards, text)),
+        "huge": packed(CONFIG, {"client/weights.bin": os.urandom(9_000_000)}),
+        "bomb": packed(CONFIG + "#" * 20_000_000),
+    }
 
 
 def enrolled(tmp_path: Path) -> tuple[CoordinatorHome, Path, str]:
@@ -104,21 +150,61 @@ def ask(
     return answers[0]
 
 
-def test_code_in_a_bundle_is_not_executed_at_the_hospital(
+@contextmanager
+def watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[tuple[Callable[[bytes], Incoming], Callable[[], list[dict[str, str]]]]]:
+    """A node that runs: what it answers to a bundle, what its log says of bundles."""
     home, node, address = enrolled(tmp_path)
-    canary = tmp_path / "canary"
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
+    log = node / "logs" / "rounds.log"
+
+    def refused() -> list[dict[str, str]]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [one for one in map(json.loads, lines) if one.get("kind") == "bundle"]
+
     with superlink.start_secrets(home) as secrets, Family() as family:
         superlink.start_link(family, home, superlink.load_config(home), *secrets)
         with running(tmp_path / "node.log", "fedprint-node", "start", "--home", str(node)) as ours:
-            answer = ask(home, address, secrets, hostile_bundle(canary))
-            assert answer.error == ""
-            assert b'"reason":"signature"' in answer.header  # our own code refused the message
+            yield lambda content: ask(home, address, secrets, content), refused
             assert ours.end() != 0
             wait_for(lambda: not ours.leftovers(), "the node's processes are gone")
+
+
+def is_told(answer: Incoming, entry: dict[str, str], content: bytes) -> None:
+    """The reason is on both sides; the coordinator gets one word and no byte of ours."""
+    assert (answer.error, answer.header, answer.body) == ("bundle-refused", b"", b"")
+    assert (entry["outcome"], entry["reason"]) == ("refused", "bundle")
+    assert digest(content) in entry["message"]
+    assert "Nothing of it was opened or executed" in entry["message"]
+
+
+def test_nothing_of_a_hostile_bundle_is_executed_at_the_hospital(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused with the reason on both sides; the next run, with our bundle, is answered."""
+    canary = tmp_path / "canary"
+    hostile = hostile_bundle(canary)
+    with watched(tmp_path, monkeypatch) as (send, refused):
+        is_told(send(hostile), refused()[0], hostile)
+        answer = send(bundle.content())
+        assert answer.error == ""
+        assert b'"reason":"signature"' in answer.header  # our own code refused the message
+        assert len(refused()) == 1
     assert not canary.exists()
+
+
+@pytest.mark.long
+def test_no_hook_of_a_bundle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entry points, tool tables, files that Python looks for at its start, paths out, sizes."""
+    canary = tmp_path / "canary"
+    with watched(tmp_path, monkeypatch) as (send, refused):
+        for name, content in hooks(canary).items():
+            before = len(refused())
+            is_told(send(content), refused()[before], content)
+            assert len(refused()) == before + 1, name
+    assert not canary.exists()
+    assert not list(tmp_path.rglob("*evil*"))
 
 
 def test_flower_by_itself_executes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

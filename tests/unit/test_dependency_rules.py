@@ -24,7 +24,7 @@ FLOWER_FILES = {
     "server/grid.py",
     "server/runtime_grid.py",
 }
-NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio"}
+NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "uvicorn"}
 CLOCK = {"time", "datetime"}
 
 

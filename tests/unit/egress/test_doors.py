@@ -41,10 +41,23 @@ SPEAKS_TO_THE_NETWORK = {
     "client/supernode.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
     "client/notify.py": {"socket"},  # tells systemd how the node is: a datagram on this machine
+    # the console: listens at 127.0.0.1 for the hospital's own browser, connects to nothing
+    "client/console_app.py": {"socket", "uvicorn"},
     # the registry: cards, rosters, releases, a ledger's question or answer; no message of a round
     "client/registry_client.py": {"grpc", "urllib"},
 }
-NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "flwr"}
+NETWORK = {
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "requests",
+    "httpx",
+    "grpc",
+    "asyncio",
+    "flwr",
+    "uvicorn",
+}
 BUILT_BY_EGRESS = {
     model.__name__: model
     for module in (protocol, protocol_sum)

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
 from client import app as client_app
-from server.app import Guard, bundle
+from server.app import Guard
 from server.grid import GridTransport, by_node_key, in_order
 from server.transport import Outgoing
 from shared_model.errors import OurMistake
@@ -179,17 +179,6 @@ def test_the_client_app_knows_train_only() -> None:
     context = Context(1, 2, {}, RecordDict(), {})
     with pytest.raises(ValueError, match="query"):
         client_app.app(message, context)
-
-
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's own
-def test_the_bundle_holds_no_code_and_is_the_same_each_time() -> None:
-    import io
-    import zipfile
-
-    data = bundle()
-    assert data == bundle()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert sorted(archive.namelist()) == [".info/CONTENT", "pyproject.toml"]
 
 
 @pytest.mark.parametrize(

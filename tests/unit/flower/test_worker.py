@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.metadata import Metadata
+from flwr.common.constant import ErrorCode
 
 import client.app
+from client.policy import Policy
+from shared_model import bundle
 
 
 def message(number: int) -> Message:
@@ -31,6 +34,8 @@ class SuperNode:
         self.tokens = ["stale", "fresh"]
         self.answered = threading.Event()
         self.pushed: list[str] = []
+        self.bundle = bundle.content()
+        self.errors: list[int] = []
         self.statuses: list[str] = []
 
     def from_server_address(self, *_: object, interceptors: list[object], **__: object) -> object:
@@ -58,10 +63,12 @@ class SuperNode:
         if connection.token == "stale":
             self.stuck.wait(30.0)
             raise RuntimeError("never whole")
-        return message(2), Context(1, 2, {}, RecordDict(), {}), None, None
+        ours = SimpleNamespace(content=self.bundle)
+        return message(2), Context(1, 2, {}, RecordDict(), {}), None, ours
 
     def push(self, connection: object, reply: Message, context: Context) -> None:
         self.pushed.append(reply.metadata.reply_to_message_id)
+        self.errors += [reply.error.code] if reply.has_error() else []
 
     def push_output(self, connection: object, context: object, status: str, details: str) -> None:
         self.statuses.append(status)
@@ -72,8 +79,28 @@ def test_a_message_that_never_arrives_does_not_hold_up_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by killing a coordinator: the stopped run's half-sent message blocked the new run's."""
+    node = worked(tmp_path, monkeypatch, bundle.content())
+    assert node.pushed == ["m2"]
+    assert node.statuses[0] == "completed"
+    assert len(node.statuses) == 2
+    assert node.errors == []
+
+
+def test_the_process_that_answers_takes_no_other_bundle_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not trust the SuperNode to have looked: the message is not given to the app."""
+    node = worked(tmp_path, monkeypatch, b"hostile")
+    assert node.errors == [ErrorCode.INVALID_FAB]
+
+
+def worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> SuperNode:
+    """The process with this SuperNode, until both tasks are over."""
     stuck = threading.Event()
     node = SuperNode(stuck)
+    node.bundle = content
+    monkeypatch.setenv("FEDPRINT_NODE_HOME", str(tmp_path))
+    Policy.write_default(tmp_path / "policy.toml", declared_patients=437)
     monkeypatch.setattr(client.app, "RuntimeHttpClient", node)
     monkeypatch.setattr(client.app, "pull_task_input", node.pull)
     monkeypatch.setattr(client.app, "push_message", node.push)
@@ -86,13 +113,11 @@ def test_a_message_that_never_arrives_does_not_hold_up_the_next(
     secret.write_bytes(bytes(32))
     with pytest.raises(SystemExit):
         client.app.work(["127.0.0.1:1", str(secret)])
-    assert node.pushed == ["m2"]
-    assert node.statuses == ["completed"]
     stuck.set()
     for thread in threading.enumerate():  # else it ends when nothing is patched any more
         if thread.name.endswith("(_answer)"):
             thread.join(30.0)
-    assert len(node.statuses) == 2
+    return node
 
 
 def test_a_fault_of_the_client_stays_inside(monkeypatch: pytest.MonkeyPatch) -> None:

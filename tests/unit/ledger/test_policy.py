@@ -92,7 +92,8 @@ def test_an_absent_policy_says_how_to_make_one(path: Path) -> None:
         ('allowed_modes = ["local"]', 'allowed_modes = "local"', "allowed_modes"),
         ('allowed_modes = ["local"]', 'allowed_modes = ["local", "local"]', "something twice"),
         ('allowed_purposes = ["pretrain"]', 'allowed_purposes = ["sell"]', "allowed_purposes"),
-        ("digests = []", 'digests = ["abc"]', "allowed_code_digests"),
+        ("allowed_code_digests = []", 'allowed_code_digests = ["abc"]', "allowed_code_digests"),
+        ("bundle_digests = []", 'bundle_digests = ["abc"]', "allowed_bundle_digests"),
         ("reply_clock_s = 60.0", "reply_clock_s = 0.0", "reply_clock_s"),
         ("reply_clock_s = 60.0", "reply_clock_s = 3601.0", "reply_clock_s"),
         ("reply_clock_s = 60.0", "reply_clock_s = nan", "reply_clock_s"),
@@ -273,7 +274,7 @@ def test_a_round_outside_the_policy_is_refused(
     [
         ({"allowed_modes": ()}, "allowed_modes"),
         ({"allowed_purposes": ()}, "allowed_purposes"),
-        ({"allowed_code_digests": ("ab" * 32,)}, "allowed_code_digests"),
+        ({"allowed_code_digests": ("ab" * 32,)}, f"fedprint-node approve {CODE}"),
         ({"maximum_steps_per_round": 19}, "maximum_steps_per_round"),
         ({"maximum_windows_per_patient": 1}, "maximum_windows_per_patient"),
     ],
