@@ -82,6 +82,7 @@ class Odds:
         return ""
 
 
+UNASKED_S = 300.0
 FATES = (
     *("lost_there", "lost_back", "twice", "late", "very_late"),
     *("corrupt_there", "corrupt_back", "node_killed"),
@@ -94,7 +95,7 @@ class _Due:
 
     at: float
     identifier: str
-    message: Outgoing
+    message: Outgoing = field(repr=False)
     fate: str = ""
     reply: Incoming | None = None
 
@@ -180,7 +181,12 @@ class Line:
             self._deliver(first)
         wanted = set(ids)
         ready = [x for x in self._due if x.reply and x.at <= now and x.identifier in wanted]
-        self._due = [x for x in self._due if x not in ready]
+        taken = {id(one) for one in ready}
+        self._due = [  # what nobody has asked for in a while is of a coordinator that died
+            one
+            for one in self._due
+            if id(one) not in taken and (one.reply is None or now - one.at < UNASKED_S)
+        ]
         self._rng.shuffle(ready)
         return [self._arrived(one) for one in ready]
 
@@ -354,7 +360,7 @@ class Verdict:
                 ending = absent[one.site].ending if one.site in absent else "nothing"
                 self.faults.append(f"{where}: lost, the record says {ending}")
 
-    def check_ledgers(self, made: Federation, records: Sequence[RunRecord]) -> None:
+    def check_ledgers(self, made: Federation, record: RunRecord) -> None:
         """The archive holds the beginning of each ledger; what is in sums is booked there once."""
         archive = LedgerArchive(made.coordinator.ledgers)
         for site in made.sites:
@@ -365,16 +371,15 @@ class Verdict:
             if held.links != chain.links[: len(held.links)]:
                 self.faults.append(f"the archive of {site} is not the beginning of its ledger")
             booked = collections.Counter((row.run, row.round) for row in chain.bookings)
-            for record in records:
-                for done in record.rounds:
-                    for one in done.contributors:
-                        answer = chain.answer(record.run, done.round)
-                        same = answer is not None and answer.update_digest == one.body_digest
-                        once = booked[record.run, done.round] == 1
-                        if one.site == site and not (same and once):
-                            self.faults.append(
-                                f"{record.run} round {done.round}: the ledger of {site} disagrees"
-                            )
+            for done in record.rounds:
+                for one in done.contributors:
+                    answer = chain.answer(record.run, done.round)
+                    same = answer is not None and answer.update_digest == one.body_digest
+                    once = booked[record.run, done.round] == 1
+                    if one.site == site and not (same and once):
+                        self.faults.append(
+                            f"{record.run} round {done.round}: the ledger of {site} disagrees"
+                        )
 
     def check_models(self, folder: RunFolder, record: RunRecord) -> None:
         """The last model is the one that the record names."""

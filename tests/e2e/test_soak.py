@@ -8,7 +8,6 @@ names. FEDPRINT_SOAK_ROUNDS overrides the number of rounds of the long test.
 from __future__ import annotations
 
 import datetime
-import gc
 import os
 import random
 import sys
@@ -96,7 +95,7 @@ class Soak:
     killed: int = 0
     pauses: int = 0
     rss_bytes: list[int] = field(default_factory=list)
-    records: list[RunRecord] = field(default_factory=list)
+    runs: int = 0
 
     def begin(self, settings: RunConfig) -> None:
         place = self.made.coordinator
@@ -123,7 +122,7 @@ class Soak:
                 assert error.reason == "paused", error  # noqa: PT017
                 record = self.made.folder(settings.run).record()
             if record.state == "finished":
-                self.records.append(record)
+                self.runs += 1
                 return record
             self.pauses += 1
             assert self.pauses < 1000
@@ -172,18 +171,17 @@ def soak(
     with one_thread():
         while rounds > 0:
             size = min(rounds, ROUNDS_OF_A_RUN)
-            settings = config(f"run{len(one.records)}", size)
+            settings = config(f"run{one.runs}", size)
             record = one.play(settings, told)
             folder = made.folder(settings.run)
             with reaper.armed(None):
                 verdict.check_sums(folder, record, aside)
                 verdict.check_models(folder, record)
                 verdict.check_updates(record, line.handed)
+                verdict.check_ledgers(made, record)
             aside.forget()
             line.handed.clear()
             rounds -= size
-        verdict.check_ledgers(made, one.records)
-    gc.collect()
     print(f"seed {seed}: {verdict}")
     print(f"coordinator killed {one.killed}, pauses {one.pauses}, faults {dict(line.counts)}")
     return one, verdict
