@@ -59,7 +59,7 @@ def train(message: Message, context: Context) -> Message:
     began_s = time.monotonic()
     update = train_round(model, data, plan, training, patients, SystemNoise()).update
     note = {
-        "round": int(message.content.config_records["config"]["server-round"]),
+        "round": int(str(message.content.config_records["config"]["server-round"])),
         "training_s": time.monotonic() - began_s,
     }
     with Path(str(config["notes"])).open("a") as stream:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from client.home import NodeHome
@@ -31,7 +32,7 @@ def main() -> None:
 
     node_loop.Loop._command = command  # type: ignore[method-assign]
     try:
-        node.serve(NodeHome(sys.argv[1]), lambda: None, lambda _: None)
+        node.serve(NodeHome(Path(sys.argv[1])), lambda: None, lambda _: None)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -57,5 +58,6 @@ def work(arguments: list[str]) -> None:
             stream.write(f"{json.dumps(note)}\n")
         return done
 
-    node_parts.train, training.train_round = train, train_round
+    node_parts.train = train  # type: ignore[assignment]
+    training.train_round = train_round
     app.work(arguments)

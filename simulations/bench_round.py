@@ -163,7 +163,7 @@ def flower_rounds(root: Path, rounds: int) -> list[Round]:
             stack.enter_context(
                 running(root / f"{site}.log", words, {"FLWR_HOME": str(root / site)})
             )
-        config = {
+        config: dict[str, bool | float | int | str] = {
             "arrays": str(stored),
             "out": str(out),
             "notes": str(notes),
@@ -188,9 +188,22 @@ def our_rounds(root: Path, name: str, rounds: int) -> list[Round]:
     for path in notes:
         path.unlink(missing_ok=True)
     with ExitStack() as stack:
-        for site in SITES:
-            words = (Path(sys.executable).name, "-I", "-c", NODE, str(root / site))
-            stack.enter_context(running(root / f"{site}.log", words))
+        nodes = {
+            site: stack.enter_context(
+                running(
+                    root / f"{site}.log",
+                    (Path(sys.executable).name, "-I", "-c", NODE, str(root / site)),
+                )
+            )
+            for site in SITES
+        }
+
+        def ended() -> bool:
+            for site, node in nodes.items():
+                if node.poll() is not None:
+                    raise OurMistake(f"A node ended:\n{_last(root / f'{site}.log')}")
+            return run.poll() is not None
+
         tables = "".join(
             f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in it.items())
             for table, it in (("privacy", PLAN), ("training", TRAINING))
@@ -203,7 +216,7 @@ def our_rounds(root: Path, name: str, rounds: int) -> list[Round]:
         words = ("fedprint-coordinator", "start", *home, "--config", str(config), "--run", name)
         log = root / f"{name}.log"
         run = stack.enter_context(running(log, words))
-        wait_for(lambda: run.poll() is not None, "the run ends")
+        wait_for(ended, "the run ends")
         if run.returncode != 0:
             raise OurMistake(f"The run failed:\n{_last(log)}")
     record = RunFolder(root / "coordinator" / "runs" / name).record()
