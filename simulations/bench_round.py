@@ -1,10 +1,14 @@
-"""A deployed round of ours beside a round of Flower's plain FedAvg: real processes on loopback.
+"""What a deployed round costs beyond training: ours beside Flower's plain FedAvg, on loopback.
 
-Ours: `fedprint-coordinator start` and three `fedprint-node start`, TLS and node keys as in a
-hospital, every trip of the secure sum, training with few steps. Flower's: SuperLink and three
-SuperNodes with Flower's defaults, without TLS, FedAvg without its evaluation; the sites train
-nothing. Both move the arrays of preset `small`. Seconds of a round are from its beginning to the
-beginning of the next one; the first round, which waits for the sites, is left out.
+Ours: `fedprint-coordinator start` and three nodes as `fedprint-node start` runs them, TLS and node
+keys as in a hospital, every trip of the secure sum, ledger, one warm training process. Flower's:
+SuperLink and three SuperNodes with Flower's defaults, without TLS, FedAvg without its evaluation.
+Both train the same steps of preset `tiny` by the same function (`client.training.train_round`) and
+move all its parameters.
+
+A round lasts from its beginning to the beginning of the next one; the first round, which waits for
+the sites, is left out. Overhead: its seconds less those that its slowest site trained, which each
+site takes with a monotonic clock. The two sides run by turns.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -38,13 +43,18 @@ from shared_model.canonical import digest
 from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations import bench_flower_app
+from simulations.bench_node import NOTES
 
 SITES = ("alpha", "beta", "gamma")
-PRESET = "small"
+PRESET = "tiny"
 PATIENTS = 12
-ROUNDS = 8
-"""Counted on each side."""
+TURNS = 3
+ROUNDS = 4
+"""Counted on each side in each turn."""
+PLAN = {"sample_rate": 0.1, "noise_multiplier": 2.0, "clipping_norm": 1.0, "steps": 1}
+TRAINING = {"trainable": "all"}
 DEADLINE_S = 900.0
+NODE = "from simulations.bench_node import main; main()"
 BIN = Path(sys.executable).parent
 QUIET = {
     "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -68,56 +78,70 @@ clientapp = "plain_fedavg.app:client"
 [tool.flwr.app.config]
 arrays = ""
 out = ""
+notes = ""
+patients = 1
+plan = ""
+preset = ""
 rounds = 1
 sites = 1
+training = ""
 """
-RUN = """run = "bench"
-preset = "{preset}"
-rounds = {rounds}
-begin_with = "random-weights"
-[privacy]
-sample_rate = 0.1
-noise_multiplier = 2.0
-clipping_norm = 1.0
-steps = 1
-[training]
-trainable = "all"
-"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: seconds in all, and of the site that trained longest."""
+
+    wall_s: float
+    training_s: float
+
+    @property
+    def overhead_s(self) -> float:
+        return self.wall_s - self.training_s
 
 
 def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
     """Figures of `fedprint-lab bench round`.
 
-    ratio_vs_flower_fedavg: medians of the seconds of a round. overhead_s: their difference.
+    ratio_vs_flower_fedavg: medians of the overhead of a round, ours over Flower's.
     """
-    half = 1 if quick else ROUNDS // 2
+    turns, rounds = (1, 1) if quick else (TURNS, ROUNDS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started
+    ours: list[Round] = []
+    theirs: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="fedprint-bench-") as folder:
         root = Path(folder)
-        # Flower before and after ours: a load on the machine that comes or goes meets both
-        tell(f"Flower's FedAvg, {half} rounds")
-        theirs = flower_rounds(root / "before", half)
-        tell(f"a deployed run of ours, {2 * half} rounds")
-        ours = our_rounds(root / "ours", 2 * half)
-        tell(f"Flower's FedAvg, {half} rounds again")
-        theirs += flower_rounds(root / "after", half)
-    mine, plain = statistics.median(ours), statistics.median(theirs)
+        tell("a root key, a coordinator, three nodes")
+        _found_consortium(root / "ours")
+        for turn in range(turns):
+            tell(f"turn {turn + 1} of {turns}: Flower's FedAvg, {rounds} rounds")
+            theirs += flower_rounds(root / f"flower-{turn}", rounds)
+            tell(f"turn {turn + 1} of {turns}: a deployed run of ours, {rounds} rounds")
+            ours += our_rounds(root / "ours", f"bench-{turn}", rounds)
+    mine = statistics.median(one.overhead_s for one in ours)
+    plain = statistics.median(one.overhead_s for one in theirs)
+    walls = [statistics.median(one.wall_s for one in side) for side in (ours, theirs)]
     return {
+        "overhead_s_per_round": mine,
+        "flower_overhead_s_per_round": plain,
         "ratio_vs_flower_fedavg": mine / plain,
-        "overhead_s": mine - plain,
-        "round_s": mine,
-        "flower_fedavg_round_s": plain,
-        "slowest_round_s": max(ours),
-        "flower_slowest_round_s": max(theirs),
         "rounds": float(len(ours)),
+        "turns": float(turns),
+        "round_s": walls[0],
+        "flower_round_s": walls[1],
+        "round_ratio_vs_flower_fedavg": walls[0] / walls[1],
+        "training_s": statistics.median(one.training_s for one in ours),
+        "flower_training_s": statistics.median(one.training_s for one in theirs),
+        "slowest_overhead_s": max(one.overhead_s for one in ours),
+        "flower_slowest_overhead_s": max(one.overhead_s for one in theirs),
         "parameters": float(sum(array.size for array in _arrays().values())),
     }
 
 
-def flower_rounds(root: Path, rounds: int) -> list[float]:
-    """Seconds of each round but the first of Flower's FedAvg."""
+def flower_rounds(root: Path, rounds: int) -> list[Round]:
+    """Each round but the first of Flower's FedAvg."""
     root.mkdir(parents=True)
-    out, stored = root / "times.json", root / "arrays.npz"
+    out, stored, notes = (root / name for name in ("times.json", "arrays.npz", "training.jsonl"))
     np.savez(stored, allow_pickle=False, **_arrays())
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -139,36 +163,77 @@ def flower_rounds(root: Path, rounds: int) -> list[float]:
             stack.enter_context(
                 running(root / f"{site}.log", words, {"FLWR_HOME": str(root / site)})
             )
-        _submit(address, stored, out, rounds + 1)
+        config: dict[str, bool | float | int | str] = {
+            "arrays": str(stored),
+            "out": str(out),
+            "notes": str(notes),
+            "patients": PATIENTS,
+            "plan": json.dumps(PLAN),
+            "preset": PRESET,
+            "rounds": rounds + 1,
+            "sites": len(SITES),
+            "training": json.dumps(TRAINING),
+        }
+        _submit(address, config)
         wait_for(out.exists, "Flower's rounds end", link)
-    return _between(json.loads(out.read_text()))
+    return rounds_of(json.loads(out.read_text()), [notes])
 
 
-def our_rounds(root: Path, rounds: int) -> list[float]:
-    """Seconds of each round but the first of a deployed run."""
+def our_rounds(root: Path, name: str, rounds: int) -> list[Round]:
+    """Each round but the first of a deployed run over the nodes below `root`."""
     from server.checkpoints import RunFolder
 
-    root.mkdir(parents=True)
-    _found_consortium(root)
     home = ("--home", str(root / "coordinator"))
+    notes = [root / site / NOTES for site in SITES]
+    for path in notes:
+        path.unlink(missing_ok=True)
     with ExitStack() as stack:
-        for site in SITES:
-            stack.enter_context(
+        nodes = {
+            site: stack.enter_context(
                 running(
                     root / f"{site}.log",
-                    ("fedprint-node", "start", "--home", str(root / site)),
+                    (Path(sys.executable).name, "-I", "-c", NODE, str(root / site)),
                 )
             )
-        (root / "run.toml").write_text(RUN.format(preset=PRESET, rounds=rounds + 2))
-        words = ("--config", str(root / "run.toml"), "--run", "bench")
-        run = stack.enter_context(
-            running(root / "coordinator.log", ("fedprint-coordinator", "start", *home, *words))
+            for site in SITES
+        }
+
+        def ended() -> bool:
+            for site, node in nodes.items():
+                if node.poll() is not None:
+                    raise OurMistake(f"A node ended:\n{_last(root / f'{site}.log')}")
+            return run.poll() is not None
+
+        tables = "".join(
+            f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in it.items())
+            for table, it in (("privacy", PLAN), ("training", TRAINING))
         )
-        wait_for(lambda: run.poll() is not None, "the run ends")
+        config = root / f"{name}.toml"
+        config.write_text(
+            f'run = "{name}"\npreset = "{PRESET}"\nrounds = {rounds + 2}\n'
+            f'begin_with = "random-weights"\n{tables}'
+        )
+        words = ("fedprint-coordinator", "start", *home, "--config", str(config), "--run", name)
+        log = root / f"{name}.log"
+        run = stack.enter_context(running(log, words))
+        wait_for(ended, "the run ends")
         if run.returncode != 0:
-            raise OurMistake(f"The run failed:\n{_last(root / 'coordinator.log')}")
-    record = RunFolder(root / "coordinator" / "runs" / "bench").record()
-    return _between([done.opened_at for done in record.rounds])
+            raise OurMistake(f"The run failed:\n{_last(log)}")
+    record = RunFolder(root / "coordinator" / "runs" / name).record()
+    return rounds_of([done.opened_at for done in record.rounds], notes)
+
+
+def rounds_of(began_s: Sequence[float], notes: Sequence[Path]) -> list[Round]:
+    """From when each round began and what the sites noted; without the first and the last."""
+    longest: dict[int, float] = {}
+    for path in notes:
+        for line in path.read_text().splitlines():
+            note = json.loads(line)
+            number = int(note["round"])
+            longest[number] = max(longest.get(number, 0.0), float(note["training_s"]))
+    return [
+        Round(wall_s, longest[number]) for number, wall_s in enumerate(_between(began_s), start=2)
+    ]
 
 
 def _found_consortium(root: Path) -> None:
@@ -178,6 +243,7 @@ def _found_consortium(root: Path) -> None:
         root / f"{name}.json" for name in ("invitation", "draft", "signed")
     )
     offline = str(root / "offline")
+    root.mkdir(parents=True)
     command("fedprint-coordinator", "root", "init", "--home", offline)
     address = f"127.0.0.1:{free_port()}"
     card = str(root / "offline" / "root.json")
@@ -206,6 +272,8 @@ def _allow(policy: Path) -> None:
     )
     if count != 1:
         raise OurMistake(f"{policy} has no line for reply_clock_s.")
+    settings = policy.with_name("node.toml")  # several nodes on one machine: any console port
+    settings.write_text(settings.read_text().replace("port = 8450", "port = 0"))
     yes = 'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = 3.0\n'
     policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
     settings = policy.with_name("node.toml")  # three nodes on one machine: a free port for each
@@ -245,7 +313,7 @@ def _arrays() -> Weights:
     return mae.weights_of(mae.build(mae.PRESETS[PRESET], 0))
 
 
-def _submit(address: str, arrays: Path, out: Path, rounds: int) -> None:
+def _submit(address: str, config: dict[str, bool | float | int | str]) -> None:
     """What `flwr run` does: build the bundle and start it."""
     source = Path(bench_flower_app.__file__).read_bytes()
     content, _ = build_fab_from_files(
@@ -255,12 +323,6 @@ def _submit(address: str, arrays: Path, out: Path, rounds: int) -> None:
             "plain_fedavg/app.py": source,
         }
     )
-    config: dict[str, bool | float | int | str] = {
-        "arrays": str(arrays),
-        "out": str(out),
-        "rounds": rounds,
-        "sites": len(SITES),
-    }
     interceptors = [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
     with closing(
         ControlHttpClient.from_server_address(address, True, None, interceptors)

@@ -134,12 +134,20 @@ def test_p_values_are_those_of_the_formulas_counted_bit_by_bit():
     assert found["runs_p"] == pytest.approx(math.erfc(expected))
 
 
-def test_flowers_app_needs_nothing_of_ours():
-    """It travels as a bundle of one file."""
+def test_flowers_app_takes_nothing_of_ours_but_the_training():
+    """It travels as a bundle of one file: Flower's processes import it by itself. What it shares
+    with ours is the function that trains; nothing of ledger, policy, sum or round."""
     tree = ast.parse(inspect.getsource(bench_flower_app))
-    froms = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    froms = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert froms | names <= {
+    ours = {name for name in froms | names if name.split(".")[0] in ("client", "shared_model")}
+    assert ours == {
+        "client.training",
+        "shared_model",
+        "shared_model.config",
+        "shared_model.noise",
+    }
+    assert {name.split(".")[0] for name in (froms | names) - ours} <= {
         "__future__",
         "collections",
         "pathlib",
@@ -148,6 +156,17 @@ def test_flowers_app_needs_nothing_of_ours():
         "time",
         "numpy",
     }
+
+
+def test_the_overhead_of_a_round_is_without_its_slowest_sites_training(tmp_path):
+    """Site two trained longest in round 2, site one in round 3; the first and last do not count."""
+    notes = [tmp_path / "one", tmp_path / "two"]
+    for path, seconds in zip(notes, ((9.0, 1.0, 3.0, 9.0), (9.0, 2.0, 1.0, 9.0)), strict=True):
+        lines = [{"round": n + 1, "training_s": s} for n, s in enumerate(seconds)]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = bench_round.rounds_of([0.0, 50.0, 57.0, 65.0], notes)
+    assert [(one.wall_s, one.training_s) for one in found] == [(7.0, 2.0), (8.0, 3.0)]
+    assert [one.overhead_s for one in found] == [5.0, 5.0]
 
 
 def test_a_round_lasts_until_the_next_begins_and_the_first_is_left_out():
