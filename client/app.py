@@ -39,7 +39,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client import bundles, rest, state
+from client import bundles, rest, state, unheard
 from client.home import NodeHome
 from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
@@ -121,8 +121,12 @@ def _loopback_needs_no_proxy() -> None:
         os.environ[name] = ",".join(filter(None, (given, "127.0.0.1", "localhost")))
 
 
-def work(arguments: list[str]) -> None:
-    """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE."""
+def work(arguments: list[str], chosen: ClientApp = app) -> None:
+    """Entry of the process that executes messages: RUNTIME_ADDRESS SECRET_FILE.
+
+    Args:
+        chosen: what answers them; another one in simulations only.
+    """
     address, secret_file = arguments
     _loopback_needs_no_proxy()
     client = RuntimeHttpClient.from_server_address(
@@ -163,7 +167,7 @@ def work(arguments: list[str]) -> None:
             # In a thread of its own: the SuperNode also hands out messages that never arrive whole
             # (their run was stopped meanwhile), and waiting for those takes up to two hours.
             threading.Thread(
-                target=_answer, args=(address, answer.token, clock), daemon=True
+                target=_answer, args=(address, answer.token, clock, chosen), daemon=True
             ).start()
         else:
             stop.wait(POLL_S)
@@ -184,8 +188,8 @@ def _rests(home: NodeHome) -> bool:
         return False  # node.toml is wrong: each message finds that out for itself
 
 
-def _answer(address: str, token: str, clock: ReplyClock) -> None:
-    """Pull one message, give it to `app`, push what comes out when its tick has come."""
+def _answer(address: str, token: str, clock: ReplyClock, chosen: ClientApp) -> None:
+    """Pull one message, give it to the app, push what comes out when its tick has come."""
     client = RuntimeHttpClient.from_server_address(
         address,
         insecure=True,
@@ -220,7 +224,7 @@ def _answer(address: str, token: str, clock: ReplyClock) -> None:
                     if clock.wait(0.0):
                         raise Stopped
                     if bundles.admitted(home, b"" if bundle is None else bundle.content):
-                        reply = app(message, context)  # of this package, not of the bundle
+                        reply = chosen(message, context)  # of this package, not of the bundle
                     else:
                         reply = Message(Error(ErrorCode.INVALID_FAB, "bundle"), reply_to=message)
                     _hold(home, message, clock, arrived)
@@ -262,6 +266,7 @@ def _write_down(home: NodeHome, reply: Message) -> None:
     """`logs/sent.log` says what is about to leave, before it does."""
     content = (b"", b"") if reply.has_error() else unpack(reply.content)
     SentLog(home).handed_over(reply.object_id, *content)
+    unheard.note(home, content[0])
 
 
 def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -> None:

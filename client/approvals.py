@@ -148,10 +148,10 @@ class RunFiles:
         return kept
 
 
-def is_approved(chain: Chain, plan: RunPlan) -> bool:
-    """Whether the plan is approved, for one more round at least."""
+def is_approved(chain: Chain, plan: RunPlan, *, more: int = 1) -> bool:
+    """Whether the plan is approved, for so many more rounds at least."""
     last, booked = chain.approval(plan.run)
-    return last is not None and last.plan_digest == plan.digest and booked < last.bookings
+    return last is not None and last.plan_digest == plan.digest and booked + more <= last.bookings
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,13 @@ class HospitalApprovals:
     ledger: Callable[[], AbstractContextManager[RunLedger]]
     like: Callable[[RunPlan], Booked]
 
-    def check(self, plan: RunPlan) -> None:
+    def check(self, plan: RunPlan, *, booked: bool = False) -> None:
         """Return if this very plan is approved, for one more round at least.
 
         Nothing is read in recordings, and nothing is booked.
+
+        Args:
+            booked: the round is booked already: what it took of the approval, it has.
 
         Raises:
             Refused: against the policy ("policy", "contributors"); not one more round can be
@@ -191,7 +194,7 @@ class HospitalApprovals:
                 )
             with self.ledger() as ledger:
                 chain = ledger.chain
-                if is_approved(chain, plan):
+                if is_approved(chain, plan, more=0 if booked else 1):
                     return
                 cost = self._affordable(plan, chain)
                 if self._in_advance(plan, cost, chain):

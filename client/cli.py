@@ -10,6 +10,7 @@ from client import (
     cli_data,
     cli_ledger,
     cli_node,
+    cli_ops,
     cli_registry,
     cli_release,
     cli_roster,
@@ -32,6 +33,7 @@ cli_release.register(app)
 cli_roster.register(app)
 cli_run.register(app)
 cli_registry.register(app)
+cli_ops.register(app)
 cli_console.register(app)
 cli_code.register(app)
 

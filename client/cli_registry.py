@@ -96,8 +96,8 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
             "Joined. The token is used: delete it."
             if joined.admitted
             else "Joined; the operator has yet to admit this hospital. Delete the token.",
-            f"Next: read {place.policy}; then fedprint-node roster fetch, fedprint-node roster "
-            "approve, fedprint-node data add FOLDER, fedprint-node start",
+            f"Next: read {place.policy}; then fedprint-node roster approve, "
+            "fedprint-node data add FOLDER, fedprint-node start",
         ]
     )
     return True

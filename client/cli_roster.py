@@ -74,7 +74,11 @@ def show(
 @app.command()
 def approve(
     file: Annotated[
-        Path | None, typer.Argument(help="roster.json; else the one that waits.", exists=True)
+        Path | None,
+        typer.Argument(
+            help="roster.json; else the one that waits, else the newest at the registry.",
+            exists=True,
+        ),
     ] = None,
     home: Home = None,
     yes: Yes = False,
@@ -89,7 +93,7 @@ def approve(
 
     place = NodeHome.find(home)
     book, policy, root = RosterBook(place), Policy.from_file(place.policy), keys.pinned(place).root
-    data = _data(book, file)
+    data = _data(book, file) if file or book.pending() else _from_registry(place, book)
     offered = _shown(book, data, root)
     if not yes and not typer.confirm(
         "Did you compare the digest of the roster, or of each new key, by telephone? Approve?"
@@ -172,6 +176,22 @@ def restored(
         _print([error.message, f"The node does not train until then: {error.do}"])
     else:
         _print(["The ledger is the newest that this node knows of: it can start."])
+
+
+def _from_registry(place: NodeHome, book: RosterBook) -> bytes:
+    """Nothing waits here: the newest roster of the registry, where this node has joined one.
+
+    Raises:
+        OurMistake: it has joined none.
+    """
+    import datetime
+
+    from client import registry_client
+
+    if not registry_client.has_joined(place):
+        return _data(book, None)
+    with registry_client.opened(place, datetime.datetime.now(datetime.UTC)) as session:
+        return registry_client.fetch_roster(session)
 
 
 def _data(book: RosterBook, file: Path | None) -> bytes:

@@ -33,6 +33,7 @@ from client.console_privacy import PrivacyPages
 from client.console_runs import RunPages
 from client.home import NodeHome
 from client.metrics import NodeMetrics
+from client.sent import SentLog
 from client.settings import settings_of
 from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
@@ -95,7 +96,7 @@ def application(home: NodeHome, port: int, *, sent: Sent | None = None) -> ASGIA
     facts, log = Facts(home), ConsoleLog(home)
     metrics = NodeMetrics(facts)
     pages = [
-        *Pages(home, facts, log, sent or sent_of(home)).all(),
+        *Pages(home, facts, log, sent or SentLog(home).entries).all(),
         *RunPages(home, log).all(),
         *PrivacyPages(facts).all(),
     ]
@@ -163,16 +164,6 @@ def bearer_of(home: NodeHome) -> str | None:
     except (Refused, UnicodeDecodeError):
         return None
     return token if len(token) >= 32 else None
-
-
-def sent_of(home: NodeHome) -> Sent | None:
-    """What left, of `client.sent`; None while this version has none."""
-    try:
-        from client.sent import SentLog  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ModuleNotFoundError:
-        return None
-    entries: Sent = SentLog(home).entries
-    return entries
 
 
 def _make_bearer(home: NodeHome) -> None:

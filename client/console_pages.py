@@ -72,12 +72,12 @@ Sent = Callable[[int], Sequence[SentLike]]
 
 @dataclass(frozen=True)
 class Pages:
-    """Of one node. sent: None while this version keeps no log of what left."""
+    """Of one node."""
 
     home: NodeHome
     facts: Facts
     log: ConsoleLog
-    sent: Sent | None
+    sent: Sent
     _data: Kept[dict[str, Any]] = field(default_factory=Kept, repr=False)
 
     def all(self) -> list[Page]:
@@ -173,8 +173,6 @@ class Pages:
         return Shown("data.html", {"summary": found, "fault": None, "refusals": refusals})
 
     def what_left(self, call: Call) -> Answer:
-        if self.sent is None:
-            return Shown("sent.html", {"rows": [], "kept": False, "total": ""})
         entries = self.sent(SHOWN_SENT)
         rows = [
             {
@@ -191,7 +189,7 @@ class Pages:
             for one in entries
         ]
         total = size(sum(one.header_bytes + one.body_bytes for one in entries))
-        return Shown("sent.html", {"rows": rows, "kept": True, "total": total})
+        return Shown("sent.html", {"rows": rows, "total": total})
 
     # Releases, rosters, log
 
@@ -238,10 +236,12 @@ class Pages:
 
 def summary_of(home: NodeHome) -> dict[str, Any]:
     """What `fedprint-node data show --json` prints, without reading every window again."""
+    from client import cli_data_key
     from client.cli_data import _summary
-    from client.store import WindowStore
+    from client.store import open_store
 
-    return _summary(WindowStore.open(home.store))
+    store = open_store(home)
+    return {**_summary(store), "at_rest": cli_data_key.in_words(store)}
 
 
 def when(seconds: float) -> str:

@@ -144,6 +144,9 @@ class LedgerStore:
     def reserve(self, draft: Booked, budget: Budget) -> Booked:
         """Book a round before anything is trained; on the disk when this returns.
 
+        The very same booking again (a node that was killed goes on) changes nothing: the entry that
+        is there is returned, and no budget is asked, because nothing more is spent.
+
         Composes everything that was ever booked here (and all of the run) with the new round. A
         round with noise that is not private costs infinity, and so does everything with it.
 
@@ -152,19 +155,19 @@ class LedgerStore:
 
         Raises:
             BudgetExhausted: the hospital's or the run's epsilon would be crossed.
-            Refused: reason "replay": this (run, round) is booked already: answer with the stored
-                reply or not at all; reason "delta": not the delta that this ledger began with.
+            Refused: reason "replay": this (run, round) is booked for another request: answer with
+                the stored reply or not at all; reason "interrupted": it is booked for this request
+                with other code, roster, plan or noise; reason "delta": not the delta that this
+                ledger began with.
         """
         if draft.delta != budget.delta:
             raise OurMistake("The delta of the round and of the budget differ.")
 
-        def made(chain: Chain) -> Booked:
-            if chain.booking(draft.run, draft.round) is not None:
-                raise Refused(
-                    f"Round {draft.round} of this run is booked already.",
-                    reason="replay",
-                    do="Send the stored reply again; a new attempt is a new round.",
-                )
+        def made(chain: Chain) -> Booked | None:
+            before = chain.booking(draft.run, draft.round)
+            if before is not None:
+                _refuse_another(draft, before)
+                return None
             spent, delta = chain.spent(), budget.delta
             lifetime, _ = ledger_cost.epsilon(spent, delta, [draft])
             outsider, _ = ledger_cost.epsilon(spent, delta, [draft], colluding=0)
@@ -182,10 +185,11 @@ class LedgerStore:
                 }
             )
 
-        link = self._append(made, budget.delta)
-        if link is None or not isinstance(link.entry, Booked):
+        self._append(made, budget.delta)
+        found = self.chain.booking(draft.run, draft.round)
+        if found is None:
             raise OurMistake("A booking was not written.")
-        return link.entry
+        return found
 
     def answered(self, run: str, round: int, body_digest: str) -> None:
         """Record, once, the digest of the body that leaves.
@@ -489,6 +493,30 @@ class LedgerStore:
         except sqlite3.Error as error:
             self._connection.rollback()
             raise refuse(f"The ledger cannot be written ({error}).") from error
+
+
+_FILLED_IN = frozenset(
+    {
+        *("sequence", "time_s", "limit_lifetime", "limit_run"),
+        *("epsilon_lifetime", "epsilon_run", "outsider_epsilon_lifetime"),
+    }
+)
+
+
+def _refuse_another(draft: Booked, before: Booked) -> None:
+    """Raises Refused unless the draft is the booking that is there."""
+    if draft.model_dump(exclude=set(_FILLED_IN)) == before.model_dump(exclude=set(_FILLED_IN)):
+        return
+    if draft.request_digest != before.request_digest:
+        raise Refused(
+            f"Round {draft.round} of this run is booked already.",
+            reason="replay",
+            do="Send the stored reply again; a new attempt is a new round.",
+        )
+    raise Refused(
+        f"Round {draft.round} of this run was booked with other code, roster, plan or noise.",
+        reason="interrupted",
+    )
 
 
 def _bytes(line: object) -> bytes:

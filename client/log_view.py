@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from client.node_logs import stamp
 
-NAMES = ("node", "supernode", "training", "console", "rounds", "sent")
+NAMES = ("node", "supernode", "training", "console", "console-audit", "rounds", "sent")
 _NO_TIME = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _STAMP_LENGTH = len("2026-11-28T17:40:00.123Z")
 

@@ -31,12 +31,15 @@ def serve(
     home: NodeHome,
     on_start: Callable[[], None],
     tell: Callable[[str], None] = lambda words: None,
+    *,
+    work: str = "client.app:work",
 ) -> None:
     """Run the node until it is interrupted.
 
     Args:
         on_start: called once the processes are started, or the node rests.
         tell: called with a sentence for people whenever how the node is changes.
+        work: entry of the training process; another one in simulations only.
 
     Raises:
         OurMistake: not initialised, not joined, running already, node.toml is wrong.
@@ -50,7 +53,7 @@ def serve(
     certificate = flower / "coordinator-ca.pem"
     write_atomic(certificate, invitation.ca_certificate.encode())
     with _only_one(home), _secret(flower / "app.secret") as secret:
-        place = Place(home, invitation.address, certificate, secret, free_port, check_books)
+        place = Place(home, invitation.address, certificate, secret, free_port, check_books, work)
         loop: Loop | None = None
         try:
             with Family() as family:

@@ -49,6 +49,7 @@ class Place:
     """What does not change while the node runs.
 
     free_port: a free port of this machine, the given one if it is. check_books: see `client.node`.
+    work: entry of the training process.
     """
 
     home: NodeHome
@@ -57,6 +58,7 @@ class Place:
     secret: Path = field(repr=False)
     free_port: Callable[[int], int]
     check_books: Callable[[NodeHome], None]
+    work: str = "client.app:work"
 
 
 def link_of(line: str) -> Link | None:
@@ -327,7 +329,7 @@ class Loop:
         if name == "console":
             return f"{CONSOLE}:serve", []
         if name == "training":
-            return "client.app:work", [f"127.0.0.1:{self._port}", str(self.place.secret)]
+            return self.place.work, [f"127.0.0.1:{self._port}", str(self.place.secret)]
         return "client.app:serve_supernode", [
             *("--superlink", self.place.address),
             *("--root-certificates", str(self.place.certificate)),

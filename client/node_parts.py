@@ -39,6 +39,7 @@ from shared_model.roster import Roster
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
+    from client.steps import StepKeeper
     from client.training import PatientBatches
     from shared_model.secure_sum.transcript import Transcript
 
@@ -228,8 +229,21 @@ class HospitalBooks:
             if store.chain.booking(request.run, request.round) is None:
                 check_awake(self.ledger.home)  # what was booked before is finished
             booked = store.reserve(draft, self.budget)
-            spent = store.chain.spent()
+            chain = store.chain
+            then = tuple(x for x in chain.links if x.entry.sequence <= booked.sequence)
+            spent = Chain(chain.site, chain.identity_key, then).spent()
         return statement(spent, booked)
+
+    def booked(self, run: str, round: int) -> bool:
+        """See `client.round.Books`."""
+        with self.ledger.open() as store:
+            return store.chain.booking(run, round) is not None
+
+    def answer(self, run: str, round: int) -> str | None:
+        """See `client.round.Books`."""
+        with self.ledger.open() as store:
+            found = store.chain.answer(run, round)
+        return None if found is None else found.update_digest
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
         """See `client.round.Books`."""
@@ -372,10 +386,12 @@ def train(
     data: PatientBatches,
     noise: NoiseSource,
     declared_patients: int,
+    steps: StepKeeper,
 ) -> Weights:
     """Private training of the round from these weights; the update of the trainable names.
 
-    In mode distributed: minus the clipped sum, float64, to which the noise is added as integers.
+    In mode distributed: minus the clipped sum, float64, to which the noise is added as integers;
+    it is one step, and nothing of it is kept: it is not private.
     """
     from client.training import clipped_step, train_round
     from shared_model import mae
@@ -387,5 +403,5 @@ def train(
     on_step(0, plan.steps)
     if plan.mode == "distributed":
         return clipped_step(model, data, plan, training, declared_patients, noise)
-    done = train_round(model, data, plan, training, declared_patients, noise, on_step)
+    done = train_round(model, data, plan, training, declared_patients, noise, on_step, steps)
     return done.update

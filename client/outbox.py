@@ -3,8 +3,11 @@
     outbox/writes                           how often it was written to; see `was_rolled_back`
     outbox/<run>/<round>/round.json         masked rounds: the request, and the members as approved
     outbox/<run>/<round>/request            digest of the request that was begun (once)
-    outbox/<run>/<round>/reply.body         the submission as it leaves: body, then header
-    outbox/<run>/<round>/reply.header
+    outbox/<run>/<round>/taken-up           how often a killed node has taken it up again
+    outbox/<run>/<round>/step               state after the last private step; see `client.steps`
+    outbox/<run>/<round>/reply.body         the submission as it leaves
+    outbox/<run>/<round>/prepared           digest of that body: from here on it is the only one
+    outbox/<run>/<round>/reply.header       from here on it is the reply
     outbox/<run>/<round>/model.safetensors  masked rounds: the model that was sent for training
     outbox/<run>/<round>/trained.json       and the names of its parameters that were trained
     outbox/<run>/<round>/asked.header       the request that named this node's one set of survivors
@@ -12,11 +15,13 @@
     outbox/<run>/<round>/opened             digest of the sealed rows that it opened (once)
     outbox/<run>/<round>/receipt.header     this node found the published sum right
 
-A request that was begun and has no reply (the node was killed while it trained) is never begun
-again: its spend stays booked and the coordinator goes on with another round. Records are never
-removed; only bodies of submissions are, each with its round's model, when a new round begins: of
-masked rounds that have their receipt or are older than the last 50, and of earlier rounds of the
-run whose masks were off.
+A request that was begun and has no reply (the node was killed while it trained) is taken up where
+it stood when the very same one comes again (docs/adr/0018-resume-in-mid-round.md); one body is ever
+prepared for a round, and nothing leaves before it is. What cannot be taken up is "interrupted": its
+spend stays booked and the coordinator goes on with another round. Records are never removed; only
+states of training are, with the round's reply or when a later round begins, and bodies of
+submissions, each with its round's model, when a new round begins: of masked rounds that have their
+receipt or are older than the last 50, and of earlier rounds of the run whose masks were off.
 """
 
 from __future__ import annotations
@@ -30,11 +35,17 @@ from typing import Literal
 
 from shared_model import canonical
 from shared_model.errors import Refused
-from shared_model.files import sync_folder, write_atomic
+from shared_model.files import read_regular, sync_folder, write_atomic
 from shared_model.locks import locked
 
 BODIES_KEPT = 50
 """Submissions that wait for their receipt, at most."""
+STEPS_KEPT = 4
+"""Runs whose open round has a state of training here, at most."""
+MOST_TAKE_UPS = 16
+"""How often a round is taken up again: whoever can make the node die could choose, by when it dies,
+which samples of patients its steps are made with."""
+_LARGEST_STEP = 2**32
 
 Signed = Literal["asked", "agreement", "receipt"]
 
@@ -89,12 +100,11 @@ class Outbox:
             write_atomic(path, str(number).encode("ascii"), mode=0o600)
 
     def answered(self, run: str, round: int, request_digest: str) -> tuple[bytes, bytes] | None:
-        """The stored reply to this very request, None if the round was never begun.
+        """The stored reply to this very request, None if it was never begun or not finished.
 
         Raises:
             Refused: another request of this round was begun, or a later round of the run, or the
-                stored reply has been removed ("conflict"); this one was begun and not finished
-                ("interrupted").
+                stored reply has been removed ("conflict").
         """
         folder = self._folder(run, round)
         claim = folder / "request"
@@ -106,10 +116,15 @@ class Outbox:
             raise Refused("Another request of this round was begun.", reason="conflict")
         header, body = folder / "reply.header", folder / "reply.body"
         if not header.is_file():
-            raise Refused("This request was begun and not finished.", reason="interrupted")
+            return None
         if not body.is_file():
             raise Refused("This round is past; its reply was removed.", reason="conflict")
+        (folder / "step").unlink(missing_ok=True)  # killed between the header and this
         return header.read_bytes(), body.read_bytes()
+
+    def begun(self, run: str, round: int) -> bool:
+        """Whether a request of this round was begun."""
+        return (self._folder(run, round) / "request").is_file()
 
     def begin(self, run: str, round: int, request_digest: str, sum_round: bytes = b"") -> None:
         """Record, durably and before anything is booked, that this request is being answered.
@@ -119,6 +134,7 @@ class Outbox:
         """
         self._counted()
         folder = self._folder(run, round)
+        self._clean(folder)
         if sum_round:
             write_atomic(folder / "round.json", sum_round, mode=0o600)
         write_atomic(folder / "request", request_digest.encode("ascii"), mode=0o600)
@@ -131,21 +147,80 @@ class Outbox:
         (self._folder(run, round) / "request").unlink(missing_ok=True)
         (self._folder(run, round) / "round.json").unlink(missing_ok=True)
 
-    def store(
-        self, run: str, round: int, header: bytes, body: bytes, trained: Trained | None = None
-    ) -> None:
-        """Store the reply, durably; it counts once its header is there.
+    def take_up(self, run: str, round: int) -> int:
+        """Count, durably and before anything else, that this round is gone on with; how often.
+
+        What a torn write left is removed: two outcomes of one step must not lie here.
+
+        Raises:
+            Refused: it was given up, a later round of the run was begun, or it was taken up too
+                often already ("interrupted").
+        """
+        folder = self._folder(run, round)
+        times = _count(folder / "taken-up") + 1
+        given_up = (folder / "step").is_file() and not (folder / "step").stat().st_size
+        if given_up or times > MOST_TAKE_UPS or self.later_begun(run, round):
+            raise Refused("This request was begun and not finished.", reason="interrupted")
+        self._counted()
+        write_atomic(folder / "taken-up", str(times).encode("ascii"), mode=0o600)
+        self._clean(folder)
+        return times
+
+    def give_up(self, run: str, round: int) -> None:
+        """Its training failed, and that was said: it is never taken up again."""
+        self._counted()
+        write_atomic(self._folder(run, round) / "step", b"", mode=0o600)
+
+    def keep_step(self, run: str, round: int, state: bytes) -> None:
+        """Keep, durably, the state after a step in the place of the one before."""
+        self._counted()
+        write_atomic(self._folder(run, round) / "step", state, mode=0o600)
+
+    def step(self, run: str, round: int) -> bytes | None:
+        """The state after the last step; None before the first.
+
+        Raises:
+            Refused: it is no regular file ("files").
+        """
+        path = self._folder(run, round) / "step"
+        return read_regular(path, _LARGEST_STEP) if path.exists() else None
+
+    def prepare(self, run: str, round: int, body: bytes, trained: Trained | None = None) -> None:
+        """Keep the one submission of a round, durably, before the ledger names it; once.
 
         Args:
             trained: of masked rounds; needed once the sum is published.
         """
         folder = self._folder(run, round)
+        self._counted()
         write_atomic(folder / "reply.body", body, mode=0o600)
         if trained is not None:
             names = canonical.encode(list(trained.names))
             write_atomic(folder / "model.safetensors", trained.model, mode=0o600)
             write_atomic(folder / "trained.json", names, mode=0o600)
+        write_atomic(folder / "prepared", canonical.digest(body).encode("ascii"), mode=0o600)
+
+    def prepared(self, run: str, round: int) -> bytes | None:
+        """The body of a round's one submission, if it came so far.
+
+        Raises:
+            Refused: it is gone or damaged; no other is made ("interrupted").
+        """
+        folder = self._folder(run, round)
+        if not (folder / "prepared").is_file():
+            return None
+        digest = (folder / "prepared").read_bytes()
+        body = folder / "reply.body"
+        data = body.read_bytes() if body.is_file() else b""
+        if canonical.digest(data).encode("ascii") != digest:
+            raise Refused("The submission of this round is damaged.", reason="interrupted")
+        return data
+
+    def store(self, run: str, round: int, header: bytes) -> None:
+        """Make what was prepared the reply, durably: it counts once its header is there."""
+        folder = self._folder(run, round)
         write_atomic(folder / "reply.header", header, mode=0o600)
+        (folder / "step").unlink(missing_ok=True)
 
     def submitted(self, run: str, round: int) -> tuple[bytes, bytes]:
         """What `begin` kept of a masked round, and the header of its submission.
@@ -227,6 +302,14 @@ class Outbox:
         elif path.read_text(encoding="ascii") != rows_digest:
             raise Refused("Other sealed rows of this round were opened here.", reason="conflict")
 
+    def _clean(self, folder: Path) -> None:
+        """Remove what torn writes left, durably."""
+        torn = list(folder.glob(".*.new"))
+        for path in torn:
+            path.unlink()
+        if torn:
+            sync_folder(folder)
+
     def _folder(self, run: str, round: int) -> Path:
         return self.root / run / f"{round:07d}"
 
@@ -242,6 +325,14 @@ class Outbox:
             if past:
                 (folder / "model.safetensors").unlink(missing_ok=True)
                 body.unlink(missing_ok=True)
+        steps = [path for path in self.root.glob("*/*/step") if path.stat().st_size]
+        steps.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for place, step in enumerate(steps):
+            folder = step.parent
+            if (folder / "reply.header").is_file():
+                step.unlink()
+            elif place >= STEPS_KEPT or (folder.parent.name == run and int(folder.name) < round):
+                write_atomic(step, b"", mode=0o600)  # and not removed: it is never taken up
 
 
 def _count(path: Path) -> int:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from shared_model.errors import FedprintError
 
 PLACES = 2
-IDLE_S = 3600.0
+IDLE_S = 7200.0
 YIELD_S = 30.0
 
 

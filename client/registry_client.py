@@ -74,7 +74,14 @@ class Session:
     ) -> None:
         self._channel.close()
 
-    def call(self, method: str, message: registry.Message, reply: type[_M]) -> _M:
+    def call(
+        self,
+        method: str,
+        message: registry.Message,
+        reply: type[_M],
+        *,
+        timeout_s: float = CALL_S,
+    ) -> _M:
         """One call.
 
         Raises:
@@ -84,11 +91,26 @@ class Session:
         """
         try:
             data: bytes = self._channel.unary_unary(f"/{registry.SERVICE}/{method}")(
-                message.to_bytes(), timeout=CALL_S
+                message.to_bytes(), timeout=timeout_s
             )
         except grpc.RpcError as error:
             raise self._fault(error) from error
         return reply.from_bytes(data)
+
+    def health(self, timeout_s: float) -> tuple[registry.Health, datetime.datetime | None]:
+        """What the registry says of itself, and its time to the second; None: an older one.
+
+        Raises:
+            as `call`.
+        """
+        try:
+            data, done = self._channel.unary_unary(f"/{registry.SERVICE}/Health").with_call(
+                registry.Ask().to_bytes(), timeout=timeout_s
+            )
+        except grpc.RpcError as error:
+            raise self._fault(error) from error
+        told = dict(done.initial_metadata()).get(registry.TIME_METADATA)
+        return registry.Health.from_bytes(data), _time(told)
 
     def pieces(self, digest: str, offset: int) -> Iterator[bytes]:
         """A release from this byte on, in pieces.
@@ -132,6 +154,13 @@ class Session:
             do="Check that outgoing TCP to this address is allowed (HTTPS_PROXY where a proxy is "
             "needed) and this machine's clock; else ask the operator whether it runs.",
         )
+
+
+def _time(told: object) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.strptime(str(told), "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return None
 
 
 def _options(address: str) -> list[tuple[str, object]]:
@@ -281,6 +310,15 @@ def _certificate(home: NodeHome) -> x509.Certificate:
 def _session(home: NodeHome, place: RegistryPlace) -> Session:
     key, chain = client_pem(home)
     return Session(place.address, place.ca_certificate, key, chain)
+
+
+def plain_session(home: NodeHome) -> Session:
+    """A session with the certificate that is here, without renewing it first.
+
+    Raises:
+        OurMistake: this node has not joined through a registry.
+    """
+    return _session(home, _place(home))
 
 
 def leave(home: NodeHome, session: Session) -> None:

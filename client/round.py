@@ -59,6 +59,7 @@ from shared_model.roster import Roster
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
+    from client.steps import StepKeeper
     from client.training import PatientBatches
     from shared_model.noise import NoiseSource
     from shared_model.secure_sum.transcript import Transcript
@@ -86,9 +87,19 @@ class Books(Protocol):
     ) -> PrivacyStatement:
         """Write `booked`, durably, before data is read; what is then spent for life.
 
+        The very same again (request, plan, code, roster, noise) changes nothing and costs nothing:
+        what was booked is gone on with.
+
         Raises:
-            Refused: the budget would be crossed, or the round is booked already.
+            Refused: the budget would be crossed; the round is booked for another request
+                ("replay"), or for this one under other circumstances ("interrupted").
         """
+
+    def booked(self, run: str, round: int) -> bool:
+        """Whether the round is booked."""
+
+    def answer(self, run: str, round: int) -> str | None:
+        """Digest of the body that `settle` wrote for this round; None before."""
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
         """Write `answered` with the digest of the body that leaves; again changes nothing."""
@@ -125,8 +136,11 @@ class Witness(Protocol):
 class Approvals(Protocol):
     """Which runs this hospital's operator, or its policy in advance, said yes to."""
 
-    def check(self, plan: RunPlan) -> None:
+    def check(self, plan: RunPlan, *, booked: bool = False) -> None:
         """Return if this very plan is approved, for one more round at least.
+
+        Args:
+            booked: the round is booked already: no further one has to be approved.
 
         Raises:
             Refused: against the policy ("policy", "contributors"), it cannot be afforded
@@ -165,6 +179,7 @@ class Trainer(Protocol):
     """Private training of one round: received weights in, update of the trainable names out.
 
     In mode distributed what comes out is minus the clipped sum, float64, and not private yet.
+    steps: where private states are kept, and the one to go on from.
     """
 
     def __call__(
@@ -174,6 +189,7 @@ class Trainer(Protocol):
         data: PatientBatches,
         noise: NoiseSource,
         declared_patients: int,
+        steps: StepKeeper,
     ) -> Weights: ...
 
 

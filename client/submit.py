@@ -11,12 +11,16 @@ What happens, in this order; each step refuses before the next one begins:
 4. the operator has approved the run's plan; the ledger is beyond the head of it that the request
    shows, so that it is no older copy;
 5. the request is claimed on disk, the round is booked in the ledger (or the budget refuses);
-6. recordings are read, the private training runs; the update is quantised and masked;
-7. the body's digest is entered in the ledger as the answer; the reply, with the ledger's new head
-   and entries, is stored on disk and leaves.
+6. recordings are read, the private training runs, and the state after each step is kept on disk;
+   the update is quantised and masked, once; the body is on disk before
+7. its digest is entered in the ledger as the answer; the reply, with the ledger's new head and
+   entries, is stored on disk and leaves.
 
-Killed after 5: the round stays booked and the request is never begun again ("interrupted").
-Killed after 7: the stored reply is sent again.
+Killed anywhere in 5 to 7: the same request that comes again is taken up where it stood: it is
+booked once, a step whose state is not on disk is taken again with a fresh sample and fresh noise,
+and of two bodies one at most is ever prepared, answered for and sent. Training that failed without
+a kill is never taken up ("interrupted"). Killed after 7: the stored reply is sent again.
+docs/adr/0018-resume-in-mid-round.md says why no attacker gets two results of one booking.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from client import egress
 from client.outbox import Trained
+from client.steps import OutboxSteps
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
@@ -116,7 +121,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     if stored is not None:
         node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
         return stored
-    node.approvals.check(request.plan)
+    node.approvals.check(request.plan, booked=node.books.booked(run, number))
     node.books.check_own(request.known_head(node.site))
     node.ready()
     return _trained(node, sum_round, member, roster, request_digest, weights, body)
@@ -267,8 +272,19 @@ def _trained(
             "sum alone.",
             reason="secure-sum",
         )
-    later = b"" if member is None else sum_round.to_bytes()
-    node.outbox.begin(request.run, request.round, request_digest, later)
+    run, number = request.run, request.round
+    begun = node.outbox.begun(run, number)
+    if begun:
+        times = node.outbox.take_up(run, number)
+        node.log({"run": run, "round": number, "outcome": "taken up", "times": times})
+    elif node.books.booked(run, number):
+        raise Refused(
+            "This round is booked, and the outbox does not know of it: it is an older copy.",
+            reason="replay",
+        )
+    else:
+        later = b"" if member is None else sum_round.to_bytes()
+        node.outbox.begin(run, number, request_digest, later)
     try:
         privacy = node.books.reserve(
             request,
@@ -278,21 +294,14 @@ def _trained(
             transcript=transcript,
         )
     except Refused:
-        node.outbox.take_back(request.run, request.round)
+        if not begun:
+            node.outbox.take_back(run, number)
         raise
-    try:
-        update = node.train(request, weights, node.data(), noise, node.declared_patients)
-    except FedprintError as error:
-        # recordings were read: whatever went wrong, the word that leaves is the same ("internal")
-        raise OurMistake(f"The training of a round failed. {error}") from error
-    weight = transcript.weight(node.site)
-    vector, counts = _integers(update, transcript, node.site, noise)
-    node.log({"run": request.run, "round": request.round, "outcome": "quantised", **counts})
-    if member is None:
-        body = unmasked_submission(vector, transcript)
-    else:
-        body = seal_submission(vector, member, transcript, node.entropy)
-    node.books.settle(request.run, request.round, canonical.digest(body))
+    body = node.outbox.prepared(run, number)
+    _check_answer(node, run, number, body)
+    if body is None:
+        body = _body(node, sum_round, member, request_digest, weights, noise, model)
+    node.books.settle(run, number, canonical.digest(body))
     known = request.known_head(node.site)
     reply = egress.train_reply(
         node.identity_key,
@@ -301,16 +310,65 @@ def _trained(
         site=node.site,
         transcript=transcript.digest.hex(),
         declared_patients=node.declared_patients,
-        weight=weight,
+        weight=transcript.weight(node.site),
         body=body,
         noise=noise.name,
         private=noise.private,
         privacy=privacy,
         ledger=node.books.note(0 if known is None else known.length),
     )
-    kept = None if member is None else Trained(model, tuple(sorted(update)))
-    node.outbox.store(request.run, request.round, *reply, kept)
+    node.outbox.store(run, number, reply[0])
     return reply
+
+
+def _check_answer(node: Node, run: str, number: int, body: bytes | None) -> None:
+    """The ledger and the outbox know of the same body, or neither of any.
+
+    Raises:
+        Refused: the ledger has an answer that is not in the outbox: the outbox is an older copy
+            ("ledger"). No second body is made.
+    """
+    answered = node.books.answer(run, number)
+    if answered is not None and (body is None or canonical.digest(body) != answered):
+        raise Refused(
+            "This round was answered, and the outbox does not have the answer: it is an older copy "
+            "or damaged.",
+            reason="ledger",
+        )
+
+
+def _body(
+    node: Node,
+    sum_round: SumRound,
+    member: Member | None,
+    request_digest: str,
+    weights: Weights,
+    noise: NoiseSource,
+    model: bytes,
+) -> bytes:
+    """Train, or go on with it; mask; keep the one body of this round. Nothing has left yet."""
+    request, transcript = sum_round.request, sum_round.transcript
+    run, number = request.run, request.round
+    steps = OutboxSteps.of(node.outbox, run, number, request_digest, request.privacy.steps)
+    try:
+        try:
+            data = node.data()
+            update = node.train(request, weights, data, noise, node.declared_patients, steps)
+        except FedprintError as error:
+            # recordings were read: whatever went wrong, the word that leaves is "internal"
+            raise OurMistake(f"The training of a round failed. {error}") from error
+        vector, counts = _integers(update, transcript, node.site, noise)
+    except Exception:
+        node.outbox.give_up(run, number)  # a fault that hangs on a patient would tell each time
+        raise
+    node.log({"run": run, "round": number, "outcome": "quantised", **counts})
+    if member is None:
+        body, kept = unmasked_submission(vector, transcript), None
+    else:
+        body = seal_submission(vector, member, transcript, node.entropy)
+        kept = Trained(model, tuple(sorted(update)))
+    node.outbox.prepare(run, number, body, kept)
+    return body
 
 
 def _integers(

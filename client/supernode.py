@@ -111,7 +111,7 @@ def install(delivery: Delivery, kept: Kept, pace: Pace) -> None:
     loop["pull_objects"] = kept.pull
     loop["_push_messages"] = delivery.push
     loop["_pull_and_store_message"] = partial(
-        _receive, start_client_internal._pull_and_store_message, pace.sleep
+        _receive, start_client_internal._pull_and_store_message, pace.sleep, delivery.awaited
     )
 
 
@@ -198,6 +198,22 @@ def patient_invoker() -> RetryInvoker:
 # ---------------------------------------------------------------- to the coordinator
 
 
+@dataclass
+class Awaited:
+    """The message that came last, whose reply is delivered before another is asked for.
+
+    identifier: "": none has come yet. until_s: when it expires, seconds since 1970.
+    """
+
+    identifier: str = ""
+    until_s: float = 0.0
+
+    def came(self, message: Message) -> None:
+        """This one is to be answered now."""
+        about = message.metadata
+        self.identifier, self.until_s = about.message_id, about.created_at + about.ttl
+
+
 @dataclass(frozen=True)
 class Delivery:
     """Gets finished replies to the SuperLink.
@@ -208,6 +224,7 @@ class Delivery:
     sent: SentLog
     sleep: Callable[[float], None]
     now: Callable[[], float] = time.time
+    awaited: Awaited = field(default_factory=Awaited)
 
     def push(
         self,
@@ -216,18 +233,30 @@ class Delivery:
         send: Callable[[Message, ObjectTree, float], tuple[set[str], str]],
         push_object: Callable[[int, str, str, bytes], None],
     ) -> None:
-        """Stands for Flower's `_push_messages`: wait for the reply, deliver it, forget it."""
-        while not (replies := state.get_messages_legacy(is_reply=True)):
-            self.sleep(POLL_S)
-        for message in replies:
-            about = message.metadata
-            try:
-                outcome = self._deliver(message, state, object_store, send, push_object)
-                log(INFO, "Reply %s: %s", about.message_id, outcome)
-                self.sent.delivered(about.message_id, outcome)
-            finally:
-                state.delete_messages(message_ids=[about.message_id, about.reply_to_message_id])
-                object_store.delete(about.message_id)
+        """Stands for Flower's `_push_messages`: wait for the reply, deliver it, forget it.
+
+        Replies to earlier messages go out too, but none of them counts as the one that is waited
+        for. A message whose run was stopped while it came is answered as well; Flower's loop would
+        then send, for ever after, the reply to the message before, and leave the last one unsent.
+        """
+        awaited = self.awaited.identifier
+        while True:
+            while not (replies := state.get_messages_legacy(is_reply=True)):
+                if awaited and self.now() >= self.awaited.until_s:
+                    log(ERROR, "message %s was not answered in its time", awaited)
+                    return
+                self.sleep(POLL_S)
+            for message in replies:
+                about = message.metadata
+                try:
+                    outcome = self._deliver(message, state, object_store, send, push_object)
+                    log(INFO, "Reply %s: %s", about.message_id, outcome)
+                    self.sent.delivered(about.message_id, outcome)
+                finally:
+                    state.delete_messages(message_ids=[about.message_id, about.reply_to_message_id])
+                    object_store.delete(about.message_id)
+            if awaited in ("", *(message.metadata.reply_to_message_id for message in replies)):
+                return
 
     def _deliver(
         self,
@@ -359,11 +388,22 @@ class Kept:
 
 
 def _receive(
-    flowers: Callable[..., int | None], sleep: Callable[[float], None], **parts: Any
+    flowers: Callable[..., int | None],
+    sleep: Callable[[float], None],
+    awaited: Awaited,
+    **parts: Any,
 ) -> int | None:
     """Flower's `_pull_and_store_message`; what goes wrong in it is tried again, not the end."""
+    receive = parts.get("receive")
+
+    def noting() -> Any:
+        found = receive() if receive is not None else None
+        if found is not None:
+            awaited.came(found[0])
+        return found
+
     try:
-        return flowers(**parts)
+        return flowers(**parts | ({} if receive is None else {"receive": noting}))
     except Exception as error:
         log(WARNING, "no message could be asked for (%s)", type(error).__name__)
         sleep(RECONNECT_S)

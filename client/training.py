@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.steps import StepKeeper, StepState
 from shared_model import losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake
@@ -84,6 +85,24 @@ class _Optimiser:
         self._square = np.zeros(size)
         self._count = 0
 
+    def moments(self) -> Weights:
+        """What it carries from step to step, float64 (d,) each."""
+        return {"mean": self._mean.copy(), "square": self._square.copy()} if self._adam else {}
+
+    def go_to(self, step: int, moments: Weights) -> None:
+        """Go on after this step with what was carried then.
+
+        Raises:
+            OurMistake: it does not fit.
+        """
+        if {name: (value.dtype, value.shape) for name, value in moments.items()} != {
+            name: (value.dtype, value.shape) for name, value in self.moments().items()
+        }:
+            raise OurMistake("The kept state is of another optimiser.")
+        if moments:
+            self._mean, self._square = moments["mean"].copy(), moments["square"].copy()
+            self._count = step
+
     def step(self, gradient: np.ndarray) -> np.ndarray:
         """What to add to the flat weights, float32 (d,)."""
         if not self._adam:
@@ -104,6 +123,7 @@ def train_round(
     declared_patients: int,
     noise: NoiseSource,
     on_step: Callable[[int, int], None] | None = None,
+    steps: StepKeeper | None = None,
 ) -> TrainingOutcome:
     """`plan.steps` private steps from the model's weights; the model itself is left as it was.
 
@@ -123,21 +143,33 @@ def train_round(
         model: holds the received weights.
         declared_patients: N of the roster, public.
         on_step: told (step, steps) after every step, for a progress bar on this machine.
+        steps: keeps the state after every step, before `on_step` hears of it; training goes on
+            from the last one kept. What it holds is private: noised weights and functions of them.
 
     Raises:
-        OurMistake: the model has layers that couple patients, or N < 1.
+        OurMistake: the model has layers that couple patients, N < 1, or the kept state is of
+            another model or noise.
     """
     unit, received = _prepared(model, training)
     weights = {name: value.clone() for name, value in received.items()}
     optimiser = _Optimiser(training, sum(value.numel() for value in weights.values()))
+    kept = None if steps is None else steps.last
+    if kept is not None:
+        _fill(weights, kept.weights)
+        optimiser.go_to(kept.step, kept.moments)
+        noise.go_to(kept.noise)
     rng = noise.public_generator()
     chunk = _chunk(plan, declared_patients)
-    for step in range(plan.steps):
+    for step in range(0 if kept is None else kept.step, plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
         total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
         for name, change in privacy.split(optimiser.step(mean), weights).items():
             weights[name] += torch.from_numpy(change)
+        if steps is not None:
+            now = {name.removeprefix(_PREFIX): _copy(value) for name, value in weights.items()}
+            moments = optimiser.moments()
+            steps.keep(StepState(step + 1, now, moments, noise.place()))
         if on_step is not None:
             on_step(step + 1, plan.steps)
     update = {
@@ -186,6 +218,24 @@ def _prepared(
     if len(received) != len(names) or not names:
         raise OurMistake("The trainable names are not parameters of this model.")
     return unit, received
+
+
+def _copy(value: Tensor) -> np.ndarray:
+    array: np.ndarray = value.numpy().copy()
+    return array
+
+
+def _fill(weights: dict[str, Tensor], kept: Weights) -> None:
+    """Put the kept weights in the place of the received ones.
+
+    Raises:
+        OurMistake: other names or shapes.
+    """
+    shapes = {name.removeprefix(_PREFIX): tuple(value.shape) for name, value in weights.items()}
+    if shapes != {name: value.shape for name, value in kept.items()}:
+        raise OurMistake("The kept weights are of another model.")
+    for name, value in weights.items():
+        value.copy_(torch.from_numpy(kept[name.removeprefix(_PREFIX)].copy()))
 
 
 def _chunk(plan: PrivacyPlan, declared_patients: int) -> int:

@@ -94,6 +94,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run, or continue, the training run that the configuration names."""
+    conduct(grid, context)
+
+
+def conduct(grid: Grid, context: Context, *, non_private_for_tests: bool = False) -> None:
+    """The run over Flower's grid. non_private_for_tests: simulations only."""
     home = CoordinatorHome.find()
     run = str(context.run_config[RUN])
     keys = {card.supernode_bytes: card.site for card in sites.roster(home)}
@@ -103,6 +108,7 @@ def main(grid: Grid, context: Context) -> None:
         run,
         on_progress=lambda step: announce({"event": "progress", **asdict(step)}),
         resume_paused=os.environ.get(RESUME) == "1",
+        non_private_for_tests=non_private_for_tests,
     )
     announce({"event": "ended", "state": record.state, "pause": record.pause})
 
@@ -209,18 +215,24 @@ class _Operator:
         return call_next(context)
 
 
-def serve_run(arguments: list[str]) -> None:
-    """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE."""
+def serve_run(arguments: list[str], chosen: ServerApp = app) -> None:
+    """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE.
+
+    Args:
+        chosen: another app in simulations only.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        _serve_run(*arguments)
+        _serve_run(chosen, *arguments)
     except FedprintError as error:
         told = {"message": error.message, "do": error.do, "exit_code": error.exit_code}
         announce({"event": "fault", **told, "site": getattr(error, "site", "")})
         sys.exit(error.exit_code)
 
 
-def _serve_run(run: str, address: str, operator_file: str, secret_file: str) -> None:
+def _serve_run(
+    chosen: ServerApp, run: str, address: str, operator_file: str, secret_file: str
+) -> None:
     home = CoordinatorHome.find()
     certificate = home.ca_certificate.read_bytes()
     wait_until_ready(address, home.ca_certificate)
@@ -230,7 +242,7 @@ def _serve_run(run: str, address: str, operator_file: str, secret_file: str) -> 
         number = submit(control, run, bundle.content())
     announce({"event": "submitted", "flower_run": str(number)})
     token = acquire(address, certificate, Path(secret_file).read_bytes(), number)
-    execute(app, address, certificate, token)
+    execute(chosen, address, certificate, token)
 
 
 def operator_client(address: str, certificate: bytes, secret_file: Path) -> ControlHttpClient:

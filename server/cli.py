@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from server import cli_code, cli_ledger, cli_registry, cli_release, cli_root, cli_roster, cli_run
+from server import (
+    cli_code,
+    cli_ledger,
+    cli_ops,
+    cli_registry,
+    cli_release,
+    cli_root,
+    cli_roster,
+    cli_run,
+)
 from shared_model import about, terminal
 
 app = typer.Typer(
@@ -18,6 +27,7 @@ cli_run.register(app)
 cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
+cli_ops.register(app)
 app.add_typer(cli_code.app, name="code")
 app.add_typer(cli_root.app, name="root")
 app.add_typer(cli_roster.app, name="roster")

@@ -8,7 +8,8 @@ is told that all went well. Here, in the process of the SuperLink:
 - an upload that was cut stays as far as it came, as long as its message counts;
 - a message of which the node has not said that it has all of it is handed out again when the node
   asks (it asks for the next only when it is done with one, so the first answer was lost);
-- a reply that the coordinator has fetched is not asked for again;
+- a reply is given to the coordinator when it is here whole; Flower gives it away, and forgets it,
+  when its upload has begun;
 - a node whose process was killed may connect at once, not after 60 s; and `last_activated_at` is
   when its process began, not when its line came back.
 
@@ -21,12 +22,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flwr.app import Message
-from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate import sql_linkstate
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.server.superlink.linkstate.utils import check_node_availability_for_in_message
 from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
 from flwr.supercore.utils import uint64_to_int64
 from sqlalchemy import exists, select, update
@@ -53,7 +54,7 @@ KNOWN: Mapping[Callable[..., Any], str] = {
 """The functions of Flower that are replaced here, or that what is replaced relies on."""
 
 _flower_messages = SqlLinkState.get_message_ins
-_flower_store = SqlLinkState.store_message_and_object_tree
+_flower_replies = SqlLinkState.get_message_res
 _flower_activate = SqlLinkState.activate_node
 _flower_heartbeat = SqlLinkState.acknowledge_node_heartbeat
 
@@ -113,20 +114,30 @@ def _messages(
         return _flower_messages(self, node_id, limit, run_id=run_id)
 
 
-def _store(
-    self: SqlLinkState, message: Message, object_tree: ObjectTree, session_id: str
-) -> tuple[bool, list[str]]:
-    """Ask for no object of a reply that the coordinator has fetched."""
+def _replies(self: SqlLinkState, message_ids: set[str], run_id: int) -> list[Message]:
+    """Only replies that are here whole: who is given one, its upload is forgotten."""
     with self.session() as session:
-        fetched = message.metadata.reply_to_message_id and session.scalar(
-            select(MessageRes.message_id).where(
-                MessageRes.message_id == message.metadata.message_id,
-                MessageRes.delivered_at != "",
-            )
+        # SQLite's transaction begins with the first write: without one, an upload that begins
+        # between the look below and Flower's taking of replies would be given away
+        session.execute(
+            update(MessageRes).where(MessageRes.message_id == "").values(delivered_at="")
         )
-        if fetched and object_tree.object_id not in self.object_store:
-            return True, []
-        return _flower_store(self, message, object_tree, session_id)
+        uploading = session.scalars(
+            select(MessageRes.reply_to_message_id)
+            .join(
+                ObjectPushSessionRoot,
+                ObjectPushSessionRoot.root_object_id == MessageRes.message_id,
+            )
+            .join(
+                ObjectPushSession,
+                ObjectPushSession.session_id == ObjectPushSessionRoot.session_id,
+            )
+            .where(
+                MessageRes.reply_to_message_id.in_(message_ids),
+                ObjectPushSession.pending_count > 0,
+            )
+        ).all()
+        return _flower_replies(self, message_ids - set(uploading), run_id)
 
 
 def _activate(self: SqlLinkState, node_id: int, heartbeat_interval: float) -> bool:
@@ -149,7 +160,7 @@ def _heartbeat(self: SqlLinkState, node_id: int, heartbeat_interval: float) -> b
 
 _OURS: Mapping[str, Callable[..., Any]] = {
     "get_message_ins": _messages,
-    "store_message_and_object_tree": _store,
+    "get_message_res": _replies,
     "activate_node": _activate,
     "acknowledge_node_heartbeat": _heartbeat,
 }

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from server.runtime_grid import PatientGrid
 from server.transport import Incoming, Outgoing
 from shared_model.errors import OurMistake
-from shared_model.pieces import piece_bytes
+from shared_model.pieces import SMALLEST_DOWN_BYTES, piece_bytes
 
 RECORD = "fedprint"
 HEADER = "header"
@@ -194,7 +194,7 @@ class GridTransport:
 def _in_pieces(body: bytes) -> ArrayRecord:
     """The body as Flower's array, in pieces that its size asks for; all of them make its digest."""
     array = Array(dtype="uint8", shape=(len(body),), stype="fedprint.raw", data=body)
-    size, view = piece_bytes(len(body)), memoryview(body)
+    size, view = piece_bytes(len(body), SMALLEST_DOWN_BYTES), memoryview(body)
     pieces = [ArrayChunk(view[start : start + size]) for start in range(0, len(body), size)]
     array.__dict__["_chunks"] = [(piece.object_id, piece) for piece in pieces]  # see slice_array
     record = ArrayRecord()

@@ -115,6 +115,11 @@ class CoordinatorHome:
         return self.root / "registry.lock"
 
     @property
+    def restored(self) -> Path:
+        """There after a restore, until the operator has read which certificates are valid again."""
+        return self.root / "restored"
+
+    @property
     def release_archives(self) -> Path:
         """Packed releases, named by digest, as the registry streams them; may be deleted."""
         return self.root / "release-archives"

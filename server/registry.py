@@ -25,13 +25,13 @@ from cryptography import x509
 
 from server import registry_releases, superlink
 from server.home import CoordinatorHome
-from server.registry_book import RegistryBook
+from server.registry_book import RegistryBook, moment
 from server.registry_desk import Desk, told
 from server.registry_enrolment import fingerprint_of
 from server.registry_limits import RegistryLimits, RequestRate
 from shared_model.errors import OurMistake, Refused
 from shared_model.locks import is_locked, locked
-from shared_model.registry import MAX_MESSAGE_BYTES, SERVICE
+from shared_model.registry import MAX_MESSAGE_BYTES, SERVICE, TIME_METADATA
 from shared_model.registry_reasons import refusal
 
 GRACE_S = 3.0
@@ -77,7 +77,7 @@ class Registry:
         log: logging.Logger,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
-        self._home, self._limits, self._log = home, limits, log
+        self._home, self._limits, self._log, self._clock = home, limits, log, clock
         self._desk = Desk(home, book, limits, clock)
         self._rate = RequestRate(limits)
         self._in_flight: Counter[str] = Counter()
@@ -182,6 +182,8 @@ class Registry:
                 self._desk.admit(fingerprint, "admitted")
             await asyncio.to_thread(_prepared, self._home)
         reply = self._desk.answer(method, fingerprint, request)
+        if method == "Health":  # beside the message, where older peers do not look
+            await context.send_initial_metadata(((TIME_METADATA, moment(self._clock())),))
         async with asyncio.timeout(self._limits.stall_s):
             await context.write(reply)
 
@@ -285,8 +287,15 @@ def serve(
 
     Raises:
         OurMistake: not set up, running already, or the port is taken.
+        Refused: the folder was restored, and nobody has said so (reason "restored").
     """
     config = superlink.load_config(home)
+    if home.restored.exists():
+        raise Refused(
+            "This folder was restored from a backup: certificates revoked since are valid again.",
+            reason="restored",
+            do="Run: fedprint-coordinator restored",
+        )
     with only_one(home), RegistryBook(home) as book, _log(home) as log:
         asyncio.run(
             _serve(

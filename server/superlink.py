@@ -122,8 +122,11 @@ def conduct(
     on_event: Callable[[Mapping[str, Any]], None],
     *,
     resume_paused: bool = False,
+    entry: str = "server.app:serve_run",
 ) -> None:
     """Start SuperLink and run, pass on the run's events, end both. Blocks until the run is over.
+
+    entry: of the run's process; another one in simulations only.
 
     Events: "submitted" (flower_run), "progress" (fields of `coordinate.Progress`), "ended" (state,
     pause).
@@ -142,7 +145,7 @@ def conduct(
         link = start_link(family, home, config, operator, application)
         worker = family.start(
             "run",
-            "server.app:serve_run",
+            entry,
             [run, f"127.0.0.1:{config.port}", str(operator), str(application)],
             log=home.logs / "run.log",
             environment={

@@ -31,7 +31,7 @@ import math
 import os
 import secrets
 from fractions import Fraction
-from typing import ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,10 +57,16 @@ def grid(std: float) -> float:
 
 
 class Keystream:
-    """AES-256-CTR keystream of one key, from counter 0, as little-endian 64-bit words."""
+    """AES-256-CTR keystream of one key, from counter 0, as little-endian 64-bit words.
 
-    def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    drawn: words so far. start: of how many of them are left out.
+    """
+
+    def __init__(self, key: bytes, start: int = 0) -> None:
+        counter = (start // 2).to_bytes(16, "big")  # a block is two words
+        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
+        self.drawn = start - start % 2
+        self.words(start % 2)
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """uint64 (count,), the next ones."""
@@ -69,7 +75,12 @@ class Keystream:
         for start in range(0, len(data), len(_ZEROS)):
             part = data[start : start + len(_ZEROS)]
             self._encryptor.update_into(_ZEROS[: len(part)], part)
+        self.drawn += count
         return found
+
+
+Place = dict[str, Any]
+"""JSON: states of generators whose seed is known anyway."""
 
 
 class NoiseSource(Protocol):
@@ -97,6 +108,16 @@ class NoiseSource(Protocol):
 
     def rounding_seed(self) -> bytes:
         """32 bytes for the stochastic rounding of this round's update; for nothing else."""
+
+    def place(self) -> Place | None:
+        """Where draws that repeat stand; None of noise that gives privacy."""
+
+    def go_to(self, place: Place | None) -> None:
+        """Go on, in a new object, where an earlier one of the same round stood.
+
+        Raises:
+            OurMistake: a place is given to noise that has none, or none to noise that has.
+        """
 
 
 class SystemNoise:
@@ -150,6 +171,14 @@ class SystemNoise:
         """32 fresh bytes of the operating system."""
         return os.urandom(32)
 
+    def place(self) -> None:
+        """Nothing: what goes on after a restart draws afresh, with another key."""
+
+    def go_to(self, place: Place | None) -> None:
+        """Only from nothing."""
+        if place is not None:
+            raise OurMistake("Noise that gives privacy has no place to go on from.")
+
     @property
     def _stream(self) -> Keystream:
         if os.getpid() != self._process:
@@ -174,7 +203,9 @@ class NonPrivateForTests:
         self._key = [run, site, round, seed]
         self._noise = Keystream(bytes.fromhex(self._digest("noise")))
         self._sampler = self._generator("sample")
+        self._public: list[np.random.Generator] = []
         self._public_count = 0
+        self._public_state: Place | None = None
 
     def __repr__(self) -> str:
         return f"NonPrivateForTests(epsilon=inf, key={self._key!r})"
@@ -196,11 +227,33 @@ class NonPrivateForTests:
     def public_generator(self) -> np.random.Generator:
         """A generator of its own for every call, in the order of the calls."""
         self._public_count += 1
-        return self._generator(f"public {self._public_count}")
+        made = self._generator(f"public {self._public_count}")
+        if self._public_state is not None:
+            made.bit_generator.state, self._public_state = self._public_state, None
+        self._public = [made]
+        return made
 
     def rounding_seed(self) -> bytes:
         """The same 32 bytes for the same (run, site, round, seed)."""
         return bytes.fromhex(self._digest("rounding"))
+
+    def place(self) -> Place:
+        """Of noise, sampler and the last public generator; that one's is taken up by the next."""
+        return {
+            "words": self._noise.drawn,
+            "sampler": self._sampler.bit_generator.state,
+            "generators": self._public_count,
+            "public": [made.bit_generator.state for made in self._public],
+        }
+
+    def go_to(self, place: Place | None) -> None:
+        """See `NoiseSource`."""
+        if place is None:
+            raise OurMistake("Noise that repeats goes on from a place.")
+        self._noise = Keystream(bytes.fromhex(self._digest("noise")), place["words"])
+        self._sampler.bit_generator.state = place["sampler"]
+        self._public_count = place["generators"] - len(place["public"])
+        self._public_state = place["public"][-1] if place["public"] else None
 
     def _generator(self, purpose: str) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(int(self._digest(purpose), 16)))

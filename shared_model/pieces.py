@@ -13,7 +13,11 @@ SMALLEST_BYTES = 16 * 1024
 LARGEST_BYTES = 1024 * 1024
 
 
-def piece_bytes(size_bytes: int) -> int:
+SMALLEST_DOWN_BYTES = 256 * 1024
+"""Of a model on its way to a site: each piece costs the coordinator's machine, once a site."""
+
+
+def piece_bytes(size_bytes: int, smallest_bytes: int = SMALLEST_BYTES) -> int:
     """Size of the pieces of a body: a 32nd of it, in whole KiB, from 16 KiB to 1 MiB."""
     share = -(-size_bytes // PARTS)
-    return max(SMALLEST_BYTES, min(LARGEST_BYTES, -(-share // 1024) * 1024))
+    return max(smallest_bytes, min(LARGEST_BYTES, -(-share // 1024) * 1024))

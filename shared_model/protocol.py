@@ -88,7 +88,7 @@ RefusalReason = Literal[
     "model",  # unknown preset, another configuration, or weights that do not fit
     "budget",  # the round would cross the privacy budget
     "conflict",  # another request for this round was answered already, or the round is past
-    "interrupted",  # this request was begun once and not finished; it is never begun again
+    "interrupted",  # this request was begun, not finished, and cannot be taken up again
     "not-ready",  # the node has nothing to train on
     "internal",  # a fault at the node; its operator reads why in the node's own log
 ]

@@ -29,6 +29,8 @@ from shared_model.roster_files import MAX_ROSTER_BYTES, Signature
 SERVICE = "fedprint.Registry"
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 MAX_MAIL_BYTES = 1024 * 1024
+TIME_METADATA = "fedprint-time"
+"""Initial metadata of the answer to Health: the registry's `Time`. Older ones do not send it."""
 MAX_RELEASES = 10_000
 MAX_ITEMS = 1_000
 RELEASE_LIMIT_BYTES = 2**40

@@ -208,6 +208,8 @@ def _allow(policy: Path) -> None:
         raise OurMistake(f"{policy} has no line for reply_clock_s.")
     yes = 'purposes = ["pretrain"]\nmodes = ["local"]\nepsilon_per_run = 3.0\n'
     policy.write_text(f"{text}\n[approve_runs_in_advance]\n{yes}")
+    settings = policy.with_name("node.toml")  # three nodes on one machine: a free port for each
+    settings.write_text(settings.read_text().replace("port = 8450", "port = 0"))
 
 
 def _fill_store(home: Path, seed: int) -> None:

@@ -111,6 +111,8 @@ def _allow(policy: Path, settings: Settings) -> None:
     them. A tick of one second is shorter than a round: the demo hides nothing of its pretend or
     public patients.
     """
+    node = policy.with_name("node.toml")  # many consoles on one machine: a free port for each
+    node.write_text(node.read_text().replace("port = 8450", "port = 0"))
     text = policy.read_text()
     limit = f"{settings.epsilon * ROOM_FOR_FAILED_ROUNDS:.3f}"
     changes = {

@@ -95,13 +95,15 @@ class Far:
         rounds: list[dict[str, object]] = json.loads(done.stdout)["rounds"]
         return rounds
 
-    def begin(self, stack: ExitStack, run: str, *words: str) -> Running:
+    def begin(
+        self, stack: ExitStack, run: str, *words: str, plan: tuple[str, ...] = PLAN
+    ) -> Running:
         """fedprint-coordinator start."""
         home = ("--home", self.home)
         self.coordinator = stack.enter_context(
             running(
                 self.root / f"{run}.log",
-                *("fedprint-coordinator", "start", "--run", run, *home, *PLAN, *words),
+                *("fedprint-coordinator", "start", "--run", run, *home, *plan, *words),
             )
         )
         return self.coordinator
@@ -135,7 +137,7 @@ def far_consortium(
     """
     with ExitStack() as stack:
         port, registry = free_port(), free_port()
-        space = stack.enter_context(namespace(8, mbit=mbit)) if far_away else None
+        space = stack.enter_context(namespace(mbit=mbit)) if far_away else None
         host = space.here if space else HOST
         wires = {
             site: stack.enter_context(
@@ -188,7 +190,7 @@ def _proxy(root: Path) -> Iterator[Proxied | None]:
         yield None
         return
     with ExitStack() as stack:
-        space = None if why_no_namespaces() else stack.enter_context(namespace(7))
+        space = None if why_no_namespaces() else stack.enter_context(namespace())
         url, log = stack.enter_context(tinyproxy(root, space.here if space else "127.0.0.1"))
         environment = {"HTTPS_PROXY": url, "HTTP_PROXY": url}  # the second must do no harm
         yield Proxied(space.prefix if space else (), environment, log, space)

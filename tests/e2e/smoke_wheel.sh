@@ -26,6 +26,7 @@ with open(folder / "recordings.csv", "w", newline="") as stream:
     for patient in range(3):
         out.writerow([f"sim{patient}", f"pretend-{patient}"])
 PYTHON
+"$bin/fedprint-node" systemd > unit.service && grep -q "^ExecStart=$bin/fedprint-node start" unit.service
 "$bin/fedprint-node" data add ward --home node --yes
 "$bin/fedprint-node" data show --home node --json > shown.json
 "$bin/fedprint-node" fingerprint ward -o fingerprints.parquet --home node --warm-start

@@ -11,11 +11,13 @@ import random
 import socket
 import stat
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -85,29 +87,36 @@ def one_time_link(home: NodeHome) -> str:
 
 
 @contextmanager
-def browser(**options: Any) -> Iterator[Any]:
-    """A page of Chromium; afterwards: no error in its console, nothing asked of anybody else."""
+def chromium() -> Iterator[Any]:
+    """Debian's, driven by Playwright."""
     if not CHROMIUM.exists():
         pytest.skip("Debian's chromium is not installed")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
+        engine = playwright.chromium.launch(
             executable_path=str(CHROMIUM),
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
         try:
-            page = chromium.new_context(**options).new_page()
-            errors: list[str] = []
-            asked: set[str] = set()
-            page.on("console", lambda said: errors.append(f"{said.type}: {said.text}"))
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("request", lambda one: asked.add("/".join(one.url.split("/")[:3])))
-            yield page
-            assert errors == []
-            assert len(asked) == 1, asked
-            assert next(iter(asked)).startswith("http://127.0.0.1:")
+            yield engine
         finally:
-            chromium.close()
+            engine.close()
+
+
+@contextmanager
+def browser(**options: Any) -> Iterator[Any]:
+    """A page of it; afterwards: no error in its console, nothing asked of anybody else."""
+    with chromium() as engine:
+        page = engine.new_context(**options).new_page()
+        errors: list[str] = []
+        asked: set[str] = set()
+        page.on("console", lambda said: errors.append(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda one: asked.add("/".join(one.url.split("/")[:3])))
+        yield page
+        assert errors == []
+        assert len(asked) == 1, asked
+        assert next(iter(asked)).startswith("http://127.0.0.1:")
 
 
 def picture(page: Any, name: str) -> None:
@@ -220,31 +229,57 @@ def test_everything_works_without_script(console: Hospital) -> None:
         page.get_by_role("heading", name="Log in").wait_for()
 
 
+class Elsewhere(BaseHTTPRequestHandler):
+    """A page of somebody else, on another port of this machine: the same site for a cookie."""
+
+    console = ""
+
+    def do_GET(self) -> None:
+        page = (
+            f"<iframe src='{self.console}/'></iframe><img src='{self.console}/live/now'>"
+            f"<form method=post action='{self.console}/pause'><button>Win</button></form>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
 def test_another_page_in_the_browser_gets_nothing(console: Hospital) -> None:
-    """A page of another origin cannot read the console, frame it or press its buttons."""
-    if not CHROMIUM.exists():
-        pytest.skip("Debian's chromium is not installed")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
+    """It cannot frame, read or press; not even one on this machine, which the cookie goes to."""
+    with chromium() as engine, ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
         try:
-            context = chromium.new_context()
-            page = context.new_page()
+            page = engine.new_context().new_page()
             page.goto(one_time_link(console.home))
             page.get_by_role("button", name="Log in").click()
             page.wait_for_url("**/")
-            origin = page.url.rstrip("/")
-            other = origin.replace("127.0.0.1", "localhost")  # another host, so another origin
-            page.goto(f"{other}/login")
+            Elsewhere.console = page.url.rstrip("/")
+            told: list[tuple[str, int]] = []
+            page.on("response", lambda one: told.append((one.url, one.status)))
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
             read = page.evaluate(
                 "url => fetch(url, {credentials: 'include'}).then(a => a.text(), () => 'no')",
-                f"{origin}/live/now",
+                f"{Elsewhere.console}/live/now",
             )
             assert read == "no"
+            page.get_by_role("button", name="Win").click()
+            page.get_by_text("This request was not made by a page of this site.").wait_for()
         finally:
-            chromium.close()
+            server.shutdown()
+            thread.join()
+    of_ours = [status for url, status in told if url.startswith(f"{Elsewhere.console}/")]
+    assert len(of_ours) >= 4
+    assert set(of_ours) - {200} == {403}
+    assert [url for url, status in told if url.startswith(Elsewhere.console) and status == 200] == [
+        url for url, _ in told if "/static/" in url
+    ]
+    assert state.paused(console.home) is None
 
 
 def test_bytes_that_are_no_request_end_nothing(console: Hospital) -> None:

@@ -142,6 +142,21 @@ def test_the_registry_is_reached_through_the_proxy_too(played: Played) -> None:
     assert f"CONNECT {HOST}:{port}" in far.proxied.log.read_text()
 
 
+SMALL = """run = "small"
+preset = "small"
+rounds = 1
+begin_with = "random-weights"
+minimum_contributors = 3
+
+[privacy]
+sample_rate = 0.5
+noise_multiplier = 2.0
+clipping_norm = 1.0
+steps = 2
+"""
+"""run.toml: no warm start of this preset is packaged."""
+
+
 @pytest.mark.long
 def test_a_small_round_completes_over_20_mbit_and_200_ms(tmp_path: Path) -> None:
     """One hospital of three is far away; the figures are printed."""
@@ -152,7 +167,9 @@ def test_a_small_round_completes_over_20_mbit_and_200_ms(tmp_path: Path) -> None
     with ExitStack() as stack:
         far = stack.enter_context(far_consortium(tmp_path, ticks_s, far_away="alpha"))
         line = far.wires["alpha"]
-        coordinator = far.begin(stack, "small", "--rounds", "1", "--preset", "small")
+        plan = tmp_path / "small.toml"
+        plan.write_text(SMALL)
+        coordinator = far.begin(stack, "small", "--config", str(plan), plan=())
         wait_for(lambda: far.told("sent: "), "the round is open")
         began, down = time.monotonic(), line.down
         wait_for(lambda: handed_over(far, "alpha"), "alpha's submission is on its way")

@@ -264,9 +264,10 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def namespace(number: int, *, mbit: float | None = None) -> Iterator[Namespace]:
-    """A namespace; at most so many Mbit/s each way (tbf). number: 0 ... 199, one at a time."""
-    base = f"fp{os.getpid() % 10000}n{number}"
+def namespace(*, mbit: float | None = None) -> Iterator[Namespace]:
+    """A namespace; at most so many Mbit/s each way (tbf)."""
+    number = _free_network()
+    base = f"fp{os.getpid() % 100000}n{number}"
     this = Namespace(base, f"10.213.{number}.1", f"10.213.{number}.2", f"{base}h")
     inner = f"{base}i"
     try:
@@ -287,6 +288,19 @@ def namespace(number: int, *, mbit: float | None = None) -> Iterator[Namespace]:
     finally:
         for words in (("netns", "del", this.name), ("link", "del", this.device)):
             subprocess.run(("ip", *words), capture_output=True, check=False)
+
+
+def _free_network() -> int:
+    """N of a network 10.213.N.0/24 that nobody here has; a killed test may have left one."""
+    taken = subprocess.run(
+        ["ip", "-4", "-o", "addr"], check=True, capture_output=True, text=True
+    ).stdout
+    first = os.getpid() % 200
+    return next(
+        number % 200
+        for number in range(first, first + 200)
+        if f" 10.213.{number % 200}." not in taken
+    )
 
 
 def _ip(*words: str) -> None:

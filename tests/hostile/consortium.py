@@ -175,7 +175,7 @@ class Hospital:
         return NonPrivateForTests(request.run, site, request.round, 7)
 
     def _train(
-        self, request: TrainRequest, weights: Weights, data: object, noise: object, declared: int
+        self, request: TrainRequest, weights: Weights, data: object, noise: object, *_: object
     ) -> Weights:
         seed = canonical.digest_of([self.site, request.run, request.round, self.trained])
         rng = np.random.default_rng(int(seed, 16))
@@ -204,7 +204,7 @@ class _Yes:
 
     books: Books
 
-    def check(self, plan: RunPlan) -> None:
+    def check(self, plan: RunPlan, *, booked: bool = False) -> None:
         self.books.check_own(None)
 
 

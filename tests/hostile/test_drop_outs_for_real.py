@@ -10,6 +10,9 @@ import pytest
 from consortium import Consortium
 from loop import Fate, Played, assert_exact_or_closed, play
 
+from server.run_records import from_base64
+from shared_model import protocol
+
 World = Callable[..., Consortium]
 STAGES = ("train-request", "agree-request", "open-request")
 TAKES_PART = {"train-request": False, "agree-request": True, "open-request": True}
@@ -175,3 +178,70 @@ def test_random_losses_leave_exact_sums_or_nothing(make: World, seed: int) -> No
     played = play(world, rounds=2, fate=fate)
     for item in played.record.rounds:
         assert_exact_or_closed(played, item.round)
+
+
+def test_submission_that_comes_too_late_is_void_and_written_down(make: World) -> None:
+    """It is in no sum; the site's own signature is kept, and the next round is as if it had not
+    been."""
+    world = make(4)
+    late = {1: "late 70", 2: "late 20"}
+
+    def fate(site: str, kind: str, number: int) -> str:
+        return late[number] if (site, kind) == ("s01", "train-request") else ""
+
+    played = play(world, rounds=2, fate=fate)
+    assert assert_exact_or_closed(played, 1)
+    assert assert_exact_or_closed(played, 2)
+    assert "s01" not in played.round(1).survivors
+    assert "s01" in played.round(2).survivors
+    (void,) = played.record.late
+    assert (void.site, void.round) == ("s01", 1)
+    said = protocol.open_answer(
+        from_base64(void.header), world.signed.roster.entry("s01").identity, site="s01"
+    )
+    assert isinstance(said, protocol.TrainReply)
+    assert said.request_digest == played.round(1).request_digest
+    assert said.body_digest not in {one.body_digest for one in played.round(1).contributors}
+    assert played.named(1) == set()
+
+
+@pytest.mark.parametrize("stage", ["epoch-request", *STAGES])
+def test_one_dead_site_of_four_never_stops_a_run(make: World, stage: str) -> None:
+    """It dies at this message of the first round and stays in the list of those that are there."""
+    world = make(4)
+    died: list[str] = []
+
+    def fate(site: str, kind: str, number: int) -> str:
+        if site == "s02" and (kind == stage or died):
+            died.append(kind)
+            return "mute"
+        return ""
+
+    played = play(world, rounds=3, fate=fate)
+    assert (played.record.state, played.record.completed) == ("finished", 3)
+    for item in played.record.rounds:
+        if item.outcome == "aggregated":
+            assert len(item.survivors) >= 3
+            assert_exact_or_closed(played, item.round)
+    assert len(played.record.rounds) == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_dead_site_of_three_pauses_the_run_and_nothing_is_made_of_two(
+    make: World, stage: str
+) -> None:
+    """The operator reads why; no sum was made of fewer than the minimum."""
+    world = make(3)
+    died: list[str] = []
+
+    def fate(site: str, kind: str, number: int) -> str:
+        if site == "s02" and (kind == stage or died):
+            died.append(kind)
+            return "mute"
+        return ""
+
+    played = play(world, rounds=3, fate=fate)
+    assert (played.record.state, played.record.completed) == ("paused", 0)
+    assert played.record.pause in ("failed-rounds", "too-few-keys")
+    assert all(item.outcome == "closed" for item in played.record.rounds)
+    assert world.adversary.learned(world.truth) == []

@@ -62,6 +62,7 @@ def test_five_thousand_hostile_requests_break_nothing(hospital: Hospital) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_hostile_requests_break_nothing(hospital: Hospital) -> None:
     """The same with other seeds; the log stays bounded."""
     for seed in range(20):

@@ -9,8 +9,10 @@ import pytest
 from console_stand_ins import SITE, Browser, Hospital, add_data, plan, words
 from typer.testing import CliRunner
 
-from client import cli, state
+from client import cli, egress, state
 from client.console_log import ConsoleLog
+from client.sent import SentLog
+from shared_model import canonical, signing
 
 PAGES = ["/", "/live/now", "/runs", "/runs/spring", "/privacy", "/data", "/sent", "/releases",
          "/rosters", "/log", "/sessions"]  # fmt: skip
@@ -224,28 +226,22 @@ def test_rosters_are_shown_and_not_approved_here(hospital, browser):
         assert browser.post(path).status in {404, 405}
 
 
-class Entry:
-    """As `client.sent.SentEntry`."""
-
-    def __init__(self, **values):
-        self.__dict__ = {
-            "id": "1", "handed_over_s": 1_790_000_000.0, "kind": "train-reply", "run": "winter",
-            "round": 2, "why": ("noised and booked", "public by policy"), "header_bytes": 2000,
-            "header_digest": "12" * 32, "body_bytes": 1_000_000, "body_digest": "34" * 32,
-            "outcome": "delivered", "delivered_s": 1_790_000_060.0, **values,
-        }  # fmt: skip
-
-
-def test_what_left_is_shown_with_bytes_digests_and_why(hospital):
-    """The newest first, what still waits too."""
-    from client import console_app
-
-    entries = [Entry(kind="<odd>", outcome="", delivered_s=None, run="", why=()), Entry()]
-    app = console_app.application(hospital.home, 8450, sent=lambda limit: entries[:limit])
-    told = words(Browser(hospital, app).log_in().get("/sent"))
-    for part in ("1.0 MB", "12" * 32, "34" * 32, "noised and booked; public by policy", "waits",
-                 "2026-09-21 14:14 UTC", "another message", "update of a round"):  # fmt: skip
-        assert part in told
+def test_what_left_is_shown_with_bytes_digests_and_why(hospital, browser):
+    """The newest first, what still waits too; from the log that the node's processes write."""
+    assert "nothing was handed over" in words(browser.get("/sent"))
+    log = SentLog(hospital.home, now=lambda: 1_790_000_000.0)
+    header, _ = egress.refusal(
+        signing.load_key_file(hospital.home.identity_key), site=SITE, run="winter", round=2,
+        request_digest="ab" * 32, reason="budget",
+    )  # fmt: skip
+    log.handed_over("1", header, b"x" * 1_000_000)
+    log.delivered("1", "delivered")
+    log.handed_over("2", b"", b"")
+    told = words(browser.get("/sent"))
+    for part in ("1.0 MB", canonical.digest(header), canonical.digest(b"x" * 1_000_000),
+                 "public by policy", "2026-09-21 14:13 UTC", "waits", "winter 2",
+                 "a bare word that there is no answer"):  # fmt: skip
+        assert part in told, part
 
 
 def test_the_log_names_who_did_what(hospital, browser):

@@ -40,6 +40,8 @@ SPEAKS_TO_THE_NETWORK = {
     # Flower's SuperNode: carries what client/app.py has handed to it; looks at no content
     "client/supernode.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
+    # doctor: name, CONNECT, TLS handshake and GET /health; not a byte of this hospital
+    "client/doctor_net.py": {"socket", "ssl", "urllib"},
     "client/notify.py": {"socket"},  # tells systemd how the node is: a datagram on this machine
     # the console: listens at 127.0.0.1 for the hospital's own browser, connects to nothing
     "client/console_app.py": {"socket", "uvicorn"},

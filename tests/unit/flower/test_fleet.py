@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import threading
 
 import pytest
 from flwr.app import Metadata
@@ -182,13 +183,47 @@ def test_another_nodes_messages_are_left_alone(link, run, node, asked):
     assert link.get_message_ins(other, 1) == []
 
 
-def test_a_reply_that_was_fetched_is_not_asked_for_again(link, run, node, asked):
+def test_a_reply_is_given_to_the_coordinator_when_it_is_whole(link, run, node, asked):
+    """Flower gives it away with its first byte, and then refuses the rest of a cut upload."""
+    reply = Upload(link, message(run, node, 1, reply_to=asked.id))
+    *most, last = reply.begin()
+    reply.push(most)
+    assert link.get_message_res({asked.id}, run) == []
+    assert reply.begin() == [last]
+    assert link.get_message_res({asked.id}, run) == []
+    reply.push([last])
+    (found,) = link.get_message_res({asked.id}, run)
+    assert found.metadata.message_id == reply.id
+
+
+def test_an_upload_that_begins_while_replies_are_looked_for_is_not_given_away(
+    link, run, node, asked, monkeypatch
+):
+    """Its beginning waits for the look to end."""
+    reply = Upload(link, message(run, node, 1, reply_to=asked.id))
+    missing = []
+    begins = threading.Thread(target=lambda: missing.extend(reply.begin()))
+    flowers = fleet._flower_replies
+
+    def meanwhile(*words):
+        begins.start()
+        begins.join(1.0)  # for ever, but for this look
+        return flowers(*words)
+
+    monkeypatch.setattr(fleet, "_flower_replies", meanwhile)
+    assert link.get_message_res({asked.id}, run) == []
+    begins.join(30.0)
+    assert missing
+    assert set(reply.begin()) == set(missing)
+
+
+def test_a_whole_reply_is_given_although_the_node_asked_once_more(link, run, node, asked):
     """Its last receipt was lost on the way: the node asks what is missing. Nothing is."""
     reply = Upload(link, message(run, node, 1, reply_to=asked.id))
     reply.push(reply.begin())
-    assert len(link.get_message_res({asked.id}, run)) == 1
     assert reply.begin() == []
-    link.object_store.delete(reply.id)  # the coordinator has it
+    assert len(link.get_message_res({asked.id}, run)) == 1
+    link.delete_messages({asked.id})  # what the SuperLink does with what it has given away
     assert reply.begin() == []
 
 

@@ -17,7 +17,7 @@ from client import state
 from client.home import NodeHome
 from client.policy import DEFAULT_REPLY_CLOCK_S, Policy
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
-from shared_model import canonical
+from shared_model import bundle, canonical
 from shared_model.protocol import kind_of
 from shared_model.protocol_sum import REQUESTS
 
@@ -149,7 +149,8 @@ class Worker:
         client.app._answer("127.0.0.1:1", "token", self.time.clock())
 
     def _pull(self, _: object) -> tuple[object, ...]:
-        return message(self.pulled), Context(1, 2, {}, RecordDict(), {}), None, None
+        ours = SimpleNamespace(content=bundle.content())
+        return message(self.pulled), Context(1, 2, {}, RecordDict(), {}), None, ours
 
     def _work(self, asked: Message, context: Context) -> Message:
         self.time.now_s += self.worked_s.get(asked.metadata.message_id, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -313,8 +314,54 @@ def test_nothing_that_goes_wrong_in_asking_ends_the_node(clock):
     def flowers(**parts):
         raise httpx.DecodingError("nonsense")
 
-    assert supernode._receive(flowers, clock.sleep) is None
+    assert supernode._receive(flowers, clock.sleep, supernode.Awaited()) is None
     assert clock.slept
+
+
+def test_a_reply_to_a_stopped_run_does_not_stand_for_the_one_that_is_waited_for(reply, clock, log):
+    """Seen: each reply went out only after the next message had come, for ever after."""
+
+    class TwoReplies(State):
+        def get_messages_legacy(self, *, is_reply):
+            return self.messages.pop(0) if self.messages else []
+
+    asked = SimpleNamespace(
+        metadata=SimpleNamespace(message_id="asked", created_at=clock.now, ttl=3_600.0)
+    )
+    stale = SimpleNamespace(
+        metadata=SimpleNamespace(
+            run_id=9, message_id="stale", reply_to_message_id="before", created_at=0.0, ttl=1e9
+        )
+    )
+    link, state = Link(), TwoReplies(reply)
+    state.messages = [[stale], [], [], [reply]]
+    delivery = Delivery(log, clock.sleep, clock)
+
+    def send(message, tree, worked_s):
+        if message is stale:
+            raise RunNotRunningException
+        return link.send(message, tree, worked_s)
+
+    supernode._receive(
+        lambda receive: receive() and 1, clock.sleep, delivery.awaited, receive=lambda: (asked, 0)
+    )
+    delivery.push(state, state, send, link.push_object)
+    assert set(link.pushed) == set(link.objects)
+    assert state.messages == []
+    assert len(clock.slept) == 2
+
+
+def test_a_message_that_is_never_answered_is_not_waited_for_beyond_its_time(reply, clock, log):
+    class Nothing(State):
+        def get_messages_legacy(self, *, is_reply):
+            return []
+
+    delivery = Delivery(log, clock.sleep, clock)
+    delivery.awaited.came(
+        SimpleNamespace(metadata=SimpleNamespace(message_id="asked", created_at=clock.now, ttl=3.0))
+    )
+    delivery.push(Nothing(reply), None, None, None)
+    assert sum(clock.slept) >= 3.0
 
 
 def test_ours_stand_in_for_flowers_functions(log, monkeypatch):

@@ -208,6 +208,24 @@ def test_an_approval_is_for_so_many_bookings_and_then_the_run_needs_another(
     assert hospital.chain.approval("spring")[1] == 1
 
 
+def test_a_booked_round_goes_on_under_the_yes_that_it_was_booked_with(hospital: Hospital) -> None:
+    """After a restart the last approved round is finished; the operator's no holds at once."""
+    asked = plan(rounds=1, bookings=1)
+    hospital.approvals.approve(asked)
+    hospital.book("spring", 1)
+    assert hospital.refused(asked).reason == "run-approval"
+    before = hospital.chain.length
+    hospital.approvals.check(asked, booked=True)
+    assert hospital.chain.length == before
+    with pytest.raises(Refused) as caught:
+        hospital.approvals.check(plan(rounds=1, bookings=1, server_learning_rate=0.5), booked=True)
+    assert caught.value.reason == "run-approval"
+    hospital.approvals.refuse("spring")
+    with pytest.raises(Refused) as caught:
+        hospital.approvals.check(asked, booked=True)
+    assert caught.value.reason == "run-approval"
+
+
 def test_a_yes_that_is_not_in_the_ledger_is_none(hospital: Hospital, tmp_path: Path) -> None:
     """A file that somebody copies into the folder approves nothing."""
     other = Hospital.made(tmp_path / "other")

@@ -112,8 +112,40 @@ def test_a_round_is_booked_once(store: LedgerStore) -> None:
     """A second fresh update for one round would be a second look at the data."""
     book(store)
     with pytest.raises(Refused) as caught:
-        book(store)
+        book(store, request_digest="cd" * 32)
     assert caught.value.reason == "replay"
+    assert len(store.chain.bookings) == 1
+
+
+def test_the_very_same_booking_again_costs_nothing(store: LedgerStore) -> None:
+    """A node that was killed goes on with what it booked, also where nothing more is left."""
+    first = book(store)
+    book(store, "run", 2)
+    head = store.chain.head
+    assert book(store, "run", 1, Budget(0.01, 0.01, 1e-5)) == first
+    assert store.chain.head == head
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_digest": "cd" * 32},
+        {"roster_digest": "cd" * 32},
+        {"transcript": "cd" * 32},
+        {"model_in": "cd" * 32},
+        {"noise_multiplier": 3.0},
+        {"steps": 7},
+        {"private": False, "noise": "NON-PRIVATE"},
+    ],
+)
+def test_the_same_request_under_other_circumstances_is_no_second_booking(
+    store: LedgerStore, changes: dict[str, object]
+) -> None:
+    """Other code, roster, plan or noise: what was booked is not what would be done."""
+    book(store)
+    with pytest.raises(Refused) as caught:
+        book(store, **changes)
+    assert caught.value.reason == "interrupted"
     assert len(store.chain.bookings) == 1
 
 

@@ -103,6 +103,10 @@ def test_the_keystream_is_aes_256_ctr() -> None:
     parts = Keystream(key)
     together = np.concatenate([parts.words(n) for n in (1, 2, 70_000, 3)])
     assert np.array_equal(together, Keystream(key).words(70_006))
+    for start in (1, 2, 3, 70_001):
+        later = Keystream(key, start)
+        assert np.array_equal(later.words(5), together[start : start + 5])
+        assert later.drawn == start + 5
 
 
 @pytest.mark.parametrize("variance", SMALL, ids=str)

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from client import steps
 from client import training as private_training
+from client.steps import StepState
 from client.training import train_round, unit_batch
 from shared_model import losses, mae, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
@@ -269,3 +271,72 @@ def test_without_noise_to_speak_of_training_learns() -> None:
         weights = mae.weights_of(model)
         mae.load_weights(model, {name: weights[name] + update[name] for name in update})
         assert loss() < 0.98 * before
+
+
+@dataclass
+class Kept:
+    """Keeps states as the outbox does, as bytes; dies after `die_after` of them."""
+
+    die_after: int = 99
+    data: bytes | None = None
+
+    @property
+    def last(self) -> StepState | None:
+        return None if self.data is None else steps.from_bytes(self.data, "ab", 3)
+
+    def keep(self, state: StepState) -> None:
+        self.data = steps.to_bytes(state, "ab")
+        if state.step == self.die_after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("die_after", [1, 2, 3])
+def test_training_that_was_killed_goes_on_to_the_same_update(
+    model: mae.MaskedAutoencoder, optimiser: Literal["adam", "sgd"], die_after: int
+) -> None:
+    """Bit for bit with noise that repeats: weights, moments, sampler, patch masks."""
+    plan = PrivacyPlan(sample_rate=0.5, noise_multiplier=1.0, clipping_norm=0.5, steps=3)
+    training = LocalTraining(segments=2, patch_masks=2, optimiser=optimiser)
+    changes: dict[str, Any] = {"plan": plan, "training": training}
+    data = PretendPatients(4)
+    undisturbed = run(model, data, **changes)
+    kept = Kept(die_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, steps=kept, **changes)
+    taken: list[tuple[int, int]] = []
+    resumed = run(
+        model, data, steps=Kept(data=kept.data), on_step=lambda *step: taken.append(step), **changes
+    )
+    assert all(np.array_equal(undisturbed[name], resumed[name]) for name in undisturbed)
+    assert taken == [(step, 3) for step in range(die_after + 1, 4)]
+
+
+def test_a_resumed_step_has_fresh_noise_and_nothing_of_the_system_is_kept(
+    model: mae.MaskedAutoencoder,
+) -> None:
+    """Two processes that go on from one state differ in every coordinate; the file has no noise."""
+    data, kept = PretendPatients(3), Kept(1)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, noise=SystemNoise(), steps=kept)
+    assert kept.last is not None
+    assert kept.last.noise is None
+    first = run(model, data, noise=SystemNoise(), steps=Kept(data=kept.data))
+    second = run(model, data, noise=SystemNoise(), steps=Kept(data=kept.data))
+    assert not any(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_state_is_of_one_kind_of_noise_and_of_one_model(model: mae.MaskedAutoencoder) -> None:
+    """Private noise never takes up a place of a seeded one, nor the other way round."""
+    data, seeded, system = PretendPatients(3), Kept(1), Kept(1)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, steps=seeded)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, noise=SystemNoise(), steps=system)
+    for noise, kept in (({"noise": SystemNoise()}, seeded), ({}, system)):
+        with pytest.raises(OurMistake, match="place"):
+            run(model, data, steps=kept, **noise)
+    for changes in ({"trainable": "all"}, {"optimiser": "sgd"}):
+        other = LocalTraining(segments=2, patch_masks=2, **changes)  # type: ignore[arg-type]
+        with pytest.raises(OurMistake, match="of another"):
+            run(model, data, training=other, steps=seeded)

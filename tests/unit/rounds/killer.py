@@ -20,7 +20,8 @@ class Killer:
         self.mode = mode
         self.fired = False
 
-    def _strike(self):
+    def strikes(self):
+        """Whether this operation is the one."""
         self.left -= 1
         if self.left >= 0 or self.fired:
             return False
@@ -28,7 +29,7 @@ class Killer:
         return True
 
     def write(self, path: Path, data: bytes, *, mode: int = 0o644):
-        if not self._strike():
+        if not self.strikes():
             write_atomic(path, data, mode=mode)
             return
         if self.mode == "torn":
@@ -39,7 +40,7 @@ class Killer:
         raise Killed
 
     def rmtree(self, path, *args, **options):
-        if not self._strike():
+        if not self.strikes():
             real_rmtree(path, *args, **options)
             return
         if self.mode == "torn":

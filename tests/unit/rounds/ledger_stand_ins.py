@@ -185,8 +185,11 @@ class FakeBooks:
         transcript: Transcript,
     ) -> PrivacyStatement:
         assert roster.digest == request.sum.roster_digest
-        if (request.run, request.round) in self.reserved:
-            raise Refused("Booked already.", reason="replay")
+        before = self.chain.booking(request.run, request.round)
+        if before is not None:
+            if before.request_digest != request_digest:
+                raise Refused("Booked already.", reason="replay")
+            return PrivacyStatement(epsilon=before.epsilon_lifetime, delta=DELTA)
         if len(self.reserved) >= self.budget:
             raise BudgetExhausted("No budget.")
         epsilon = 0.5 * (len(self.reserved) + 1) if noise.private else None
@@ -202,6 +205,12 @@ class FakeBooks:
             )
         )
         return PrivacyStatement(epsilon=epsilon, delta=DELTA)
+
+    def booked(self, run: str, round: int) -> bool:
+        return (run, round) in self.reserved
+
+    def answer(self, run: str, round: int) -> str | None:
+        return self.settled.get((run, round))
 
     def settle(self, run: str, round: int, body_digest: str) -> None:
         if (run, round) not in self.reserved:
@@ -263,7 +272,7 @@ class FakeApprovals:
     approved: bool = True
     asked: list[RunPlan] = field(default_factory=list)
 
-    def check(self, plan: RunPlan) -> None:
+    def check(self, plan: RunPlan, *, booked: bool = False) -> None:
         self.asked.append(plan)
         if not self.approved:
             raise Refused("It waits.", reason="run-approval")

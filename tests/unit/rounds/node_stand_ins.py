@@ -13,6 +13,7 @@ from ledger_stand_ins import CODE, FakeApprovals, FakeBooks, FakeWitness, key_of
 from client.epochs import EpochKeys
 from client.outbox import Outbox
 from client.round import Node, answer
+from client.steps import StepKeeper, StepState
 from shared_model import canonical, protocol, protocol_sum, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
@@ -125,15 +126,26 @@ class FakeData:
 
 
 def cheap_train(
-    request: TrainRequest, weights: Weights, data: object, noise: object, declared_patients: int
+    request: TrainRequest,
+    weights: Weights,
+    data: object,
+    noise: object,
+    declared_patients: int,
+    steps: StepKeeper | None = None,
 ) -> Weights:
-    """A seeded step towards zero: no model, no torch."""
+    """Seeded steps towards zero, kept one by one: no model, no torch."""
     assert isinstance(noise, NonPrivateForTests)
-    update: Weights = {}
-    for name in TRAINABLE:
-        drawn = noise.normal(weights[name].size, 0.01).reshape(weights[name].shape)
-        update[name] = (-0.1 * weights[name] + drawn).astype(np.float32)
-    return update
+    last = None if steps is None else steps.last
+    now = {name: weights[name].copy() for name in TRAINABLE} if last is None else last.weights
+    if last is not None:
+        noise.go_to(last.noise)
+    for step in range(0 if last is None else last.step, request.privacy.steps):
+        for name in TRAINABLE:
+            drawn = noise.normal(now[name].size, 0.01).reshape(now[name].shape)
+            now[name] = (0.97 * now[name] + drawn).astype(np.float32)
+        if steps is not None:
+            steps.keep(StepState(step + 1, now, {}, noise.place()))
+    return {name: now[name] - weights[name] for name in TRAINABLE}
 
 
 def check_any_model(request: TrainRequest, body: bytes) -> Weights:

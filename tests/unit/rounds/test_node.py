@@ -393,7 +393,7 @@ def no_canary(data: bytes) -> bool:
 def test_no_canary_of_the_data_is_in_any_message(tmp_path):
     """Every message kind, driven with data made of canaries, and noise of the system."""
 
-    def train(message, weights, data, noise, declared):
+    def train(message, weights, data, noise, declared, steps):
         signal, _ = data.segments(np.arange(3), 2, noise.public_generator())
         total = float(signal.sum())
         return {

@@ -33,7 +33,7 @@ SUM = {
 }
 
 
-def clipped(request, weights, data, noise, declared, kind=np.float64):
+def clipped(request, weights, data, noise, declared, steps, kind=np.float64):
     """Stands for `client.node_parts.train`."""
     return {name: np.full(weights[name].shape, 0.01, dtype=kind) for name in TRAINABLE}
 
@@ -126,3 +126,38 @@ def test_a_trainer_that_rounds_its_sum_to_float32_makes_no_submission(tmp_path):
     found = asked(place)
     assert isinstance(found, Refusal)
     assert found.reason == "internal"
+
+
+def test_nothing_of_a_killed_step_is_on_the_disk_and_the_whole_step_is_taken_again(tmp_path):
+    """The clipped sum is not private: only the masked body, with the noise in it, is stored."""
+
+    class Killed(BaseException):
+        """Stands for kill -9."""
+
+    class KeepsNothing:
+        last = None
+
+        def keep(self, state):
+            raise AssertionError("mode distributed keeps no state")
+
+    taken = []
+
+    def dies(request, weights, data, noise, declared, steps):
+        found = clipped(request, weights, data, noise, declared, KeepsNothing())
+        assert steps.last is None
+        taken.append(found)
+        if len(taken) == 1:
+            raise Killed
+        return found
+
+    place = consortium(tmp_path, train=dies)
+    request, body = place.request(**changes())
+    with pytest.raises(Killed):
+        place.ask("alpha", request, body)
+    folder = place.nodes["alpha"].outbox.root / "spring" / "0000001"
+    assert {path.name for path in folder.iterdir()} == {"request", "round.json"}
+    first = place.ask("alpha", request, body)
+    assert first[1]
+    assert place.ask("alpha", request, body) == first
+    assert len(taken) == 2
+    assert len(place.nodes["alpha"].books.reserved) == 1

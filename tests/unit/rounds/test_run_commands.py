@@ -17,7 +17,7 @@ from server.checkpoints import (
     StoredReply,
 )
 from server.home import CoordinatorHome
-from server.run_records import check_lineage
+from server.run_records import LateRecord, check_lineage
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 
@@ -86,6 +86,19 @@ def test_status_says_how_many_sites_may_be_away_and_which_sums_are_not_verified(
     assert "wrong messages about beta" in told
     assert "wrong messages about alpha" not in told
     assert "alpha says that it cannot use the shares of gamma; one of the two is wrong" in told
+
+
+def test_status_names_submissions_that_came_too_late(home, capsys):
+    """They are in no sum, and the hospital's budget has paid for them."""
+    folder = RunFolder(home.run_folder("spring"))
+    late = LateRecord(site="gamma", round=1, at=2.0, header="")
+    folder.save(folder.record().model_copy(update={"late": (late,)}))
+    cli_run.status(home.root)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "round 1: the submission of gamma came too late; it is void" in told
+    cli_run.status(home.root, as_json=True)
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert len(run["late"]) == 1
 
 
 def test_status_counts_verified_sums(home, capsys):

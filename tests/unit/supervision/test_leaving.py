@@ -14,15 +14,18 @@ from flwr.app.metadata import Metadata
 import client.app
 from client import rest, state
 from client.home import NodeHome
+from client.policy import Policy
 from client.reply_clock import ReplyClock
 from client.settings import as_toml
 from client.supernode import WAIT_S, Leaving, Resting
+from shared_model import bundle
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
     place = NodeHome(tmp_path)
     place.config.write_text(as_toml("alpha", 100))
+    Policy.write_default(place.policy, declared_patients=100)
     monkeypatch.setenv("FEDPRINT_NODE_HOME", str(tmp_path))
     monkeypatch.setattr(client.app, "_in_hand", threading.Lock())
     return place
@@ -116,7 +119,8 @@ def test_the_last_answer_is_handed_over_after_the_supernode_was_told_to_leave(
     )
     beat = SimpleNamespace(start=lambda: None, stop=lambda: None, is_running=True)
     monkeypatch.setattr(client.app, "HeartbeatSender", lambda alive: beat)
-    pulled = (message, Context(1, 2, {}, RecordDict(), {}), None, None)
+    ours = SimpleNamespace(content=bundle.content())
+    pulled = (message, Context(1, 2, {}, RecordDict(), {}), None, ours)
     monkeypatch.setattr(client.app, "pull_task_input", lambda _: pulled)
     monkeypatch.setattr(
         client.app, "push_message", lambda *_: marks.append(rest.leave_mark(home).exists())

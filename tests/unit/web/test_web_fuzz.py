@@ -49,6 +49,7 @@ def test_five_hundred_hostile_requests_break_nothing(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_hostile_requests_break_nothing(tmp_path):
     """The same, with other seeds."""
     for seed in range(20):

@@ -1,0 +1,123 @@
+"""Around a backup: which files of a folder, where it is written, where it is restored to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from shared_model.backup import LinkEntry
+from shared_model.errors import OurMistake
+from shared_model.files import sync_folder
+
+
+def files_below(root: Path, left_out: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Every regular file by its name below the root; every link to a neighbour, with its target.
+
+    Left out: these folders, locks, and what an interrupted write or an earlier backup left.
+
+    Raises:
+        OurMistake: a device, or a link to elsewhere: a backup that followed it would be another.
+    """
+    found: dict[str, Path] = {}
+    links: dict[str, str] = {}
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        top = here == root
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (top and (name in left_out or name.startswith(".backup-")))
+        )
+        for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
+            path = here / name
+            if name.endswith(".lock") or name == "lock" or _unfinished(name):
+                continue
+            mode = path.lstat().st_mode
+            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+                continue  # of a process; it makes it again
+            if stat.S_ISLNK(mode) and "/" not in os.readlink(path) and path.exists():
+                links[str(path.relative_to(root))] = os.readlink(path)
+                continue
+            if not stat.S_ISREG(mode):
+                raise OurMistake(
+                    f"{path} is a link to elsewhere or a device, which a backup does not follow.",
+                    do="Put the file itself there, or move it out of the folder.",
+                )
+            found[str(path.relative_to(root))] = path
+    return found, links
+
+
+def link_entries(links: Mapping[str, str]) -> tuple[LinkEntry, ...]:
+    """As the manifest has them."""
+    return tuple(LinkEntry(name=name, target=target) for name, target in sorted(links.items()))
+
+
+def _unfinished(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".new")
+
+
+@contextmanager
+def destination(target: Path) -> Iterator[BinaryIO]:
+    """A new file, 0600 from its first byte, under its name only once it is whole.
+
+    Raises:
+        OurMistake: it exists, or its folder does not.
+    """
+    if target.exists():
+        raise OurMistake(f"{target} exists already.", do="Give another name.")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise OurMistake(f"There is no folder {folder}.", do="Make it first.")
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".new")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(name, target)  # never over a file that came meanwhile
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[BinaryIO]:
+    """The backup to be restored.
+
+    Raises:
+        OurMistake: it cannot be opened.
+    """
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise OurMistake(f"{source} cannot be opened: {error.strerror}.") from error
+    with stream:
+        yield stream
+
+
+@contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """A name beside the folder; what lies there at the end becomes the folder, in one step.
+
+    Raises:
+        OurMistake: the folder is there already (an empty one may be).
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OurMistake(
+            f"{folder} is there already.",
+            do="Restore into a new folder: --home; move the old one aside, do not remove it.",
+        )
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-restoring-"))
+    try:
+        yield work / "home"
+        os.replace(work / "home", folder)  # over an empty folder at most
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    sync_folder(folder.absolute().parent)
