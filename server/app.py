@@ -67,6 +67,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server import sites
 from server.grid import GridTransport, by_node_key
 from server.home import CoordinatorHome
+from server.presence import Watched
 from server.runtime_grid import PatientGrid
 from server.transport import Transport
 from shared_model import bundle
@@ -102,8 +103,9 @@ def conduct(grid: Grid, context: Context, *, non_private_for_tests: bool = False
     home = CoordinatorHome.find()
     run = str(context.run_config[RUN])
     keys = {card.supernode_bytes: card.site for card in sites.roster(home)}
+    transport = GridTransport(grid, by_node_key(keys), ttl_s=TTL_S)
     record = carry_out(
-        GridTransport(grid, by_node_key(keys), ttl_s=TTL_S),
+        Watched(transport, home.run_folder(run), time.monotonic, time.time),
         home,
         run,
         on_progress=lambda step: announce({"event": "progress", **asdict(step)}),

@@ -13,6 +13,7 @@ from server import (
     cli_root,
     cli_roster,
     cli_run,
+    cli_service,
 )
 from shared_model import about, terminal
 
@@ -27,6 +28,7 @@ cli_run.register(app)
 cli_release.register(app)
 app.add_typer(cli_ledger.app, name="ledger")
 cli_registry.register(app)
+cli_service.register(app)
 cli_ops.register(app)
 app.add_typer(cli_code.app, name="code")
 app.add_typer(cli_root.app, name="root")

@@ -46,6 +46,14 @@ def init(
         int | None,
         typer.Option(min=1, max=65535, help="Port of the registry; else one above the address's."),
     ] = None,
+    dashboard_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the dashboard; else above the registry's."),
+    ] = None,
+    dashboard_bind: Annotated[
+        str | None,
+        typer.Option(help="Address of the dashboard, 127.0.0.1 by default; others with TLS."),
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and server certificate.
 
@@ -53,7 +61,7 @@ def init(
 
     Example: fedprint-coordinator init --address fedprint.example.org:8443 --bind 0.0.0.0
     """
-    from server import rosters, superlink, tls
+    from server import dashboard_config, rosters, superlink, tls
     from server.root import refuse_beside
     from shared_model import signing
 
@@ -68,12 +76,21 @@ def init(
                 do="Choose another folder with --home.",
             )
         registry_port = registry_port or present.registry_port
+        dashboard_port = dashboard_port or present.dashboard_port
+        dashboard_bind = dashboard_bind or present.dashboard_bind
     if not place.ca_key.exists():
         tls.make(place, address, now=datetime.datetime.now(datetime.UTC))
     for path in (place.run_key, place.release_key):
         if not path.exists():
             signing.create_key_file(path)
-    config = superlink.CoordinatorConfig(address=address, bind=bind, registry_port=registry_port)
+    config = superlink.CoordinatorConfig(
+        address=address,
+        bind=bind,
+        registry_port=registry_port,
+        dashboard_port=dashboard_port,
+        dashboard_bind=dashboard_bind or "127.0.0.1",
+    )
+    dashboard_config.is_local(config.dashboard_bind)
     registry = config.registry_address
     superlink.write_config(place, config)
     terminal.out.print(
@@ -188,6 +205,10 @@ def start(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that paused itself.")
     ] = False,
+    only_begin: Annotated[
+        bool,
+        typer.Option("--only-begin", help="Begin a new run and end: serve takes it up."),
+    ] = False,
 ) -> None:
     """Begin a training run, or continue the one that was interrupted; ends when it is finished.
 
@@ -198,11 +219,17 @@ def start(
 
     Example: fedprint-coordinator start --rounds 20
     """
-    from server import rosters, superlink
+    from server import rosters, service_runs, superlink
     from server.checkpoints import RunFolder
 
     place, shared = CoordinatorHome.find(home), mode == "distributed"
     superlink.load_config(place)
+    if not only_begin:
+        service_runs.refuse_if_served(place)
+    elif run is None and _unfinished(place) is not None:
+        raise OurMistake(
+            f"Run {_unfinished(place)} is unfinished.", do="Give the new run a name with --run."
+        )
     name = run or _unfinished(place) or f"run-{len(_runs(place)) + 1}"
     folder = RunFolder(place.run_folder(name))
     if not folder.exists:
@@ -240,6 +267,9 @@ def start(
             f"Run {name} has begun; its configuration is fixed.",
             do="Continue it without --rounds and --config, or choose another name with --run.",
         )
+    if only_begin:
+        terminal.out.print(f"fedprint-coordinator serve works on run {name}.")
+        return
     if folder.record().state != "finished":
         rosters.usable(place, rosters.today_utc())  # says so if it has expired
     _conduct(place, name, resume=resume)

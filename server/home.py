@@ -125,6 +125,16 @@ class CoordinatorHome:
         return self.root / "release-archives"
 
     @property
+    def service_lock(self) -> Path:
+        """Held by `fedprint-coordinator serve`."""
+        return self.root / "service.lock"
+
+    @property
+    def metrics_token(self) -> Path:
+        """What a monitor shows as bearer token to read /metrics."""
+        return self.root / "metrics.token"
+
+    @property
     def lock(self) -> Path:
         """Held by the one running coordinator of this home."""
         return self.root / "coordinator.lock"

@@ -37,6 +37,8 @@ class CoordinatorConfig(BaseModel):
     """coordinator.toml. `address`: what hospitals reach; `bind`: where the SuperLink listens.
 
     `registry_port`: where the registry listens, at the same host; by default one above.
+    `dashboard_port`: of the dashboard; by default one above the registry's. `dashboard_bind`: where
+    it listens; elsewhere than on loopback with TLS only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,6 +46,8 @@ class CoordinatorConfig(BaseModel):
     address: str
     bind: str = "127.0.0.1"
     registry_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    dashboard_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    dashboard_bind: str = "127.0.0.1"
 
     @field_validator("address")
     @classmethod
@@ -71,6 +75,22 @@ class CoordinatorConfig(BaseModel):
         return port
 
     @property
+    def dashboard_at(self) -> int:
+        """The dashboard's port.
+
+        Raises:
+            OurMistake: there is none above the registry's, or it is another's.
+        """
+        registry = self.registry_at
+        port = registry + 1 if self.dashboard_port is None else self.dashboard_port
+        if port > LAST_PORT or port in (self.port, registry):
+            raise OurMistake(
+                "The dashboard needs a port of its own.",
+                do="Run: fedprint-coordinator init --dashboard-port PORT",
+            )
+        return port
+
+    @property
     def registry_address(self) -> str:
         """HOST:PORT of the registry."""
         return f"{self.address.rpartition(':')[0]}:{self.registry_at}"
@@ -79,8 +99,14 @@ class CoordinatorConfig(BaseModel):
 def write_config(home: CoordinatorHome, config: CoordinatorConfig) -> None:
     """Write coordinator.toml."""
     text = f'address = "{config.address}"\nbind = "{config.bind}"\n'
-    if config.registry_port is not None:
-        text += f"registry_port = {config.registry_port}\n"
+    for name, port in (
+        ("registry_port", config.registry_port),
+        ("dashboard_port", config.dashboard_port),
+    ):
+        if port is not None:
+            text += f"{name} = {port}\n"
+    if config.dashboard_bind != "127.0.0.1":
+        text += f'dashboard_bind = "{config.dashboard_bind}"\n'
     write_atomic(home.config, text.encode())
 
 

@@ -13,6 +13,7 @@ from simulations import (
     cli_warm_start,
     demo,
     gate_retention,
+    public_loss,
 )
 
 app = typer.Typer(
@@ -22,7 +23,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-parts = (cli_cohort, cli_warm_start, cli_federation, gate_retention, cli_probe, bench, demo)
+parts = (
+    cli_cohort,
+    cli_warm_start,
+    cli_federation,
+    gate_retention,
+    cli_probe,
+    bench,
+    demo,
+    public_loss,
+)
 for part in parts:
     part.register(app)
 

@@ -142,6 +142,11 @@ def _verified(root: Path, number: int) -> bool:
         return False
 
 
+def _order(number: int, place: int) -> tuple[int, int]:
+    """What follows a round's end (70 and more) goes on beside the next round, and to its end."""
+    return (number, place) if place < 70 else (ROUNDS, place + number)
+
+
 def node_points() -> list[Point]:
     """What happens at one hospital, in order."""
     found = [
@@ -175,7 +180,7 @@ def node_points() -> list[Point]:
         ]
         places = (10, 11, 12, 13, 14, 15, 16, 17, 30, 50, 70)
         found += [
-            Point(f"round {number}: {VICTIM}: {name}", (number, place), seen)
+            Point(f"round {number}: {VICTIM}: {name}", _order(number, place), seen)
             for place, (name, seen) in zip(places, happens, strict=True)
         ]
     return found
@@ -204,7 +209,8 @@ def coordinator_points() -> list[Point]:
             (80, "its sum is verified", lambda root, n=number: _verified(root, n)),
         ]
         found += [
-            Point(f"round {number}: {name}", (number, place), seen) for place, name, seen in happens
+            Point(f"round {number}: {name}", _order(number, place), seen)
+            for place, name, seen in happens
         ]
     return found
 

@@ -34,6 +34,7 @@ from client.egress import Mark
 pytestmark = [pytest.mark.deployed, pytest.mark.timeout(1800)]
 
 CUT_BYTES = 170_000
+MOST = 1.25
 TICKS_S = {"alpha": 9.0, "beta": 4.0, "gamma": 0.2}
 
 
@@ -83,14 +84,15 @@ def test_long_outages_lose_nobody_either(tmp_path: Path, outage_s: float) -> Non
         (submission,) = [one for one in far.sent("beta") if one.kind == "train-reply"]
         told = f"{outage_s:.0f} s: {up_bytes} of {submission.body_bytes} bytes"
         print(told)
-        assert up_bytes < 1.15 * submission.body_bytes, told
+        assert up_bytes < MOST * submission.body_bytes, told
 
 
 def test_an_upload_that_is_cut_in_the_middle_goes_on_where_it_was(played: Played) -> None:
-    """All that went up beta's line, handshakes and questions with it: under 1.15 submissions."""
+    """All that went up beta's line, with handshakes and the headers of some 30 requests (a tenth
+    of so small a body): under 1.25 submissions. From the beginning again it would be 1.5."""
     (submission,) = [one for one in played.far.sent("beta") if one.kind == "train-reply"]
     assert 0.4 * submission.body_bytes < CUT_BYTES < 0.6 * submission.body_bytes
-    assert submission.body_bytes < played.up_bytes < 1.15 * submission.body_bytes
+    assert submission.body_bytes < played.up_bytes < MOST * submission.body_bytes
 
 
 def test_the_node_says_what_left_when_and_why(played: Played) -> None:

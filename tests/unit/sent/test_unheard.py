@@ -28,7 +28,8 @@ def outbox(home):
 
 def submit(outbox, number, sum_round=b"{}"):
     outbox.begin("spring", number, "digest", sum_round)
-    outbox.store("spring", number, header(number), b"body")
+    outbox.prepare("spring", number, b"body")
+    outbox.store("spring", number, header(number))
 
 
 def lines(home):
