@@ -13,7 +13,7 @@ from auditor.verify import Finding, Verdict, close
 from shared_model import protocol
 from shared_model.errors import FedprintError
 from shared_model.ledger import Booked
-from shared_model.protocol import TrainReply
+from shared_model.protocol import Refusal, TrainReply
 from shared_model.release import Contribution, Manifest, Release, Round
 
 
@@ -84,10 +84,8 @@ def _judged(
     """What is wrong with a round, or cannot be known of it; nothing: all is as it was."""
     where = f"round {step.number} of run {step.run}"
     booked = ledger.bookings.get((step.run, step.number))
-    key = ledger.key if booked is None else ledger.chain.key_at(booked.sequence)
-    try:
-        reply = protocol.open_answer(header, key, site=ledger.site)
-    except FedprintError:
+    reply = _opened(ledger, booked, header)
+    if reply is None:
         yield "FAILED", f"{where}: the reply is signed with another key of {ledger.site}"
         return
     if not isinstance(reply, TrainReply):
@@ -124,6 +122,18 @@ def _judged(
         yield "FAILED", detail
     elif not ledger.may_have_had(head.length, head.head):
         yield "FAILED", f"{where}: FORKED: its reply was sent from another ledger than this one"
+
+
+def _opened(ledger: Ledger, booked: Booked | None, header: bytes) -> TrainReply | Refusal | None:
+    """The answer, None if the hospital's key of that time did not sign it: for a round that is not
+    here (it may be lost), any key that it had."""
+    chain = ledger.chain
+    for key in chain.keys if booked is None else (chain.key_at(booked.sequence),):
+        try:
+            return protocol.open_answer(header, key, site=ledger.site)
+        except FedprintError:
+            continue
+    return None
 
 
 def _same_noise(booked: Booked, step: Round) -> bool:

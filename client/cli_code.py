@@ -156,5 +156,7 @@ def _today() -> str:
 
 
 def _print(lines: list[str]) -> None:
-    for line in lines:
+    from shared_model.code_difference import visible
+
+    for line in map(visible, lines):
         terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)

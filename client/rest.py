@@ -39,13 +39,15 @@ def rest_of(
 def why_at_rest(home: NodeHome, at_s: float | None = None) -> Rest:
     """The same for this node, at this time (seconds since 1970; None: now).
 
+    A pause that was said after `at_s` did not hold then. Now it holds, whatever the clock says.
+
     Raises:
         OurMistake: node.toml is wrong.
     """
-    at_s = time.time() if at_s is None else at_s
     paused = state.paused(home)
-    if paused is not None and paused.since_s > at_s:
+    if paused is not None and at_s is not None and paused.since_s > at_s:
         paused = None
+    at_s = time.time() if at_s is None else at_s
     time_of_day = datetime.datetime.fromtimestamp(at_s).time()
     return rest_of(settings_of(home).training, paused, time_of_day)
 
@@ -72,7 +74,7 @@ def check_awake(home: NodeHome) -> None:
     """
     now_s, at_s = time.time(), _asked_s.get()
     recent = at_s is not None and 0.0 <= now_s - at_s < LINGER_S
-    rest = why_at_rest(home, at_s if recent else now_s)
+    rest = why_at_rest(home, at_s if recent else None)
     if rest == "paused":
         raise Refused(
             "The operator has paused this node.", reason="not-ready", do="Run: fedprint-node resume"

@@ -46,6 +46,7 @@ from client.sent import Outcome, SentLog
 from shared_model import known_source
 from shared_model.errors import FedprintError
 from shared_model.pieces import AT_ONCE
+from shared_model.protocol import MAX_BODY_BYTES
 
 RECONNECT_S = 5
 """Longest pause of a node whose coordinator is away; Flower's is 20 s."""
@@ -60,6 +61,9 @@ POLL_S = 0.5
 """How often to look whether the training process has answered."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Pieces of earlier messages that are kept, because the next may have the same."""
+
+LARGEST_BYTES = MAX_BODY_BYTES + KEPT_BYTES
+"""Of one message: the largest body, and room for everything around it."""
 
 KNOWN: Mapping[Callable[..., Any], str] = {
     start_client_internal.start_client_internal: "9e89a6eb68fbec68",
@@ -329,6 +333,7 @@ class Kept:
 
     sleep: Callable[[float], None]
     limit_bytes: int = KEPT_BYTES
+    largest_bytes: int = LARGEST_BYTES
     _pieces: MutableMapping[str, bytes] = field(default_factory=OrderedDict, repr=False)
 
     def pull(
@@ -337,12 +342,18 @@ class Kept:
         """All of these objects; tried until all are here.
 
         Raises:
-            ObjectPullError, RunNotRunningException: the message does not count any more.
+            ObjectPullError, RunNotRunningException: the message does not count any more, or is
+                larger than any.
         """
         wanted = list(dict.fromkeys(object_ids))
+        room = self.largest_bytes - sum(len(self._pieces.get(one, b"")) for one in wanted)
 
         def keeping(identifier: str) -> bytes:
+            nonlocal room
             content = pull_object_fn(identifier)
+            room -= len(content)
+            if room < 0:
+                raise ObjectPullError(identifier, "the message is larger than any")
             self._pieces[identifier] = content
             return content
 
@@ -353,9 +364,11 @@ class Kept:
                     pull_objects(missing, keeping, max_concurrent_pulls=AT_ONCE)
                 break
             except (ObjectPullError, RunNotRunningException):
+                self._let_go(())
                 raise
             except Exception as error:
                 if _is_final(error):
+                    self._let_go(())
                     raise
                 log(WARNING, "a download was cut (%s); it goes on", type(error).__name__)
             self.sleep(pause)

@@ -41,7 +41,7 @@ class LedgerArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._chains: dict[tuple[str, bytes], Chain] = {}
+        self._chains: dict[str, Chain] = {}
         self._held: dict[str, dict[str, int]] | None = None
 
     @property
@@ -60,15 +60,15 @@ class LedgerArchive:
         Raises:
             OurMistake: the file is not what was written.
         """
-        found = self._chains.get((site, identity_key))
-        if found is None:
+        found = self._chains.get(site)
+        if found is None or not found.links:  # an empty one is of whichever key comes first
             try:
                 found = Chain(site, identity_key).extended(self._lines(site))
             except LedgerFault as error:
                 raise OurMistake(
                     f"The archive of the ledger of {site} is damaged: {error.message}", do=REPAIR
                 ) from error
-            self._chains[site, identity_key] = found
+            self._chains[site] = found
         return found
 
     def heads(self) -> dict[str, LedgerHead]:
@@ -143,7 +143,7 @@ class LedgerArchive:
         before = self.chain(reply.site, identity_key)
         after = self._extended(reply, request, identity_key)
         if reply.ledger.length == after.length:  # else it is an earlier one that came late
-            self._write(before, after, reply.ledger.plain, identity_key)
+            self._write(before, after, reply.ledger.plain)
 
     def take_in(
         self, site: str, lines: Sequence[bytes], head: LedgerHead, identity_key: bytes
@@ -156,16 +156,17 @@ class LedgerArchive:
         """
         before = self.chain(site, identity_key)
         after = Chain(site, identity_key).extended(lines)
+        after.check_key(identity_key)
         if after.links[: len(before.links)] != before.links or after.length < before.length:
             raise LedgerFault("It does not continue the ledger that is held here.")
         if after.head_at(head.length) != head.head:
             raise LedgerFault("The signed head is not in these entries.")
         known = self.known(site, identity_key)
         newest = head if known is None or known.length < head.length else known.plain
-        self._write(before, after, newest, identity_key)
+        self._write(before, after, newest)
         return len(after.links) - len(before.links)
 
-    def _write(self, before: Chain, after: Chain, head: LedgerHead, identity_key: bytes) -> None:
+    def _write(self, before: Chain, after: Chain, head: LedgerHead) -> None:
         """Append what is new, then put the head in its place."""
         site, new = before.site, after.links[len(before.links) :]
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,7 +178,7 @@ class LedgerArchive:
             stream.flush()
             os.fsync(stream.fileno())
         sync_folder(self.path)
-        self._chains[site, identity_key] = after
+        self._chains[site] = after
         data = canonical.encode(head.model_dump(mode="json"))
         write_atomic(self._head_file(site), data, mode=0o600)
 

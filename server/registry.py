@@ -151,7 +151,7 @@ class Registry:
             fingerprint = _fingerprint(context)
             outcome = "cut"  # what stands in the log if the caller goes away
             try:
-                with self._counted(fingerprint):
+                with self._counted(self._desk.account_of(fingerprint)):
                     await self._answer(method, fingerprint, context)
                 outcome = "ok"
             except Refused as error:
@@ -202,29 +202,35 @@ class Registry:
 
     async def _stream(self, fingerprint: str, request: bytes, context: Any) -> None:
         stretch = self._desk.stretch(fingerprint, request)
-        async with asyncio.timeout(self._limits.stream_s):
-            with stretch.path.open("rb") as stream:
-                stream.seek(stretch.offset)
-                while piece := stream.read(self._limits.piece_bytes):
-                    with told():
-                        self._desk.admit(fingerprint, "admitted")  # revoked meanwhile?
-                    async with asyncio.timeout(self._limits.stall_s):
-                        await context.write(piece)
+        left = stretch.size_bytes - stretch.offset
+        try:
+            async with asyncio.timeout(self._limits.stream_s):
+                with stretch.path.open("rb") as stream:
+                    stream.seek(stretch.offset)
+                    while piece := stream.read(self._limits.piece_bytes):
+                        with told():
+                            self._desk.admit(fingerprint, "admitted")  # revoked meanwhile?
+                        left -= len(piece)
+                        async with asyncio.timeout(self._limits.stall_s):
+                            await context.write(piece)
+        finally:
+            if left > 0:  # else a line that is cut often costs a hospital its day
+                self._desk.not_sent(stretch, left)
 
     @contextmanager
-    def _counted(self, fingerprint: str) -> Iterator[None]:
+    def _counted(self, account: str) -> Iterator[None]:
         """Within the caller's rate, and not too many at once."""
-        if not self._rate.take(fingerprint, time.monotonic()):
+        if not self._rate.take(account, time.monotonic()):
             raise refusal("rate")
-        if self._in_flight[fingerprint] >= self._limits.in_flight:
+        if self._in_flight[account] >= self._limits.in_flight:
             raise refusal("rate")
-        self._in_flight[fingerprint] += 1
+        self._in_flight[account] += 1
         try:
             yield
         finally:
-            self._in_flight[fingerprint] -= 1
-            if self._in_flight[fingerprint] <= 0:
-                del self._in_flight[fingerprint]
+            self._in_flight[account] -= 1
+            if self._in_flight[account] <= 0:
+                del self._in_flight[account]
 
     def _note(self, method: str, fingerprint: str, outcome: str, begun: float) -> None:
         entry = {

@@ -346,6 +346,16 @@ class RegistryBook:
                 "INSERT OR REPLACE INTO traffic VALUES (?,?,?)", site, day, spent + size_bytes
             )
 
+    def give_back(self, site: str, size_bytes: int, charged: datetime.datetime) -> None:
+        """Bytes that were counted on that day and not taken."""
+        with self.change():
+            self._rows(
+                "UPDATE traffic SET size_bytes = MAX(0, size_bytes - ?) WHERE site = ? AND day = ?",
+                size_bytes,
+                site,
+                moment(charged)[:10],
+            )
+
 
 def _listed(row: tuple[object, ...]) -> Listed:
     values = dict(zip((item.name for item in fields(Listed)), row, strict=True))

@@ -50,8 +50,10 @@ class Caller:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The rest of an archive, from `offset` to `size_bytes`."""
+    """The rest of an archive, from `offset` to `size_bytes`, for a site that was charged for it."""
 
+    site: str
+    charged: datetime.datetime
     path: Path
     offset: int
     size_bytes: int
@@ -117,6 +119,17 @@ class Desk:
         listed = self._book.find(fingerprint)
         return "unknown" if listed is None else listed.site
 
+    def account_of(self, fingerprint: str) -> str:
+        """Whose calls are counted together: all certificates of one key of a site.
+
+        One that does not count, or a token, takes nothing from the site that it names.
+        """
+        try:
+            listed = self.listed(fingerprint)
+        except Refused:
+            return fingerprint
+        return f"{listed.kind} {listed.site} {listed.identity}"
+
     def answer(self, method: str, fingerprint: str, request: bytes) -> bytes:
         """The reply to one call.
 
@@ -158,13 +171,19 @@ class Desk:
             size_bytes = path.stat().st_size
             if wanted.offset > size_bytes:
                 raise refusal("offset")
+            now = self._clock()
             self._book.charge(
                 caller.site,
                 size_bytes - wanted.offset,
                 self._limits.release_bytes_a_day,
-                self._clock(),
+                now,
             )
-            return Stretch(path, wanted.offset, size_bytes)
+            return Stretch(caller.site, now, path, wanted.offset, size_bytes)
+
+    def not_sent(self, stretch: Stretch, size_bytes: int) -> None:
+        """A stretch ended before this many of its bytes left: they were not fetched."""
+        with told():
+            self._book.give_back(stretch.site, size_bytes, stretch.charged)
 
     # --- the calls -----------------------------------------------------------------------------
 

@@ -43,7 +43,22 @@ def difference(old: CodeState, new: CodeState) -> Difference:
 
 
 def as_diff(old: CodeState, new: CodeState) -> Iterator[str]:
-    """Unified diff of all texts, line by line; a file of which no text is known is named."""
+    """Unified diff of all texts, line by line; a file of which no text is known is named.
+
+    The new code may be written by somebody who wants it not to be seen: see `visible`.
+    """
+    return map(visible, _as_diff(old, new))
+
+
+def visible(text: str) -> str:
+    """Characters that move a terminal's cursor, or turn the direction of reading, as escapes."""
+    return "".join(
+        one if one.isprintable() or one == "\t" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def _as_diff(old: CodeState, new: CodeState) -> Iterator[str]:
     for name in sorted(old.files.keys() | new.files.keys()):
         if old.files.get(name) == new.files.get(name):
             continue
@@ -64,7 +79,10 @@ def _known(old: CodeState, new: CodeState, name: str) -> bool:
 
 
 def _lines(state: CodeState, name: str) -> list[str]:
-    return state.texts.get(name, "").splitlines()
+    """Python's own lines: `splitlines` would also end them at characters that Python reads on at,
+    and so call two texts equal of which one has a line in a comment."""
+    *lines, last = state.texts.get(name, "").split("\n")
+    return [*lines, last, "\\ no newline at the end"] if last else lines
 
 
 def _count(old: CodeState, new: CodeState, name: str) -> tuple[int, int]:

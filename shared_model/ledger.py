@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger_entries import (
@@ -93,6 +94,8 @@ __all__ = [
 
 
 _CHANGES = (HandedOver, Replaced)
+MOST_KEYS = 100
+"""Keys of one ledger: whoever verifies a head of an unknown length tries them all."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,12 @@ class Chain:
         """Raises:
         LedgerFault: the ledger has entries, and another key than this signs the next."""
         if self.links and self.identity_key != identity_key:
-            changes = [x.entry.sequence for x in self.links if isinstance(x.entry, _CHANGES)]
+            last = self._changes[-1].sequence if self._changes else 0
             raise LedgerFault(
-                f"Entry {changes[-1]} hands the ledger over to another key than this hospital's."
-                if changes
+                f"Entry {last} hands the ledger over to another key than this hospital's."
+                if last
                 else "Entry 1 is not signed by this hospital.",
-                entry=changes[-1] if changes else 1,
+                entry=last or 1,
             )
 
     def extended(self, lines: Iterable[bytes]) -> Chain:
@@ -179,15 +182,21 @@ class Chain:
     @property
     def keys(self) -> tuple[bytes, ...]:
         """All keys that this hospital's ledger was ever signed with, in order."""
-        changes = [x.entry for x in self.links if isinstance(x.entry, _CHANGES)]
-        return (*(bytes.fromhex(one.previous_key) for one in changes), self.identity_key)
+        earlier = (bytes.fromhex(one.previous_key) for one in self._changes)
+        return (*earlier, self.identity_key)
 
     def key_at(self, length: int) -> bytes:
         """The key that signs a head of this length."""
-        for link in self.links:
-            if link.entry.sequence > length and isinstance(link.entry, _CHANGES):
-                return bytes.fromhex(link.entry.previous_key)
+        for entry in self._changes:
+            if entry.sequence > length:
+                return bytes.fromhex(entry.previous_key)
         return self.identity_key
+
+    @cached_property
+    def _changes(self) -> tuple[HandedOver | Replaced, ...]:
+        """Entries from which on another key signs, found once: files have 200,000 entries."""
+        entries = (link.entry for link in self.links)
+        return tuple(entry for entry in entries if isinstance(entry, _CHANGES))
 
     def _walked(self) -> _Walk:
         return _Walk.after(self.links) if self._walk is None else self._walk.copy()
@@ -319,6 +328,7 @@ class _Walk:
     incidents: set[tuple[str, int, str]] = field(default_factory=set)
     delta: float | None = None
     last_booked: Booked | None = None
+    keys: int = 1
     charged: float = 0.0
     """Since the last booking, whose own epsilon has what was charged before."""
 
@@ -365,6 +375,10 @@ class _Walk:
             return "a ledger has one first entry, and this is not its place."
         if isinstance(entry, Recovered) and self._undercharged(entry.epsilon_charged):
             return "it charges less for what was lost than was left of the budget."
+        if isinstance(entry, _CHANGES):
+            self.keys += 1
+            if self.keys > MOST_KEYS:
+                return f"the key has changed {MOST_KEYS} times; no hospital does that."
         match entry:
             case Opened() | Recovered():
                 if self.delta not in (None, entry.delta):

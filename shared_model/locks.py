@@ -10,6 +10,9 @@ from pathlib import Path
 
 from shared_model.errors import FedprintError
 
+_LOOKS = 1000
+"""A look takes microseconds."""
+
 
 @contextmanager
 def locked(path: Path, busy: FedprintError | None = None) -> Iterator[None]:
@@ -23,22 +26,36 @@ def locked(path: Path, busy: FedprintError | None = None) -> Iterator[None]:
         if busy is None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         else:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise busy from error
+            _take(descriptor, busy)
         yield
     finally:
         os.close(descriptor)
 
 
+def _take(descriptor: int, busy: FedprintError) -> None:
+    """The lock, now. Who only looks (`is_locked`) holds it shared, and is not who holds it."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            cause = error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            raise busy from error
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.sched_yield()
+    raise busy from cause
+
+
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock now."""
+    """Whether some process holds the lock now. Looking keeps nobody from taking it."""
     if not path.exists():
         return False
-    with path.open("a") as stream:
+    with path.open("rb") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
     return False

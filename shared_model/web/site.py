@@ -48,6 +48,9 @@ from shared_model.web.gate import (
 from shared_model.web.sessions import Session, Sessions, Throttle
 
 LOGIN_BURST, LOGIN_EVERY_S = 20, 3.0
+TOLD_EVERY_S = 60.0
+"""Refused logins that are written down, after the first `LOGIN_BURST`: anybody who reaches the port
+makes them, and a log of a limited size must not lose to them who approved what."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class _Built:
             Page("/sessions", self._list_sessions, nav="Sessions"),
             Page("/sessions/end", self._end_session, method="POST"),
         ]
+        self._told = Throttle(clock=site.monotonic, burst=LOGIN_BURST, every_s=TOLD_EVERY_S)
+        self._untold = 0
         self._nav = [(page.path, page.nav) for page in (*site.pages, *own) if page.nav]
         routes = [self._route(page) for page in (*site.pages, *own)]
         routes += [
@@ -217,10 +222,10 @@ class _Built:
     async def _login(self, request: Request) -> Response:
         passed: Passed = request.state.passed
         if not self._logins.allows():
-            self._site.audit("", "login", "too many")
+            self._not_let_in("too many")
             raise Stop(429, "Too many tries to log in. Wait a minute.", {"retry-after": "60"})
         if not await run_in_threadpool(self._site.links.redeem, passed.form.get("token", "")):
-            self._site.audit("", "login", "refused")
+            self._not_let_in("refused")
             wrong = "This link was used, has expired or was never made. Make a new one."
             return self._html(Shown("login.html", {"token": "", "wrong": wrong}, 403), None, LOGIN)
         if passed.session is not None:
@@ -238,6 +243,15 @@ class _Built:
             samesite="strict",
         )
         return response
+
+    def _not_let_in(self, why: str) -> None:
+        """Write down a login that failed, or only count it."""
+        if not self._told.allows():
+            self._untold += 1
+            return
+        more = f", {self._untold} more before" if self._untold else ""
+        self._untold = 0
+        self._site.audit("", "login", why + more)
 
     async def _logout(self, request: Request) -> Response:
         session: Session | None = request.state.passed.session

@@ -376,3 +376,29 @@ def test_ours_stand_in_for_flowers_functions(log, monkeypatch):
     assert vars(start_client_internal)["pull_objects"] == kept.pull
     names = start_client_internal.start_client_internal.__code__.co_names
     assert {"_push_messages", "_pull_and_store_message", "time"} <= set(names)
+
+
+def test_what_came_of_messages_that_never_arrived_is_let_go():
+    """A coordinator that cuts one message after the other fills no memory."""
+    kept = Kept(Clock().sleep, limit_bytes=10)
+
+    def pull(identifier):
+        if identifier.startswith("gone"):
+            raise ObjectPullError(identifier, "not found")
+        return bytes(4)
+
+    for number in range(20):
+        assert len(kept.pull([f"{number}"], pull)) == 1
+        with pytest.raises(ObjectPullError):
+            kept.pull([f"{number}-{part}" for part in range(9)] + [f"gone-{number}"], pull)
+        assert sum(map(len, kept._pieces.values())) <= 10
+
+
+def test_a_message_that_is_larger_than_any_is_given_up():
+    """Before all of it is in memory."""
+    asked = []
+    kept = Kept(Clock().sleep, limit_bytes=10, largest_bytes=40)
+    with pytest.raises(ObjectPullError, match="larger than any"):
+        kept.pull([str(n) for n in range(10_000)], lambda one: asked.append(one) or bytes(4))
+    assert len(asked) < 1000
+    assert kept.pull(["a"], lambda one: bytes(40)) == {"a": bytes(40)}

@@ -291,3 +291,21 @@ def test_every_command_says_package_protocol_and_code(module: str) -> None:
     assert first.startswith("fedprint ")
     assert second == "protocol 3"
     assert third == f"code {installed_code()}"
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x0b", "\x0c", "\x1c", "\x85"])
+def test_a_line_that_moved_into_a_comment_is_shown(end: str) -> None:
+    """Python reads on at these characters, so that the check is gone."""
+    before, after = state(app="# careful\ncheck()\n"), state(app=f"# careful{end}check()\n")
+    assert difference(before, after).lines == {"client/app.py": (1, 2)}
+    assert "-check()" in list(as_diff(before, after))
+
+
+def test_no_code_moves_the_cursor_of_who_reads_it(home: NodeHome, is_installed: Any) -> None:
+    """Nor turns the direction of what is read: it would hide what it does."""
+    approve(home, OLD)
+    hidden = state("0.2.0", app="a\nsend_all()\x1b[1A\x1b[2K\nc\n# \u202e\rx\n")
+    is_installed(hidden)
+    said = approve(home, hidden, "--diff").stdout
+    assert "+send_all()\\x1b[1A\\x1b[2K" in said
+    assert not any(sign in said for sign in ("\x1b[2K", "\u202e", "\r"))

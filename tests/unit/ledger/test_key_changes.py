@@ -190,8 +190,10 @@ def test_the_next_key_goes_on_and_counts_what_was_spent(
     with open_as(home, HEIR) as store:
         assert store.epsilon() == before > 0.0
         store.signed_head().check(SITE, HEIR_PUBLIC)
+        book(store)  # the very same booking changes nothing
+        assert store.epsilon() == before
         with pytest.raises(Refused, match="booked already"):
-            book(store)
+            book(store, request_digest="cd" * 32)
         book(store, number=2)
         assert store.epsilon() > before
     with pytest.raises(LedgerFault, match="hands the ledger over"):

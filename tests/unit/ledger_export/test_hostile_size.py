@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from export_stand_ins import DELTA, Consortium, public
@@ -12,7 +13,7 @@ from auditor.ledger import Ledger
 from auditor.ledger_counting import MOST_DIFFERENT, Counting
 from auditor.ledger_examine import examine
 from auditor.ledger_limits import MOST_POINTS, charges, limits, stated
-from shared_model.ledger import Booked
+from shared_model.ledger import MOST_KEYS, LedgerFault
 
 
 class Asked:
@@ -26,12 +27,12 @@ class Asked:
         return 1.0
 
 
-class Watched(tuple[Booked, ...]):
+class Watched(tuple[Any, ...]):
     """Counts how often one of its entries was looked at."""
 
     looks = 0
 
-    def __iter__(self) -> Iterator[Booked]:
+    def __iter__(self) -> Iterator[Any]:
         for one in super().__iter__():
             self.looks += 1
             yield one
@@ -97,3 +98,24 @@ def test_a_line_of_the_report_is_short_however_many_runs_are_wrong() -> None:
     (told,) = [item for item in found if item.check == "alpha: approvals"]
     assert told.verdict == "FAILED"
     assert "and 2 more" in told.detail
+
+
+def test_looking_up_the_key_of_an_entry_is_no_walk() -> None:
+    """It is asked for every booking of a file."""
+    made = Consortium.after(rounds=1)
+    made.rotate("alpha", "alpha-2")
+    chain = made.hospitals["alpha"].chain
+    watched = Watched(chain.links)
+    object.__setattr__(chain, "links", watched)
+    for length in range(200):
+        chain.key_at(length)
+    assert watched.looks <= len(watched)
+
+
+def test_a_ledger_whose_key_changes_without_end_is_refused() -> None:
+    """Each head of an unknown length is tried with all keys."""
+    made = Consortium.after(rounds=1)
+    for number in range(MOST_KEYS - 1):
+        made.rotate("alpha", f"alpha-{number}")
+    with pytest.raises(LedgerFault, match=f"changed {MOST_KEYS} times"):
+        made.rotate("alpha", "alpha-last")

@@ -12,7 +12,7 @@ from auditor.ledger_examine import examine
 from auditor.ledger_release import with_release
 from auditor.verify import Finding
 from shared_model import protocol
-from shared_model.ledger import Booked
+from shared_model.ledger import Booked, Chain, Replaced
 from shared_model.protocol import LedgerNote, PrivacyStatement, TrainReply
 from shared_model.release import (
     Contribution,
@@ -214,3 +214,30 @@ def test_heads_in_the_replies_show_a_ledger_that_was_forked(release: Release) ->
     for number in (1, 2, 3):
         other.round("spring", number)
     assert "FORKED" in details(with_release([ledger_of(other)], release), "FAILED")
+
+
+def test_a_round_among_lost_entries_under_a_lost_key_cannot_be_checked(
+    made: Consortium, release: Release
+) -> None:
+    """The hospital lost key and entries, and says so: nothing of that is a forgery."""
+    alpha = made.hospitals["alpha"]
+    whole, kept = alpha.chain, 2
+    alpha.chain = Chain.verified(alpha.lines[:kept], public("alpha"), site="alpha")
+    entry = Replaced(
+        site="alpha",
+        sequence=whole.length + 1,
+        lost_from=kept + 1,
+        lost_to=whole.length,
+        previous=whole.head,
+        epsilon_charged=8.0,
+        delta=DELTA,
+        witnesses=("beta", "gamma"),
+        evidence_digest=digest("evidence"),
+        time_s=made.tick(),
+        previous_key=public("alpha").hex(),
+        identity_key=public("alpha-2").hex(),
+    )
+    made.rotate("alpha", "alpha-2", entry)
+    found = with_release([ledger_of(made)], release)
+    assert details(found, "FAILED") == ""
+    assert "among the entries that are lost" in details(found, "CANNOT CHECK")

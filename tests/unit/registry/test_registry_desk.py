@@ -10,6 +10,7 @@ from registry_stand_ins import ROOT_KEY, TODAY, Hall, fingerprint, write_a_relea
 
 from client import keys, registry_client, registry_join
 from server import registry_enrolment, rosters, sites
+from server.registry_desk import Desk
 from server.registry_limits import RegistryLimits, RequestRate
 from server.registry_releases import prepare
 from shared_model import registry, signing
@@ -388,6 +389,33 @@ def test_a_site_has_a_quota_of_bytes_a_day_and_others_have_their_own(hall: Hall)
     hall.counter.book.charge("alpha", 100, 100, TODAY + datetime.timedelta(days=1))
 
 
+def test_what_a_line_that_was_cut_did_not_bring_is_not_counted(hall: Hall) -> None:
+    """Each try asks for all that is left; ten of them must not be ten releases."""
+    member = hall.admitted("alpha")
+    write_a_release(hall.counter.home, 1)
+    prepare(hall.counter.home)
+    (entry,) = registry.Releases.from_bytes(hall.ask("Releases", member.certificate, ASK)).releases
+    most = entry.size_bytes + entry.size_bytes // 2
+    desk = Desk(
+        hall.counter.home,
+        hall.counter.book,
+        RegistryLimits(release_bytes_a_day=most),
+        lambda: hall.counter.now,
+    )
+    asked = Fetch(sha256=entry.sha256, offset=0).to_bytes()
+    for _ in range(10):
+        stretch = desk.stretch(member.certificate, asked)
+        hall.counter.now += datetime.timedelta(seconds=1)
+        desk.not_sent(stretch, entry.size_bytes)
+    desk.stretch(member.certificate, asked)
+    hall.counter.now += datetime.timedelta(days=1)
+    desk.stretch(member.certificate, asked)
+    desk.not_sent(stretch, entry.size_bytes)  # of yesterday: nothing of today's is given back
+    with pytest.raises(Refused) as error:
+        desk.stretch(member.certificate, asked)
+    assert error.value.reason == "quota"
+
+
 def test_mail_reaches_its_receiver_and_nobody_else(hall: Hall) -> None:
     alpha, beta, gamma = (hall.admitted(site) for site in ("alpha", "beta", "gamma"))
     hall.ask("Send", alpha.certificate, MAIL)
@@ -471,3 +499,29 @@ def test_limits_that_bound_nothing_are_refused() -> None:
         RegistryLimits(stall_s=float("nan"))
     with pytest.raises(OurMistake):
         RegistryLimits(stream_s=100.0, connection_age_s=99.0)
+
+
+def test_all_certificates_of_a_hospital_are_counted_together(hall: Hall) -> None:
+    """It may renew eight times a day: each certificate is no further hospital."""
+    member = hall.admitted("alpha")
+    desk = hall.counter.desk
+    first = desk.account_of(member.certificate)
+    key = ec.generate_private_key(ec.SECP256R1())
+    point = registry.tls_point(key.public_key())
+    identity = signing.load_key_file(member.node.identity_key)
+    renewed = registry.Certificate.from_bytes(
+        desk.answer(
+            "Renew",
+            member.certificate,
+            registry.Renew(
+                tls_key=point, signature=registry.sign_tls_key(identity, "alpha", point)
+            ).to_bytes(),
+        )
+    )
+    assert desk.account_of(fingerprint(renewed.certificate)) == first
+    token = fingerprint(hall.counter.invite("alpha", replaces=True).certificate)
+    others = {desk.account_of(token), desk.account_of("ab" * 32)}
+    assert first not in others
+    assert len(others) == 2
+    registry_enrolment.revoke(hall.counter.home, hall.counter.book, "alpha")
+    assert desk.account_of(member.certificate) != first

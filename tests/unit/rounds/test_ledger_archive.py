@@ -317,3 +317,34 @@ def test_a_reply_after_a_rotation_hands_the_archived_ledger_over(archive, consor
     usurped = note_of(made, key_of("thief"), since=known.length)
     with pytest.raises(LedgerMismatch):
         archive.check(told.model_copy(update={"ledger": usurped}), second, public)
+
+
+def test_what_is_held_does_not_depend_on_the_key_that_asks(archive, consortium):
+    """A late reply of a round before a rotation would cut off what came since."""
+    heir = key_of("heir")
+    public = signing.public_bytes(heir)
+    request, reply = submitted(consortium)
+    archive.accept(reply, request, ALPHA)
+    before = archive.chain("alpha", ALPHA)
+    entry = ledger.HandedOver(
+        site="alpha",
+        sequence=before.length + 1,
+        previous_key=ALPHA.hex(),
+        identity_key=public.hex(),
+        time_s=0,
+    )
+    line = ledger.seal(entry, key_of("alpha"))
+    after = before.extended([line])
+    assert archive.take_in("alpha", [x.line for x in after.links], head_of(after, heir), public)
+    assert archive.chain("alpha", ALPHA) == archive.chain("alpha", public) == after
+    assert LedgerArchive(archive.path).chain("alpha", public) == after
+
+
+def test_a_ledger_that_ends_with_an_earlier_key_is_not_taken_in(archive):
+    """The thief of a key that was replaced adds entries; an empty ledger's head fits any."""
+    heir = key_of("heir")
+    stolen = opened("alpha", key_of("alpha"))
+    empty = ledger.sign_head(heir, "alpha", 0, ledger.NOTHING)
+    with pytest.raises(ledger.LedgerFault):
+        archive.take_in("alpha", [x.line for x in stolen.links], empty, signing.public_bytes(heir))
+    assert archive.sites == ()

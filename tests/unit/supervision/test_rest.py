@@ -91,3 +91,15 @@ def test_a_round_that_nobody_speaks_of_is_not_waited_for(tmp_path: Path) -> None
 
 def test_an_empty_outbox_has_nothing_unfinished(tmp_path: Path) -> None:
     assert not rest.unfinished(tmp_path / "nowhere", 0.0)
+
+
+def test_a_pause_holds_when_the_clock_is_put_back(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said, whatever the machine now believes that the time is."""
+    state.pause(home)
+    earlier_s = time.time() - 3600.0
+    monkeypatch.setattr("client.rest.time.time", lambda: earlier_s)
+    assert rest.why_at_rest(home) == "paused"
+    with pytest.raises(Refused):
+        rest.check_awake(home)

@@ -412,3 +412,16 @@ def test_a_browser_that_goes_away_is_no_fault(browser):
     asyncio.run(browser.app(dict(scope), gone, send))
     asyncio.run(browser.app({**scope, "method": "GET", "path": "/"}, gone, cannot))
     assert (sent, browser.world.faults, browser.world.done) == ([], [], [])
+
+
+def test_tries_to_log_in_do_not_push_what_was_done_out_of_the_log(stranger):
+    """The log has a size, and anybody who reaches the port can try: most are counted only."""
+    for _ in range(500):
+        stranger.post("/login", f"token={'A' * 43}")
+        stranger.world.now += 0.1
+    assert len(stranger.world.audited) <= 22
+    stranger.world.now += 60.0
+    stranger.post("/login", f"token={'A' * 43}")
+    assert stranger.world.audited[-1] == ("", "login", "refused, 480 more before")
+    assert stranger.post("/login", f"token={stranger.world.links.issue()}").status == 303
+    assert stranger.world.audited[-1][2] == "done"
