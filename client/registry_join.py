@@ -14,6 +14,7 @@ from client import keys, registry_client
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.registry_client import RegistryPlace, Session
+from client.rosters import RosterBook
 from shared_model import enrolment, registry, roster, signing
 from shared_model.enrolment import Invitation
 from shared_model.errors import OurMistake, PeerFault, Refused
@@ -192,6 +193,13 @@ def switch_identity(home: NodeHome, signed_roster: bytes) -> str:
             reason="roster",
             do="The operator admits the new card (fedprint-coordinator admit SITE) and has the "
             "next roster signed; then run: fedprint-node rotate-key --finish",
+        )
+    seen = RosterBook(home).seen()
+    if seen is not None and listed.version < seen.version:
+        raise Refused(
+            f"Version {listed.version} of the roster is older than one that was seen here.",
+            reason="roster",
+            do="Run: fedprint-node rotate-key --finish, without --roster",
         )
     hand_over_ledger(home, site)
     old = signing.public_bytes(signing.load_key_file(home.identity_key))

@@ -210,6 +210,9 @@ def rotate(
     registry.check_rotation(enrolled.identity, card.site, card.digest, message.signature)
     with book.change():
         _refuse_foreign_keys(home, book, card)
+        waits = book.waiting_of(card.site)
+        if waits is not None and waits.how == "replaces":
+            raise refusal("enrolled")  # else who has the old key keeps the new one from waiting
         if card != enrolled:
             book.wait(Waiting(card.site, data, "rotation", enrolled.identity_key, moment(now)))
 

@@ -9,11 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from registry_stand_ins import ROOT_KEY, TODAY, Hall, fingerprint, write_a_release
 
 from client import keys, registry_client, registry_join
+from client.policy import Policy
+from client.rosters import RosterBook
 from server import registry_enrolment, rosters, sites
 from server.registry_desk import Desk
 from server.registry_limits import RegistryLimits, RequestRate
 from server.registry_releases import prepare
-from shared_model import registry, signing
+from shared_model import enrolment, registry, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.registry import Ask, Collect, Done, Fetch, Mail, MailContent, Send
 
@@ -525,3 +527,38 @@ def test_all_certificates_of_a_hospital_are_counted_together(hall: Hall) -> None
     assert len(others) == 2
     registry_enrolment.revoke(hall.counter.home, hall.counter.book, "alpha")
     assert desk.account_of(member.certificate) != first
+
+
+def test_the_old_key_does_not_push_a_replacing_card_aside(hall: Hall) -> None:
+    """A thief of the lost keys still has its certificate until the operator admits the new card."""
+    old = hall.admitted("alpha")
+    fresh = hall.member("alpha")
+    hall.enrol(fresh, hall.counter.invite("alpha", replaces=True))
+    with pytest.raises(Refused) as error:
+        hall.ask("Rotate", old.certificate, registry_client.next_card(old.node))
+    assert error.value.reason == "enrolled"
+    waits = hall.counter.book.waiting_of("alpha")
+    assert waits is not None
+    assert waits.how == "replaces"
+
+
+def test_an_older_roster_does_not_finish_a_rotation(hall: Hall) -> None:
+    """The root has signed a newer one since, perhaps because the key was stolen."""
+    node, *_ = [hall.admitted(site).node for site in ("alpha", "beta", "gamma")]
+    _, pinned = registry_enrolment.invitation(hall.counter.home)
+    keys.join(node, pinned)
+    registry_client.next_card(node)
+    key = signing.public_bytes(signing.load_key_file(node.next_identity_key)).hex()
+    card = keys.card(node).model_copy(update={"identity_key": key})
+    sites.replace(
+        hall.counter.home, enrolment.seal(card, signing.load_key_file(node.next_identity_key))
+    )
+    older = rosters.sign_here(hall.counter.home, ROOT_KEY, today=TODAY.date().isoformat())
+    newer = rosters.sign_here(hall.counter.home, ROOT_KEY, today=TODAY.date().isoformat())
+    Policy.write_default(node.policy, declared_patients=100)
+    with pytest.raises(Refused):
+        RosterBook(node).offer(
+            newer, keys.pinned(node).root, Policy.from_file(node.policy), TODAY.date().isoformat()
+        )
+    with pytest.raises(Refused, match="older than one that was seen"):
+        registry_join.switch_identity(node, older)
