@@ -119,16 +119,26 @@ def test_oversized_messages_are_named_and_left_out(world: Consortium, size: int)
         {"site": "s00"},
         {"round": 7},
         {"run": "autumn"},
-        {"version": 2},
         {"kind_of_my_own": 1},
     ],
 )
 def test_submission_that_says_something_else_is_named_and_left_out(
     world: Consortium, changes: dict[str, Any]
 ) -> None:
-    """Another weight, number, transcript, request, site, round, run, version, an unknown field."""
+    """Another weight, number, transcript, request, site, round, run, an unknown field."""
     played = run_with(world, lies_in("train-request", lambda told: signed_anew(told, **changes)))
     assert played.named() == {LIAR}
+    assert played.round().survivors == ("s00", "s02", "s03")
+    assert_exact_or_closed(played, 1)
+
+
+def test_submission_of_another_protocol_version_is_left_out_and_told_as_that(
+    world: Consortium,
+) -> None:
+    """No incident: an honest hospital that was not upgraded does the same (ADR 23)."""
+    played = run_with(world, lies_in("train-request", lambda told: signed_anew(told, version=2)))
+    assert played.named() == set()
+    assert {one.site: one.ending for one in played.round().absent} == {LIAR: "refused"}
     assert played.round().survivors == ("s00", "s02", "s03")
     assert_exact_or_closed(played, 1)
 

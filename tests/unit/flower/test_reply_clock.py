@@ -146,7 +146,7 @@ class Worker:
 
     def ask(self, kind: str) -> None:
         self.pulled = kind
-        client.app._answer("127.0.0.1:1", "token", self.time.clock())
+        client.app._answer("127.0.0.1:1", "token", self.time.clock(), client.app.app)
 
     def _pull(self, _: object) -> tuple[object, ...]:
         ours = SimpleNamespace(content=bundle.content())

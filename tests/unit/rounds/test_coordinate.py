@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,10 +167,11 @@ def test_the_model_moves_by_the_weighted_mean_of_the_updates(tmp_path):
     record, _ = go(transport, folder)
     before, after = folder.weights(record, 0), folder.weights(record, 1)
     weights = record.roster.weights
+    asked = SimpleNamespace(privacy=record.config.privacy)
     for name in record.trainable:
         exact = sum(
             weights[site]
-            * cheap_train(None, before, None, NonPrivateForTests("spring", site, 1, 7), 1)[
+            * cheap_train(asked, before, None, NonPrivateForTests("spring", site, 1, 7), 1)[
                 name
             ].astype(np.float64)
             for site in weights
