@@ -134,9 +134,9 @@ def test_the_last_answer_is_handed_over_after_the_supernode_was_told_to_leave(
     monkeypatch.setattr(client.app, "app", answer)
     begun(home)
     clock = ReplyClock(wait=lambda seconds: False)
-    client.app._answer("127.0.0.1:1", "token", clock)
+    client.app._answer("127.0.0.1:1", "token", clock, client.app.app)
     state.pause(home)
-    client.app._answer("127.0.0.1:1", "token", clock)
+    client.app._answer("127.0.0.1:1", "token", clock, client.app.app)
     assert marks == [False, True]
 
 
