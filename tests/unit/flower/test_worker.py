@@ -94,6 +94,10 @@ def test_the_process_that_answers_takes_no_other_bundle_either(
     assert node.errors == [ErrorCode.INVALID_FAB]
 
 
+def empty_reply(message: Message, context: Context) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
 def worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> SuperNode:
     """The process with this SuperNode, until both tasks are over."""
     stuck = threading.Event()
@@ -106,13 +110,10 @@ def worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> S
     monkeypatch.setattr(client.app, "push_message", node.push)
     monkeypatch.setattr(client.app, "push_task_output", node.push_output)
     monkeypatch.setattr(client.app.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(client.app, "app", lambda message, context: Message(
-        RecordDict(), reply_to=message
-    ))  # fmt: skip
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(32))
     with pytest.raises(SystemExit):
-        client.app.work(["127.0.0.1:1", str(secret)])
+        client.app.work(["127.0.0.1:1", str(secret)], empty_reply)
     stuck.set()
     for thread in threading.enumerate():  # else it ends when nothing is patched any more
         if thread.name.endswith("(_answer)"):
