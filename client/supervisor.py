@@ -8,7 +8,8 @@ Guarantees, whatever the order of events:
 - no process is started while it is up, before its pause after a failure is over, or at rest with
   nothing left to finish;
 - the pause is 1 s after the first failure and doubles to at most 60 s; ten good minutes forget it;
-- the training process is never asked to end because the node rests: it leaves by itself;
+- the training process is not asked to end because the node rests, it leaves by itself; unless the
+  SuperNode has left before it and nothing is unfinished: then it waits for nobody;
 - what the console does changes nothing of the others;
 - the node gives up only if the coordinator refuses it and has never accepted it since the start.
 """
@@ -197,8 +198,12 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
         case "up":
             if process.failures and now_s - process.since_s >= GOOD_S:
                 process = replace(process, failures=0)
-            if _wanted(state, name) or name == "training":
+            if _wanted(state, name):
                 return process, []
+            if name == "training":
+                if state.of("SuperNode").standing != "down":
+                    return process, []
+                return replace(process, standing="ending", end_by_s=now_s + LEAVE_S), [Ask(name)]
             if name == "console":
                 return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
             if state.of("training").standing != "down":

@@ -266,3 +266,20 @@ def test_a_node_left_alone_comes_back(script: list[tuple[float, Event]]) -> None
 def test_an_end_that_was_told_already_changes_nothing(name: Name) -> None:
     state = State()
     assert advance(state, Ended(1.0, name, 1)) == (state, ())
+
+
+def test_training_that_waits_for_a_supernode_that_has_left_is_asked_to_end() -> None:
+    """Found in a traced round: it asked for its next message for ever, and the node never rested."""
+    state, early = through(running(), Looked(9.0, rest="paused", unfinished=True))
+    state, none = through(
+        state, Ended(10.0, "SuperNode", 0), Looked(10.1, rest="paused", unfinished=True)
+    )
+    assert Ask("training") not in (*early, *none)  # what was begun is finished
+    state, _ = through(running(), Looked(9.0, rest="paused"), Ended(10.0, "SuperNode", 0))
+    state, actions = through(state, Looked(11.0, rest="paused"), Looked(12.0, rest="paused"))
+    assert actions == [Ask("training")]
+    state, actions = through(
+        state, Ended(13.0, "training", 0), Looked(14.0, rest="paused"), Looked(15.0)
+    )
+    assert actions == [Start("SuperNode"), Start("training")]
+    assert state.of("training").failures == 0
