@@ -269,7 +269,7 @@ def test_an_end_that_was_told_already_changes_nothing(name: Name) -> None:
 
 
 def test_training_that_waits_for_a_supernode_that_has_left_is_asked_to_end() -> None:
-    """Found in a traced round: it asked for its next message for ever, and the node never rested."""
+    """Found in a traced round: it asked for its next message for ever; the node never rested."""
     state, early = through(running(), Looked(9.0, rest="paused", unfinished=True))
     state, none = through(
         state, Ended(10.0, "SuperNode", 0), Looked(10.1, rest="paused", unfinished=True)
