@@ -131,7 +131,7 @@ def test_limits_count_at_once_and_a_wrong_file_changes_none(joined: Path) -> Non
         change(joined, "cores = 0", "cores = 1")
         core = {max(os.sched_getaffinity(0))}
         wait_for(lambda: os.sched_getaffinity(first) == core, "it has one core")
-        assert os.getpriority(os.PRIO_PROCESS, first) == 10
+        wait_for(lambda: os.getpriority(os.PRIO_PROCESS, first) == 10, "it is nice")
 
         change(joined, "cores = 1", "cores = many")
         node.process.send_signal(signal.SIGHUP)
@@ -141,14 +141,14 @@ def test_limits_count_at_once_and_a_wrong_file_changes_none(joined: Path) -> Non
 
         change(joined, "memory_gb = 0.0", "memory_gb = 0.01")
         wait_for(lambda: "memory_gb" in now(joined).why, "it took too much")
-        assert now(joined).phase == "trouble"
-        assert "is ended; the round" in log_of(joined)
+        wait_for(lambda: now(joined).phase == "trouble", "it is trouble")
+        wait_for(lambda: "is ended; the round" in log_of(joined), "the log says so")
         change(joined, "memory_gb = 0.01", "memory_gb = 0.0")
         wait_for(lambda: process(joined, "training").pid is not None, "it is started again")
 
         command("fedprint-node", "pause", "--home", str(joined))
         wait_for(lambda: both(joined) == [None, None], "both have left")
-        assert now(joined).phase == "paused"
+        wait_for(lambda: now(joined).phase == "paused", "it is paused")
         assert process(joined, "console").restarts == 0  # the page is there at rest
         assert process(joined, "console").pid is not None
         command("fedprint-node", "resume", "--home", str(joined))
