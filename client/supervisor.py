@@ -203,7 +203,7 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
             if name == "training":
                 if state.of("SuperNode").standing != "down":
                     return process, []
-                return replace(process, standing="ending", end_by_s=now_s + LEAVE_S), [Ask(name)]
+                return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
             if name == "console":
                 return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
             if state.of("training").standing != "down":
