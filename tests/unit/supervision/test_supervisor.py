@@ -221,7 +221,10 @@ def test_the_promises_hold_in_any_order_of_events(script: list[tuple[float, Even
             down_since[event.name] = now_s
         if isinstance(event, Told):
             accepted = accepted or event.link == "up"
+        failures = state.of(event.name).failures if isinstance(event, Ended) else 0
         state, actions = advance(state, event)
+        if isinstance(event, Ended) and state.of(event.name).failures == failures:
+            down_since.pop(event.name)  # it was meant to end: no pause
         for action in actions:
             match action:
                 case Start(name):
