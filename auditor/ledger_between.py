@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from auditor.ledger import Ledger, Vouch
 from auditor.verify import Finding
-from shared_model.errors import FedprintError
 from shared_model.ledger import LedgerHead
 
 
@@ -149,13 +148,8 @@ def _contradictions(ledger: Ledger, ledgers: Sequence[Ledger]) -> list[Finding]:
 def _is_signed(ledger: Ledger, head: LedgerHead) -> bool:
     """By the key of that time; among lost entries it may have changed, and changed again."""
     chain = ledger.chain
-    for key in chain.keys if ledger.lost(head.length) else (chain.key_at(head.length),):
-        try:
-            head.check(ledger.site, key)
-        except FedprintError:
-            continue
-        return True
-    return False
+    keys = chain.keys if ledger.lost(head.length) else (chain.key_at(head.length),)
+    return head.is_signed_by(ledger.site, keys)
 
 
 def _fault(ledger: Ledger, vouch: Vouch, signed: bool) -> str:

@@ -291,13 +291,7 @@ def _is_signed(head: LedgerHead, site: str, ledger: Ledger) -> bool:
         keys = ledger.keys_of(site)
     except FedprintError:
         return False
-    for key in keys:
-        try:
-            head.check(site, key)
-        except FedprintError:
-            continue
-        return True
-    return False
+    return head.is_signed_by(site, keys)
 
 
 def _notes(ledger: Ledger) -> list[Finding]:

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_model.errors import Refused
 from shared_model.ledger import Chain, LedgerHead
 from shared_model.registry import HeadEntry
 from shared_model.roster import Roster
@@ -69,7 +68,7 @@ def compared(
 
 def _own(own: Chain, head: LedgerHead) -> HeadFinding:
     verdict: Verdict = "same"
-    if not _signed(head, own.site, own.keys):
+    if not head.is_signed_by(own.site, own.keys):
         verdict = "unsigned"
     elif head.length > own.length:
         verdict = "lost"
@@ -85,7 +84,7 @@ def _peer(entry: HeadEntry, held: LedgerHead | None, keys: Collection[bytes]) ->
     verdict: Verdict = "same"
     if not keys:
         verdict = "unknown-site"
-    elif not _signed(head, entry.site, keys):
+    elif not head.is_signed_by(entry.site, keys):
         verdict = "unsigned"
     elif held is None:
         verdict = "new"
@@ -106,13 +105,3 @@ def known_keys(rosters: Iterable[Roster]) -> dict[str, tuple[bytes, ...]]:
         for entry in roster.sites:
             found.setdefault(entry.site, {})[entry.identity] = None
     return {site: tuple(keys) for site, keys in found.items()}
-
-
-def _signed(head: LedgerHead, site: str, keys: Iterable[bytes]) -> bool:
-    for key in keys:
-        try:
-            head.check(site, key)
-        except Refused:
-            continue
-        return True
-    return False

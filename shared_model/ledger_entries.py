@@ -232,6 +232,16 @@ class LedgerHead(_Strict):
         body = _head_body(site, self.length, self.head)
         signing.verify(identity_key, HEAD_TAG, body, bytes.fromhex(self.signature))
 
+    def is_signed_by(self, site: str, identity_keys: Iterable[bytes]) -> bool:
+        """Whether this site signed it with one of these keys: it may have changed its key since."""
+        for key in identity_keys:
+            try:
+                self.check(site, key)
+            except Refused:
+                continue
+            return True
+        return False
+
 
 def sign_head(key: Ed25519PrivateKey, site: str, length: int, head: str) -> LedgerHead:
     """The head of a site's own ledger, signed."""
