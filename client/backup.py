@@ -21,10 +21,9 @@ from client.epochs import prepare
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.node_parts import outbox_of
-from shared_model import backup, machine
 from shared_model.backup import Manifest
-from shared_model.backup_files import destination, files_below, link_entries, opened, placed
-from shared_model.errors import OurMistake, Refused
+from shared_model.backup_files import files_below, restoring, write_backup
+from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 from shared_model.locks import locked
 from shared_model.signing import load_key_file
@@ -63,20 +62,16 @@ def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bo
             copy = Path(work) / "ledger.sqlite"
             _copy_ledger(home, copy)
             files["ledger.sqlite"] = copy
-            listed = list(files.items())
-            manifest = Manifest(
+            return write_backup(
+                target,
+                list(files.items()),
+                links,
                 of="node",
                 name=site,
-                fedprint=machine.version_of("fedprint") or "unknown",
                 made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                files=backup.entries_of(listed),
-                links=link_entries(links),
+                passphrase=passphrase,
+                entropy=secrets.token_bytes,
             )
-            with destination(target) as stream:
-                backup.write(
-                    stream, listed, manifest, passphrase=passphrase, entropy=secrets.token_bytes
-                )
-    return manifest
 
 
 def _copy_ledger(home: NodeHome, copy: Path) -> None:
@@ -100,18 +95,8 @@ def restore(source: Path, folder: Path, ask_passphrase: Callable[[], str]) -> Ma
         OurMistake: the folder exists.
         Refused: anything about the file that is not as it was made (reason "backup").
     """
-    with opened(source) as stream:
-        passphrase = ask_passphrase() if backup.is_encrypted(stream) else None
-        manifest = backup.check(stream, passphrase)
-        if manifest.of != "node":
-            raise Refused(
-                "This is the backup of a coordinator.",
-                reason="backup",
-                do="Run: fedprint-coordinator restore FILE",
-            )
-        with placed(folder) as beside:
-            backup.unpack(stream, passphrase, beside)
-            _mark(NodeHome(beside))
+    with restoring(source, folder, "node", ask_passphrase) as (manifest, beside):
+        _mark(NodeHome(beside))
     return manifest
 
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from server import registry, superlink
 from server.home import CoordinatorHome
 from server.registry_book import Listed, RegistryBook
-from shared_model import backup, machine
 from shared_model.backup import Manifest
-from shared_model.backup_files import destination, files_below, link_entries, opened, placed
-from shared_model.errors import OurMistake, Refused
+from shared_model.backup_files import files_below, restoring, write_backup
+from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 
 LEFT_OUT = ("flower", "logs", "release-archives")
@@ -49,19 +48,16 @@ def make(home: CoordinatorHome, target: Path, *, passphrase: str | None) -> Mani
             os.chmod(copy, 0o600)
             files[str(path.relative_to(home.root))] = copy
         listed = [item for item in files.items() if not item[0].endswith(("-journal", "-wal"))]
-        manifest = Manifest(
+        return write_backup(
+            target,
+            listed,
+            links,
             of="coordinator",
             name=config.address,
-            fedprint=machine.version_of("fedprint") or "unknown",
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            files=backup.entries_of(listed),
-            links=link_entries(links),
+            passphrase=passphrase,
+            entropy=secrets.token_bytes,
         )
-        with destination(target) as stream:
-            backup.write(
-                stream, listed, manifest, passphrase=passphrase, entropy=secrets.token_bytes
-            )
-    return manifest
 
 
 def restore(source: Path, folder: Path, ask_passphrase: Callable[[], str]) -> Manifest:
@@ -71,20 +67,10 @@ def restore(source: Path, folder: Path, ask_passphrase: Callable[[], str]) -> Ma
         OurMistake: the folder exists.
         Refused: anything about the file that is not as it was made (reason "backup").
     """
-    with opened(source) as stream:
-        passphrase = ask_passphrase() if backup.is_encrypted(stream) else None
-        manifest = backup.check(stream, passphrase)
-        if manifest.of != "coordinator":
-            raise Refused(
-                "This is the backup of a node.",
-                reason="backup",
-                do="Run: fedprint-node restore FILE",
-            )
-        with placed(folder) as beside:
-            backup.unpack(stream, passphrase, beside)
-            home = CoordinatorHome(beside)
-            write_atomic(home.restored, b"run: fedprint-coordinator restored\n", mode=0o600)
-            _void_tokens(home)
+    with restoring(source, folder, "coordinator", ask_passphrase) as (manifest, beside):
+        home = CoordinatorHome(beside)
+        write_atomic(home.restored, b"run: fedprint-coordinator restored\n", mode=0o600)
+        _void_tokens(home)
     return manifest
 
 

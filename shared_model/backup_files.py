@@ -6,14 +6,17 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from shared_model.backup import LinkEntry
-from shared_model.errors import OurMistake
+from shared_model import backup, machine
+from shared_model.backup import LinkEntry, Manifest
+from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder
+
+Side = Literal["node", "coordinator"]
 
 
 def files_below(root: Path, left_out: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -84,6 +87,62 @@ def destination(target: Path) -> Iterator[BinaryIO]:
     finally:
         Path(name).unlink(missing_ok=True)
     sync_folder(folder)
+
+
+def write_backup(
+    target: Path,
+    listed: Sequence[tuple[str, Path]],
+    links: Mapping[str, str],
+    *,
+    of: Side,
+    name: str,
+    made: str,
+    passphrase: str | None,
+    entropy: Callable[[int], bytes],
+) -> Manifest:
+    """These files as the backup of one side; `made`: now, as the manifest has it.
+
+    Raises:
+        OurMistake: as `destination`, or a file changed meanwhile.
+    """
+    manifest = Manifest(
+        of=of,
+        name=name,
+        fedprint=machine.version_of("fedprint") or "unknown",
+        made=made,
+        files=backup.entries_of(listed),
+        links=link_entries(links),
+    )
+    with destination(target) as stream:
+        backup.write(stream, listed, manifest, passphrase=passphrase, entropy=entropy)
+    return manifest
+
+
+@contextmanager
+def restoring(
+    source: Path, folder: Path, of: Side, ask_passphrase: Callable[[], str]
+) -> Iterator[tuple[Manifest, Path]]:
+    """The manifest, and where its files lie until the end, when they become the folder.
+
+    Everything is checked before anything is written.
+
+    Raises:
+        OurMistake: as `placed`, or the backup cannot be opened.
+        Refused: anything about the file that is not as it was made, or it is the other side's
+            (reason "backup").
+    """
+    with opened(source) as stream:
+        passphrase = ask_passphrase() if backup.is_encrypted(stream) else None
+        manifest = backup.check(stream, passphrase)
+        if manifest.of != of:
+            raise Refused(
+                f"This is the backup of a {manifest.of}.",
+                reason="backup",
+                do=f"Run: fedprint-{manifest.of} restore FILE",
+            )
+        with placed(folder) as beside:
+            backup.unpack(stream, passphrase, beside)
+            yield manifest, beside
 
 
 @contextmanager
