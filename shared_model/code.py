@@ -101,10 +101,7 @@ def statement_of(state: CodeState) -> CodeStatement:
 
 def seal(statement: CodeStatement, key: Ed25519PrivateKey) -> bytes:
     """The file's bytes: the fields and `signature`."""
-    content = statement.model_dump(mode="json")
-    signature = signing.sign(key, statement.kind, canonical.encode(content))
-    document = {**content, "signature": signature.hex()}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    return signing.signed_document(statement.kind, statement.model_dump(mode="json"), key)
 
 
 def open_statement(data: bytes, release_key: bytes) -> CodeStatement:

@@ -188,9 +188,7 @@ def seal(card: SiteCard | Invitation | RootCard, key: Ed25519PrivateKey) -> byte
     """
     if signing.public_bytes(key) != _named_key(card):
         raise OurMistake("The card names another key than the one that signs it.")
-    signature = signing.sign(key, card.kind, canonical.encode(card.content()))
-    document = {**card.content(), "signature": signature.hex()}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    return signing.signed_document(card.kind, card.content(), key)
 
 
 def open_site_card(data: bytes) -> SiteCard:

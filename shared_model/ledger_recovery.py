@@ -76,10 +76,7 @@ _S = TypeVar("_S", Question, Answer)
 
 def seal(message: Question | Answer, key: Ed25519PrivateKey) -> bytes:
     """The file's bytes."""
-    content = message.model_dump(mode="json")
-    signature = signing.sign(key, message.kind, canonical.encode(content))
-    document = {**content, "signature": signature.hex()}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    return signing.signed_document(message.kind, message.model_dump(mode="json"), key)
 
 
 def open_question(data: bytes, roster: Roster) -> Question:

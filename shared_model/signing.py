@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from shared_model import canonical
 from shared_model.canonical import digest
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder
@@ -40,6 +43,13 @@ def verify(public_key: bytes, tag: str, body: bytes, signature: bytes) -> None:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _framed(tag, body))
     except (InvalidSignature, ValueError) as error:
         raise Refused("The signature does not verify.", reason="signature") from error
+
+
+def signed_document(kind: str, content: dict[str, Any], key: Ed25519PrivateKey) -> bytes:
+    """A file that people hand over: flat JSON of the content and `signature`, with tag `kind`."""
+    signature = sign(key, kind, canonical.encode(content))
+    document = {**content, "signature": signature.hex()}
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
