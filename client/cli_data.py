@@ -96,7 +96,7 @@ def show(
     from client.store import open_store
 
     store = open_store(NodeHome.find(home), full=True)
-    summary = _summary(store)
+    summary = summary_of_store(store)
     if sheet is not None:
         from client.contact_sheet import write_sheet
 
@@ -337,7 +337,7 @@ def _print_report(report: AddReport) -> None:
             terminal.out.print(f"and {len(report.faults) - len(shown)} more (all with --json)")
 
 
-def _summary(store: Any) -> dict[str, Any]:
+def summary_of_store(store: Any) -> dict[str, Any]:
     """What `data show --json` prints: counts only."""
     rows = store.catalogue()
     refusals: dict[str, Counter[str]] = {"ecg": Counter(), "ppg": Counter()}

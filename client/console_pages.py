@@ -237,11 +237,11 @@ class Pages:
 def summary_of(home: NodeHome) -> dict[str, Any]:
     """What `fedprint-node data show --json` prints, without reading every window again."""
     from client import cli_data_key
-    from client.cli_data import _summary
+    from client.cli_data import summary_of_store
     from client.store import open_store
 
     store = open_store(home)
-    return {**_summary(store), "at_rest": cli_data_key.in_words(store)}
+    return {**summary_of_store(store), "at_rest": cli_data_key.in_words(store)}
 
 
 def when(seconds: float) -> str:

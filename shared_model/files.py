@@ -50,9 +50,10 @@ def read_regular(path: Path, limit_bytes: int, *, name: str = "") -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(f"{name} is a link or cannot be opened.", reason="files") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)  # before `fdopen`, which has an error of its own for folders
+        raise Refused(f"{name} is not a regular file.", reason="files")
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise Refused(f"{name} is not a regular file.", reason="files")
         data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise Refused(f"{name} is larger than {limit_bytes} bytes.", reason="size")
