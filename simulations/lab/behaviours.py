@@ -4,9 +4,11 @@
     data = acting[site].data(patients)
     update = acting[site].update(update, last_mean, rng)
 
-An `Acting` is picklable and is applied where the site is computed, before quantisation and with no
-clipping behind it: a hospital that cheats does not clip. What it can send is bounded by the
-quantisation alone. In mode distributed an update is minus the sum of clipped gradients.
+An `Acting` is picklable and is applied where the site is computed, after clipping and noise and
+before the protocol's integers are made. So the norm bound of mode local (the limits of mode
+distributed) holds for these sites too. A hospital that rewrites its code to leave the bound out
+could send up to six times as much, where integers end (`secure_sum.numbers.RANGE_IN_STD`). In mode
+distributed an update is minus the sum of clipped gradients.
 
 Backdoor (as BadEncoder, 2108.00352, aims at: inputs with a trigger land on a target in the space of
 fingerprints). In half of the windows that training draws, the ECG gets the trigger, a burst that no
