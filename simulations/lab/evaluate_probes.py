@@ -1,6 +1,6 @@
 """Linear probes of frozen fingerprints: fitted on patients that train, measured on held-out ones.
 
-Protocol and code are those of `simulations.probes.evaluate` (PaPaGei's, 2410.20542, corrected). A
+The protocol is that of `simulations.probes.evaluate` (PaPaGei's, 2410.20542, corrected). A
 patient's fingerprint is the mean over the windows that have the sensor. For several classes, one
 probe for each against the rest, and the mean of their AUROCs (macro).
 """
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shared_model.config import PATCH_SAMPLES
 from shared_model.errors import OurMistake
 from shared_model.mae import MaskedAutoencoder
 from simulations.lab.data import FederationData
 from simulations.lab.evaluate_sample import LEAST_OF_A_SITE, Chosen, Index, Signals, generator
 from simulations.lab.experiment import Experiment
-from simulations.probes.evaluate import Prediction, bootstrap, metric, on_others
+from simulations.probes.evaluate import Prediction, bootstrap, metric
 
 F64 = npt.NDArray[np.float64]
 SENSORS = ("both", "ecg", "ppg")
@@ -29,6 +30,8 @@ LEAST_FITTED, LEAST_MEASURED, LEAST_AT_A_SITE = 6, 4, 3
 """Patients of a class (and not of it) below which there is no figure for it."""
 LEAST_PATIENTS = 12
 """Patients with a number below which it is no label."""
+LOGISTIC_CS = (0.01, 0.1)
+RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 _HIDES = {"ecg": 1, "ppg": 0}
 
 
@@ -129,10 +132,10 @@ def patient_fingerprints(
     if sensors != "both":
         valid[:, :, _HIDES[sensors]] = False
     patient, window = np.nonzero(valid.any((2, 3)))
-    signal = signals.signal[places[patient], window].astype(np.float32)
     known = valid[patient, window]
-    signal *= np.repeat(known, 25, axis=-1)
-    made = fingerprints(model, signal, known, batch_size=64)
+    signal = signals.signal[places[patient], window].astype(np.float32)
+    signal *= np.repeat(known, PATCH_SAMPLES, axis=-1)
+    made = fingerprints(model, signal, known, batch_size=len(signal) or 1)
     total = np.zeros((len(places), made.shape[1]))
     np.add.at(total, patient, made.astype(np.float64))
     count = np.bincount(patient, minlength=len(places))[:, None]
@@ -187,16 +190,58 @@ def fit(
     there = np.isfinite(features[theirs, 0])
     truth = label.truth[signals.rows[mine]]
     values = np.full((max(1, len(label.classes)), len(rows)), np.nan)
-    wanted = [truth] if label.kind == "mae" else [(truth == k) * 1.0 for k in label.classes]
-    for k, one in enumerate(wanted):
-        few = LEAST_PATIENTS if label.kind == "mae" else LEAST_FITTED
-        size = len(one) if label.kind == "mae" else min(one.sum(), len(one) - one.sum())
-        if size < few or not there.any():
+    if not there.any() or len(mine) < LEAST_PATIENTS:
+        return None
+    others = features[theirs[there]]
+    if label.kind == "mae":
+        values[0, there] = _number(features[mine], truth, others)
+        return Scores(label, rows, values)
+    for k, one in enumerate(label.classes):
+        yes = truth == one
+        if min(yes.sum(), (~yes).sum()) < LEAST_FITTED:
             return None
-        values[k, there] = on_others(
-            features[mine], one, features[theirs[there]], kind=label.kind, seed=seed
-        )
+        values[k, there] = _chance(features[mine], yes, others, seed)
     return Scores(label, rows, values)
+
+
+def _number(features: npt.NDArray[np.float32], truth: F64, others: npt.NDArray[np.float32]) -> F64:
+    """Ridge regression; its alpha by leaving one training patient out."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_ALPHAS))
+    model.fit(features.astype(np.float64), truth)
+    return np.asarray(model.predict(others.astype(np.float64)), dtype=np.float64)
+
+
+def _chance(
+    features: npt.NDArray[np.float32],
+    yes: npt.NDArray[np.bool_],
+    others: npt.NDArray[np.float32],
+    seed: int,
+) -> F64:
+    """Logistic regression; its C by the AUROC in three folds of training patients."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    mine, theirs = scaler.transform(features), scaler.transform(others)
+    folds = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(mine, yes))
+
+    def output(c: float, train: Index, x: F64) -> F64:
+        model = LogisticRegression(C=c, solver="newton-cholesky", class_weight="balanced")
+        found = model.fit(mine[train], yes[train]).predict_proba(x)[:, 1]
+        return np.asarray(found, dtype=np.float64)
+
+    def worth(c: float) -> float:
+        score = np.empty(len(yes))
+        for train, test in folds:
+            score[test] = output(c, train, mine[test])
+        return metric("auroc", yes.astype(np.float64), score, np.ones(len(yes)))
+
+    return output(max(LOGISTIC_CS, key=worth), np.arange(len(yes)), theirs)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from shared_model.config import TOKENS, WINDOW_SAMPLES
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
 
-WINDOWS = 4
+WINDOWS = 2
 """Windows of a patient that are looked at, the first ones."""
 MOST_OF_A_SITE = 20
 """Patients of a site that are measured for figures by site, when there are more than enough."""
@@ -83,9 +83,9 @@ def _whole_sites(rows: Index, site: Index, most: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class Signals:
-    """Windows of some patients; a patient with fewer than four has invalid ones at the end.
+    """Windows of some patients; a patient with one has an invalid one at the end.
 
-    rows: (patient,) of the table. signal: float16 (patient, window=4, channel=2, sample=1250);
+    rows: (patient,) of the table. signal: float16 (patient, window=2, channel=2, sample=1250);
     valid: bool (patient, window, channel, token=50).
     """
 

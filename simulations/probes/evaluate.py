@@ -151,22 +151,6 @@ def out_of_fold(
     return Prediction(kind=kind, truth=truth.astype(np.float64), score=score, group=group)
 
 
-def on_others(
-    features: np.ndarray, truth: np.ndarray, others: np.ndarray, *, kind: str, seed: int
-) -> np.ndarray:
-    """Fit on some patients, one row each, and give the outputs for others, who are never seen.
-
-    Args:
-        features: (patient, feature); truth: (patient,), for "auroc" 0/1 and at least three of each;
-        others: (other, feature).
-
-    Returns:
-        float64 (other,).
-    """
-    model = _fit(features, truth, np.arange(len(truth)), kind, seed)
-    return _predict(model, others, kind)
-
-
 def verification(features: np.ndarray, group: np.ndarray, session: np.ndarray) -> Prediction:
     """Same person or not, for all pairs of recordings of different sessions; nothing is fitted
     but the standardisation, which knows no identities.
