@@ -1,8 +1,8 @@
 """What a plan means, in words, and what stands around the point that was asked for.
 
-    needed(found)       patients, hospitals or rounds for which noise-to-signal of the mean is 1
-    advice(found)       sentences, the most important first
-    around(found)       rows of a table: one thing changed at a time
+needed(found)       patients, hospitals or rounds for which noise-to-signal of the mean is 1
+advice(found)       sentences, the most important first
+around(found)       rows of a table: one thing changed at a time
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from shared_model.errors import OurMistake
 from shared_model.roster import default_threshold
 from simulations.lab.experiment import MAX_HOSPITALS, Experiment
-from simulations.lab.noise_price import MOST_STEPS
 from simulations.lab.planner import Plan, plan, rule_of
 from simulations.lab.traffic import Line
 
@@ -52,7 +51,7 @@ def needed(found: Plan) -> Needed:
 
 
 def _grown(found: Plan, name: str, start: int, most: int) -> int | None:
-    """Smallest value, to 1 %, of a field that lowers the noise-to-signal as it grows."""
+    """Smallest value, to 4 %, of a field that lowers the noise-to-signal as it grows."""
 
     def enough(value: int) -> bool:
         ratio = _ratio(changed(found.experiment, {name: value}))
@@ -65,7 +64,7 @@ def _grown(found: Plan, name: str, start: int, most: int) -> int | None:
         low, high = high, min(2 * high, most)
     if not low:
         return start
-    while high - low > max(1, low // 100):
+    while high - low > max(1, low // 25):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
@@ -169,7 +168,7 @@ def _row(what: str, found: Plan) -> dict[str, Any]:
         "epsilon": found.privacy.epsilon,
         "sigma": found.privacy.noise_multiplier,
         "noise-to-signal": found.noise.mean,
-        "MB a site and round": megabytes,
+        "MB a round": megabytes,
         "hours": None if found.time is None else found.time.hours,
     }
 
@@ -229,23 +228,25 @@ def _short(found: Plan) -> str:
 
 
 def _about_noise(found: Plan) -> Iterator[str]:
-    ratio = found.noise.mean or 0.0
-    mode = found.privacy.mode
+    ratio, all_steps = found.noise.mean or 0.0, found.noise.all_steps or 0.0
     if ratio <= 1.0:
         alone = found.noise.one_site or 0.0
         yield (
-            f"The noise of a step is {ratio:.2g} of the largest signal: steps can add up to "
-            "something, if patients' gradients agree."
+            f"The noise of a step is {ratio:.2g} of the largest signal that patients could give."
         )
         if alone > 1.0:
             yield (
-                f"Only together: at one hospital alone the noise is {alone:.2g} times the largest "
-                "signal."
+                f"Only together: at one hospital alone it is {alone:.2g} times the largest signal."
             )
         return
     yield (
-        f"The noise of a step is {ratio:.2g} times the largest signal that patients could give: "
-        "expect no gain over the starting model."
+        f"The noise of a step is {ratio:.2g} times the largest signal that patients could give; "
+        f"added up over {found.privacy.steps:,} steps whose gradients all agreed, {all_steps:.2g}"
+        + (
+            ": there is nothing to be learned so."
+            if all_steps > 1.0
+            else ". Real gradients agree less: expect little."
+        )
     )
     enough = needed(found)
     ways = []
@@ -256,12 +257,17 @@ def _about_noise(found: Plan) -> Iterator[str]:
     if enough.rounds is not None:
         ways.append(f"{enough.rounds:,} rounds")
     if ways:
-        yield "Noise no larger than the signal takes " + ", or ".join(ways) + "."
-    elif found.privacy.steps < MOST_STEPS:
+        yield "A step with no more noise than signal takes " + ", or ".join(ways) + "."
+    else:
         yield "No number of patients, hospitals or rounds alone makes the noise as small."
-    if mode == "local":
+    yield from _other_ways(found, ratio)
+
+
+def _other_ways(found: Plan, ratio: float) -> Iterator[str]:
+    now = found.experiment
+    if found.privacy.mode == "local":
         try:
-            other = plan(other_mode(found.experiment), messages=False)
+            other = plan(other_mode(now), messages=False)
         except OurMistake:
             other = None
         if other is not None and other.possible and (other.noise.mean or math.inf) < ratio:
@@ -269,8 +275,8 @@ def _about_noise(found: Plan) -> Iterator[str]:
                 f"Mode distributed, as many steps, same epsilon: {other.noise.mean:.2g}. Its "
                 "promise holds only while the secure sum does."
             )
-    if found.experiment.model.trainable == "all":
-        other = plan(found.experiment.with_values({"model.trainable": "head"}), messages=False)
+    if now.model.trainable == "all":
+        other = plan(now.with_values({"model.trainable": "head"}), messages=False)
         yield f"Training the head alone ({other.noise.parameters:,} parameters): " + (
             f"{other.noise.mean:.2g}." if other.noise.mean is not None else "not possible either."
         )
@@ -278,7 +284,7 @@ def _about_noise(found: Plan) -> Iterator[str]:
 
 def _about_budget(found: Plan) -> Iterator[str]:
     budget, privacy = found.budget, found.privacy
-    if privacy.epsilon is None or budget.runs is None:
+    if budget is None or privacy.epsilon is None or budget.runs is None:
         return
     if budget.runs == 0:
         yield (

@@ -92,7 +92,9 @@ class Rule:
     def times(self, noise_multiplier: float, steps: int, epsilon: float) -> int:
         """How many times so many steps with this noise fit epsilon; at most a million steps."""
         low, high = 0, 1
-        while high * steps <= MOST_STEPS and self.epsilon(noise_multiplier, high * steps) <= epsilon:
+        while (
+            high * steps <= MOST_STEPS and self.epsilon(noise_multiplier, high * steps) <= epsilon
+        ):
             low, high = high, 2 * high
         high = min(high, MOST_STEPS // steps + 1)
         while high - low > max(1, low // 1000):

@@ -8,8 +8,8 @@ of a round, two timed steps of training (docs/adr/0031-sweeps-and-planner.md). W
 before patients are drawn (unequal sizes) is taken as equal, and `words` says so.
 
 Noise-to-signal of a step: L2 norm of the noise over the largest norm that the mean of clipped
-gradients can have, C. At one site sigma sqrt(d) / (q N). Above 1 even gradients that all agree are
-smaller than the noise.
+gradients can have, C. At one site sigma sqrt(d) / (q N). Above 1 a step is noise even where all
+patients' gradients agree; over T steps that agree it is sqrt(T) times smaller.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ class Privacy:
 @dataclass(frozen=True)
 class Noise:
     """Patients that a step expects, and noise-to-signal of a step: at one hospital by itself and
-    in the mean over all hospitals that are asked. sampled: at one hospital."""
+    in the mean over all hospitals that are asked. sampled: at one hospital. all_steps: of the whole
+    run, if gradients never turned: noise adds up like a random walk, they like a straight line."""
 
     sampled: float
     parameters: int
     one_site: float | None
     mean: float | None
+    all_steps: float | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Plan:
     time: Time | None
     speed: Speed | None
     simulation_s: float | None
-    budget: Budget
+    budget: Budget | None
     words: tuple[str, ...]
 
     @property
@@ -160,7 +162,7 @@ def plan(
     *,
     line: Line | None = None,
     speed: Speed | None = None,
-    budget: float = 8.0,
+    budget: float | None = None,
     declared: Sequence[int] | None = None,
     messages: bool = True,
 ) -> Plan:
@@ -168,9 +170,9 @@ def plan(
 
     Args:
         speed: of training, from `calibrate.speed_of`; without it nothing is said of time.
-        budget: a hospital's epsilon for life.
+        budget: a hospital's epsilon for life; None: nothing is said of it.
         declared: patients of each hospital that train; `patients_of` by default.
-        messages: false: neither bytes, hours nor budget are looked for; noise alone is quick.
+        messages: false: neither bytes nor hours are looked for.
 
     Raises:
         OurMistake: the experiment fits no accountant (a threshold above the participants).
@@ -209,7 +211,7 @@ def plan(
         time=time,
         speed=speed,
         simulation_s=simulated,
-        budget=_left(budget, privacy, rule if messages else None),
+        budget=None if budget is None else _left(budget, privacy, rule),
         words=_words(experiment, why_no_round),
     )
 
@@ -311,22 +313,20 @@ def _noise(
 ) -> Noise:
     """sites: declared patients of those that are asked; the smallest is the noisiest."""
     q, sigma = experiment.privacy.sample_rate, privacy.noise_multiplier
+    sampled = q * min(sites)
     if privacy.mode == "none":
-        return Noise(q * min(sites), parameters, 0.0, 0.0)
+        return Noise(sampled, parameters, 0.0, 0.0, 0.0)
     if sigma is None:
-        return Noise(q * min(sites), parameters, None, None)
+        return Noise(sampled, parameters, None, None, None)
     length = sigma * math.sqrt(parameters)
     if privacy.mode == "distributed":
         grown = math.sqrt(len(sites) / privacy.threshold)
         mean = grown * length / (q * sum(sites))
-        alone = length / (q * min(sites))
-        return Noise(q * min(sites), parameters, alone, mean)
-    largest = max(sites)
-    weights = [weight_of(one, largest) for one in sites]
-    square = sum((w * length / (q * one)) ** 2 for w, one in zip(weights, sites, strict=True))
-    return Noise(
-        q * min(sites), parameters, length / (q * min(sites)), math.sqrt(square) / sum(weights)
-    )
+    else:
+        weights = [weight_of(one, max(sites)) for one in sites]
+        square = sum((w * length / (q * one)) ** 2 for w, one in zip(weights, sites, strict=True))
+        mean = math.sqrt(square) / sum(weights)
+    return Noise(sampled, parameters, length / sampled, mean, mean / math.sqrt(privacy.steps))
 
 
 def _deployed(
@@ -347,8 +347,8 @@ def _deployed(
         return None, f"No deployed round: {error.message}"
 
 
-def _left(budget: float, privacy: Privacy, rule: Rule | None) -> Budget:
-    if rule is None or privacy.noise_multiplier is None or privacy.epsilon is None:
+def _left(budget: float, privacy: Privacy, rule: Rule) -> Budget:
+    if privacy.noise_multiplier is None or privacy.epsilon is None:
         return Budget(budget, None, None)
     runs = rule.times(privacy.noise_multiplier, privacy.steps, budget)
     return Budget(budget, max(0.0, budget - privacy.epsilon), runs)

@@ -1,0 +1,1 @@
+"""A prediction held against a finished run: each figure, and how far off it was."""
