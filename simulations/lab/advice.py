@@ -15,7 +15,8 @@ from typing import Any
 from shared_model.errors import OurMistake
 from shared_model.roster import default_threshold
 from simulations.lab.experiment import MAX_HOSPITALS, Experiment
-from simulations.lab.planner import Plan, plan, rule_of
+from simulations.lab.planner import Plan, most_times, patients_of, plan
+from simulations.lab.privacy_of_run import PrivacyOfRun
 from simulations.lab.traffic import Line
 
 _MOST_PATIENTS = 1_000_000
@@ -75,13 +76,17 @@ def _ratio(experiment: Experiment) -> float | None:
 
 
 def _rounds(found: Plan, sigma: float) -> int | None:
-    """Largest number of rounds whose noise multiplier is at most sigma, or as asked."""
-    now = found.experiment
-    if now.privacy.epsilon is None or sigma >= (found.privacy.noise_multiplier or 0.0):
-        return now.rounds if sigma >= (found.privacy.noise_multiplier or 0.0) else None
-    rule = rule_of(now, found.declared, found.participants, found.noise.parameters)
+    """Largest number of rounds whose noise multiplier is at most sigma; as asked, if it is now."""
+    now, epsilon = found.experiment, found.privacy.epsilon
+    if sigma >= (found.privacy.noise_multiplier or 0.0) or epsilon is None:
+        return now.rounds
+    less = now.with_values({"privacy.epsilon": None, "privacy.noise_multiplier": sigma})
+    sites = patients_of(now)[: found.participants]
     try:
-        return rule.times(sigma, now.algorithm.steps, now.privacy.epsilon) or None
+        asks = PrivacyOfRun.of(
+            less, declared=sites, dimension=found.noise.parameters, asked=len(sites)
+        )
+        return most_times(asks, 1, epsilon) or None
     except OurMistake:
         return None  # so little noise does not carry its integers
 
@@ -204,23 +209,27 @@ def advice(found: Plan) -> tuple[str, ...]:
     return tuple(said)
 
 
+_LESS = (10.0, 100.0, 1000.0)
+
+
 def _impossible(found: Plan) -> Iterator[str]:
     yield f"This cannot be met: {found.privacy.why_not}"
     now = found.experiment
-    rule = rule_of(now, found.declared, found.participants, found.noise.parameters)
-    for what, values in (
-        ("a tenth of the rounds", {"rounds": max(1, now.rounds // 10)}),
-        ("a tenth of the sample rate", {"privacy.sample_rate": now.privacy.sample_rate / 10.0}),
-        ("ten times the epsilon", {"privacy.epsilon": 10.0 * (now.privacy.epsilon or 0.0)}),
-    ):
-        try:
-            other = plan(now.with_values(values), messages=False)
-        except OurMistake:
-            continue
-        if other.possible:
-            yield f"It can be met with {what} (noise multiplier {_short(other)})."
-    if rule.mode == "distributed" and found.privacy.colluding:
-        yield "Fewer hospitals that are supposed to collude leave more of the noise."
+    fields: list[tuple[str, float | None, Callable[[float, float], float]]] = [
+        ("rounds", now.rounds, lambda value, by: max(1, round(value / by))),
+        ("privacy.sample_rate", now.privacy.sample_rate, lambda value, by: value / by),
+        ("privacy.epsilon", now.privacy.epsilon, lambda value, by: value * by),
+    ]
+    for name, value, made in fields:
+        for by in _LESS if value is not None else ():
+            other = made(value or 0.0, by)
+            try:
+                at = plan(now.with_values({name: other}), messages=False)
+            except OurMistake:
+                break
+            if at.possible:
+                yield f"It can be met with {name} = {other:g} (noise multiplier {_short(at)})."
+                break
 
 
 def _short(found: Plan) -> str:

@@ -60,6 +60,7 @@ from shared_model.verify_body import verify_body
 Trip = Literal["epoch", "submit", "agree", "open", "close", "verify"]
 IN_THE_ROUND: tuple[Trip, ...] = ("submit", "agree", "open")
 """Trips that a round waits for; the closing exchange goes on beside later rounds."""
+MODEL = "the model"
 FEWEST, MOST = 2, protocol.MAX_PARTICIPANTS
 _ROUND, _EPOCH = 10, 1_750_000_000
 """A round in the middle of a run; epochs are numbered by the seconds since 1970."""
@@ -215,7 +216,7 @@ class _Consortium:
             tuple(KnownHead(site=site, **self._head(site).model_dump()) for site in sites),
         )
         header = protocol.seal(request, self.coordinator)
-        found.append(_request("submit", header, body, "the model"))
+        found.append(_request("submit", header, body, MODEL))
         return request, found
 
     def _epoch_key(self, site: str) -> EpochKeyEntry:

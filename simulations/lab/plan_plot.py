@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from shared_model.errors import OurMistake
 from simulations.lab.advice import changed
@@ -69,7 +70,12 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings = {"font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "plan"}
+    settings: Any = {
+        "font.size": 9,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "plan",
+    }
     with pyplot.rc_context(settings):
         figure, axes = pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
         axes.axhline(1.0, color="black", linewidth=0.8, linestyle=(0, (4, 3)))

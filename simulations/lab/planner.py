@@ -20,18 +20,22 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from client.policy import rounded_patients
 from shared_model.accounting import default_delta
-from shared_model.config import PrivacyPlan
 from shared_model.distributed import Shares
 from shared_model.errors import OurMistake
-from shared_model.roster import default_threshold, weight_of
-from simulations.lab import traffic
+from shared_model.roster import default_threshold
+from simulations.lab import stand_ins, traffic
 from simulations.lab.calibrate import Speed
 from simulations.lab.experiment import Experiment
-from simulations.lab.noise_price import Rule
+from simulations.lab.privacy_of_run import PrivacyOfRun
+from simulations.lab.site_rows import held_out_of
+from simulations.lab.terms import weights_of_sites
 from simulations.lab.traffic import Line, Time, Traffic
 
 Mode = Literal["local", "distributed", "none"]
+MOST_ROUNDS = 1_000_000
+"""No more are looked for: the accountant is coarse beyond a million steps."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,12 @@ def asked(
         changed |= {"algorithm.steps": 1, "algorithm.optimiser": "sgd"}
     if base is None:
         base = Experiment.from_dict(
-            {"name": "plan", "federation": {"held_out": 0.0}, "privacy": {"epsilon": 1.0}}
+            {
+                "name": "plan",
+                "federation": {"held_out": 0.0},
+                "participation": {"minimum_contributors": min(3, hospitals)},
+                "privacy": {"epsilon": 1.0},
+            }
         )
         if mode == "distributed":
             threshold = default_threshold(hospitals)
@@ -175,14 +184,16 @@ def plan(
         messages: false: neither bytes nor hours are looked for.
 
     Raises:
-        OurMistake: the experiment fits no accountant (a threshold above the participants).
+        OurMistake: no such preset, or patients that cannot be known.
     """
     sites = list(declared) if declared is not None else patients_of(experiment)
     participants = min(experiment.participation.sites_per_round or len(sites), len(sites))
     parameters = trained_parameters(experiment)
-    rule = rule_of(experiment, min(sites), participants, parameters)
-    privacy = _privacy(experiment, rule, sites[:participants])
-    noise = _noise(experiment, privacy, sites[:participants], parameters)
+    settled = _settled(experiment, sites[:participants], parameters)
+    privacy = _privacy(experiment, settled, min(sites))
+    noise = _noise(
+        settled, experiment.privacy.sample_rate, sites[:participants], parameters, privacy.steps
+    )
     deployed, why_no_round = None, ""
     if messages:
         deployed, why_no_round = _deployed(experiment, privacy, sites, participants)
@@ -211,16 +222,16 @@ def plan(
         time=time,
         speed=speed,
         simulation_s=simulated,
-        budget=None if budget is None else _left(budget, privacy, rule),
+        budget=None if budget is None else _left(budget, privacy, settled, experiment.rounds),
         words=_words(experiment, why_no_round),
     )
 
 
 def patients_of(experiment: Experiment) -> list[int]:
-    """Patients that train at each hospital, as far as the file says: equal hospitals.
+    """Patients that each hospital declares, as far as the file says: equal hospitals.
 
     Raises:
-        OurMistake: real folders, whose patients are not counted here.
+        OurMistake: real folders, whose patients are not counted here, or too few patients.
     """
     federation = experiment.federation
     if federation.source == "folders":
@@ -228,105 +239,116 @@ def patients_of(experiment: Experiment) -> list[int]:
             "How many patients the folders hold is not in the experiment.",
             do="Give --hospitals and --patients.",
         )
-    held_out = round(federation.held_out * federation.patients)
-    return [max(1, federation.patients - held_out)] * federation.hospitals
+    held_out = held_out_of(federation.patients, federation.held_out, "any", experiment.seed)
+    return [rounded_patients(int((~held_out).sum()))] * federation.hospitals
 
 
 @lru_cache(maxsize=64)
-def _counted(preset: str) -> dict[str, int]:
+def _network(preset: str) -> Any:
     from shared_model import mae
 
-    return mae.parameter_counts(mae.build(mae.PRESETS[preset], 0))
+    if preset not in mae.PRESETS:
+        raise OurMistake(
+            f"There is no preset {preset!r}.", do=f"Choose from: {', '.join(mae.PRESETS)}."
+        )
+    return mae.build(mae.PRESETS[preset], 0)
 
 
 def trained_parameters(experiment: Experiment) -> int:
-    """d, of what private training changes.
+    """d, of what private training changes and sends.
 
     Raises:
         OurMistake: there is no such preset.
     """
-    from shared_model import mae
-
-    if experiment.model.preset not in mae.PRESETS:
-        raise OurMistake(
-            f"There is no preset {experiment.model.preset!r}.",
-            do=f"Choose from: {', '.join(mae.PRESETS)}.",
-        )
-    return _counted(experiment.model.preset)[experiment.model.trainable]
+    model = _network(experiment.model.preset)
+    sent = set(stand_ins.sent_names(model, experiment.algorithm, experiment.model.trainable))
+    return sum(value.numel() for name, value in model.named_parameters() if name in sent)
 
 
-def rule_of(experiment: Experiment, smallest: int, participants: int, parameters: int) -> Rule:
-    """How the ledger prices a step. smallest: declared patients of the smallest hospital."""
-    privacy = experiment.privacy
-    threshold = privacy.threshold or participants // 2 + 1
-    if privacy.mode == "distributed" and threshold > participants:
-        raise OurMistake(
-            f"The threshold is {threshold} and a round has {participants} hospitals.",
-            do="Lower privacy.threshold or ask more hospitals.",
-        )
-    return Rule(
-        "distributed" if privacy.mode == "distributed" else "local",
-        sample_rate=privacy.sample_rate,
-        delta=privacy.delta or default_delta(smallest),
-        threshold=threshold,
-        colluding=privacy.colluding,
-        dimension=parameters,
-    )
+def most_times(asks: PrivacyOfRun, rounds: int, epsilon: float) -> int:
+    """How many times so many rounds fit epsilon; at most a million rounds."""
+
+    def fits(times: int) -> bool:
+        spent = asks.epsilon(times * rounds)
+        return spent is not None and spent <= epsilon
+
+    low, high = 0, 1
+    while high * rounds <= MOST_ROUNDS and fits(high):
+        low, high = high, 2 * high
+    high = min(high, MOST_ROUNDS // rounds + 1)
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
-def _privacy(experiment: Experiment, rule: Rule, sites: Sequence[int]) -> Privacy:
-    """sites: declared patients of those that are asked."""
-    told = experiment.privacy
-    steps = experiment.rounds * experiment.algorithm.steps
-    failures = traffic.failed_rounds() * experiment.algorithm.steps
-    shared = told.mode == "distributed"
-    sigma, epsilon, after, outsider, why_not = None, None, None, None, ""
-    if told.mode != "none":
-        try:
-            sigma = told.noise_multiplier or rule.noise_multiplier(told.epsilon or 0.0, steps)
-            epsilon = rule.epsilon(sigma, steps)
-            after = rule.epsilon(sigma, steps + failures)
-            if shared:
-                outsider = rule.epsilon(sigma, steps, 0)
-                plan = PrivacyPlan(rule.sample_rate, sigma, told.clipping_norm, 1, "distributed")
-                Shares.of_plan(
-                    plan, dimension=rule.dimension, threshold=rule.threshold, declared=sites
-                )
-        except OurMistake as error:
-            sigma, epsilon, after, outsider, why_not = None, None, None, None, str(error)
-    return Privacy(
+@dataclass(frozen=True)
+class _Asked:
+    """What follows of an experiment: the run's own privacy, or why there is none."""
+
+    privacy: PrivacyOfRun | None
+    why_not: str
+
+
+def _settled(experiment: Experiment, sites: Sequence[int], parameters: int) -> _Asked:
+    """sites: declared patients of those that a round asks."""
+    fewest = experiment.participation.minimum_contributors
+    try:
+        if fewest > len(sites):
+            raise OurMistake(
+                f"A round asks {len(sites)} hospitals and needs {fewest} survivors.",
+                do="Lower participation.minimum_contributors, or ask more hospitals.",
+            )
+        made = PrivacyOfRun.of(experiment, declared=sites, dimension=parameters, asked=len(sites))
+        if made.mode == "distributed":  # whether the sum fits its integers
+            Shares.of_plan(
+                made.plan, dimension=parameters, threshold=made.threshold, declared=sites
+            )
+    except OurMistake as error:
+        return _Asked(None, str(error))
+    return _Asked(made, "")
+
+
+def _privacy(experiment: Experiment, settled: _Asked, smallest: int) -> Privacy:
+    told, made = experiment.privacy, settled.privacy
+    nothing = Privacy(
         mode=told.mode,
-        noise_multiplier=sigma,
-        epsilon=epsilon,
-        with_failures=after,
-        outsider=outsider,
-        delta=rule.delta,
-        steps=steps,
-        threshold=rule.threshold,
-        colluding=rule.colluding if shared else 0,
-        why_not=why_not,
+        noise_multiplier=None,
+        epsilon=None,
+        with_failures=None,
+        outsider=None,
+        delta=told.delta or default_delta(smallest),
+        steps=experiment.rounds * experiment.algorithm.steps,
+        threshold=0,
+        colluding=0,
+        why_not=settled.why_not,
+    )
+    if made is None or made.mode == "none":
+        return nothing
+    outside = None
+    if made.mode == "distributed":
+        outside = replace(made, colluding=0, _spent={}).epsilon(experiment.rounds)
+    return replace(
+        nothing,
+        noise_multiplier=made.plan.noise_multiplier,
+        epsilon=made.epsilon(experiment.rounds),
+        with_failures=made.epsilon(experiment.rounds + traffic.failed_rounds()),
+        outsider=outside,
+        threshold=made.threshold,
+        colluding=made.colluding,
     )
 
 
-def _noise(
-    experiment: Experiment, privacy: Privacy, sites: Sequence[int], parameters: int
-) -> Noise:
+def _noise(settled: _Asked, q: float, sites: Sequence[int], parameters: int, steps: int) -> Noise:
     """sites: declared patients of those that are asked; the smallest is the noisiest."""
-    q, sigma = experiment.privacy.sample_rate, privacy.noise_multiplier
-    sampled = q * min(sites)
-    if privacy.mode == "none":
-        return Noise(sampled, parameters, 0.0, 0.0, 0.0)
-    if sigma is None:
+    sampled, made = q * min(sites), settled.privacy
+    if made is None:
         return Noise(sampled, parameters, None, None, None)
-    length = sigma * math.sqrt(parameters)
-    if privacy.mode == "distributed":
-        grown = math.sqrt(len(sites) / privacy.threshold)
-        mean = grown * length / (q * sum(sites))
-    else:
-        weights = [weight_of(one, max(sites)) for one in sites]
-        square = sum((w * length / (q * one)) ** 2 for w, one in zip(weights, sites, strict=True))
-        mean = math.sqrt(square) / sum(weights)
-    return Noise(sampled, parameters, length / sampled, mean, mean / math.sqrt(privacy.steps))
+    if made.mode == "none":
+        return Noise(sampled, parameters, 0.0, 0.0, 0.0)
+    mean = made.noise_to_signal(sites, weights_of_sites(sites))
+    alone = made.plan.noise_multiplier * math.sqrt(parameters) / sampled
+    return Noise(sampled, parameters, alone, mean, mean / math.sqrt(steps))
 
 
 def _deployed(
@@ -347,11 +369,11 @@ def _deployed(
         return None, f"No deployed round: {error.message}"
 
 
-def _left(budget: float, privacy: Privacy, rule: Rule) -> Budget:
-    if privacy.noise_multiplier is None or privacy.epsilon is None:
+def _left(budget: float, privacy: Privacy, settled: _Asked, rounds: int) -> Budget:
+    if settled.privacy is None or privacy.epsilon is None:
         return Budget(budget, None, None)
-    runs = rule.times(privacy.noise_multiplier, privacy.steps, budget)
-    return Budget(budget, max(0.0, budget - privacy.epsilon), runs)
+    left = max(0.0, budget - privacy.epsilon)
+    return Budget(budget, left, most_times(settled.privacy, rounds, budget))
 
 
 def _words(experiment: Experiment, why_no_round: str) -> tuple[str, ...]:

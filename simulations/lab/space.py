@@ -1,4 +1,4 @@
-"""A sweep's file: a base experiment and what is varied. Every combination is checked before any runs.
+"""A sweep's file: a base experiment and what is varied. All is checked before anything runs.
 
     base = "exp.toml"                # or a table [experiment]
     seeds = [1, 2, 3]                # the experiment's own by default
@@ -83,8 +83,8 @@ class Drawn(_Table):
             return min(max(found, low), high)
         if self.integers is not None:
             return int(rng.integers(self.integers[0], self.integers[1], endpoint=True))
-        assert self.choice is not None  # the model says so
-        return self.choice[int(rng.integers(len(self.choice)))]
+        choice = self.choice or ()
+        return choice[int(rng.integers(len(choice)))]
 
 
 class Random(_Table):

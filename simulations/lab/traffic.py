@@ -50,13 +50,14 @@ class Traffic:
     """Bytes at one site in one round; `total`: of all asked sites in all rounds, both ways.
 
     parts: what they are, largest first. in_round: (down, up) of each trip that the round waits for.
-    packed_vector: the masked update alone.
+    packed_vector: the masked update alone; model: the model's file alone.
     """
 
     down: float
     up: float
     total: float
     packed_vector: int
+    model: int
     parts: dict[str, float]
     in_round: tuple[tuple[int, int], ...]
 
@@ -107,7 +108,7 @@ def traffic_of(
     """
     from client.policy import rounded_patients
     from shared_model.roster import default_threshold
-    from simulations.lab.deployed_bytes import IN_THE_ROUND, round_of
+    from simulations.lab.deployed_bytes import IN_THE_ROUND, MODEL, round_of
 
     shared = experiment.privacy.mode == "distributed"
     found = round_of(
@@ -129,6 +130,7 @@ def traffic_of(
         up=found.up,
         total=(found.down + found.up) * participants * experiment.rounds,
         packed_vector=found.numbers.packed_bytes,
+        model=next(one.body for one in found.messages if one.what == MODEL),
         parts=dict(sorted(parts.items(), key=lambda item: -item[1])),
         in_round=tuple((size(trip, True), size(trip, False)) for trip in IN_THE_ROUND),
     )
