@@ -20,6 +20,9 @@ from simulations.lab.plots_style import Plot
 from simulations.report import Figure, Section, write_report
 
 
+CURVES = ("loss", "probes-rounds", "probes-epsilon")
+
+
 @dataclass(frozen=True)
 class Report:
     """What was written. path: the page. words: its first sentences."""
@@ -68,13 +71,8 @@ def write(
     notices = words.notices(run)
     found = words.findings(run)
     path = folder / "report.html"
-    write_report(
-        path,
-        f"Experiment {run.experiment.name}",
-        _subtitle(run),
-        notices,
-        _sections(run, plots, found),
-    )
+    title, sections = f"Experiment {run.experiment.name}", _sections(run, plots, found)
+    write_report(path, title, _subtitle(run), notices, sections)
     return Report(path, tuple(plots), (*notices, *found))
 
 
@@ -109,7 +107,7 @@ def _sections(run: RunData, plots: list[Plot], found: list[str]) -> list[Section
     repeat, commands, origin = tables.again(run)
     return [
         Section("What it says", texts=tuple(found), tables=tuple(measured)),
-        _plotted("Loss and probes", [by_name[n] for n in ("loss", "probes-rounds", "probes-epsilon")]),
+        _plotted("Loss and probes", [by_name[name] for name in CURVES]),
         _plotted("Fairness between sites", [by_name["fairness"]], (more_sites,), site_table),
         _plotted("Each sensor drawn from the other", drawn),
         _plotted("Maps of fingerprints", [by_name[FINGERPRINTS]]),

@@ -124,7 +124,8 @@ def _since(run: RunData) -> list[str]:
             if series.high[-1] < series.low[0]:
                 worse.append(task)
     said = (
-        f"Clearly better than at round 0 (intervals do not meet, both sensors): {', '.join(better)}."
+        "Clearly better than at round 0 (intervals do not meet, both sensors): "
+        f"{', '.join(better)}."
         if better
         else "No probe is clearly better than at round 0 (intervals meet, both sensors): what "
         "training added to its start is not shown by this run."

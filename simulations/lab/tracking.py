@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shared_model.errors import OurMistake
+from shared_model.errors import FedprintError, OurMistake
 from simulations.lab.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Tracker:
 
     def on_start(self, folder: Path, experiment: Experiment) -> None:
         """Open the sink, and tell it the rounds of earlier processes that it lacks."""
-        self.told = self.sink.begin(folder, experiment)
+        with explained(self.sink):
+            self.told = self.sink.begin(folder, experiment)
         for number, points in kept(folder):
             self._tell(number, points)
 
@@ -72,12 +74,34 @@ class Tracker:
         """Tell what is left, and close."""
         for number in sorted(self._measured):
             self._tell(number, points_of(self._measured.pop(number)))
-        self.sink.end(result.about)
+        with explained(self.sink):
+            self.sink.end(result.about)
 
     def _tell(self, number: int, points: Points) -> None:
         if number > self.told and points:
-            self.sink.tell(number, points)
+            with explained(self.sink):
+                self.sink.tell(number, points)
             self.told = number
+
+
+@contextmanager
+def explained(sink: Sink) -> Iterator[None]:
+    """A tracker's own fault in our words; never its text, which may hold an address or a key.
+
+    Raises:
+        OurMistake: it could not be told.
+    """
+    try:
+        yield
+    except FedprintError:
+        raise
+    except Exception as error:
+        name = type(sink).__name__
+        raise OurMistake(
+            f"{name} could not be told about the run ({type(error).__name__}).",
+            do="See that it can be reached, or take it out of the file's [tracking]; then go on "
+            "with the run: --resume. What it lacks is told then.",
+        ) from error
 
 
 def observers(experiment: Experiment, folder: Path) -> list[Observer]:
@@ -110,7 +134,7 @@ def _need(package: str, extra: str) -> None:
 def points_of(
     measured: Sequence[Mapping[str, Any]], row: Mapping[str, Any] | None = None
 ) -> Points:
-    """Names and values that are told. Names: round/loss, probe/rhythm/both/auroc, .../low, .../gain.
+    """Names and values: round/loss, probe/rhythm/both/auroc, .../low, .../high, .../gain.
 
     Baselines are beside: probe/rhythm/both/auroc/random-init. What is not finite is left out.
     """

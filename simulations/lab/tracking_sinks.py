@@ -21,7 +21,7 @@ FINAL = ("loss", "epsilon", "aggregated", "bytes_up", "bytes_down", "virtual_s")
 
 
 class TensorBoard:
-    """Event files in tensorboard/, written anew at every start: a resumed run has no point twice."""
+    """Event files in tensorboard/, written anew at every start: no point twice after a resume."""
 
     def begin(self, folder: Path, experiment: Experiment) -> int:
         """Remove earlier event files, which are told again from the journal."""
@@ -30,7 +30,7 @@ class TensorBoard:
         place = folder / "tensorboard"
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()
-        self.writer = SummaryWriter(str(place))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(place))
         table = "\n".join(f"| {name} | {text} |" for name, text in parameters(experiment).items())
         self._text("experiment", f"| field | value |\n|---|---|\n{table}")
         return NOTHING
@@ -38,16 +38,16 @@ class TensorBoard:
     def tell(self, round: int, points: Points) -> None:
         """Scalars, flushed: they are there to be looked at while the run goes on."""
         for name, value in points.items():
-            self.writer.add_scalar(name, value, round)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, round)
+        self.writer.flush()
 
     def end(self, figures: Mapping[str, Any]) -> None:
         """The words that belong to the figures."""
         self._text("in words", "\n\n".join(figures.get("in_words", ())))
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
     def _text(self, name: str, text: str) -> None:
-        self.writer.add_text(name, text)  # type: ignore[no-untyped-call]
+        self.writer.add_text(name, text)
 
 
 class MLflow:
