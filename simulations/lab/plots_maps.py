@@ -33,10 +33,10 @@ LEAST_PATIENTS = 10
 NEIGHBOURS = 15
 _SEED = 20261128
 NOT_NOW = (
-    "UMAP is not drawn when a run ends: its library takes half a minute to load. "
-    "Draw it with: fedprint-lab report OUT"
+    "UMAP is not drawn when a run ends: its library takes\n"
+    "half a minute to load. Draw it: fedprint-lab report OUT"
 )
-NOT_HERE = "UMAP is not drawn: umap-learn is not installed (pip install 'fedprint[lab]')"
+NOT_HERE = "UMAP is not drawn: umap-learn is not installed\n(pip install 'fedprint[lab]')"
 
 
 def fingerprints(
@@ -57,15 +57,15 @@ def fingerprints(
     site = run.data.table["site"][rows]
     label = _label(fixed, run)
     first, share = _pca(features[places].astype(np.float64))
-    figure, axes = panels(2, 2, height_in=1.75)
-    maps: list[tuple[str, F64 | str]] = [("PCA", first)]
-    maps.append(("UMAP", _umap(features[places]) if umap else NOT_NOW))
-    for row, (name, made) in enumerate(maps):
+    maps = {"PCA": first}
+    second = _umap(features[places]) if umap else NOT_NOW
+    if not isinstance(second, str):
+        maps["UMAP"] = second
+    figure, axes = panels(len(maps), 2, height_in=1.75)
+    if isinstance(second, str):
+        figure.supxlabel(second, fontsize=6, color=GREY)
+    for row, (name, made) in enumerate(maps.items()):
         left, right = axes[2 * row], axes[2 * row + 1]
-        if isinstance(made, str):
-            blank(left, made)
-            right.set_axis_off()
-            continue
         _by_class(left, made, _largest(site, [one.name for one in run.data.sites]))
         left.set_title(f"{name}, by site")
         if label is None:
