@@ -163,7 +163,7 @@ class Loop:
     def go_on(self, engine: Engine) -> None:
         """All rounds that are left."""
         for number in range(self.last.round + 1, self.experiment.rounds + 1):
-            self._round(engine, number)
+            self.round(engine, number)
 
     def finish(self) -> None:
         """Tables, model, result.json; the run is done."""
@@ -171,7 +171,8 @@ class Loop:
         write_atomic(self.folder.path / "model.safetensors", weights_io.to_bytes(self.last.weights))
         self.folder.write_result(self._about())
 
-    def _round(self, engine: Engine, number: int) -> None:
+    def round(self, engine: Engine, number: int) -> None:
+        """The next round, with all that it leaves."""
         began_s = time.monotonic()
         asked = participation.ask(self.experiment, self.names, number)
         places = tuple(self.place[name] for name in asked.asked)
