@@ -166,6 +166,7 @@ def overhead(hospitals: int, rounds: int, tell: Tell) -> dict[str, float]:
         data = sources.prepare(experiment, folder.path / "federation")
         settled = settle(experiment, data, folder.state / "sites")
         loop = conduct.Loop(experiment, folder, data, settled, (), lambda _: None)
+        loop.restore()
         loop.begin()
         job = Job.of(settled.setup)
         with _bare_loops(settled.setup, data) as bare_round, in_process(job, WORKERS) as engine:
