@@ -18,13 +18,13 @@ import numpy.typing as npt
 from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations.lab.data import FederationData
-from simulations.lab.evaluate_rows import DRAWN, FEDERATED, LOSSES, MEDIAN, RANDOM_INIT
+from simulations.lab.evaluate_rows import BACKDOOR, DRAWN, FEDERATED, LOSSES, MEDIAN, RANDOM_INIT
 from simulations.lab.experiment import Experiment
 
 F64 = npt.NDArray[np.float64]
 Row = dict[str, Any]
 MEGABYTE = 1e6
-NOT_LABELS = {*LOSSES, *DRAWN, "backdoor"}
+NOT_LABELS = {*LOSSES, *DRAWN, BACKDOOR}
 """Tasks that are no labels of patients."""
 
 
