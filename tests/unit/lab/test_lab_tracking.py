@@ -233,3 +233,10 @@ def test_a_tracker_that_cannot_be_reached_stops_the_run_without_its_text(tmp_pat
         tracker.on_round(round_row(1), [])
     assert "secret" not in str(fault.value)
     assert "--resume" in fault.value.do
+
+
+def test_mlflows_folder_is_taken_from_the_files_own_folder(tmp_path):
+    """As every path in an experiment's file; an address stays an address."""
+    for given, wanted in (("runs", str(tmp_path / "runs")), (SECRET, SECRET), ("uc", "uc")):
+        one = experiment(tracking={"mlflow": given}).placed(tmp_path)
+        assert one.tracking.mlflow == wanted
