@@ -210,3 +210,28 @@ def test_the_service_manager_is_told_and_never_waited_for(tmp_path: Path) -> Non
         assert receiver.recv(100) == b"READY=1\nSTATUS=a b"
         told = [notify({"NOTIFY_SOCKET": path}, WATCHDOG="1") for _ in range(2000)]
     assert not told[-1]  # its queue is full, and we are here
+
+
+def test_child_that_cannot_be_started_ends_no_run(home: CoordinatorHome) -> None:
+    """No memory for a new dashboard: the run that goes on is not ended for it."""
+    world = World(run="spring")
+    service = world.service(home)
+    service.look()
+    dashboard = next(one for one in world.started if one.name == "dashboard")
+    start, tries = service.start, []
+
+    def refused(place):
+        tries.append(place.name)
+        raise OSError(11, "Resource temporarily unavailable")
+
+    dashboard.exit_code, service.start = -9, refused
+    for _ in range(4):
+        world.now_s += 1.0
+        service.look()
+    assert world.running() == ["registry", "run"]
+    assert 1 <= len(tries) <= 3  # later and later
+    assert "starting again: dashboard" in service.words
+    service.start = start
+    world.now_s += LONGEST_WAIT_S
+    service.look()
+    assert world.running() == ["dashboard", "registry", "run"]
