@@ -259,7 +259,7 @@ def run_child(arguments: list[str]) -> None:
     home, run = CoordinatorHome.find(), arguments[0]
 
     def conduct() -> None:
-        if RunFolder(home.run_folder(run)).record().state != "finished":
+        if RunFolder(home.run_folder(run)).own_record().state != "finished":
             rosters.usable(home, rosters.today_utc())  # says so if it has expired
         with json_log(home.logs / "run-events.log") as log:
 

@@ -90,7 +90,10 @@ def test_line_that_is_whole_tells_the_certificates_end_and_the_clock(home: Coord
     "date",
     [
         *("", "yesterday", "Sat, 99 Foo 2026 00:00:00 GMT", "\x00" * 40),
-        *("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2026 00:00:00 +9" + "9" * 20),
+        *(
+            "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+            "Mon, 01 Jan 2026 00:00:00 +9" + "9" * 20,
+        ),
     ],
 )
 def test_health_that_tells_no_time_is_told_as_that(home: CoordinatorHome, date: str) -> None:
