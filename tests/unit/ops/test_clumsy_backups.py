@@ -45,6 +45,13 @@ def test_folder_that_cannot_be_looked_into_ends_the_backup(
         files_below(tmp_path, ())
 
 
+def overtaken(target: Path) -> None:
+    """Another file gets the name while ours is written."""
+    with destination(target) as stream:
+        stream.write(b"ours")
+        target.write_bytes(b"another's")
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
 def test_a_disk_without_hard_links_takes_a_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -58,18 +65,16 @@ def test_a_disk_without_hard_links_takes_a_backup(
     with destination(tmp_path / "b") as stream:
         stream.write(b"whole")
     assert (tmp_path / "b").read_bytes() == b"whole"
-    with pytest.raises(OurMistake, match="exists already"), destination(tmp_path / "c") as stream:
-        stream.write(b"ours")
-        (tmp_path / "c").write_bytes(b"another's")
+    with pytest.raises(OurMistake, match="exists already"):
+        overtaken(tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
     assert (tmp_path / "c").read_bytes() == b"another's"
 
 
 def test_a_file_that_came_meanwhile_is_told_in_words(tmp_path: Path) -> None:
     """With hard links, too."""
-    with pytest.raises(OurMistake, match="exists already"), destination(tmp_path / "c") as stream:
-        stream.write(b"ours")
-        (tmp_path / "c").write_bytes(b"another's")
+    with pytest.raises(OurMistake, match="exists already"):
+        overtaken(tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == b"another's"
 
 

@@ -97,9 +97,13 @@ def test_a_reply_that_was_delivered_ends_no_supernode_because_the_disk_is_full(h
     )
     made.metadata.__dict__["_message_id"] = made.object_id
     gone = []
+
+    def delete(*, message_ids):
+        gone.extend(message_ids)
+
     place = SimpleNamespace(
         get_messages_legacy=lambda is_reply: [made],
-        delete_messages=lambda message_ids: gone.extend(message_ids),
+        delete_messages=delete,
         delete=gone.append,
     )
     monkeypatch.setattr(supernode.Delivery, "_deliver", lambda *_: "delivered")
