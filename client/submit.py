@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -293,8 +294,9 @@ def _trained(
             transcript=transcript,
         )
     except Refused:
-        if not begun:
-            node.outbox.take_back(run, number)
+        with suppress(FedprintError):  # a ledger that cannot say now: the claim stays
+            if not begun and not node.books.booked(run, number):
+                node.outbox.take_back(run, number)
         raise
     body = node.outbox.prepared(run, number)
     _check_answer(node, run, number, body)

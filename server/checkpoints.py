@@ -114,6 +114,21 @@ class RunFolder:
         check_lineage(record)
         return record
 
+    def own_record(self) -> RunRecord:
+        """The same, of a folder that is to be worked on or shown by its name.
+
+        Raises:
+            OurMistake: as `record`, or the folder is the copy of a run. Two that go on with one run
+                would ask the hospitals for the same rounds in different words.
+        """
+        record = self.record()
+        if record.run != self.path.name:
+            raise OurMistake(
+                f"The folder {self.path.name} is a copy of run {record.run}.",
+                do=f"Move {self.path} out of the folder runs/.",
+            )
+        return record
+
     def save(self, record: RunRecord) -> None:
         """Commit the record."""
         check_lineage(record)
