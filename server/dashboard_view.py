@@ -216,7 +216,7 @@ def run_view(
     except FedprintError as error:
         needs = error.message
     plan = config.privacy
-    is_released = record.model_digest in released and record.completed > 0
+    is_released = record.weights_digest in released and record.completed > 0
     made = Run(
         name=record.run,
         state=record.state,
