@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
         try:
             named(self.server_step, rate, self.moments)
         except OurMistake as error:
-            raise ValueError(f"{error.message} {error.do}") from error
+            raise ValueError(f"{error.message} {error.do}".rstrip(".")) from error
         return self
 
     @property
@@ -137,8 +137,12 @@ class RunConfig(BaseModel):
 _HINTS = {
     "insecure_aggregation": "Remove it: updates are always masked. Simulations may say "
     'aggregation = "UnmaskedForSimulation".',
-    "local_norms": "Remove it: it is in the lab only (fedprint-lab run).",
-    "control_variates": "Remove it: it is in the lab only (fedprint-lab run).",
+    **{
+        place + name: "Remove it: it is in the lab only (fedprint-lab run)."
+        for place in ("", "training.")
+        for name in ("local_norms", "control_variates")
+    },
+    "training.proximal_weight": "It is in [0, 100]; 0 is no FedProx.",
     "minimum_contributors": f"At least {MINIMUM_CONTRIBUTORS} hospitals make an aggregate.",
 }
 
