@@ -99,6 +99,16 @@ class RunConfig(BaseModel):
             return None
         return self.server_moments or ServerMoments()
 
+    @property
+    def step_words(self) -> str:
+        """What is not plain about training and server step, for after the privacy plan; or ""."""
+        words = ""
+        if self.training.proximal_weight:
+            words += f", FedProx mu {self.training.proximal_weight:g}"
+        if self.moments is not None:
+            words += f"; server step {self.server_step}, rate {self.server_learning_rate:g}"
+        return words
+
     @classmethod
     def from_dict(cls, value: Any) -> RunConfig:
         """Read a configuration of plain values (JSON or TOML).

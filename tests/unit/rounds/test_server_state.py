@@ -12,6 +12,7 @@ from round_stand_ins import handlers
 
 from client.node_parts import check_model
 from client.run_cost import in_words
+from server.checkpoints import RunFolder
 from server.run_config import RunConfig
 from shared_model import canonical, mae, protocol, signing
 from shared_model import weights as weights_io
@@ -37,12 +38,23 @@ def requests_of(transport):
     }
 
 
-@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
-def test_the_state_travels_with_the_model_and_every_survivor_takes_the_same_step(tmp_path, name):
-    """Three rounds: all sums verified, which they are only if all receipts name the same model."""
-    folder, transport, nodes = federation(tmp_path, rounds=3, **{**ADAM, "server_step": name})
+def three(root, **changes):
+    """Three sites, of whom two are enough."""
+    return federation(root, SITES, threshold=2, **changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Three rounds of FedAdam: folder, record, transport, nodes."""
+    folder, transport, nodes = three(tmp_path_factory.mktemp("run"), rounds=3, **ADAM)
     record, _ = go(transport, folder)
     assert record.state == "finished"
+    return folder, record, transport, nodes
+
+
+def test_the_state_travels_with_the_model_and_every_survivor_takes_the_same_step(undisturbed):
+    """All sums verified, which they are only if all receipts name the same model and state."""
+    folder, record, transport, nodes = undisturbed
     for number in (1, 2, 3):
         closing = folder.closing(number)
         assert closing.state == "verified"
@@ -55,7 +67,7 @@ def test_the_state_travels_with_the_model_and_every_survivor_takes_the_same_step
         found = weights_io.from_bytes(body)
         assert set(found) == set(start_weights()) | names
         assert message["model_digest"] == weights_io.digest(found)
-        assert (message["version"], message["server_step"]) == (4, name)
+        assert (message["version"], message["server_step"]) == (4, "fedadam")
     standing = folder.standing(record)
     assert set(standing) == set(start_weights()) | names
     assert set(folder.weights(record)) == set(start_weights())
@@ -63,18 +75,16 @@ def test_the_state_travels_with_the_model_and_every_survivor_takes_the_same_step
     assert weights_io.digest(folder.weights(record)) == record.weights_digest
 
 
-def test_the_step_of_a_run_is_the_object_of_the_lab(tmp_path):
+def test_the_step_of_a_run_is_the_object_of_the_lab(undisturbed):
     """What the coordinator stored after each round is `FedAdam.apply` on the stored sum's mean."""
-    folder, transport, _ = federation(tmp_path, rounds=2, **ADAM)
-    record, _ = go(transport, folder)
+    folder, record, _, _ = undisturbed
     step, state = FedAdam(0.05, MOMENTS), {}
     for item in record.rounds:
         request = protocol.open_train_request(item.request_bytes, signing.public_bytes(RUN_KEY))
         script = of_request(request, record.roster.weights)
         before = folder.weights(record, item.round - 1)
-        total = unpack(
-            folder.summed(item.round), script.numbers.modulus_bits, script.numbers.padded
-        )
+        packed, numbers = folder.summed(item.round), script.numbers
+        total = unpack(packed, numbers.modulus_bits, numbers.padded)
         like = {name: before[name] for name in TRAINABLE}
         mean = mean_update(total, script, item.survivors, like)
         after, state = step.apply(before, mean, state)
@@ -84,7 +94,7 @@ def test_the_step_of_a_run_is_the_object_of_the_lab(tmp_path):
 
 def test_fedavg_has_no_state_and_names_no_parts(tmp_path):
     """As it was: version 3, the plain digest, nothing beside the model."""
-    folder, transport, _ = federation(tmp_path, rounds=2)
+    folder, transport, _ = three(tmp_path, rounds=1)
     record, _ = go(transport, folder)
     assert all(item.parts is None for item in record.rounds)
     assert record.model_digest == record.weights_digest
@@ -92,11 +102,10 @@ def test_fedavg_has_no_state_and_names_no_parts(tmp_path):
     assert set(folder.standing(record)) == set(start_weights())
 
 
-def test_a_coordinator_that_was_stopped_goes_on_with_the_state(tmp_path):
+def test_a_coordinator_that_was_stopped_goes_on_with_the_state(tmp_path, undisturbed):
     """Stopped after the first round and in the second: the same bits as undisturbed."""
-    whole, transport, _ = federation(tmp_path / "whole", rounds=3, **ADAM)
-    wanted, _ = go(transport, whole)
-    folder, transport, _ = federation(tmp_path / "stopped", rounds=3, **ADAM)
+    wanted = undisturbed[1]
+    folder, transport, _ = three(tmp_path, rounds=3, **ADAM)
     go(transport, folder, stop=lambda: folder.record().completed == 1)
     go(transport, folder, stop=lambda: len(folder.round(2).submitted) >= 1)
     record, _ = go(transport, folder)
@@ -107,7 +116,7 @@ def test_a_coordinator_that_was_stopped_goes_on_with_the_state(tmp_path):
 
 def test_a_receipt_for_another_state_is_an_incident(tmp_path):
     """The digest joins both: a site that computed other moments signs another model."""
-    folder, transport, _ = federation(tmp_path, rounds=1, **ADAM)
+    folder, transport, _ = three(tmp_path, rounds=1, **ADAM)
 
     def other(message, body):
         return weights_io.digest(folder.weights(folder.record()))  # without the state
@@ -121,28 +130,28 @@ def test_a_receipt_for_another_state_is_an_incident(tmp_path):
     assert record.rounds[0].outcome == "aggregated"
 
 
-@pytest.mark.parametrize("what", ["dropped", "exchanged"])
-def test_a_checkpoint_whose_state_is_not_the_records_is_not_taken_up(tmp_path, what):
-    """The coordinator's own disk, too, is held against the digest."""
-    folder, transport, _ = federation(tmp_path, rounds=2, **ADAM)
-    go(transport, folder, stop=lambda: folder.record().completed == 1)
-    found = folder.standing(folder.record())
-    model, state = weights_io.parts(found)
+def test_a_checkpoint_whose_state_is_not_the_records_is_not_taken_up(tmp_path, undisturbed):
+    """The coordinator's own disk, too, is held against the digest: dropped or exchanged."""
+    kept, record, _, _ = undisturbed
+    model, state = weights_io.parts(kept.standing(record))
     name = sorted(state)[0]
-    changed = {} if what == "dropped" else {**state, name: state[name] + np.float32(1)}
-    folder.save_weights(1, model | changed)
-    with pytest.raises(OurMistake, match="not the model that"):
-        go(transport, folder)
+    folder = RunFolder(tmp_path)
+    folder.save(record)
+    for changed in ({}, {**state, name: state[name] + np.float32(1)}):
+        folder.save_weights(3, model | changed)
+        with pytest.raises(OurMistake, match="not the model that"):
+            folder.standing(record)
+    folder.save_weights(3, model | state)
+    assert folder.standing(record).keys() == model.keys() | state.keys()
 
 
-def test_a_record_whose_parts_are_not_those_of_its_model_is_damaged(tmp_path):
+def test_a_record_whose_parts_are_not_those_of_its_model_is_damaged(tmp_path, undisturbed):
     """`parts` must join to what the receipts name."""
-    folder, transport, _ = federation(tmp_path, rounds=1, **ADAM)
-    record, _ = go(transport, folder)
+    record = undisturbed[1]
     item = record.rounds[0]
     lied = item.model_copy(update={"parts": item.parts.model_copy(update={"state": "0" * 64})})
     with pytest.raises(OurMistake, match="parts of another model"):
-        folder.save(record.model_copy(update={"rounds": (lied,)}))
+        RunFolder(tmp_path).save(record.model_copy(update={"rounds": (lied,)}))
 
 
 # ---------------------------------------------------------------- the node
@@ -156,7 +165,7 @@ def test_training_sees_the_model_alone(tmp_path):
         seen.append(set(weights))
         return cheap_train(request, weights, *others)
 
-    folder, transport, nodes = federation(tmp_path, rounds=2, **ADAM)
+    folder, transport, nodes = three(tmp_path, rounds=2, **ADAM)
     for site, node in list(nodes.items()):
         nodes[site] = replace(node, train=spy)
     transport.nodes = handlers(nodes)
