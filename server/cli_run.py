@@ -110,7 +110,7 @@ def init(
     terminal.out.print(
         f"Digest of the root key, to be compared with its holder by telephone:\n"
         f"  {rosters.root_card(place).spoken_key}\n  {rosters.root_card(place).words_key}\n"
-        "Next: fedprint-coordinator registry start, and for each hospital "
+        "Next: fedprint-coordinator serve (registry, dashboard and runs), and for each hospital "
         "fedprint-coordinator invite SITE -o token.json",
         soft_wrap=True,
     )

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,19 @@ class FederationData:
         return tuple(SiteInfo(**site) for site in self.about["sites"])
 
     @property
+    def whole(self) -> bool:
+        """Whether the files have the sizes that federation.json asks for (their content is not
+        read again)."""
+        sizes = {"signal.bin": 2 * 2 * WINDOW_SAMPLES, "valid.bin": 2 * TOKENS}
+        try:
+            return (self.folder / "patients.parquet").is_file() and all(
+                (self.folder / name).stat().st_size == self.about["windows"] * size
+                for name, size in sizes.items()
+            )
+        except OSError:
+            return False
+
+    @property
     def digest(self) -> str:
         """SHA-256 over windows, patients and sites."""
         return str(self.about["digest"])
@@ -170,11 +185,16 @@ def write_federation(
 ) -> FederationData:
     """Write site after site; the folder counts only once federation.json is there.
 
+    Whoever has mapped files of an earlier federation in this folder keeps them: new ones take their
+    places.
+
     Args:
+        sites: in the order of their names. Several in a row with the same `SiteInfo` object are one
+            site's patients in parts, so that no site need be in memory as a whole.
         source: what the patients are and where they are from, in plain values.
 
     Raises:
-        OurMistake: no site, two of one name, or rows that do not fit one another.
+        OurMistake: no site, two of one name or out of order, or rows that do not fit one another.
     """
     import pyarrow as arrow
     from pyarrow import parquet
@@ -186,9 +206,12 @@ def write_federation(
     columns: dict[str, list[npt.NDArray[Any]]] = {}
     count = 0
     hashed = {name: hashlib.sha256() for name in ("signal.bin", "valid.bin")}
-    with (folder / "signal.bin").open("wb") as signal, (folder / "valid.bin").open("wb") as valid:
+    new = {name: folder / f"{name}.new" for name in (*hashed, "patients.parquet")}
+    with new["signal.bin"].open("wb") as signal, new["valid.bin"].open("wb") as valid:
         for info, rows in sites:
             _check(rows)
+            if not infos or infos[-1] is not info:
+                infos.append(info)
             patients = len(rows.windows)
             for name, stream, array in (
                 ("signal.bin", signal, rows.signal.astype("<f2")),
@@ -199,7 +222,7 @@ def write_federation(
                 stream.write(data)
             ends = count + np.cumsum(rows.windows)
             made: dict[str, npt.NDArray[Any]] = {
-                "site": np.full(patients, len(infos), dtype=np.int64),
+                "site": np.full(patients, len(infos) - 1, dtype=np.int64),
                 "first": (ends - rows.windows).astype(np.int64),
                 "windows": rows.windows.astype(np.int64),
                 "held_out": rows.held_out,
@@ -207,12 +230,17 @@ def write_federation(
             }
             for name, values in made.items():
                 columns.setdefault(name, []).append(values)
-            infos.append(info)
             count += int(rows.windows.sum())
-    if not infos or len({info.name for info in infos}) != len(infos):
-        raise OurMistake("A federation has sites, each with a name of its own.")
+        for stream in (signal, valid):
+            stream.flush()
+            os.fsync(stream.fileno())
+    names = [info.name for info in infos]
+    if not names or any(one >= after for one, after in pairwise(names)):
+        raise OurMistake("A federation has sites, in the order of their names, none twice.")
     table = arrow.table({name: _joined(parts) for name, parts in columns.items()})
-    parquet.write_table(table, folder / "patients.parquet")
+    parquet.write_table(table, new["patients.parquet"])
+    for name, path in new.items():
+        os.replace(path, folder / name)
     content = {
         "format": FORMAT,
         "source": dict(source),

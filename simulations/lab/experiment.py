@@ -109,7 +109,9 @@ class Federation(Part):
     source: "simulated" draws pretend patients; "folders" reads real recordings; "waves" are noisy
         sines without any meaning, for timing only (the report says so).
     folders: real sites, one folder each; with a partition other than natural they are one pool.
-    patients: of each hospital on average. Ignored for folders.
+    patients: of each hospital on average.
+    windows_per_patient: as drawn; a window that the quality gate refuses is left out, as in a
+        hospital's store. Both are ignored for folders: all their patients and usable windows count.
     held_out: share of each site's patients that never trains; probes and losses are of these.
     """
 

@@ -1,0 +1,127 @@
+"""Real recordings as patients: read, windowed and gated by the very code that hospitals run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared_model.canonical import digest_of
+from shared_model.errors import DataFault, OurMistake
+from simulations.lab.partition import site_name
+from simulations.lab.patient_pool import PatientPool, Piece
+
+
+@dataclass
+class Read:
+    """What was met in a folder. Counts only: neither names of files nor patients."""
+
+    recordings: int = 0
+    patients: int = 0
+    without_windows: int = 0
+    """Patients of whose recordings the quality gate accepted nothing."""
+    faults: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def words(self) -> str:
+        """For federation.json and tables."""
+        said = [f"recordings {self.recordings}, patients {self.patients}"]
+        if self.without_windows:
+            said.append(f"of these without a usable window {self.without_windows}")
+        if self.faults:
+            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.faults.items()))
+            said.append(f"not readable {self.faults.total()} ({causes})")
+        return "; ".join(said)
+
+
+def site_names(folders: tuple[str, ...]) -> dict[str, Path]:
+    """Name of each folder's site.
+
+    Raises:
+        OurMistake: a folder is not there, or two give the same name.
+    """
+    named: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise OurMistake(
+                f"The folder of recordings {folder} is not there.",
+                do="Correct federation.folders; paths are taken from the experiment's own folder.",
+            )
+        name = site_name(folder.resolve().name)
+        if name in named:
+            raise OurMistake(
+                f"Two folders of recordings would both be the site {name!r}.",
+                do="Rename one of them: a site is called as its folder.",
+            )
+        named[name] = folder
+    return dict(sorted(named.items()))
+
+
+def listing_digest(folders: tuple[str, ...]) -> str:
+    """SHA-256 over names, sizes and times of change of all files: says whether to read again."""
+    seen: list[list[Any]] = []
+    for name, folder in site_names(folders).items():
+        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+            about = path.stat()
+            seen.append([name, str(path.relative_to(folder)), about.st_size, about.st_mtime_ns])
+    return digest_of(seen)
+
+
+def count(folders: tuple[str, ...]) -> int:
+    """Recordings in all folders by the look of the files, for progress bars."""
+    from client.records import count_recordings
+
+    return sum(count_recordings(folder) for folder in site_names(folders).values())
+
+
+def read_into(pool: PatientPool, folder: Path, site: str, on_recording: Callable[[], None]) -> Read:
+    """Put a folder's patients into the pool, one recording in memory at a time.
+
+    A patient's windows are the usable ones of all recordings, in the order in which they are read.
+    A label is the mean over the patient's recordings if all values are numbers, else the most
+    frequent. Identifiers stay in this function.
+    """
+    from client.ingest import prepare_recording
+    from client.records import ReadFault, guess_mapping, read_folder
+
+    read = Read()
+    pieces: dict[str, list[Piece]] = {}
+    labels: dict[str, list[dict[str, str | float]]] = {}
+    for item in read_folder(folder, guess_mapping(folder)):
+        on_recording()
+        if isinstance(item, ReadFault):
+            read.faults[item.cause] += 1
+            continue
+        try:
+            windows = prepare_recording(item).windows()
+        except DataFault as error:
+            read.faults[error.cause] += 1
+            continue
+        read.recordings += 1
+        labels.setdefault(item.patient, []).append(dict(item.labels))
+        usable = windows.select(windows.usable)
+        of_patient = pieces.setdefault(item.patient, [])
+        if len(usable):
+            of_patient.append(pool.write(usable.signal, usable.valid))
+    for patient, found in pieces.items():
+        read.patients += 1
+        if found:
+            pool.add_pieces(tuple(found), _merged(labels[patient]), site)
+        else:
+            read.without_windows += 1
+    return read
+
+
+def _merged(recordings: list[dict[str, str | float]]) -> dict[str, str | float]:
+    """One value of each label."""
+    merged: dict[str, str | float] = {}
+    for name in sorted({name for labels in recordings for name in labels}):
+        values = [labels[name] for labels in recordings if name in labels]
+        numbers = [value for value in values if isinstance(value, float)]
+        if len(numbers) == len(values):
+            merged[name] = sum(numbers) / len(numbers)
+        else:
+            merged[name] = Counter(map(str, values)).most_common(1)[0][0]
+    return merged
