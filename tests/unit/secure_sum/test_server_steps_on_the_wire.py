@@ -103,22 +103,36 @@ def test_nothing_is_spelled_in_one_way_only(spelled):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        {"server_moments": MOMENTS.__dict__},
-        {"server_step": "fedadam", "server_learning_rate": 0.05},
-        {**NEW, "server_learning_rate": 0.2},
-        {**NEW, "server_step": "fedsgd"},
-        {"bookings": 1},
+        ({"server_moments": MOMENTS.__dict__}, "FedAvg has none"),
+        ({"server_step": "fedadam", "server_learning_rate": 0.05}, "have beta1, beta2 and tau"),
+        ({**NEW, "server_learning_rate": 0.2}, r"0\.2 is not in \(0, 0\.1\]"),
+        ({**NEW, "server_step": "fedsgd"}, "'fedavg', 'fedadam' or 'fedyogi'"),
+        ({"bookings": 1}, "every round is booked"),
     ],
     ids=["fedavg with moments", "no moments", "too fast", "unknown", "bookings"],
 )
-def test_a_step_that_cannot_be_taken_is_no_legal_request_or_plan(wrong):
+def test_a_step_that_cannot_be_taken_is_no_legal_request_or_plan(wrong, words):
     """So that no hospital approves, or trains for, a sum that it could not verify."""
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=words):
         read(version=4, **wrong)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=words):
         plan(**wrong)
+
+
+def test_the_configuration_is_digested_as_the_wire_page_says():
+    """With the moments under their name, and the proximal weight in the training."""
+    request = changed(request_of_three(), **(NEW | {"server_moments": MOMENTS}))
+    held = dataclasses.replace(request.training, proximal_weight=0.5)
+    request = changed(request, training=held)
+    names = ("purpose", "preset", "config_digest", "minimum_contributors", "server_step")
+    names += ("server_learning_rate", "rounds", "bookings", "code_digest")
+    wanted = {name: getattr(request, name) for name in names}
+    wanted |= {"aggregation": request.sum.aggregation, "privacy": plain()["privacy"]}
+    wanted["training"] = {**plain()["training"], "proximal_weight": 0.5}
+    wanted["server_moments"] = {"beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+    assert configuration_digest(request) == reference.sha256(canonical.encode(wanted)).hex()
 
 
 def test_moments_and_proximal_weight_are_in_the_transcript():
