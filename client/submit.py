@@ -243,6 +243,7 @@ def _check_epoch_keys(request: TrainRequest, identity_keys: Mapping[str, bytes])
 
 
 def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
+    """The model to train from, without the server step's state: only `verify` looks at that."""
     try:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
@@ -250,6 +251,7 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
         raise Refused(error.message, reason="model") from error
     if weights_io.digest(weights) != request.model_digest:
         raise Refused("The weights are not the ones that the request names.", reason="model")
+    weights, _ = weights_io.parts(weights)
     if node.dimension(request, weights) != request.sum.dimension:
         raise Refused("The request names another number of parameters.", reason="secure-sum")
     return weights
