@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,10 @@ def test_half_a_federation_never_counts(tmp_path: Path, monkeypatch: pytest.Monk
         drawn.append(order)
         return real(order)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(from_formulas, "draw", cut_off)
-        sources.prepare(experiment(WAVES), tmp_path / "two")
+        with pytest.raises(KeyboardInterrupt):
+            sources.prepare(experiment(WAVES), tmp_path / "two")
     assert not (tmp_path / "two" / "federation.json").exists()
     assert sources.prepare(experiment(WAVES), tmp_path / "two").digest == whole
     path = tmp_path / "two" / "signal.bin"
@@ -277,6 +279,34 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
         assert steps[-1] == (32, 32)
 
 
-def test_results_wait_for_their_turn_and_few_of_them() -> None:
-    """In order for any number of processes."""
-    assert list(processes.in_order(abs, [-3, -1, -2] * 4, 2)) == [3, 1, 2] * 4
+class _Here:
+    """A pool that computes when it is asked, in this process, and counts."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def submit(self, function: Any, order: Any) -> Future[Any]:
+        asked.append(order)
+        made: Future[Any] = Future()
+        made.set_result(function(order))
+        return made
+
+
+asked: list[Any] = []
+
+
+def test_results_come_in_order_and_few_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two for each process at most, so that memory does not grow with the federation."""
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", _Here)
+    asked.clear()
+    taken = []
+    for result in processes.in_order(abs, list(range(-100, 0)), 3):
+        taken.append(result)
+        assert len(asked) - len(taken) <= 2 * 3
+    assert taken == list(range(100, 0, -1))

@@ -61,7 +61,7 @@ effect_values = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(made=effect_values)
 def test_windows_stay_windows_whatever_the_effect(made: dict[str, Any]) -> None:
     """Mean 0 and variance 1 over valid samples, 0 elsewhere; nothing becomes valid; all finite."""
@@ -117,13 +117,13 @@ def test_a_band_and_a_sampling_rate_take_away_what_is_beyond() -> None:
 
 def test_sensors_are_missing_for_patients_not_for_windows() -> None:
     """The shares of patients, never both sensors of one; the rest is left alone."""
-    signal, valid = run({"missing_ecg": 0.3, "missing_ppg": 0.4}, patients=400, each=2)
-    lost = ~valid.any(axis=2).reshape(400, 2, 2)  # (patient, window, channel)
+    signal, valid = run({"missing_ecg": 0.3, "missing_ppg": 0.4}, patients=200, each=2)
+    lost = ~valid.any(axis=2).reshape(200, 2, 2)  # (patient, window, channel)
     assert (lost[:, 0] == lost[:, 1]).all()
     assert not lost.all(axis=2).any()
-    assert abs(lost[:, 0, ECG].mean() - 0.3) < 0.12
-    assert abs(lost[:, 0, PPG].mean() - 0.4) < 0.12
-    assert not signal.reshape(400, 2, 2, 1250)[lost].any()
+    assert abs(lost[:, 0, ECG].mean() - 0.3) < 0.15
+    assert abs(lost[:, 0, PPG].mean() - 0.4) < 0.15
+    assert not signal.reshape(200, 2, 2, 1250)[lost].any()
 
 
 def test_an_inverted_ecg_is_upside_down_and_the_ppg_is_not() -> None:

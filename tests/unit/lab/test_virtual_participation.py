@@ -119,9 +119,7 @@ def test_a_link_loses_both_ways_and_sends_again() -> None:
     sends = [one for asked in rounds for one in asked.sends.values()]
     mean = sum(one.request for one in sends) / len(sends)
     assert abs(mean - 1.5) < 0.05
-    dead = ask(
-        experiment({"share": 1.0, "kind": "link", "probability": 1.0, "tries": 3}), SITES, 1
-    )
+    dead = ask(experiment({"share": 1.0, "kind": "link", "probability": 1.0, "tries": 3}), SITES, 1)
     assert set(dead.absent.values()) == {"link"}
     assert dead.trained == ()
     assert set(dead.sends.values()) == {Sends(4, 0)}
