@@ -31,18 +31,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client import egress
+from client.integers import integers
 from client.outbox import Trained
 from client.steps import OutboxSteps
 from shared_model import canonical, protocol, signing
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
-from shared_model.distributed import Shares, share
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.protocol import TrainRequest
 from shared_model.protocol_sum import epoch_key_statement
 from shared_model.roster import Roster, weight_of
 from shared_model.secure_sum.keys import Member
-from shared_model.secure_sum.numbers import flatten, flatten_exact, quantise
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.submission import seal_submission, unmasked_submission
 from shared_model.secure_sum.transcript import Transcript, of_request
@@ -374,19 +373,6 @@ def _body(
 def _integers(
     update: Weights, transcript: Transcript, site: str, noise: NoiseSource
 ) -> tuple[Words, dict[str, object]]:
-    """What this site adds to the sum, and counts for its own log.
-
-    In mode local `update` is private already. In mode distributed the noise is added here.
-    """
-    numbers, seed = transcript.numbers, transcript.rotation_seed
-    if isinstance(numbers, Shares):
-        made = share(flatten_exact(update), numbers, transcript.index(site), seed, noise)
-        return made.vector, {"clamped": made.clamped}
-    quantised = quantise(
-        flatten(update), numbers, seed, transcript.weight(site), noise.rounding_seed()
-    )
-    return quantised.vector, {
-        "clipped": quantised.clipped,
-        "non_finite": quantised.non_finite,
-        "scaled": quantised.scaled,
-    }
+    """`integers` of a participant of this round."""
+    place, weight = transcript.index(site), transcript.weight(site)
+    return integers(update, transcript.numbers, transcript.rotation_seed, place, weight, noise)

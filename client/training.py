@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.local_state import LocalState, correction, kept_after
 from client.steps import StepKeeper, StepState
 from shared_model import losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
@@ -48,11 +49,15 @@ class PatientBatches(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """`update`: local weights minus received weights, trainable names only; private."""
+    """`update`: local weights minus received weights, trainable names only; private.
+
+    local: what the site keeps for its next round; private too, and never sent. {} if nothing.
+    """
 
     update: Weights = field(repr=False)
     steps: int
     noise_name: str
+    local: Weights = field(default_factory=dict, repr=False)
 
 
 class _Unit(nn.Module):
@@ -124,6 +129,7 @@ def train_round(
     noise: NoiseSource,
     on_step: Callable[[int, int], None] | None = None,
     steps: StepKeeper | None = None,
+    local: LocalState | None = None,
 ) -> TrainingOutcome:
     """`plan.steps` private steps from the model's weights; the model itself is left as it was.
 
@@ -145,12 +151,21 @@ def train_round(
         on_step: told (step, steps) after every step, for a progress bar on this machine.
         steps: keeps the state after every step, before `on_step` hears of it; training goes on
             from the last one kept. What it holds is private: noised weights and functions of them.
+        local: what the site has kept, in the lab; see `client.local_state`. What it adds to a
+            noised gradient, and `LocalTraining.proximal_weight`, is post-processing.
 
     Raises:
-        OurMistake: the model has layers that couple patients, N < 1, or the kept state is of
-            another model or noise.
+        OurMistake: the model has layers that couple patients, N < 1, the kept state is of
+            another model or noise, or what the site has kept does not fit.
     """
     unit, received = _prepared(model, training)
+    norms = mae.norm_names(model) if local is not None and local.norms else frozenset[str]()
+    if local is not None:
+        own = local.own_norms(_plain(received), norms)
+        received |= {_PREFIX + name: torch.from_numpy(own[name].copy()) for name in own}
+    start = {name: value.copy() for name, value in _plain(received).items()}
+    sent = [name for name in start if name not in norms]
+    corrected = correction(training, start, sent, local)
     weights = {name: value.clone() for name, value in received.items()}
     optimiser = _Optimiser(training, sum(value.numel() for value in weights.values()))
     kept = None if steps is None else steps.last
@@ -164,18 +179,19 @@ def train_round(
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
         total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
-        for name, change in privacy.split(optimiser.step(mean), weights).items():
+        change_of = optimiser.step(corrected(mean, _plain(weights)))
+        for name, change in privacy.split(change_of, weights).items():
             weights[name] += torch.from_numpy(change)
         if steps is not None:
-            now = {name.removeprefix(_PREFIX): _copy(value) for name, value in weights.items()}
+            now = {name: value.copy() for name, value in _plain(weights).items()}
             moments = optimiser.moments()
             steps.keep(StepState(step + 1, now, moments, noise.place()))
         if on_step is not None:
             on_step(step + 1, plan.steps)
-    update = {
-        name.removeprefix(_PREFIX): (weights[name] - received[name]).numpy() for name in weights
-    }
-    return TrainingOutcome(update=update, steps=plan.steps, noise_name=noise.name)
+    end = _plain(weights)
+    update = {name: end[name] - start[name] for name in sent}
+    kept_now = kept_after(training, plan.steps, start, end, sent, local)
+    return TrainingOutcome(update, plan.steps, noise.name, kept_now)
 
 
 def clipped_step(
@@ -220,9 +236,9 @@ def _prepared(
     return unit, received
 
 
-def _copy(value: Tensor) -> np.ndarray:
-    array: np.ndarray = value.numpy().copy()
-    return array
+def _plain(weights: Mapping[str, Tensor]) -> Weights:
+    """The same memory as arrays, by the names in the model."""
+    return {name.removeprefix(_PREFIX): value.numpy() for name, value in weights.items()}
 
 
 def _fill(weights: dict[str, Tensor], kept: Weights) -> None:

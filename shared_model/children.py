@@ -129,7 +129,7 @@ class Family:
         def run(out: IO[bytes] | int, err: IO[bytes] | int) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # closes with us; see _tether
+                stdin=subprocess.PIPE,  # closes with us; see tether
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
@@ -191,7 +191,7 @@ def _close(child: Child) -> None:
             pipe.close()
 
 
-def _tether(parent: int) -> None:
+def tether(parent: int) -> None:
     """Bind this process to the life of its parent."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -212,7 +212,7 @@ def _watch_input() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of a child: PARENT_PID MODULE:FUNCTION ARGUMENTS..."""
     parent, entry, *rest = sys.argv[1:] if arguments is None else arguments
-    _tether(int(parent))
+    tether(int(parent))
     module, _, function = entry.partition(":")
     run: Callable[[list[str]], None] = getattr(importlib.import_module(module), function)
     run(list(rest))

@@ -90,9 +90,39 @@ class PrivacyPlan:
         return asdict(self)
 
 
+StepName = Literal["fedavg", "fedadam", "fedyogi"]
+"""What the server does with the mean update; see `shared_model.server_optimisers`."""
+
+
+@dataclass(frozen=True)
+class ServerMoments:
+    """What FedAdam and FedYogi (2003.00295, Algorithm 2) take beside their learning rate.
+
+    beta1, beta2: decay of the first and second moment. tau: added to the root of the second, in the
+        unit of an update; its square is what the second moment begins with.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _need(0.0 <= self.beta1 < 1.0, "beta1 must be in [0, 1).")
+        _need(0.0 <= self.beta2 < 1.0, "beta2 must be in [0, 1).")
+        _need(1e-12 <= self.tau <= 1.0, "tau must be in [1e-12, 1].")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a hospital trains inside a round; public, the same at every site."""
+    """How a hospital trains inside a round; public, the same at every site.
+
+    proximal_weight: mu of FedProx (1812.06127): mu x (weights - received weights) is added to each
+        step's noised mean gradient. A function of private values: it costs no privacy and leaves
+        clipping as it was. 0: none; then it is in no message and no digest.
+    """
 
     segments: int = 2
     patch_masks: int = 1
@@ -103,6 +133,7 @@ class LocalTraining:
     alignment_weight: float = 0.1
     contrast_weight: float = 0.0
     """In-patient InfoNCE; 0 until an ablation shows a gain."""
+    proximal_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _need(1 <= self.segments <= 64, "segments must be in 1 ... 64.")
@@ -111,6 +142,11 @@ class LocalTraining:
         for weight in (self.cross_modal_weight, self.alignment_weight, self.contrast_weight):
             _need(0.0 <= weight <= 1e3, "Weights of loss terms must be in [0, 1000].")
         _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
+        _need(0.0 <= self.proximal_weight <= 100.0, "proximal_weight must be in [0, 100].")
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, as messages and digests have them."""
+        value = asdict(self)
+        if not self.proximal_weight:
+            del value["proximal_weight"]
+        return value

@@ -376,17 +376,35 @@ def trainable_names(model: nn.Module, which: Literal["head", "all"]) -> tuple[st
     """
     if which not in {"head", "all"}:
         raise OurMistake("What is trained is 'head' or 'all'.")
-    norms = {
-        f"{name}.{kind}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-        for kind in ("weight", "bias")
-    }
+    norms = norm_names(model)
     return tuple(
         name
         for name, _ in model.named_parameters()
         if which == "all" or name in norms or name.startswith(("bottleneck.", "fingerprint_"))
     )
+
+
+def norm_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of every LayerNorm."""
+    return frozenset(
+        f"{name}.{kind}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for kind in ("weight", "bias")
+    )
+
+
+def sent_names(
+    model: nn.Module, which: Literal["head", "all"], *, local_norms: bool = False
+) -> tuple[str, ...]:
+    """Names of the parameters in an update, in the model's order: those that are trained, without
+    the LayerNorms where each site keeps its own.
+
+    Raises:
+        OurMistake: no such choice.
+    """
+    kept = norm_names(model) if local_norms else frozenset()
+    return tuple(name for name in trainable_names(model, which) if name not in kept)
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

@@ -37,10 +37,19 @@ from importlib import metadata
 from typing import Annotated, Any, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_model import canonical, signing
-from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.config import LocalTraining, PrivacyPlan, ServerMoments, StepName
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
@@ -174,6 +183,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+Training = Annotated[LocalTraining, PlainSerializer(LocalTraining.as_dict, return_type=dict)]
+"""As `LocalTraining.as_dict` writes it: what a run does not use is not there."""
+
+
+class _Sparse(_Strict):
+    """What a run does not use is not written, so that runs without it have the bytes of version 3:
+    fields of `_UNUSED` that are None."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = plain(self)
+        return {
+            name: value[name] for name in value if name not in _UNUSED or value[name] is not None
+        }
+
+
+_UNUSED = frozenset({"server_moments"})
+
+
 class Participant(_Strict):
     """One site of a round, with the number of patients that it declared at enrolment."""
 
@@ -254,7 +282,7 @@ class LedgerNote(LedgerHead):
         return LedgerHead(length=self.length, head=self.head, signature=self.signature)
 
 
-class RunPlan(_Strict):
+class RunPlan(_Sparse):
     """What a hospital's operator approves before a run's first round.
 
     rounds: aggregates that the run wants. bookings: rounds that a hospital may have to pay for,
@@ -267,13 +295,14 @@ class RunPlan(_Strict):
     preset: PresetName
     config_digest: Digest
     privacy: PrivacyPlan
-    training: LocalTraining
+    training: Training
     rounds: RoundNumber
     bookings: RoundNumber
     minimum_contributors: Annotated[int, Field(ge=1, le=MAX_PARTICIPANTS)]
     aggregation: Literal["secure-sum", "UnmaskedForSimulation"]
-    server_step: Literal["fedavg"]
+    server_step: StepName
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
+    server_moments: ServerMoments | None = None
     code_digest: Digest
 
     @model_validator(mode="after")
@@ -302,7 +331,7 @@ class RoundMessage(SignedMessage):
     round: RoundNumber
 
 
-class TrainRequest(RoundMessage):
+class TrainRequest(RoundMessage, _Sparse):
     """Train one round from these weights.
 
     participants are sorted by site, each once. `start` counts the coordinator's starts of this
@@ -322,9 +351,10 @@ class TrainRequest(RoundMessage):
     model_digest: Digest
     body_digest: Digest
     privacy: PrivacyPlan
-    training: LocalTraining
-    server_step: Literal["fedavg"] = "fedavg"
+    training: Training
+    server_step: StepName = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)]
+    server_moments: ServerMoments | None = None
     rounds: RoundNumber
     bookings: RoundNumber
     code_digest: Digest
@@ -369,6 +399,7 @@ class TrainRequest(RoundMessage):
             aggregation=self.sum.aggregation,
             server_step=self.server_step,
             server_learning_rate=self.server_learning_rate,
+            server_moments=self.server_moments,
             code_digest=self.code_digest,
         )
 

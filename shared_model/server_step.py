@@ -6,71 +6,51 @@ auditor: the digest of the model after the round is in every `SumReceipt`.
 Every machine gets the same bits. The sum is made of whole numbers; undoing the rotation adds and
 subtracts whole numbers below 2^31 x 4096 = 2^43, which float64 holds exactly, so that neither the
 order of the additions nor the number of BLAS threads can show. What remains are single IEEE 754
-operations on each element (one product for the mean, one product and one addition for the step),
-rounded to float64 each, and one rounding to float32 at the end. A square root in the scale is
-correctly rounded as well. So it is in mode distributed, whose sums are below 2^31 too.
+operations on each element (one product for the mean, those of `shared_model.server_optimisers` for
+the step), rounded to float64 each, and one rounding to float32 at the end. A square root in the
+scale is correctly rounded as well. So it is in mode distributed, whose sums are below 2^31 too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import TrainRequest
 from shared_model.secure_sum.numbers import mean_of, unflatten
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.transcript import Transcript
+from shared_model.server_optimisers import (
+    FedAdam,
+    FedAvg,
+    FedYogi,
+    ServerStep,
+    named,
+    rate_of,
+)
 from shared_model.weights import Weights
 
-
-class ServerStep(Protocol):
-    """What is done with the mean update."""
-
-    def apply(self, weights: Weights, mean: Mapping[str, np.ndarray]) -> Weights:
-        """New full weights; parameters that `mean` lacks are returned as they were."""
-
-
-@dataclass(frozen=True)
-class FedAvg:
-    """`w + learning_rate x mean update` (McMahan et al. 2017 with a server learning rate).
-
-    Computed in float64, rounded to float32 once.
-    """
-
-    learning_rate: float = 1.0
-
-    def apply(self, weights: Weights, mean: Mapping[str, np.ndarray]) -> Weights:
-        """See `ServerStep.apply`.
-
-        Raises:
-            OurMistake: the mean has a parameter that the model lacks, or of another shape.
-        """
-        after = dict(weights)
-        for name, value in mean.items():
-            before = weights.get(name)
-            if before is None or before.shape != value.shape:
-                raise OurMistake("The mean update does not fit the model.")
-            stepped = before.astype(np.float64) + self.learning_rate * value
-            after[name] = stepped.astype(np.float32)
-        return after
+__all__ = [
+    "FedAdam",
+    "FedAvg",
+    "FedYogi",
+    "ServerStep",
+    "mean_update",
+    "model_after",
+    "step_of",
+    "trained_names",
+]
 
 
 def step_of(request: TrainRequest) -> ServerStep:
-    """The step that a signed request names; its fields are in the transcript.
-
-    In mode distributed it is the only step of the round: plain SGD, its rate the product of the
-    training's learning rate and the server's, as when one hospital takes a step by itself.
-    """
-    rate = request.server_learning_rate
-    if request.privacy.mode == "distributed":
-        rate *= request.training.learning_rate
-    match request.server_step:
-        case "fedavg":
-            return FedAvg(rate)
+    """The step that a signed request names; its fields are in the transcript."""
+    rate = rate_of(
+        request.privacy.mode, request.server_learning_rate, request.training.learning_rate
+    )
+    return named(request.server_step, rate, request.server_moments)
 
 
 def mean_update(
@@ -105,21 +85,26 @@ def model_after(
 ) -> Weights:
     """The model after a round, from what was signed about it, the model before and the sum.
 
+    The server step's state, if it has one, is in both under its reserved names.
+
     Args:
         transcript: of the request.
         summed: uint32 (padded,), the published sum modulo 2^m over the survivors.
-        before: the full model that the request names.
+        before: the full model that the request names, with the state.
         trained: names of the parameters that the round trains.
 
     Raises:
-        OurMistake: the model lacks a trained parameter, or the sum does not fit them.
+        OurMistake: the model lacks a trained parameter, the sum does not fit them, or the state is
+            of another step.
     """
     names = sorted(trained)
     if not set(names) <= set(before):
         raise OurMistake("A trained parameter is not in the model.")
     like = {name: before[name] for name in names}
     mean = mean_update(summed, transcript, survivors, like)
-    return step_of(request).apply(before, mean)
+    model, state = weights_io.parts(before)
+    moved, after = step_of(request).apply(model, mean, state)
+    return moved | after
 
 
 def trained_names(request: TrainRequest) -> tuple[str, ...]:

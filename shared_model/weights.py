@@ -1,4 +1,8 @@
-"""Weights as safetensors bytes and their digest. Never pickle."""
+"""Weights as safetensors bytes and their digest. Never pickle.
+
+The state of a server step (`shared_model.server_optimisers`) travels and lies in the same bytes,
+under names that begin with `STATE`; no parameter of a model has such a name.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from shared_model.errors import OurMistake, Refused
 
 Weights = dict[str, np.ndarray]
 """Parameter name -> float32 array, C order."""
+STATE = "server-step/"
+"""Begins the names of a server step's state."""
 
 
 def to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:
@@ -45,7 +51,21 @@ def from_bytes(data: bytes, *, like: Mapping[str, np.ndarray] | None = None) -> 
 
 
 def digest(weights: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and float32 bytes in sorted order (independent of the file)."""
+    """SHA-256 over names, shapes and float32 bytes in sorted order (independent of the file).
+
+    With a server step's state: `joined_digest` of the model's own digest and the state's.
+    """
+    model, state = parts(weights)
+    return joined_digest(_digest(model), _digest(state)) if state else _digest(model)
+
+
+def joined_digest(model: str, state: str) -> str:
+    """What a round names as its model if a server step's state goes with it, so that whoever has
+    the model alone can still hold it against what hospitals signed."""
+    return hashlib.sha256(f"fedprint-model-and-state-1:{model}:{state}".encode()).hexdigest()
+
+
+def _digest(weights: Mapping[str, np.ndarray]) -> str:
     hasher = hashlib.sha256(b"fedprint-weights-1")
     for name in sorted(weights):
         value = _float32(weights[name])
@@ -54,6 +74,13 @@ def digest(weights: Mapping[str, np.ndarray]) -> str:
         hasher.update(header)
         hasher.update(value.tobytes())
     return hasher.hexdigest()
+
+
+def parts(weights: Mapping[str, np.ndarray]) -> tuple[Weights, Weights]:
+    """The model's own arrays, and those of the server step's state."""
+    model = {name: value for name, value in weights.items() if not name.startswith(STATE)}
+    state = {name: value for name, value in weights.items() if name.startswith(STATE)}
+    return model, state
 
 
 def _float32(value: np.ndarray) -> np.ndarray:

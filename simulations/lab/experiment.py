@@ -206,6 +206,7 @@ class Algorithm(Part):
             cross_modal_weight=self.cross_modal_weight,
             alignment_weight=self.alignment_weight,
             contrast_weight=self.contrast_weight,
+            proximal_weight=self.proximal_weight,
         )
 
 

@@ -22,6 +22,8 @@ from shared_model.errors import OurMistake
 RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 LOGISTIC_CS = (0.001, 0.01, 0.1, 1.0)
 CONFIDENCE = 0.95
+_MOST_WEIGHTS = 2_000_000
+"""Weights of bootstrap samples in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,19 @@ def metric(kind: str, truth: np.ndarray, score: np.ndarray, weight: np.ndarray) 
 
 def _auroc(truth: np.ndarray, rank: np.ndarray, weight: np.ndarray) -> float:
     """Weighted area under the ROC curve from dense ranks; ties count one half."""
-    positive = np.bincount(rank, weights=weight * truth)
-    negative = np.bincount(rank, weights=weight * (1.0 - truth))
-    pairs = positive.sum() * negative.sum()
-    if pairs == 0:
-        return float("nan")
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + 0.5 * negative)).sum() / pairs)
+    return float(_aurocs(truth, rank, weight[None])[0])
+
+
+def _aurocs(truth: np.ndarray, rank: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The same for rows of weights (draw, item): (draw,); NaN where a class has no weight."""
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    sides = [weights[:, order] * side[order] for side in (truth, 1.0 - truth)]
+    positive, negative = (np.add.reduceat(side, starts, axis=1) for side in sides)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
+    return np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan)
 
 
 def skill(kind: str, value: float, baseline: float) -> float:
@@ -91,14 +99,16 @@ def bootstrap(prediction: Prediction, counts: np.ndarray) -> np.ndarray:
     values = np.empty(len(counts))
     _, rank = np.unique(prediction.score, return_inverse=True)
     error = np.abs(prediction.truth - prediction.score)
-    for i, count in enumerate(counts):
-        weight = count[prediction.group]
-        if weight.ndim == 2:
-            weight = weight.prod(axis=1)
+    block = max(1, _MOST_WEIGHTS // max(1, len(error)))
+    for start in range(0, len(counts), block):
+        part = slice(start, start + block)
+        weight = counts[part][:, prediction.group]  # (draw, item), or (draw, item, 2)
+        if weight.ndim == 3:
+            weight = weight.prod(axis=2)
         if prediction.kind == "mae":
-            values[i] = np.average(error, weights=weight)
+            values[part] = (weight * error).sum(axis=1) / weight.sum(axis=1)
         else:
-            values[i] = _auroc(prediction.truth, rank, weight)
+            values[part] = _aurocs(prediction.truth, rank, weight)
     return values
 
 

@@ -85,7 +85,7 @@ def _window(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
         kept = np.repeat(valid[channel], signal.shape[1] // valid.shape[1])
         first, last = np.flatnonzero(kept)[[0, -1]]
         part = signal[channel, first : last + 1]
-        found = _peaks(part, name)
+        found = peaks_of(part, name)
         peaks[name] = found + first
         values |= {f"{name}_{key}": value for key, value in _rate(found).items()}
         values |= _ecg(part, found) if name == "ecg" else _ppg(part, found)
@@ -95,8 +95,8 @@ def _window(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.array([values.get(name, np.nan) for name in NAMES])
 
 
-def _peaks(part: np.ndarray, name: str) -> np.ndarray:
-    """Sample indices of R peaks or systolic peaks; none if NeuroKit2 finds none."""
+def peaks_of(part: np.ndarray, name: str) -> np.ndarray:
+    """Sample indices of R peaks (`name` "ecg") or systolic peaks; none if NeuroKit2 finds none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

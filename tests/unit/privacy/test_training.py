@@ -187,7 +187,8 @@ def test_what_leaves_a_round_is_the_update_and_nothing_that_was_measured(
 ) -> None:
     """No loss, no count, no time; and the update is not printed."""
     outcome = train_round(model, PretendPatients(3), PLAN, TRAINING, 6, SystemNoise())
-    assert set(vars(outcome)) == {"update", "steps", "noise_name"}
+    assert set(vars(outcome)) == {"update", "steps", "noise_name", "local"}
+    assert outcome.local == {}
     assert "update" not in repr(outcome)
 
 

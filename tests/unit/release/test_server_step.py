@@ -38,7 +38,7 @@ total = rng.integers(0, 2**numbers.modulus_bits, numbers.padded, dtype=np.uint32
 before = {"w": rng.standard_normal(size).astype(np.float32)}
 mean = mean_update(total, script, ("alpha", "beta"), before)
 print(hashlib.sha256(mean["w"].tobytes()).hexdigest())
-print(weights.digest(FedAvg(0.3).apply(before, mean)))
+print(weights.digest(FedAvg(0.3).apply(before, mean, {})[0]))
 """
 
 
@@ -72,7 +72,7 @@ def test_a_step_that_does_not_fit_the_model_is_our_mistake():
     before = {"a": np.zeros(2, np.float32)}
     for mean in ({"b": np.zeros(2)}, {"a": np.zeros(3)}):
         with pytest.raises(OurMistake, match="does not fit"):
-            FedAvg().apply(before, mean)
+            FedAvg().apply(before, mean, {})
 
 
 def test_what_is_trained_follows_from_the_signed_request_alone():

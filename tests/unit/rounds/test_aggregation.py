@@ -68,14 +68,15 @@ def test_fedavg_steps_and_leaves_the_rest():
     """One rounding to float32; what has no mean is the same object."""
     weights = {**update(3), "frozen": np.ones(2, np.float32)}
     mean = {name: np.full(LIKE[name].shape, 0.5) for name in LIKE}
-    after = FedAvg(0.5).apply(weights, mean)
+    after, state = FedAvg(0.5).apply(weights, mean, {})
+    assert state == {}
     for name in LIKE:
         expected = (weights[name].astype(np.float64) + 0.25).astype(np.float32)
         assert (after[name] == expected).all()
         assert after[name].dtype == np.float32
     assert after["frozen"] is weights["frozen"]
     with pytest.raises(OurMistake):
-        FedAvg().apply(weights, {"other": np.zeros(2)})
+        FedAvg().apply(weights, {"other": np.zeros(2)}, {})
 
 
 def config(optimiser, **changes):

@@ -1,0 +1,384 @@
+"""Run an experiment from its first round to its report, or go on with it.
+
+    result = run(experiment, Path("out"))
+    result = run(experiment, Path("out"), resume=True)      # after any interruption
+
+The order of a round: who is asked, the sum, the server's step, the measurements if they are due;
+then its rows go to the journal and the checkpoint into its place. See `simulations.lab.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from client.local_state import NORMS
+from shared_model import weights as weights_io
+from shared_model.distributed import Shares
+from shared_model.errors import FedprintError
+from shared_model.files import write_atomic
+from shared_model.secure_sum.numbers import Numbers, mean_of, unflatten
+from shared_model.secure_sum.primitives import Words
+from shared_model.weights import Weights
+from simulations.lab import algorithms, evaluate, metrics_tables, participation, sources
+from simulations.lab.beginning import Settled, settle
+from simulations.lab.checkpoint import Checkpoint, Journal, SiteStates
+from simulations.lab.data import FederationData
+from simulations.lab.experiment import Experiment
+from simulations.lab.hospital import Job
+from simulations.lab.pool import Engine, Told
+from simulations.lab.result import Observer, Result, tell
+from simulations.lab.run_folder import RunFolder
+from simulations.lab.terms import RoundInput, rotation_seed
+
+
+@dataclass(frozen=True)
+class Progress:
+    """round: that is worked on, from 1. done of sites: in this round."""
+
+    stage: Literal["patients", "round", "measuring", "report"]
+    round: int
+    rounds: int
+    done: int = 0
+    sites: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def run(
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    observers: Sequence[Observer] = (),
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Run it; everything it leaves is in `out`.
+
+    Args:
+        resume: go on with the run in `out`; begin it if there is none.
+        cache: folder of federations that several runs share; in `out` by default.
+
+    Raises:
+        Refused: the folder holds something else, another experiment, or is in use.
+        OurMistake: the experiment cannot be run; nothing has been trained.
+        FedprintError: a worker has died. What was done before is kept.
+    """
+    folder = RunFolder(out.absolute())
+    say = on_progress or (lambda _: None)
+    with folder.held(resume=resume):
+        folder.begin(experiment)
+        say(Progress("patients", 0, experiment.rounds))
+        data = _federation(experiment, folder, cache)
+        folder.settle_data(data.digest)
+        settled = settle(experiment, data, folder.state / "sites")
+        tell(observers, "on_start", folder.path, experiment)
+        loop = Loop(experiment, folder, data, settled, observers, say)
+        loop.begin()
+        if loop.last.round < experiment.rounds:
+            with_engine(Job.of(settled.setup), experiment, len(data.sites), loop.go_on)
+        say(Progress("report", experiment.rounds, experiment.rounds))
+        loop.finish()
+        result = Result.open(folder.path)
+        tell(observers, "on_end", result)
+    return result
+
+
+def with_engine(
+    job: Job, experiment: Experiment, sites: int, conduct: Callable[[Engine], None]
+) -> None:
+    """Call `conduct` with the engine that the experiment names."""
+    if experiment.engine.kind == "flower":
+        from simulations.lab.flower_engine import over_flower
+
+        over_flower(job, experiment.engine, sites, conduct)
+        return
+    from simulations.lab.pool import in_process
+
+    with in_process(job, experiment.engine.workers) as engine:
+        conduct(engine)
+
+
+def _federation(experiment: Experiment, folder: RunFolder, cache: Path | None) -> FederationData:
+    if cache is None:
+        return sources.prepare(experiment, folder.path / "federation")
+    data = sources.prepare_shared(experiment, cache.absolute())
+    write_atomic(folder.path / "federation.txt", f"{data.folder}\n".encode())
+    return data
+
+
+@dataclass
+class Loop:
+    """The rounds of a run. `last` is the newest checkpoint."""
+
+    experiment: Experiment
+    folder: RunFolder
+    data: FederationData
+    settled: Settled
+    observers: Sequence[Observer]
+    say: OnProgress
+    last: Checkpoint = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.folder.state / "journal.jsonl")
+        self.step = algorithms.server_step(self.experiment.algorithm, self.experiment.privacy.mode)
+        self.names = tuple(site.name for site in self.data.sites)
+        self.place = {name: index for index, name in enumerate(self.names)}
+        self.body_bytes = len(weights_io.to_bytes(self.settled.start))
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint, or make the one of round 0.
+
+        Raises:
+            Refused: checkpoint or journal is damaged.
+        """
+        found = Checkpoint.newest(self.folder.state)
+        if found is not None:
+            self.journal.cut(found.journal)
+            self.last = found
+            return
+        self.journal.cut(0)
+        start = self.settled.start
+        trained = {name: start[name] for name in self.settled.setup.sent}
+        self.last = Checkpoint(
+            round=0,
+            weights=start,
+            state=self.step.begin(trained),
+            mean={},
+            booked=(0,) * len(self.names),
+            journal=0,
+            virtual_s=0.0,
+            model=weights_io.digest(start),
+        )
+        self._keep(self.last, [], self._measured(self.last))
+
+    def go_on(self, engine: Engine) -> None:
+        """All rounds that are left."""
+        for number in range(self.last.round + 1, self.experiment.rounds + 1):
+            self._round(engine, number)
+
+    def finish(self) -> None:
+        """Tables, model, result.json; the run is done."""
+        self._tables()
+        write_atomic(self.folder.path / "model.safetensors", weights_io.to_bytes(self.last.weights))
+        self.folder.write_result(self._about())
+
+    def _round(self, engine: Engine, number: int) -> None:
+        began_s = time.monotonic()
+        asked = participation.ask(self.experiment, self.names, number)
+        places = tuple(self.place[name] for name in asked.asked)
+        answered = [self.place[name] for name in asked.answered]
+        numbers = self.settled.setup.numbers(
+            [self.settled.declared[one] for one in places],
+            [self.settled.weights[one] for one in places],
+        )
+        told: Told = []
+        weights, state, mean = self.last.weights, self.last.state, self.last.mean
+        if len(answered) >= self.settled.needed:
+            seed = rotation_seed(self.experiment, number)
+            given = RoundInput(number, places, seed, weights, mean, state)
+            total, told = engine.round(
+                given,
+                sorted(answered, key=lambda one: (-self.settled.declared[one], one)),
+                numbers.padded,
+                lambda done: self._say("round", number, done, len(answered)),
+            )
+            if [one["site"] for one in told] != sorted(answered):
+                raise FedprintError("The engine did not compute every hospital of the round.")
+            mean = self._mean(total, numbers, places, answered, seed)
+            share = sum(self.settled.weights[one] for one in answered) / sum(self.settled.weights)
+            weights, state = self.step.apply(weights, mean, state, share=share)
+        trained = {self.place[name] for name in asked.trained}
+        now = Checkpoint(
+            round=number,
+            weights=weights,
+            state=state,
+            mean=mean,
+            booked=tuple(
+                count + (place in trained) for place, count in enumerate(self.last.booked)
+            ),
+            journal=0,
+            virtual_s=self.last.virtual_s + asked.virtual_s,
+            model=weights_io.digest(weights),
+        )
+        measured: list[dict[str, Any]] = []
+        if number % self.experiment.evaluation.every == 0 or number == self.experiment.rounds:
+            measured = self._measured(now)
+        sites = self._sites(asked, told, numbers)
+        row = self._row(now, sites, told, mean, measured)
+        row["wall_s"] = time.monotonic() - began_s
+        lines = [{"kind": "round"} | row, {"kind": "sites", "round": number, "asked": sites}]
+        self._keep(now, lines, measured)
+        shown = [
+            metrics_tables.site_row(
+                number,
+                self.names[one["place"]],
+                self.settled.declared[one["place"]],
+                one,
+                self.settled.privacy.epsilon(now.booked[one["place"]]),
+            )
+            for one in sites
+        ]
+        tell(self.observers, "on_round", row, shown)
+
+    def _mean(
+        self,
+        total: Words,
+        numbers: Numbers,
+        asked: Sequence[int],
+        answered: Sequence[int],
+        seed: bytes,
+    ) -> Weights:
+        """As `shared_model.server_step.mean_update`."""
+        if isinstance(numbers, Shares):
+            order = {place: index for index, place in enumerate(asked)}
+            divisor = numbers.divisor(order[place] for place in sorted(answered))
+        else:
+            divisor = sum(self.settled.weights[place] for place in answered)
+        total &= np.uint32((1 << numbers.modulus_bits) - 1)
+        like = {name: self.last.weights[name] for name in self.settled.setup.sent}
+        return unflatten(mean_of(total, numbers, seed, divisor), like)
+
+    def _measured(self, now: Checkpoint) -> list[dict[str, Any]]:
+        self._say("measuring", now.round, 0, 0)
+        rows = evaluate.evaluate(
+            self.settled.config,
+            now.weights,
+            self.data,
+            self.experiment,
+            now.round,
+            workers=self.experiment.engine.workers,
+            own=self._own(now.round),
+            epsilon=self._largest(now),
+        )
+        tell(self.observers, "on_evaluation", rows)
+        return rows
+
+    def _own(self, number: int) -> dict[str, Weights] | None:
+        """LayerNorms that sites keep for themselves."""
+        if not self.experiment.algorithm.local_norms:
+            return None
+        states = SiteStates(self.settled.setup.states)
+        found = {name: states.before(self.place[name], number + 1) for name in self.names}
+        return {
+            name: {key.removeprefix(NORMS): kept[key] for key in kept if key.startswith(NORMS)}
+            for name, kept in found.items()
+            if kept
+        }
+
+    def _largest(self, now: Checkpoint) -> float | None:
+        return self.settled.privacy.epsilon(max(now.booked))
+
+    def _sites(self, asked: Any, told: Told, numbers: Numbers) -> list[dict[str, Any]]:
+        """What the journal has of each site that was asked."""
+        known = {one["site"]: one for one in told}
+        trained, rows = set(asked.trained), []
+        for name in asked.asked:
+            one, sends = known.get(self.place[name], {}), asked.sends[name]
+            rows.append(
+                {
+                    "place": self.place[name],
+                    "reason": asked.absent.get(name, ""),
+                    "booked": int(name in trained),
+                    "behaviour": one.get("behaviour", ""),
+                    "norm": one.get("norm"),
+                    "up": numbers.packed_bytes * sends.reply,
+                    "down": self.body_bytes * sends.request,
+                }
+            )
+        return rows
+
+    def _row(
+        self,
+        now: Checkpoint,
+        sites: Sequence[dict[str, Any]],
+        told: Told,
+        mean: Weights,
+        measured: list[dict[str, Any]],
+    ) -> dict[str, Any]:
+        """A row of rounds.parquet, but for the wall-clock time."""
+        done = bool(told)
+        places = [one["site"] for one in told]
+        squares = [float(np.square(mean[name]).sum()) for name in sorted(mean)]
+        private = self.settled.privacy
+        return {
+            "round": now.round,
+            "participants": len(sites),
+            "survivors": sum(not one["reason"] for one in sites),
+            "outcome": "aggregated" if done else "too few",
+            "loss": evaluate.loss_of(measured),
+            "update_norm": math.sqrt(math.fsum(squares)) if done else None,
+            "noise_to_signal": private.noise_to_signal(
+                [self.settled.declared[one] for one in places],
+                [self.settled.weights[one] for one in places],
+            )
+            if done
+            else None,
+            "epsilon": self._largest(now),
+            "delta": None if private.mode == "none" else private.delta,
+            "bytes_up": sum(one["up"] for one in sites),
+            "bytes_down": sum(one["down"] for one in sites),
+            "virtual_s": now.virtual_s,
+            "clipped": sum(one["clipped"] for one in told),
+            "scaled": sum(one["scaled"] for one in told),
+            "model": now.model,
+        }
+
+    def _keep(
+        self, now: Checkpoint, lines: list[dict[str, Any]], measured: list[dict[str, Any]]
+    ) -> None:
+        """Rows first, then the checkpoint that counts them."""
+        self.journal.append([*lines, *({"kind": "probe"} | row for row in measured)])
+        self.last = replace(now, journal=self.journal.size)
+        self.last.save(self.folder.state)
+        if measured:
+            self._tables()
+
+    def _tables(self) -> None:
+        sites = list(zip(self.names, self.settled.declared, strict=True))
+        metrics_tables.write(self.folder.metrics, self.journal, sites, self.settled.privacy.epsilon)
+
+    def _about(self) -> dict[str, Any]:
+        """result.json."""
+        rounds = list(self.journal.lines("round"))
+        epsilon = self._largest(self.last)
+        return {
+            "name": self.experiment.name,
+            "identity": self.experiment.identity,
+            "state": "done",
+            "rounds": len(rounds),
+            "aggregated": sum(row["outcome"] == "aggregated" for row in rounds),
+            "hospitals": len(self.names),
+            "model": self.last.model,
+            "loss": next((row["loss"] for row in rounds[::-1] if row["loss"] is not None), None),
+            "epsilon": epsilon if epsilon is None or math.isfinite(epsilon) else None,
+            "delta": None if self.settled.privacy.mode == "none" else self.settled.privacy.delta,
+            "noise_multiplier": None
+            if self.settled.privacy.mode == "none"
+            else self.settled.privacy.plan.noise_multiplier,
+            "bytes_up": sum(row["bytes_up"] for row in rounds),
+            "bytes_down": sum(row["bytes_down"] for row in rounds),
+            "virtual_s": self.last.virtual_s,
+            "in_words": [*self.settled.words, *self._said(rounds)],
+        }
+
+    def _said(self, rounds: Sequence[dict[str, Any]]) -> list[str]:
+        few = sum(row["outcome"] != "aggregated" for row in rounds)
+        said = []
+        if few:
+            said.append(f"{few} of {len(rounds)} rounds had too few survivors: spent, not summed.")
+        epsilon = self._largest(self.last)
+        if epsilon is not None and not math.isfinite(epsilon):
+            said.append("Epsilon is infinite: with so little noise nothing is promised.")
+        return said
+
+    def _say(self, stage: Any, number: int, done: int, sites: int) -> None:
+        self.say(Progress(stage, number, self.experiment.rounds, done, sites))
