@@ -126,13 +126,16 @@ def test_the_figure_repeats_itself_byte_by_byte(
 
 
 def test_a_figure_of_another_kind_is_refused(data: FederationData, tmp_path: Path) -> None:
-    """Before anything is drawn."""
+    """Nothing is written; and without a label patients alone are drawn."""
     everybody, sites = site_rows(data, None)
     assert everybody.mix == {}
     with pytest.raises(OurMistake, match="ends in"):
         draw(tmp_path / "sites.bmp", everybody, sites, None, "")
+    assert list(tmp_path.iterdir()) == []
     draw(tmp_path / "patients.svg", everybody, sites, None, "no label")
-    assert b"training" in (tmp_path / "patients.svg").read_bytes()
+    draw(tmp_path / "both.svg", *site_rows(data, "rhythm"), "rhythm", "with a label")
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes["both.svg"] > sizes["patients.svg"] > 0
 
 
 def test_the_partitions_label_is_shown_else_one_of_words(data: FederationData) -> None:
