@@ -25,7 +25,7 @@ from shared_model.accounting import default_delta
 from shared_model.distributed import Shares
 from shared_model.errors import OurMistake
 from shared_model.roster import default_threshold
-from simulations.lab import stand_ins, traffic
+from simulations.lab import algorithms, traffic
 from simulations.lab.calibrate import Speed
 from simulations.lab.experiment import Experiment
 from simulations.lab.privacy_of_run import PrivacyOfRun
@@ -261,7 +261,7 @@ def trained_parameters(experiment: Experiment) -> int:
         OurMistake: there is no such preset.
     """
     model = _network(experiment.model.preset)
-    sent = set(stand_ins.sent_names(model, experiment.algorithm, experiment.model.trainable))
+    sent = set(algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable))
     return sum(value.numel() for name, value in model.named_parameters() if name in sent)
 
 

@@ -46,6 +46,12 @@ class Swept:
     varied: tuple[str, ...]
 
     @property
+    def probes(self) -> tuple[str, ...]:
+        """Columns of probes that have an interval."""
+        names = sweep_table.columns_of(self.rows)
+        return tuple(name for name in names if f"{name} low" in names)
+
+    @property
     def failed(self) -> tuple[Row, ...]:
         """Runs that ended with an error."""
         return tuple(row for row in self.rows if row["state"] == "failed")

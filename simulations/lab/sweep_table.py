@@ -24,6 +24,8 @@ from simulations.lab.sweep_run import Outcome
 Row = dict[str, Any]
 ALL_SITES = "all"
 SENSORS = "both"
+FEDERATED = "federated"
+"""The run's own model among those of probes.parquet."""
 
 
 def row_of(point: Point, outcome: Outcome | None, folder: Path, varied: Sequence[str]) -> Row:
@@ -81,10 +83,10 @@ def figures(folder: Path) -> Row:
 
 
 def probe_columns(probes: Sequence[Mapping[str, Any]]) -> Row:
-    """Value and interval of each task at its last evaluation; not the loss, which has a column."""
+    """Value and interval of each task at its last evaluation."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for one in probes:
-        if one["sensors"] != SENSORS or one["site"] != ALL_SITES or one["kind"] == "loss":
+        if (one["sensors"], one["site"], one["model"]) != (SENSORS, ALL_SITES, FEDERATED):
             continue
         key = (one["kind"], one["task"])
         if key not in found or one["round"] >= found[key]["round"]:
