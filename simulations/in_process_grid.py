@@ -140,7 +140,7 @@ class InProcessGrid(Grid):
             if self._pool is None:
                 self._answers[identifier] = self._app(message, _context(message))
             else:
-                self._answers[identifier] = self._pool.submit(_work, _without_pieces(message))
+                self._answers[identifier] = self._pool.submit(_work, without_pieces(message))
             identifiers.append(identifier)
         return identifiers
 
@@ -179,10 +179,10 @@ def _begin_worker(hospitals: Hospitals) -> None:
 
 
 def _work(message: Message) -> Message:
-    return _without_pieces(_apps[0](message, _context(message)))
+    return without_pieces(_apps[0](message, _context(message)))
 
 
-def _without_pieces(message: Message) -> Message:
+def without_pieces(message: Message) -> Message:
     """A body's pieces are views of it, which cannot be pickled; nobody here sends it in pieces."""
     if message.has_content():
         for record in message.content.array_records.values():

@@ -47,7 +47,7 @@ def over_ray(
         except FedprintError as error:
             faults.append(error)  # Flower would turn it into another one
 
-    with _empty_folder(), warnings.catch_warnings():
+    with empty_folder(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         run_simulation(
             server_app,
@@ -64,7 +64,7 @@ def over_ray(
 
 
 @contextmanager
-def _empty_folder() -> Iterator[None]:
+def empty_folder() -> Iterator[None]:
     before = os.getcwd()
     environment = {
         "FLWR_TELEMETRY_ENABLED": "0",

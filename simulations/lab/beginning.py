@@ -15,7 +15,7 @@ from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake
 from shared_model.secure_sum.numbers import MAX_MODULUS_BITS
 from shared_model.weights import Weights
-from simulations.lab import stand_ins
+from simulations.lab import algorithms
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
 from simulations.lab.privacy_of_run import PrivacyOfRun
@@ -54,7 +54,7 @@ def settle(experiment: Experiment, data: FederationData, states: Path) -> Settle
     declared = tuple(site.declared for site in data.sites)
     asked = min(experiment.participation.sites_per_round or len(declared), len(declared))
     model = mae.build(config, 0)
-    sent = stand_ins.sent_names(model, experiment.algorithm, experiment.model.trainable)
+    sent = algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable)
     dimension = sum(int(start[name].size) for name in sent)
     privacy = PrivacyOfRun.of(experiment, declared=declared, dimension=dimension, asked=asked)
     needed = max(experiment.participation.minimum_contributors, privacy.threshold)

@@ -18,17 +18,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from client.local_state import NORMS
 from shared_model import weights as weights_io
-from shared_model.canonical import digest_of
 from shared_model.distributed import Shares
+from shared_model.errors import FedprintError
 from shared_model.files import write_atomic
-from shared_model.locks import locked
 from shared_model.secure_sum.numbers import Numbers, mean_of, unflatten
 from shared_model.secure_sum.primitives import Words
 from shared_model.weights import Weights
-from simulations.lab import metrics_tables, stand_ins
+from simulations.lab import algorithms, evaluate, metrics_tables, participation, sources
 from simulations.lab.beginning import Settled, settle
-from simulations.lab.checkpoint import Checkpoint, Journal
+from simulations.lab.checkpoint import Checkpoint, Journal, SiteStates
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
 from simulations.lab.hospital import Job
@@ -84,7 +84,7 @@ def run(
         loop = Loop(experiment, folder, data, settled, observers, say)
         loop.begin()
         if loop.last.round < experiment.rounds:
-            with_engine(Job.of(settled.setup), experiment, loop.go_on)
+            with_engine(Job.of(settled.setup), experiment, len(data.sites), loop.go_on)
         say(Progress("report", experiment.rounds, experiment.rounds))
         loop.finish()
         result = Result.open(folder.path)
@@ -92,8 +92,15 @@ def run(
     return result
 
 
-def with_engine(job: Job, experiment: Experiment, conduct: Callable[[Engine], None]) -> None:
+def with_engine(
+    job: Job, experiment: Experiment, sites: int, conduct: Callable[[Engine], None]
+) -> None:
     """Call `conduct` with the engine that the experiment names."""
+    if experiment.engine.kind == "flower":
+        from simulations.lab.flower_engine import over_flower
+
+        over_flower(job, experiment.engine, sites, conduct)
+        return
     from simulations.lab.pool import in_process
 
     with in_process(job, experiment.engine.workers) as engine:
@@ -102,13 +109,9 @@ def with_engine(job: Job, experiment: Experiment, conduct: Callable[[Engine], No
 
 def _federation(experiment: Experiment, folder: RunFolder, cache: Path | None) -> FederationData:
     if cache is None:
-        return stand_ins.prepare(experiment, folder.path / "federation")
-    key = digest_of([experiment.as_dict()["federation"], experiment.seed])
-    place = cache.absolute() / key[:16]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(place.with_suffix(".lock")):
-        data = stand_ins.prepare(experiment, place)
-    write_atomic(folder.path / "federation.txt", f"{place}\n".encode())
+        return sources.prepare(experiment, folder.path / "federation")
+    data = sources.prepare_shared(experiment, cache.absolute())
+    write_atomic(folder.path / "federation.txt", f"{data.folder}\n".encode())
     return data
 
 
@@ -126,7 +129,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.folder.state / "journal.jsonl")
-        self.step = stand_ins.server_step(self.experiment.algorithm, self.experiment.privacy.mode)
+        self.step = algorithms.server_step(self.experiment.algorithm, self.experiment.privacy.mode)
         self.names = tuple(site.name for site in self.data.sites)
         self.place = {name: index for index, name in enumerate(self.names)}
         self.body_bytes = len(weights_io.to_bytes(self.settled.start))
@@ -170,7 +173,7 @@ class Loop:
 
     def _round(self, engine: Engine, number: int) -> None:
         began_s = time.monotonic()
-        asked = stand_ins.ask(self.experiment, self.names, number)
+        asked = participation.ask(self.experiment, self.names, number)
         places = tuple(self.place[name] for name in asked.asked)
         answered = [self.place[name] for name in asked.answered]
         numbers = self.settled.setup.numbers(
@@ -188,6 +191,8 @@ class Loop:
                 numbers.padded,
                 lambda done: self._say("round", number, done, len(answered)),
             )
+            if [one["site"] for one in told] != sorted(answered):
+                raise FedprintError("The engine did not compute every hospital of the round.")
             mean = self._mean(total, numbers, places, answered, seed)
             share = sum(self.settled.weights[one] for one in answered) / sum(self.settled.weights)
             weights, state = self.step.apply(weights, mean, state, share=share)
@@ -244,17 +249,30 @@ class Loop:
 
     def _measured(self, now: Checkpoint) -> list[dict[str, Any]]:
         self._say("measuring", now.round, 0, 0)
-        rows = stand_ins.evaluate(
+        rows = evaluate.evaluate(
             self.settled.config,
             now.weights,
             self.data,
             self.experiment,
             now.round,
             workers=self.experiment.engine.workers,
+            own=self._own(now.round),
             epsilon=self._largest(now),
         )
         tell(self.observers, "on_evaluation", rows)
         return rows
+
+    def _own(self, number: int) -> dict[str, Weights] | None:
+        """LayerNorms that sites keep for themselves."""
+        if not self.experiment.algorithm.local_norms:
+            return None
+        states = SiteStates(self.settled.setup.states)
+        found = {name: states.before(self.place[name], number + 1) for name in self.names}
+        return {
+            name: {key.removeprefix(NORMS): kept[key] for key in kept if key.startswith(NORMS)}
+            for name, kept in found.items()
+            if kept
+        }
 
     def _largest(self, now: Checkpoint) -> float | None:
         return self.settled.privacy.epsilon(max(now.booked))
@@ -296,7 +314,7 @@ class Loop:
             "participants": len(sites),
             "survivors": sum(not one["reason"] for one in sites),
             "outcome": "aggregated" if done else "too few",
-            "loss": stand_ins.loss_of(measured),
+            "loss": evaluate.loss_of(measured),
             "update_norm": math.sqrt(math.fsum(squares)) if done else None,
             "noise_to_signal": private.noise_to_signal(
                 [self.settled.declared[one] for one in places],

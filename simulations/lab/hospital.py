@@ -18,8 +18,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,15 +32,17 @@ from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 from shared_model.secure_sum.numbers import Numbers
 from shared_model.secure_sum.primitives import Words
 from shared_model.weights import Weights
-from simulations.lab import stand_ins
+from simulations.lab import algorithms, behaviours
+from simulations.lab.checkpoint import SiteStates
 from simulations.lab.data import FederationData
-from simulations.lab.stand_ins import generator
+from simulations.lab.keyed import generator
 from simulations.lab.terms import RoundInput, Setup, weights_of_sites
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
 
+    from client.local_state import LocalState
     from client.training import PatientBatches
     from shared_model.config import LocalTraining, PrivacyPlan
     from shared_model.mae import MaskedAutoencoder
@@ -70,7 +72,8 @@ class NoNoiseNotPrivate(NonPrivateForTests):
 
 @dataclass(frozen=True)
 class Terms:
-    """What a round is for one hospital. place, weight: its own."""
+    """What a round is for one hospital. place, weight, declared: its own. sent: names in the
+    update."""
 
     plan: PrivacyPlan
     training: LocalTraining
@@ -79,6 +82,7 @@ class Terms:
     place: int
     weight: int
     declared: int
+    sent: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,16 @@ def contribute(
     terms: Terms,
     noise: NoiseSource,
     *,
+    local: LocalState | None = None,
     change: Change | None = None,
+    trains: bool = True,
 ) -> Contribution:
     """A hospital's part of a round; the model holds the received weights and is left as it was.
 
     Args:
+        local: what the hospital has kept; None if it keeps nothing.
         change: what a malicious site does to its update before it is quantised.
+        trains: False: the update is zero, and `change` makes something of it.
 
     Raises:
         OurMistake: as the functions of `client` that it calls.
@@ -119,13 +127,17 @@ def contribute(
     from client.integers import integers
     from client.training import clipped_step, train_round
 
-    local: Weights = {}
+    kept: Weights = {}
     shared = terms.plan.mode == "distributed"
-    if shared:
+    if not trains:
+        update = _nothing(model, terms.sent, np.float64 if shared else np.float32)
+    elif shared:
         update = clipped_step(model, data, terms.plan, terms.training, terms.declared, noise)
     else:
-        done = train_round(model, data, terms.plan, terms.training, terms.declared, noise)
-        update = done.update
+        done = train_round(
+            model, data, terms.plan, terms.training, terms.declared, noise, local=local
+        )
+        update, kept = done.update, done.local
     if change is not None:
         update = change(update)
     vector, counts = integers(
@@ -136,8 +148,13 @@ def contribute(
         None if shared else _norm(update),
         int(str(counts["clamped" if shared else "clipped"])),
         bool(counts.get("scaled", False)),
-        local,
+        kept,
     )
+
+
+def _nothing(model: MaskedAutoencoder, names: Sequence[str], kind: type[Any]) -> Weights:
+    parameters = dict(model.named_parameters())
+    return {name: np.zeros(tuple(parameters[name].shape), dtype=kind) for name in names}
 
 
 def _norm(update: Mapping[str, npt.NDArray[Any]]) -> float:
@@ -153,6 +170,7 @@ class Hospitals:
 
         self.setup = setup
         self.experiment = setup.experiment
+        self.states = SiteStates(setup.states)
         self.data = FederationData(setup.data)
         self.names = tuple(site.name for site in self.data.sites)
         self.declared = [site.declared for site in self.data.sites]
@@ -177,7 +195,7 @@ class Hospitals:
             [self.declared[site] for site in given.asked],
             [self.weights[site] for site in given.asked],
         )
-        self.acting = stand_ins.acting(self.experiment, self.names, given.number)
+        self.acting = behaviours.of(self.experiment, self.names, given.number)
 
     def work(self, site: int) -> tuple[Words, dict[str, Any]]:
         """One site's integers, and what is told of them."""
@@ -190,6 +208,7 @@ class Hospitals:
             self.places[site],
             self.weights[site],
             self.declared[site],
+            self.setup.sent,
         )
         data: PatientBatches = self.data.patients(site)
         acting = self.acting.get(name)
@@ -197,9 +216,19 @@ class Hospitals:
         if acting is not None:
             data = acting.data(data)
             rng = generator("behaviour update", self.experiment.seed, given.number, name)
-            change = partial(acting.update, last_mean=given.mean or None, rng=rng)
-        noise = self._noise(name)
-        made = contribute(self.model, data, terms, noise, change=change)
+            change = partial(acting.update, last_mean=self._last_mean(site), rng=rng)
+        local = algorithms.local_state(self.experiment.algorithm, self._kept(site), given.state)
+        made = contribute(
+            self.model,
+            data,
+            terms,
+            self._noise(name),
+            local=local,
+            change=change,
+            trains=acting is None or acting.trains,
+        )
+        if made.local:
+            self.states.keep(site, given.number, made.local)
         told = {
             "site": site,
             "norm": made.norm,
@@ -208,6 +237,21 @@ class Hospitals:
             "behaviour": "" if acting is None else acting.words,
         }
         return made.vector, told
+
+    def _kept(self, site: int) -> Weights:
+        """What the site has kept from its last round."""
+        algorithm = self.experiment.algorithm
+        if not (algorithm.local_norms or algorithm.control_variates):
+            return {}
+        return self.states.before(site, self.given.number)
+
+    def _last_mean(self, site: int) -> Weights | None:
+        """In the units of this site's update; in mode distributed that is minus a sum."""
+        mean = self.given.mean
+        if not mean or self.setup.plan.mode == "local":
+            return mean or None
+        patients = self.setup.plan.sample_rate * self.declared[site]
+        return {name: value * patients for name, value in mean.items()}
 
     def _noise(self, site: str) -> NoiseSource:
         if self.setup.noise == "system":
@@ -273,8 +317,9 @@ def client_app(job: Job) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         from client.app import carry
+        from simulations.in_process_grid import without_pieces
 
-        return carry(message, partial(_answer, job))
+        return without_pieces(carry(message, partial(_answer, job)))
 
     return app
 
@@ -332,6 +377,8 @@ _alone = ExitStack()
 
 def _answer(job: Job, header: bytes, body: bytes) -> tuple[bytes, bytes]:
     """Faults that explain themselves travel as words; others are `carry`'s to tell."""
+    from simulations.lab.evaluate import one_thread
+
     try:
         if job.key not in _desks:
             _alone.enter_context(one_thread())
@@ -346,18 +393,3 @@ def forget(job: Job) -> None:
     """The run is over in this process."""
     _desks.pop(job.key, None)
     _alone.close()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch and linear algebra in this process: sums in one order."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Plain values and arrays in one block of bytes: a checkpoint's file, a round's input, a site's state.
+"""Plain values and arrays in one block of bytes: checkpoints, rounds' inputs, what sites keep.
 
 It is a safetensors file; the plain values lie in its metadata as JSON. No pickle.
 """

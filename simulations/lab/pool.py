@@ -162,9 +162,9 @@ class _Process:
 @contextmanager
 def _process(job: Job) -> Iterator[_Process]:
     ours, theirs = Pipe()
+    arguments = (str(theirs.fileno()), str(os.getpid()))
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(theirs.fileno())]
-        + [str(os.getpid())],
+        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), *arguments],
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -264,7 +264,7 @@ class _Pool:
                     if left and now <= depth and now <= depth:
                         give(place)
             for place in self._ready(busy):
-                told += _opened(self._desks[place].receive())
+                told += opened(self._desks[place].receive())
                 busy[place] -= 1
                 on_site(len(told))
         total = np.zeros(size, dtype=np.uint32)
@@ -301,8 +301,8 @@ class _Pool:
         return self._all[-1]
 
 
-def _opened(reply: bytes) -> Told:
-    """What a reply tells.
+def opened(reply: bytes) -> Told:
+    """What a reply's header tells.
 
     Raises:
         FedprintError: it tells of a fault.

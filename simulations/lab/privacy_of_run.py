@@ -80,8 +80,9 @@ class PrivacyOfRun:
                 )
         if asks.noise_multiplier is not None:
             sigma = asks.noise_multiplier
+        elif asks.epsilon is None:
+            raise OurMistake("The experiment names neither epsilon nor noise_multiplier.")
         else:
-            assert asks.epsilon is not None  # the schema says so
             total = steps * experiment.rounds
             sigma = noise_multiplier_for(asks.epsilon, delta, asks.sample_rate, total)
             if asks.mode == "distributed":
