@@ -14,8 +14,6 @@ import typer
 from shared_model import terminal
 from shared_model.config import WINDOW_S
 from shared_model.errors import OurMistake, Refused
-from shared_model.quality import ACCEPTED
-from shared_model.windows import prepare
 
 if TYPE_CHECKING:
     from client.records import Event, Recording
@@ -78,6 +76,9 @@ def rhythm_of(events: tuple[Event, ...], start_s: float) -> str:
 
 def _windows(recording: Recording, skip_s: float = 0.0) -> npt.NDArray[np.bool_]:
     """bool (window, 2): accepted, after dropping the first `skip_s` seconds."""
+    from shared_model.quality import ACCEPTED
+    from shared_model.windows import prepare
+
     channels: list[Any] = []
     for name in ("ecg", "ppg"):
         channel = recording.channels.get(name)

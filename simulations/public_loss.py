@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from server.checkpoints import RunFolder
-from server.public_loss import PublicLoss, PublicPoint, write
-from shared_model import mae, terminal
+from shared_model import terminal
 from shared_model.errors import OurMistake
-from shared_model.reconstruction import reconstruction_scores
+
+if TYPE_CHECKING:
+    from server.checkpoints import RunFolder
+    from server.public_loss import PublicLoss, PublicPoint
 
 WINDOWS_A_PATIENT = 4
 
@@ -45,6 +46,9 @@ def public_loss(
     """
     import torch
 
+    from server.checkpoints import RunFolder
+    from server.public_loss import write
+
     torch.set_num_threads(threads)
     folder = RunFolder(home.expanduser() / "runs" / run)
     curve = curve_of(folder, patients=patients, seed=seed, every=every)
@@ -69,6 +73,9 @@ def curve_of(
     Raises:
         OurMistake: no such run, or a model cannot be read.
     """
+    from server.public_loss import PublicLoss, PublicPoint
+    from shared_model import mae
+    from shared_model.reconstruction import reconstruction_scores
     from simulations.cohort import draw_windows
 
     if not folder.exists:

@@ -68,9 +68,9 @@ def run(
             drawn[:, :, channel] = unfold(views.predicted[channel][..., cut:, :]).numpy()
         all_terms = (total, found.masked, found.cross_modal)
         unit_loss, masked, cross_modal = (one.double().numpy() for one in all_terms)
-    possible = np.repeat(seen.all(-1)[..., None], len(CHANNELS), axis=-1)
-    nothing = np.logical_not(seen.any((1, 2)))
-    unpaired = np.logical_not(possible.any((1, 2)))
+    possible = np.repeat(np.all(seen, axis=-1)[..., None], len(CHANNELS), axis=-1)
+    nothing = np.logical_not(np.any(seen, axis=(1, 2)))
+    unpaired = np.logical_not(np.any(possible, axis=(1, 2)))
     unit_loss[nothing] = masked[nothing] = cross_modal[unpaired] = np.nan
     return Pass(unit_loss, masked, cross_modal, drawn, possible)
 

@@ -82,7 +82,9 @@ def shared_out(
     natural = federation.partition.kind == "natural"
     least = least_patients(federation.held_out)
     for site in [site for site, rows in shares.items() if natural and len(rows) < least]:
-        left_out[site] = f"{len(shares.pop(site))} patients, fewer than {least} ({about[site]})"
+        left_out[site] = (
+            f"patients with usable windows {len(shares.pop(site))}, needed {least} ({about[site]})"
+        )
     if not shares:
         raise OurMistake(
             f"No site has the {least} patients that it needs: "

@@ -96,7 +96,7 @@ def in_process(job: Job, workers: int = 0) -> Iterator[Engine]:
         if count == 1:
             app = client_app(job)
             stack.callback(forget, job)
-            desks: list[_Desk] = [_Here(lambda header: _through(app, header))]
+            desks: Sequence[_Desk] = [_Here(lambda header: _through(app, header))]
         else:
             desks = [stack.enter_context(_process(job)) for _ in range(count)]
         pool = _Pool(desks)
@@ -107,8 +107,8 @@ def in_process(job: Job, workers: int = 0) -> Iterator[Engine]:
 class _Desk(Protocol):
     """Where sites are computed one after another."""
 
-    connection: Connection | None
-
+    @property
+    def connection(self) -> Connection | None: ...
     def send(self, header: bytes) -> None: ...
     def receive(self) -> bytes: ...
 
@@ -211,8 +211,7 @@ def _through(app: Any, header: bytes) -> bytes:
 
     from client.app import pack, unpack
 
-    if TaskIdentity._run_id is None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     message = Message(pack(header, b""), dst_node_id=1, message_type="train")
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     reply = app(message, context)

@@ -27,12 +27,12 @@ class Read:
     @property
     def words(self) -> str:
         """For federation.json and tables."""
-        said = [f"real recordings: {self.recordings} of {self.patients} patients"]
+        said = [f"recordings {self.recordings}, patients {self.patients}"]
         if self.without_windows:
-            said.append(f"{self.without_windows} patients without a usable window")
+            said.append(f"of these without a usable window {self.without_windows}")
         if self.faults:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.faults.items()))
-            said.append(f"{self.faults.total()} recordings could not be read ({causes})")
+            said.append(f"not readable {self.faults.total()} ({causes})")
         return "; ".join(said)
 
 
