@@ -177,6 +177,20 @@ def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, Stopping]]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def again(out: Path) -> Swept:
+    """The table of an earlier sweep, of what is there now; nothing is run.
+
+    Raises:
+        OurMistake: the folder holds no sweep.
+    """
+    try:
+        content = json.loads((out / "sweep.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise OurMistake(f"{out} holds no sweep.", do="Name a folder that -o named.") from error
+    plan = Sweep.from_dict({name: value for name, value in content.items() if value is not None})
+    return collect(plan, points_of(plan), out)
+
+
 def collect(plan: Sweep, points: Sequence[Point], out: Path) -> Swept:
     """Make the table of what is there, and write it."""
     rows = []
