@@ -41,6 +41,8 @@ OnSite = Callable[[int], None]
 
 _CRASHED = b"\0"
 _LOOK_S = 1.0
+_MESSAGES = 16
+"""To each worker in a round, about; with more sites than that a message asks for several."""
 _ENDS_S = 10.0
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -249,15 +251,17 @@ class _Pool:
         self._room(4 * size)
         left, told, worked = deque(sites), Told(), set()
         busy = [0] * len(self._desks)
+        together = max(1, len(sites) // (len(busy) * _MESSAGES))
 
         def give(place: int) -> None:
-            header = common | {"sites": [left.popleft()], "sum": self._sums[place].path}
+            some = [left.popleft() for _ in range(min(together, len(left)))]
+            header = common | {"sites": some, "sum": self._sums[place].path}
             self._desks[place].send(json.dumps(header).encode())
             worked.add(place)
             busy[place] += 1
 
         while left or any(busy):
-            ahead = 2 if len(left) > 2 * len(busy) else 1  # the next one lies ready at each desk
+            ahead = 2 if len(left) > 2 * len(busy) * together else 1  # the next one lies ready at each desk
             for depth in range(ahead):
                 for place, now in enumerate(busy):
                     if left and now <= depth and now <= depth:
