@@ -77,7 +77,7 @@ def plan_command(
     from simulations.lab.traffic import Line
 
     if check:
-        _check(check, as_json)
+        _check(check, timing, as_json)
         return
     asked = _asked(
         experiment,
@@ -211,10 +211,10 @@ def _show(found: Plan, said: tuple[str, ...], rows: list[dict[str, Any]]) -> Non
         terminal.out.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _check(folders: list[Path], as_json: bool) -> None:
+def _check(folders: list[Path], timing: bool, as_json: bool) -> None:
     from simulations.lab.plan_check import check
 
-    found = {str(folder): check(folder) for folder in folders}
+    found = {str(folder): check(folder, timed=timing) for folder in folders}
     if as_json:
         terminal.print_json({name: [vars(row) for row in rows] for name, rows in found.items()})
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
@@ -11,7 +12,9 @@ from simulations.lab import plots_style as look
 from simulations.lab.advice import changed
 from simulations.lab.planner import Plan, plan
 
-EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+FACTORS = (0.5, 0.65, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0)
+"""Of the asked noise multiplier, at which epsilon is computed: one question to the accountant each,
+where an epsilon's noise multiplier takes a dozen."""
 FORMATS = (".pdf", ".svg", ".png")
 
 
@@ -22,27 +25,27 @@ def hospital_counts(hospitals: int) -> list[int]:
 
 
 def curves(
-    found: Plan,
-    epsilons: Sequence[float] = EPSILONS,
-    told: Callable[[str], None] = lambda _: None,
+    found: Plan, told: Callable[[str], None] = lambda _: None
 ) -> dict[int, list[tuple[float, float]]]:
-    """Number of hospitals -> (epsilon, noise-to-signal of the mean); what cannot be met is left
-    out."""
+    """Number of hospitals -> (epsilon, noise-to-signal of the mean), along the noise multiplier.
+    What cannot be is left out."""
     made: dict[int, list[tuple[float, float]]] = {}
+    asked = found.privacy.noise_multiplier or 0.0
     for count in hospital_counts(found.hospitals):
         points = []
-        for epsilon in epsilons:
-            told(f"{count} hospitals, epsilon {epsilon:g}")
-            values = {"federation.hospitals": count, "privacy.epsilon": epsilon}
+        for factor in FACTORS:
+            told(f"{count} hospitals")
+            values: dict[str, Any] = {
+                "federation.hospitals": count,
+                "privacy.epsilon": None,
+                "privacy.noise_multiplier": factor * asked,
+            }
             try:
-                at = plan(
-                    changed(found.experiment, {**values, "privacy.noise_multiplier": None}),
-                    messages=False,
-                )
+                at = plan(changed(found.experiment, values), messages=False)
             except OurMistake:
                 continue
-            if at.noise.mean is not None:
-                points.append((epsilon, at.noise.mean))
+            if at.privacy.epsilon is not None and at.noise.mean is not None:
+                points.append((at.privacy.epsilon, at.noise.mean))
         if points:
             made[count] = points
     return made
@@ -58,11 +61,11 @@ def draw(
     """
     if path.suffix not in FORMATS:
         raise OurMistake(f"A figure's name ends in one of {', '.join(FORMATS)}.")
-    if found.privacy.mode == "none":
-        raise OurMistake("Without privacy there is no noise to draw.")
+    if found.privacy.noise_multiplier is None:
+        raise OurMistake("A plan without noise, or that cannot be met, has nothing to draw.")
     made = curves(found, told=told)
     if not made:
-        raise OurMistake("None of these epsilons can be met.")
+        raise OurMistake("None of these points can be.")
     from matplotlib.figure import Figure
 
     with look.style():
