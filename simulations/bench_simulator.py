@@ -45,7 +45,9 @@ _NAME = "weights"
 def figures(quick: bool, tell: Tell) -> Mapping[str, float]:
     """All of it; quick: small sizes, to see that it runs."""
     return {
-        **speed(100_000 if quick else PARAMETERS, 10 if quick else CLIENTS, 2 if quick else 7, tell),
+        **speed(
+            100_000 if quick else PARAMETERS, 10 if quick else CLIENTS, 2 if quick else 7, tell
+        ),
         **growth(40 if quick else 1000, tell),
         **overhead(4 if quick else 20, 1 if quick else 5, tell),
         **digests(tell),

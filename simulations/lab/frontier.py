@@ -68,7 +68,18 @@ class Frontier(BaseModel):
             raise OurMistake(f"The frontier is wrong at {where}: {first['msg']}.") from error
 
     def sweep(self, base: Experiment) -> Sweep:
-        """The runs of it. What else the base says stays: model, algorithm, rounds, effects."""
+        """The runs of it. What else the base says stays: model, algorithm, rounds, effects.
+
+        Raises:
+            OurMistake: the base reads real folders, which have the patients that they have.
+        """
+        if base.federation.source == "folders":
+            raise OurMistake(
+                "A frontier varies hospitals and patients; real folders have the patients that "
+                "they have.",
+                do="Sweep privacy.epsilon, with a partition federation.hospitals too: "
+                "fedprint-lab sweep --help",
+            )
         points: list[dict[str, Any]] = [self._point(base, self.modes[0], None)]
         for mode in self.modes:
             points += [self._point(base, mode, epsilon) for epsilon in self.epsilons]

@@ -261,7 +261,9 @@ class _Pool:
             busy[place] += 1
 
         while left or any(busy):
-            ahead = 2 if len(left) > 2 * len(busy) * together else 1  # the next one lies ready at each desk
+            ahead = (
+                2 if len(left) > 2 * len(busy) * together else 1
+            )  # the next one lies ready at each desk
             for depth in range(ahead):
                 for place, now in enumerate(busy):
                     if left and now <= depth and now <= depth:

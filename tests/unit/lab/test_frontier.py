@@ -148,6 +148,16 @@ def test_without_a_private_run_there_is_no_frontier(tmp_path: Path) -> None:
         write(points, tmp_path)
 
 
+def test_real_folders_have_no_frontier() -> None:
+    """Their number and patients cannot be varied, so nothing is pretended."""
+    federation = {"source": "folders", "folders": ["a", "b", "c"]}
+    base = Experiment.from_dict(
+        {"name": "real", "federation": federation, "privacy": {"epsilon": 1.0}}
+    )
+    with pytest.raises(OurMistake, match="patients that they have"):
+        Frontier().sweep(base)
+
+
 def test_a_wrong_frontier_is_refused_in_words() -> None:
     """The field is named."""
     with pytest.raises(OurMistake, match=r"wrong at epsilons.0"):

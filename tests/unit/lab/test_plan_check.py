@@ -135,6 +135,12 @@ def test_the_command_takes_an_experiment_and_changes_it(tmp_path: Path) -> None:
     assert content["privacy"]["noise_multiplier"] == 4.0
 
 
+def test_an_epsilon_without_privacy_is_refused() -> None:
+    """Mode none has none; it is not left out silently."""
+    done = command("--mode", "none", "--epsilon", "3", "--no-timing")
+    assert isinstance(done.exception, OurMistake)
+
+
 def test_steps_of_mode_distributed_are_refused() -> None:
     """A round is one step; two are a mistake that is named."""
     done = command("--mode", "distributed", "--steps", "2", "--no-timing")
