@@ -284,6 +284,7 @@ def _moved(
         before = weights.get(name)
         if before is None or before.shape != value.shape:
             raise OurMistake("The mean update does not fit the model.")
-        stepped = before.astype(np.float64) + learning_rate * moves[name]
+        stepped = np.multiply(moves[name], learning_rate)
+        np.add(before, stepped, out=stepped)  # in float64: float32 is exact there
         after[name] = stepped.astype(np.float32)
     return after
