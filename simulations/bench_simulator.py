@@ -17,22 +17,21 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared_model.secure_sum.numbers import Numbers, keystream, mean_of, unflatten
-from shared_model.secure_sum.primitives import Words
+from shared_model.errors import FedprintError
+from shared_model.secure_sum.numbers import Numbers, mean_of, unflatten
+from shared_model.secure_sum.primitives import Words, keystream
 from shared_model.server_step import FedAvg
 from shared_model.weights import Weights
-from simulations.lab.experiment import Experiment
+from simulations.bench_simulator_runs import digests, growth, overhead
 from simulations.lab.hospital import Job
-from simulations.lab.pool import Engine, Told, cores, in_process
+from simulations.lab.pool import cores, in_process
 from simulations.lab.terms import RoundInput
 
 Tell = Callable[[str], None]
@@ -48,7 +47,7 @@ def figures(quick: bool, tell: Tell) -> Mapping[str, float]:
         **speed(
             100_000 if quick else PARAMETERS, 10 if quick else CLIENTS, 2 if quick else 7, tell
         ),
-        **growth(40 if quick else 1000, tell),
+        **growth(40 if quick else 1000, 1 if quick else 3, tell),
         **overhead(4 if quick else 20, 1 if quick else 5, tell),
         **digests(tell),
     }
@@ -87,7 +86,7 @@ def empty_clients(setup: bytes) -> EmptyClients:
 
 @dataclass
 class Side:
-    """Rounds of one side. times_s: of each but the first."""
+    """The model of one side, and what makes the next one of a sum."""
 
     numbers: Numbers
     clients: int
@@ -95,6 +94,7 @@ class Side:
 
     @classmethod
     def of(cls, parameters: int, clients: int) -> Side:
+        """Weights of zero."""
         numbers = Numbers.of(parameters, clients, 1.0)
         return cls(numbers, clients, {_NAME: np.zeros(parameters, dtype=np.float32)})
 
@@ -118,7 +118,7 @@ def speed(parameters: int, clients: int, rounds: int, tell: Tell) -> dict[str, f
             given = RoundInput(number, (), _SEED, ours.weights, {}, {})
             total, told = engine.round(given, range(clients), ours.numbers.padded)
             ours.step(total)
-            assert len(told) == clients
+            _complete(len(told), clients)
             return time.monotonic() - began
 
         def conduct(flower_round: Callable[[Weights], Words]) -> None:
@@ -185,7 +185,7 @@ def _flower(
             replies = list(grid.send_and_receive(messages))
             for reply in replies:
                 total += reply.content.array_records["arrays"]["sum"].numpy()
-            assert len(replies) == clients
+            _complete(len(replies), clients)
             return total
 
         try:
@@ -208,6 +208,11 @@ def _flower(
         )
     if faults:
         raise faults[0]
+
+
+def _complete(found: int, clients: int) -> None:
+    if found != clients:
+        raise FedprintError(f"{found} of {clients} clients answered.")
 
 
 _bases: dict[int, Words] = {}

@@ -66,7 +66,7 @@ def run(
 
     Example: fedprint-lab run exp.toml -o out --workers 2
     """
-    from simulations.lab import conduct
+    from simulations.lab import conduct, lab_report, tracking
     from simulations.lab.experiment import Experiment
 
     experiment = Experiment.from_toml(file)
@@ -74,7 +74,11 @@ def run(
         experiment = experiment.with_values({"engine.workers": workers})
     try:
         with _progress(experiment.rounds) as on_progress:
-            result = conduct.run(experiment, out, resume=resume, on_progress=on_progress)
+            observers = tracking.observers(experiment, out)
+            result = conduct.run(
+                experiment, out, resume=resume, observers=observers, on_progress=on_progress
+            )
+            lab_report.write(result.folder)
     except KeyboardInterrupt:
         terminal.err.print(
             f"Interrupted. Go on with: fedprint-lab run {file} -o {out} --resume",
@@ -113,7 +117,7 @@ def _progress(rounds: int) -> Iterator[Callable[[Progress], None]]:
         TextColumn("left"),
         Left(),
     )
-    words = {"patients": "preparing patients", "report": "writing tables and model"}
+    words = {"patients": "preparing patients", "report": "writing tables, model and report"}
     with Bar(*columns, console=terminal.err) as bar:
         task = bar.add_task("begin", total=float(rounds))
 
@@ -126,6 +130,7 @@ def _progress(rounds: int) -> Iterator[Callable[[Progress], None]]:
             elif step.stage == "measuring":
                 bar.update(task, description=f"{about}, measuring")
             else:
-                bar.update(task, description=words[step.stage])
+                about = f" ({step.done}/{step.sites})" if step.sites else ""
+                bar.update(task, description=f"{words[step.stage]}{about}")
 
         yield tell

@@ -130,11 +130,6 @@ def _largest(index: npt.NDArray[Any], names: list[str]) -> tuple[npt.NDArray[Any
 def _by_class(axes: Axes, points: F64, classes: tuple[npt.NDArray[Any], list[str]]) -> None:
     index, names = classes
     size = 9 if len(points) <= 150 else 4
-    rest = index < 0
-    if rest.any():
-        axes.scatter(
-            points[rest, 0], points[rest, 1], s=size, color=PALE, marker="o", lw=0, label="others"
-        )
     for place, name in enumerate(names):
         mine = index == place
         short = name if len(name) <= 14 else f"{name[:12]}…"
@@ -142,6 +137,11 @@ def _by_class(axes: Axes, points: F64, classes: tuple[npt.NDArray[Any], list[str
             points[mine, 0], points[mine, 1], s=size, color=COLOURS[place],
             marker=MARKERS[place], lw=0, alpha=0.85, label=short,
         )  # fmt: skip
+    rest = index < 0
+    if rest.any():
+        axes.scatter(
+            points[rest, 0], points[rest, 1], s=size, color=PALE, marker="o", lw=0, label="others"
+        )
     _bare(axes)
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, fontsize=5.5, handletextpad=0.1,
@@ -170,4 +170,5 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
     axes.grid(False)
     for side in axes.spines.values():
+        side.set_visible(True)
         side.set_color(GREY)

@@ -107,7 +107,7 @@ def _pair(
     truth: npt.NDArray[np.float32],
     drawn: npt.NDArray[np.float32],
 ) -> None:
-    axes.plot(time_s, truth, color=BLACK, lw=0.7, label="recorded")
+    axes.plot(time_s, truth, color=BLACK, lw=0.7, label="truth")
     axes.plot(time_s, drawn, color=VERMILION, lw=0.9, label="drawn by the model")
     spread = float(truth.std() * drawn.std())
     covers = float(np.mean((truth - truth.mean()) * (drawn - drawn.mean())))

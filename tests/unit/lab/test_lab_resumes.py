@@ -215,9 +215,9 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
 def test_two_runs_cannot_use_one_folder(tmp_path: Path) -> None:
     """The second is refused while the first holds the folder."""
     cut_off(tmp_path / "out")
-    with run_folder.RunFolder(tmp_path / "out").held(resume=True):
-        with pytest.raises(Refused, match="Another process") as refused:
-            conduct.run(EXPERIMENT, tmp_path / "out", resume=True)
+    held = run_folder.RunFolder(tmp_path / "out").held(resume=True)
+    with held, pytest.raises(Refused, match="Another process") as refused:
+        conduct.run(EXPERIMENT, tmp_path / "out", resume=True)
     assert refused.value.reason == "busy"
 
 
