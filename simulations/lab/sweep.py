@@ -66,8 +66,8 @@ class Swept:
         if any(str(row["private"]).startswith("NO PRIVACY") for row in self.rows):
             said.insert(
                 0,
-                "NO PRIVACY where the last column says so; epsilon is then what hospitals would "
-                "have spent. Masks are off and there is no ledger in any run of the lab.",
+                "NO PRIVACY in runs whose noise repeats or is off (column private): epsilon is "
+                "what hospitals would have spent. No run of the lab has masks or a ledger.",
             )
         if self.failed:
             said.append(f"{len(self.failed)} runs failed; the same command with --resume tries.")
