@@ -125,7 +125,7 @@ def plan_command(
 def _asked(path: Path | None, given: dict[str, Any]) -> Experiment:
     """The experiment of these options; a file's fields stay where an option is not given."""
     from simulations.lab.experiment import Experiment
-    from simulations.lab.planner import asked
+    from simulations.lab.plan_question import asked
 
     base = None if path is None else Experiment.from_toml(path)
     values = {name: value for name, value in given.items() if value is not None}

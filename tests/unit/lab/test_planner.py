@@ -13,7 +13,8 @@ from shared_model.errors import OurMistake
 from simulations.lab.advice import advice, around, changed, needed, other_mode
 from simulations.lab.calibrate import Speed
 from simulations.lab.experiment import Experiment
-from simulations.lab.planner import Mode, Plan, asked, most_times, patients_of, plan
+from simulations.lab.plan_question import Mode, asked, patients_of
+from simulations.lab.planner import Plan, most_times, plan
 from simulations.lab.privacy_of_run import PrivacyOfRun
 from simulations.lab.traffic import Line
 
