@@ -25,6 +25,7 @@ BENCHES = {
     "distributed-utility": "simulations.bench_distributed:figures",
     "dp-step": "simulations.bench_dp_step:figures",
     "store": "simulations.bench_store:figures",
+    "simulator": "simulations.bench_simulator:figures",
 }
 
 

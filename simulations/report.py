@@ -37,12 +37,15 @@ class ReportTable:
 class Figure:
     """A picture with the sentence that says what it shows."""
 
-    png: str = field(repr=False)
+    data: str = field(repr=False)
     alt: str
+    kind: str = "image/png"
 
     @classmethod
     def of(cls, path: Path, alt: str) -> Figure:
-        return cls(base64.b64encode(path.read_bytes()).decode(), alt)
+        """A PNG, or an SVG that is as wide as a column of text."""
+        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+        return cls(base64.b64encode(path.read_bytes()).decode(), alt, kind)
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,15 @@ class Checkpoint:
         if not found:
             return None
         meta, arrays = packet.unpack(read_regular(found[-1], _LARGEST_BYTES))
-        parts = [packet.part(arrays, name) for name in ("weights", "state", "mean")]
         return cls(
-            meta["round"],
-            *parts,
-            tuple(meta["booked"]),
-            meta["journal"],
-            meta["virtual_s"],
-            meta["model"],
+            round=meta["round"],
+            weights=packet.part(arrays, "weights"),
+            state=packet.part(arrays, "state"),
+            mean=packet.part(arrays, "mean"),
+            booked=tuple(meta["booked"]),
+            journal=meta["journal"],
+            virtual_s=meta["virtual_s"],
+            model=meta["model"],
         )
 
 

@@ -77,12 +77,14 @@ def run(
     with folder.held(resume=resume):
         folder.begin(experiment)
         say(Progress("patients", 0, experiment.rounds))
-        data = _federation(experiment, folder, cache)
+        data = _federation(experiment, folder, cache, say)
         folder.settle_data(data.digest)
         settled = settle(experiment, data, folder.state / "sites")
-        tell(observers, "on_start", folder.path, experiment)
         loop = Loop(experiment, folder, data, settled, observers, say)
-        loop.begin()
+        begun = loop.restore()
+        tell(observers, "on_start", folder.path, experiment)
+        if not begun:
+            loop.begin()
         if loop.last.round < experiment.rounds:
             with_engine(Job.of(settled.setup), experiment, len(data.sites), loop.go_on)
         say(Progress("report", experiment.rounds, experiment.rounds))
@@ -107,10 +109,15 @@ def with_engine(
         conduct(engine)
 
 
-def _federation(experiment: Experiment, folder: RunFolder, cache: Path | None) -> FederationData:
+def _federation(
+    experiment: Experiment, folder: RunFolder, cache: Path | None, say: OnProgress
+) -> FederationData:
+    def told(what: str, done: int, total: int) -> None:
+        say(Progress("patients", 0, experiment.rounds, done, total))
+
     if cache is None:
-        return sources.prepare(experiment, folder.path / "federation")
-    data = sources.prepare_shared(experiment, cache.absolute())
+        return sources.prepare(experiment, folder.path / "federation", told)
+    data = sources.prepare_shared(experiment, cache.absolute(), told)
     write_atomic(folder.path / "federation.txt", f"{data.folder}\n".encode())
     return data
 
@@ -134,18 +141,20 @@ class Loop:
         self.place = {name: index for index, name in enumerate(self.names)}
         self.body_bytes = len(weights_io.to_bytes(self.settled.start))
 
-    def begin(self) -> None:
-        """Go on from the newest checkpoint, or make the one of round 0.
+    def restore(self) -> bool:
+        """Go back to the newest checkpoint, and the journal with it; False: there is none yet.
 
         Raises:
             Refused: checkpoint or journal is damaged.
         """
         found = Checkpoint.newest(self.folder.state)
+        self.journal.cut(0 if found is None else found.journal)
         if found is not None:
-            self.journal.cut(found.journal)
             self.last = found
-            return
-        self.journal.cut(0)
+        return found is not None
+
+    def begin(self) -> None:
+        """Measure the starting model; make the checkpoint of round 0."""
         start = self.settled.start
         trained = {name: start[name] for name in self.settled.setup.sent}
         self.last = Checkpoint(
@@ -163,7 +172,7 @@ class Loop:
     def go_on(self, engine: Engine) -> None:
         """All rounds that are left."""
         for number in range(self.last.round + 1, self.experiment.rounds + 1):
-            self._round(engine, number)
+            self.round(engine, number)
 
     def finish(self) -> None:
         """Tables, model, result.json; the run is done."""
@@ -171,7 +180,8 @@ class Loop:
         write_atomic(self.folder.path / "model.safetensors", weights_io.to_bytes(self.last.weights))
         self.folder.write_result(self._about())
 
-    def _round(self, engine: Engine, number: int) -> None:
+    def round(self, engine: Engine, number: int) -> None:
+        """The next round, with all that it leaves."""
         began_s = time.monotonic()
         asked = participation.ask(self.experiment, self.names, number)
         places = tuple(self.place[name] for name in asked.asked)
@@ -336,7 +346,7 @@ class Loop:
         self, now: Checkpoint, lines: list[dict[str, Any]], measured: list[dict[str, Any]]
     ) -> None:
         """Rows first, then the checkpoint that counts them."""
-        self.journal.append([*lines, *({"kind": "probe"} | row for row in measured)])
+        self.journal.append([*lines, *({"kind": "probe", "row": row} for row in measured)])
         self.last = replace(now, journal=self.journal.size)
         self.last.save(self.folder.state)
         if measured:

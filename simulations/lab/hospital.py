@@ -222,7 +222,7 @@ class Hospitals:
             self.model,
             data,
             terms,
-            self._noise(name),
+            self.noise(name),
             local=local,
             change=change,
             trains=acting is None or acting.trains,
@@ -253,7 +253,8 @@ class Hospitals:
         patients = self.setup.plan.sample_rate * self.declared[site]
         return {name: value * patients for name, value in mean.items()}
 
-    def _noise(self, site: str) -> NoiseSource:
+    def noise(self, site: str) -> NoiseSource:
+        """This round's, of a site."""
         if self.setup.noise == "system":
             return SystemNoise()
         kind = NoNoiseNotPrivate if self.setup.noise == "none" else NonPrivateForTests

@@ -25,7 +25,7 @@ from shared_model.accounting import default_delta
 from shared_model.distributed import Shares
 from shared_model.errors import OurMistake
 from shared_model.roster import default_threshold
-from simulations.lab import stand_ins, traffic
+from simulations.lab import algorithms, traffic
 from simulations.lab.calibrate import Speed
 from simulations.lab.experiment import Experiment
 from simulations.lab.privacy_of_run import PrivacyOfRun
@@ -128,10 +128,10 @@ def asked(
     base: Experiment | None = None,
     **values: Any,
 ) -> Experiment:
-    """The experiment of a question; all `patients` of each hospital train.
+    """The experiment of a question; without a `base`, all `patients` of each hospital train.
 
-    In mode distributed with the threshold and colluding hospitals of a roster of so many. `values`
-    are other fields, with `__` for the dot: `privacy__sample_rate=0.1`.
+    In mode distributed, without a base, with the threshold and colluding hospitals of a roster of
+    so many. `values` are other fields, with `__` for the dot: `privacy__sample_rate=0.1`.
 
     Raises:
         OurMistake: as `Experiment.from_dict`.
@@ -163,6 +163,8 @@ def asked(
             changed.setdefault(
                 "privacy.colluding", max(0, min(2 * threshold - hospitals - 1, threshold - 2))
             )
+    elif base.federation.source == "folders":  # whose numbers are the ones that are given
+        changed |= {"federation.source": "simulated", "federation.folders": []}
     return base.with_values(changed)
 
 
@@ -261,7 +263,7 @@ def trained_parameters(experiment: Experiment) -> int:
         OurMistake: there is no such preset.
     """
     model = _network(experiment.model.preset)
-    sent = set(stand_ins.sent_names(model, experiment.algorithm, experiment.model.trainable))
+    sent = set(algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable))
     return sum(value.numel() for name, value in model.named_parameters() if name in sent)
 
 

@@ -92,7 +92,7 @@ def rounds(run: RunData) -> tuple[Figure, str]:
         )  # fmt: skip
     above.set_ylim(bottom=0)
     above.set_ylabel("sites")
-    above.legend(loc="best", ncols=3)
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     noise = run.column("noise_to_signal")
     below.plot(number, run.column("update_norm"), "-o", color=GREEN, label="norm of mean update")
     below.set_ylabel("L2 norm", color=GREEN)
@@ -104,7 +104,7 @@ def rounds(run: RunData) -> tuple[Figure, str]:
         beside.spines["right"].set_visible(True)
         beside.plot(number, noise, "--s", color=VERMILION)
         beside.set_ylabel("noise / signal", color=VERMILION)
-        beside.set_ylim(bottom=0)
+        beside.set_ylim(0, 1.1 * float(np.nanmax(noise)) or 1.0)
         said = " Dashed: noise to signal of the mean, as defined in docs/privacy.md."
     return figure, (
         f"{counted(len(run.rounds), 'round')}, {int(few.sum())} of them without a sum. Above: "

@@ -16,7 +16,6 @@ from simulations.lab.plots_style import (
     VERMILION,
     CannotDraw,
     blank,
-    counted,
     panels,
     round_axis,
 )
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 MOST_BARS = 40
 MOST_PANELS = 5
 _LOWER_IS_BETTER = {"loss", "mae"}
-NAMES = {"auroc": "AUROC", "mae": "mean absolute error", "loss": "loss"}
+NAMES = {"auroc": "AUROC", "mae": "MAE", "loss": "loss"}
 
 
 def fairness(run: RunData) -> tuple[Figure, str]:
@@ -49,6 +48,8 @@ def fairness(run: RunData) -> tuple[Figure, str]:
     _spread(axes[0], run, *shown[0])
     for one, (task, kind) in zip(axes[1:], shown, strict=True):
         _dots(one, run.at_sites(task, kind, last), task, kind)
+    axes[-1].set_xlabel("sites from best to worst, each panel in its own order")
+    figure.align_ylabels(axes)
     counts = {task: len(run.at_sites(task, kind, last)) for task, kind in shown}
     every = len(set(run.sites["site"].to_pylist())) if "site" in run.sites.column_names else 0
     patients = [row["patients"] for row in run.at_sites(*shown[0], last)]
@@ -136,7 +137,7 @@ def _spread(axes: Axes, run: RunData, task: str, kind: str) -> None:
     ):
         axes.plot(rounds, line, color=colour, ls=dashes, marker=mark if one else "", label=words)
     axes.set_ylabel(task)
-    axes.legend(loc="upper right", ncols=3)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     round_axis(axes, rounds)
 
 
@@ -158,6 +159,5 @@ def _dots(axes: Axes, rows: list[Row], task: str, kind: str) -> None:
         axes.plot(place[at], values[at], marker, color=colour, ms=4)
     axes.axhline(float(np.median(values)), color=GREY, lw=0.7, ls=(0, (4, 2)))
     axes.set_ylabel(task if kind == "loss" else f"{task}\n{NAMES[kind]}")
-    axes.set_xlabel(f"{counted(len(rows), 'site')}, best to worst")
     if len(rows) <= 12:
         axes.set_xticks(place)

@@ -41,6 +41,8 @@ OnSite = Callable[[int], None]
 
 _CRASHED = b"\0"
 _LOOK_S = 1.0
+_MESSAGES = 16
+"""To each worker in a round, about; with more sites than that a message asks for several."""
 _ENDS_S = 10.0
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -96,7 +98,7 @@ def in_process(job: Job, workers: int = 0) -> Iterator[Engine]:
         if count == 1:
             app = client_app(job)
             stack.callback(forget, job)
-            desks: list[_Desk] = [_Here(lambda header: _through(app, header))]
+            desks: Sequence[_Desk] = [_Here(lambda header: _through(app, header))]
         else:
             desks = [stack.enter_context(_process(job)) for _ in range(count)]
         pool = _Pool(desks)
@@ -107,8 +109,8 @@ def in_process(job: Job, workers: int = 0) -> Iterator[Engine]:
 class _Desk(Protocol):
     """Where sites are computed one after another."""
 
-    connection: Connection | None
-
+    @property
+    def connection(self) -> Connection | None: ...
     def send(self, header: bytes) -> None: ...
     def receive(self) -> bytes: ...
 
@@ -211,8 +213,7 @@ def _through(app: Any, header: bytes) -> bytes:
 
     from client.app import pack, unpack
 
-    if TaskIdentity._run_id is None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     message = Message(pack(header, b""), dst_node_id=1, message_type="train")
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     reply = app(message, context)
@@ -250,15 +251,19 @@ class _Pool:
         self._room(4 * size)
         left, told, worked = deque(sites), Told(), set()
         busy = [0] * len(self._desks)
+        together = max(1, len(sites) // (len(busy) * _MESSAGES))
 
         def give(place: int) -> None:
-            header = common | {"sites": [left.popleft()], "sum": self._sums[place].path}
+            some = [left.popleft() for _ in range(min(together, len(left)))]
+            header = common | {"sites": some, "sum": self._sums[place].path}
             self._desks[place].send(json.dumps(header).encode())
             worked.add(place)
             busy[place] += 1
 
         while left or any(busy):
-            ahead = 2 if len(left) > 2 * len(busy) else 1  # the next one lies ready at each desk
+            ahead = (
+                2 if len(left) > 2 * len(busy) * together else 1
+            )  # the next one lies ready at each desk
             for depth in range(ahead):
                 for place, now in enumerate(busy):
                     if left and now <= depth and now <= depth:
