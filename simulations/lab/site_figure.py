@@ -54,7 +54,9 @@ def draw(
 def _mix(axes: Axes, everybody: SiteRow, sites: Sequence[SiteRow], label: str) -> None:
     shown = list(everybody.mix)[: len(COLOURS)]
     rest = tuple(value for value in everybody.mix if value not in shown)
-    groups = [(one, (one,), colour) for one, colour in zip(shown, COLOURS, strict=False)]
+    groups: list[tuple[str, tuple[str, ...], str]] = [
+        (one, (one,), colour) for one, colour in zip(shown, COLOURS, strict=False)
+    ]
     if rest:
         groups.append((f"{len(rest)} others", rest, plots_style.PALE))
     at, below = np.arange(len(sites)), np.zeros(len(sites))

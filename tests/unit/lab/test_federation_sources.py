@@ -279,6 +279,14 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
         assert steps[-1] == (32, 32)
 
 
+def test_no_two_chunks_of_a_site_draw_the_same_patients() -> None:
+    """A site of several chunks has as many different patients as it should."""
+    orders = list(chunks(Chunk("waves", "site-1", None, 0, 5, 1000, 1)))
+    assert [order.first for order in orders] == [0, 2, 4]
+    rates = [rate for order in orders for rate in draw(order).labels["hr_bpm"].tolist()]
+    assert len(set(rates)) == 5
+
+
 class _Here:
     """A pool that computes when it is asked, in this process, and counts."""
 

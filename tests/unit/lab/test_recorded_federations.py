@@ -43,6 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         cohort = draw_cohort(
             np.random.default_rng(seed), patients, 4, WARD, recordings_per_patient=2
         )
+        cohort.ecg[0, :1250], cohort.ppg[0, :1250] = 0.0, 0.0  # a window that the gate refuses
         write_site(root / name, cohort, "parquet")
         made.append(root / name)
     return made
@@ -84,6 +85,7 @@ def test_a_folder_is_a_site_with_the_windows_a_hospital_would_have(
     assert [site.name for site in natural.sites] == ["clinic", "north-ward"]
     for site, folder in ((0, folders[1]), (1, folders[0])):
         wanted = list(by_patient(folder))
+        assert [len(windows) for windows, _ in wanted] == [3] + [4] * (len(wanted) - 1)
         assert patients_of(natural, site) == [windows for windows, _ in wanted]
         rows = natural.table["site"] == site
         assert natural.table["rhythm"][rows].tolist() == [labels["rhythm"] for _, labels in wanted]
