@@ -78,10 +78,19 @@ def write(
         epsilon: of a site that has booked so many rounds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "rounds.parquet", ROUND_COLUMNS, journal.lines("round"))
-    probes = (line["row"] for line in journal.lines("probe"))  # a probe has a kind of its own
-    _write(folder / "probes.parquet", PROBE_COLUMNS, probes)
+    plain = {"round": ROUND_COLUMNS, "probe": PROBE_COLUMNS}
+    for kind, columns in plain.items():
+        _write(folder / f"{kind}s.parquet", columns, _plain(journal, kind))
     _write(folder / "sites.parquet", SITE_COLUMNS, _site_rows(journal, sites, epsilon))
+
+
+def _plain(journal: Journal, kind: str) -> Iterator[Row]:
+    for line in journal.lines(kind):
+        if "row" in line:  # a figure has a kind of its own
+            yield line["row"]
+        else:
+            del line["kind"]
+            yield line
 
 
 def _site_rows(

@@ -17,23 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-from client.policy import rounded_patients
 from shared_model.accounting import default_delta
 from shared_model.distributed import Shares
 from shared_model.errors import OurMistake
-from shared_model.roster import default_threshold
-from simulations.lab import algorithms, traffic
+from simulations.lab import traffic
 from simulations.lab.calibrate import Speed
 from simulations.lab.experiment import Experiment
+from simulations.lab.plan_question import Mode, patients_of, trained_parameters
 from simulations.lab.privacy_of_run import PrivacyOfRun
-from simulations.lab.site_rows import held_out_of
 from simulations.lab.terms import weights_of_sites
 from simulations.lab.traffic import Line, Time, Traffic
 
-Mode = Literal["local", "distributed", "none"]
 MOST_ROUNDS = 1_000_000
 """No more are looked for: the accountant is coarse beyond a million steps."""
 
@@ -119,53 +115,6 @@ class Plan:
         return plain
 
 
-def asked(
-    hospitals: int,
-    patients: int,
-    *,
-    epsilon: float | None = None,
-    mode: Mode = "local",
-    base: Experiment | None = None,
-    **values: Any,
-) -> Experiment:
-    """The experiment of a question; all `patients` of each hospital train.
-
-    In mode distributed with the threshold and colluding hospitals of a roster of so many. `values`
-    are other fields, with `__` for the dot: `privacy__sample_rate=0.1`.
-
-    Raises:
-        OurMistake: as `Experiment.from_dict`.
-    """
-    changed: dict[str, Any] = {
-        "federation.hospitals": hospitals,
-        "federation.patients": patients,
-        "privacy.mode": mode,
-        **{name.replace("__", "."): value for name, value in values.items()},
-    }
-    if mode == "none":
-        changed |= {"privacy.epsilon": None, "privacy.noise_multiplier": None}
-    elif epsilon is not None:
-        changed |= {"privacy.epsilon": float(epsilon), "privacy.noise_multiplier": None}
-    if mode == "distributed":
-        changed |= {"algorithm.steps": 1, "algorithm.optimiser": "sgd"}
-    if base is None:
-        base = Experiment.from_dict(
-            {
-                "name": "plan",
-                "federation": {"held_out": 0.0},
-                "participation": {"minimum_contributors": min(3, hospitals)},
-                "privacy": {"epsilon": 1.0},
-            }
-        )
-        if mode == "distributed":
-            threshold = default_threshold(hospitals)
-            changed.setdefault("privacy.threshold", threshold)
-            changed.setdefault(
-                "privacy.colluding", max(0, min(2 * threshold - hospitals - 1, threshold - 2))
-            )
-    return base.with_values(changed)
-
-
 def plan(
     experiment: Experiment,
     *,
@@ -225,44 +174,6 @@ def plan(
         budget=None if budget is None else _left(budget, privacy, settled, experiment.rounds),
         words=_words(experiment, why_no_round),
     )
-
-
-def patients_of(experiment: Experiment) -> list[int]:
-    """Patients that each hospital declares, as far as the file says: equal hospitals.
-
-    Raises:
-        OurMistake: real folders, whose patients are not counted here, or too few patients.
-    """
-    federation = experiment.federation
-    if federation.source == "folders":
-        raise OurMistake(
-            "How many patients the folders hold is not in the experiment.",
-            do="Give --hospitals and --patients.",
-        )
-    held_out = held_out_of(federation.patients, federation.held_out, "any", experiment.seed)
-    return [rounded_patients(int((~held_out).sum()))] * federation.hospitals
-
-
-@lru_cache(maxsize=64)
-def _network(preset: str) -> Any:
-    from shared_model import mae
-
-    if preset not in mae.PRESETS:
-        raise OurMistake(
-            f"There is no preset {preset!r}.", do=f"Choose from: {', '.join(mae.PRESETS)}."
-        )
-    return mae.build(mae.PRESETS[preset], 0)
-
-
-def trained_parameters(experiment: Experiment) -> int:
-    """d, of what private training changes and sends.
-
-    Raises:
-        OurMistake: there is no such preset.
-    """
-    model = _network(experiment.model.preset)
-    sent = set(algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable))
-    return sum(value.numel() for name, value in model.named_parameters() if name in sent)
 
 
 def most_times(asks: PrivacyOfRun, rounds: int, epsilon: float) -> int:
