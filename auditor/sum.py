@@ -331,6 +331,9 @@ def _model(
         lines.cannot("model", "the published sum or the model before the round is not here")
         return
     request = asked.request
+    made = "the model before plus"
+    if request.server_moments is not None:
+        made = f"what {request.server_step} makes of the model before, its state and"
     try:
         names = trained_names(request)
     except Refused as error:
@@ -341,15 +344,17 @@ def _model(
         before = weights_io.from_bytes(data)
         if weights_io.digest(before) != item.model_in:
             raise Refused("The model before the round is not the one it names.", reason="digest")
+        if checkpoint == 0 and weights_io.parts(before)[1]:
+            raise Refused("The run began with a state of the server step.", reason="lineage")
         survivors = statement.survivors
         after = model_after(request, asked.transcript, survivors, total, before, names)
         return weights_io.digest(after)
 
     if lines.must("model", stepped) != item.model_out:
-        lines.failed("model", "it is NOT the model before plus the mean of the sum")
+        lines.failed("model", f"it is NOT {made} the mean of the sum")
     lines.ok(
         "model",
-        "it is the model before plus the weighted mean of the sum, to the bit (signed request: "
+        f"it is {made} the weighted mean of the sum, to the bit (signed request: "
         f"{request.server_step}, learning rate {request.server_learning_rate:g}, {len(names)} "
         "trained arrays)",
     )

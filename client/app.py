@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
@@ -180,7 +181,7 @@ def _rests(home: NodeHome) -> bool:
 
     A message that began to arrive not long ago was sent before: it is waited for.
     """
-    if any(time.time() - since_s < rest.LINGER_S for since_s in list(_arriving.values())):
+    if any(abs(time.time() - since_s) < rest.LINGER_S for since_s in list(_arriving.values())):
         return False
     try:
         return rest.why_at_rest(home) != "" and not rest.unfinished(home.outbox, time.time())
@@ -280,10 +281,13 @@ def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -
     if shown is not None:
         now_s = time.time()
         leaves_s = now_s + clock.due(arrived, tick_s) - clock.now()
-        state.write_progress(
-            home,
-            shown.model_copy(update={"stage": "holding", "written_s": now_s, "leaves_s": leaves_s}),
-        )
+        with suppress(OSError):  # a display: the answer that is there leaves all the same
+            state.write_progress(
+                home,
+                shown.model_copy(
+                    update={"stage": "holding", "written_s": now_s, "leaves_s": leaves_s}
+                ),
+            )
     ticks = clock.hold(arrived, tick_s)
     if ticks > 1:
         log_to(home.logs / "rounds.log")(

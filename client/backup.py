@@ -33,9 +33,10 @@ LEFT_OUT = ("never-back-up", "logs", "state", "inbox", "flower")
 STORE = "store"
 
 
-def _is_step(name: str) -> bool:
-    """State of a round in training (ADR 18): of no use without the epoch's key."""
-    return fnmatch.fnmatchcase(name, "outbox/*/*/step")
+def _left_out(name: str) -> bool:
+    """State of a round in training (ADR 18), of no use without the epoch's key; and what SQLite has
+    beside the ledger while a command writes an entry: beside the copy it would undo pages of it."""
+    return fnmatch.fnmatchcase(name, "outbox/*/*/step") or name.startswith("ledger.sqlite-")
 
 
 def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bool) -> Manifest:
@@ -58,7 +59,7 @@ def make(home: NodeHome, target: Path, *, passphrase: str | None, with_store: bo
             locked(home.root / "roster.lock"),
         ):
             files, links = files_below(home.root, LEFT_OUT if with_store else (*LEFT_OUT, STORE))
-            files = {name: path for name, path in files.items() if not _is_step(name)}
+            files = {name: path for name, path in files.items() if not _left_out(name)}
             copy = Path(work) / "ledger.sqlite"
             _copy_ledger(home, copy)
             files["ledger.sqlite"] = copy

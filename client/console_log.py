@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from client.home import NodeHome
+from shared_model.files import append_line
 from shared_model.locks import locked
 
 SIZE_BYTES = 4 * 1024 * 1024
@@ -44,9 +45,7 @@ class ConsoleLog:
         with locked(path.with_suffix(".lock")):
             if path.exists() and path.stat().st_size + len(data) > SIZE_BYTES:
                 path.replace(path.with_name("console-audit.log.1"))
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "ab") as stream:
-                stream.write(data)
+            append_line(path, data)
 
     def last(self, limit: int = 100) -> list[dict[str, str]]:
         """The last lines, the newest first; what cannot be read is left out."""

@@ -32,7 +32,7 @@ def examine(home: NodeHome) -> list[Finding]:
     now = datetime.datetime.now(datetime.UTC)
     with ThreadPoolExecutor(3) as pool:
         seen = [pool.submit(_seen, home, *which) for which in ((0, True), (1, False))]
-        answer = pool.submit(asked, home)
+        answer = pool.submit(_asked, home)
         findings = [*_folder(home, now), *_machine(home)]
         lines = tuple(line for line in (one.result() for one in seen) if line is not None)
         findings += _network(home, lines, answer.result(), now)
@@ -128,7 +128,22 @@ def _seen(home: NodeHome, which: int, health: bool) -> Line | None:
         address = invitation.address if which == 0 else registry_client.address(home)
     except FedprintError:
         return None
-    return doctor_net.look(address, invitation.ca_certificate, health=health)
+    try:
+        return doctor_net.look(address, invitation.ca_certificate, health=health)
+    except Exception as error:
+        return Line(address, "connect", why=_failed(error))
+
+
+def _asked(home: NodeHome) -> Asked | None:
+    try:
+        return asked(home)
+    except Exception as error:
+        return Asked(_failed(error), "Report this line to whoever maintains fedprint for you.")
+
+
+def _failed(error: Exception) -> str:
+    """Of an exception that nobody foresaw only the kind is told: its text could hold anything."""
+    return f"the check itself failed ({type(error).__name__})"
 
 
 def asked(home: NodeHome, timeout_s: float = ASK_S) -> Asked | None:

@@ -346,10 +346,15 @@ class HospitalRosters:
 def check_model(request: TrainRequest, body: bytes) -> Weights:
     """The weights in a request's body, if they fit the preset that it names and are finite.
 
+    Beside the model there may be the state of the server step that the request names, of exactly
+    the trained parameters, and nothing else.
+
     Raises:
-        Refused: unknown preset, another configuration, or weights that do not fit ("model").
+        Refused: unknown preset, another configuration, weights or a state that do not fit
+            ("model").
     """
     from shared_model import mae
+    from shared_model.server_optimisers import check_state
 
     config = mae.PRESETS.get(request.preset)
     if config is None or config.digest != request.config_digest:
@@ -358,7 +363,16 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
             reason="model",
             do="Install the version of fedprint that the coordinator runs.",
         )
-    weights = weights_io.from_bytes(body, like=mae.weights_of(mae.build(config, 0)))
+    weights = weights_io.from_bytes(body)
+    own, state = weights_io.parts(weights)
+    model = mae.build(config, 0)
+    wanted = mae.weights_of(model)
+    if {name: value.shape for name, value in own.items()} != {
+        name: value.shape for name, value in wanted.items()
+    }:
+        raise Refused("The weights do not fit this model.", reason="model")
+    trained = mae.trainable_names(model, request.training.trainable)
+    check_state(request.plan.step, {name: wanted[name] for name in trained}, state)
     if not all(bool(np.isfinite(value).all()) for value in weights.values()):
         raise Refused("The weights are not finite.", reason="model")
     return weights

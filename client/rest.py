@@ -45,9 +45,10 @@ def why_at_rest(home: NodeHome, at_s: float | None = None) -> Rest:
         OurMistake: node.toml is wrong.
     """
     paused = state.paused(home)
-    if paused is not None and at_s is not None and paused.since_s > at_s:
-        paused = None
-    at_s = time.time() if at_s is None else at_s
+    now_s = time.time()
+    if paused is not None and at_s is not None and at_s < paused.since_s <= now_s:
+        paused = None  # one of the future was said before the clock was put back
+    at_s = now_s if at_s is None else at_s
     time_of_day = datetime.datetime.fromtimestamp(at_s).time()
     return rest_of(settings_of(home).training, paused, time_of_day)
 
@@ -96,7 +97,7 @@ def unfinished(outbox: Path, now_s: float) -> bool:
                 continue
             if any((folder / name).exists() for name in _OVER):
                 continue
-            if any(now_s - item.stat().st_mtime < LINGER_S for item in folder.iterdir()):
+            if any(abs(now_s - item.stat().st_mtime) < LINGER_S for item in folder.iterdir()):
                 return True
         except OSError:
             continue  # it is being changed: the next look sees it

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from client.home import NodeHome
 from client.outbox import Outbox
 from shared_model import protocol
 from shared_model.errors import BudgetExhausted, DataFault, FedprintError, PeerFault, Refused
+from shared_model.files import append_line
 from shared_model.ledger import LedgerHead
 from shared_model.protocol import (
     COORDINATOR,
@@ -419,12 +421,18 @@ def why(error: Exception) -> dict[str, object]:
 
 
 def log_to(path: Path) -> Callable[[dict[str, object]], None]:
-    """Append JSON lines to the node's own log."""
+    """Append JSON lines to the node's own log.
+
+    A line that the disk does not take is told on standard error: it keeps no answer back.
+    """
 
     def write(entry: dict[str, object]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": stamp, **entry}, sort_keys=True) + "\n")
+        line = json.dumps({"time": stamp, **entry}, sort_keys=True).encode() + b"\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            append_line(path, line)
+        except OSError as error:
+            sys.stderr.write(f"{path.name} could not be written: {error.strerror}\n")
 
     return write

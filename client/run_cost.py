@@ -172,19 +172,36 @@ def in_words(
         f"{booked or 'none'} booked here so far.",
         f"A round: {privacy.steps} steps; a patient is in a step with probability "
         f"{privacy.sample_rate:g}; noise {privacy.noise_multiplier:g} x clipping norm "
-        f"{privacy.clipping_norm:g}.",
+        f"{privacy.clipping_norm:g}.{_proximal(plan.training.proximal_weight)}",
         f"Trust model: {TRUST[privacy.mode]}.",
         *_cost_in_words(plan, cost),
         f"A sum has at least {plan.minimum_contributors} hospitals"
         + ("." if plan.aggregation == "secure-sum" else "; UPDATES LEAVE WITHOUT MASKS."),
         "Weights in the sum: "
         + (", ".join(f"{site} {weights[site]}" for site in sorted(weights)) or "no roster yet")
-        + f"; the model then moves by {plan.server_learning_rate:g} x the mean "
-        f"({plan.server_step}).",
+        + f"; the model then moves {_server_step(plan)}.",
         f"Code at the coordinator: {plan.code_digest}",
         f"Code here ({same}): {code}",
         f"Digest of this plan:     {plan.digest}",
     ]
+
+
+def _proximal(weight: float) -> str:
+    if not weight:
+        return ""
+    return f" Each step is drawn back to the round's first weights (FedProx, mu {weight:g})."
+
+
+def _server_step(plan: RunPlan) -> str:
+    """How the sum moves the model, after "the model then moves"."""
+    moments = plan.server_moments
+    if moments is None:
+        return f"by {plan.server_learning_rate:g} x the mean ({plan.server_step})"
+    return (
+        f"by {plan.server_step}, each trained parameter by about {plan.step.learning_rate:g} a "
+        f"round (beta1 {moments.beta1:g}, beta2 {moments.beta2:g}, tau {moments.tau:g}); its state "
+        "follows from the published sums, and this hospital computes it again"
+    )
 
 
 def _cost_in_words(plan: RunPlan, cost: Cost) -> list[str]:

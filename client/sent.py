@@ -22,6 +22,7 @@ from client.egress import ALLOWED
 from client.home import NodeHome
 from shared_model import canonical, protocol
 from shared_model.errors import OurMistake
+from shared_model.files import append_line
 from shared_model.locks import locked
 
 Outcome = Literal["delivered", "not-taken", "run-over", "expired"]
@@ -126,9 +127,7 @@ class SentLog:
                     older = self._file(number - 1)
                     if older.exists():
                         older.replace(self._file(number))
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "ab") as stream:
-                stream.write(data)
+            append_line(self.path, data)
 
     def _file(self, number: int) -> Path:
         return self.path if number == 0 else self.path.with_name(f"sent.log.{number}")

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,7 @@ def _check_epoch_keys(request: TrainRequest, identity_keys: Mapping[str, bytes])
 
 
 def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
+    """The model to train from, without the server step's state: only `verify` looks at that."""
     try:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
@@ -249,6 +251,7 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
         raise Refused(error.message, reason="model") from error
     if weights_io.digest(weights) != request.model_digest:
         raise Refused("The weights are not the ones that the request names.", reason="model")
+    weights, _ = weights_io.parts(weights)
     if node.dimension(request, weights) != request.sum.dimension:
         raise Refused("The request names another number of parameters.", reason="secure-sum")
     return weights
@@ -293,8 +296,9 @@ def _trained(
             transcript=transcript,
         )
     except Refused:
-        if not begun:
-            node.outbox.take_back(run, number)
+        with suppress(FedprintError):  # a ledger that cannot say now: the claim stays
+            if not begun and not node.books.booked(run, number):
+                node.outbox.take_back(run, number)
         raise
     body = node.outbox.prepared(run, number)
     _check_answer(node, run, number, body)

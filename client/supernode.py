@@ -251,12 +251,18 @@ class Delivery:
                 try:
                     outcome = self._deliver(message, state, object_store, send, push_object)
                     log(INFO, "Reply %s: %s", about.message_id, outcome)
-                    self.sent.delivered(about.message_id, outcome)
+                    self._note(about.message_id, outcome)
                 finally:
                     state.delete_messages(message_ids=[about.message_id, about.reply_to_message_id])
                     object_store.delete(about.message_id)
             if awaited in ("", *(message.metadata.reply_to_message_id for message in replies)):
                 return
+
+    def _note(self, identifier: str, outcome: Outcome) -> None:
+        try:
+            self.sent.delivered(identifier, outcome)
+        except OSError as error:  # what was handed over is written down already
+            log(ERROR, "sent.log could not be written: %s", error.strerror)
 
     def _deliver(
         self,

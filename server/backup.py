@@ -26,6 +26,8 @@ from shared_model.files import write_atomic
 
 LEFT_OUT = ("flower", "logs", "release-archives")
 """What is made again."""
+_OF_SQLITE = ("-journal", "-wal", "-shm")
+"""Beside a database that a process has open; its copy is whole without them."""
 
 
 def make(home: CoordinatorHome, target: Path, *, passphrase: str | None) -> Manifest:
@@ -47,7 +49,7 @@ def make(home: CoordinatorHome, target: Path, *, passphrase: str | None) -> Mani
                 source.backup(sink)
             os.chmod(copy, 0o600)
             files[str(path.relative_to(home.root))] = copy
-        listed = [item for item in files.items() if not item[0].endswith(("-journal", "-wal"))]
+        listed = [item for item in files.items() if not item[0].endswith(_OF_SQLITE)]
         return write_backup(
             target,
             listed,

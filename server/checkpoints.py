@@ -15,6 +15,7 @@ stored.
 
     record = RunFolder(path).record()            # for readers: the release, the status page
     weights = RunFolder(path).weights(record)    # the model after its last aggregated round
+    standing = RunFolder(path).standing(record)  # and the server step's state, if it has one
     closing = RunFolder(path).closing(number)    # whether its sum was verified
 """
 
@@ -114,6 +115,21 @@ class RunFolder:
         check_lineage(record)
         return record
 
+    def own_record(self) -> RunRecord:
+        """The same, of a folder that is to be worked on or shown by its name.
+
+        Raises:
+            OurMistake: as `record`, or the folder is the copy of a run. Two that go on with one run
+                would ask the hospitals for the same rounds in different words.
+        """
+        record = self.record()
+        if record.run != self.path.name:
+            raise OurMistake(
+                f"The folder {self.path.name} is a copy of run {record.run}.",
+                do=f"Move {self.path} out of the folder runs/.",
+            )
+        return record
+
     def save(self, record: RunRecord) -> None:
         """Commit the record."""
         check_lineage(record)
@@ -127,11 +143,20 @@ class RunFolder:
         return self.path / "checkpoints" / f"round-{number:04d}.safetensors"
 
     def save_weights(self, number: int, weights: Weights) -> None:
-        """Store the model after a round; counts only once a record names its digest."""
+        """Store the model after a round, with the server step's state if it has one; counts only
+        once a record names its digest."""
         write_atomic(self.checkpoint(number), weights_io.to_bytes(weights), mode=0o600)
 
     def weights(self, record: RunRecord, number: int | None = None) -> Weights:
-        """The model after round `number` (default: the last aggregated one).
+        """The model after round `number` (default: the last aggregated one), and nothing else.
+
+        Raises:
+            OurMistake: as `standing`.
+        """
+        return weights_io.parts(self.standing(record, number))[0]
+
+    def standing(self, record: RunRecord, number: int | None = None) -> Weights:
+        """The same with the state of the server step, as the next round takes it up.
 
         Raises:
             OurMistake: absent, damaged, or not the model that the record names.

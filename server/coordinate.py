@@ -185,7 +185,7 @@ class _Loop:
         self.journal.save(
             resumed_after=record.resumed_after, starts=record.starts + 1, state="running", pause=""
         )
-        self.work.weights = self.journal.folder.weights(record)
+        self.work.weights = self.journal.folder.standing(record)
         if not state.settings.masked:
             self._tell("unmasked", detail=UNMASKED)
         if stored is not None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shared_model import distributed
+from shared_model.errors import OurMistake
 from shared_model.protocol import TrainRequest
 from shared_model.weights import Weights
 
@@ -43,10 +44,13 @@ def noise_alone(
         weights: of the roster, by site.
 
     Raises:
-        OurMistake: numbers of a request that make no mechanism.
+        OurMistake: numbers of a request that make no mechanism; or FedProx, FedAdam or FedYogi,
+            under which the move depends on the rounds before.
     """
     if not survivors:
         return 0.0
+    if request.server_moments is not None or request.training.proximal_weight:
+        raise OurMistake("Noise alone has no expected length under this training or server step.")
     if request.privacy.mode == "distributed":
         return _shared(request, survivors)
     dimension = request.sum.dimension

@@ -29,15 +29,13 @@ from server.home import CoordinatorHome
 from server.logs import json_log
 from shared_model.errors import OurMistake
 from shared_model.signing import write_secret
-from shared_model.web.gate import Rules
+from shared_model.web.gate import SERVER_OPTIONS, Rules
 from shared_model.web.links import LinkFile
 from shared_model.web.site import Health, Site, build
 
 LINK_S = 600.0
 FRESH_S = 1.0
 """What was read so long ago is shown to who asks next."""
-CONNECTIONS = 64
-KEEP_ALIVE_S = 5
 
 
 @dataclass
@@ -138,6 +136,23 @@ def application(
     )
 
 
+def configured(home: CoordinatorHome, app: ASGIApp) -> uvicorn.Config:
+    """Where and how the application is served: as every page of ours is, with TLS off loopback.
+
+    Raises:
+        OurMistake: as `dashboard_config.listening`.
+    """
+    listens = dashboard_config.listening(home)
+    return uvicorn.Config(
+        app,
+        host=listens.host,
+        port=listens.port,
+        ssl_certfile=str(home.server_certificate) if listens.secure else None,
+        ssl_keyfile=str(home.server_key) if listens.secure else None,
+        **SERVER_OPTIONS,
+    )
+
+
 def serve(home: CoordinatorHome) -> None:
     """Serve the dashboard until SIGTERM or SIGINT.
 
@@ -148,24 +163,7 @@ def serve(home: CoordinatorHome) -> None:
     metrics_token(home)
     with json_log(home.logs / "dashboard.log") as log:
         app = application(home, Looks(Reader(home)), log)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=listens.host,
-                port=listens.port,
-                ssl_certfile=str(home.server_certificate) if listens.secure else None,
-                ssl_keyfile=str(home.server_key) if listens.secure else None,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                lifespan="off",
-                ws="none",
-                limit_concurrency=CONNECTIONS,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=3,
-            )
-        )
+        server = uvicorn.Server(configured(home, app))
         # uvicorn sends itself again what ended it, to whoever listened before: to nobody
         asked = (signal.SIGTERM, signal.SIGINT)
         previous = {one: signal.signal(one, lambda *_: None) for one in asked}

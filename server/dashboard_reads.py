@@ -153,7 +153,11 @@ class Reader:
     def _server_certificate(self) -> float | None:
         if not self.home.server_certificate.exists():
             return None
-        found = x509.load_pem_x509_certificate(self.home.server_certificate.read_bytes())
+        path = self.home.server_certificate
+        try:
+            found = x509.load_pem_x509_certificate(path.read_bytes())
+        except ValueError as error:
+            raise OurMistake(f"{path} is no certificate.") from error
         return found.not_valid_after_utc.timestamp()
 
     def _privacy(

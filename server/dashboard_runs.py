@@ -49,7 +49,7 @@ class RunReader:
             FedprintError: its record cannot be read.
         """
         folder = RunFolder(path)
-        record = self.kept.at(("run", path), path / "run.json", folder.record)
+        record = self.kept.at(("run", path), path / "run.json", folder.own_record)
         models = {0, *(item.round for item in record.rounds if item.outcome == "aggregated")}
         rounds, before = [], 0
         late: dict[int, tuple[str, ...]] = {}

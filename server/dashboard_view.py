@@ -216,7 +216,7 @@ def run_view(
     except FedprintError as error:
         needs = error.message
     plan = config.privacy
-    is_released = record.model_digest in released and record.completed > 0
+    is_released = record.weights_digest in released and record.completed > 0
     made = Run(
         name=record.run,
         state=record.state,
@@ -226,7 +226,7 @@ def run_view(
         sites=roster.names,
         needs=needs,
         plan=f"q {plan.sample_rate:g}, noise multiplier {plan.noise_multiplier:g}, clipping norm "
-        f"{plan.clipping_norm:g}, {plan.steps} steps a round",
+        f"{plan.clipping_norm:g}, {plan.steps} steps a round{config.step_words}",
         trust_model=plan.mode,
         preset=record.model.preset,
         starts=record.starts,

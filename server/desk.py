@@ -20,6 +20,7 @@ from server.sum_desk import SumDesk
 from shared_model import protocol
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.release import ModelParts
 from shared_model.roster import Roster
 
 NOT_CONTINUED = "not-continued"
@@ -86,6 +87,7 @@ class Desk:
         reason: str,
         model_in: str,
         model_out: str,
+        parts: ModelParts | None,
         sum_digest: str,
         ended_at: float,
     ) -> RoundRecord:
@@ -99,6 +101,7 @@ class Desk:
             reason=reason,
             model_in=model_in,
             model_out=model_out,
+            parts=parts,
             participants=self.request.sites,
             request=as_base64(self.header),
             request_digest=self.digest,

@@ -145,6 +145,7 @@ class EpochBook:
 def request(epoch: Epoch, roster_document: bytes, plan: RunPlan, software: str) -> EpochRequest:
     """What sites are asked; the signed roster goes with it, and what the run will ask of them."""
     return EpochRequest(
+        version=plan.lowest_version,
         epoch=epoch.number,
         roster_digest=epoch.roster_digest,
         body_digest=canonical.digest(roster_document),

@@ -9,6 +9,7 @@ on no hospital can be online.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -109,4 +110,5 @@ class Watched:
         self._online, self._looked = online, now
         self._known = self._known.after(online, self.wall_clock())
         data = canonical.encode(self._known.model_dump(mode="json"))
-        write_atomic(path_in(self.run), data, mode=0o600)
+        with suppress(OSError):  # a full disk costs a display, never a round
+            write_atomic(path_in(self.run), data, mode=0o600)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from server.rounds import RunState
 from server.run_records import RunRecord
 from shared_model.bundle import DIGEST
-from shared_model.protocol import VERSION
+from shared_model.protocol import OLDEST, SPOKEN
 
 UNMASKED = (
     "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "
@@ -95,9 +95,9 @@ def turned_away(record: RunRecord) -> list[str]:
 
 def other_version(theirs: int) -> str:
     """What it means that a site speaks this protocol version, after the site's name."""
-    who = "the hospital" if theirs < VERSION else "this coordinator"
+    who = "the hospital" if theirs < OLDEST else "this coordinator"
     return (
-        f"speaks protocol version {theirs}; this coordinator speaks {VERSION}. Nothing was booked "
+        f"speaks protocol version {theirs}; this coordinator speaks {SPOKEN}. Nothing was booked "
         f"there. Upgrade {who} (docs/upgrade.md)"
     )
 

@@ -199,7 +199,7 @@ def _seal(
 ) -> ReleaseBytes:
     proof = evidence.to_bytes()
     draft = {
-        "schema_version": contract.SCHEMA,
+        "schema_version": contract.schema_of(path.rounds),
         "name": name or record.run,
         "number": number,
         "created": created,
@@ -207,7 +207,7 @@ def _seal(
         "run_key": record.run_key,
         "root_key": record.root_key,
         "model": record.model.as_dict(),
-        "model_digest": record.model_digest,
+        "model_digest": record.weights_digest,
         "weights": {"digest": canonical.digest(weights), "size_bytes": len(weights)},
         "evidence": {"digest": canonical.digest(proof), "size_bytes": len(proof)},
         "lineage": {

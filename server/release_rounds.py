@@ -201,6 +201,7 @@ def _verified_sum(
         dropped=statement.dropped,
         sum_digest=statement.sum_digest,
         statement_digest=canonical.digest(data),
+        parts=item.parts,
     )
 
 
@@ -219,7 +220,7 @@ def _check_model(
         OurMistake: the model before is not there any more.
     """
     earlier = [one.round for one in record.rounds if one.outcome == "aggregated"]
-    before = run.weights(record, max((n for n in earlier if n < item.round), default=0))
+    before = run.standing(record, max((n for n in earlier if n < item.round), default=0))
     survivors, trained = statement.survivors, record.trainable
     after = model_after(asked.request, asked.transcript, survivors, total, before, trained)
     if weights_io.digest(after) != item.model_out:

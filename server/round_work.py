@@ -23,6 +23,7 @@ from shared_model import canonical, protocol
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.protocol import KnownHead
+from shared_model.release import ModelParts
 from shared_model.secure_sum.numbers import pack
 from shared_model.secure_sum.opening import Seeds
 from shared_model.secure_sum.primitives import Words
@@ -33,6 +34,16 @@ from shared_model.weights import Weights
 TRIPS = ("submit", "agree", "open")
 
 
+def _digests(weights: Weights) -> tuple[str, ModelParts | None]:
+    """Of a model, and of its parts if the server step has a state."""
+    model, state = weights_io.parts(weights)
+    digest = weights_io.digest(model)
+    if not state:
+        return digest, None
+    parts = ModelParts(weights=digest, state=weights_io.state_digest(state))
+    return parts.joined, parts
+
+
 class Tell(Protocol):
     """Tells the operator."""
 
@@ -41,6 +52,8 @@ class Tell(Protocol):
 
 class RoundWork:
     """The open round, if there is one, and the model between rounds.
+
+    weights: with the state of the server step, if it has one.
 
     stored_shares: after a restart, what sites had opened; taken once trip 3 runs again.
     """
@@ -192,13 +205,14 @@ class RoundWork:
         )
         self.journal.folder.save_weights(action.number, self.weights)
         packed = self._save_sum(action, desk, total, seeds)
-        digest = weights_io.digest(self.weights)
+        digest, parts = _digests(self.weights)
         self._end(
             desk,
             "aggregated",
             action.contributions,
             action.ended,
             model_out=digest,
+            parts=parts,
             sum_digest=canonical.digest(packed),
         )
         self.tell("aggregated", detail=digest)
@@ -234,6 +248,7 @@ class RoundWork:
         *,
         reason: str = "",
         model_out: str | None = None,
+        parts: ModelParts | None = None,
         sum_digest: str = "",
     ) -> None:
         """Commit the record of the round, then forget what was stored while it was open."""
@@ -245,6 +260,7 @@ class RoundWork:
             reason=reason,
             model_in=model_in,
             model_out=model_out or model_in,
+            parts=parts,
             sum_digest=sum_digest,
             ended_at=self.wall_clock(),
         )

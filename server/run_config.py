@@ -14,13 +14,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared_model import canonical
-from shared_model.config import MINIMUM_CONTRIBUTORS, LocalTraining, PrivacyPlan
+from shared_model.config import (
+    MINIMUM_CONTRIBUTORS,
+    LocalTraining,
+    PrivacyPlan,
+    ServerMoments,
+    StepName,
+)
 from shared_model.errors import OurMistake
 from shared_model.protocol import (
     MAX_PARTICIPANTS,
     PresetName,
     RunId,
 )
+from shared_model.server_optimisers import named, rate_of
 
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
 
@@ -37,6 +44,9 @@ class RunConfig(BaseModel):
     gather_s: how long a site that is not there, or does not answer, is waited for once enough
         others are or have.
     patience_s: how long the run waits for enough sites before it pauses.
+    server_step: what makes the next model of the mean update; server_moments: beta1, beta2 and tau
+        of fedadam and fedyogi, whose server_learning_rate has to be said: it is about how far every
+        trained parameter moves in a round (in mode distributed times the training's).
     deadline_s: how long a round waits for submissions; the closing exchange at the end of a run
         waits as long.
     trip_s: how long a round waits for agreements, and again for what the sites open, while fewer
@@ -57,8 +67,9 @@ class RunConfig(BaseModel):
     bits: Annotated[int, Field(ge=8, le=24)] = 20
     update_norm_bound: Annotated[float, Field(gt=1e-12, lt=1e12)] | None = None
     minimum_contributors: Annotated[int, Field(ge=MINIMUM_CONTRIBUTORS, le=MAX_PARTICIPANTS)] = 3
-    server_step: Literal["fedavg"] = "fedavg"
+    server_step: StepName = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+    server_moments: ServerMoments | None = None
     deadline_s: Seconds = 3600.0
     gather_s: Seconds = 30.0
     patience_s: Seconds = 3600.0
@@ -72,7 +83,31 @@ class RunConfig(BaseModel):
     def _rounds_fit(self) -> RunConfig:
         if self.rounds * self.max_failed_rounds > 1_000_000:
             raise ValueError("rounds x max_failed_rounds must be at most a million")
+        if self.server_step == "fedavg" and self.server_moments is not None:
+            raise ValueError("fedavg has no server_moments")
+        rate = rate_of(self.privacy.mode, self.server_learning_rate, self.training.learning_rate)
+        try:
+            named(self.server_step, rate, self.moments)
+        except OurMistake as error:
+            raise ValueError(f"{error.message} {error.do}".rstrip(".")) from error
         return self
+
+    @property
+    def moments(self) -> ServerMoments | None:
+        """Of a server step that has any; the paper's where the operator says none."""
+        if self.server_step == "fedavg":
+            return None
+        return self.server_moments or ServerMoments()
+
+    @property
+    def step_words(self) -> str:
+        """What is not plain about training and server step, for after the privacy plan; or ""."""
+        words = ""
+        if self.training.proximal_weight:
+            words += f", FedProx mu {self.training.proximal_weight:g}"
+        if self.moments is not None:
+            words += f"; server step {self.server_step}, rate {self.server_learning_rate:g}"
+        return words
 
     @classmethod
     def from_dict(cls, value: Any) -> RunConfig:
@@ -112,6 +147,12 @@ class RunConfig(BaseModel):
 _HINTS = {
     "insecure_aggregation": "Remove it: updates are always masked. Simulations may say "
     'aggregation = "UnmaskedForSimulation".',
+    **{
+        place + name: "Remove it: it is in the lab only (fedprint-lab run)."
+        for place in ("", "training.")
+        for name in ("local_norms", "control_variates")
+    },
+    "training.proximal_weight": "It is in [0, 100]; 0 is no FedProx.",
     "minimum_contributors": f"At least {MINIMUM_CONTRIBUTORS} hospitals make an aggregate.",
 }
 

@@ -19,6 +19,7 @@ from shared_model.config import ModelConfig
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake
 from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, RoundNumber
+from shared_model.release import ModelParts
 from shared_model.roster import Roster, SignedRoster, open_signed
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")]
@@ -124,6 +125,7 @@ class LateRecord(_Record):
 class RoundRecord(_Record):
     """One round that has ended. Submissions to a closed round are listed; they were not opened.
 
+    parts: of the model after an aggregated round whose server step has a state.
     transcript: "" if the coordinator could not go on with a stored round. survivors: whose
     submissions are in the sum, or would have been; empty if the round closed before that was
     decided. sum_digest: SHA-256 of `sums/NNNN.sum`, "" of a closed round. agreements: signed
@@ -136,6 +138,7 @@ class RoundRecord(_Record):
     reason: str = ""
     model_in: Digest
     model_out: Digest
+    parts: ModelParts | None = None
     participants: tuple[SiteName, ...]
     request: Base64
     request_digest: Digest
@@ -239,8 +242,16 @@ class RunRecord(_Record):
 
     @property
     def model_digest(self) -> str:
-        """Digest of the latest model."""
+        """Digest of the latest model, with the server step's state if it has one."""
         return self.rounds[-1].model_out if self.rounds else self.initial_model
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the latest model without the server step's state: what a release names."""
+        for item in reversed(self.rounds):
+            if item.outcome == "aggregated":
+                return item.model_out if item.parts is None else item.parts.weights
+        return self.initial_model
 
     @property
     def checkpoint_round(self) -> int:
@@ -287,6 +298,8 @@ def check_lineage(record: RunRecord) -> None:
             raise OurMistake(f"The lineage breaks at round {item.round}.", do=RESTORE)
         if item.outcome == "closed" and changed:
             raise OurMistake(f"Round {item.round} was closed but changed the model.", do=RESTORE)
+        if item.parts is not None and item.parts.joined != item.model_out:
+            raise OurMistake(f"Round {item.round} names parts of another model.", do=RESTORE)
         model, number = item.model_out, item.round
     versions = [signed.roster.version for signed in record.signed_rosters]
     if versions != sorted(set(versions)):

@@ -245,6 +245,7 @@ def train_request(
     config, roster, plan = record.config, record.roster, plan_of(record)
     numbers = numbers_of(config, roster, participants, trainable)
     return TrainRequest(
+        version=plan.lowest_version,
         run=record.run,
         round=number,
         start=record.starts,
@@ -256,6 +257,7 @@ def train_request(
         training=config.training,
         server_step=config.server_step,
         server_learning_rate=config.server_learning_rate,
+        server_moments=config.moments,
         rounds=plan.rounds,
         bookings=plan.bookings,
         code_digest=plan.code_digest,
@@ -297,6 +299,7 @@ def plan_of(record: RunRecord) -> RunPlan:
         aggregation=config.aggregation,
         server_step=config.server_step,
         server_learning_rate=config.server_learning_rate,
+        server_moments=config.moments,
         code_digest=_code_digest(),
     )
 

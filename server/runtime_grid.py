@@ -25,7 +25,10 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.superlink.grid import HttpGrid
 
 from shared_model import known_source
+from shared_model.protocol import MAX_BODY_BYTES
 
+LARGEST_BYTES = MAX_BODY_BYTES + 64 * 1024 * 1024
+"""Of one reply: the largest body, and room for everything around it."""
 KNOWN: Mapping[Callable[..., Any], str] = {
     HttpGrid.pull_messages: "67a5266a5a2ed515",
     HttpGrid.push_messages: "9aa5938ad18d36f9",
@@ -36,12 +39,14 @@ KNOWN: Mapping[Callable[..., Any], str] = {
 class _Arriving:
     """A reply of which the SuperLink does not have everything yet.
 
-    objects: in the order in which they are asked for. have: object id -> content.
+    objects: in the order in which they are asked for. have: object id -> content. size: of all
+    that it has, bytes.
     """
 
     id: str
     objects: tuple[str, ...]
     have: dict[str, bytes] = field(default_factory=dict, repr=False)
+    size: int = 0
 
 
 class PatientGrid(HttpGrid):
@@ -90,6 +95,10 @@ class PatientGrid(HttpGrid):
                 return _error(self.run.run_id, asked, ErrorCode.MESSAGE_UNAVAILABLE)
             if not answer.object_available:
                 return None
+            one.size += len(answer.object_content)
+            if one.size > LARGEST_BYTES:
+                log(ERROR, "a reply is larger than any; it is given up")
+                return _error(self.run.run_id, asked, ErrorCode.UNKNOWN)
             one.have[identifier] = answer.object_content
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(

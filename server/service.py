@@ -129,7 +129,13 @@ class Service:
     def _start(self, place: Place) -> None:
         if place.child is not None or self.clock() < place.restarts.at_s:
             return
-        place.child, place.since_s = self.start(place), self.clock()
+        try:
+            place.child, place.since_s = self.start(place), self.clock()
+        except OSError as error:  # no memory, no more processes: it may be better in a minute
+            place.restarts = place.restarts.after(1, 0.0, self.clock())
+            why = {"child": place.name, "why": error.strerror}
+            self.log.error("child-not-started", extra={"told": why})
+            return
         told = {"child": place.name, "pid": place.child.pid, "arguments": place.arguments}
         self.log.info("child-started", extra={"told": told})
 
@@ -253,7 +259,7 @@ def run_child(arguments: list[str]) -> None:
     home, run = CoordinatorHome.find(), arguments[0]
 
     def conduct() -> None:
-        if RunFolder(home.run_folder(run)).record().state != "finished":
+        if RunFolder(home.run_folder(run)).own_record().state != "finished":
             rosters.usable(home, rosters.today_utc())  # says so if it has expired
         with json_log(home.logs / "run-events.log") as log:
 

@@ -32,7 +32,7 @@ def next_work(home: CoordinatorHome, kept: Kept | None = None) -> Work:
     for path in sorted(home.runs.glob("*/run.json")):
         folder = RunFolder(path.parent)
         try:
-            state = known.at(path, path, lambda: folder.record().state)  # noqa: B023
+            state = known.at(path, path, lambda: folder.own_record().state)  # noqa: B023
         except FedprintError as error:
             damaged.append((path.parent.name, error.message))
             continue
@@ -62,7 +62,7 @@ def resume(home: CoordinatorHome, run: str) -> str:
     if not folder.exists:
         raise OurMistake(f"There is no run {run}.", do="See: fedprint-coordinator status")
     with folder.locked():
-        record = folder.record()
+        record = folder.own_record()
         if record.state == "paused":
             last = record.rounds[-1].round if record.rounds else 0
             going = {"state": "running", "pause": "", "resumed_after": last}

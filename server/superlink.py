@@ -156,6 +156,15 @@ def refuse_restored(home: CoordinatorHome) -> None:
         )
 
 
+def _refuse_copy(home: CoordinatorHome, run: str) -> None:
+    """Raises OurMistake if the folder of this name is the copy of another run's."""
+    from server.checkpoints import RunFolder
+
+    folder = RunFolder(home.run_folder(run))
+    if folder.exists:
+        folder.own_record()
+
+
 def conduct(
     home: CoordinatorHome,
     run: str,
@@ -172,12 +181,14 @@ def conduct(
     pause).
 
     Raises:
-        OurMistake: the port is taken, or a process ended early; says where its log is.
+        OurMistake: the port is taken, the folder is the copy of a run, or a process ended early;
+            says where its log is.
         Refused: as `refuse_restored`.
         FedprintError: what ended the run, as the run's process told it.
     """
     config = load_config(home)
     refuse_restored(home)
+    _refuse_copy(home, run)
     with (
         only_one(home),
         _port(config),

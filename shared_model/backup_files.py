@@ -25,11 +25,12 @@ def files_below(root: Path, left_out: Sequence[str]) -> tuple[dict[str, Path], d
     Left out: these folders, locks, and what an interrupted write or an earlier backup left.
 
     Raises:
-        OurMistake: a device, or a link to elsewhere: a backup that followed it would be another.
+        OurMistake: a device, or a link to elsewhere: a backup that followed it would be another; or
+            a folder that cannot be read: a backup would silently lack what is in it.
     """
     found: dict[str, Path] = {}
     links: dict[str, str] = {}
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_unread):
         here = Path(folder)
         top = here == root
         folders[:] = sorted(
@@ -56,6 +57,13 @@ def files_below(root: Path, left_out: Sequence[str]) -> tuple[dict[str, Path], d
     return found, links
 
 
+def _unread(error: OSError) -> None:
+    raise OurMistake(
+        f"{error.filename} cannot be read: {error.strerror}.",
+        do="Run as the folder's owner; a command that was run as root may have made it.",
+    ) from error
+
+
 def link_entries(links: Mapping[str, str]) -> tuple[LinkEntry, ...]:
     """As the manifest has them."""
     return tuple(LinkEntry(name=name, target=target) for name, target in sorted(links.items()))
@@ -70,23 +78,50 @@ def destination(target: Path) -> Iterator[BinaryIO]:
     """A new file, 0600 from its first byte, under its name only once it is whole.
 
     Raises:
-        OurMistake: it exists, or its folder does not.
+        OurMistake: it exists, its folder does not, or the disk does not take it.
     """
     if target.exists():
-        raise OurMistake(f"{target} exists already.", do="Give another name.")
+        raise _exists(target)
     folder = target.absolute().parent
     if not folder.is_dir():
         raise OurMistake(f"There is no folder {folder}.", do="Make it first.")
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".new")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(name, target)  # never over a file that came meanwhile
-    finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(folder)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".new")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            _named(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as error:
+        raise OurMistake(
+            f"The backup {target} cannot be made: {error.strerror}.",
+            do="Give a place with room that you may write to.",
+        ) from error
+
+
+def _exists(target: Path) -> OurMistake:
+    return OurMistake(f"{target} exists already.", do="Give another name.")
+
+
+def _named(name: str, target: Path) -> None:
+    """Give a whole file its name, never over one that came meanwhile.
+
+    Where a disk knows no hard links (exFAT, shares) the name is taken first, with nothing in it.
+    """
+    try:
+        try:
+            os.link(name, target)
+        except FileExistsError:
+            raise
+        except OSError:
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.replace(name, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
 
 
 def write_backup(
@@ -165,18 +200,27 @@ def placed(folder: Path) -> Iterator[Path]:
     """A name beside the folder; what lies there at the end becomes the folder, in one step.
 
     Raises:
-        OurMistake: the folder is there already (an empty one may be).
+        OurMistake: the folder is there already (an empty one may be), or cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OurMistake(
             f"{folder} is there already.",
             do="Restore into a new folder: --home; move the old one aside, do not remove it.",
         )
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-restoring-"))
+    parent = folder.absolute().parent
     try:
-        yield work / "home"
-        os.replace(work / "home", folder)  # over an empty folder at most
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    sync_folder(folder.absolute().parent)
+        parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}-restoring-"))
+        try:
+            yield work / "home"
+            sync_folder(work / "home")  # with the mark that it was restored
+            os.replace(work / "home", folder)  # over an empty folder at most
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        sync_folder(parent)
+    except OSError as error:
+        raise OurMistake(
+            f"Nothing can be restored to {folder}: {error.strerror}.",
+            do="Give a folder that is not there yet, with room and no mount point itself (a volume "
+            "of a container is one): --home.",
+        ) from error

@@ -168,15 +168,20 @@ def _limit(sample_rate: float, declared: int, resolution: int, padded: int) -> i
 
 
 def refuse_unfit(training: LocalTraining) -> None:
-    """A round is one step of plain SGD, taken by everybody from the published sum.
+    """A round is one step, taken by everybody from the published sum.
 
     Raises:
-        OurMistake: another optimiser is named.
+        OurMistake: another optimiser than plain SGD, or a proximal weight is named.
     """
     if training.optimiser != "sgd":
         raise OurMistake(
             "Mode distributed takes plain steps: the noisy sum is all there is.",
             do='Say optimiser = "sgd" in the run\'s [training].',
+        )
+    if training.proximal_weight:
+        raise OurMistake(
+            "Mode distributed trains nothing locally that a proximal weight could hold back.",
+            do="Leave proximal_weight out of the run's [training].",
         )
 
 

@@ -27,6 +27,20 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, which ends with a newline, to a log; made with mode 0600 if it is not there.
+
+    What a full disk or a crash left of the line before ends there, and swallows none of this one.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        torn = size > 0 and os.pread(stream.fileno(), 1, size - 1) != b"\n"
+        view = memoryview(b"\n" + line if torn else line)
+        while view:
+            view = view[stream.write(view) :]
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries (a rename is durable only after this)."""
     descriptor = os.open(folder, os.O_RDONLY)

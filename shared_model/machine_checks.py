@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shared_model.findings import Finding, attention, broken, ok
+from shared_model.findings import Finding, attention, broken, ok, printable
 
 GIB = 2**30
 CLOCK_BROKEN_S = 240.0
@@ -188,7 +188,7 @@ def check_versions(ours: str, theirs: str | None) -> Finding:
             "version", f"{ours} here; the coordinator told none", "Look again when it is reached."
         )
     a, b = _numbers(ours), _numbers(theirs)
-    found = f"{ours} here, {theirs} at the coordinator"
+    found = f"{ours} here, {printable(theirs)} at the coordinator"
     if len(a) < 2 or len(b) < 2 or a[0] != b[0] or abs(a[1] - b[1]) > 1:
         return broken("version", found, "Upgrade the older one first: docs/upgrade.md")
     if a[:2] != b[:2]:

@@ -34,7 +34,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import (
@@ -54,8 +54,16 @@ from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
 
-VERSION = 3
+if TYPE_CHECKING:
+    from shared_model.server_optimisers import FedAdam, FedAvg
+
+Version = Literal[3, 4]
+VERSION: Version = 4
 """The contract between installations: `version` of every message. See docs/adr/0023."""
+OLDEST: Version = 3
+"""Is read, too. A message carries the lowest version that has all of its fields: runs that use
+nothing newer are the same bytes in all versions since. 4: server moments, proximal weight."""
+SPOKEN = " and ".join(str(version) for version in range(OLDEST, VERSION + 1))
 MAX_VERSION = 1_000_000
 _PRINTABLE = re.compile(r"[ -~]+")
 MAX_HEADER_BYTES = 256 * 1024
@@ -171,7 +179,7 @@ class OtherVersion(PeerFault):
         theirs = f" ({software})" if software else ""
         super().__init__(
             f"{site.capitalize() if site == COORDINATOR else site} speaks protocol version "
-            f"{version}{theirs}; this installation ({_ours()}) speaks {VERSION}.",
+            f"{version}{theirs}; this installation ({_ours()}) speaks {SPOKEN}.",
             site=site,
             do="Upgrade the older of the two; docs/upgrade.md says which versions talk.",
         )
@@ -306,10 +314,28 @@ class RunPlan(_Sparse):
     code_digest: Digest
 
     @model_validator(mode="after")
-    def _enough_bookings(self) -> RunPlan:
+    def _can_be_carried_out(self) -> RunPlan:
         if self.bookings < self.rounds:
             raise ValueError("every round is booked")
+        try:
+            _ = self.step
+        except OurMistake as error:
+            raise ValueError(error.message) from error
         return self
+
+    @property
+    def step(self) -> FedAvg | FedAdam:
+        """The server step."""
+        from shared_model.server_optimisers import named, rate_of
+
+        rate = rate_of(self.privacy.mode, self.server_learning_rate, self.training.learning_rate)
+        return named(self.server_step, rate, self.server_moments)
+
+    @property
+    def lowest_version(self) -> Version:
+        """The first protocol version that has all that this plan uses."""
+        newer = self.server_moments is not None or self.training.proximal_weight > 0.0
+        return VERSION if newer else OLDEST
 
     @property
     def digest(self) -> str:
@@ -326,9 +352,20 @@ class SignedMessage(_Strict):
 class RoundMessage(SignedMessage):
     """A message of one round of one run."""
 
-    version: Literal[3] = 3
+    version: Version = 3
     run: RunId
     round: RoundNumber
+
+    @model_validator(mode="after")
+    def _of_its_version(self) -> Self:
+        if self.version != self.lowest_version:
+            raise ValueError("a message is of the lowest version that has its fields")
+        return self
+
+    @property
+    def lowest_version(self) -> Version:
+        """The first protocol version that has all fields that are used here."""
+        return OLDEST
 
 
 class TrainRequest(RoundMessage, _Sparse):
@@ -336,8 +373,10 @@ class TrainRequest(RoundMessage, _Sparse):
 
     participants are sorted by site, each once. `start` counts the coordinator's starts of this
     run. `config_digest` is `ModelConfig.digest`, `model_digest` is `weights.digest` of the body.
-    server_step, server_learning_rate: what makes the next model of the mean update, so that every
-    survivor can compute it from the published sum (`shared_model.server_step`).
+    server_step, server_learning_rate, server_moments: what makes the next model of the mean
+    update, so that every survivor can compute it from the published sum
+    (`shared_model.server_step`). From the second aggregate on, the state of a step that has one is
+    in the body beside the model, and `model_digest` is of both.
     rounds, bookings, code_digest: see `RunPlan`. ledger_heads: the last head that the coordinator
     holds of each participant's privacy ledger, as far as it holds one: who finds that its own
     ledger is not beyond that head is a restored backup.
@@ -375,9 +414,12 @@ class TrainRequest(RoundMessage, _Sparse):
         known = [head.site for head in self.ledger_heads]
         if known != sorted(set(known)) or not set(known) <= set(sites):
             raise ValueError("ledger heads are of participants, sorted by site, each once")
-        if self.bookings < self.rounds:
-            raise ValueError("every round is booked")
         return self
+
+    @property
+    def lowest_version(self) -> Version:
+        """Of the plan, which has to be a legal one."""
+        return self.plan.lowest_version
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -594,7 +636,9 @@ def _other_version(model: type[SignedMessage], data: bytes, site: str) -> OtherV
     if not isinstance(value, dict):
         return None
     version, named = value.get("version"), value.get("software")
-    if type(version) is not int or not 1 <= version <= MAX_VERSION or version == VERSION:
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        return None
+    if OLDEST <= version <= VERSION:
         return None
     if not isinstance(named, str) or len(named) > 64 or not _PRINTABLE.fullmatch(named):
         named = ""

@@ -31,6 +31,7 @@ from shared_model.protocol import (
     RunPlan,
     ShortText,
     SignedMessage,
+    Version,
     encode,
 )
 
@@ -57,12 +58,18 @@ class EpochRequest(SignedMessage):
     """
 
     kind: Literal["epoch-request"] = "epoch-request"
-    version: Literal[3] = 3
+    version: Version = 3
     epoch: EpochNumber
     roster_digest: Digest
     body_digest: Digest
     plan: RunPlan
     software: ShortText
+
+    @model_validator(mode="after")
+    def _of_its_version(self) -> EpochRequest:
+        if self.version != self.plan.lowest_version:
+            raise ValueError("a message is of the lowest version that has its fields")
+        return self
 
 
 class EpochKey(SignedMessage):

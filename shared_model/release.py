@@ -7,16 +7,19 @@ Pure: bytes in, verdict out. `shared_model.release_files` reads and writes the f
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -26,7 +29,8 @@ from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import MAX_HEADER_BYTES, RunId
 
-SCHEMA = 3
+SCHEMA = 4
+OLDEST_SCHEMA = 3
 TAG = "release-manifest"
 """Type tag of the signature: a signature made for anything else never verifies here."""
 
@@ -127,8 +131,26 @@ class Contribution(_Strict):
     """SHA-256 of the signed reply header."""
 
 
+class ModelParts(_Strict):
+    """What the model after a round is made of where the server step has a state.
+
+    weights: digest of the model's own arrays. state: of the state's.
+    """
+
+    weights: Digest
+    state: Digest
+
+    @property
+    def joined(self) -> str:
+        """What the round's receipts name."""
+        return weights.joined_digest(self.weights, self.state)
+
+
 class RoundSum(_Strict):
-    """The published sum of an aggregated round; what it says stands in signed messages."""
+    """The published sum of an aggregated round; what it says stands in signed messages.
+
+    parts: of the model after it, if the server step has a state; then only is it written.
+    """
 
     transcript: Digest
     survivors: Annotated[tuple[SiteName, ...], Field(min_length=MINIMUM_CONTRIBUTORS)]
@@ -137,6 +159,12 @@ class RoundSum(_Strict):
     """Sites that were asked and are not in the sum, sorted."""
     sum_digest: Digest
     statement_digest: Digest
+    parts: ModelParts | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = plain(self)
+        return {name: value[name] for name in value if name != "parts" or self.parts is not None}
 
 
 class Round(_Strict):
@@ -164,7 +192,16 @@ class Round(_Strict):
             raise ValueError("an aggregated round has a sum, a closed one has none")
         if (self.shared_noise is not None) != (self.plan.mode == "distributed"):
             raise ValueError("only rounds of mode distributed share their noise")
+        parts = None if self.sum is None else self.sum.parts
+        if parts is not None and parts.joined != self.model_out:
+            raise ValueError("the model after a round is not of the parts that are named")
         return self
+
+    @property
+    def weights_out(self) -> str:
+        """Digest of the model's own arrays after an aggregated round."""
+        parts = None if self.sum is None else self.sum.parts
+        return self.model_out if parts is None else parts.weights
 
 
 class WarmStart(_Strict):
@@ -230,7 +267,8 @@ class EvidenceFile(_Strict):
 class Manifest(_Strict):
     """What the release key signs."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[3, 4]
+    """4 if a round had a server step with a state, which 3 does not know; else 3."""
     name: Name
     number: Count
     created: Date
@@ -250,6 +288,12 @@ class Manifest(_Strict):
     code_digest: Digest
     packages: Annotated[dict[Name, Words], Field(max_length=64)]
     limits: Words
+
+    @model_validator(mode="after")
+    def _of_its_schema(self) -> Manifest:
+        if self.schema_version != schema_of(self.lineage.rounds):
+            raise ValueError("the schema is the lowest that has all fields")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical bytes: what is signed and what lies in `manifest.json`."""
@@ -282,6 +326,12 @@ class Manifest(_Strict):
     def digest(self) -> str:
         """SHA-256 of the canonical bytes; names this release and no other."""
         return canonical.digest(self.to_bytes())
+
+
+def schema_of(rounds: Iterable[Round]) -> int:
+    """Of a manifest with these rounds."""
+    stateful = any(step.sum is not None and step.sum.parts is not None for step in rounds)
+    return SCHEMA if stateful else OLDEST_SCHEMA
 
 
 def _where(error: Exception) -> str:

@@ -64,12 +64,17 @@ def _label(step: Round) -> str:
 
 
 def chain_faults(manifest: Manifest) -> list[str]:
-    """Warm start to released digest without a gap; closed rounds change nothing."""
+    """Warm start to released digest without a gap; closed rounds change nothing.
+
+    A run begins with the weights that the one before it released, and no state of a server step.
+    """
     faults: list[str] = []
     lineage = manifest.lineage
-    standing = lineage.warm_start.digest
+    standing = weights = lineage.warm_start.digest
     seen: dict[str, int] = {}
     for step in lineage.rounds:
+        if step.run not in seen:
+            standing = weights
         if step.run not in lineage.runs:
             faults.append(f"{_label(step)} belongs to no run of the lineage.")
         if step.number <= seen.get(step.run, 0):
@@ -80,7 +85,9 @@ def chain_faults(manifest: Manifest) -> list[str]:
         if step.outcome == "closed" and step.model_out != step.model_in:
             faults.append(f"{_label(step)} was closed and yet changed the model.")
         standing = step.model_out
-    if standing != manifest.model_digest:
+        if step.outcome == "aggregated":
+            weights = step.weights_out
+    if weights != manifest.model_digest:
         faults.append("the last round did not make the released model.")
     return faults
 
@@ -231,6 +238,7 @@ def _sum_faults(
         and told.dropped == statement.dropped
         and told.sum_digest == statement.sum_digest
         and told.statement_digest == canonical.digest(data)
+        and (told.parts is None) == (asked.request.server_moments is None)
     )
     sum_evidence.agreed(asked, statement, _by_site(signed.agreements), replies)
     sum_evidence.answered(asked, statement, data, _by_site(signed.answers))

@@ -262,12 +262,14 @@ def check_state(step: ServerStep, trained: Mapping[str, np.ndarray], state: Weig
     """The state is one of this step for these parameters, or {}.
 
     Raises:
-        OurMistake: other names or shapes, or not float32.
+        OurMistake: other names or shapes, not float32, or a second moment below 0.
     """
     wanted = {name: value.shape for name, value in step.begin(trained).items()}
     found = {name: value.shape for name, value in state.items()}
     if state and (wanted != found or any(value.dtype != np.float32 for value in state.values())):
         raise OurMistake("The state of the server step is of another step or model.")
+    if any(name.startswith(SECOND) and (value < 0).any() for name, value in state.items()):
+        raise OurMistake("A second moment of the server step is below 0.")
 
 
 def _moved(

@@ -28,8 +28,6 @@ from shared_model.server_optimisers import (
     FedAvg,
     FedYogi,
     ServerStep,
-    named,
-    rate_of,
 )
 from shared_model.weights import Weights
 
@@ -47,10 +45,7 @@ __all__ = [
 
 def step_of(request: TrainRequest) -> ServerStep:
     """The step that a signed request names; its fields are in the transcript."""
-    rate = rate_of(
-        request.privacy.mode, request.server_learning_rate, request.training.learning_rate
-    )
-    return named(request.server_step, rate, request.server_moments)
+    return request.plan.step
 
 
 def mean_update(

@@ -56,7 +56,12 @@ def digest(weights: Mapping[str, np.ndarray]) -> str:
     With a server step's state: `joined_digest` of the model's own digest and the state's.
     """
     model, state = parts(weights)
-    return joined_digest(_digest(model), _digest(state)) if state else _digest(model)
+    return joined_digest(_digest(model), state_digest(state)) if state else _digest(model)
+
+
+def state_digest(state: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the arrays of a server step's state, as `digest` makes it of a model's."""
+    return _digest(state)
 
 
 def joined_digest(model: str, state: str) -> str:

@@ -45,10 +45,12 @@ def federation(
 
     Example: fedprint-lab federation exp.toml --plot sites.pdf
     """
-    from simulations.lab import sources
+    from simulations.lab import site_figure, sources
     from simulations.lab.experiment import Experiment
     from simulations.lab.site_table import shown_label, site_rows
 
+    if plot is not None:
+        site_figure.check(plot)  # before patients are drawn
     read = Experiment.from_toml(experiment)
     with _folder(out) as folder, _progress() as on_progress:
         data = sources.prepare(read, folder, on_progress)
@@ -57,9 +59,7 @@ def federation(
         source: dict[str, Any] = data.about["source"]
         digest, labels = data.digest, data.labels
     if plot is not None:
-        from simulations.lab.site_figure import draw
-
-        draw(plot, everybody, sites, shown, source["says"])
+        site_figure.draw(plot, everybody, sites, shown, source["says"])
     left_out: dict[str, str] = source["left_out"]
     if as_json:
         terminal.print_json(

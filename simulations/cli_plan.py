@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
 def plan_command(
     hospitals: Annotated[int | None, typer.Option(min=1, help="How many; 8.")] = None,
     patients: Annotated[
-        int | None, typer.Option(min=2, help="Of each hospital, that train; 500.")
+        int | None,
+        typer.Option(min=2, help="Of each hospital; 500. All train, but for an --experiment's."),
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="What each patient may lose in all rounds; 3.")
@@ -77,7 +78,7 @@ def plan_command(
     from simulations.lab.traffic import Line
 
     if check:
-        _check(check, as_json)
+        _check(check, timing, as_json)
         return
     asked = _asked(
         experiment,
@@ -128,6 +129,14 @@ def _asked(path: Path | None, given: dict[str, Any]) -> Experiment:
 
     base = None if path is None else Experiment.from_toml(path)
     values = {name: value for name, value in given.items() if value is not None}
+    real = base is not None and base.federation.source == "folders"
+    if real and not {"hospitals", "patients"} <= set(values):
+        raise OurMistake(
+            "How many patients the folders hold is not in the experiment.",
+            do="Give --hospitals and --patients.",
+        )
+    if values.get("mode") == "none" and "epsilon" in values:
+        raise OurMistake("Mode none has no epsilon.", do="Leave --epsilon away.")
     if base is not None:
         values.setdefault("hospitals", base.federation.hospitals)
         values.setdefault("patients", base.federation.patients)
@@ -211,10 +220,10 @@ def _show(found: Plan, said: tuple[str, ...], rows: list[dict[str, Any]]) -> Non
         terminal.out.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _check(folders: list[Path], as_json: bool) -> None:
+def _check(folders: list[Path], timing: bool, as_json: bool) -> None:
     from simulations.lab.plan_check import check
 
-    found = {str(folder): check(folder) for folder in folders}
+    found = {str(folder): check(folder, timed=timing) for folder in folders}
     if as_json:
         terminal.print_json({name: [vars(row) for row in rows] for name, rows in found.items()})
         return

@@ -171,8 +171,10 @@ def _shares(request: TrainRequest) -> Shares:
 
 def configuration_digest(request: TrainRequest) -> str:
     """Digest of how a round trains, and of how the next model is made of its sum."""
+    moments = request.server_moments
     return canonical.digest_of(
         {
+            **({} if moments is None else {"server_moments": moments.as_dict()}),
             "purpose": request.purpose,
             "preset": request.preset,
             "config_digest": request.config_digest,

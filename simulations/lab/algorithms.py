@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from client.local_state import LocalState
-from shared_model.config import ServerMoments
 from shared_model.errors import OurMistake
 from shared_model.server_optimisers import (
     ControlVariates,
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def moments_of(algorithm: Algorithm) -> ServerMoments | None:
-    """beta1, beta2 and tau of a step that has them."""
-    if algorithm.name == "fedavg":
-        return None
-    return ServerMoments(algorithm.beta1, algorithm.beta2, algorithm.tau)
-
-
 def server_step(algorithm: Algorithm, mode: Literal["local", "distributed", "none"]) -> ServerStep:
     """The server's step.
 
@@ -43,7 +35,7 @@ def server_step(algorithm: Algorithm, mode: Literal["local", "distributed", "non
         OurMistake: its learning rate is out of bounds, or control variates with Adam at the sites.
     """
     rate = rate_of(mode, algorithm.server_learning_rate, algorithm.learning_rate)
-    step: ServerStep = named(algorithm.name, rate, moments_of(algorithm))
+    step: ServerStep = named(algorithm.name, rate, algorithm.moments)
     if not algorithm.control_variates:
         return step
     if algorithm.optimiser != "sgd":

@@ -346,7 +346,7 @@ class Loop:
         self, now: Checkpoint, lines: list[dict[str, Any]], measured: list[dict[str, Any]]
     ) -> None:
         """Rows first, then the checkpoint that counts them."""
-        self.journal.append([*lines, *({"kind": "probe"} | row for row in measured)])
+        self.journal.append([*lines, *({"kind": "probe", "row": row} for row in measured)])
         self.last = replace(now, journal=self.journal.size)
         self.last.save(self.folder.state)
         if measured:

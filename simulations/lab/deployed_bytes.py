@@ -374,8 +374,10 @@ class _Consortium:
             "statement_digest": canonical.digest(statement),
         }
         ask = CloseRequest.model_validate(common)
-        middle = 1 << (numbers.modulus_bits - 1)
-        answer = egress.close_reply(self.keys[me], ask, site=me, sums=(middle,) * SUBSETS)
+        spread = tuple(
+            ((2 * at + 1) << numbers.modulus_bits) // (2 * SUBSETS) for at in range(SUBSETS)
+        )
+        answer = egress.close_reply(self.keys[me], ask, site=me, sums=spread)
         packed = bytes(numbers.packed_bytes)
         body = verify_body(statement, packed, [answer[0]] * len(sites))
         verify = VerifyRequest.model_validate({**common, "body_digest": canonical.digest(body)})

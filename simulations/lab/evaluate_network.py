@@ -37,10 +37,11 @@ class Fixed:
         self.signals = Signals.read(data, self.chosen.rows)
         self.labels: tuple[Label, ...] = labels_of(data, experiment, self.chosen)[0]
         self.training: LocalTraining = experiment.algorithm.training(experiment.model.trainable)
-        rng = generator("patch masks", experiment.seed)
-        self.hidden = evaluate_signals.public_masks(self.signals, self.training.patch_masks, rng)
         self.others: Index = np.union1d(self.chosen.measured, self.chosen.by_site)
         """Rows of the table of everybody who is measured."""
+        self.seen = self.signals.of(self.others)
+        rng = generator("patch masks", experiment.seed)
+        self.hidden = evaluate_signals.public_masks(self.seen, self.training.patch_masks, rng)
         site = data.table["site"][self.chosen.by_site]
         self.sites: dict[str, Index] = {
             data.sites[one].name: self.chosen.by_site[site == one] for one in np.unique(site)
@@ -49,7 +50,7 @@ class Fixed:
     @cached_property
     def true_rates(self) -> evaluate_signals.TrueRates:
         """Heart rates in recorded windows."""
-        return evaluate_signals.true_rates(self.signals, self.others, self.chosen.measured)
+        return evaluate_signals.true_rates(self.seen, self.chosen.measured)
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,15 @@ class Network:
             result[at] = made
         return result
 
-    def reconstruct(self, fixed: Fixed) -> evaluate_signals.Pass:
-        """One forward pass over everybody who is measured, in the order of `fixed.others`."""
-        places = fixed.signals.places(fixed.others)
+    def reconstruct(
+        self, signals: Signals, training: LocalTraining, hidden: npt.NDArray[np.bool_]
+    ) -> evaluate_signals.Pass:
+        """One forward pass over everybody in `signals`, in its order; hidden: see `run`."""
 
         def one(model: MaskedAutoencoder, at: Index) -> evaluate_signals.Pass:
-            return evaluate_signals.run(
-                model, fixed.signals, places[at], fixed.training, fixed.hidden
-            )
+            return evaluate_signals.run(model, signals, at, training, hidden)
 
-        parts = list(self._mapped(one, fixed.others))
+        parts = list(self._mapped(one, signals.rows))
         back = np.argsort(np.concatenate([at for at, _ in parts]))
         joined: dict[str, Any] = {
             name: np.concatenate([vars(made)[name] for _, made in parts])[back]

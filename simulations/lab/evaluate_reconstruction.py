@@ -15,14 +15,13 @@ def rows(fixed: Fixed, network: Network, round: int, model: str) -> list[Row]:
     """Losses over all and by site; correlation and heart rate of drawn sensors over all."""
     if not len(fixed.others):
         return []
-    done = network.reconstruct(fixed)
-    places = fixed.signals.places(fixed.others)
+    done = network.reconstruct(fixed.seen, fixed.training, fixed.hidden)
     made: list[Row] = []
     for task, name in LOSSES.items():
         values = getattr(done, name)
         made += _means(fixed, values, round, task, "both", model, "loss")
     for task, (seen, channel) in DRAWN.items():
-        values = correlations(fixed.signals, places, done, channel)
+        values = correlations(fixed.seen, done, channel)
         made += _means(fixed, values, round, task, seen, model, "r")
         if fixed.experiment.federation.source != "waves":  # they have no heart
             made += _rates(fixed, done, round, task, model)

@@ -105,6 +105,11 @@ class Signals:
             valid[i, :count] = data.valid[first : first + count]
         return cls(rows, signal, valid)
 
+    def of(self, rows: Index) -> Signals:
+        """Only these patients."""
+        at = self.places(rows)
+        return Signals(rows, self.signal[at], self.valid[at])
+
     def places(self, rows: Index) -> Index:
         """Where these rows of the table are in here."""
         return np.searchsorted(self.rows, rows)

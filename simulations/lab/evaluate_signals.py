@@ -80,19 +80,19 @@ def public_masks(signals: Signals, masks: int, rng: np.random.Generator) -> npt.
     return draw_patch_masks(rng, (len(signals.rows), masks, WINDOWS))
 
 
-def correlations(signals: Signals, places: Index, done: Pass, channel: int) -> F64:
+def correlations(signals: Signals, done: Pass, channel: int) -> F64:
     """Pearson's r of the drawn and the recorded channel over its valid samples.
 
     Returns:
         (patient,): mean over the patient's windows; NaN without one. A drawn window without any
         variation counts 0: it says nothing about the recording.
     """
-    result = np.full(len(places), np.nan)
-    for i, place in enumerate(places):
+    result = np.full(len(signals.rows), np.nan)
+    for i in range(len(result)):
         found = []
         for w in np.flatnonzero(done.possible[i, :, channel]):
-            kept = np.repeat(signals.valid[place, w, channel], PATCH_SAMPLES)
-            truth = signals.signal[place, w, channel][kept].astype(np.float64)
+            kept = np.repeat(signals.valid[i, w, channel], PATCH_SAMPLES)
+            truth = signals.signal[i, w, channel][kept].astype(np.float64)
             drawn = done.drawn[i, w, channel][kept].astype(np.float64)
             spread = truth.std() * drawn.std()
             if truth.std() < 1e-6:
@@ -104,16 +104,15 @@ def correlations(signals: Signals, places: Index, done: Pass, channel: int) -> F
     return result
 
 
-def true_rates(signals: Signals, others: Index, measured: Index) -> TrueRates:
+def true_rates(signals: Signals, measured: Index) -> TrueRates:
     """Heart rates in recorded windows: whole in both sensors, one a patient, with enough beats."""
-    places = signals.places(others)
-    whole = np.asarray(signals.valid[places].all((2, 3)))  # (patient, window)
-    chosen = np.searchsorted(others, measured)
+    whole = np.asarray(signals.valid.all((2, 3)))  # (patient, window)
+    chosen = signals.places(measured)
     chosen = chosen[whole[chosen].any(1)][:MOST_RATES]
     window = whole[chosen].argmax(1)
     made = []
     for channel in range(len(CHANNELS)):
-        signal = signals.signal[places[chosen], window, channel]
+        signal = signals.signal[chosen, window, channel]
         found = np.array([heart_rate_bpm(one, channel) for one in signal], dtype=np.float64)
         known = np.isfinite(found)
         made.append((found[known], chosen[known], window[known]))

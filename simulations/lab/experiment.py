@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_model import canonical
 from shared_model.canonical import digest_of
-from shared_model.config import LocalTraining
+from shared_model.config import LocalTraining, ServerMoments
 from shared_model.errors import OurMistake
 from shared_model.protocol import PresetName
+from shared_model.server_optimisers import named, rate_of
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
@@ -167,7 +168,9 @@ class Participation(Part):
 class Algorithm(Part):
     """How a round is trained and what becomes of its mean.
 
-    name: what the server does: fedavg (1602.05629), fedadam, fedyogi (2003.00295).
+    name: what the server does: fedavg (1602.05629), fedadam, fedyogi (2003.00295). These two move
+        every trained parameter by about server_learning_rate a round (in mode distributed times
+        learning_rate), so that it has to be said: at most 0.1.
     proximal_weight: mu of FedProx (1812.06127), added to every local step; 0: none.
     local_norms: each site keeps its own LayerNorm parameters (as FedBN, 2102.07623): they are
         trained there and not sent.
@@ -194,6 +197,13 @@ class Algorithm(Part):
     contrast_weight: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
     norm_bound: Annotated[float, Field(gt=1e-12, lt=1e12)] | None = None
     bits: Annotated[int, Field(ge=8, le=24)] | None = None
+
+    @property
+    def moments(self) -> ServerMoments | None:
+        """beta1, beta2 and tau of a server step that has them."""
+        if self.name == "fedavg":
+            return None
+        return ServerMoments(self.beta1, self.beta2, self.tau)
 
     def training(self, trainable: Literal["head", "all"]) -> LocalTraining:
         """What the hospitals' own training takes."""
@@ -295,7 +305,17 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Experiment:
-        shared = self.privacy.mode == "distributed"
+        algorithm, shared = self.algorithm, self.privacy.mode == "distributed"
+        rate = rate_of(self.privacy.mode, algorithm.server_learning_rate, algorithm.learning_rate)
+        try:
+            named(algorithm.name, rate, algorithm.moments)
+        except OurMistake as error:
+            raise ValueError(f"{error.message} {error.do}".rstrip(". ")) from error
+        if algorithm.control_variates and algorithm.optimiser != "sgd":
+            raise ValueError(
+                "control variates (SCAFFOLD) correct the steps of plain SGD: say "
+                'algorithm.optimiser = "sgd"'
+            )
         if shared and (self.algorithm.steps, self.algorithm.optimiser) != (1, "sgd"):
             raise ValueError(
                 "a round of mode distributed is one plain step: algorithm.steps = 1 and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from simulations.lab.data import PatientRows, SiteInfo
 from simulations.lab.drawn import POOL, Patients, chunks, draw
 from simulations.lab.experiment import Experiment
 from simulations.lab.from_formulas import order_for, workers_for
-from simulations.lab.patient_pool import PatientPool
+from simulations.lab.patient_pool import PatientPool, PoolReader
 from simulations.lab.processes import in_order
 from simulations.lab.site_rows import (
     OnProgress,
@@ -24,8 +24,8 @@ from simulations.lab.site_rows import (
     site_info,
 )
 
-_BATCH = 64
-"""Patients that are copied at once."""
+_BATCH_WINDOWS = 4096
+"""Windows that are copied at once, but for a patient with more."""
 
 
 def fill(
@@ -92,12 +92,12 @@ def shared_out(
             do="Take other folders, or a partition that shares all patients out.",
         )
     acting = effects.effects_of(federation, tuple(shares), seed)
-    return _copied(experiment, reader.take, shares, acting, about, on_progress)
+    return _copied(experiment, reader, shares, acting, about, on_progress)
 
 
 def _copied(
     experiment: Experiment,
-    take: Callable[[npt.NDArray[np.int64]], Patients],
+    reader: PoolReader,
     shares: dict[str, npt.NDArray[np.int64]],
     acting: dict[str, tuple[effects.PlacedEffect, ...]],
     about: dict[str, str],
@@ -110,13 +110,20 @@ def _copied(
         held_out = held_out_of(len(rows), federation.held_out, site, seed)
         mine = acting.get(site, ())
         info = site_info(site, held_out, about.get(site, pooled), mine)
-        for first in range(0, len(rows), _BATCH):
-            patients = take(rows[first : first + _BATCH])
+        for first, end in _batches(reader.windows[rows]):
+            patients = reader.take(rows[first:end])
             if mine:
                 patients = _affected(patients, mine, first, (seed, site))
-            yield info, rows_of(patients, held_out[first : first + _BATCH])
+            yield info, rows_of(patients, held_out[first:end])
             done += len(patients)
             on_progress("writing sites", done, total)
+
+
+def _batches(windows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Stretches of patients, first and end, with about so many windows each."""
+    number = (np.cumsum(windows) - windows) // _BATCH_WINDOWS
+    ends = [*(np.flatnonzero(np.diff(number)) + 1).tolist(), len(windows)]
+    yield from zip([0, *ends[:-1]], ends, strict=True)
 
 
 def _affected(

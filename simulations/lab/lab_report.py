@@ -19,7 +19,6 @@ from simulations.lab.plots import FINGERPRINTS, RECONSTRUCTIONS, draw_all
 from simulations.lab.plots_style import Plot
 from simulations.report import Figure, Section, write_report
 
-
 CURVES = ("loss", "probes-rounds", "probes-epsilon")
 
 

@@ -23,9 +23,8 @@ SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
 def probes(run: RunData) -> ReportTable:
     """Every probe at the last evaluation, beside its baselines."""
     rows = []
-    for row in run.last(site="all"):
-        if row["task"] in NOT_LABELS:
-            continue
+    found = [row for row in run.last(site="all") if row["task"] not in NOT_LABELS]
+    for row in sorted(found, key=lambda one: (one["task"], one["kind"])):
         base = _baseline(run, row, RANDOM_INIT)
         rows.append(
             {

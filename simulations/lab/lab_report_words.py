@@ -163,6 +163,7 @@ def _value(value: Any, low: Any, high: Any, *, sign: bool = False) -> str:
     def text(number: Any) -> str:
         if number is None or not math.isfinite(number):
             return "-"
-        return f"{number:+.3f}" if sign else f"{number:.3f}"
+        digits = 3 if abs(number) < 10 else 1
+        return f"{number:{'+' if sign else ''}.{digits}f}"
 
-    return f"{text(value)} [{text(low)}, {text(high)}]"
+    return f"{text(value)} [{text(low)}, {text(high)}]".replace(" ", "\u00a0")

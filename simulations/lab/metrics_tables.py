@@ -86,8 +86,11 @@ def write(
 
 def _plain(journal: Journal, kind: str) -> Iterator[Row]:
     for line in journal.lines(kind):
-        del line["kind"]
-        yield line
+        if "row" in line:  # a figure has a kind of its own
+            yield line["row"]
+        else:
+            del line["kind"]
+            yield line
 
 
 def _site_rows(

@@ -117,17 +117,19 @@ class PoolReader:
     ) -> None:
         self._signal, self._valid = signal, valid
         self._pieces = pieces
+        self.windows = np.array(
+            [sum(count for _, count in one) for one in pieces], dtype=np.int64
+        )  # of each patient
         self.labels = labels
 
     def take(self, rows: npt.NDArray[np.int64]) -> Patients:
         """These patients, in this order."""
         pieces = [self._pieces[row] for row in rows.tolist()]
-        windows = np.array([sum(count for _, count in one) for one in pieces], dtype=np.int64)
         index = np.concatenate([np.arange(at, at + count) for one in pieces for at, count in one])
         return Patients(
             np.asarray(self._signal[index]),
             np.asarray(self._valid[index]),
-            windows,
+            self.windows[rows],
             {name: values[rows] for name, values in self.labels.items()},
         )
 

@@ -10,6 +10,7 @@ exchange), and its seconds are of rounds only, over its workers.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def compare(
         _row("steps", privacy.steps, len(rounds) * experiment.algorithm.steps),
         _row("noise-to-signal of a step, mean", noise.mean, _mean(ratios)),
     ]
+    norms = [one["update_norm"] for one in summed if one["update_norm"] is not None]
+    rows += _noise_alone(predicted, experiment, norms)
     asked = sum(one["participants"] for one in rounds)
     if predicted.traffic is not None and asked:
         sent = predicted.traffic
@@ -85,10 +88,22 @@ def compare(
     return rows
 
 
+def _noise_alone(predicted: Plan, experiment: Experiment, norms: Sequence[float]) -> list[Checked]:
+    """Plain steps show the noise itself: the mean update is as long as the noise of its steps, and
+    longer by what was learned. Not so Adam's, which divides by it."""
+    told, ratio = experiment.algorithm, predicted.noise.mean
+    if told.optimiser != "sgd" or not ratio or not norms:
+        return []
+    length = ratio * experiment.privacy.clipping_norm
+    if predicted.privacy.mode == "local":
+        length *= told.learning_rate * math.sqrt(told.steps)
+    return [_row("norm of the mean update, noise alone", length, _mean(norms))]
+
+
 def _row(figure: str, predicted: float | None, seen: float | None) -> Checked:
     error = None
     if predicted is not None and seen:
-        error = 100.0 * (predicted - seen) / seen
+        error = round(100.0 * (predicted - seen) / seen, 6)
     return Checked(figure, predicted, seen, error)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shared_model.errors import OurMistake
+from shared_model.files import write_atomic
+from simulations.lab import plots_style as look
 from simulations.lab.advice import changed
 from simulations.lab.planner import Plan, plan
 
-EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito: told apart by the colour-blind; markers tell them apart without colour."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
+FACTORS = (0.5, 0.65, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0)
+"""Of the asked noise multiplier, at which epsilon is computed: one question to the accountant each,
+where an epsilon's noise multiplier takes a dozen."""
 FORMATS = (".pdf", ".svg", ".png")
 
 
@@ -24,27 +25,27 @@ def hospital_counts(hospitals: int) -> list[int]:
 
 
 def curves(
-    found: Plan,
-    epsilons: Sequence[float] = EPSILONS,
-    told: Callable[[str], None] = lambda _: None,
+    found: Plan, told: Callable[[str], None] = lambda _: None
 ) -> dict[int, list[tuple[float, float]]]:
-    """Number of hospitals -> (epsilon, noise-to-signal of the mean); what cannot be met is left
-    out."""
+    """Number of hospitals -> (epsilon, noise-to-signal of the mean), along the noise multiplier.
+    What cannot be is left out."""
     made: dict[int, list[tuple[float, float]]] = {}
+    asked = found.privacy.noise_multiplier or 0.0
     for count in hospital_counts(found.hospitals):
         points = []
-        for epsilon in epsilons:
-            told(f"{count} hospitals, epsilon {epsilon:g}")
-            values = {"federation.hospitals": count, "privacy.epsilon": epsilon}
+        for factor in FACTORS:
+            told(f"{count} hospitals")
+            values: dict[str, Any] = {
+                "federation.hospitals": count,
+                "privacy.epsilon": None,
+                "privacy.noise_multiplier": factor * asked,
+            }
             try:
-                at = plan(
-                    changed(found.experiment, {**values, "privacy.noise_multiplier": None}),
-                    messages=False,
-                )
+                at = plan(changed(found.experiment, values), messages=False)
             except OurMistake:
                 continue
-            if at.noise.mean is not None:
-                points.append((epsilon, at.noise.mean))
+            if at.privacy.epsilon is not None and at.noise.mean is not None:
+                points.append((at.privacy.epsilon, at.noise.mean))
         if points:
             made[count] = points
     return made
@@ -60,61 +61,43 @@ def draw(
     """
     if path.suffix not in FORMATS:
         raise OurMistake(f"A figure's name ends in one of {', '.join(FORMATS)}.")
-    if found.privacy.mode == "none":
-        raise OurMistake("Without privacy there is no noise to draw.")
+    if found.privacy.noise_multiplier is None:
+        raise OurMistake("A plan without noise, or that cannot be met, has nothing to draw.")
     made = curves(found, told=told)
     if not made:
-        raise OurMistake("None of these epsilons can be met.")
-    import matplotlib
+        raise OurMistake("None of these points can be.")
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    settings: Any = {
-        "font.size": 9,
-        "pdf.fonttype": 42,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "plan",
-    }
-    with pyplot.rc_context(settings):
-        figure, axes = pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
-        axes.axhline(1.0, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    with look.style():
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(1.0, color=look.BLACK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(
             "noise = largest signal", (0.0, 1.0), xycoords=("axes fraction", "data"),
-            xytext=(4, -3), textcoords="offset points", ha="left", va="top", fontsize=8,
+            xytext=(4, -3), textcoords="offset points", ha="left", va="top", fontsize=6.5,
         )  # fmt: skip
         for place, (count, points) in enumerate(made.items()):
             axes.plot(
                 [one for one, _ in points], [two for _, two in points], label=f"{count:,}",
-                color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)],
-                markersize=4.5, linewidth=1.8 if count == found.hospitals else 1.1,
+                color=look.COLOURS[place], marker=look.MARKERS[place],
+                linewidth=1.8 if count == found.hospitals else 1.0,
             )  # fmt: skip
         epsilon = found.privacy.epsilon
         if epsilon is not None and found.noise.mean is not None:
             axes.plot(
-                [epsilon], [found.noise.mean], marker="o", markersize=11, color="black",
+                [epsilon], [found.noise.mean], marker="o", markersize=8, color=look.BLACK,
                 fillstyle="none", linestyle="none", label="as asked",
             )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel(f"epsilon of all {found.rounds} rounds, delta {found.privacy.delta:g}")
         axes.set_ylabel("noise-to-signal of a step")
         axes.set_title(
             f"mode {found.privacy.mode}: {found.noise.parameters:,} parameters, "
-            f"{found.declared:,} patients a hospital",
-            fontsize=9,
+            f"{found.declared:,} patients a hospital"
         )
-        axes.grid(alpha=0.25, which="major")
-        axes.legend(title="hospitals", fontsize=8, title_fontsize=8, frameon=False,
-                    loc="upper left", bbox_to_anchor=(1.0, 1.0))  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, metadata=_undated(path))
-        pyplot.close(figure)
+        axes.legend(title="hospitals", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        write_atomic(path, look.rendered(figure, path.suffix[1:]), mode=0o644)
     return made
-
-
-def _undated(path: Path) -> dict[str, None]:
-    """No date in the file: the same plan, the same bytes."""
-    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})

@@ -128,10 +128,10 @@ def asked(
     base: Experiment | None = None,
     **values: Any,
 ) -> Experiment:
-    """The experiment of a question; all `patients` of each hospital train.
+    """The experiment of a question; without a `base`, all `patients` of each hospital train.
 
-    In mode distributed with the threshold and colluding hospitals of a roster of so many. `values`
-    are other fields, with `__` for the dot: `privacy__sample_rate=0.1`.
+    In mode distributed, without a base, with the threshold and colluding hospitals of a roster of
+    so many. `values` are other fields, with `__` for the dot: `privacy__sample_rate=0.1`.
 
     Raises:
         OurMistake: as `Experiment.from_dict`.
@@ -163,6 +163,8 @@ def asked(
             changed.setdefault(
                 "privacy.colluding", max(0, min(2 * threshold - hospitals - 1, threshold - 2))
             )
+    elif base.federation.source == "folders":  # whose numbers are the ones that are given
+        changed |= {"federation.source": "simulated", "federation.folders": []}
     return base.with_values(changed)
 
 

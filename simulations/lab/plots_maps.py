@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import numpy.typing as npt
 
 from shared_model.config import ModelConfig
 from shared_model.weights import Weights
-from simulations.lab.evaluate_network import Fixed, Network
-from simulations.lab.evaluate_probes import Label
+from simulations.lab.evaluate_network import Network
+from simulations.lab.evaluate_probes import Label, labels_of
+from simulations.lab.evaluate_sample import Signals, choose
 from simulations.lab.figures import F64, RunData
 from simulations.lab.plots_style import (
     COLOURS,
@@ -33,10 +35,10 @@ LEAST_PATIENTS = 10
 NEIGHBOURS = 15
 _SEED = 20261128
 NOT_NOW = (
-    "UMAP is not drawn when a run ends: its library takes half a minute to load. "
-    "Draw it with: fedprint-lab report OUT"
+    "UMAP is not drawn when a run ends: its library takes\n"
+    "half a minute to load. Draw it: fedprint-lab report OUT"
 )
-NOT_HERE = "UMAP is not drawn: umap-learn is not installed (pip install 'fedprint[lab]')"
+NOT_HERE = "UMAP is not drawn: umap-learn is not installed\n(pip install 'fedprint[lab]')"
 
 
 def fingerprints(
@@ -45,27 +47,27 @@ def fingerprints(
     """Held-out patients' mean fingerprints of both sensors in two dimensions."""
     if run.data is None:
         raise CannotDraw("The federation's patients are not on this machine any more.")
-    fixed = Fixed(run.data, run.experiment)
-    features = Network(config, weights, run.data).fingerprints(fixed.signals, "both")
-    places = fixed.signals.places(fixed.chosen.measured)
-    places = places[np.isfinite(features[places, 0])]
+    chosen = choose(run.data, run.experiment)
+    signals = Signals.read(run.data, chosen.measured)
+    features = Network(config, weights, run.data).fingerprints(signals, "both")
+    places = np.flatnonzero(np.isfinite(features[:, 0]))
     if len(places) < LEAST_PATIENTS:
         raise CannotDraw(
             f"Fewer than {LEAST_PATIENTS} held-out patients: a map of them would say nothing."
         )
-    rows = fixed.signals.rows[places]
+    rows = signals.rows[places]
     site = run.data.table["site"][rows]
-    label = _label(fixed, run)
+    label = _label(run, labels_of(run.data, run.experiment, chosen)[0])
     first, share = _pca(features[places].astype(np.float64))
-    figure, axes = panels(2, 2, height_in=1.75)
-    maps: list[tuple[str, F64 | str]] = [("PCA", first)]
-    maps.append(("UMAP", _umap(features[places]) if umap else NOT_NOW))
-    for row, (name, made) in enumerate(maps):
+    maps = {"PCA": first}
+    second = _umap(features[places]) if umap else NOT_NOW
+    if not isinstance(second, str):
+        maps["UMAP"] = second
+    figure, axes = panels(len(maps), 2, height_in=1.75)
+    if isinstance(second, str):
+        figure.supxlabel(second, fontsize=6, color=GREY)
+    for row, (name, made) in enumerate(maps.items()):
         left, right = axes[2 * row], axes[2 * row + 1]
-        if isinstance(made, str):
-            blank(left, made)
-            right.set_axis_off()
-            continue
         _by_class(left, made, _largest(site, [one.name for one in run.data.sites]))
         left.set_title(f"{name}, by site")
         if label is None:
@@ -81,12 +83,12 @@ def fingerprints(
     )
 
 
-def _label(fixed: Fixed, run: RunData) -> Label | None:
+def _label(run: RunData, labels: Sequence[Label]) -> Label | None:
     """The label of the partition, else the first of classes, else the first number."""
     wanted = run.experiment.federation.partition.label
-    by_name = {label.name: label for label in fixed.labels}
-    classes = [label for label in fixed.labels if label.kind == "auroc"]
-    return by_name.get(wanted) or next(iter([*classes, *fixed.labels]), None)
+    by_name = {label.name: label for label in labels}
+    classes = [label for label in labels if label.kind == "auroc"]
+    return by_name.get(wanted) or next(iter([*classes, *labels]), None)
 
 
 def _pca(features: F64) -> tuple[F64, float]:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from shared_model.config import FS_HZ, ModelConfig
 from shared_model.weights import Weights
-from simulations.lab.evaluate_network import Fixed, Network
-from simulations.lab.evaluate_sample import generator
-from simulations.lab.evaluate_signals import Pass
+from simulations.lab.evaluate_network import Network
+from simulations.lab.evaluate_sample import Signals, choose, generator
+from simulations.lab.evaluate_signals import public_masks
 from simulations.lab.figures import RunData
 from simulations.lab.plots_style import (
     BLACK,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 A_FIGURE = 4
 """Patients in a figure."""
+SEARCHED = 20
+"""Patients that are looked at for each that is shown, until enough have both sensors."""
 _ROWS = (("PPG \u2192 ECG", 0), ("ECG \u2192 PPG", 1))
 
 
@@ -53,20 +55,20 @@ def examples(run: RunData, config: ModelConfig, weights: Weights) -> Examples:
         raise CannotDraw("The experiment asks for none (evaluation.reconstructions = 0).")
     if run.data is None:
         raise CannotDraw("The federation's patients are not on this machine any more.")
-    fixed = Fixed(run.data, run.experiment)
-    places = fixed.signals.places(fixed.others)
-    whole = np.asarray(fixed.signals.valid[places].all((2, 3)))  # (patient, window)
-    able = np.flatnonzero(np.any(whole, axis=1))
-    if not len(able):
-        raise CannotDraw("No held-out patient has a whole window of both sensors.")
+    chosen = choose(run.data, run.experiment)
     rng = generator("examples", run.experiment.seed)
-    chosen = np.sort(rng.permutation(able)[:wanted])
-    done: Pass = Network(config, weights, run.data).reconstruct(fixed)
-    window = whole[chosen].argmax(axis=1)
-    return Examples(
-        fixed.signals.signal[places[chosen], window].astype(np.float32),
-        done.drawn[chosen, window],
-    )
+    rows = rng.permutation(np.union1d(chosen.measured, chosen.by_site))
+    some = Signals.read(run.data, np.sort(rows[: SEARCHED * wanted]))
+    whole = np.asarray(some.valid.all((2, 3)))  # (patient, window)
+    places = np.flatnonzero(np.any(whole, axis=1))[:wanted]
+    if not len(places):
+        raise CannotDraw("No held-out patient was found with a whole window of both sensors.")
+    shown = Signals.read(run.data, some.rows[places])
+    training = run.experiment.algorithm.training(run.experiment.model.trainable)
+    masks = public_masks(shown, training.patch_masks, rng)
+    done = Network(config, weights, run.data).reconstruct(shown, training, masks)
+    each, window = np.arange(len(places)), whole[places].argmax(axis=1)
+    return Examples(shown.signal[each, window].astype(np.float32), done.drawn[each, window])
 
 
 def reconstructions(run: RunData, shown: Examples, part: int) -> tuple[Figure, str]:

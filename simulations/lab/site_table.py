@@ -40,7 +40,7 @@ class SiteRow:
 
 
 def shown_label(data: FederationData, wanted: str) -> str | None:
-    """The label whose mix is shown: the wanted one, else the first of words; None: there is none."""
+    """The label whose mix is shown: the wanted one, else the first of words, else none."""
     words = [name for name in data.labels if data.table[name].dtype.kind in "OU"]
     if wanted in data.labels:
         return wanted

@@ -29,7 +29,7 @@ from shared_model.files import write_atomic
 from shared_model.locks import locked
 from simulations.lab import sweep_table
 from simulations.lab.space import Point, Sweep, points_of
-from simulations.lab.sweep_run import Conduct, Outcome, Stopping, Task, by_conduct, carry_out
+from simulations.lab.sweep_run import CONDUCT, Outcome, Stopping, Task, carry_out
 from simulations.lab.sweep_table import Row
 
 EngineKind = Literal["pool", "ray-tune"]
@@ -44,6 +44,12 @@ class Swept:
     folder: Path
     rows: tuple[Row, ...]
     varied: tuple[str, ...]
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Columns of probes that have an interval."""
+        names = sweep_table.columns_of(self.rows)
+        return tuple(name for name in names if f"{name} low" in names)
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -76,7 +82,7 @@ def sweep(
     engine: EngineKind = "pool",
     resume: bool = False,
     on_run: OnRun = lambda done, total, what: None,
-    conduct: Conduct = by_conduct,
+    conduct: str = CONDUCT,
 ) -> Swept:
     """Carry out all runs of a sweep.
 
@@ -84,6 +90,7 @@ def sweep(
         asked: the sweep's file, or the sweep.
         out: a new folder; with `resume` an earlier one too.
         workers: runs at the same time; 0: as many as there are cores.
+        conduct: what carries one run out (`sweep_run.CONDUCT`).
 
     Raises:
         OurMistake: the file is wrong; the folder is not new; or another sweep is at work in it.
@@ -103,15 +110,15 @@ def sweep(
             write_atomic(out / "sweep.toml", asked.read_bytes())
         content = json.dumps(plan.model_dump(mode="json"), indent=1)
         write_atomic(out / "sweep.json", content.encode())
-        tasks = {point.key: _task(point, out) for point in points}
-        _carry_out(points, tasks, workers or os.cpu_count() or 1, engine, on_run, conduct)
+        tasks = {point.key: _task(point, out, conduct) for point in points}
+        _carry_out(points, tasks, workers or os.cpu_count() or 1, engine, on_run)
         return collect(plan, points, out)
 
 
-def _task(point: Point, out: Path) -> Task:
+def _task(point: Point, out: Path, conduct: str = CONDUCT) -> Task:
     alone = point.experiment.with_values({"engine.kind": "in-process", "engine.workers": 1})
     folder = (out / "runs" / point.name).absolute()
-    return Task(point.name, alone.as_dict(), folder, (out / "federations").absolute())
+    return Task(point.name, alone.as_dict(), folder, (out / "federations").absolute(), conduct)
 
 
 def _carry_out(
@@ -120,7 +127,6 @@ def _carry_out(
     workers: int,
     engine: EngineKind,
     on_run: OnRun,
-    conduct: Conduct,
 ) -> None:
     outcomes = {key: Outcome.read(task.outcome) for key, task in tasks.items()}
     finished = {key for key, one in outcomes.items() if one is not None and one.state == "finished"}
@@ -140,7 +146,7 @@ def _carry_out(
         from simulations.lab.tune_engine import over_tune
 
         by_key = {point.key: point for point in waiting}
-        for key, outcome in over_tune([(p.key, tasks[p.key]) for p in waiting], workers, conduct):
+        for key, outcome in over_tune([(p.key, tasks[p.key]) for p in waiting], workers):
             told(by_key[key], outcome)
         return
     with _pool(min(workers, len(waiting))) as (pool, stopping):
@@ -148,7 +154,7 @@ def _carry_out(
         left = iter(waiting)
         while True:
             for point in left:
-                begun[pool.submit(carry_out, tasks[point.key], stopping, conduct)] = point
+                begun[pool.submit(carry_out, tasks[point.key], stopping)] = point
                 if len(begun) >= workers:
                     break
             if not begun:
@@ -169,6 +175,20 @@ def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, Stopping]]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def again(out: Path) -> Swept:
+    """The table of an earlier sweep, of what is there now; nothing is run.
+
+    Raises:
+        OurMistake: the folder holds no sweep.
+    """
+    try:
+        content = json.loads((out / "sweep.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise OurMistake(f"{out} holds no sweep.", do="Name a folder that -o named.") from error
+    plan = Sweep.from_dict({name: value for name, value in content.items() if value is not None})
+    return collect(plan, points_of(plan), out)
 
 
 def collect(plan: Sweep, points: Sequence[Point], out: Path) -> Swept:

@@ -10,14 +10,14 @@ The process writes `outcome.json` as its last act. A run whose process left none
 
 from __future__ import annotations
 
+import importlib
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +28,16 @@ from shared_model.files import write_atomic
 from simulations.lab.experiment import Experiment
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_GRACE_S = 10.0
+_GRACE_S, _LOOK_S = 10.0, 0.2
 
-Conduct = Callable[[Experiment, Path, bool, Path], None]
-"""(experiment, folder, resume, cache) -> None: carries one run out; raises what went wrong."""
+_INTERRUPTED = 128 + signal.SIGINT
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from simulations.lab.sweep_run import main; main(*sys.argv[2:])"
+)
+CONDUCT = "simulations.lab.sweep_run:by_conduct"
+"""What carries a run out, `module:function`: (experiment, folder, cache), resuming what is there;
+raises what went wrong."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Task:
     experiment: dict[str, Any]
     folder: Path
     cache: Path
+    conduct: str = CONDUCT
 
     @property
     def outcome(self) -> Path:
@@ -94,21 +101,18 @@ class Stopping:
         return self._event.wait(seconds)
 
 
-def by_conduct(experiment: Experiment, folder: Path, resume: bool, cache: Path) -> None:
+def by_conduct(experiment: Experiment, folder: Path, cache: Path) -> None:
     """The lab's own engine."""
     from simulations.lab import conduct
 
-    conduct.run(experiment, folder, resume=resume, cache=cache)
+    conduct.run(experiment, folder, resume=True, cache=cache)
 
 
-def carry_out(
-    task: Task, stopping: Stopping | None = None, conduct: Conduct = by_conduct
-) -> Outcome:
+def carry_out(task: Task, stopping: Stopping | None = None) -> Outcome:
     """Carry a run out in a new process and wait for its end; what is finished is not begun again.
 
     Args:
         stopping: the run is ended (and can be resumed) when it is asked for.
-        conduct: a function of a module, so that another process finds it.
 
     Raises:
         KeyboardInterrupt: it was stopped; there is no outcome.
@@ -119,55 +123,70 @@ def carry_out(
     spent = 0.0 if before is None else before.seconds
     task.folder.mkdir(parents=True, exist_ok=True)
     task.outcome.unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(
-        target=_main, args=(task, os.getpid(), spent, conduct), name=task.name
-    )
-    process.start()
-    while process.is_alive():
-        process.join(0.2)
+    told = asdict(task) | {"folder": str(task.folder), "cache": str(task.cache)}
+    write_atomic(task.folder / "task.json", json.dumps(told).encode())
+    with task.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(task.folder),
+             str(os.getpid()), str(spent)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process, which ends its runs
+            env=os.environ | ONE_THREAD,
+        )  # fmt: skip
+    while (status := _status(process)) is None:
         if stopping is not None and stopping.asked:
             _end(process)
             raise KeyboardInterrupt
     found = Outcome.read(task.outcome)
     if found is not None:
         return found
-    if process.exitcode == 128 + signal.SIGINT:
+    if status == _INTERRUPTED:
         raise KeyboardInterrupt
-    found = Outcome("failed", f"Its process ended with {process.exitcode}; see {task.log}.", spent)
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    found = Outcome("failed", f"Its process {how}; see {task.log}.", spent)
     found.save(task.outcome)
     return found
 
 
-def _end(process: Any) -> None:
-    """SIGINT, so that the run stops in order; SIGKILL to who does not."""
-    if process.pid is not None and process.is_alive():
-        os.kill(process.pid, signal.SIGINT)
-    process.join(_GRACE_S)
-    if process.is_alive():
-        process.kill()
-        process.join()
-
-
-def _main(task: Task, parent: int, spent: float, conduct: Conduct) -> None:
-    """In the new process."""
-    tether(parent)
-    os.environ.update(ONE_THREAD)
-    with task.log.open("ab", buffering=0) as stream:
-        os.dup2(stream.fileno(), sys.stdout.fileno())
-        os.dup2(stream.fileno(), sys.stderr.fileno())
-    began = time.monotonic()
-    error = ""
+def _status(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        conduct(Experiment.from_dict(task.experiment), task.run, task.run.exists(), task.cache)
+        return process.wait(_LOOK_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGINT, so that the run stops in order; SIGKILL to all of one that does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def main(folder: str, parent: str, spent: str) -> None:
+    """Entry of the new process."""
+    tether(int(parent))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    told = json.loads((Path(folder) / "task.json").read_bytes())
+    task = Task(**told | {"folder": Path(told["folder"]), "cache": Path(told["cache"])})
+    module, _, function = task.conduct.partition(":")
+    began, error = time.monotonic(), ""
+    try:
+        conduct = getattr(importlib.import_module(module), function)
+        conduct(Experiment.from_dict(task.experiment), task.run, task.cache)
     except KeyboardInterrupt:
-        os._exit(128 + signal.SIGINT)
+        sys.exit(_INTERRUPTED)
     except FedprintError as fault:
         error = str(fault)
     except Exception as fault:
         import traceback
 
         traceback.print_exc()
-        error = f"{type(fault).__name__}: see {task.log}"
-    seconds = spent + time.monotonic() - began
+        error = f"{type(fault).__name__}; see {task.log}"
+    seconds = float(spent) + time.monotonic() - began
     Outcome("failed" if error else "finished", error, seconds).save(task.outcome)

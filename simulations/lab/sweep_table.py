@@ -3,9 +3,10 @@
     row = row_of(point, outcome, run_folder, varied)
     write(rows, folder)                     # sweep.parquet, sweep.csv
 
-Columns: number, run, the varied fields by their names, state, error, rounds, loss, then for each
-probe `auroc rhythm`, `auroc rhythm low`, `auroc rhythm high` (both sensors, all sites, last
-evaluation), epsilon, delta, noise_to_signal, bytes_up, bytes_down, seconds, model, private.
+Columns: number, run, the varied fields by their names, state, error, rounds done, loss, then for
+each probe `auroc rhythm`, `auroc rhythm low`, `auroc rhythm high` (both sensors, all sites, last
+evaluation; 95 % over patients), epsilon, delta, noise_to_signal, bytes_up, bytes_down, seconds,
+model, private. `... start`: the same figure of the model that the run began with.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from simulations.lab.sweep_run import Outcome
 Row = dict[str, Any]
 ALL_SITES = "all"
 SENSORS = "both"
+LOSS = "loss"
+OURS = "federated"
+"""The run's own model among those of probes.parquet (`evaluate_rows.FEDERATED`)."""
 
 
 def row_of(point: Point, outcome: Outcome | None, folder: Path, varied: Sequence[str]) -> Row:
@@ -58,6 +62,7 @@ def _field(content: Mapping[str, Any], name: str) -> Any:
 
 def figures(folder: Path) -> Row:
     """What a finished run's folder says of it."""
+    from simulations.lab.evaluate import loss_of
     from simulations.lab.result import Result
 
     result = Result.open(folder)
@@ -65,8 +70,9 @@ def figures(folder: Path) -> Row:
     losses = [one["loss"] for one in rounds if one["loss"] is not None]
     last = rounds[-1] if rounds else {}
     row: Row = {
-        "rounds": max((one["round"] for one in rounds), default=0),
-        "loss": losses[-1] if losses else None,
+        "rounds done": max((one["round"] for one in rounds), default=0),
+        LOSS: losses[-1] if losses else None,
+        f"{LOSS} start": loss_of([one for one in probes if one["round"] == 0]),
     }
     row |= probe_columns(probes)
     row |= {
@@ -81,18 +87,17 @@ def figures(folder: Path) -> Row:
 
 
 def probe_columns(probes: Sequence[Mapping[str, Any]]) -> Row:
-    """Value and interval of each task at its last evaluation; not the loss, which has a column."""
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    """Value and interval of each task at its last evaluation, and of the starting model."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for one in probes:
-        if one["sensors"] != SENSORS or one["site"] != ALL_SITES or one["kind"] == "loss":
-            continue
-        key = (one["kind"], one["task"])
-        if key not in found or one["round"] >= found[key]["round"]:
-            found[key] = one
+        ours = (one["sensors"], one["site"], one["model"]) == (SENSORS, ALL_SITES, OURS)
+        if ours and one["kind"] != "loss":
+            found.setdefault((one["kind"], one["task"]), {})[one["round"]] = one
     row: Row = {}
-    for (kind, task), one in sorted(found.items()):
-        name = f"{kind} {task}"
-        row |= {name: one["value"], f"{name} low": one["low"], f"{name} high": one["high"]}
+    for (kind, task), rounds in sorted(found.items()):
+        last, name = rounds[max(rounds)], f"{kind} {task}"
+        row |= {name: last["value"], f"{name} low": last["low"], f"{name} high": last["high"]}
+        row[f"{name} start"] = rounds[0]["value"] if 0 in rounds else None
     return row
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared_model.errors import OurMistake
-from simulations.lab.sweep_run import Conduct, Outcome, Task, carry_out
+from simulations.lab.sweep_run import Outcome, Task, carry_out
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -25,9 +25,7 @@ QUIET = {
 }
 
 
-def over_tune(
-    tasks: Sequence[tuple[str, Task]], workers: int, conduct: Conduct
-) -> Iterator[tuple[str, Outcome]]:
+def over_tune(tasks: Sequence[tuple[str, Task]], workers: int) -> Iterator[tuple[str, Outcome]]:
     """Carry all out, `workers` at a time; gives their keys and outcomes once all have ended.
 
     Raises:
@@ -54,7 +52,7 @@ def over_tune(
         try:
 
             def trial(chosen: dict[str, Any]) -> dict[str, Any]:
-                outcome = carry_out(by_key[chosen["key"]], None, conduct)
+                outcome = carry_out(by_key[chosen["key"]])
                 return {"finished": float(outcome.state == "finished")}
 
             tune.Tuner(

@@ -31,7 +31,7 @@ from shared_model import weights as weights_io
 from shared_model.accounting import epsilon_pld
 from shared_model.enrolment import Invitation
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import TrainReply, open_answer, readable
+from shared_model.protocol import TrainReply, open_answer, open_train_request, readable
 
 PATIENTS = {"north": 100, "east": 60, "south": 40}
 IN_ADVANCE = AdvanceApproval(purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0)
@@ -242,3 +242,50 @@ def test_repeatable_noise_is_refused_by_a_hospitals_budget(tmp_path):
     record = consortium.run(consortium.transport())
     assert record.state == "paused"
     assert {item.reason for item in record.rounds[0].absent} == {"budget"}
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_a_server_step_with_a_state_is_verified_by_every_hospital(tmp_path, mode):
+    """FedYogi and FedProx on updates, FedAdam on noisy gradients: the real model, masked; every sum
+    has every hospital's receipt."""
+    if mode == "local":
+        changes = {
+            "server_step": "fedyogi",
+            "server_learning_rate": 0.01,
+            "training": {"segments": 1, "proximal_weight": 0.5},
+        }
+    else:
+        privacy = {"sample_rate": 0.2, "noise_multiplier": 2.0, "clipping_norm": 1.0, "steps": 1}
+        changes = {
+            "server_step": "fedadam",
+            "privacy": {**privacy, "mode": "distributed"},
+            "training": {"segments": 1, "optimiser": "sgd", "learning_rate": 0.01},
+        }
+    consortium = Consortium(tmp_path, repeatable)
+    for site, home in consortium.homes.items():
+        home.policy.unlink()
+        Policy.write_default(
+            home.policy,
+            declared_patients=PATIENTS[site],
+            allowed_modes=("local", "distributed"),
+            approve_runs_in_advance=AdvanceApproval(
+                purposes=("pretrain",), modes=("local", "distributed"), epsilon_per_run=3.0
+            ),
+        )
+    consortium.begin(rounds=2, **changes)
+    record = consortium.run(consortium.transport())
+    assert record.state == "finished", record.pause
+    for number in (1, 2):
+        assert len(consortium.folder.closing(number).receipts) == 3
+    first, last = (consortium.folder.standing(record, number) for number in (0, 2))
+    item = record.rounds[0]
+    assert item.parts is not None
+    assert item.parts.joined == item.model_out
+    trained = {name: first[name] for name in record.trainable}
+    request = open_train_request(item.request_bytes, bytes.fromhex(record.run_key))
+    moments = request.plan.step.begin(trained)
+    assert set(last) == set(first) | set(moments)
+    assert any((last[name] != moments[name]).any() for name in moments)
+    assert all(np.isfinite(value).all() for value in last.values())
+    moved = max(np.abs(last[name] - first[name]).max() for name in record.trainable)
+    assert 0.0 < moved < 0.05

@@ -48,7 +48,7 @@ class Installation:
         return str(self.folder / "bin" / name)
 
 
-def install(folder: Path, version: str, protocol: int = 3) -> Installation:
+def install(folder: Path, version: str, protocol: int = 4) -> Installation:
     """The five packages and their metadata, of this version, beside everything else of ours."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -65,17 +65,20 @@ def install(folder: Path, version: str, protocol: int = 3) -> Installation:
     (site / "others.pth").write_text("\n".join(dict.fromkeys(others)) + "\n")
     with (site / "shared_model" / "errors.py").open("a") as stream:
         stream.write(f"\n# fedprint {version}\n")  # other code, so that its digest is another one
-    if protocol != 3:
+    if protocol != 4:
         changed = 0
         for name in ("protocol.py", "protocol_sum.py"):
             path = site / "shared_model" / name
             text, count = re.subn(
-                r"Literal\[3\] = 3", f"Literal[{protocol}] = {protocol}", path.read_text()
+                r"(Literal\[3\]|Version) = [34]$", f"Literal[{protocol}] = {protocol}",
+                path.read_text(), flags=re.M,
+            )  # fmt: skip
+            text, more = re.subn(
+                r"^Version = Literal\[3, 4\]$", f"Version = Literal[{protocol}]", text, flags=re.M
             )
-            text, more = re.subn(r"^VERSION = 3$", f"VERSION = {protocol}", text, flags=re.M)
             path.write_text(text)
             changed += count + more
-        assert changed >= 4
+        assert changed == 7
     for name, module in SCRIPTS.items():
         path = folder / "bin" / name
         path.write_text(f"#!{folder}/bin/python -I\nfrom {module} import main\nmain()\n")
@@ -93,12 +96,12 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Installation
     found = {
         "old": install(root / "old", "0.1.0"),
         "new": install(root / "new", "0.2.0"),
-        "next": install(root / "next", "0.3.0", protocol=4),
+        "next": install(root / "next", "0.3.0", protocol=5),
     }
     said = {name: about(one) for name, one in found.items()}
     packages = [said[name][0] for name in found]
     assert packages == ["fedprint 0.1.0", "fedprint 0.2.0", "fedprint 0.3.0"]
-    assert [said[name][1] for name in found] == ["protocol 3", "protocol 3", "protocol 4"]
+    assert [said[name][1] for name in found] == ["protocol 4", "protocol 4", "protocol 5"]
     assert len({lines[2] for lines in said.values()}) == 3
     return found
 
@@ -188,21 +191,22 @@ def test_an_older_coordinator_takes_newer_nodes(
 
 
 @pytest.mark.parametrize(
-    ("run", "coordinator", "node", "theirs", "ours", "who"),
+    ("run", "coordinator", "node", "answers", "asks", "who"),
     [
-        ("newer", "next", "old", 3, 4, "Upgrade the hospital"),
-        ("older", "old", "next", 4, 3, "Upgrade this coordinator"),
+        ("newer", "next", "old", 3, 5, "Upgrade the hospital"),
+        ("older", "old", "next", 5, 3, "Upgrade this coordinator"),
     ],
 )
 def test_other_protocols_say_so_on_both_sides_and_book_nothing(
     root: Path, versions: dict[str, Installation],
-    run: str, coordinator: str, node: str, theirs: int, ours: int, who: str,
+    run: str, coordinator: str, node: str, answers: int, asks: int, who: str,
 ) -> None:  # fmt: skip
     """Which version each speaks, what to do; in the console, in status, in the node's own log."""
     with ExitStack() as stack:
         one = versions[node]
         process = start(stack, root, run, versions[coordinator], one, one, one)
-        words = f"speaks protocol version {theirs}; this coordinator speaks {ours}"
+        spoken = {"old": "3 and 4", "next": "5"}
+        words = f"speaks protocol version {answers}; this coordinator speaks {spoken[coordinator]}"
         for site in SITES:
             told = f"{site} {words}"
             wait_for(lambda told=told: told in process.text() or process.process.poll(), told)
@@ -211,7 +215,7 @@ def test_other_protocols_say_so_on_both_sides_and_book_nothing(
         assert [words in line and who in line for line in found] == [True] * 3
         for site in SITES:
             log = said(root, site)
-            assert f"Coordinator speaks protocol version {ours} (fedprint" in log
-            assert f"speaks {theirs}. Upgrade the older of the two" in log
+            assert f"Coordinator speaks protocol version {asks} (fedprint" in log
+            assert f"speaks {spoken[node]}. Upgrade the older of the two" in log
     assert not RunFolder(root / "coordinator" / "runs" / run).record().rounds
     assert [booked(root, site, run) for site in SITES] == [0, 0, 0]

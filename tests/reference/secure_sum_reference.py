@@ -270,6 +270,34 @@ def shared_step(total, numbers, seed, places):
 
 def server_step(before, total, numbers, seed, weight_of_survivors, learning_rate):
     """The model after a round, float32, from the model before (one array) and the sum mod 2^m."""
+    pairs = zip(before, mean_update(total, numbers, seed, weight_of_survivors), strict=False)
+    return [float32(w + learning_rate * x) for w, x in pairs]  # what was padded is left over
+
+
+def adaptive_step(name, before, moments, mean, learning_rate, beta1, beta2, tau):
+    """FedAdam or FedYogi on one array: (weights, (m, v)). moments: (m, v) before, None at first."""
+    first, second = moments or ([0.0] * len(before), [float32(tau * tau)] * len(before))
+    weights, m_out, v_out = [], [], []
+    for w, old_m, old_v, x in zip(before, first, second, mean, strict=False):
+        m = float32(old_m * beta1 + x * (1.0 - beta1))
+        if name == "fedadam":
+            v = float32(old_v * beta2 + (x * x) * (1.0 - beta2))
+        else:
+            sign = (old_v > x * x) - (old_v < x * x)
+            v = float32(old_v - ((x * x) * (1.0 - beta2)) * sign)
+        weights.append(float32(w + learning_rate * (m / (math.sqrt(v) + tau))))
+        m_out.append(m)
+        v_out.append(v)
+    return weights, (m_out, v_out)
+
+
+def joined_digest(weights, state):
+    """Of a model with a state, from the digest of each (`weights_digest`)."""
+    return sha256(f"fedprint-model-and-state-1:{weights}:{state}".encode()).hex()
+
+
+def mean_update(total, numbers, seed, weight_of_survivors):
+    """Mean of the updates, float64 (padded,), from the sum mod 2^m."""
     m, block = numbers["modulus_bits"], block_of(numbers["dimension"])
     signed = [v - 2**m if v >= 2 ** (m - 1) else v for v in total]
     columns = columns_of(numbers["dimension"])
@@ -279,9 +307,7 @@ def server_step(before, total, numbers, seed, weight_of_survivors, learning_rate
     for c in range(columns):
         whole = [int(v) for v in whole_hadamard(signed[c::columns])]
         turned[c::columns] = [float(v) * unit for v in whole]
-    mean_of = [s * x for s, x in zip(signs, turned, strict=True)]
-    pairs = zip(before, mean_of, strict=False)  # what was padded is left over
-    return [float32(w + learning_rate * x) for w, x in pairs]
+    return [s * x for s, x in zip(signs, turned, strict=True)]
 
 
 def whole_hadamard(column):

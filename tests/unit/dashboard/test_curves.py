@@ -15,7 +15,7 @@ from server.home import CoordinatorHome
 from server.public_loss import PublicLoss, PublicPoint
 from server.run_records import from_base64
 from shared_model import distributed, protocol
-from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.config import LocalTraining, PrivacyPlan, ServerMoments
 from shared_model.errors import OurMistake
 from shared_model.protocol import TrainRequest
 from shared_model.secure_sum.numbers import mean_of
@@ -96,6 +96,16 @@ def test_noise_alone_in_mode_distributed_is_the_noise_of_the_sum(tmp_path) -> No
 def test_nobody_in_the_sum_makes_no_noise(tmp_path) -> None:
     request = request_of(tmp_path, PrivacyPlan(0.1, 1.0, 1.0, 2), LocalTraining())
     assert curves.noise_alone(request, (), WEIGHTS) == 0.0
+
+
+def test_no_length_of_noise_alone_is_drawn_where_it_depends_on_the_rounds_before(tmp_path) -> None:
+    """A formula of FedAvg beside a run of FedAdam, or of FedProx, would be a made-up figure."""
+    request = request_of(tmp_path, PrivacyPlan(0.1, 1.5, 0.8, 3), LocalTraining())
+    assert curves.noise_alone(request, ("alpha", "beta"), WEIGHTS) > 0.0
+    held = LocalTraining(proximal_weight=0.1)
+    for changed in ({"server_moments": ServerMoments()}, {"training": held}):
+        with pytest.raises(OurMistake, match="no expected length"):
+            curves.noise_alone(request.model_copy(update=changed), ("alpha", "beta"), WEIGHTS)
 
 
 def test_how_far_a_model_moved_counts_trained_parameters_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from dashboard_stand_ins import empty_home, lively_home
 from release_stand_ins import Story, write_run
 
-from server import service_runs
+from server import service_runs, superlink
 from server.checkpoints import RunFolder
+from server.dashboard_reads import Reader
 from server.home import CoordinatorHome
 from server.logs import put_aside
 from server.notify import notify
@@ -210,3 +212,57 @@ def test_the_service_manager_is_told_and_never_waited_for(tmp_path: Path) -> Non
         assert receiver.recv(100) == b"READY=1\nSTATUS=a b"
         told = [notify({"NOTIFY_SOCKET": path}, WATCHDOG="1") for _ in range(2000)]
     assert not told[-1]  # its queue is full, and we are here
+
+
+def test_child_that_cannot_be_started_ends_no_run(home: CoordinatorHome) -> None:
+    """No memory for a new dashboard: the run that goes on is not ended for it."""
+    world = World(run="spring")
+    service = world.service(home)
+    service.look()
+    dashboard = next(one for one in world.started if one.name == "dashboard")
+    start, tries = service.start, []
+
+    def refused(place):
+        tries.append(place.name)
+        raise OSError(11, "Resource temporarily unavailable")
+
+    dashboard.exit_code, service.start = -9, refused
+    for _ in range(4):
+        world.now_s += 1.0
+        service.look()
+    assert world.running() == ["registry", "run"]
+    assert 1 <= len(tries) <= 3  # later and later
+    assert "starting again: dashboard" in service.words
+    service.start = start
+    world.now_s += LONGEST_WAIT_S
+    service.look()
+    assert world.running() == ["dashboard", "registry", "run"]
+
+
+@pytest.mark.parametrize("copy", ["aaa", "winter copy", "winter.bak"])
+def test_a_copy_of_a_run_s_folder_is_not_conducted(tmp_path: Path, copy: str) -> None:
+    """It would ask the hospitals for the rounds of the run that it is a copy of, in other words:
+    a conflict and an alarm at each of them."""
+    home = lively_home(tmp_path / "coordinator")
+    shutil.copytree(home.run_folder("winter"), home.run_folder(copy))
+    work = next_work(home)
+    assert work.run == "winter"
+    assert [run for run, _ in work.damaged] in ([copy], [])  # those after the first are not read
+    with pytest.raises(OurMistake, match="copy of run winter"):
+        RunFolder(home.run_folder(copy)).own_record()
+    with pytest.raises(OurMistake, match="copy of run winter"):
+        superlink.conduct(home, copy, lambda _: None)
+    runs = Reader(home, with_models=False).overview(0.0).runs
+    assert sorted((run.name, run.state) for run in runs) == sorted(
+        [("autumn", "paused"), ("winter", "running"), ("spring", "finished"), (copy, "damaged")]
+    )
+
+
+def test_a_certificate_that_cannot_be_read_is_told_and_hides_nothing_else(tmp_path: Path) -> None:
+    """A half-copied file: the page says so, and shows the rest."""
+    home = lively_home(tmp_path / "coordinator")
+    home.server_certificate.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA")
+    overview = Reader(home, with_models=False).overview(0.0)
+    assert overview.server_certificate_s is None
+    assert any("server.pem" in words for words in overview.damaged)
+    assert overview.runs

@@ -228,3 +228,19 @@ def test_the_registrys_log_is_read_as_it_is(tmp_path) -> None:
     assert found.last["alpha"].outcome == "rate"
     assert found.refused == (("alpha", "rate", 1),)
     assert not last_calls(tmp_path / "none").last
+
+
+def test_who_is_there_is_a_display_and_a_full_disk_ends_no_round(tmp_path, monkeypatch) -> None:
+    """It is noted by the process in which the round goes on."""
+    from types import SimpleNamespace
+
+    from server import presence
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(presence, "write_atomic", full)
+    inner = SimpleNamespace(sites=lambda: {"alpha": 1}, pull=lambda ids: [])
+    watched = presence.Watched(inner, tmp_path, lambda: 1.0, lambda: 1.0)
+    assert watched.sites() == {"alpha": 1}
+    assert watched.pull([]) == []

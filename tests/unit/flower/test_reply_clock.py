@@ -212,6 +212,24 @@ def test_while_a_reply_waits_the_display_says_when_it_leaves(
     assert state.progress(home) is None
 
 
+def test_a_display_that_cannot_be_written_changes_nothing_of_when_a_reply_leaves(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+):
+    """On a full disk a word of failure would leave at once, and tell how long training took."""
+    worker = Worker(Time(), {"train-request": 5.0})
+    worker.patch(monkeypatch, home.root)
+    begun = state.Progress(run="spring", round=2, stage="training", step=8, steps=8)
+    state.write_progress(home, begun)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "write_atomic", full)
+    worker.ask("train-request")
+    assert worker.pushed == [("train-request", 1000.0 + TICK_S)]
+    assert worker.statuses == ["completed"]
+
+
 def test_a_node_that_is_stopped_while_a_reply_waits_pushes_nothing(
     home: NodeHome, monkeypatch: pytest.MonkeyPatch
 ):

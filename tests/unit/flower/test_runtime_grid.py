@@ -196,3 +196,14 @@ def test_a_message_that_it_had_not_taken_is_left_to_flower(transport, link, aske
     assert transport.pull([asked]) == []
     link.expected.discard(asked)
     assert transport.pull([asked]) == []
+
+
+def test_a_reply_that_is_larger_than_any_is_given_up_before_it_is_whole(grid, link, monkeypatch):
+    """One site must not fill the memory in which all the others' rounds are."""
+    monkeypatch.setattr(runtime_grid, "LARGEST_BYTES", len(BODY) // 2)
+    huge, pulled = link.begin("huge"), link.pulls
+    link.objects |= huge
+    (found,) = grid.pull_messages(["huge"])
+    assert found.has_error()
+    assert found.metadata.reply_to_message_id == "huge"
+    assert link.pulls - pulled < len(huge)

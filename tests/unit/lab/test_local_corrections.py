@@ -16,7 +16,7 @@ from shared_model.errors import OurMistake
 from shared_model.noise import NonPrivateForTests
 from shared_model.server_optimisers import ControlVariates, FedAvg, control_of
 from simulations.lab import algorithms
-from simulations.lab.experiment import Algorithm
+from simulations.lab.experiment import Algorithm, Experiment
 
 SGD = LocalTraining(segments=1, optimiser="sgd", learning_rate=0.05)
 PLAN = PrivacyPlan(sample_rate=0.5, noise_multiplier=0.5, clipping_norm=0.5, steps=3)
@@ -230,3 +230,22 @@ def test_an_experiments_algorithm_makes_the_objects_of_hospitals(model):
     assert local.norms
     assert set(local.control) == {"a"}
     assert not set(algorithms.sent_names(model, everything, "all")) & mae.norm_names(model)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"name": "fedadam"}, "by about the learning rate a round: 1 is not in"),
+        ({"control_variates": True}, "plain SGD"),
+    ],
+)
+def test_an_experiment_that_would_ruin_the_model_is_refused_when_it_is_read(algorithm, words):
+    """Before any patient is drawn; FedAvg's default rate is none for FedAdam."""
+    content = {"name": "a", "privacy": {"mode": "none"}, "algorithm": algorithm}
+    with pytest.raises(OurMistake, match=words):
+        Experiment.from_dict(content)
+    cured = {**algorithm, "server_learning_rate": 0.01, "optimiser": "sgd"}
+    assert Experiment.from_dict({**content, "algorithm": cured}).algorithm.steps == 5
+    one = {"name": "fedadam", "steps": 1, "optimiser": "sgd", "learning_rate": 0.01}
+    shared = {"mode": "distributed", "epsilon": 3.0}
+    assert Experiment.from_dict({"name": "a", "privacy": shared, "algorithm": one})

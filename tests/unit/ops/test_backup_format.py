@@ -297,7 +297,7 @@ def test_backup_appears_under_its_name_only_once_it_is_whole(tmp_path: Path) -> 
 
 def test_restore_interrupted_at_its_end_leaves_no_folder(tmp_path: Path) -> None:
     """The folder gets its name in the last step."""
-    with pytest.raises(FileNotFoundError), placed(tmp_path / "home"):
+    with pytest.raises(OurMistake, match="No such file"), placed(tmp_path / "home"):
         pass  # nothing was unpacked
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "home").mkdir()

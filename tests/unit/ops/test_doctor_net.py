@@ -86,7 +86,16 @@ def test_line_that_is_whole_tells_the_certificates_end_and_the_clock(home: Coord
     assert line.ends > NOW
 
 
-@pytest.mark.parametrize("date", ["", "yesterday", "Sat, 99 Foo 2026 00:00:00 GMT", "\x00" * 40])
+@pytest.mark.parametrize(
+    "date",
+    [
+        *("", "yesterday", "Sat, 99 Foo 2026 00:00:00 GMT", "\x00" * 40),
+        *(
+            "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+            "Mon, 01 Jan 2026 00:00:00 +9" + "9" * 20,
+        ),
+    ],
+)
 def test_health_that_tells_no_time_is_told_as_that(home: CoordinatorHome, date: str) -> None:
     """Hostile dates among them."""
     with listening(web(home, date)) as port:
@@ -268,3 +277,40 @@ def test_clock_is_that_of_whoever_told_one() -> None:
     assert doctor_lines.clock_of((DONE,), None) == 0.2
     assert doctor_lines.clock_of((Line("a:1", "connect"),), Asked(ahead_s=-40.0)) == -40.0
     assert doctor_lines.clock_of((), Asked()) is None
+
+
+def test_certificate_of_no_known_version_in_between_does_not_end_doctor(
+    home: CoordinatorHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens TLS on the way chooses what is read to name him."""
+
+    def odd(_: bytes) -> None:
+        raise doctor_net.x509.InvalidVersion("9 is not a valid X509 version", 9)
+
+    other = coordinator_at(tmp_path / "other")
+    monkeypatch.setattr(doctor_net.x509, "load_der_x509_certificate", odd)
+    with listening(web(other, formatdate(0))) as port:
+        line = doctor_net.look(f"127.0.0.1:{port}", authority(home), health=True)
+    assert (line.failed, line.issuer) == ("certificate", "")
+
+
+def test_line_that_cannot_be_looked_at_is_one_broken_line(
+    home: CoordinatorHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other checks are told all the same, and of the fault only its kind."""
+    from registry_stand_ins import node_at
+
+    from client import doctor, keys
+
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("with a secret in it")
+
+    node = node_at(tmp_path / "alpha", "alpha")
+    pinned = type("Pinned", (), {"address": "127.0.0.1:1", "ca_certificate": ""})
+    monkeypatch.setattr(keys, "pinned", lambda _: pinned)
+    monkeypatch.setattr(doctor_net, "look", explode)
+    monkeypatch.setattr(doctor, "asked", explode)
+    found = {one.check: one for one in doctor.examine(node)}
+    assert found["node.toml"].state == "ok"
+    assert found["superlink"].state == found["registry health"].state == "broken"
+    assert not any("secret" in one.found + one.do for one in found.values())

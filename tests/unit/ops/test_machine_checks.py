@@ -118,3 +118,10 @@ def test_text_of_a_peer_is_cut_to_plain_ascii(text: str) -> None:
     shown = printable(text)
     assert len(shown) <= 83
     assert all(c.isascii() and c.isprintable() and c not in '[]<>\\"' for c in shown)
+
+
+def test_version_that_a_peer_tells_moves_no_cursor() -> None:
+    """It is the coordinator's text, on the terminal of the hospital's IT."""
+    found = checks.check_versions("0.4.1", "0.4.0\x1b[2J\x1b]0;x\x07" + "9" * 60)
+    assert "\x1b" not in found.found
+    assert "\x07" not in found.found

@@ -25,9 +25,10 @@ from server.home import CoordinatorHome
 from server.run_config import RunConfig
 from shared_model import accounting, canonical, ledger, protocol, roster, signing
 from shared_model import weights as weights_io
-from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
+from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan, ServerMoments
 from shared_model.ledger import Chain
 from shared_model.noise import SystemNoise
+from shared_model.release import ModelParts
 from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
 
@@ -50,7 +51,8 @@ class Story:
     """How the run went; each field bends one thing.
 
     silent: sites whose answer in the closing exchange is missing, by round. receipts: how many
-    sites signed one, by round. wrong_sum: rounds whose published sum is not the sum.
+    sites signed one, by round. wrong_sum: rounds whose published sum is not the sum. adam: the
+    server step has a state.
     """
 
     run: str = "spring"
@@ -73,6 +75,23 @@ class Story:
     receipts: dict[int, int] = field(default_factory=dict)
     wrong_sum: tuple[int, ...] = ()
     version: int = 1
+    adam: bool = False
+
+
+ADAM = {
+    "version": 4,
+    "server_step": "fedadam",
+    "server_learning_rate": 0.05,
+    "server_moments": ServerMoments(),
+}
+
+
+def parts_of(weights: Weights) -> ModelParts | None:
+    """As a run's record has them."""
+    model, state = weights_io.parts(weights)
+    if not state:
+        return None
+    return ModelParts(weights=weights_io.digest(model), state=weights_io.state_digest(state))
 
 
 def small_model() -> tuple[ModelConfig, Weights]:
@@ -184,6 +203,7 @@ class _Writer:
             outcome="closed" if closed else "aggregated",
             model_in=model_in,
             model_out=weights_io.digest(weights),
+            parts=None if closed else parts_of(weights),
             participants=story.sites,
             request=as_base64(header),
             request_digest=protocol.header_digest(header),
@@ -207,6 +227,7 @@ class _Writer:
     def _request(self, number: int, weights: Weights) -> tuple[protocol.TrainRequest, bytes]:
         story = self.story
         changes = {"aggregation": "UnmaskedForSimulation"} if story.unmasked else {}
+        step = ADAM if story.adam else {"server_learning_rate": 1.0}
         request = protocol.TrainRequest(
             run=story.run,
             round=number,
@@ -217,7 +238,7 @@ class _Writer:
             body_digest=canonical.digest(weights_io.to_bytes(weights)),
             privacy=story.plan,
             training=LocalTraining(),
-            server_learning_rate=1.0,
+            **step,
             rounds=story.rounds,
             bookings=story.rounds + 3,
             code_digest=CODE,

@@ -230,3 +230,21 @@ def test_torn_writes_are_removed_before_a_round_goes_on(place):
     with pytest.raises(Killed):
         told(place)
     assert not torn.exists()
+
+
+def test_a_booking_that_was_written_is_gone_on_with_though_the_ledger_said_no(tmp_path):
+    """Its note could not be taken down (another process held the file): no replay, no alarm."""
+    consortium = Consortium.of(tmp_path, SITES)
+    node = consortium.nodes["alpha"]
+    reserve, faults = node.books.reserve, [Refused("The ledger is held.", reason="ledger")]
+
+    def held(*args, **options):
+        found = reserve(*args, **options)
+        if faults:
+            raise faults.pop()
+        return found
+
+    node.books.reserve = held
+    assert consortium.told("alpha", *consortium.request(), kind=Refusal).reason == "ledger"
+    assert isinstance(told(consortium), TrainReply)
+    assert node.books.incidents == []

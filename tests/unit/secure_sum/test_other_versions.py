@@ -53,6 +53,7 @@ def test_the_software_that_it_names_is_told_if_it_can_be_printed() -> None:
     "value",
     [
         {**PLAIN, "more": 1},
+        {**PLAIN, "version": 4},
         {**PLAIN, "version": 0},
         {**PLAIN, "version": True},
         {**PLAIN, "version": "2"},
@@ -62,7 +63,7 @@ def test_the_software_that_it_names_is_told_if_it_can_be_printed() -> None:
         b"no JSON",
         b"[" * 100_000,
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_anything_else_is_no_legal_message_and_no_version(value: Any) -> None:
     fault = opened(value)

@@ -103,3 +103,22 @@ def test_a_pause_holds_when_the_clock_is_put_back(
     assert rest.why_at_rest(home) == "paused"
     with pytest.raises(Refused):
         rest.check_awake(home)
+
+
+def test_a_pause_holds_for_what_arrives_after_the_clock_is_put_back(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that came after the pause is not one of before it because the clock says so."""
+    state.pause(home)
+    earlier_s = time.time() - 600.0
+    monkeypatch.setattr("client.rest.time.time", lambda: earlier_s)
+    with rest.asked(earlier_s - 1.0), pytest.raises(Refused):
+        rest.check_awake(home)
+
+
+def test_a_round_of_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    """The clock was a year ahead and was put right: the node still comes to rest."""
+    now_s = begun(tmp_path, age_s=-365 * 86_400.0)
+    assert not rest.unfinished(tmp_path, now_s)
+    begun(tmp_path, age_s=-5.0)  # another machine's disk is some seconds ahead
+    assert rest.unfinished(tmp_path, now_s)

@@ -1,0 +1,152 @@
+"""The predicted bytes are those of a real round: of coordinator and nodes, counted on their way."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.run_config import RunConfig
+from shared_model import protocol
+from shared_model.errors import OurMistake
+from simulations import federation
+from simulations.lab.deployed_bytes import DeployedRound, round_of
+
+TRIPS = {
+    "train-request": ("submit", True),
+    "train-reply": ("submit", False),
+    "agree-request": ("agree", True),
+    "agreement": ("agree", False),
+    "open-request": ("open", True),
+    "shares-reply": ("open", False),
+    "close-request": ("close", True),
+    "close-reply": ("close", False),
+    "verify-request": ("verify", True),
+    "sum-receipt": ("verify", False),
+}
+DIGITS = 40
+"""Bytes by which a header may differ: names and numbers have other digits."""
+
+
+@dataclass
+class Counting:
+    """Hospitals of a federation, and the sizes of all that goes to and from one of them."""
+
+    hospitals: federation.Federation
+    site: str
+    seen: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+
+    def handle(self, site: str, header: bytes, body: bytes) -> tuple[bytes, bytes]:
+        answer = self.hospitals.handle(site, header, body)
+        for one, content in ((header, body), answer):
+            told = protocol.readable(one)
+            if site == self.site:
+                self.seen[told["kind"], told.get("round", 0)] = (len(one), len(content))
+        return answer
+
+
+def waves(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows without meaning."""
+    signal = rng.standard_normal((count, 2, 1250)).astype(np.float32)
+    return signal, np.ones((count, 2, 50), dtype=bool)
+
+
+@pytest.fixture(scope="module", params=["local", "distributed"])
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Counting, DeployedRound]:
+    """Two rounds of four hospitals as they were, and the prediction."""
+    shared = request.param == "distributed"
+    declared = {f"site-{place:03d}": 4 for place in range(1, 5)}
+    config = RunConfig.from_dict(
+        {
+            "run": "counted",
+            "preset": "tiny",
+            "rounds": 2,
+            "begin_with": "random-weights",
+            "privacy": {
+                "sample_rate": 0.25,
+                "noise_multiplier": 2.0,
+                "clipping_norm": 1.0,
+                "steps": 1,
+                "mode": request.param,
+            },
+            "training": {"optimiser": "sgd" if shared else "adam", "segments": 1},
+            "poll_s": 0.01,
+        }
+    )
+    place: Path = tmp_path_factory.mktemp("consortium")
+    made = federation.found(
+        place,
+        declared,
+        windows_per_patient=1,
+        seed=1,
+        repeatable=False,
+        epsilon=100.0,
+        now=datetime.datetime.now(datetime.UTC),
+        draw=waves,
+    )
+    counting = Counting(made, "site-001")
+    record = federation.train(made, config, hospitals=counting)
+    assert record.state == "finished"
+    threshold = record.roster.threshold
+    return counting, round_of(config, declared=list(declared.values()), threshold=threshold)
+
+
+def test_each_message_has_the_predicted_size(both: tuple[Counting, DeployedRound]) -> None:
+    """Headers but for digits; bodies to the byte where they hold no headers."""
+    counting, found = both
+    predicted = {(one.trip, one.to_site): one for one in found.messages}
+    for kind, key in TRIPS.items():
+        header, body = counting.seen[kind, 2]
+        assert predicted[key].header == pytest.approx(header, abs=DIGITS), kind
+        exact = kind not in ("verify-request", "close-request")
+        assert predicted[key].body == pytest.approx(body, abs=0 if exact else 4 * DIGITS), kind
+
+
+def test_an_epoch_has_the_predicted_size(both: tuple[Counting, DeployedRound]) -> None:
+    """The request for keys with its roster, and the answer."""
+    counting, found = both
+    sizes = {one.to_site: one for one in found.messages if one.trip == "epoch"}
+    for kind, to_site in (("epoch-request", True), ("epoch-key", False)):
+        header, body = counting.seen[kind, 0]
+        assert sizes[to_site].header == pytest.approx(header, abs=DIGITS)
+        assert sizes[to_site].body == pytest.approx(body, abs=DIGITS)
+
+
+def test_a_round_s_bytes_are_those_of_the_run(both: tuple[Counting, DeployedRound]) -> None:
+    """Down and up at one site, in the second round, an epoch left out: within 0.1 %."""
+    counting, found = both
+    down = sum(sum(counting.seen[kind, 2]) for kind, (_, to_site) in TRIPS.items() if to_site)
+    up = sum(sum(counting.seen[kind, 2]) for kind, (_, to_site) in TRIPS.items() if not to_site)
+    epoch = [one for one in found.messages if one.trip == "epoch"]
+    assert found.down - sum(found.share(one) for one in epoch if one.to_site) == pytest.approx(
+        down, rel=1e-3
+    )
+    assert found.up - sum(found.share(one) for one in epoch if not one.to_site) == pytest.approx(
+        up, rel=1e-3
+    )
+
+
+def test_a_roster_has_its_limits() -> None:
+    """One hospital, or 256, make no deployed round."""
+    config = RunConfig.from_dict(
+        {
+            "run": "counted",
+            "preset": "tiny",
+            "rounds": 1,
+            "privacy": {
+                "sample_rate": 0.1,
+                "noise_multiplier": 2.0,
+                "clipping_norm": 1.0,
+                "steps": 1,
+            },
+        }
+    )
+    for count in (1, 256):
+        with pytest.raises(OurMistake, match="2 to 255 hospitals"):
+            round_of(config, declared=[100] * count, threshold=2)
+    assert round_of(config, declared=[100] * 255, threshold=171).up > 0.0

@@ -1,0 +1,191 @@
+"""Federations of recordings: read as a hospital reads, patients never split, nobody named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.ingest import prepare_recording
+from client.records import Recording, guess_mapping, read_folder
+from shared_model.errors import OurMistake
+from simulations.cohort import SiteEffects, draw_cohort, write_site
+from simulations.lab import sources
+from simulations.lab.data import FederationData
+from simulations.lab.experiment import Experiment
+
+WARD = SiteEffects(name="ward", missing=0.3, rhythms={"sinus": 0.5, "af": 0.5})
+
+
+def experiment(folders: list[Path], **federation: Any) -> Experiment:
+    return Experiment.from_dict(
+        {
+            "name": "read",
+            "privacy": {"mode": "none"},
+            "federation": {
+                "source": "folders",
+                "folders": [str(folder) for folder in folders],
+                **federation,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two hospitals of 6 and 4 pretend patients with two recordings each, as files."""
+    root = tmp_path_factory.mktemp("recordings")
+    made = []
+    for name, patients, seed in (("North_Ward", 6, 1), ("clinic", 4, 2)):
+        cohort = draw_cohort(
+            np.random.default_rng(seed), patients, 4, WARD, recordings_per_patient=2
+        )
+        write_site(root / name, cohort, "parquet")
+        made.append(root / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def natural(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> FederationData:
+    return sources.prepare(experiment(folders), tmp_path_factory.mktemp("natural"))
+
+
+def by_patient(folder: Path) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
+    """Usable windows, as float16 bytes, and labels of each patient, by the hospitals' reader."""
+    found: dict[str, tuple[list[bytes], dict[str, Any]]] = {}
+    for item in read_folder(folder, guess_mapping(folder)):
+        assert isinstance(item, Recording)
+        windows = prepare_recording(item).windows()
+        mine = found.setdefault(item.patient, ([], dict(item.labels)))
+        mine[0].extend(one.astype("<f2").tobytes() for one in windows.signal[windows.usable])
+    yield from found.values()
+
+
+def patients_of(data: FederationData, site: int) -> list[list[bytes]]:
+    rows = np.flatnonzero(data.table["site"] == site)
+    return [
+        [
+            data.signal[window].tobytes()
+            for window in range(
+                data.table["first"][row], data.table["first"][row] + data.table["windows"][row]
+            )
+        ]
+        for row in rows
+    ]
+
+
+def test_a_folder_is_a_site_with_the_windows_a_hospital_would_have(
+    natural: FederationData, folders: list[Path]
+) -> None:
+    """Byte by byte, patient by patient, with what its table says of them."""
+    assert [site.name for site in natural.sites] == ["clinic", "north-ward"]
+    for site, folder in ((0, folders[1]), (1, folders[0])):
+        wanted = list(by_patient(folder))
+        assert patients_of(natural, site) == [windows for windows, _ in wanted]
+        rows = natural.table["site"] == site
+        assert natural.table["rhythm"][rows].tolist() == [labels["rhythm"] for _, labels in wanted]
+        assert natural.table["age"][rows].tolist() == [labels["age"] for _, labels in wanted]
+
+
+def test_nobody_is_named_in_the_federation(natural: FederationData) -> None:
+    """Neither identifiers of patients, nor names of files, nor paths."""
+    for path in natural.folder.iterdir():
+        content = path.read_bytes()
+        assert b"sim-0001" not in content
+        assert str(natural.folder.parent).encode() not in content
+    assert natural.about["source"]["left_out"] == {}
+    assert natural.sites[0].about == "recordings 8, patients 4"
+
+
+def test_a_pool_of_folders_never_splits_a_patient(
+    natural: FederationData, folders: list[Path], tmp_path: Path
+) -> None:
+    """Shared out again, each patient has all windows, at one site."""
+    made = experiment(folders, hospitals=3, partition={"kind": "iid", "smallest": 3})
+    data = sources.prepare(made, tmp_path)
+    before = sorted(one for site in (0, 1) for one in patients_of(natural, site))
+    after = sorted(one for site in (0, 1, 2) for one in patients_of(data, site))
+    assert after == before
+
+
+def test_a_folder_that_changed_is_read_again(folders: list[Path], tmp_path: Path) -> None:
+    """By names, sizes and times of its files."""
+    import os
+    import shutil
+
+    mine = Path(shutil.copytree(folders[0], tmp_path / "copy"))
+    before = sources.key_of(experiment([mine]))
+    assert sources.key_of(experiment([mine])) == before
+    os.utime(next(mine.iterdir()), ns=(1, 1))
+    assert sources.key_of(experiment([mine])) != before
+
+
+def test_a_site_that_cannot_train_is_left_out_in_words(folders: list[Path], tmp_path: Path) -> None:
+    """A folder without recordings, or with one patient; with no site at all it is refused."""
+    small = draw_cohort(np.random.default_rng(3), 1, 4, WARD)
+    write_site(tmp_path / "small", small, "parquet")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing here")
+    made = experiment([*folders, tmp_path / "small", tmp_path / "empty"])
+    data = sources.prepare(made, tmp_path / "out")
+    assert [site.name for site in data.sites] == ["clinic", "north-ward"]
+    left_out = data.about["source"]["left_out"]
+    assert "needed 3" in left_out["small"]
+    assert "not-a-recording 1" in left_out["empty"]
+    with pytest.raises(OurMistake, match="no patient with a usable window"):
+        sources.prepare(experiment([tmp_path / "empty"]), tmp_path / "none")
+    with pytest.raises(OurMistake, match="No site has the 3 patients"):
+        sources.prepare(experiment([tmp_path / "small"]), tmp_path / "none")
+    assert not (tmp_path / "none" / "federation.json").exists()
+
+
+def test_folders_that_are_absent_or_called_alike_are_refused(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    """Before anything is read."""
+    with pytest.raises(OurMistake, match="not there"):
+        sources.prepare(experiment([tmp_path / "absent"]), tmp_path / "out")
+    twin = tmp_path / "north ward"
+    twin.mkdir()
+    with pytest.raises(OurMistake, match="north-ward"):
+        sources.prepare(experiment([folders[0], twin]), tmp_path / "out")
+
+
+def test_labels_that_only_some_sites_have_are_unknown_elsewhere(tmp_path: Path) -> None:
+    """NaN for numbers, "" for words; a label that is both becomes words."""
+    from simulations.lab.drawn import Patients
+    from simulations.lab.patient_pool import PatientPool
+
+    def one(labels: dict[str, Any]) -> Patients:
+        signal = np.zeros((1, 2, 1250), np.float16)
+        made = {name: np.array([value]) for name, value in labels.items()}
+        return Patients(signal, np.ones((1, 2, 50), bool), np.array([1]), made)
+
+    with PatientPool(tmp_path / "pool") as pool:
+        pool.add(one({"age": 50.0, "stage": "II", "code": 3.0}), "a")
+        pool.add(one({"stage": "I", "code": "x"}), "b")
+        pool.add(one({"age": 60.0}), "c")
+        labels = pool.labels()
+        assert pool.natural == ["a", "b", "c"]
+    assert labels["age"].tolist()[::2] == [50.0, 60.0]
+    assert np.isnan(labels["age"][1])
+    assert labels["stage"].tolist() == ["II", "I", ""]
+    assert labels["code"].tolist() == ["3", "x", ""]
+    assert not (tmp_path / "pool").exists()
+
+
+def test_real_recordings_become_a_federation(data_root: Path, tmp_path: Path) -> None:
+    """Three small collections: PPG alone, ECG and PPG, a phone's camera."""
+    names = ["phone_welltory", "wearable_troika", "wearable_bami1"]
+    data = sources.prepare(experiment([data_root / name for name in names]), tmp_path)
+    assert [site.name for site in data.sites] == [
+        "phone-welltory", "wearable-bami1", "wearable-troika",
+    ]  # fmt: skip
+    sensors = [data.valid[data.patients(site).first].any(axis=(0, 2)) for site in range(3)]
+    assert [one.tolist() for one in sensors] == [[False, True], [False, True], [True, True]]
+    assert "hr" in data.labels
+    for site in range(3):
+        assert data.patients(site).patient_count >= 5
