@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def test_bytes_that_are_no_packet_are_refused(data: bytes) -> None:
     """Never another exception."""
     with pytest.raises(Refused):
         packet.unpack(data)
+
+
+def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(
+    setup: Setup, data: FederationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a GPU, a machine without one refuses."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = setup.experiment.with_values({"engine.gpus_per_client": 0.5})
+    with (
+        in_process(Job.of(replace(setup, experiment=asked)), 1) as engine,
+        pytest.raises(OurMistake, match="finds none"),
+    ):
+        engine.round(given_of(setup, data), [0], 110_592)
 
 
 # ------------------------------------------------------------------ rounds
