@@ -162,7 +162,8 @@ def train_round(
     norms = mae.norm_names(model) if local is not None and local.norms else frozenset[str]()
     if local is not None:
         own = local.own_norms(_plain(received), norms)
-        received |= {_PREFIX + name: torch.from_numpy(own[name].copy()) for name in own}
+        for name, value in own.items():
+            received[_PREFIX + name].copy_(torch.from_numpy(value))
     start = {name: value.copy() for name, value in _plain(received).items()}
     sent = [name for name in start if name not in norms]
     corrected = correction(training, start, sent, local)
@@ -181,7 +182,7 @@ def train_round(
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
         change_of = optimiser.step(corrected(mean, _plain(weights)))
         for name, change in privacy.split(change_of, weights).items():
-            weights[name] += torch.from_numpy(change)
+            weights[name] += torch.from_numpy(change).to(weights[name].device)
         if steps is not None:
             now = {name: value.copy() for name, value in _plain(weights).items()}
             moments = optimiser.moments()
@@ -237,8 +238,8 @@ def _prepared(
 
 
 def _plain(weights: Mapping[str, Tensor]) -> Weights:
-    """The same memory as arrays, by the names in the model."""
-    return {name.removeprefix(_PREFIX): value.numpy() for name, value in weights.items()}
+    """As arrays, by the names in the model: the same memory, but for weights on a GPU."""
+    return {name.removeprefix(_PREFIX): value.cpu().numpy() for name, value in weights.items()}
 
 
 def _fill(weights: dict[str, Tensor], kept: Weights) -> None:
@@ -271,8 +272,10 @@ def _sum_of_patients(
 ) -> np.ndarray:
     """Clipped sum over the sampled patients, float64 (d,); one chunk in memory at once."""
     total = np.zeros(sum(value.numel() for value in weights.values()), dtype=np.float64)
+    device = next(iter(weights.values())).device
     for start in range(0, len(sampled), chunk):
-        batch = unit_batch(data, sampled[start : start + chunk], training, rng)
+        made = unit_batch(data, sampled[start : start + chunk], training, rng)
+        batch = [value.to(device) for value in made]
         total += privacy.clipped_sum(unit, weights, batch, plan.clipping_norm, chunk=chunk)
     return total
 

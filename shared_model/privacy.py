@@ -123,7 +123,7 @@ def clip_and_sum(
     scale = torch.clamp(bound / torch.clamp(norm, min=torch.finfo(torch.float64).tiny), max=1.0)
     good = torch.isfinite(norm)
     if keep is not None:
-        good = good & keep
+        good = good & keep.to(good.device)
     scale = torch.where(good, scale, torch.zeros_like(scale))
     parts = []
     for name in names:

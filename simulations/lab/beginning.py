@@ -155,6 +155,11 @@ def _words(experiment: Experiment, setup: Setup) -> Sequence[str]:
             f"Updates are quantised to {setup.bits} bits{fewer}, within an L2 bound of "
             f"{setup.norm_bound:.4g}."
         )
+    if experiment.engine.gpus_per_client > 0.0:
+        said.append(
+            "Clients compute on GPUs, whose rounding is their own: another machine, or a CPU, may "
+            "make another model."
+        )
     if experiment.federation.source == "waves":
         said.append(
             "The patients are noisy sines without any meaning: good for timing, for nothing else."

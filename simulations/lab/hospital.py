@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.errors import FedprintError
+from shared_model.errors import FedprintError, OurMistake
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 from shared_model.secure_sum.numbers import Numbers
 from shared_model.secure_sum.primitives import Words
@@ -176,7 +176,7 @@ class Hospitals:
         self.declared = [site.declared for site in self.data.sites]
         self.weights = weights_of_sites(self.declared)
         self.model = mae.build(mae.PRESETS[self.experiment.model.preset], 0)
-        self.device = _device(self.experiment.engine.gpus_per_client)
+        self.model.to(_device(self.experiment.engine.gpus_per_client))
         self.training = self.experiment.algorithm.training(self.experiment.model.trainable)
 
     @property
@@ -262,9 +262,21 @@ class Hospitals:
 
 
 def _device(gpus: float) -> str:
+    """Where clients compute.
+
+    Raises:
+        OurMistake: a GPU is asked for, and torch finds none here.
+    """
+    if gpus <= 0.0:
+        return "cpu"
     import torch
 
-    return "cuda" if gpus > 0.0 and torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        raise OurMistake(
+            "engine.gpus_per_client asks for a GPU, and torch finds none on this machine.",
+            do="Leave it out, or install a torch with CUDA.",
+        )
+    return "cuda"
 
 
 class Workplace(Protocol):

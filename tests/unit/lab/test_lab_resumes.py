@@ -20,12 +20,12 @@ SMALL: dict[str, Any] = {
     "model": {"begin_with": "random-weights"},
     "federation": {
         "source": "waves",
-        "hospitals": 5,
+        "hospitals": 4,
         "patients": 4,
         "windows_per_patient": 1,
         "held_out": 0.0,
     },
-    "behaviours": [{"kind": "drop-out", "share": 0.4, "probability": 0.5}],
+    "behaviours": [{"kind": "drop-out", "share": 0.5, "probability": 0.5}],
     "participation": {"minimum_contributors": 2},
     "algorithm": {
         "name": "fedadam",
@@ -134,7 +134,21 @@ INSTANTS = {
 }
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+NORMAL = {
+    "after the federation",
+    "as a site keeps its state",
+    "with half the rows",
+    "with rows but no checkpoint",
+    "right after a checkpoint",
+    "before the result",
+}
+"""Instants of every run of the tests; the others are long."""
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [pytest.param(one, marks=[] if one in NORMAL else [pytest.mark.long]) for one in INSTANTS],
+)
 def test_a_run_killed_there_goes_on_to_the_same_end(
     instant: str,
     undisturbed: list[Any],
