@@ -18,7 +18,7 @@ from pathlib import Path
 from shared_model.config import ModelConfig
 from shared_model.mae import build, weights_of
 from shared_model.weights import Weights
-from simulations.lab import evaluate_probe_rows, evaluate_reconstruction
+from simulations.lab import evaluate_backdoor, evaluate_probe_rows, evaluate_reconstruction
 from simulations.lab.data import FederationData
 from simulations.lab.evaluate_network import Fixed, Network, Own
 from simulations.lab.evaluate_probes import labels_of
@@ -55,7 +55,8 @@ def evaluate(
         "always the median"), kind, value, low, high (95 % over patients), gain, gain_low, gain_high
         (over random-init, paired, positive is better; probes over all sites only), patients,
         epsilon. Kinds: "loss", "auroc", "mae", "r", "bpm" (mean absolute difference of heart
-        rates), "share" (of windows in which no heart rate was found).
+        rates), "share" (of windows in which no heart rate was found); with a backdoor in the
+        experiment "shift" and "captured" (`behaviours.backdoor_success`).
 
     Raises:
         OurMistake: the experiment asks for a label that the patients do not have.
@@ -67,10 +68,12 @@ def evaluate(
         base = prepared.baselines(threads)
         rows = evaluate_reconstruction.rows(fixed, network, round, FEDERATED)
         rows += evaluate_probe_rows.rows(fixed, network, round, base)
+        rows += evaluate_backdoor.rows(fixed, network, round, FEDERATED)
         if round == 0:
             untrained = prepared.random(threads, RANDOM_SEEDS[0])
             rows += evaluate_reconstruction.rows(fixed, untrained, 0, RANDOM_INIT)
             rows += evaluate_probe_rows.baselines(fixed, base)
+            rows += evaluate_backdoor.rows(fixed, untrained, 0, RANDOM_INIT)
     return [{**row, "epsilon": epsilon} for row in rows]
 
 

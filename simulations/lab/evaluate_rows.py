@@ -23,6 +23,7 @@ LOSSES = {
 """Task -> field of `evaluate_signals.Pass`."""
 DRAWN = {"ECG from PPG": ("ppg", 0), "PPG from ECG": ("ecg", 1)}
 """Task -> the sensor that is seen, the channel that is drawn."""
+BACKDOOR = "backdoor"
 
 
 def row_of(

@@ -281,7 +281,10 @@ class Engine(Part):
 
 
 class Tracking(Part):
-    """Who is told. TensorBoard files are always written; the others need an extra each."""
+    """Who is told. TensorBoard files are always written; the others need an extra each.
+
+    mlflow: address of a tracking server or database, or a folder. wandb: name of a project.
+    """
 
     mlflow: str | None = None
     wandb: str | None = None
@@ -374,6 +377,10 @@ class Experiment(Part):
         if self.federation.folders:
             folders = tuple(str(folder / one) for one in self.federation.folders)
             changed["federation"] = self.federation.model_copy(update={"folders": folders})
+        tracked = self.tracking.mlflow
+        if tracked is not None and "://" not in tracked and tracked not in {"databricks", "uc"}:
+            made = str(folder / tracked)
+            changed["tracking"] = self.tracking.model_copy(update={"mlflow": made})
         return self.model_copy(update=changed)
 
     def with_values(self, values: dict[str, Any]) -> Experiment:

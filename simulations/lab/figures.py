@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.errors import OurMistake
+from shared_model.weights import Weights
 from simulations.lab.data import FederationData
-from simulations.lab.evaluate_rows import DRAWN, FEDERATED, LOSSES, MEDIAN, RANDOM_INIT
+from simulations.lab.evaluate_rows import BACKDOOR, DRAWN, FEDERATED, LOSSES, MEDIAN, RANDOM_INIT
 from simulations.lab.experiment import Experiment
 
 F64 = npt.NDArray[np.float64]
 Row = dict[str, Any]
 MEGABYTE = 1e6
-NOT_LABELS = {*LOSSES, *DRAWN, "backdoor"}
+NOT_LABELS = {*LOSSES, *DRAWN, BACKDOOR}
 """Tasks that are no labels of patients."""
 
 
@@ -96,6 +97,22 @@ class RunData:
             place = Path(told.read_text(encoding="utf-8").strip())
         made = FederationData(place)
         return made if (place / "federation.json").is_file() else None
+
+    @cached_property
+    def own_norms(self) -> dict[str, Weights]:
+        """LayerNorms that sites keep for themselves, after the last round."""
+        from client.local_state import NORMS
+        from simulations.lab.checkpoint import SiteStates
+
+        states = SiteStates(self.folder / "state" / "sites")
+        kept = {
+            site.name: states.before(place, self.experiment.rounds + 1)
+            for place, site in enumerate(self.data.sites if self.data else ())
+        }
+        return {
+            name: {key.removeprefix(NORMS): one[key] for key in one if key.startswith(NORMS)}
+            for name, one in kept.items()
+        }
 
     @cached_property
     def evaluated(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simulations.lab.evaluate import left_out
-from simulations.lab.evaluate_rows import DRAWN, LOSSES, MEDIAN, RANDOM_INIT, UNIT_LOSS
+from simulations.lab.evaluate_rows import BACKDOOR, DRAWN, LOSSES, MEDIAN, RANDOM_INIT, UNIT_LOSS
 from simulations.lab.evaluate_sample import LEAST_OF_A_SITE, MOST_OF_A_SITE, WINDOWS
 from simulations.lab.figures import MEGABYTE, NOT_LABELS, Row, RunData
 from simulations.lab.lab_report_words import KINDS, estimate
@@ -53,9 +53,9 @@ def reconstruction(run: RunData) -> ReportTable:
             "patients": row["patients"],
         }
         for row in run.last(site="all")
-        if row["task"] in {*LOSSES, *DRAWN}
+        if row["task"] in {*LOSSES, *DRAWN, BACKDOOR}
     ]
-    caption = f"Reconstruction at round {_last(run)}; 95 % intervals over patients"
+    caption = f"Losses and reconstruction at round {_last(run)}; 95 % intervals over patients"
     return ReportTable.of(caption, rows)
 
 
@@ -64,10 +64,15 @@ def sites(run: RunData) -> tuple[ReportTable, str]:
     names: dict[str, Row] = {}
     for row in _by_site(run):
         names[row["site"]] = row
-    if run.evaluated:
-        for row in run.at_sites(UNIT_LOSS, "loss", run.evaluated[-1]):
-            names.setdefault(row["site"], {"site": row["site"]})["unit loss"] = estimate(row)
-    ordered = sorted(names.values(), key=lambda row: row.get("unit loss", ""), reverse=True)
+    losses = {
+        row["site"]: row
+        for row in (run.at_sites(UNIT_LOSS, "loss", run.evaluated[-1]) if run.evaluated else ())
+    }
+    for site, row in losses.items():
+        names.setdefault(site, {"site": site})["unit loss"] = estimate(row)
+    ordered = sorted(
+        names.values(), key=lambda row: -losses.get(row["site"], {"value": -1.0})["value"]
+    )
     columns = ("site", "patients", "asked", "answered", "epsilon", "MB up", "MB down", "unit loss")
     shown = [{name: row.get(name) for name in columns} for row in ordered[:MOST_SITES]]
     left = len(ordered) - len(shown)

@@ -15,6 +15,8 @@ KINDS = {
     "bpm": "heart-rate difference, beats a minute",
     "share": "share of windows without a heart rate",
     "loss": "loss",
+    "shift": "shift of cosine towards the attacker's target",
+    "captured": "share nearer to the target than to itself",
 }
 
 

@@ -5,21 +5,22 @@ plots = draw_all(RunData.read(folder), folder / "plots")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared_model.weights import Weights
+from shared_model import mae
+from shared_model import weights as weights_io
 from simulations.lab import plots_curves, plots_maps, plots_signals, plots_sites
 from simulations.lab.evaluate import one_thread
+from simulations.lab.evaluate_network import Network
 from simulations.lab.figures import RunData
 from simulations.lab.plots_style import CannotDraw, Plot, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from shared_model.config import ModelConfig
 
 CURVES: tuple[tuple[str, str, Callable[[RunData], tuple[Figure, str]]], ...] = (
     ("loss", "Loss", plots_curves.loss),
@@ -35,7 +36,6 @@ NOT_SHOWN = (
     "These would be signals of real people: they are drawn only by "
     "fedprint-lab report OUT --show-signals"
 )
-NO_MODEL = "The run has no final model yet."
 
 
 def draw_all(
@@ -69,8 +69,7 @@ def draw_all(
 
 
 def _maps(run: RunData, umap: bool) -> tuple[Figure, str]:
-    config, weights = _model(run)
-    return plots_maps.fingerprints(run, config, weights, umap=umap)
+    return plots_maps.fingerprints(run, network_of(run), umap=umap)
 
 
 def _reconstructions(run: RunData, folder: Path, *, show_signals: bool) -> list[Plot]:
@@ -80,8 +79,7 @@ def _reconstructions(run: RunData, folder: Path, *, show_signals: bool) -> list[
     try:
         if run.experiment.federation.source == "folders" and not show_signals:
             raise CannotDraw(NOT_SHOWN)
-        config, weights = _model(run)
-        shown = plots_signals.examples(run, config, weights)
+        shown = plots_signals.examples(run, network_of(run))
     except CannotDraw as reason:
         return [Plot(RECONSTRUCTIONS, title, str(reason))]
     parts = -(-len(shown.truth) // plots_signals.A_FIGURE)
@@ -96,18 +94,19 @@ def _reconstructions(run: RunData, folder: Path, *, show_signals: bool) -> list[
     ]
 
 
-def _model(run: RunData) -> tuple[ModelConfig, Weights]:
-    """The final model and its shape.
+def network_of(run: RunData) -> Network:
+    """The final model; with local norms, each site's own in their place.
 
     Raises:
-        CannotDraw: there is none yet. Refused: it is damaged.
+        CannotDraw: there is none yet, or the patients are gone. Refused: it is damaged.
     """
-    from shared_model import mae
-    from shared_model import weights as weights_io
-
     path = run.folder / "model.safetensors"
     if not path.is_file():
-        raise CannotDraw(NO_MODEL)
+        raise CannotDraw("The run has no final model yet.")
+    if run.data is None:
+        raise CannotDraw("The federation's patients are not on this machine any more.")
     config = mae.PRESETS[run.experiment.model.preset]
     like = mae.weights_of(mae.build(config, seed=0))
-    return config, weights_io.from_bytes(path.read_bytes(), like=like)
+    weights = weights_io.from_bytes(path.read_bytes(), like=like)
+    own = run.own_norms if run.experiment.algorithm.local_norms else {}
+    return Network(config, weights, run.data, own, os.cpu_count() or 1)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.config import ModelConfig
-from shared_model.weights import Weights
 from simulations.lab.evaluate_network import Network
 from simulations.lab.evaluate_probes import Label, labels_of
 from simulations.lab.evaluate_sample import Signals, choose
@@ -41,23 +39,20 @@ NOT_NOW = (
 NOT_HERE = "UMAP is not drawn: umap-learn is not installed\n(pip install 'fedprint[lab]')"
 
 
-def fingerprints(
-    run: RunData, config: ModelConfig, weights: Weights, *, umap: bool
-) -> tuple[Figure, str]:
+def fingerprints(run: RunData, network: Network, *, umap: bool) -> tuple[Figure, str]:
     """Held-out patients' mean fingerprints of both sensors in two dimensions."""
-    if run.data is None:
-        raise CannotDraw("The federation's patients are not on this machine any more.")
-    chosen = choose(run.data, run.experiment)
-    signals = Signals.read(run.data, chosen.measured)
-    features = Network(config, weights, run.data).fingerprints(signals, "both")
+    data = network.data
+    chosen = choose(data, run.experiment)
+    signals = Signals.read(data, chosen.measured)
+    features = network.fingerprints(signals, "both")
     places = np.flatnonzero(np.isfinite(features[:, 0]))
     if len(places) < LEAST_PATIENTS:
         raise CannotDraw(
             f"Fewer than {LEAST_PATIENTS} held-out patients: a map of them would say nothing."
         )
     rows = signals.rows[places]
-    site = run.data.table["site"][rows]
-    label = _label(run, labels_of(run.data, run.experiment, chosen)[0])
+    site = data.table["site"][rows]
+    label = _label(run, labels_of(data, run.experiment, chosen)[0])
     first, share = _pca(features[places].astype(np.float64))
     maps = {"PCA": first}
     second = _umap(features[places]) if umap else NOT_NOW
@@ -68,7 +63,7 @@ def fingerprints(
         figure.supxlabel(second, fontsize=6, color=GREY)
     for row, (name, made) in enumerate(maps.items()):
         left, right = axes[2 * row], axes[2 * row + 1]
-        _by_class(left, made, _largest(site, [one.name for one in run.data.sites]))
+        _by_class(left, made, _largest(site, [one.name for one in data.sites]))
         left.set_title(f"{name}, by site")
         if label is None:
             blank(right, "No label could be probed.")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.config import FS_HZ, ModelConfig
-from shared_model.weights import Weights
+from shared_model.config import FS_HZ
 from simulations.lab.evaluate_network import Network
 from simulations.lab.evaluate_sample import Signals, choose, generator
 from simulations.lab.evaluate_signals import public_masks
@@ -44,7 +43,7 @@ class Examples:
     drawn: npt.NDArray[np.float32] = field(repr=False)
 
 
-def examples(run: RunData, config: ModelConfig, weights: Weights) -> Examples:
+def examples(run: RunData, network: Network) -> Examples:
     """Held-out patients, drawn with the experiment's seed, who have both sensors.
 
     Raises:
@@ -53,20 +52,18 @@ def examples(run: RunData, config: ModelConfig, weights: Weights) -> Examples:
     wanted = run.experiment.evaluation.reconstructions
     if not wanted:
         raise CannotDraw("The experiment asks for none (evaluation.reconstructions = 0).")
-    if run.data is None:
-        raise CannotDraw("The federation's patients are not on this machine any more.")
-    chosen = choose(run.data, run.experiment)
+    chosen = choose(network.data, run.experiment)
     rng = generator("examples", run.experiment.seed)
     rows = rng.permutation(np.union1d(chosen.measured, chosen.by_site))
-    some = Signals.read(run.data, np.sort(rows[: SEARCHED * wanted]))
+    some = Signals.read(network.data, np.sort(rows[: SEARCHED * wanted]))
     whole = np.asarray(some.valid.all((2, 3)))  # (patient, window)
     places = np.flatnonzero(np.any(whole, axis=1))[:wanted]
     if not len(places):
         raise CannotDraw("No held-out patient was found with a whole window of both sensors.")
-    shown = Signals.read(run.data, some.rows[places])
+    shown = Signals.read(network.data, some.rows[places])
     training = run.experiment.algorithm.training(run.experiment.model.trainable)
     masks = public_masks(shown, training.patch_masks, rng)
-    done = Network(config, weights, run.data).reconstruct(shown, training, masks)
+    done = network.reconstruct(shown, training, masks)
     each, window = np.arange(len(places)), whole[places].argmax(axis=1)
     return Examples(shown.signal[each, window].astype(np.float32), done.drawn[each, window])
 

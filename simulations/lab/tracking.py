@@ -170,7 +170,8 @@ def kept(folder: Path) -> Iterator[tuple[int, Points]]:
         return
     journal = Journal(folder / "state" / "journal.jsonl")
     measured: dict[int, list[dict[str, Any]]] = {}
-    for row in journal.lines("probe", found.journal):
+    for line in journal.lines("probe", found.journal):
+        row = line["row"]
         measured.setdefault(int(row["round"]), []).append(row)
     rows = {int(row["round"]): row for row in journal.lines("round", found.journal)}
     for number in sorted({*measured, *rows}):

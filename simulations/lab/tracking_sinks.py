@@ -144,16 +144,19 @@ class WandB:
 
 
 def _uri(address: str) -> str:
-    if "://" in address or address in {"databricks", "uc"}:
+    """A URI as it is; of a folder, its database: MLflow takes no plain folder any more."""
+    plain = address.removeprefix("file://")
+    if "://" in plain or plain in {"databricks", "uc"}:
         return address
-    place = Path(address)
+    place = Path(plain).absolute()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OurMistake(
-            f"tracking.mlflow: the folder {address} cannot be made: {error.strerror}."
+            f"tracking.mlflow: the folder {plain} cannot be made: {error.strerror}.",
+            do="Name another folder, or the address of a tracking server.",
         ) from error
-    return place.absolute().as_uri()
+    return f"sqlite:///{place / 'mlflow.db'}"
 
 
 def _known(folder: Path, tracker: str, place: str) -> str | None:
