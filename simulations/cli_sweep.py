@@ -13,7 +13,7 @@ from shared_model import terminal
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
-    from simulations.lab.sweep import EngineKind, Swept
+    from simulations.lab.sweeps import EngineKind, Swept
 
 Workers = Annotated[
     int, typer.Option(min=0, help="Runs at the same time, one core each; 0: as many as cores.")
@@ -42,13 +42,13 @@ def sweep(
 ) -> None:
     """Run an experiment with every combination of some values; one table of all runs.
 
-    The file: base = "exp.toml", seeds = [1, 2, 3], [grid] "privacy.epsilon" = [1, 3, 8], and
-    [random] draws = 20, "algorithm.learning_rate" = { log_uniform = [1e-4, 1e-2] }; also uniform,
+    The file: base = "exp.toml", seeds = [1, 2, 3], \\[grid] "privacy.epsilon" = [1, 3, 8], and
+    \\[random] draws = 20, "algorithm.learning_rate" = { log_uniform = [1e-4, 1e-2] }; also uniform,
     integers, choice. A run that fails is a row of the table, and is tried again with --resume.
 
     Example: fedprint-lab sweep sweep.toml -o out --workers 2
     """
-    from simulations.lab import sweep as sweeps
+    from simulations.lab import sweeps
 
     with on_the_bar() as told:
         found = sweeps.sweep(
@@ -98,8 +98,7 @@ def frontier(
 
     Example: fedprint-lab frontier exp.toml -o out --epsilons 1,3,8 --hospitals 4,16 --seeds 1,2,3
     """
-    from simulations.lab import frontier as frontiers
-    from simulations.lab import sweep as sweeps
+    from simulations.lab import frontiers, sweeps
     from simulations.lab.experiment import Experiment
 
     if file.is_dir():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 from simulations.lab import plots_style as look
-from simulations.lab.frontier import NONE, START, Point
+from simulations.lab.frontiers import NONE, START, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

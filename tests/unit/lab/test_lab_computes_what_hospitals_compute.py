@@ -40,6 +40,17 @@ DISTRIBUTED = {
     },
     "algorithm": {"steps": 1, "segments": 1, "optimiser": "sgd", "learning_rate": 0.1},
 }
+ADAPTIVE = {
+    "privacy": LOCAL["privacy"],
+    "algorithm": {
+        **LOCAL["algorithm"],
+        "name": "fedyogi",
+        "server_learning_rate": 0.01,
+        "proximal_weight": 0.5,
+    },
+}
+SERVER = {"name": "server_step", "server_learning_rate": "server_learning_rate"}
+"""What an experiment's algorithm says of the server, and an operator's run."""
 
 
 def waves(rng: np.random.Generator, windows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +74,9 @@ def deployed(root: Path, settings: dict[str, dict[str, object]]) -> tuple[Federa
         unmasked=True,
     )
     privacy = {name: value for name, value in settings["privacy"].items() if name != "threshold"}
-    training = {name: value for name, value in settings["algorithm"].items() if name != "steps"}
+    algorithm = settings["algorithm"]
+    training = {name: algorithm[name] for name in algorithm if name not in ("steps", *SERVER)}
+    server = {SERVER[name]: algorithm[name] for name in algorithm if name in SERVER}
     config = {
         "run": RUN,
         "preset": "tiny",
@@ -71,6 +84,7 @@ def deployed(root: Path, settings: dict[str, dict[str, object]]) -> tuple[Federa
         "rounds": ROUNDS,
         "privacy": privacy | {"steps": settings["algorithm"]["steps"]},
         "training": training,
+        **server,
         "aggregation": "UnmaskedForSimulation",
         "poll_s": 0.05,
     }
@@ -94,7 +108,11 @@ def written(folder: Path) -> FederationData:
     return write_federation(folder, sites(), {"kind": "waves"})
 
 
-@pytest.mark.parametrize("settings", [LOCAL, DISTRIBUTED], ids=["local", "distributed"])
+@pytest.mark.parametrize(
+    "settings",
+    [LOCAL, DISTRIBUTED, ADAPTIVE],
+    ids=["local", "distributed", "fedyogi and fedprox"],
+)
 def test_the_lab_makes_the_model_that_hospitals_make(
     settings: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,5 +148,6 @@ def test_the_lab_makes_the_model_that_hospitals_make(
     )
     monkeypatch.setattr(conduct.evaluate, "evaluate", lambda *_, **__: [])
     result = conduct.run(experiment, tmp_path / "lab")
-    assert result.rounds()["model"].to_pylist() == models[1:]
+    made = [one.model_out if one.parts is None else one.parts.weights for one in record.rounds]
+    assert result.rounds()["model"].to_pylist() == made
     assert len(set(models)) == ROUNDS + 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared_model.errors import OurMistake
 from simulations.lab.experiment import Experiment
-from simulations.lab.frontier import NONE, START, Frontier, interval, metrics_of, points_of, write
+from simulations.lab.frontiers import NONE, START, Frontier, interval, metrics_of, points_of, write
 from simulations.lab.space import points_of as runs_of
 
 BASE = Experiment.from_dict(

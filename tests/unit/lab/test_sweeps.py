@@ -19,8 +19,8 @@ from shared_model.errors import OurMistake
 from shared_model.locks import locked
 from simulations.lab.experiment import Experiment
 from simulations.lab.space import Sweep, points_of
-from simulations.lab.sweep import Swept, again, sweep
 from simulations.lab.sweep_run import Outcome
+from simulations.lab.sweeps import Swept, again, sweep
 
 CONDUCT = "sweep_stand_in:conduct"
 FAILS, CRASHES, WAITS, BREAKS = 2.0, 3.0, 4.0, 5.0
@@ -156,7 +156,7 @@ def test_a_killed_sweep_leaves_no_run_behind_and_goes_on_later(tmp_path: Path) -
     told.write_text(asked.model_dump_json())
     code = (
         "import json, sys; from pathlib import Path; from simulations.lab.space import Sweep; "
-        "from simulations.lab.sweep import sweep; "
+        "from simulations.lab.sweeps import sweep; "
         "content = json.loads(Path(sys.argv[1]).read_text()); "
         "asked = Sweep.from_dict({k: v for k, v in content.items() if v is not None}); "
         f"sweep(asked, Path(sys.argv[2]), workers=1, conduct={CONDUCT!r})"
