@@ -77,7 +77,8 @@ def findings(run: RunData) -> list[str]:
     if noise is not None and noise > 1:
         said.append(
             f"Noise to signal of a step, mean over sites: at least {noise:.3g} (the noise's "
-            "expected norm over the largest that the mean gradient can have). Steps are mostly noise."
+            "expected norm over the largest that the mean gradient can have). Steps are mostly "
+            "noise."
         )
     if run.experiment.federation.source == "waves":
         said.append("The patients are waves: none of this means anything.")
