@@ -19,6 +19,10 @@ from simulations.lab.plots import FINGERPRINTS, RECONSTRUCTIONS, draw_all
 from simulations.lab.plots_style import Plot
 from simulations.report import Figure, Section, write_report
 
+NUMBERS = (
+    "MAE is the mean absolute error, in the label's unit; a gain is positive where the model is "
+    "better than random-init. Median: always predicting the median.",
+)
 CURVES = ("loss", "probes-rounds", "probes-epsilon")
 
 
@@ -105,11 +109,12 @@ def _sections(run: RunData, plots: list[Plot], found: list[str]) -> list[Section
     round_table, more_rounds = tables.rounds(run)
     repeat, commands, origin = tables.again(run)
     return [
-        Section("What it says", texts=tuple(found), tables=tuple(measured)),
+        Section("What it says", texts=tuple(found)),
         _plotted("Loss and probes", [by_name[name] for name in CURVES]),
         _plotted("Fairness between sites", [by_name["fairness"]], (more_sites,), site_table),
         _plotted("Each sensor drawn from the other", drawn),
         _plotted("Maps of fingerprints", [by_name[FINGERPRINTS]]),
+        Section("In numbers", NUMBERS, tuple(measured)),
         _plotted(
             "Rounds, communication, time", [by_name["rounds"], by_name["communication"]],
             (more_rounds,), round_table,

@@ -17,7 +17,7 @@ from simulations.report import ReportTable
 
 MOST_SITES = 30
 MOST_ROUNDS = 40
-SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
+SENSORS = {"both": "both", "ecg": "ECG\u00a0only", "ppg": "PPG\u00a0only"}
 
 
 def probes(run: RunData) -> ReportTable:

@@ -10,7 +10,7 @@ from simulations.lab.figures import Row, RunData
 
 KINDS = {
     "auroc": "AUROC",
-    "mae": "mean absolute error",
+    "mae": "MAE",
     "r": "correlation",
     "bpm": "heart-rate difference, beats a minute",
     "share": "share of windows without a heart rate",
@@ -73,6 +73,13 @@ def findings(run: RunData) -> list[str]:
         )
     elif few:
         said.append(f"{few} of {len(run.rounds)} rounds had too few survivors and changed nothing.")
+    noise = run.rounds[-1].get("noise_to_signal") if run.rounds else None
+    if noise is not None and noise > 1:
+        said.append(
+            f"Noise to signal of a step, mean over sites: at least {noise:.3g} (the noise's "
+            "expected norm over the largest that the mean gradient can have). Steps are mostly "
+            "noise."
+        )
     if run.experiment.federation.source == "waves":
         said.append("The patients are waves: none of this means anything.")
     return [one for one in said if one]

@@ -105,7 +105,10 @@ def rounds(run: RunData) -> tuple[Figure, str]:
         beside.plot(number, noise, "--s", color=VERMILION)
         beside.set_ylabel("noise / signal", color=VERMILION)
         beside.set_ylim(0, 1.1 * float(np.nanmax(noise)) or 1.0)
-        said = " Dashed: noise to signal of the mean, as defined in docs/privacy.md."
+        said = (
+            " Dashed: expected norm of the noise in the mean gradient of a step over the clipping "
+            "norm, the largest that the gradient can have."
+        )
     return figure, (
         f"{counted(len(run.rounds), 'round')}, {int(few.sum())} of them without a sum. Above: "
         f"sites that were asked and sites whose update is in the sum. Below: L2 norm of the mean "

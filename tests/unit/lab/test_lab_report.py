@@ -219,8 +219,10 @@ def test_a_trackers_address_is_not_in_the_page(tmp_path, sines):
     assert "secret" not in lab_report.write(folder).path.read_text()
 
 
-def test_report_prints_json_and_refuses_another_folder(tmp_path, run):
+def test_report_prints_json_and_refuses_another_folder(tmp_path, sines):
     """The command gives the same words, files and reasons; no run is an error with advice."""
+    one = experiment(federation={"source": "waves"}, rounds=3)
+    run = write_run(tmp_path / "out", one, sines, probes=[], done=False)
     app = typer.Typer()
     cli_plot.register(app)
     app.callback()(lambda: None)
@@ -228,8 +230,10 @@ def test_report_prints_json_and_refuses_another_folder(tmp_path, run):
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["report"] == str(run / "report.html")
-    assert {plot["name"] for plot in document["plots"]} >= {"loss", "fairness"}
-    assert document["in_words"][0] == "Masks are off and there is no ledger."
+    by_name = {plot["name"]: plot for plot in document["plots"]}
+    assert len(by_name["communication"]["files"]) == 2
+    assert by_name["loss"]["not_drawn"].startswith("Nothing was measured yet")
+    assert document["in_words"][0].startswith("THE RUN HAS NOT ENDED")
     with pytest.raises(OurMistake, match="holds no run"):
         lab_report.write(tmp_path)
 
