@@ -30,7 +30,7 @@ from shared_model.secure_sum.primitives import Words, keystream
 from shared_model.server_step import FedAvg
 from shared_model.weights import Weights
 from simulations.bench_simulator_runs import digests, growth, overhead
-from simulations.lab.hospital import Job
+from simulations.lab.client_app import Job
 from simulations.lab.pool import cores, in_process
 from simulations.lab.terms import RoundInput
 

@@ -26,9 +26,10 @@ import psutil
 
 from simulations.lab import conduct, sources
 from simulations.lab.beginning import settle
+from simulations.lab.client_app import Job
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
-from simulations.lab.hospital import Hospitals, Job
+from simulations.lab.hospital import Hospitals
 from simulations.lab.pool import in_process
 from simulations.lab.result import Observer, Result
 from simulations.lab.run_folder import RunFolder

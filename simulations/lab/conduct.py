@@ -29,9 +29,9 @@ from shared_model.weights import Weights
 from simulations.lab import algorithms, evaluate, metrics_tables, participation, sources
 from simulations.lab.beginning import Settled, settle
 from simulations.lab.checkpoint import Checkpoint, Journal, SiteStates
+from simulations.lab.client_app import Job
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
-from simulations.lab.hospital import Job
 from simulations.lab.pool import Engine, Told
 from simulations.lab.result import Observer, Result, tell
 from simulations.lab.run_folder import RunFolder

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from shared_model.errors import FedprintError, OurMistake
 from shared_model.secure_sum.primitives import Words
-from simulations.lab.hospital import Job, client_app, forget
+from simulations.lab.client_app import Job, client_app, forget
 from simulations.lab.terms import RoundInput
 
 Told = list[dict[str, Any]]

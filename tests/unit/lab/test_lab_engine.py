@@ -18,9 +18,10 @@ from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.secure_sum.primitives import Words
 from simulations.lab import conduct, hospital, packet
 from simulations.lab.beginning import settle
+from simulations.lab.client_app import Job
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
-from simulations.lab.hospital import Job, NoNoiseNotPrivate
+from simulations.lab.hospital import NoNoiseNotPrivate
 from simulations.lab.pool import in_process
 from simulations.lab.privacy_of_run import PrivacyOfRun
 from simulations.lab.terms import RoundInput, Setup
