@@ -30,7 +30,7 @@ from node_stand_ins import (
     signed_roster,
 )
 
-from client import keys, submit
+from client import integers, keys
 from client.app import carry, pack, unpack
 from client.home import NodeHome
 from client.node_parts import HospitalBooks, node_from_home, trainable_size
@@ -228,7 +228,7 @@ def hospitals(root: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> 
         release_key=signing.public_bytes(key_of("release")).hex(),
         root_key=signing.public_bytes(ROOT_KEY).hex(),
     )
-    quantise = submit.quantise
+    quantise = integers.quantise
 
     def watched(*arguments: Any, **named: Any) -> Any:
         found = quantise(*arguments, **named)
@@ -236,7 +236,7 @@ def hospitals(root: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> 
         made.vectors.append(pack_words(found.vector, numbers.modulus_bits))
         return found
 
-    monkeypatch.setattr(submit, "quantise", watched)
+    monkeypatch.setattr(integers, "quantise", watched)
     for site in SITES:
         home = made.homes[site] = NodeHome(root / site)
         keys.make(home, site, DECLARED[site])
