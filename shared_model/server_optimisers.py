@@ -17,6 +17,7 @@ rounded to float32 once. The order of the parameters does not show: none looks a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,6 +32,8 @@ FIRST, SECOND, CONTROL = f"{STATE}first/", f"{STATE}second/", f"{STATE}control/"
 LARGEST_RATE = 0.1
 """Of FedAdam and FedYogi, which move every trained parameter by up to about their rate in a round,
 whatever the size of the mean: the entries of our matrices are about 0.1."""
+LARGEST_MOVE = 1.0
+"""Of a parameter in a round of FedAdam or FedYogi, whatever the means of all rounds were."""
 
 
 class ServerStep(Protocol):
@@ -100,7 +103,8 @@ class FedAdam:
     from the new state.
 
     Raises:
-        OurMistake: the rate is not in (0, LARGEST_RATE].
+        OurMistake: the rate is not in (0, LARGEST_RATE], or the moments let a parameter move
+            further than LARGEST_MOVE.
     """
 
     learning_rate: float
@@ -114,6 +118,20 @@ class FedAdam:
                 do="Choose a server_learning_rate between 0.001 and 0.03 to begin with; in mode "
                 "distributed it is multiplied by the training's learning rate.",
             )
+        if not self.learning_rate * self._reach() <= LARGEST_MOVE:
+            raise OurMistake(
+                f"With beta1 {self.moments.beta1:g} and beta2 {self.moments.beta2:g} a round could "
+                f"move a parameter far beyond the learning rate, by more than {LARGEST_MOVE:g}.",
+                do="Choose beta2 well above beta1, such as 0.9 and 0.99, or a lower rate.",
+            )
+
+    def _reach(self) -> float:
+        """The largest |m| / sqrt(v) that any means can make; infinite if there is no bound.
+
+        m is a sum of (1 - beta1) beta1^k D_k and v at least one of (1 - beta2) beta2^k D_k^2, so
+        the bound is Cauchy and Schwarz's: (1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2)).
+        """
+        return _reach(self.moments.beta1, 1.0 - self.moments.beta2, self.moments.beta2)
 
     def begin(self, trained: Mapping[str, np.ndarray]) -> Weights:
         """See `ServerStep.begin`."""
@@ -161,6 +179,11 @@ class FedYogi(FedAdam):
 
     v moves by what D^2 is, however far away it is: it forgets a large D more slowly.
     """
+
+    def _reach(self) -> float:
+        """As FedAdam's: v is at least beta2 (beta2 v + (1 - beta2) D^2), whatever the sign."""
+        beta2 = self.moments.beta2
+        return _reach(self.moments.beta1, beta2 * (1.0 - beta2), beta2 * beta2)
 
     def _second(self, before: np.ndarray, square: np.ndarray) -> np.ndarray:
         part = np.multiply(square, 1.0 - self.moments.beta2)
@@ -270,6 +293,13 @@ def check_state(step: ServerStep, trained: Mapping[str, np.ndarray], state: Weig
         raise OurMistake("The state of the server step is of another step or model.")
     if any(name.startswith(SECOND) and (value < 0).any() for name, value in state.items()):
         raise OurMistake("A second moment of the server step is below 0.")
+
+
+def _reach(beta1: float, part: float, kept: float) -> float:
+    """Largest |m| / sqrt(v) if a round keeps `kept` of v at least, and adds `part` of D^2."""
+    held = 1.0 if beta1 == 0.0 else (1.0 - beta1 * beta1 / kept if kept > 0.0 else 0.0)
+    room = part * held
+    return (1.0 - beta1) / math.sqrt(room) if room > 0.0 else math.inf
 
 
 def _moved(
