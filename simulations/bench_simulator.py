@@ -159,7 +159,7 @@ def _flower(
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    from simulations.ray_engine import empty_folder
+    from simulations.empty_folder import NOTHING_SENT, empty_folder
 
     client_app, server_app = ClientApp(), ServerApp()
 
@@ -195,7 +195,7 @@ def _flower(
         except BaseException as error:
             faults.append(error)
 
-    with empty_folder(), warnings.catch_warnings():
+    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run_simulation(
             server_app,

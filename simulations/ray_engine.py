@@ -1,16 +1,12 @@
 """Flower's own simulation engine (Ray) under the same coordinator and the same hospitals.
 
-Ray puts the working directory on the path of its workers; a folder named `client/` lying there was
-executed in place of the installed package. So the process changes to an empty folder first.
+It works in an empty folder: see `simulations.empty_folder`.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flwr.app import Context
@@ -21,6 +17,7 @@ from server.app import TTL_S
 from server.grid import GridTransport, in_order
 from server.transport import Transport
 from shared_model.errors import FedprintError
+from simulations.empty_folder import NOTHING_SENT, empty_folder
 from simulations.in_process_grid import Hospitals, client_app
 
 
@@ -47,7 +44,7 @@ def over_ray(
         except FedprintError as error:
             faults.append(error)  # Flower would turn it into another one
 
-    with empty_folder(), warnings.catch_warnings():
+    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         run_simulation(
             server_app,
@@ -61,26 +58,3 @@ def over_ray(
     if faults:
         raise faults[0]
     return results[0]
-
-
-@contextmanager
-def empty_folder() -> Iterator[None]:
-    before = os.getcwd()
-    environment = {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    saved = {name: os.environ.get(name) for name in environment}
-    with tempfile.TemporaryDirectory(prefix="fedprint-ray-") as folder:
-        os.chdir(folder)
-        os.environ.update(environment)
-        try:
-            yield
-        finally:
-            os.chdir(before)
-            for name, value in saved.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

@@ -51,7 +51,7 @@ def over_flower(
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    from simulations.ray_engine import empty_folder
+    from simulations.empty_folder import NOTHING_SENT, empty_folder
 
     nodes = min(sites, messages)
     ended = threading.Event()
@@ -67,7 +67,7 @@ def over_flower(
         except BaseException as error:
             faults.append(error)  # Flower would turn it into another one
 
-    with empty_folder(), warnings.catch_warnings():
+    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's and Flower's own
         try:
             run_simulation(

@@ -1,18 +1,17 @@
 """The runs of a sweep over Ray Tune: each is a trial with one core. Nothing is searched.
 
 Ray's usage reports, dashboard and default loggers are off, and it works in an empty folder: it
-puts the working directory on its workers' path (as `simulations/ray_engine.py`).
+puts the working directory on its workers' path (`simulations.empty_folder`).
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared_model.errors import OurMistake
+from simulations.empty_folder import empty_folder
 from simulations.lab.sweep_run import Outcome, Task, carry_out
 
 QUIET = {
@@ -39,12 +38,8 @@ def over_tune(tasks: Sequence[tuple[str, Task]], workers: int) -> Iterator[tuple
             "Ray Tune is not installed.", do="Install fedprint[lab], or say --engine pool."
         ) from error
     by_key = dict(tasks)
-    saved = {name: os.environ.get(name) for name in QUIET}
-    before = os.getcwd()
-    with tempfile.TemporaryDirectory(prefix="fedprint-tune-") as folder, warnings.catch_warnings():
+    with empty_folder(QUIET) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
-        os.environ.update(QUIET)
-        os.chdir(folder)
         ray.init(
             num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             ignore_reinit_error=False,
@@ -62,12 +57,6 @@ def over_tune(tasks: Sequence[tuple[str, Task]], workers: int) -> Iterator[tuple
             ).fit()
         finally:
             ray.shutdown()
-            os.chdir(before)
-            for name, value in saved.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
     for key, task in by_key.items():
         outcome = Outcome.read(task.outcome)
         if outcome is None:
