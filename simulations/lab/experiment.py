@@ -10,7 +10,6 @@ A path in the file is taken from the file's own folder.
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +21,7 @@ from shared_model.config import LocalTraining, ServerMoments
 from shared_model.errors import OurMistake
 from shared_model.protocol import PresetName
 from shared_model.server_optimisers import named, rate_of
+from simulations.lab.reading import faults_of, toml_of
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
@@ -345,10 +345,8 @@ class Experiment(Part):
         try:
             return cls.model_validate_json(canonical.encode(value))
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-            lines = [f"{_where(one['loc'])}: {_what(one['msg'])}" for one in found]
             raise OurMistake(
-                "The experiment is wrong at " + "; at ".join(lines) + ".",
+                "The experiment is wrong at " + "; at ".join(faults_of(error)) + ".",
                 do="Correct the file and start again. All fields: fedprint-lab new --help",
             ) from error
 
@@ -359,13 +357,7 @@ class Experiment(Part):
         Raises:
             OurMistake: it cannot be read, is not TOML, or a field is wrong.
         """
-        try:
-            value = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise OurMistake(f"The experiment {path} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise OurMistake(f"The experiment {path} is not TOML: {error}.") from error
-        return cls.from_dict(value).placed(path.absolute().parent)
+        return cls.from_dict(toml_of(path, "The experiment")).placed(path.absolute().parent)
 
     def placed(self, folder: Path) -> Experiment:
         """The same with paths taken from `folder`."""
@@ -411,10 +403,14 @@ class Experiment(Part):
     @property
     def identity(self) -> str:
         """SHA-256 of what decides the model, hexadecimal."""
+        return digest_of(self.deciding())
+
+    def deciding(self) -> dict[str, Any]:
+        """Plain values of what decides the model."""
         content = self.as_dict()
         for name in ("name", "evaluation", "engine", "tracking"):
             del content[name]
-        return digest_of(content)
+        return content
 
     def to_toml(self) -> str:
         """The file with every default; fields that have no value stand in it as comments."""
@@ -434,11 +430,3 @@ def _toml(table: dict[str, Any], name: tuple[str, ...]) -> list[str]:
         else:
             lines.append(f"{key} = {json.dumps(value)}")
     return lines + below
-
-
-def _where(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place) or "the whole"
-
-
-def _what(message: str) -> str:
-    return message.removeprefix("Value error, ")

@@ -29,6 +29,7 @@ from shared_model import canonical
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 from simulations.lab.experiment import MAX_HOSPITALS, Experiment, Seed
+from simulations.lab.reading import faults_of
 from simulations.lab.space import ABSENT, Sweep
 from simulations.lab.sweep_table import LOSS
 
@@ -63,9 +64,7 @@ class Frontier(BaseModel):
         try:
             return cls.model_validate_json(canonical.encode(value))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise OurMistake(f"The frontier is wrong at {where}: {first['msg']}.") from error
+            raise OurMistake(f"The frontier is wrong at {faults_of(error)[0]}.") from error
 
     def sweep(self, base: Experiment) -> Sweep:
         """The runs of it. What else the base says stays: model, algorithm, rounds, effects.

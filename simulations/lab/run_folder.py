@@ -140,10 +140,7 @@ class RunFolder:
 def _same(before: Experiment, now: Experiment) -> None:
     if before.identity == now.identity:
         return
-    old, new = before.as_dict(), now.as_dict()
-    for name in ("name", "evaluation", "engine", "tracking"):
-        del old[name], new[name]
-    differ = sorted(_differences(old, new, ""))
+    differ = sorted(_differences(before.deciding(), now.deciding(), ""))
     raise Refused(
         f"The folder holds another experiment. It differs at {'; '.join(differ[:8])}.",
         reason="experiment",

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from shared_model import canonical
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
 from simulations.lab.experiment import Experiment, Seed
+from simulations.lab.reading import faults_of, toml_of
 
 MOST_RUNS = 10_000
 ABSENT = "none"
@@ -133,14 +133,8 @@ class Sweep(_Table):
         try:
             return cls.model_validate_json(canonical.encode(value))
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-            lines = [
-                f"{'.'.join(str(part) for part in one['loc']) or 'the whole'}: "
-                f"{one['msg'].removeprefix('Value error, ')}"
-                for one in found
-            ]
             raise OurMistake(
-                "The sweep is wrong at " + "; at ".join(dict.fromkeys(lines)) + ".",
+                "The sweep is wrong at " + "; at ".join(dict.fromkeys(faults_of(error))) + ".",
                 do="Correct the file and start again.",
             ) from error
 
@@ -151,12 +145,7 @@ class Sweep(_Table):
         Raises:
             OurMistake: it or its base cannot be read, or a field is wrong.
         """
-        try:
-            value = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise OurMistake(f"The sweep {path} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise OurMistake(f"The sweep {path} is not TOML: {error}.") from error
+        value = toml_of(path, "The sweep")
         base = value.pop("base", None)
         if (base is None) == ("experiment" not in value):
             raise OurMistake(
