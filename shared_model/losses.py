@@ -1,12 +1,18 @@
 """The unit loss: a function of one patient's data, the weights and public patch masks only.
 
     masked reconstruction under complementary patch masks
-    + cross_modal_weight x reconstruction of one modality from the other alone, both ways
+    + cross_modal_weight x reconstruction of one modality from the other alone, both ways,
+      up to one delay per window
     + alignment_weight x (1 - cosine) of the ECG-only and the PPG-only fingerprint
     + contrast_weight x InfoNCE among the patient's own segments (0 unless asked for)
 
 Targets are the samples of the window as they are: windows are z-scored per channel, so predicting
 the window mean costs 1. Nothing is normalised over windows or patients.
+
+The delay from heart to finger is not in the signal: it holds the monitor's own, hundreds of
+milliseconds that differ from site to site. A least-squares guess of a narrow QRS at an unknown
+place is flat. So a modality made from the other alone is compared at the one shift of the whole
+window, at most `DELAY_SAMPLES` either way, at which the two are most alike.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from shared_model.config import LocalTraining
 from shared_model.mae import ECG, PPG, Views
@@ -25,6 +32,8 @@ Forward = Callable[[Tensor, Tensor, Tensor], Views]
 """`MaskedAutoencoder.forward`, or anything that stands for it (GradSampleModule ...)."""
 
 CONTRAST_TEMPERATURE = 0.1
+DELAY_SAMPLES = 30
+"""Largest shift of a window made from the other modality, either way: 0.24 s at 125 Hz."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +94,14 @@ def terms(views: Views, patches: Tensor, valid: Tensor) -> Terms:
             patches[..., channel, :, :], views.places[channel][..., None], dim=-2
         )
         weight = views.counted[channel].to(predicted.dtype)  # (patient, segment, query)
-        error = weight * (predicted - target).square().mean(-1)
-        cut = error.shape[-1] - valid.shape[-1]  # 25 A queries of patch masks come first
-        masked_error = masked_error + error[..., :cut].sum((-2, -1))
+        cut = weight.shape[-1] - valid.shape[-1]  # 25 A queries of patch masks come first
+        error = (predicted[..., :cut, :] - target[..., :cut, :]).square().mean(-1)
+        masked_error = masked_error + (weight[..., :cut] * error).sum((-2, -1))
         masked_count = masked_count + weight[..., :cut].sum((-2, -1))
-        cross_error = cross_error + error[..., cut:].sum((-2, -1))
-        cross_count = cross_count + weight[..., cut:].sum((-2, -1))
+        whole = predicted[..., cut:, :], target[..., cut:, :], weight[..., cut:]
+        error, count = _up_to_a_delay(*whole)
+        cross_error = cross_error + error.sum(-1)
+        cross_count = cross_count + count.sum(-1)
     ecg, ppg = views.fingerprint[..., -2, :], views.fingerprint[..., -1, :]
     both = valid.any(-1).all(-1).to(ecg.dtype)  # (patient, segment): both modalities present
     return Terms(
@@ -99,6 +110,32 @@ def terms(views: Views, patches: Tensor, valid: Tensor) -> Terms:
         alignment=_mean((both * _alignment(ecg, ppg)).sum(-1), both.sum(-1)),
         contrast=_contrast(ecg, ppg, both),
     )
+
+
+def _up_to_a_delay(predicted: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error of whole windows at the shift at which prediction and target correlate most.
+
+    Args:
+        predicted, target: (..., token=50, patch_sample=25), tokens in order.
+        weight: (..., token), 1.0 where the token counts.
+
+    Returns:
+        (...): the sum over the counted samples that have a partner, in tokens, and their number.
+        No shift beats none when all are alike, as for a prediction of zero.
+    """
+    size = predicted.shape[-1]
+    known = weight[..., None].expand(predicted.shape).flatten(-2)  # (..., sample=1250)
+    made, truth = predicted.flatten(-2) * known, target.flatten(-2) * known
+    order = sorted(range(-DELAY_SAMPLES, DELAY_SAMPLES + 1), key=abs)
+    apart = torch.tensor(order, device=made.device) + DELAY_SAMPLES  # (shift,)
+    near = F.pad(truth, (DELAY_SAMPLES, DELAY_SAMPLES)).unfold(-1, made.shape[-1], 1)
+    alike = (near.detach() @ made.detach()[..., None]).squeeze(-1)  # (..., shift)
+    best = apart[alike[..., apart].argmax(-1)]  # the first of equals is the smallest shift
+    place = best[..., None] + torch.arange(made.shape[-1], device=made.device)  # (..., sample)
+    moved = torch.take_along_dim(F.pad(truth, (DELAY_SAMPLES, DELAY_SAMPLES)), place, dim=-1)
+    partner = torch.take_along_dim(F.pad(known, (DELAY_SAMPLES, DELAY_SAMPLES)), place, dim=-1)
+    counted = known * partner
+    return (counted * (made - moved).square()).sum(-1) / size, counted.sum(-1) / size
 
 
 def _mean(total: Tensor | float, count: Tensor | float) -> Tensor:

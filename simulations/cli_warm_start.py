@@ -24,15 +24,24 @@ def register(app: typer.Typer) -> None:
     def warm_start(
         output: Annotated[Path, typer.Argument(help="Folder for the three files.")],
         preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
-        steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 64 windows.")] = 3000,
+        steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3000,
         seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 1,
         threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
         keep: Annotated[
             Path | None, typer.Option(help="Folder for intermediate weights, every 250 steps.")
         ] = None,
-        start_from: Annotated[
-            Path | None, typer.Option(help="Go on from these weights (learning rate 2e-3).")
-        ] = None,
+        start_from: Annotated[Path | None, typer.Option(help="Go on from these weights.")] = None,
+        batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 64,
+        learning_rate: Annotated[
+            float, typer.Option(min=1e-6, max=1.0, help="Highest rate of AdamW.")
+        ] = 3e-3,
+        cross_modal: Annotated[
+            float, typer.Option(min=0.0, max=10.0, help="Weight of the cross-modal term.")
+        ] = 0.5,
+        bfloat16: Annotated[
+            bool,
+            typer.Option("--bfloat16", help="Matrix products in bfloat16: up to twice as fast."),
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
     ) -> None:
         """Train a model on SIMULATED windows only: no patient's data, no privacy cost.
@@ -41,8 +50,6 @@ def register(app: typer.Typer) -> None:
 
         Example: fedprint-lab warm-start shared_model/data --preset tiny --steps 3000 --seed 1
         """
-        from dataclasses import replace
-
         import torch
 
         from shared_model import weights as weights_io
@@ -52,14 +59,24 @@ def register(app: typer.Typer) -> None:
         if preset not in PRESETS:
             raise OurMistake(f"No preset {preset!r}.", do=f"Choose from: {', '.join(PRESETS)}.")
         torch.set_num_threads(threads)
-        recipe = pretrain.Recipe(steps=steps, seed=seed)
+        recipe = pretrain.Recipe(
+            steps=steps,
+            seed=seed,
+            batch=batch,
+            learning_rate=learning_rate,
+            cross_modal_weight=cross_modal,
+            precision="bfloat16" if bfloat16 else "float32",
+        )
         first: Weights | None = None
         if start_from is not None:
             first = weights_io.from_bytes(start_from.read_bytes())
-            recipe = replace(recipe, learning_rate=2e-3)
         elapsed = pretrain.timed()
         weights, points = _train(preset, recipe, keep, first)
-        words = f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
+        words = (
+            f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
+            f" --batch {batch} --learning-rate {learning_rate:g} --cross-modal {cross_modal:g}"
+            f"{' --bfloat16' if bfloat16 else ''}"
+        )
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
         if first is not None:
             manifest["made_by"] = f"{words} --start-from WEIGHTS"

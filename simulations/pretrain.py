@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class Recipe:
     auxiliary_weight: float = 0.3
     single_share: float = 0.1
     short_share: float = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products; weights, losses and sums are float32 in both."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -187,7 +189,12 @@ def _step_loss(
     known = torch.from_numpy(valid)
     hidden = torch.from_numpy(draw_patch_masks(rng, (len(signal), 1)))
     truth = {name: torch.from_numpy(value) for name, value in labels.items()}
-    views = model(patches, known, hidden)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        views = model(patches, known, hidden)
+    views = views._replace(
+        fingerprint=views.fingerprint.float(),
+        predicted=(views.predicted[ECG].float(), views.predicted[PPG].float()),
+    )
     every = losses.terms(views, patches, known)
     has = known.any(-1)
     seen, from_ecg, from_ppg = views.fingerprint.unbind(dim=1)
