@@ -15,6 +15,14 @@ from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 
 
+def packaged() -> tuple[str, ...]:
+    """Presets of which a warm start is packaged, in order of their names."""
+    folder = files("shared_model") / "data"
+    names = (entry.name for entry in folder.iterdir())
+    found = (n for n in names if n.startswith("warm_start_") and n.endswith(".json"))
+    return tuple(sorted(n.removeprefix("warm_start_").removesuffix(".json") for n in found))
+
+
 def load(preset: str = "tiny") -> tuple[ModelConfig, Weights, dict[str, Any]]:
     """Configuration, weights and manifest of the packaged warm start.
 
@@ -29,7 +37,8 @@ def load(preset: str = "tiny") -> tuple[ModelConfig, Weights, dict[str, Any]]:
     except OSError as error:
         raise OurMistake(
             f"No warm start of preset {preset!r} is packaged.",
-            do="Packaged: tiny. Make another with: fedprint-lab warm-start OUT --preset PRESET",
+            do=f"Packaged: {', '.join(packaged())}. Make another with: fedprint-lab warm-start OUT "
+            "--preset PRESET",
         ) from error
     return read(data, text)
 

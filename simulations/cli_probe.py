@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def probe(
         release: Annotated[
-            str, typer.Argument(help="A release folder, or `warm-start` for the packaged weights.")
+            str,
+            typer.Argument(
+                help="A release, `warm-start`, `warm-start:PRESET`, or a safetensors file."
+            ),
         ],
         data: Annotated[
             Path | None,
@@ -149,21 +152,20 @@ def _rows(
     release: str, signer: str | None, extra: list[str], random_seeds: int
 ) -> tuple[list[Row], dict[str, Any]]:
     from shared_model import warm_start, weights
+    from simulations.models import PACKAGED, open_model
     from simulations.probes import rows as make
 
-    words: dict[str, Any] = {"source": release}
-    if release == "warm-start":
-        config, trained, _ = warm_start.load("tiny")
-        words |= {
-            "model_digest": weights.digest(trained),
-            "private_training": "none: simulator only",
-        }
-    else:
-        config, trained, found = _open_release(Path(release), signer)
-        words |= found
+    opened = open_model(release, signer)
+    config, trained = opened.config, opened.weights
     rows = [make.random_init(config, random_seeds), make.hand_made_row()]
-    rows.append(make.warm_start_row(config.preset))
-    if release != "warm-start":
+    packaged = release.partition(":")[0] == PACKAGED
+    if packaged:
+        rows.append(make.weights_row(make.WARM_START, config, trained))
+    else:
+        if config.preset in warm_start.packaged():
+            rows.append(make.warm_start_row(config.preset))
+        else:
+            opened.words["warm_start"] = f"no row: none is packaged of preset {config.preset}"
         rows.append(make.weights_row("release", config, trained))
     for item in extra:
         name, _, path = item.partition("=")
@@ -171,31 +173,15 @@ def _rows(
             raise OurMistake(f"--row {item!r} is not NAME=FILE.")
         loaded = weights.from_bytes(Path(path).read_bytes(), like=trained)
         rows.append(make.weights_row(name, config, loaded))
-    return rows, words
-
-
-def _open_release(folder: Path, signer: str | None) -> tuple[Any, Any, dict[str, Any]]:
-    from shared_model.release import Manifest, check_weights
-    from shared_model.release_checks import verify
-    from shared_model.release_files import read_release, read_signer
-    from shared_model.release_words import describe
-
-    files = read_release(folder)
-    if signer is None:
-        manifest = Manifest.from_bytes(files.manifest)
-        trained = check_weights(manifest, files.weights)
-        signed = "NOT CHECKED (no --signer given)"
-    else:
-        release = verify(files, read_signer(signer))
-        manifest, trained = release.manifest, release.weights
-        signed = "verified"
-    return manifest.model.config(), trained, {"signature": signed, **describe(manifest)}
+    return rows, opened.words
 
 
 def _print(table: ProbeTable, words: dict[str, Any]) -> None:
     terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")
+    if isinstance(words.get("warm_start"), str):
+        terminal.out.print(f"warm start: {words['warm_start']}")
     names = list(dict.fromkeys(cell.row for cell in table.cells))
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table.cells:
