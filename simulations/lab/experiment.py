@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_model import canonical
 from shared_model.canonical import digest_of
-from shared_model.config import LocalTraining, ServerMoments
+from shared_model.config import LocalTraining, ServerMoments, Trainable
 from shared_model.errors import OurMistake
 from shared_model.protocol import PresetName
 from shared_model.server_optimisers import named, rate_of
@@ -44,7 +44,7 @@ class Model(Part):
     preset: PresetName = "tiny"
     begin_with: Literal["warm-start", "random-weights"] = "warm-start"
     weights: str | None = None
-    trainable: Literal["head", "all"] = "head"
+    trainable: Trainable = "head"
 
 
 class Partition(Part):
@@ -205,7 +205,7 @@ class Algorithm(Part):
             return None
         return ServerMoments(self.beta1, self.beta2, self.tau)
 
-    def training(self, trainable: Literal["head", "all"]) -> LocalTraining:
+    def training(self, trainable: Trainable) -> LocalTraining:
         """What the hospitals' own training takes."""
         return LocalTraining(
             segments=self.segments,
