@@ -70,7 +70,8 @@ OLDEST: Version = 3
 """Is read, too. A message carries the lowest version that has all of its fields: runs that use
 nothing newer are the same bytes in all versions since. 4: server moments, proximal weight. 5: what
 is trained is "norms", "bottleneck" or "adapters"."""
-SPOKEN = f"{', '.join(str(version) for version in range(OLDEST, VERSION))} and {VERSION}"
+SPOKEN = ", ".join(str(one) for one in range(OLDEST, VERSION + 1))
+SPOKEN = " and ".join(SPOKEN.rsplit(", ", 1))
 MAX_VERSION = 1_000_000
 _PRINTABLE = re.compile(r"[ -~]+")
 MAX_HEADER_BYTES = 256 * 1024
