@@ -39,6 +39,10 @@ class Model(Part):
     """What is trained, and from where it begins.
 
     weights: safetensors to begin with, in place of `begin_with`.
+    trainable: what hospitals train. head: bottleneck, fingerprint path, all LayerNorms; bottleneck:
+        without the LayerNorms of encoders and decoders; norms: LayerNorms and fingerprint path;
+        adapters: low-rank factors on encoders and bottleneck (2106.09685), merged after each round;
+        all: every parameter.
     """
 
     preset: PresetName = "tiny"
