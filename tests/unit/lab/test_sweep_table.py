@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ def test_only_as_many_measurements_are_shown_as_the_screen_has_room_for(
     row: dict[str, Any] = {"number": 1, "run": "a", "state": "finished", "loss": 1.0}
     row |= {"rounds": 3, "seconds": 2.0, **dict.fromkeys(probes, 0.5)}
     found: Any = SimpleNamespace(
-        folder="swept", rows=[row, row], varied=["rounds"], probes=probes, failed=[], words=[]
+        folder=Path("swept"), rows=[row, row], varied=["rounds"], probes=probes, failed=[], words=[]
     )
     cli_sweep.show(found, as_json=False)
     text = console.export_text()
