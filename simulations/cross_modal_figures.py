@@ -42,7 +42,7 @@ def _examples(name: str, pairs: Pairs, one: Made, drawable: np.ndarray) -> tuple
     if not chosen:
         raise CannotDraw("No site here is one of the open collections whose windows may be drawn.")
     source, target = DIRECTIONS[name]
-    figure, axes = panels(2 * len(chosen), height_in=0.72, sharex=True)
+    figure, axes = panels(2 * len(chosen), height_in=0.8, sharex=True)
     time_s = np.arange(pairs.signal.shape[-1]) / FS_HZ
     seen, made = name.upper().split("_TO_")
     for k, (rule, window) in enumerate(chosen.items()):
@@ -52,8 +52,8 @@ def _examples(name: str, pairs: Pairs, one: Made, drawable: np.ndarray) -> tuple
         by_ms = one.shift[window] * 1000.0 / FS_HZ
         site = pairs.sites[pairs.site[window]]
         above.set_title(
-            f"{rule}, {site}: r = {r:.2f} at {by_ms:+.0f} ms; rate {_bpm(one.made_bpm[window])}, "
-            f"true {_bpm(one.true_bpm[window])}",
+            f"{rule}, {site}: r {r:.2f} at {by_ms:+.0f} ms\n"
+            f"rate of made {_bpm(one.made_bpm[window])}, of true {_bpm(one.true_bpm[window])}",
             loc="left", pad=2, fontsize=6.5,
         )  # fmt: skip
         below.plot(time_s, pairs.signal[window, target], color=BLACK, lw=0.7, label=f"{made} true")
@@ -91,7 +91,7 @@ def _bland_altman(done: dict[str, Made]) -> tuple[Figure, str]:
             plot = axes[2 * row + place]
             known = np.isfinite(rate) & np.isfinite(one.true_bpm)
             lost = int((np.isfinite(one.true_bpm) & ~np.isfinite(rate)).sum())
-            plot.set_title(f"{words}; {int(known.sum())} windows, {lost} lost", fontsize=6.5)
+            plot.set_title(f"{words}\n{int(known.sum())} windows, {lost} lost", fontsize=6.5)
             if not known.any():
                 continue
             apart = rate[known] - one.true_bpm[known]
