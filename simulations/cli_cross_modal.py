@@ -19,6 +19,12 @@ NOTE = (
     "The gate also refuses a PPG whose regular rate cannot be that of the ECG beside it ("
     '"rates disagree"): such windows are not measured here.'
 )
+_MEANS = {
+    "lost": "share of windows whose made signal gave no rate",
+    "disputed": "share of windows whose recorded ECG gives two detectors rates over 5 bpm apart",
+    "constant": "error of always saying the median rate of the other patients",
+    "chance": "shifted r against the next patient's window",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +52,8 @@ def cross_modal(
     draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for cross-modal.json and figures.")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for measured-cross-modal.json and figures."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -73,7 +80,7 @@ def cross_modal(
         seconds=time.monotonic() - began,
     )
     if output is not None:
-        measurement.write(output / "cross-modal.json", document)
+        measurement.write(output / "measured-cross-modal.json", document)
     if as_json:
         terminal.print_json(document.model_dump())
     else:
@@ -148,7 +155,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
         pairs = read_pairs(folders, most, lambda: progress.advance(bar))
         model = mae.build(opened.config, 0)
         mae.load_weights(model, opened.weights)
-        bar = progress.add_task("measuring", total=5)
+        bar = progress.add_task("measuring", total=6)
         done = core.measure(
             model, pairs, lambda what: progress.update(bar, advance=1, description=what)
         )
@@ -161,25 +168,10 @@ def _print(figures: dict[str, Any]) -> None:
         terminal.out.print(f"signature: {figures['model']['signature']}")
     for direction, rows in figures["directions"].items():
         seen, made = direction.upper().split("_TO_")
-        lines = []
-        for site, row in rows.items():
-            lines.append(
-                {
-                    "site": site,
-                    "patients, windows": f"{row['patients']}, {row['windows']}",
-                    "rate error, bpm": cell(row["rate_error_bpm"], 2),
-                    "lost": cell(row["rate_lost"], 3),
-                    f"{seen} itself, bpm": cell(row["raw_rate_error_bpm"], 2),
-                    f"{seen} lost": cell(row["raw_rate_lost"], 3),
-                    "constant, bpm": cell(row["constant_rate_error_bpm"], 2),
-                    "r": cell(row["correlation"], 3),
-                    "r shifted": cell(row["correlation_shifted"], 3),
-                    "chance": cell(row["correlation_shifted_chance"], 3),
-                    "error": cell(row["error_over_trivial"], 3),
-                    "error shifted": cell(row["error_over_trivial_shifted"], 3),
-                }
-            )
+        lines = [_line(site, row, seen) for site, row in rows.items()]
         terminal.show(f"{seen} -> {made}: mean over patients, 95 % interval", lines, as_json=False)
+    for words in ("lost", "disputed", "constant", "chance"):
+        terminal.out.print(f"{words}: {_MEANS[words]}")
     bar, cited = figures["bar"], figures["cited"]
     reached = "reached" if bar["reached"] else "not reached"
     terminal.out.print(
@@ -200,10 +192,30 @@ def _print(figures: dict[str, Any]) -> None:
         terminal.out.print(f"not measured: {site}: no such folder below the data folder")
 
 
+def _line(site: str, row: dict[str, Any], seen: str) -> dict[str, str]:
+    return {
+        "site": f"{site}\n{row['patients']} patients\n{row['windows']} windows",
+        "rate error, bpm\nlost": (f"{cell(row['rate_error_bpm'], 2)}\n{cell(row['rate_lost'], 4)}"),
+        f"{seen} itself\nconstant": (
+            f"{cell(row['raw_rate_error_bpm'], 2)}\n{cell(row['constant_rate_error_bpm'], 2)}"
+        ),
+        "undisputed\ndisputed": (
+            f"{cell(row['rate_error_undisputed_bpm'], 2)}\n{cell(row['rate_disputed'], 3)}"
+        ),
+        "r, shifted r\nchance": (
+            f"{cell(row['correlation'], 2)}\n{cell(row['correlation_shifted'], 2)}\n"
+            f"{cell(row['correlation_shifted_chance'], 2)}"
+        ),
+        "error / trivial\nshifted": (
+            f"{cell(row['error_over_trivial'], 2)}\n{cell(row['error_over_trivial_shifted'], 2)}"
+        ),
+    }
+
+
 def cell(one: dict[str, float | None] | None, digits: int) -> str:
-    """ "0.85\\n[0.80, 0.90]", or words."""
+    """ "0.85 [0.80, 0.90]", or words."""
     if one is None:
         return "none"
     if one["low"] is None or one["high"] is None:
-        return f"{one['value']:.{digits}f}\n(no interval)"
-    return f"{one['value']:.{digits}f}\n[{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+        return f"{one['value']:.{digits}f} (no interval)"
+    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"

@@ -28,6 +28,7 @@ ALL_SITES = "all sites"
 DIRECTIONS = {"ppg_to_ecg": (PPG, ECG), "ecg_to_ppg": (ECG, PPG)}
 """Name: channel that is seen, channel that is made."""
 RATE_BAR_BPM = 2.9
+NEAR_BPM = 5.0
 CITED = {
     "source": "CardioGAN, arXiv 2010.00104: its own data, not these patients",
     "raw_ppg_bpm": 9.74,
@@ -39,6 +40,9 @@ WORDS = {
     "rate_error_bpm": "heart-rate error of the made signal, bpm, where a rate was found",
     "rate_lost": "share of windows whose made signal gave no rate",
     "rate_within_5_bpm": "share of windows with a rate within 5 bpm; a lost one is not",
+    "rate_disputed": "share of windows whose recorded ECG gives two detectors rates > 5 bpm apart",
+    "rate_error_undisputed_bpm": "heart-rate error in the other windows; the choice sees no model",
+    "raw_rate_error_undisputed_bpm": "the same of the recorded source signal itself",
     "raw_rate_error_bpm": "the same error of the recorded source signal itself",
     "raw_rate_lost": "share of windows whose source signal gave no rate",
     "constant_rate_error_bpm": "error of always saying the median rate of the other patients",
@@ -98,29 +102,41 @@ def measure(
     for channel, name in ((ECG, "ECG"), (PPG, "PPG")):
         rates[channel] = measures.rates_bpm(pairs.signal[:, channel], channel)
         tell(f"recorded {name}")
+    second = measures.second_rates_bpm(pairs.signal[:, ECG])
+    tell("recorded ECG, second detector")
+    disputed = ~(np.abs(rates[ECG] - second) <= NEAR_BPM)  # True also where one finds nothing
     result = {}
     for name, (source, target) in DIRECTIONS.items():
         found = measures.rates_bpm(made[:, target], target)
         result[name] = _direction(
-            pairs, made[:, target], target, rates[target], found, rates[source]
+            pairs, made[:, target], target, rates[target], found, rates[source], disputed
         )
         tell(name)
     return result
 
 
 def _direction(
-    pairs: Pairs, made: F32, target: int, true_bpm: F64, made_bpm: F64, raw_bpm: F64
+    pairs: Pairs,
+    made: F32,
+    target: int,
+    true_bpm: F64,
+    made_bpm: F64,
+    raw_bpm: F64,
+    disputed: npt.NDArray[np.bool_],
 ) -> Made:
     truth = pairs.signal[:, target]
     known = np.isfinite(true_bpm)
     best, shift = measures.best_shift(made, truth)
     other = _next_patient(pairs.patient)
     error = np.abs(made_bpm - true_bpm)
-    near = np.where(known, (np.nan_to_num(error, nan=np.inf) <= 5.0).astype(float), np.nan)
+    near = np.where(known, (np.nan_to_num(error, nan=np.inf) <= NEAR_BPM).astype(float), np.nan)
     figures = {
         "rate_error_bpm": error,
         "rate_lost": np.where(known, ~np.isfinite(made_bpm), np.nan),
         "rate_within_5_bpm": near,
+        "rate_disputed": disputed.astype(float),
+        "rate_error_undisputed_bpm": np.where(disputed, np.nan, error),
+        "raw_rate_error_undisputed_bpm": np.where(disputed, np.nan, np.abs(raw_bpm - true_bpm)),
         "raw_rate_error_bpm": np.abs(raw_bpm - true_bpm),
         "raw_rate_lost": np.where(known, ~np.isfinite(raw_bpm), np.nan),
         "constant_rate_error_bpm": np.abs(_others_median(true_bpm, pairs.patient) - true_bpm),

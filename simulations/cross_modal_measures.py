@@ -94,6 +94,27 @@ def rates_bpm(signal: npt.ArrayLike, channel: int) -> F64:
     return np.array([heart_rate_bpm(one, channel) for one in every], dtype=np.float64)
 
 
+def second_rates_bpm(ecg: npt.ArrayLike) -> F64:
+    """The same of recorded ECGs by another detector (Pan and Tompkins 1985, in NeuroKit2): only to
+    tell windows in which the reference itself is disputed."""
+    import warnings
+
+    import neurokit2 as nk
+
+    def rate(one: F64) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = nk.ecg_peaks(one, sampling_rate=int(FS_HZ), method="pantompkins1985")[1]
+            except Exception:
+                return float("nan")
+        peaks = np.asarray(found["ECG_R_Peaks"], dtype=np.float64)
+        peaks = peaks[np.isfinite(peaks)]
+        return float(60.0 * FS_HZ / np.median(np.diff(peaks))) if len(peaks) >= 3 else float("nan")
+
+    return np.array([rate(one) for one in np.asarray(ecg, dtype=np.float64)], dtype=np.float64)
+
+
 def _cross(a: F64, b: F64, shifts: npt.NDArray[np.int64]) -> F64:
     """sum over t of b[t] a[t - shift]: (window, shift)."""
     length = fft.next_fast_len(2 * a.shape[1], real=True)

@@ -65,12 +65,20 @@ def test_a_window_without_a_rate_is_counted_as_lost_and_not_as_right() -> None:
     signal = np.stack([np.stack([beating(60)] * 2), np.stack([beating(80)] * 2)])
     pairs = pairs_of(signal, [0, 1])
     one = cross_modal._direction(
-        pairs, signal[:, 0], 0, np.array([60.0, 80.0]), np.array([62.0, np.nan]), np.array([1, 2.0])
+        pairs,
+        signal[:, 0],
+        0,
+        np.array([60.0, 80.0]),
+        np.array([62.0, np.nan]),
+        np.array([1, 2.0]),
+        np.array([False, True]),
     )
     rows = cross_modal.table(pairs, {"ppg_to_ecg": one}, draws=50, seed=0)["ppg_to_ecg"]
     row = rows[cross_modal.ALL_SITES]
     assert row["rate_error_bpm"]["value"] == pytest.approx(2.0)
     assert row["rate_lost"]["value"] == pytest.approx(0.5)
+    assert row["rate_disputed"]["value"] == pytest.approx(0.5)
+    assert row["raw_rate_error_undisputed_bpm"]["value"] == pytest.approx(59.0)
     assert row["rate_within_5_bpm"]["value"] == pytest.approx(0.5)
     assert row["constant_rate_error_bpm"]["value"] == pytest.approx(20.0)
     assert cross_modal.bar(rows)["windows_lost"]["value"] == pytest.approx(0.5)
@@ -91,7 +99,9 @@ def test_patients_count_alike_whatever_their_windows() -> None:
 def test_examples_are_chosen_by_rule_among_what_may_be_drawn() -> None:
     signal = np.stack([np.stack([beating(60)] * 2)] * 11)
     rates = np.full(11, 60.0)
-    one = cross_modal._direction(pairs_of(signal, [0] * 11), signal[:, 0], 0, rates, rates, rates)
+    one = cross_modal._direction(
+        pairs_of(signal, [0] * 11), signal[:, 0], 0, rates, rates, rates, rates > 99
+    )
     one.figures["correlation_shifted"][:] = np.linspace(1.0, 0.0, 11)
     assert cross_modal.examples(one, np.ones(11, dtype=bool)) == {"median": 5, "worst decile": 9}
     assert cross_modal.examples(one, np.zeros(11, dtype=bool)) == {}
