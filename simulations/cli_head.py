@@ -29,6 +29,9 @@ app = typer.Typer(
 
 def register(lab: typer.Typer) -> None:
     """Add `head` to the lab's commands."""
+    from simulations import cli_head_federate
+
+    cli_head_federate.add(app)
     lab.add_typer(app)
 
 
@@ -111,7 +114,7 @@ def train(
 
     chosen = task_named(task)
     used = chosen.sensors(sensors)
-    _free(output)
+    free(output)
     model = open_model(on, signer)
     asked = Asked(folds, seed, draws, command_line(), today(), licence, open_data, level)
     with Saying() as say:
@@ -246,7 +249,8 @@ def verify(
     terminal.show("Verified", [told], as_json=as_json)
 
 
-def _free(folder: Path) -> None:
+def free(folder: Path) -> None:
+    """Raises OurMistake where the folder holds a head already: it is said before the work."""
     if (folder / "head.json").exists():
         raise OurMistake(f"{folder} holds a head already.", do="Choose another folder.")
 

@@ -50,19 +50,15 @@ def _lines(manifest: HeadManifest) -> Iterator[str]:
     yield ""
     rows = [(one.name, one.what, str(one.patients), one.licence) for one in manifest.collections]
     yield from _table(("collection", "what", "patients", "licence"), rows)
+    if manifest.open_data:
+        yield f"Open to everybody, as the training command says: {manifest.open_data}"
+        yield ""
     if manifest.class_counts:
         counts = [(one.name, str(one.items), str(one.patients)) for one in manifest.class_counts]
         yield from _table(("class", "items", "patients"), counts)
     yield "## Figures"
     yield ""
-    yield f"{_sentence(manifest.figures_of)} 95 % intervals: bootstrap over patients."
-    yield ""
-    yield from _table(("figure", "value", "95 % interval"), [_row(f) for f in manifest.figures])
-    yield "### By sex and by age"
-    yield ""
-    yield f"Groups of fewer than {FEWEST_IN_GROUP} patients are too few: no figure is given."
-    yield ""
-    yield from _table(("group", "figure", "value", "95 % interval"), list(_groups(manifest)))
+    yield from _figures(manifest)
     yield "## Calibration and abstention"
     yield ""
     yield from (f"- {line}" for line in _calibration(manifest))
@@ -106,6 +102,24 @@ def _facts(manifest: HeadManifest) -> Iterator[tuple[str, str]]:
             f"{manifest.left_out} items left out (no fingerprint)"
         ),
     )
+
+
+def _figures(manifest: HeadManifest) -> Iterator[str]:
+    yield _sentence(manifest.figures_of)
+    yield ""
+    if manifest.figures_public:
+        yield f"They have no noise; that they may be seen is decided: {manifest.figures_public}"
+        yield ""
+    if not manifest.figures:
+        return
+    yield "95 % intervals: bootstrap over patients."
+    yield ""
+    yield from _table(("figure", "value", "95 % interval"), [_row(f) for f in manifest.figures])
+    yield "### By sex and by age"
+    yield ""
+    yield f"Groups of fewer than {FEWEST_IN_GROUP} patients are too few: no figure is given."
+    yield ""
+    yield from _table(("group", "figure", "value", "95 % interval"), list(_groups(manifest)))
 
 
 def _row(figure: Figure) -> tuple[str, str, str]:

@@ -75,9 +75,10 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
             as `read`.
     """
     head = read(folder)
-    if not head.manifest.may_leave:
+    why = head.manifest.why_stays
+    if why:
         raise Refused(
-            "This head was trained on patients without noise; it must not leave the site.",
+            f"This head {why}; it must not leave the site.",
             reason="not private",
             do="Train it with: fedprint-lab head federate. Or, if everybody has the data anyway, "
             "train it again with --open-data and the reason.",
@@ -97,9 +98,10 @@ def verify(folder: Path, signer: bytes) -> Head:
     head = read(folder)
     signature = read_regular(folder / SIGNATURE, SIGNATURE_BYTES)
     signing.verify(signer, TAG, head.manifest.to_bytes(), signature)
-    if not head.manifest.may_leave:
+    why = head.manifest.why_stays
+    if why:
         raise Refused(
-            "This head was trained on patients without noise; it should not be here.",
+            f"This head {why}; it should not be here.",
             reason="not private",
             do="Do not use it, and tell whoever signed it.",
         )

@@ -180,7 +180,7 @@ class Privacy(_Strict):
 
     mode: Literal["without", "local", "distributed"]
     unit: Words
-    noise: Words
+    noise: Literal["none", "system", "seeded, NOT PRIVATE"]
     sample_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None
     noise_multiplier: Positive | None
     clipping_norm: Positive | None
@@ -193,6 +193,8 @@ class Privacy(_Strict):
     @model_validator(mode="after")
     def _of_its_mode(self) -> Privacy:
         private = self.mode != "without"
+        if private != (self.noise != "none"):
+            raise ValueError("a mechanism has noise, another training has none")
         stated = (self.sample_rate, self.noise_multiplier, self.clipping_norm)
         if any((value is not None) != private for value in stated):
             raise ValueError("a private head states its mechanism, another has none")
@@ -241,6 +243,8 @@ class HeadManifest(_Strict):
     class_counts: Annotated[tuple[ClassCount, ...], Field(max_length=MOST_CLASSES)]
     figures: Annotated[tuple[Figure, ...], Field(max_length=32)]
     figures_of: Words
+    figures_public: Words
+    """Who decided that figures of closed data, which have no noise, may be seen; "" if nobody."""
     groups: Annotated[tuple[Group, ...], Field(max_length=16)]
     regularisation: Positive
     temperature: Temperature | None
@@ -277,9 +281,36 @@ class HeadManifest(_Strict):
         return {"classes": len(self.classes), "number": 1, "identity": 0}[self.kind]
 
     @property
-    def may_leave(self) -> bool:
-        """Trained with noise, or on data that everybody has."""
-        return self.privacy.mode != "without" or bool(self.open_data)
+    def tells(self) -> bool:
+        """Whether the manifest itself tells of patients without noise: figures, counts, curves."""
+        heat, sets, band = self.temperature, self.sets, self.band
+        measured = (
+            None if heat is None else heat.ece_before,
+            None if heat is None else heat.ece_after,
+            None if sets is None else sets.coverage,
+            None if sets is None else sets.answered,
+            None if sets is None else sets.accuracy,
+            None if band is None else band.coverage,
+            self.distance.beyond,
+        )
+        curves = (
+            *(() if heat is None else (*heat.reliability_before, *heat.reliability_after)),
+            *(() if sets is None else sets.curve),
+            *(() if self.verification is None else self.verification.curve),
+        )
+        named = (*self.figures, *self.class_counts, *(g for g in self.groups if g.figures))
+        return bool(curves or named) or any(value is not None for value in measured)
+
+    @property
+    def why_stays(self) -> str:
+        """Why the head must not leave the site; "" if it may."""
+        if self.open_data:
+            return ""
+        if self.privacy.mode == "without" or self.privacy.noise != "system":
+            return "was trained on patients without noise of the operating system"
+        if self.tells and not self.figures_public:
+            return "has figures of patients without noise that nobody declared public"
+        return ""
 
     def to_bytes(self) -> bytes:
         """Canonical bytes: what is signed and what lies in `head.json`."""

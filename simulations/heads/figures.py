@@ -146,8 +146,11 @@ def answered_curve(measured: Measured) -> tuple[CurvePoint, ...]:
 
 
 def _mean(values: Floats, weight: Floats) -> float:
+    """Weighted mean; rounding must not carry it beyond the values. NaN without weight."""
     total = float(weight.sum())
-    return float(values @ weight) / total if total > 0 else float("nan")
+    if total <= 0:
+        return float("nan")
+    return float(np.clip(float(values @ weight) / total, values.min(), values.max()))
 
 
 def _largest(labels: Floats, weight: Floats) -> float:
