@@ -7,7 +7,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shared_model.heads.arrays import Head
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+OVERALL = "Sets hold the truth for --level of all patients, not of those of each class."
 HeadFolder = Annotated[Path, typer.Argument(metavar="HEAD", help="Folder of a head.")]
 
 app = typer.Typer(
@@ -33,6 +34,11 @@ def register(lab: typer.Typer) -> None:
 
     cli_head_federate.add(app)
     lab.add_typer(app)
+
+
+def promise(overall: bool) -> Literal["each class", "overall"]:
+    """What the sets promise."""
+    return "overall" if overall else "each class"
 
 
 def command_line() -> str:
@@ -88,6 +94,7 @@ def train(
     sensors: Annotated[str | None, typer.Option(help="both, ecg or ppg.")] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Folds over patients.")] = 5,
     level: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of sets, bands.")] = 0.9,
+    overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
     draws: Annotated[int, typer.Option(min=20, max=10_000, help="Bootstrap samples.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
@@ -116,7 +123,9 @@ def train(
     used = chosen.sensors(sensors)
     free(output)
     model = open_model(on, signer)
-    asked = Asked(folds, seed, draws, command_line(), today(), licence, open_data, level)
+    asked = Asked(
+        folds, seed, draws, command_line(), today(), licence, open_data, level, promise(overall)
+    )
     with Saying() as say:
         found = load(chosen, used, model, data or default_data(), sites=sites or (), say=say)
         head = trained(found, model, asked, say)

@@ -11,7 +11,16 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
-from simulations.cli_head import AsJson, Saying, command_line, free, plots, today
+from simulations.cli_head import (
+    OVERALL,
+    AsJson,
+    Saying,
+    command_line,
+    free,
+    plots,
+    promise,
+    today,
+)
 
 SIMULATED = "the patients are simulated"
 
@@ -55,6 +64,7 @@ def federate(
         bool, typer.Option("--repeatable-non-private", help="Seeded noise: NO PRIVACY.")
     ] = False,
     level: Annotated[float, typer.Option(min=0.5, max=0.99)] = 0.9,
+    overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
     draws: Annotated[int, typer.Option(min=20, max=10_000)] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of parts and bootstrap.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
@@ -104,7 +114,7 @@ def federate(
         noise="NonPrivateForTests" if repeatable else "system",
     )
     opened = SIMULATED if simulated else open_data
-    asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level)
+    asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level, promise(overall))
     with Saying() as say:
         if simulated:
             count = hospitals or 10

@@ -121,9 +121,8 @@ def _class(head: Head, scores: Numbers, distance: float) -> Answer:
     if manifest.temperature is None or manifest.sets is None:
         raise OurMistake("A head of classes has a temperature and sets.")
     probabilities = softmax(scores[None], manifest.temperature.temperature)[0]
-    least = manifest.sets.least
-    pairs = zip(manifest.classes, probabilities, strict=True)
-    possible = tuple(name for name, share in pairs if share >= least)
+    pairs = zip(manifest.classes, probabilities, manifest.sets.least, strict=True)
+    possible = tuple(name for name, share, least in pairs if share >= least)
     told = tuple(float(share) for share in probabilities)
     far = distance > manifest.distance.limit
     sure = len(possible) == 1 and not far

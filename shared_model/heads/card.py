@@ -146,10 +146,18 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
                 f"{heat.ece_before:.3f} before, {heat.ece_after:.3f} after"
             )
     if sets is not None:
+        named = zip(manifest.classes, sets.least, strict=True)
+        least = ", ".join(f"{name} {share:.3f}" for name, share in named)
+        whom = "the patients of each class" if sets.promise == "each class" else "all patients"
         yield (
-            f"prediction sets for {sets.level:.0%} of patients' windows: all classes of "
-            f"probability {sets.least:.3f} or more; an answer is given where that is one class"
+            f"prediction sets that hold the truth for {sets.level:.0%} of {whom}: every class "
+            f"whose probability is at least: {least}; an answer is given where that is one class"
         )
+        if 0.0 in sets.least:
+            yield (
+                "a class with 0.000 has too few patients for that promise: it is in every set, and "
+                "no other class is ever answered"
+            )
         if sets.coverage is not None:
             yield f"measured on patients left out: the set holds the truth in {sets.coverage:.1%}"
         if sets.answered is not None:

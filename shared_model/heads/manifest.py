@@ -125,15 +125,19 @@ class Temperature(_Strict):
 
 
 class Sets(_Strict):
-    """Conformal prediction sets: all classes whose probability is at least `least`.
+    """Conformal prediction sets: every class whose probability is at least its `least`.
 
-    level: coverage asked for. coverage, answered, accuracy: measured on patients who had no part
-    in `least`: items whose set holds the truth, items with a set of one class (the others are
-    abstained from), and how many of these answers are right. None: not measured.
+    promise: `each class`: of the patients of every class the set holds the truth as often as level
+    says, of the rare sick as of the many healthy; `overall`: of all together. least: 0 where a
+    class has too few patients to promise anything: it is in every set. coverage, answered,
+    accuracy: measured on patients who had no part in `least`: items whose set holds the truth,
+    items with a set of one class (the others are abstained from), and how many of these answers are
+    right. None: not measured.
     """
 
     level: Share
-    least: Share
+    promise: Literal["each class", "overall"]
+    least: Annotated[tuple[Share, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     coverage: Share | None
     answered: Share | None
     accuracy: Share | None
@@ -271,6 +275,8 @@ class HeadManifest(_Strict):
             raise ValueError("a number, and it alone, has a band")
         if (self.kind == "identity") != (self.verification is not None):
             raise ValueError("identity, and it alone, has a threshold")
+        if self.sets is not None and len(self.sets.least) != len(self.classes):
+            raise ValueError("every class has its least probability")
         if not many and (self.temperature is not None or self.sets is not None):
             raise ValueError("only classes have a temperature or sets")
         return self

@@ -81,24 +81,39 @@ def quantile(scores: Floats, weight: Floats, level: float, *, patients: int | No
     return float(scores[order[place]]) if place < len(scores) else float("inf")
 
 
-def by_fold(
-    fold: Places, fit: Callable[[Bools], float], tell: Callable[[float, Bools], Floats]
-) -> Floats:
-    """Fit on the patients of the other folds, tell of these: (item,) in the order of the items."""
-    found = np.full(len(fold), np.nan)
-    for number in np.unique(fold):
-        here = fold == number
-        found[here] = tell(fit(~here), here)
-    return found
+def by_fold(fold: Places, fit: Callable[[Bools], npt.ArrayLike]) -> Floats:
+    """For each item what was fitted on the patients of the other folds: (item, ...)."""
+    parts = {int(n): np.asarray(fit(fold != n), dtype=np.float64) for n in np.unique(fold)}
+    return np.stack([parts[int(n)] for n in fold])
 
 
 def temperatures_by_fold(fold: Places, logits: Floats, truth: Floats, weight: Floats) -> Floats:
     """The temperature for each item, fitted without its fold: (item,)."""
-    return by_fold(
-        fold,
-        lambda rest: temperature(logits[rest], truth[rest], weight[rest]),
-        lambda heat, here: np.full(int(here.sum()), heat),
-    )
+    return by_fold(fold, lambda rest: temperature(logits[rest], truth[rest], weight[rest]))
+
+
+def least_of(shares: Floats, truth: Floats, patient: Places, level: float, promise: str) -> Floats:
+    """Least probability of each class in the sets, (class,): LAC (Sadinle, Lei and Wasserman 2019,
+    1609.00451), overall or for each class by itself (Vovk, Lindsay, Nouretdinov and Gammerman
+    2003, "Mondrian confidence machine"). 0 where so few patients promise nothing.
+
+    Args:
+        shares: (item, class), of patients left out. truth, patient: (item,).
+    """
+    labels = truth.astype(int)
+    wrong = 1.0 - shares[np.arange(len(labels)), labels]
+    kept = [labels == one for one in range(shares.shape[1])]
+    if promise == "overall":
+        kept = [np.ones(len(labels), dtype=np.bool_)] * shares.shape[1]
+    return np.array([_least(wrong[rows], patient[rows], level) for rows in kept])
+
+
+def _least(wrong: Floats, patient: Places, level: float) -> float:
+    if not len(wrong):
+        return 0.0
+    weight = 1.0 / np.bincount(patient)[patient]
+    patients = int(np.unique(patient).size)
+    return _share(1.0 - quantile(wrong, weight, level, patients=patients))
 
 
 def _share(value: float) -> float:

@@ -107,13 +107,13 @@ def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
     manifest = head.manifest
     outputs = logits(head, standardised(head, data.fingerprints))
     if manifest.band is not None:
-        least = np.full(len(outputs), manifest.band.half_width)
+        least = np.full((len(outputs), 1), manifest.band.half_width)
     else:
         heat, sets = manifest.temperature, manifest.sets
         if heat is None or sets is None:
             raise OurMistake("A head of classes has a temperature and sets.")
         outputs = softmax(outputs, heat.temperature)
-        least = np.full(len(outputs), sets.least)
+        least = np.tile(np.array(sets.least), (len(outputs), 1))
     return figures.Measured.of(data, outputs, least, draws=asked.draws, seed=asked.seed)
 
 
@@ -124,7 +124,7 @@ def _row(head: Head, data: HeadData, asked: Asked) -> dict[str, Any]:
 def _main(outputs: Floats, data: HeadData, asked: Asked) -> dict[str, Any]:
     """The main figure of outputs that have no sets or band."""
     shares = outputs if data.kind == "number" else softmax(outputs)
-    least = np.zeros(len(outputs))
+    least = np.zeros_like(shares)
     measured = figures.Measured.of(data, shares, least, draws=asked.draws, seed=asked.seed)
     name, measure = next(iter(figures.measures(measured).items()))
     found = measured.figure(name, measure)

@@ -156,9 +156,10 @@ def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -
     return Settled(setup, privacy, declared, weights)
 
 
-def calibration_plan(settled: Settled, ask: Ask, kind: str) -> tuple[PrivacyPlan, float]:
+def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan, float]:
     """The histogram's plan: one step of everybody, as dear as all rounds; and what it costs.
 
+    size: its entries.
     A patient is in the steps or in the histogram: the dearer of the two is what he pays
     (parallel composition under adding or removing one patient)."""
     run = settled.privacy
@@ -170,7 +171,6 @@ def calibration_plan(settled: Settled, ask: Ask, kind: str) -> tuple[PrivacyPlan
         return plan, epsilon_pld([plan], run.delta)
     sigma *= math.sqrt(run.threshold / (run.threshold - run.colluding)) * (1.0 + 1e-6)
     plan = PrivacyPlan(1.0, sigma, 1.0, 1, "distributed")
-    size = int(np.prod(histogram.shape_of(kind)))
     priced = mechanism(plan, dimension=size, threshold=run.threshold, colluding=run.colluding)
     return plan, epsilon_pld([priced], run.delta)
 
@@ -209,10 +209,11 @@ def private_head(
     parts = [(one.name, tensors(one.fit, space, min(most, MOST_ITEMS))) for one in hospitals]
     found = trained(parts, settled.setup, settled.declared, settled.weights, unit, on_round)
     fitted = _folded(found, space, data)
-    draft = written(data, model, asked, fitted, _fields(data, space, None, asked.level))
-    plan, epsilon = calibration_plan(settled, ask, data.kind)
-    seen = _histogram(hospitals, draft, plan, settled, asked.level)
-    fields = _fields(data, space, seen, asked.level)
+    draft = written(data, model, asked, fitted, _fields(data, space, None, asked))
+    shape = histogram.shape_of(data.kind, len(data.classes))
+    plan, epsilon = calibration_plan(settled, ask, int(np.prod(shape)))
+    seen = _histogram(hospitals, draft, plan, settled, asked)
+    fields = _fields(data, space, seen, asked)
     fields |= {
         "privacy": _privacy(hospitals, settled, ask, epsilon),
         "class_counts": (),
@@ -248,12 +249,12 @@ def _scale_of(data: HeadData) -> float:
 
 
 def _histogram(
-    hospitals: Sequence[Hospital], draft: Head, plan: PrivacyPlan, settled: Settled, level: float
+    hospitals: Sequence[Hospital], draft: Head, plan: PrivacyPlan, settled: Settled, asked: Asked
 ) -> histogram.ReadOff:
     """The noisy histogram of all hospitals, read off."""
     run, setup = settled.privacy, settled.setup
     kind = draft.manifest.kind
-    shape = histogram.shape_of(kind)
+    shape = histogram.shape_of(kind, len(draft.manifest.classes))
     scale = _scale_of(hospitals[0].fit)
     updates = []
     for one in hospitals:
@@ -280,7 +281,8 @@ def _histogram(
     return histogram.read_off(
         total[histogram.NAME],
         kind,
-        level=level,
+        level=asked.level,
+        promise=asked.promise,
         far_level=FAR_LEVEL,
         scale=scale,
         noise_std=std,
@@ -288,7 +290,7 @@ def _histogram(
 
 
 def _fields(
-    data: HeadData, space: PublicSpace, seen: histogram.ReadOff | None, level: float
+    data: HeadData, space: PublicSpace, seen: histogram.ReadOff | None, asked: Asked
 ) -> dict[str, Any]:
     """Calibration of the manifest; `seen` None: of a draft, before there is any."""
     fields: dict[str, Any] = {
@@ -302,7 +304,7 @@ def _fields(
     }
     if data.kind == "number":
         half = 1.0 if seen is None else seen.half_width
-        return fields | {"band": Band(level=level, half_width=half, coverage=None)}
+        return fields | {"band": Band(level=asked.level, half_width=half, coverage=None)}
     return fields | {
         "temperature": Temperature(
             temperature=1.0 if seen is None else seen.temperature,
@@ -313,8 +315,9 @@ def _fields(
             fitted_on="a noisy histogram of patients who took no part in the steps",
         ),
         "sets": Sets(
-            level=level,
-            least=0.0 if seen is None else seen.least,
+            level=asked.level,
+            promise=asked.promise,
+            least=(0.0,) * len(data.classes) if seen is None else seen.least,
             coverage=None,
             answered=None,
             accuracy=None,

@@ -20,8 +20,8 @@ Measure = Callable[[Floats], float]
 @dataclass(frozen=True)
 class Measured:
     """Answers of patients left out. shares: (item, class), calibrated without the item's fold; of
-    a number (item, 1), the prediction. least: of the conformal set, or half the band, for each
-    item without its fold."""
+    a number (item, 1), the prediction. least: of each class in the conformal set, (item, class), or
+    half the band, (item, 1); without the item's fold."""
 
     data: HeadData = field(repr=False)
     shares: Floats = field(repr=False)
@@ -61,11 +61,11 @@ def measures(measured: Measured) -> dict[str, Measure]:
             "mean absolute error": lambda w: _mean(error, w),
             "error of the median": lambda w: _mean(np.abs(truth - np.median(truth)), w),
             "correlation": lambda w: _correlation(shares[:, 0], truth, w),
-            "within the band": lambda w: _mean((error <= measured.least).astype(float), w),
+            "within the band": lambda w: _mean((error <= measured.least[:, 0]).astype(float), w),
         }
     labels = truth.astype(int)
     right = (shares.argmax(axis=1) == labels).astype(float)
-    sets = shares >= measured.least[:, None]
+    sets = shares >= measured.least
     single = sets.sum(axis=1) == 1
     inside = sets[np.arange(len(labels)), labels].astype(float)
     return {
@@ -74,7 +74,7 @@ def measures(measured: Measured) -> dict[str, Measure]:
         "share of the largest class": lambda w: _largest(labels, w),
         "truth in the set": lambda w: _mean(inside, w),
         "answered": lambda w: _mean(single.astype(float), w),
-        "accuracy where answered": lambda w: _mean(right, w * single),
+        "accuracy where answered": lambda w: _mean(inside, w * single),
     }
 
 

@@ -3,7 +3,7 @@
 Other patients than those who fitted give, once and for all (sample rate 1), a histogram each: the
 mean over his items of "which bin", in several rows at once:
 
-- classes: for each of a few temperatures, the bin of the probability of the truth;
+- classes: for each of a few temperatures, the class and the bin of its probability;
 - a number: the bin of the absolute error;
 - always: the bin of the Mahalanobis distance from simulated fingerprints.
 
@@ -38,6 +38,8 @@ WIDEST_ERROR = 3.0
 """Of a number, in its public scale; larger errors are in the last bin."""
 DISTANCES = np.geomspace(0.5, 8.0, BINS)
 """Upper edges of the distance's bins; what is beyond the last is in the last."""
+SURELY = 3.0
+"""Standard deviations of a row's noise that its patients have to exceed."""
 NAME = "histogram"
 
 
@@ -46,9 +48,9 @@ def rows_of(kind: str) -> int:
     return (1 if kind == "number" else len(TEMPERATURES)) + 1
 
 
-def shape_of(kind: str) -> tuple[int, int]:
-    """(row, bin)."""
-    return rows_of(kind), BINS
+def shape_of(kind: str, classes: int) -> tuple[int, int]:
+    """(row, bin); of classes a row has the bins of one class after those of another."""
+    return rows_of(kind), BINS * max(1, classes)
 
 
 def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
@@ -67,9 +69,10 @@ def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
     else:
         labels = data.truth.astype(int)
         of_truth = [softmax(scores, t)[np.arange(len(labels)), labels] for t in TEMPERATURES]
-        places = [*(np.minimum((p * BINS).astype(int), BINS - 1) for p in of_truth), *places]
+        bins = [np.minimum((p * BINS).astype(int), BINS - 1) for p in of_truth]
+        places = [*(labels * BINS + place for place in bins), *places]
     people, index = np.unique(data.patient, return_inverse=True)
-    made = np.zeros((len(people), len(places), BINS))
+    made = np.zeros((len(people), *shape_of(kind, len(data.classes))))
     for row, place in enumerate(places):
         np.add.at(made[:, row], (index, place), data.weight)
     return np.asarray(made / np.sqrt(len(places)))
@@ -91,7 +94,7 @@ class ReadOff:
     of one bin's noise, in patients."""
 
     temperature: float
-    least: float
+    least: tuple[float, ...]
     half_width: float
     far: float
     patients: float
@@ -104,6 +107,7 @@ def read_off(
     kind: str,
     *,
     level: float,
+    promise: str,
     far_level: float,
     scale: float,
     noise_std: float,
@@ -119,24 +123,34 @@ def read_off(
     counts = noisy * np.sqrt(len(noisy))
     spread = noise_std * float(np.sqrt(len(noisy)))
     patients = max(float(counts.sum(axis=1).mean()), 1.0)
-    far = _edge(counts[-1], far_level, patients, spread)
+    far = _edge(counts[-1][:BINS], far_level, patients, spread)
     far_limit = float(DISTANCES[far])
     if kind == "number":
         place = _edge(counts[0], level, patients, spread)
         half = (place + 1) / BINS * WIDEST_ERROR * scale
-        return ReadOff(1.0, 0.0, half, far_limit, patients, spread, counts)
+        return ReadOff(1.0, (), half, far_limit, patients, spread, counts)
     centres = (np.arange(BINS) + 0.5) / BINS
-    losses = [float(-(row * np.log(centres)).sum()) for row in counts[:-1]]
-    best = int(np.argmin(losses))
-    row = counts[best][::-1]  # from sure to unsure
-    place = _edge(row, level, patients, spread)
-    least = max(0.0, 1.0 - (place + 1) / BINS)
-    return ReadOff(TEMPERATURES[best], least, 0.0, far_limit, patients, spread, counts)
+    by_class = counts[:-1].reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
+    best = int(np.argmin(-(by_class * np.log(centres)).sum(axis=(1, 2))))
+    rows = by_class[best][:, ::-1]  # from sure to unsure
+    if promise == "overall":
+        found = [_least(rows.sum(axis=0), level, spread * np.sqrt(len(rows)))] * len(rows)
+    else:
+        found = [_least(row, level, spread) for row in rows]
+    return ReadOff(TEMPERATURES[best], tuple(found), 0.0, far_limit, patients, spread, counts)
+
+
+def _least(row: Floats, level: float, spread: float) -> float:
+    """Least probability of a class from its bins, the surest first."""
+    place = _edge(row, level, max(float(row.sum()), 1.0), spread)
+    return max(0.0, 1.0 - (place + 1) / BINS)
 
 
 def _edge(row: Floats, level: float, patients: float, spread: float) -> int:
     """First bin at whose end `level` of the patients, and one more, are reached beyond the noise;
-    the last one where that is nowhere."""
+    the last one where that is nowhere, or where the patients themselves may be noise."""
+    if patients < SURELY * spread * float(np.sqrt(len(row))):
+        return len(row) - 1
     for place in range(len(row)):
         reached = float(row[: place + 1].sum()) - spread * float(np.sqrt(place + 1))
         if reached >= level * (patients + 1.0):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from shared_model.heads.manifest import (
     Temperature,
 )
 from simulations.heads import calibrate, collections, figures, fit, verify
-from simulations.heads.data import Floats, HeadData
+from simulations.heads.data import HeadData
 from simulations.heads.tasks import TASKS
 from simulations.models import NamedModel
 
@@ -55,6 +55,7 @@ class Asked:
     licence: str = ""
     open_data: str = ""
     level: float = LEVEL
+    promise: Literal["each class", "overall"] = "each class"
 
 
 def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: None) -> Head:
@@ -79,17 +80,14 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
 
 def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, Any]:
     logits, truth, weight, fold = outside.outputs, data.truth, data.weight, outside.fold
-    labels = truth.astype(int)
     heats = calibrate.temperatures_by_fold(fold, logits, truth, weight)
     before, after = softmax(logits), softmax(logits / heats[:, None])
-    wrong = 1.0 - after[np.arange(len(labels)), labels]
     heat = calibrate.temperature(logits, truth, weight)
-    final = 1.0 - softmax(logits, heat)[np.arange(len(labels)), labels]
-    least = _least(final, weight, asked.level, data.patients)
+    terms = (asked.level, asked.promise)
+    least = calibrate.least_of(softmax(logits, heat), truth, data.patient, *terms)
     each = calibrate.by_fold(
         fold,
-        lambda rest: _least(wrong[rest], weight[rest], asked.level, _patients(data, rest)),
-        lambda found, here: np.full(int(here.sum()), found),
+        lambda rest: calibrate.least_of(after[rest], truth[rest], data.patient[rest], *terms),
     )
     measured = figures.Measured.of(data, after, each, draws=asked.draws, seed=asked.seed)
     found = {one.name: one for one in figures.figures(measured)}
@@ -108,20 +106,14 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
         ),
         "sets": Sets(
             level=asked.level,
-            least=least,
+            promise=asked.promise,
+            least=tuple(float(one) for one in least),
             coverage=value.get("truth in the set"),
             answered=value.get("answered"),
             accuracy=value.get("accuracy where answered"),
             curve=figures.answered_curve(measured),
         ),
     }
-
-
-def _least(wrong: Floats, weight: Floats, level: float, patients: int) -> float:
-    """Least probability of a class in the set (LAC: Sadinle, Lei and Wasserman 2019, 1609.00451);
-    0, all classes, where so few patients promise nothing."""
-    found = 1.0 - calibrate.quantile(wrong, weight, level, patients=patients)
-    return float(min(1.0, max(0.0, found)))
 
 
 def _patients(data: HeadData, rows: calibrate.Bools) -> int:
@@ -138,9 +130,7 @@ def _number(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, A
         )
         return found if np.isfinite(found) else BEYOND * float(error.max() + 1.0)
 
-    each = calibrate.by_fold(
-        outside.fold, half, lambda found, here: np.full(int(here.sum()), found)
-    )
+    each = calibrate.by_fold(outside.fold, lambda rest: [half(rest)])
     measured = figures.Measured.of(data, outside.outputs, each, draws=asked.draws, seed=asked.seed)
     found = {one.name: one for one in figures.figures(measured)}
     everybody = np.ones(len(error), dtype=np.bool_)
@@ -162,11 +152,11 @@ BEYOND = 10.0
 def distance(data: HeadData, outside: fit.OutOfFold) -> Distance:
     """The limit, and which share of patients left out lies beyond what the others' say."""
     far, weight = outside.distance, data.weight
-    each = calibrate.by_fold(
+    limits = calibrate.by_fold(
         outside.fold,
         lambda rest: calibrate.quantile(far[rest], weight[rest], FAR_LEVEL, patients=None),
-        lambda limit, here: (far[here] > limit).astype(np.float64),
     )
+    each = (far > limits).astype(np.float64)
     return Distance(
         limit=max(calibrate.quantile(far, weight, FAR_LEVEL, patients=None), 1e-6),
         level=FAR_LEVEL,
