@@ -218,7 +218,7 @@ class MaskedAutoencoder(nn.Module):
             (..., 128), unit norm; zero for a window without a valid token.
         """
         keys = [valid[..., channel, :] for channel in (ECG, PPG)]  # each (..., token)
-        place = torch.arange(TOKENS, device=patches.device).expand(keys[ECG].shape)
+        place = torch.arange(TOKENS, device=patches.device)  # (token,), the same for all windows
         tokens = [
             self.encoders[channel](
                 patches[..., channel, :, :],

@@ -125,7 +125,11 @@ def _federation(
 
 @dataclass
 class Loop:
-    """The rounds of a run. `last` is the newest checkpoint."""
+    """The rounds of a run. `last` is the newest checkpoint.
+
+    first_bytes: of a request's body while no round is aggregated: the model. body_bytes: of those
+    after, in which the server step's state is beside the model if the step has one.
+    """
 
     experiment: Experiment
     folder: RunFolder
@@ -140,7 +144,10 @@ class Loop:
         self.step = algorithms.server_step(self.experiment.algorithm, self.experiment.privacy.mode)
         self.names = tuple(site.name for site in self.data.sites)
         self.place = {name: index for index, name in enumerate(self.names)}
-        self.body_bytes = len(weights_io.to_bytes(self.settled.start))
+        start = self.settled.start
+        state = self.step.begin({name: start[name] for name in self.settled.setup.sent})
+        self.first_bytes = len(weights_io.to_bytes(start))
+        self.body_bytes = len(weights_io.to_bytes(start | state))
 
     def restore(self) -> bool:
         """Go back to the newest checkpoint, and the journal with it; False: there is none yet.
@@ -192,6 +199,7 @@ class Loop:
             [self.settled.weights[one] for one in places],
         )
         told: Told = []
+        body = self.body_bytes if self.last.mean else self.first_bytes
         weights, state, mean = self.last.weights, self.last.state, self.last.mean
         if len(answered) >= self.settled.needed:
             seed = rotation_seed(self.experiment, number)
@@ -225,7 +233,7 @@ class Loop:
         measured: list[dict[str, Any]] = []
         if number % self.experiment.evaluation.every == 0 or number == self.experiment.rounds:
             measured = self._measured(now)
-        sites = self._sites(asked, told, numbers)
+        sites = self._sites(asked, told, numbers, body)
         row = self._row(now, sites, told, mean, measured)
         row["wall_s"] = time.monotonic() - began_s
         lines = [{"kind": "round"} | row, {"kind": "sites", "round": number, "asked": sites}]
@@ -290,8 +298,8 @@ class Loop:
     def _largest(self, now: Checkpoint) -> float | None:
         return self.settled.privacy.epsilon(max(now.booked))
 
-    def _sites(self, asked: Any, told: Told, numbers: Numbers) -> list[dict[str, Any]]:
-        """What the journal has of each site that was asked."""
+    def _sites(self, asked: Any, told: Told, numbers: Numbers, body: int) -> list[dict[str, Any]]:
+        """What the journal has of each site that was asked. body: bytes of the request's."""
         known = {one["site"]: one for one in told}
         trained, rows = set(asked.trained), []
         for name in asked.asked:
@@ -304,7 +312,7 @@ class Loop:
                     "behaviour": one.get("behaviour", ""),
                     "norm": one.get("norm"),
                     "up": numbers.packed_bytes * sends.reply,
-                    "down": self.body_bytes * sends.request,
+                    "down": body * sends.request,
                 }
             )
         return rows
