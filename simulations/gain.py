@@ -251,6 +251,7 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
         },
         "in_words": [
             "Fresh SIMULATED patients, probes of frozen fingerprints.",
+            "Both share one pool of patients; which few of it each run holds out differs.",
             f"Pooled training moved mean skill by {moved:+.4f}: where it moves nothing, a ratio "
             "near 1 says nothing.",
             *_words([federated, pooled]),
