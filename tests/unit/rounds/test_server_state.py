@@ -370,6 +370,10 @@ def test_an_operators_run_names_a_step_and_may_leave_its_moments_to_the_paper():
         ({"server_moments": {"tau": 0.1}}, "fedavg has no server_moments"),
         ({**ADAM, "server_moments": {"tau": 2.0}}, "tau must be in"),
         ({"training": {"proximal_weight": -1.0}}, "proximal_weight must be in"),
+        (
+            {"training": {"optimiser": "sgd", "learning_rate": 0.1, "proximal_weight": 21.0}},
+            "proximal_weight x learning_rate must be at most 1",
+        ),
     ],
 )
 def test_a_run_that_would_ruin_the_model_is_refused_when_it_is_written(values, words):
