@@ -80,7 +80,11 @@ def both(
                 "mode": "distributed" if shared else "local",
             },
             **(adam if request.param == "fedadam" else {}),
-            "training": {"optimiser": "sgd" if shared else "adam", "segments": 1},
+            "training": {
+                "optimiser": "sgd" if shared else "adam",
+                "segments": 1,
+                "proximal_weight": 0.5 if request.param == "fedadam" else 0.0,
+            },
             "poll_s": 0.01,
         }
     )

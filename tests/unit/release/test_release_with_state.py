@@ -89,7 +89,7 @@ def test_a_run_that_goes_on_with_the_state_that_another_left_is_a_fault(coordina
     start = folder.weights(folder.record())
     second = write_run(coordinator, Story(run="autumn", rounds=1, start=start, seed=9, adam=True))
     manifest = released(coordinator, second, origin=None).manifest
-    first, closed, last, other = manifest.lineage.rounds
+    first, _, last, other = manifest.lineage.rounds
     assert release_checks.chain_faults(manifest) == []
     other = other.model_copy(update={"model_in": first.weights_out})
     last = last.model_copy(update={"model_in": other.model_out})
