@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from killer import MODES, Killed, Killer
 from loop_stand_ins import changes, federation, go, kind_of
 from node_stand_ins import RUN_KEY, SITES, TRAINABLE, Consortium, cheap_train, start_weights
 from round_stand_ins import handlers
 
+import client.outbox
 from client.node_parts import check_model
 from client.run_cost import in_words
 from server.checkpoints import RunFolder
@@ -344,6 +347,38 @@ def config(**values):
     base = {"run": "spring", "preset": "tiny", "rounds": 2}
     privacy = {"sample_rate": 0.1, "noise_multiplier": 2.0, "clipping_norm": 1.0, "steps": 3}
     return RunConfig.from_dict({**base, "privacy": privacy, **values})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_node_killed_at_any_write_of_a_round_takes_the_step_with_the_state(
+    tmp_path, monkeypatch, undisturbed, mode
+):
+    """Killed once in each message of the round, at the message's first, second ... write: what the
+    node kept of model and state is what it was sent, and its receipt names the next ones."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    folder, transport, nodes = three(tmp_path, rounds=3, **ADAM)
+    real, fired = transport.nodes["beta"], []
+
+    def handle(header, body):
+        message = protocol.readable(header)
+        for count in range(14):
+            if message.get("round") != 2:
+                break
+            killer = Killer(count, mode)
+            with monkeypatch.context() as patch:
+                patch.setattr(client.outbox, "write_atomic", killer.write)
+                try:
+                    return real(header, body)
+                except Killed:
+                    fired.append(message["kind"])
+        return real(header, body)
+
+    transport.nodes["beta"] = handle
+    record, _ = go(transport, folder)
+    assert set(fired) >= {"train-request", "agree-request", "open-request", "verify-request"}
+    wanted = [item.model_out for item in undisturbed[1].rounds]
+    assert [item.model_out for item in record.rounds] == wanted
+    assert set(folder.closing(2).receipts) == set(nodes)
 
 
 def test_the_dashboards_words_name_the_moments():
