@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from client.local_state import NORMS
+from shared_model import adapters
 from shared_model import weights as weights_io
 from shared_model.distributed import Shares
 from shared_model.errors import FedprintError
@@ -163,7 +164,7 @@ class Loop:
     def begin(self) -> None:
         """Measure the starting model; make the checkpoint of round 0."""
         start = self.settled.start
-        trained = {name: start[name] for name in self.settled.setup.sent}
+        trained = adapters.trained_part(start, self.settled.setup.sent)
         self.last = Checkpoint(
             round=0,
             weights=start,
@@ -213,7 +214,9 @@ class Loop:
                 raise FedprintError("The engine did not compute every hospital of the round.")
             mean = self._mean(total, numbers, places, answered, seed)
             share = sum(self.settled.weights[one] for one in answered) / sum(self.settled.weights)
-            weights, state = self.step.apply(weights, mean, state, share=share)
+            begun = weights | adapters.trained_part(weights, self.settled.setup.sent)
+            weights, state = self.step.apply(begun, mean, state, share=share)
+            weights = adapters.merged(weights)
         trained = {self.place[name] for name in asked.trained}
         now = Checkpoint(
             round=number,
@@ -262,7 +265,7 @@ class Loop:
         else:
             divisor = sum(self.settled.weights[place] for place in answered)
         total &= np.uint32((1 << numbers.modulus_bits) - 1)
-        like = {name: self.last.weights[name] for name in self.settled.setup.sent}
+        like = adapters.trained_part(self.last.weights, self.settled.setup.sent)
         return unflatten(mean_of(total, numbers, seed, divisor), like)
 
     def _measured(self, now: Checkpoint) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from server.epochs import Epoch
 from server.run_config import RunConfig
 from server.run_records import RunRecord, as_base64
 from server.run_start import plan_of, train_request
-from shared_model import canonical, mae, protocol, roster, signing
+from shared_model import adapters, canonical, mae, protocol, roster, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from shared_model.ledger_entries import Answered, Booked, LedgerHead, seal, sign_head
@@ -217,7 +217,7 @@ class _Consortium:
             self.record,
             _ROUND,
             sites,
-            {name: self.weights[name] for name in self.record.trainable},
+            adapters.trained_part(self.weights, self.record.trainable),
             canonical.digest(body),
             Epoch(
                 run=self.record.run,
