@@ -140,8 +140,8 @@ def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) ->
     files.write(path, files.read(folder))
     key = signing.create_key_file(tmp_path / "release.key")
     told = run("sign", str(path), "--key", str(tmp_path / "release.key"))
-    assert told["signer"] == signing.public_bytes(key).hex()
-    assert run("verify", str(path), "--signer", told["signer"])["signature"] == "verified"
+    assert told[0]["signer"] == signing.public_bytes(key).hex()
+    assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
     with pytest.raises(Refused):
         run("verify", str(path), "--signer", "00" * 32)
 
