@@ -26,6 +26,7 @@ BENCHES = {
     "dp-step": "simulations.bench_dp_step:figures",
     "store": "simulations.bench_store:figures",
     "simulator": "simulations.bench_simulator:figures",
+    "onnx": "simulations.bench_onnx:figures",
 }
 
 

@@ -8,6 +8,7 @@ from shared_model import about, terminal
 from simulations import (
     bench,
     cli_cohort,
+    cli_export,
     cli_federation,
     cli_federation_data,
     cli_plan,
@@ -39,6 +40,7 @@ parts = (
     cli_federation,
     gate_retention,
     cli_probe,
+    cli_export,
     bench,
     demo,
     public_loss,

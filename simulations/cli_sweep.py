@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -184,6 +184,10 @@ def engine_named(name: str) -> EngineKind:
     return cast("EngineKind", name)
 
 
+PROBE_WIDTH = 24
+"""Columns of a screen that a probe with its interval takes."""
+
+
 def show(found: Swept, as_json: bool) -> None:
     """The table, and what must be said beside it."""
     if as_json:
@@ -191,9 +195,13 @@ def show(found: Swept, as_json: bool) -> None:
             {"folder": str(found.folder), "runs": found.rows, "in_words": found.words}
         )
         return
-    terminal.show(
-        f"Sweep: {found.folder}", [shown(found, row) for row in found.rows], as_json=False
-    )
+    probes = _that_fit(found, terminal.out.width)
+    rows = [shown(found, row, probes) for row in found.rows]
+    terminal.show(f"Sweep: {found.folder}", rows, as_json=False)
+    if len(probes) < len(found.probes):
+        terminal.out.print(
+            f"- {len(found.probes) - len(probes)} more measurements do not fit here."
+        )
     for row in found.failed:
         terminal.out.print(
             f"! {row['run']}: {row['error']}", soft_wrap=True, markup=False, highlight=False
@@ -203,7 +211,13 @@ def show(found: Swept, as_json: bool) -> None:
     terminal.out.print(f"All columns: {found.folder / 'sweep.csv'}", soft_wrap=True)
 
 
-def shown(found: Swept, row: dict[str, Any]) -> dict[str, Any]:
+def _that_fit(found: Swept, width: int) -> list[str]:
+    """The first probes that there is room for beside the other columns."""
+    room = width - 12 * len(shown(found, found.rows[0], ())) if found.rows else 0
+    return list(found.probes)[: max(1, room // PROBE_WIDTH)]
+
+
+def shown(found: Swept, row: dict[str, Any], probes: Sequence[str]) -> dict[str, Any]:
     """What fits a screen; probes with their interval in one cell."""
     cells: dict[str, Any] = {"run": row["number"]}
     for name in found.varied:
@@ -211,7 +225,7 @@ def shown(found: Swept, row: dict[str, Any]) -> dict[str, Any]:
             cells[name.rsplit(".", 1)[-1]] = row[name]
     cells["state"] = row["state"]
     cells["loss"] = row.get("loss")
-    for name in found.probes:
+    for name in probes:
         value, low, high = (row.get(f"{name}{end}") for end in ("", " low", " high"))
         cells[name] = None if value is None else _interval(value, low, high)
     cells["spent"] = row.get("epsilon")

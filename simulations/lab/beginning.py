@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared_model import adapters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake
@@ -55,7 +56,7 @@ def settle(experiment: Experiment, data: FederationData, states: Path) -> Settle
     asked = min(experiment.participation.sites_per_round or len(declared), len(declared))
     model = mae.build(config, 0)
     sent = algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable)
-    dimension = sum(int(start[name].size) for name in sent)
+    dimension = sum(int(value.size) for value in adapters.trained_part(start, sent).values())
     privacy = PrivacyOfRun.of(experiment, declared=declared, dimension=dimension, asked=asked)
     needed = max(experiment.participation.minimum_contributors, privacy.threshold)
     if needed > asked:

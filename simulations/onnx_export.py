@@ -1,0 +1,194 @@
+"""A model's fingerprint path as ONNX, in float32 and int8: to run without torch, or without Python.
+
+    made = export(opened.config, opened.weights)         # float32 and int8, bytes
+    found = agreement(opened.config, opened.weights, made.int8)
+
+Input `signal` float32 (window, channel=2, sample=1250), z-scored as `shared_model.windows` does it,
+and `valid` bool (window, channel=2, token=50); output `fingerprint` float32 (window, 128), unit
+norm, or zeros for a window without a valid token. The number of windows is free.
+
+int8: matrices are kept as 8-bit integers with one scale each, and inputs of the products with them
+are rounded to 8 bits at run time (dynamic quantisation, 2004.09602 section 3); no window is needed
+to calibrate. Products of activations with each other (attention) stay float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shared_model.config import CHANNELS, FS_HZ, TOKENS, WINDOW_SAMPLES, ModelConfig
+from shared_model.errors import Refused
+from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, load_weights
+from shared_model.patches import fold
+from shared_model.weights import Weights
+
+OPSET = 20
+SMALLEST_COSINE = 0.99
+"""Of an exported fingerprint and the model's own, for any window: less is not written."""
+WINDOWS = 256
+"""Simulated windows on which the two are held against each other."""
+
+
+class FingerprintPath(nn.Module):
+    """What is exported: windows in, fingerprints out."""
+
+    def __init__(self, model: MaskedAutoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, signal: Tensor, valid: Tensor) -> Tensor:
+        """(window, 2, 1250), (window, 2, 50) -> (window, 128)."""
+        made = self.model.fingerprint(fold(signal), valid)
+        # The exporter takes the 1e-12 under the root for zero and leaves it out: 0 / 0 otherwise.
+        return torch.where(valid.flatten(1).any(1)[:, None], made, torch.zeros_like(made))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Two ONNX files."""
+
+    float32: bytes = field(repr=False)
+    int8: bytes = field(repr=False)
+
+
+def export(
+    config: ModelConfig, weights: Weights, facts: Mapping[str, str] | None = None
+) -> Exported:
+    """Both files; `facts` are kept in their metadata, as text by name."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    path = FingerprintPath(_model(config, weights)).eval()
+    windows = torch.export.Dim("window", min=1, max=65_536)
+    example = torch.zeros(2, len(CHANNELS), WINDOW_SAMPLES)
+    known = torch.ones(2, len(CHANNELS), TOKENS, dtype=torch.bool)
+    with _quiet():
+        program = torch.onnx.export(
+            path,
+            (example, known),
+            dynamo=True,
+            dynamic_shapes={"signal": {0: windows}, "valid": {0: windows}},
+            input_names=["signal", "valid"],
+            output_names=["fingerprint"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # with dynamo there is one  # noqa: S101
+    made = program.model_proto
+    _forget_where_it_was_made(made)
+    for name, value in {"fs_hz": f"{FS_HZ:g}", "preset": config.preset, **(facts or {})}.items():
+        entry = made.metadata_props.add()
+        entry.key, entry.value = name, value
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        plain, whole = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
+        onnx.save_model(made, str(plain))
+        ready = Path(folder, "ready.onnx")
+        quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+        quantize_dynamic(str(ready), str(whole), weight_type=QuantType.QInt8, per_channel=False)
+        return Exported(plain.read_bytes(), whole.read_bytes())
+
+
+def session(model: bytes, threads: int = 1) -> Any:
+    """An onnxruntime session on the CPU; `threads` 0: as many as cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(made: Any, signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Fingerprints (window, 128) by a session."""
+    found: np.ndarray = made.run(None, {"signal": signal, "valid": valid})[0]
+    return found
+
+
+def agreement(
+    config: ModelConfig, weights: Weights, model: bytes, *, windows: int = WINDOWS, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Cosine of the exported fingerprints with the model's own, on SIMULATED windows.
+
+    Returns:
+        "both", "ecg", "ppg" (the other sensor taken away) and "short" (2.1 s) -> "min", "median".
+    """
+    from simulations.cohort import draw_windows
+
+    path, made = FingerprintPath(_model(config, weights)).eval(), session(model)
+    rng = np.random.default_rng([seed, 0x0E])
+    signal, valid, _ = draw_windows(rng, windows)
+    short, short_valid, _ = draw_windows(rng, windows // 4, short_share=1.0)
+    cases = {
+        "both": (signal, valid),
+        "ecg": _without(signal, valid, PPG),
+        "ppg": _without(signal, valid, ECG),
+        "short": (short, short_valid),
+    }
+    found = {}
+    for name, (values, known) in cases.items():
+        with torch.inference_mode():
+            wanted = path(torch.from_numpy(values), torch.from_numpy(known)).numpy()
+        usable = known.any(axis=(1, 2))
+        cosine = (wanted * run(made, values, known)).sum(axis=1)[usable]
+        found[name] = {"min": float(cosine.min()), "median": float(np.median(cosine))}
+    return found
+
+
+def check_agreement(found: Mapping[str, Mapping[str, float]]) -> None:
+    """Raises:
+    Refused: a window's exported fingerprint is not the model's ("agreement")."""
+    for name, values in found.items():
+        if not values["min"] >= SMALLEST_COSINE:
+            raise Refused(
+                f"The exported fingerprint differs from the model's: cosine {values['min']:.4f} "
+                f"({name}), at least {SMALLEST_COSINE:g} is wanted.",
+                reason="agreement",
+                do="Export without --int8, or report this with the model's digest.",
+            )
+
+
+def _model(config: ModelConfig, weights: Weights) -> MaskedAutoencoder:
+    model = build(config, seed=0)
+    load_weights(model, weights)
+    return model
+
+
+def _without(signal: np.ndarray, valid: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    signal, valid = signal.copy(), valid.copy()
+    signal[:, channel], valid[:, channel] = 0.0, False
+    return signal, valid
+
+
+def _forget_where_it_was_made(model: Any) -> None:
+    """Names of source files on this machine are nobody's business."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporter and quantiser talk on the root logger and warn of their own future."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,89 @@
+"""A model's fingerprint as ONNX: the same numbers without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from shared_model import mae, warm_start
+from shared_model.errors import Refused
+from simulations import onnx_export
+from simulations.cli import app
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def made() -> onnx_export.Exported:
+    config, weights, _ = warm_start.load("tiny")
+    return onnx_export.export(config, weights, {"model_digest": "ab"})
+
+
+@pytest.mark.parametrize(("form", "least"), [("float32", 0.99999), ("int8", 0.99)])
+def test_the_exported_fingerprint_is_the_models(
+    made: onnx_export.Exported, form: str, least: float
+) -> None:
+    """Both sensors, each alone, and 2.1 seconds."""
+    config, weights, _ = warm_start.load("tiny")
+    found = onnx_export.agreement(config, weights, getattr(made, form), windows=32)
+    assert set(found) == {"both", "ecg", "ppg", "short"}
+    assert all(one["min"] >= least for one in found.values())
+    onnx_export.check_agreement(found)
+
+
+def test_the_number_of_windows_is_free_and_nothing_valid_gives_zeros(
+    made: onnx_export.Exported,
+) -> None:
+    for data in (made.float32, made.int8):
+        session = onnx_export.session(data)
+        for count in (1, 3):
+            signal = np.random.default_rng(0).standard_normal((count, 2, 1250)).astype(np.float32)
+            valid = np.ones((count, 2, 50), dtype=np.bool_)
+            valid[0] = False
+            found = onnx_export.run(session, signal, valid)
+            assert found.shape == (count, 128)
+            assert np.abs(found[0]).max() == 0.0
+            assert np.allclose(np.linalg.norm(found[1:], axis=1), 1.0, atol=1e-4)
+
+
+def test_int8_is_smaller_and_neither_file_names_this_machine(made: onnx_export.Exported) -> None:
+    assert len(made.int8) < 0.5 * len(made.float32)
+    for data in (made.float32, made.int8):
+        assert b"site-packages" not in data
+        assert b"mae.py" not in data
+
+
+def test_another_models_file_is_refused(made: onnx_export.Exported) -> None:
+    """What differs from the model is not written: here, the file of other weights."""
+    config = mae.PRESETS["tiny"]
+    other = mae.weights_of(mae.build(config, 5))
+    found = onnx_export.agreement(config, other, made.float32, windows=8)
+    with pytest.raises(Refused) as caught:
+        onnx_export.check_agreement(found)
+    assert caught.value.reason == "agreement"
+
+
+def test_the_command_writes_files_and_a_manifest_and_the_documented_lines_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/export.md shows ten lines of Python; they are executed here."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["export", "warm-start", "-o", "exported", "--json"])
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "exported" / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"fingerprint.onnx", "fingerprint.int8.onnx"}
+    assert "Not a medical device" in manifest["limits"]
+    page = (ROOT / "docs" / "export.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    scope: dict[str, object] = {}
+    exec(code.group(1), scope)
+    assert np.shape(scope["fingerprint"]) == (1, 128)
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,35 @@
+"""The table of a sweep on a screen of usual width."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shared_model import terminal
+from simulations import cli_sweep
+
+
+@pytest.mark.parametrize(("width", "least", "most"), [(80, 1, 1), (200, 3, 6)])
+def test_only_as_many_measurements_are_shown_as_the_screen_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, width: int, least: int, most: int
+) -> None:
+    """Thirty probes on 80 columns were columns of one letter; the rest is in the CSV."""
+    console = Console(width=width, record=True, quiet=False)
+    monkeypatch.setattr(terminal, "out", console)
+    probes = [f"auroc label-{number}" for number in range(30)]
+    row: dict[str, Any] = {"number": 1, "run": "a", "state": "finished", "loss": 1.0}
+    row |= {"rounds": 3, "seconds": 2.0, **dict.fromkeys(probes, 0.5)}
+    found: Any = SimpleNamespace(
+        folder=Path("swept"), rows=[row, row], varied=["rounds"], probes=probes, failed=[], words=[]
+    )
+    cli_sweep.show(found, as_json=False)
+    text = console.export_text()
+    left_out = re.search(r"(\d+) more measurements", text)
+    assert left_out is not None
+    assert least <= 30 - int(left_out[1]) <= most
+    assert "auroc" in text
