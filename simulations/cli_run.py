@@ -88,9 +88,7 @@ def run(
         )
         raise
     _show(result, as_json=as_json)
-    terminal.err.print(
-        f"Report: {report.path}", highlight=False, markup=False, soft_wrap=True
-    )
+    terminal.err.print(f"Report: {report.path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(result: Result, *, as_json: bool) -> None:
