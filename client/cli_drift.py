@@ -23,8 +23,8 @@ MEANS = (
 )
 SIMULATED = (
     "then, now of a fingerprint: distance (MMD) from packaged SIMULATED windows, which no hospital "
-    "is like; a number to watch, no test. With the model's own training patients nobody can compare: "
-    "a release carries no statistics of them."
+    "is like; a number to watch, no test. With the model's own training patients nobody can "
+    "compare: a release carries no statistics of them."
 )
 
 

@@ -37,7 +37,7 @@ LINK_S = 600.0
 FRESH_S = 1.0
 """What was read so long ago is shown to who asks next."""
 SHORTEST_TOKEN = 32
-_NEW_TOKEN = "Remove it and start the dashboard again: a new one is made. Tell it to the monitor."
+_NEW_TOKEN = "Remove it and start the dashboard again: a new one is made. Tell it to the monitor."  # noqa: S105
 
 
 @dataclass

@@ -221,8 +221,8 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
-    for line in sentences(table):
-        terminal.out.print(line)
+    for sentence in sentences(table):
+        terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
     for one in table.not_above():
