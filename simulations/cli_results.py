@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def results(
         for place, content in made.figures.items():
             write_atomic(folder / place, content)
         write_atomic(page, made.text.encode())
-    document = {
+    document: dict[str, Any] = {
         "page": str(page),
         "files": list(results_page.read_all(folder)),
         "figures": list(made.figures),
