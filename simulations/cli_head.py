@@ -304,6 +304,6 @@ def report(head: Head, folder: Path, drawn: list[Any], as_json: bool) -> None:
     from rich.markdown import Markdown
 
     terminal.out.print(Markdown(card(head.manifest)))
-    terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False)
+    terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False, markup=False)
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False, markup=False)

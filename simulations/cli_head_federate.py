@@ -174,7 +174,7 @@ def _print(
         )
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False, markup=False)
-    terminal.out.print(f"head {digest} in {output}", highlight=False)
+    terminal.out.print(f"head {digest} in {output}", highlight=False, markup=False)
 
 
 def _interval(one: dict[str, Any]) -> dict[str, str]:

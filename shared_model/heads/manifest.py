@@ -40,8 +40,9 @@ LIMITS = (
 
 Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
-Words = Annotated[str, StringConstraints(pattern=r"\A[ -;=?-_a-{}~]{0,600}\z")]
-"""Printable ASCII without backtick, bar and angle brackets, which mean something in a card."""
+Words = Annotated[str, StringConstraints(pattern=r"\A[ -;=?-Z^_a-{}~]{0,600}\z")]
+"""Printable ASCII without backtick, bar, backslash, square and angle brackets: nothing that makes a
+link, a picture or a cell of a card."""
 Date = Annotated[str, StringConstraints(pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]\z")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]

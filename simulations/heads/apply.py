@@ -21,8 +21,8 @@ from shared_model.heads.answers import refuse_other_model
 from shared_model.heads.arrays import Head
 from simulations.models import NamedModel
 
-MOST_ROWS = 5_000_000
-MOST_BYTES = 4 * 2**30
+MOST_ROWS = 1_000_000
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,6 @@ def from_parquet(head: Head, path: Path) -> Items:
         Refused: of another model (reason "model"), or not such a file (reason "fingerprints").
     """
     import pyarrow as arrow
-    from pyarrow import parquet
 
     if head.manifest.gated is False:
         raise OurMistake(
@@ -128,25 +127,34 @@ def from_parquet(head: Head, path: Path) -> Items:
             do="Apply it to the recordings themselves.",
         )
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _refused("is larger than any real one")
-        file = parquet.ParquetFile(path)
-        if file.metadata.num_rows > MOST_ROWS:
-            raise _refused("has more rows than any real one")
-        told = file.schema_arrow.metadata or {}
-        refuse_other_model(head, _digest(told))
-        table = file.read(["patient", "recording", "start_s", "modality", "fingerprint"])
-    except (arrow.ArrowException, OSError, KeyError) as error:
+        return _read(head, path)
+    except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise _refused("cannot be read") from error
-    modality = np.array(table["modality"].to_pylist())
+
+
+def _read(head: Head, path: Path) -> Items:
+    from pyarrow import parquet
+
+    if path.stat().st_size > MOST_BYTES:
+        raise _refused("is larger than any real one")
+    file = parquet.ParquetFile(path)
+    about = file.metadata
+    sizes = [about.row_group(place).total_byte_size for place in range(about.num_row_groups)]
+    if about.num_rows > MOST_ROWS or sum(sizes) > MOST_BYTES:
+        raise _refused("has more rows than any real one")
+    refuse_other_model(head, _digest(file.schema_arrow.metadata or {}))
+    table = file.read(["patient", "recording", "start_s", "modality", "fingerprint"])
+    modality = np.array(table["modality"].to_pylist(), dtype=str)
     vectors = _vectors(table["fingerprint"])
     vectors[modality != head.manifest.sensors] = np.nan
-    _, patient = np.unique(np.array(table["patient"].to_pylist(), dtype=str), return_inverse=True)
-    _, recording = np.unique(
-        np.array(table["recording"].to_pylist(), dtype=str), return_inverse=True
+    patient, recording = (
+        np.unique(np.array(table[name].to_pylist(), dtype=str), return_inverse=True)[1] + 1
+        for name in ("patient", "recording")
     )
     start = np.array(table["start_s"].to_pylist(), dtype=np.float64)
-    return Items(patient + 1, recording + 1, start, vectors)
+    if start.shape != (len(vectors),) or modality.shape != start.shape:
+        raise _refused("has columns of another kind")
+    return Items(patient, recording, start, vectors)
 
 
 def _digest(metadata: dict[bytes, bytes]) -> str:

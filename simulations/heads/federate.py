@@ -268,13 +268,12 @@ def _histogram(
             plan,
             dimension=size,
             threshold=run.threshold,
-            declared=[one.calibrate.patients for one in hospitals],
+            declared=settled.declared,
         )
         std = plan.noise_multiplier * math.sqrt(count / run.threshold)
     else:
-        most = max(one.calibrate.patients for one in hospitals)
         sigma = 0.0 if run.mode == "none" else plan.noise_multiplier
-        bound = most + 4.0 * sigma * math.sqrt(size)
+        bound = max(settled.declared) + 4.0 * sigma * math.sqrt(size)
         numbers = Numbers.of(size, count, bound, bits_of(None, count))
         std = sigma * math.sqrt(count)
     total = summed(updates, numbers, [1] * count, CALIBRATION_ROUND, like, divisor=1.0)

@@ -287,7 +287,7 @@ def packages() -> dict[str, str]:
 
 def plain_words(text: str) -> str:
     """As `Words` allows: other characters become question marks, 600 of them at most."""
-    legal = (c if " " <= c <= "~" and c not in "`|<>" else "?" for c in text)
+    legal = (c if " " <= c <= "~" and c not in "`|<>[]\\" else "?" for c in text)
     return "".join(legal)[:600]
 
 

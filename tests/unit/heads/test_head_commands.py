@@ -101,6 +101,22 @@ def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_
             from_parquet(head, path)
 
 
+def test_columns_of_other_kinds_or_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Each is a refusal in words."""
+    head = files.read(folder)
+    for number, columns in enumerate(
+        ({"start_s": ["noon"] * 18}, {"start_s": [None, {}] * 9}, {"start_s": [[1.0]] * 18})
+    ):
+        path = write_fingerprints(tmp_path / f"{number}.parquet", head, columns=columns)
+        with pytest.raises(Refused):
+            from_parquet(head, path)
+    whole = parquet.read_table(write_fingerprints(tmp_path / "whole.parquet", head))
+    for name in ("patient", "recording", "modality", "start_s", "fingerprint"):
+        parquet.write_table(whole.drop_columns([name]), tmp_path / "less.parquet")
+        with pytest.raises(Refused):
+            from_parquet(head, tmp_path / "less.parquet")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])
 def test_fingerprints_that_are_none_are_refused(folder: Path, tmp_path: Path, value: float) -> None:
     """Not finite, or not of unit length."""
@@ -140,8 +156,8 @@ def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) ->
     files.write(path, files.read(folder))
     key = signing.create_key_file(tmp_path / "release.key")
     told = run("sign", str(path), "--key", str(tmp_path / "release.key"))
-    assert told["signer"] == signing.public_bytes(key).hex()
-    assert run("verify", str(path), "--signer", told["signer"])["signature"] == "verified"
+    assert told[0]["signer"] == signing.public_bytes(key).hex()
+    assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
     with pytest.raises(Refused):
         run("verify", str(path), "--signer", "00" * 32)
 

@@ -141,6 +141,7 @@ def test_changed_byte_of_the_manifest_is_refused_or_harmless(data: st.DataObject
         {"classes": ["no", "../../etc/passwd"]},
         {"about": "a `link` | <script>"},
         {"about": "two\nlines"},
+        {"about": "a picture ![](http://example.org/you-read-it)"},
         {"about": "x" * 601},
         {"task": "/etc/passwd"},
         {"features": 129},
