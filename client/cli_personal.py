@@ -113,7 +113,8 @@ def list_heads(home: Home = None, as_json: AsJson = False) -> None:
         return
     rows = [
         {"head": head.name, "label": head.label, "patients": head.patients,
-         "sensors": head.sensors, "model": head.model_digest[:12], **_figures(head)}
+         "sensors": head.sensors, "model": head.model_digest[:12],
+         "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items())}
         for head in heads
     ]  # fmt: skip
     terminal.show("Personal heads; they stay here", rows, as_json=False)

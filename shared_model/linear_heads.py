@@ -25,7 +25,7 @@ Kind = Literal["class", "number"]
 Array = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]
 Score = Callable[[Array, Array], float]
-PENALTIES = (0.1, 1.0, 10.0, 100.0)
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """On the sum over items, features of unit variance."""
 FOLDS, INNER_FOLDS, DRAWS = 5, 4, 1000
 INTERVAL = 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,7 +135,11 @@ def measured(
         "bar": core.bar(rows["ppg_to_ecg"]),
         "cited": core.CITED,
         "figures": {
-            plot.name: {"title": plot.title, "caption": plot.caption, "drawn": bool(plot.files)}
+            plot.name: {
+                "title": plot.title,
+                "caption": plot.caption,
+                "sha256": None if plot.svg is None else sha256(plot.svg.read_bytes()).hexdigest(),
+            }
             for plot in plots
         },
     }

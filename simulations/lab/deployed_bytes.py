@@ -195,11 +195,13 @@ class _Consortium:
 
     def _submit_request(self, sites: tuple[str, ...]) -> tuple[TrainRequest, list[Message]]:
         """The request for a key of the epoch and its answer, then the request to train."""
+        plan = plan_of(self.record)
         ask = EpochRequest(
+            version=plan.lowest_version,
             epoch=_EPOCH,
             roster_digest=self.roster.digest,
             body_digest=_DIGEST,
-            plan=plan_of(self.record),
+            plan=plan,
             software=protocol.software(),
         )
         document = self.signed.to_bytes()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from killer import MODES, Killed, Killer
 from loop_stand_ins import changes, federation, go, kind_of
 from node_stand_ins import RUN_KEY, SITES, TRAINABLE, Consortium, cheap_train, start_weights
 from round_stand_ins import handlers
 
+import client.outbox
 from client.node_parts import check_model
 from client.run_cost import in_words
 from server.checkpoints import RunFolder
@@ -346,6 +349,38 @@ def config(**values):
     return RunConfig.from_dict({**base, "privacy": privacy, **values})
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_node_killed_at_any_write_of_a_round_takes_the_step_with_the_state(
+    tmp_path, monkeypatch, undisturbed, mode
+):
+    """Killed once in each message of the round, at the message's first, second ... write: what the
+    node kept of model and state is what it was sent, and its receipt names the next ones."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    folder, transport, nodes = three(tmp_path, rounds=3, **ADAM)
+    real, fired = transport.nodes["beta"], []
+
+    def handle(header, body):
+        message = protocol.readable(header)
+        for count in range(14):
+            if message.get("round") != 2:
+                break
+            killer = Killer(count, mode)
+            with monkeypatch.context() as patch:
+                patch.setattr(client.outbox, "write_atomic", killer.write)
+                try:
+                    return real(header, body)
+                except Killed:
+                    fired.append(message["kind"])
+        return real(header, body)
+
+    transport.nodes["beta"] = handle
+    record, _ = go(transport, folder)
+    assert set(fired) >= {"train-request", "agree-request", "open-request", "verify-request"}
+    wanted = [item.model_out for item in undisturbed[1].rounds]
+    assert [item.model_out for item in record.rounds] == wanted
+    assert set(folder.closing(2).receipts) == set(nodes)
+
+
 def test_the_dashboards_words_name_the_moments():
     """beta1, beta2 and tau decide the model as the rate does."""
     words = config(**ADAM, server_moments={"beta1": 0.8, "beta2": 0.95, "tau": 0.01}).step_words
@@ -370,6 +405,10 @@ def test_an_operators_run_names_a_step_and_may_leave_its_moments_to_the_paper():
         ({"server_moments": {"tau": 0.1}}, "fedavg has no server_moments"),
         ({**ADAM, "server_moments": {"tau": 2.0}}, "tau must be in"),
         ({"training": {"proximal_weight": -1.0}}, "proximal_weight must be in"),
+        (
+            {"training": {"optimiser": "sgd", "learning_rate": 0.1, "proximal_weight": 21.0}},
+            "proximal_weight x learning_rate must be at most 1",
+        ),
     ],
 )
 def test_a_run_that_would_ruin_the_model_is_refused_when_it_is_written(values, words):
