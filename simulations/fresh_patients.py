@@ -6,8 +6,10 @@ the protocol of `simulations.probes.evaluate`: patient-disjoint folds, paired ov
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from shared_model.weights import Weights
 
 F64 = npt.NDArray[np.float64]
 FOLDS = 4
-CLASSES = {
+CLASSES: dict[str, Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.bool_]]] = {
     "sinus rhythm": lambda labels: labels["rhythm"] == 0,
     "atrial fibrillation": lambda labels: labels["rhythm"] == 1,
     "hypertension": lambda labels: labels["hypertension"] >= 2,
