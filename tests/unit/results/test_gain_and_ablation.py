@@ -16,6 +16,8 @@ from simulations.gain import Run
 from simulations.lab.experiment import Experiment
 from simulations.pretrain import Recipe
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def scores(skill: float) -> Scores:
     return Scores(
@@ -45,6 +47,30 @@ def test_the_share_is_of_the_gain_and_not_of_the_figure() -> None:
     assert "REPEATS" in " ".join(found["in_words"])
     distributed = [a_run("distributed", k, 0.06) for k in (1, 2)]
     assert not gain.shares(runs[:2] + distributed)["shares"][0]["reached"]
+
+
+def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
+    """Two small runs may keep all of a gain: the bar is of 10 x 2,000 patients and five seeds."""
+    runs = [a_run(mode, k, 0.1) for mode in ("none", "local") for k in (1, 2)]
+    assert not gain.shares(runs)["shares"][0]["as_asked"]
+    asked = Experiment.from_toml(ROOT / "docs" / "experiments" / "gain-base.toml")
+    values = {"privacy.mode": "local", "privacy.epsilon": 3.0}
+    group = {
+        k: replace(runs[2], experiment=asked.with_values(values | {"seed": k})) for k in range(5)
+    }
+    assert gain._as_asked(group)
+    group.pop(0)
+    assert not gain._as_asked(group)
+
+
+@pytest.mark.parametrize("name", ["federated-not-private", "pooled", "gain-base"])
+def test_the_experiments_of_the_docs_are_read(name: str) -> None:
+    assert Experiment.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").name
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation-contrast"])
+def test_the_ablations_of_the_docs_are_read(name: str) -> None:
+    assert ablation.Ablation.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").vary
 
 
 def test_without_a_gain_there_is_no_share() -> None:
