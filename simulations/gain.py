@@ -258,8 +258,9 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
         "rows": rows,
         "worst": {
             "words": f"{sum(row['reached'] for row in rows)} of {len(rows)} tasks; nearest to or "
-            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}",
-            "reached": all(row["reached"] for row in rows),
+            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}"
+            + ("" if moved > 0 else "; pooled training gained nothing, so this says nothing"),
+            "reached": all(row["reached"] for row in rows) if moved > 0 else None,
         },
         "in_words": [
             "Fresh SIMULATED patients, probes of frozen fingerprints.",

@@ -101,6 +101,8 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     found = gain.against_pooled(federated, pooled)
     assert found["worst"]["reached"]
     assert {row["ratio"] for row in found["rows"]} == {1.0}
+    nothing = [replace(run, after=run.before) for run in (federated, pooled)]
+    assert gain.against_pooled(*nothing)["worst"]["reached"] is None
     behind = a_run("none", 1, 0.05, hospitals=10, patients=20, **pool)
     assert not gain.against_pooled(behind, pooled)["worst"]["reached"]
     for other in (
