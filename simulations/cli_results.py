@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,11 +66,7 @@ def results(
             write_atomic(folder / place, content)
         write_atomic(page, made.text.encode())
     files = list(results_page.read_all(folder))
-<<<<<<< HEAD
     document: dict[str, Any] = {
-=======
-    document = {
->>>>>>> main
         "page": str(page),
         "files": files,
         "figures": list(made.figures),
