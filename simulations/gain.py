@@ -77,7 +77,8 @@ def read_runs(
         if start not in starts:
             starts[start] = score(config, first, fresh, seed)
         after = score(config, result.weights(), fresh, seed)
-        runs.append(Run(folder.name, experiment, start, digest, starts[start], after))
+        name = f"{experiment.privacy.mode}, seed {experiment.seed}, {experiment.identity[:12]}"
+        runs.append(Run(name, experiment, start, digest, starts[start], after))
         if on_done is not None:
             on_done(folder.name)
     return runs
@@ -89,7 +90,8 @@ def finished_below(folder: Path) -> list[Path]:
     Raises:
         OurMistake: there is none.
     """
-    found = sorted(path.parent for path in folder.rglob("result.json"))
+    runs = sorted(path.parent for path in folder.rglob("experiment.toml"))
+    found = [run for run in runs if (run / "result.json").is_file()]
     if not found:
         raise OurMistake(
             f"No finished run is in {folder}.",
