@@ -77,7 +77,8 @@ def read_runs(
         if start not in starts:
             starts[start] = score(config, first, fresh, seed)
         after = score(config, result.weights(), fresh, seed)
-        runs.append(Run(folder.name, experiment, start, digest, starts[start], after))
+        name = f"{experiment.privacy.mode}, seed {experiment.seed}, {experiment.identity[:12]}"
+        runs.append(Run(name, experiment, start, digest, starts[start], after))
         if on_done is not None:
             on_done(folder.name)
     return runs
@@ -89,7 +90,8 @@ def finished_below(folder: Path) -> list[Path]:
     Raises:
         OurMistake: there is none.
     """
-    found = sorted(path.parent for path in folder.rglob("result.json"))
+    runs = sorted(path.parent for path in folder.rglob("experiment.toml"))
+    found = [run for run in runs if (run / "result.json").is_file()]
     if not found:
         raise OurMistake(
             f"No finished run is in {folder}.",
@@ -258,8 +260,9 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
         "rows": rows,
         "worst": {
             "words": f"{sum(row['reached'] for row in rows)} of {len(rows)} tasks; nearest to or "
-            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}",
-            "reached": all(row["reached"] for row in rows),
+            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}"
+            + ("" if moved > 0 else "; pooled training gained nothing, so this says nothing"),
+            "reached": all(row["reached"] for row in rows) if moved > 0 else None,
         },
         "in_words": [
             "Fresh SIMULATED patients, probes of frozen fingerprints.",
