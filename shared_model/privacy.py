@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from shared_model import taps
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource, grid
@@ -83,6 +84,9 @@ def per_patient_gradients(
     """
     held = {name: value.detach() for name, value in loss.named_parameters()}
     held |= {name: value.detach() for name, value in loss.named_buffers()}
+
+    if taps.tappable(loss, list(parameters)):
+        return taps.gradients(loss, held, parameters, batch)
 
     def one_patient(chosen: dict[str, Tensor], *tensors: Tensor) -> Tensor:
         result = functional_call(loss, {**held, **chosen}, tensors)
