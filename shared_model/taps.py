@@ -1,13 +1,15 @@
 """Gradients of each patient by themselves in one backward pass, layer by layer.
 
-    with Taps(parameters, patients) as taps: ...
+    if taps.tappable(loss, names):
+        found = taps.gradients(loss, held, parameters, batch)
 
 The loss runs under `torch.func.vmap`: its code sees one patient's tensors and cannot write a term
 over several. What it does to a trained matrix is caught on the way (`TorchFunctionMode`): a Linear
 or LayerNorm layer is computed for all patients at once, and when its outputs' gradients come back,
 `(patient, token, out)^T (patient, token, in)` is what each patient adds to that matrix (Goodfellow,
-1510.01799; book-keeping without ghost norms, 2210.00038). Ordinary autograd goes backward outside of
-vmap, so that what a layer kept is let go as soon as it was used; `vmap(grad)` keeps all to the end.
+1510.01799; one backward pass in all, as in book-keeping, 2210.00038). Ordinary autograd goes
+backward outside of vmap, so that what a layer kept is let go as soon as it was used; `vmap(grad)`
+keeps all to the end.
 
 Gradients are held whole, (patient, *shape), and not their norms alone: what is clipped is what is
 added, to the bit. A layer that runs twice adds up. A trained tensor that is used in any other way
@@ -29,12 +31,13 @@ from shared_model.errors import OurMistake
 
 
 def tappable(loss: nn.Module, names: Sequence[str]) -> bool:
-    """Whether every one of these parameters is a Linear or LayerNorm layer's own, and no other's."""
-    owners: dict[str, nn.Module] = {}
+    """Whether each of these parameters is a Linear's, or a LayerNorm's over the last axis."""
+    owned: set[str] = set()
     for path, layer in loss.named_modules():
-        if type(layer) in (nn.Linear, nn.LayerNorm):
-            owners |= {f"{path}.{own}".lstrip("."): layer for own in ("weight", "bias")}
-    return all(name in owners for name in names)
+        one_axis = type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1
+        if one_axis or type(layer) is nn.Linear:
+            owned |= {f"{path}.{own}".lstrip(".") for own in ("weight", "bias")}
+    return owned.issuperset(names)
 
 
 class Recorder:
@@ -134,18 +137,21 @@ class _ForAll(torch.autograd.Function):
 class Taps(TorchFunctionMode):
     """Sends Linear and LayerNorm through the functions above while one patient's loss is traced."""
 
-    def __init__(self, trained: Mapping[str, Tensor], anchor: Tensor, lane: Tensor) -> None:
+    def __init__(
+        self, trained: Mapping[str, Tensor], held: Mapping[str, Tensor], anchor: Tensor,
+        lane: Tensor, recorder: Recorder,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.names = {id(value): name for name, value in trained.items()}
-        self.anchor, self.lane = anchor, lane
-        self.recorder = Recorder()
+        self.public = {id(value) for value in (*trained.values(), *held.values())}
+        self.anchor, self.lane, self.recorder = anchor, lane, recorder
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear and not kwargs and len(args) == 3:
-            return self._linear(*args)
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
         if func is F.layer_norm:
             return self._layer_norm(*args, **kwargs)
         return func(*args, **kwargs)
@@ -154,13 +160,19 @@ class Taps(TorchFunctionMode):
         first, second = (None if value is None else self.names.get(id(value)) for value in tensors)
         return first, second
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _alike_for_all(self, *tensors: Tensor | None) -> bool:
+        """Whether they are the model's own; what is computed from a patient stays inside vmap."""
+        return all(value is None or id(value) in self.public for value in tensors)
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not self._alike_for_all(weight, bias):
+            return F.linear(x, weight, bias)
         names = self._names(weight, bias)
-        weight, bias = weight.detach(), None if bias is None else bias.detach()
+        held, held_bias = weight.detach(), None if bias is None else bias.detach()
         if names == (None, None):
-            return self._all(x, lambda rows: F.linear(rows, weight, bias))
+            return self._all(x, lambda rows: F.linear(rows, held, held_bias))
         return self._all(
-            x, lambda rows: _Linear.apply(self.anchor, rows, weight, bias, self.recorder, names)
+            x, lambda rows: _Linear.apply(self.anchor, rows, held, held_bias, self.recorder, names)
         )
 
     def _layer_norm(
@@ -168,7 +180,8 @@ class Taps(TorchFunctionMode):
         bias: Tensor | None = None, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         names = self._names(weight, bias)
-        if names == (None, None) or weight is None or len(shape) != 1:
+        tapped = weight is not None and len(shape) == 1 and names != (None, None)
+        if not tapped or weight is None or not self._alike_for_all(weight, bias):
             return F.layer_norm(x, shape, weight, bias, eps)
         held, held_bias = weight.detach(), None if bias is None else bias.detach()
         return self._all(
@@ -196,25 +209,24 @@ def gradients(
         OurMistake: a trained tensor is used outside of its layer.
         RuntimeError: from torch, if `forward` draws random numbers.
     """
-    chosen = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    patients = batch[0].shape[0]
-    device = next(iter(chosen.values())).device
-    anchor = torch.zeros((), device=device, requires_grad=True)
-    recorder: list[Recorder] = []
+    patients, device = batch[0].shape[0], batch[0].device
+    recorder = Recorder()
+    with torch.inference_mode(False), torch.enable_grad():
+        chosen = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        anchor = torch.zeros((), device=device, requires_grad=True)
 
-    def one_patient(lane: Tensor, *tensors: Tensor) -> Tensor:
-        with Taps(chosen, anchor, lane) as taps:
-            recorder.append(taps.recorder)
-            return torch.as_tensor(functional_call(loss, {**held, **chosen}, tensors))
+        def one_patient(lane: Tensor, *tensors: Tensor) -> Tensor:
+            with Taps(chosen, held, anchor, lane, recorder):
+                return torch.as_tensor(functional_call(loss, {**held, **chosen}, tensors))
 
-    with torch.enable_grad():
         each = vmap(one_patient)(torch.zeros(patients, device=device), *batch)  # (patient,)
-        if each.requires_grad:
+        if each.requires_grad:  # not if the loss uses none of them
             each.sum().backward()
-    found = recorder[0].found
     if any(value.grad is not None for value in chosen.values()):
         raise OurMistake("A trained tensor is used outside of its Linear or LayerNorm layer.")
     return {
-        name: found[name] if name in found else value.detach().new_zeros((patients, *value.shape))
+        name: recorder.found[name]
+        if name in recorder.found
+        else value.detach().new_zeros((patients, *value.shape))
         for name, value in chosen.items()
     }
