@@ -171,9 +171,8 @@ class Taps(TorchFunctionMode):
         held, held_bias = weight.detach(), None if bias is None else bias.detach()
         if names == (None, None):
             return self._all(x, lambda rows: F.linear(rows, held, held_bias))
-        return self._all(
-            x, lambda rows: _Linear.apply(self.anchor, rows, held, held_bias, self.recorder, names)
-        )
+        rest = (held, held_bias, self.recorder, names)
+        return self._all(x, lambda rows: _apply(_Linear, self.anchor, rows, *rest))
 
     def _layer_norm(
         self, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
@@ -184,16 +183,16 @@ class Taps(TorchFunctionMode):
         if not tapped or weight is None or not self._alike_for_all(weight, bias):
             return F.layer_norm(x, shape, weight, bias, eps)
         held, held_bias = weight.detach(), None if bias is None else bias.detach()
-        return self._all(
-            x,
-            lambda rows: _LayerNorm.apply(
-                self.anchor, rows, held, held_bias, eps, self.recorder, names
-            ),
-        )
+        rest = (held, held_bias, eps, self.recorder, names)
+        return self._all(x, lambda rows: _apply(_LayerNorm, self.anchor, rows, *rest))
 
     def _all(self, x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        made: Tensor = _ForAll.apply(x, self.lane, layer)  # type: ignore[no-untyped-call]
-        return made
+        return _apply(_ForAll, x, self.lane, layer)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    made: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return made
 
 
 def gradients(
@@ -221,7 +220,7 @@ def gradients(
 
         each = vmap(one_patient)(torch.zeros(patients, device=device), *batch)  # (patient,)
         if each.requires_grad:  # not if the loss uses none of them
-            each.sum().backward()
+            each.sum().backward()  # type: ignore[no-untyped-call]
     if any(value.grad is not None for value in chosen.values()):
         raise OurMistake("A trained tensor is used outside of its Linear or LayerNorm layer.")
     return {
