@@ -172,7 +172,7 @@ class LedgerArchive:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._file(site), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.seek(sum(len(link.line) + 1 for link in before.links))
+            stream.seek(before.size)
             stream.truncate()  # of a line that a crash has cut off
             stream.write(b"".join(link.line + b"\n" for link in new))
             stream.flush()

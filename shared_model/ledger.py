@@ -51,11 +51,13 @@ from shared_model.ledger_entries import (
     entry_digest,
     first_signer,
     follows,
+    line_of,
     next_head,
     opened_line,
     parse,
     seal,
     sign_head,
+    slim,
 )
 
 __all__ = [
@@ -98,15 +100,39 @@ MOST_KEYS = 100
 """Keys of one ledger: whoever verifies a head of an unknown length tries them all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Link:
-    """One verified entry with where it stands."""
+    """One verified entry with where it stands; small, because ledgers are kept for years.
+
+    Whoever runs a federation holds an object of these for every entry of every hospital. So the
+    line is not kept: it is canonical, the entry and its signature give it back.
+    """
 
     entry: Entry
-    line: bytes = field(repr=False)
-    digest: str
-    head: str
-    """After this entry."""
+    _packed: bytes = field(repr=False)
+    """Signature (64), digest of the entry (32), head after it (32)."""
+    end: int
+    """Bytes of all lines up to this one, each with a line end."""
+
+    @classmethod
+    def of(cls, entry: Entry, signature: bytes, digest: str, head: str, end: int) -> Link:
+        """signature: 64 raw bytes; digest, head: 64 hexadecimal digits."""
+        packed = signature + bytes.fromhex(digest) + bytes.fromhex(head)
+        return cls(slim(entry), packed, end)
+
+    @property
+    def line(self) -> bytes:
+        """As it was signed and verified, without a line end."""
+        return line_of(self.entry, self._packed[:64])
+
+    @property
+    def digest(self) -> str:
+        return self._packed[64:96].hex()
+
+    @property
+    def head(self) -> str:
+        """After this entry."""
+        return self._packed[96:].hex()
 
 
 @dataclass(frozen=True)
@@ -162,7 +188,7 @@ class Chain:
         for line in lines:
             number = walk.length + 1
             try:
-                entry, after = opened_line(line, signer)
+                entry, signature, after = opened_line(line, signer)
             except LedgerFault as error:
                 raise LedgerFault(f"Entry {number}: {error.message}", entry=number) from error
             except Refused as error:
@@ -175,9 +201,15 @@ class Chain:
             if isinstance(entry, Opened) and entry.identity_key != signer.hex():
                 raise LedgerFault("Entry 1 names another key than the one that signs it.", entry=1)
             digest = entry_digest(entry)
-            links.append(Link(entry, line, digest, walk.advance(entry, digest)))
+            end = (links[-1].end if links else 0) + len(line) + 1
+            links.append(Link.of(entry, signature, digest, walk.advance(entry, digest), end))
             signer = after
         return Chain(self.site, signer, tuple(links), walk)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all lines, each with a line end."""
+        return self.links[-1].end if self.links else 0
 
     @property
     def keys(self) -> tuple[bytes, ...]:

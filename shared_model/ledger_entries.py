@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -324,8 +325,41 @@ def parse(line: bytes) -> tuple[Entry, bytes]:
     return entry, signature
 
 
-def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes]:
-    """The entry of a hostile line, and the key that signs the next one; 32 raw bytes each.
+def line_of(entry: Entry, signature: bytes) -> bytes:
+    """The canonical line of an entry with this signature (64 raw bytes), without a line end."""
+    return canonical.encode({**entry.model_dump(mode="json"), "signature": signature.hex()})
+
+
+def slim(entry: Entry) -> Entry:
+    """The same entry with as much as can be shared with others: equal words are one object.
+
+    The set of the fields that were given is the same for all parsed entries of a kind: a canonical
+    line has them all.
+    """
+    values = entry.__dict__
+    for name in _REPEATED & values.keys():
+        word = values[name]
+        if type(word) is str:
+            values[name] = sys.intern(word)
+    kind = type(entry)
+    if entry.model_fields_set == kind.model_fields.keys():
+        every = _EVERY_FIELD.setdefault(kind, set(kind.model_fields))
+        object.__setattr__(entry, "__pydantic_fields_set__", every)
+    return entry
+
+
+_EVERY_FIELD: dict[type[BaseModel], set[str]] = {}
+_REPEATED = frozenset(
+    {
+        *("site", "kind", "unit", "adjacency", "run", "purpose", "mode", "noise", "software", "by"),
+        *("code_digest", "roster_digest", "plan_digest", "reason"),
+    }
+)
+"""Fields in which the entries of a ledger say the same again and again."""
+
+
+def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes, bytes]:
+    """The entry of a hostile line, its signature, and the key that signs the next one (32 bytes).
 
     Args:
         signer: the key that signs here. A `replaced` entry is signed by the key that it names.
@@ -342,7 +376,7 @@ def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes]:
         after = bytes.fromhex(entry.identity_key)
     by = after if isinstance(entry, Replaced) else signer
     signing.verify(by, TAG, canonical.encode(entry.model_dump(mode="json")), signature)
-    return entry, after
+    return entry, signature, after
 
 
 def first_signer(lines: Iterable[bytes], last: bytes) -> bytes:
