@@ -212,8 +212,7 @@ class HospitalApprovals:
         """What the plan would cost, and how many rounds of the run are booked."""
         with self.ledger() as ledger:
             chain = ledger.chain
-        booked = sum(item.run == plan.run for item in chain.bookings)
-        return cost_of(plan, chain, self.budget, self.like(plan)), booked
+        return cost_of(plan, chain, self.budget, self.like(plan)), chain.rounds_of(plan.run)
 
     def shown(self, run: str) -> tuple[RunPlan, State]:
         """The plan that `run show` and `run approve` are about.
@@ -315,11 +314,11 @@ class HospitalApprovals:
 def _unused(chain: Chain) -> int:
     """Approvals in advance of which no round was booked; each plan of a run counts by itself."""
     unused, open_ = 0, dict[str, bool]()  # run -> by policy, and nothing booked since
-    for entry in (link.entry for link in chain.links):
+    for entry in chain.entries(Approved, Booked):
         if isinstance(entry, Approved):
             unused += open_.get(entry.run, False)
             open_[entry.run] = entry.by == "policy"
-        elif isinstance(entry, Booked):
+        else:
             open_[entry.run] = False
     return unused + sum(open_.values())
 

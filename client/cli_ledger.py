@@ -66,7 +66,7 @@ def show(home: Home = None, as_json: AsJson = False, plot: Plot = None) -> None:
     if as_json:
         terminal.print_json({**view.facts(), "not_current": warning or None})
         return
-    if view.chain.bookings:
+    if view.chain.last_booking:
         terminal.show("Rounds", view.rounds(), as_json=False)
         terminal.show("Runs", view.runs(), as_json=False)
     _print([view.in_words, *([warning] if warning else [])])

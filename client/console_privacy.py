@@ -12,7 +12,6 @@ from client import ledger_view
 from client.console_facts import Facts, Kept, Spending, Unread
 from client.ledger_view import LedgerView, day
 from client.run_cost import TRUST
-from shared_model.ledger import Booked
 from shared_model.protocol import PRIVACY_UNIT
 from shared_model.web.charts import Limit, Line, line_chart
 from shared_model.web.site import Answer, Call, Page, Shown
@@ -101,7 +100,7 @@ def _points(points: ledger_view.Points) -> tuple[tuple[float, float], ...]:
 
 def _in_words(found: Spending) -> list[tuple[str, Any]]:
     """Epsilon never stands alone: delta, unit and trust model go with it."""
-    last: Booked | None = found.view.chain.bookings[-1] if found.view.chain.bookings else None
+    last = found.view.chain.last_booking
     words: list[tuple[str, Any]] = [
         ("Spent for life", f"epsilon {found.epsilon:.4g}"),
         ("Left for life", f"epsilon {found.left:.4g}"),

@@ -46,8 +46,7 @@ def export(home: NodeHome, site: str, key: Ed25519PrivateKey) -> tuple[bytes, in
 
 def _kept(home: NodeHome, chain: Chain) -> Iterator[bytes]:
     """Question and answers of each recovery; those that a lost disk took with it are not here."""
-    entries = (link.entry for link in chain.links)
-    digests = (one.evidence_digest for one in entries if isinstance(one, Recovered))
+    digests = (one.evidence_digest for one in chain.entries(Recovered))
     for digest in dict.fromkeys(digests):
         path = home.recoveries / f"{digest}.json"
         if path.exists():

@@ -23,7 +23,7 @@ from shared_model import canonical, ledger_cost, signing
 from shared_model import ledger_recovery as rules
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
-from shared_model.ledger import NOTHING, Chain, LedgerFault, Recovered, Replaced
+from shared_model.ledger import NOTHING, Booked, Chain, LedgerFault, Recovered, Replaced
 from shared_model.ledger_recovery import Answer, Question, Vouched
 from shared_model.roster import Roster
 
@@ -222,8 +222,8 @@ def _new_lines(own: Chain, entries: Sequence[bytes]) -> list[bytes]:
 
 def _what_is_left(chain: Chain, policy: Policy) -> float:
     """The rest of the highest limit that is known to have held: lost entries may have had it."""
-    limits = [b.limit_lifetime for b in chain.bookings if b.limit_lifetime is not None]
-    limit = max([policy.epsilon_lifetime, *limits])
+    limits = (one.limit_lifetime for one in chain.entries(Booked))
+    limit = max([policy.epsilon_lifetime, *(one for one in limits if one is not None)])
     spent, _ = ledger_cost.epsilon(chain.spent(), chain.delta or policy.delta)
     return max(0.0, limit - spent)
 

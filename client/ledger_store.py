@@ -10,8 +10,9 @@ with the budget and appending the entry are one SQLite transaction that locks ou
         store.chain                             # verified: `shared_model.ledger.Chain`
 
 A process verifies each entry once: the first opening checks every signature (about 0.2 ms an
-entry), later ones the entries that are new. Nothing read once is read again, so that an edit under
-a running node changes nothing for it and is found by the next one.
+entry), later ones the entries that are new. What they add up to stays in memory, and 80 bytes of
+each: an edit under a running node changes nothing of what it counts. Entries themselves stay in the
+file; one that was edited meanwhile is refused when it is asked for, and by the next process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -31,6 +33,7 @@ from client.budget import Budget
 from client.home import NodeHome
 from client.ledger_file import MOVE_ASIDE, refuse
 from client.ledger_peers import Countersigned
+from client.ledger_rows import MAX_ROW, PAGE, OpenRows, Rows, rows
 from shared_model import ledger, ledger_cost, protocol, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import (
@@ -53,7 +56,7 @@ MOST_INCIDENTS = 1000
 """Whoever holds the coordinator's key could make an honest node's ledger grow without end."""
 
 _verified: dict[tuple[str, str, bytes], Chain] = {}
-"""What this process has verified, by file, site and key."""
+"""What this process has verified, by file, site and key; no entry of it is held in memory."""
 
 
 class LedgerStore:
@@ -70,6 +73,7 @@ class LedgerStore:
         self._home, self._site, self._key = home, site, key
         self._connection = connection
         self._clock = clock
+        self._rows = OpenRows(home.ledger, connection)
         self._name = (str(home.ledger), site, signing.public_bytes(key))
         self.chain = Chain(site, signing.public_bytes(key))
         self._heir = b""
@@ -118,6 +122,8 @@ class LedgerStore:
         return store
 
     def close(self) -> None:
+        """A chain that was got from here reads the file by itself from now on."""
+        self._rows.close()
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -264,9 +270,7 @@ class LedgerStore:
         """Record what no honest coordinator asks: once for these three, and at most a thousand."""
 
         def made(chain: Chain) -> Incident | None:
-            before = [x.entry for x in chain.links if isinstance(x.entry, Incident)]
-            known = {(item.run, item.round, item.reason) for item in before}
-            if (run, round, reason) in known or len(before) >= MOST_INCIDENTS:
+            if chain.has_incident(run, round, reason) or chain.count(Incident) >= MOST_INCIDENTS:
                 return None
             return Incident(
                 site=self._site, sequence=chain.length + 1, run=run, round=round, reason=reason
@@ -426,10 +430,15 @@ class LedgerStore:
 
     def _committed(self, chain: Chain) -> None:
         """Note it; one process at a time, else a slow one puts a shorter note over a longer."""
-        self.chain = _verified[self._name] = chain
+        self._know(chain)
         with self._transaction():
             self._read()
             ledger_file.write_notes(self._home, self.chain.length, self.chain.head)
+
+    def _know(self, chain: Chain) -> None:
+        """It is in the file, so none of it needs to stay in memory."""
+        _verified[self._name] = chain.at(Rows(self._home.ledger))
+        self.chain = chain.at(self._rows)
 
     def _read(self) -> None:
         """Verify what this process has not verified yet."""
@@ -437,20 +446,25 @@ class LedgerStore:
         chain = _verified.get(self._name, Chain(self._site, self._name[2]))
         if not self._still_holds(chain):
             chain = Chain(self._site, self._name[2])
-        rows = self._connection.execute(
-            "SELECT sequence, line FROM entries WHERE sequence > ? ORDER BY sequence",
-            (chain.length,),
-        ).fetchall()
+        places = array("q")
         try:
-            longer = chain.extended(_bytes(line) for _, line in rows)
+            longer = chain.extended(self._new_lines(chain.length, places), at=self._rows)
         except LedgerFault as error:
             raise refuse(f"The ledger is not whole. {error.message}", entry=error.entry) from error
-        for (sequence, _), link in zip(rows, longer.links[len(chain.links) :], strict=True):
-            if sequence != link.entry.sequence:
-                raise refuse(f"Entry {sequence} is in another's place.", entry=int(sequence))
+        for place, number in zip(places, longer.numbers[len(chain.numbers) :], strict=True):
+            if place != number:
+                raise refuse(f"Entry {place} is in another's place.", entry=place)
         if longer.identity_key != self._heir:
             self._refuse_another_key(longer)
-        self.chain = _verified[self._name] = longer
+        self._know(longer)
+
+    def _new_lines(self, after: int, places: array[int]) -> Iterator[bytes]:
+        """Lines beyond this number, page by page; where they lie is added to `places`."""
+        while found := rows(self._connection, after, MAX_ROW, PAGE):
+            for place, line in found:
+                places.append(place)
+                yield line
+            after = found[-1][0]
 
     def _refuse_another_key(self, chain: Chain) -> None:
         try:
@@ -466,11 +480,8 @@ class LedgerStore:
     def _still_holds(self, chain: Chain) -> bool:
         """Whether the file is the one that was verified, by its first and last entry."""
         return all(
-            self._connection.execute(
-                "SELECT line FROM entries WHERE sequence = ?", (link.entry.sequence,)
-            ).fetchone()
-            == (link.line,)
-            for link in (*chain.links[:1], *chain.links[-1:])
+            (found := rows(self._connection, number - 1, number)) and chain.holds(*found[0])
+            for number in (*chain.numbers[:1], *chain.numbers[-1:])
         )
 
     @contextmanager
@@ -517,11 +528,6 @@ def _refuse_another(draft: Booked, before: Booked) -> None:
         f"Round {draft.round} of this run was booked with other code, roster, plan or noise.",
         reason="interrupted",
     )
-
-
-def _bytes(line: object) -> bytes:
-    """What lies in the file; an editor may have left something else than bytes."""
-    return line if isinstance(line, bytes) else str(line).encode()
 
 
 def _unreadable(error: sqlite3.Error) -> LedgerFault:

@@ -51,12 +51,12 @@ class LedgerView:
     @property
     def rounds_left(self) -> int | None:
         """Rounds of the present plan, that of the last booking; None before the first."""
-        bookings = self.chain.bookings
-        if not bookings:
+        last = self.chain.last_booking
+        if last is None:
             return None
         return ledger_cost.rounds_left(
             self.chain.spent(),
-            bookings[-1],
+            last,
             delta=self.chain.delta or self.policy.delta,
             lifetime=self.policy.epsilon_lifetime,
             per_run=self.policy.epsilon_per_run,
@@ -65,14 +65,15 @@ class LedgerView:
     @property
     def trust_model(self) -> str:
         """The weakest that anything here depends on."""
-        shared = any(item.mode == "distributed" for item in self.chain.bookings)
+        shared = any(item.mode == "distributed" for item in self.chain.spent().bookings)
         return "distributed" if shared else "local"
 
     @property
     def trust_in_words(self) -> str:
         if self.trust_model == "local":
             return _LOCAL
-        least = min(x.colluding_sites for x in self.chain.bookings if x.mode == "distributed")
+        bookings = self.chain.spent().bookings
+        least = min(x.colluding_sites for x in bookings if x.mode == "distributed")
         return f"distributed (holds while the secure sum does, against {least} colluding hospitals)"
 
     @property
@@ -84,9 +85,9 @@ class LedgerView:
             f"{self.policy.epsilon_lifetime:g} for life, {self.policy.epsilon_per_run:g} a run. "
             f"Left for life: epsilon {number(self.left)}"
         )
-        if self.rounds_left is None:
+        last = self.chain.last_booking
+        if last is None:
             return words + "."
-        last = self.chain.bookings[-1]
         return (
             f"{words}, which is {self.rounds_left} more rounds of the present plan "
             f"(run {last.run}: {last.steps} steps, sample rate {last.sample_rate:g}, noise "
@@ -96,25 +97,31 @@ class LedgerView:
     def runs(self) -> list[dict[str, Any]]:
         """One row a run."""
         rows = []
-        for run in dict.fromkeys(item.run for item in self.chain.bookings):
-            bookings = [item for item in self.chain.bookings if item.run == run]
+        for run, last in self._last_of_runs().items():
             epsilon = self._epsilon(run)
+            bookings = self.chain.spent().of_run(run).bookings
             rows.append(
                 {
                     "run": run,
-                    "rounds": len(bookings),
+                    "rounds": self.chain.rounds_of(run),
                     "steps": sum(item.steps for item in bookings),
                     "epsilon": number(epsilon),
-                    "delta": bookings[-1].delta,
+                    "delta": last.delta,
                     "left of the run": number(max(0.0, self.policy.epsilon_per_run - epsilon)),
-                    "trust model": bookings[-1].mode,
+                    "trust model": last.mode,
                 }
             )
         return rows
 
+    def _last_of_runs(self) -> dict[str, Booked]:
+        """The last booking of each run, in the order of their first."""
+        found: dict[str, Booked] = {}
+        for booked in self.chain.entries(Booked):
+            found[booked.run] = booked
+        return found
+
     def rounds(self) -> list[dict[str, Any]]:
         """One row a booking."""
-        answered = {item.sequence for item in self.chain.answered_bookings}
         return [
             {
                 "run": item.run,
@@ -129,15 +136,13 @@ class LedgerView:
                 "delta": item.delta,
                 "unit": PRIVACY_UNIT,
                 "trust model": item.mode,
-                "answered": item.sequence in answered,
+                "answered": self.chain.is_answered(item),
             }
-            for item in self.chain.bookings
+            for item in self.chain.entries(Booked)
         ]
 
     def facts(self) -> dict[str, Any]:
         """For machines (`--json`)."""
-        entries = [link.entry for link in self.chain.links]
-        recovered = [item for item in entries if isinstance(item, Recovered)]
         return {
             "site": self.chain.site,
             "entries": self.chain.length,
@@ -151,7 +156,7 @@ class LedgerView:
             "epsilon_left": number(self.left),
             "rounds_left": self.rounds_left,
             "in_words": self.in_words,
-            "incidents": sum(isinstance(item, Incident) for item in entries),
+            "incidents": self.chain.count(Incident),
             "recovered": [
                 {
                     "entry": item.sequence,
@@ -160,7 +165,7 @@ class LedgerView:
                     "epsilon_charged": item.epsilon_charged,
                     "witnesses": list(item.witnesses),
                 }
-                for item in recovered
+                for item in self.chain.entries(Recovered)
             ],
             "runs": [_keys(row) for row in self.runs()],
             "rounds": [_keys(row) for row in self.rounds()],
@@ -170,12 +175,12 @@ class LedgerView:
         """The last booking of each run says what an accountant finds; None, or the one that not."""
         spent = self.chain.spent()
         delta = self.chain.delta or self.policy.delta
-        last = spent.bookings[-1] if spent.bookings else None
+        last = self.chain.last_booking
         if last is not None and not _same(
             last.epsilon_lifetime, ledger_cost.epsilon(spent, delta)[0]
         ):
             return last
-        for booked in {item.run: item for item in spent.bookings}.values():
+        for booked in self._last_of_runs().values():
             of_run, _ = ledger_cost.epsilon(spent.of_run(booked.run), delta)
             if not _same(booked.epsilon_run, of_run):
                 return booked
@@ -228,7 +233,7 @@ Points = list[tuple[datetime.datetime, float]]
 def spent_for_life(chain: Chain) -> Points:
     """(time, epsilon for life after it), from 0 on."""
     points: Points = []
-    for entry in (link.entry for link in chain.links):
+    for entry in chain.entries(Booked, Recovered):
         if isinstance(entry, Recovered) and entry.epsilon_charged:
             before = points[-1][1] if points else 0.0
             _add(points, entry.time_s, before + entry.epsilon_charged)
@@ -240,7 +245,7 @@ def spent_for_life(chain: Chain) -> Points:
 def spent_of_runs(chain: Chain) -> list[Points]:
     """The same of each run by itself."""
     runs: dict[str, Points] = {}
-    for booked in chain.bookings:
+    for booked in chain.entries(Booked):
         _add(runs.setdefault(booked.run, []), booked.time_s, booked.epsilon_run)
     return list(runs.values())
 

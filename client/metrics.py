@@ -24,7 +24,7 @@ from client.console_facts import Facts, Unread, attempt
 from client.policy import installed_code
 from client.rosters import RosterBook
 from client.state import Phase
-from shared_model.ledger import Answered
+from shared_model.ledger import Answered, Booked
 from shared_model.protocol import PRIVACY_UNIT, RefusalReason
 
 _CHUNK_BYTES = 8 * 1024 * 1024
@@ -198,14 +198,13 @@ class NodeMetrics(Collector):
                 "fedprint_node_rounds_left", "Rounds like the last that the budget has room for.",
                 value=found.rounds_left,
             )  # fmt: skip
-        answered = sum(isinstance(link.entry, Answered) for link in view.chain.links)
         yield CounterMetricFamily(
             "fedprint_node_rounds_booked", "Rounds booked in the ledger.",
-            value=len(view.chain.bookings),
+            value=view.chain.count(Booked),
         )  # fmt: skip
         yield CounterMetricFamily(
             "fedprint_node_rounds_answered", "Booked rounds whose update could leave.",
-            value=answered,
+            value=view.chain.count(Answered),
         )  # fmt: skip
 
     def _of_what_waits(self) -> Iterator[Metric]:

@@ -230,9 +230,7 @@ class HospitalBooks:
             if store.chain.booking(request.run, request.round) is None:
                 check_awake(self.ledger.home)  # what was booked before is finished
             booked = store.reserve(draft, self.budget)
-            chain = store.chain
-            then = tuple(x for x in chain.links if x.entry.sequence <= booked.sequence)
-            spent = Chain(chain.site, chain.identity_key, then).spent()
+            spent = store.chain.spent(until=booked.sequence)
         return statement(spent, booked)
 
     def booked(self, run: str, round: int) -> bool:

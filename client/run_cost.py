@@ -87,7 +87,7 @@ def cost_of(plan: RunPlan, chain: Chain, budget: Budget, like: Booked) -> Cost:
     """
     spent = chain.spent()
     run = spent.of_run(plan.run)
-    needed = max(1, plan.rounds - sum(item.run == plan.run for item in chain.bookings))
+    needed = max(1, plan.rounds - chain.rounds_of(plan.run))
     if math.isinf(budget.epsilon_lifetime) and math.isinf(budget.epsilon_per_run):
         endless = math.inf
         return Cost(

@@ -17,7 +17,8 @@ from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from shared_model import ledger_cost
 from shared_model.errors import Refused
-from shared_model.ledger import NOTHING, Answered, Booked, Chain, Entry, Spent
+from shared_model.ledger import NOTHING, Answered, Booked, Chain, Entry
+from shared_model.ledger_spent import Tally
 
 _APPLICATION_ID = 0x66705370  # "fpSp"
 _NOWHERE = (
@@ -92,7 +93,7 @@ def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
 
 def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
     """What the table never knew (request, roster, transcript, code) is zero."""
-    sequence, booked = chain.length, []
+    sequence, tally = chain.length, Tally()
     for row in rows:
         sequence += 1
         try:
@@ -130,8 +131,8 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
             )
         except ValueError as error:
             raise _refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
-        booked.append(draft)
-        spent = Spent(0.0, (tuple(booked),))
+        tally.take(draft)
+        spent = tally.spent()
         lifetime = _finite(ledger_cost.epsilon(spent, draft.delta)[0])
         yield draft.model_copy(
             update={

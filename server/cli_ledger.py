@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.home import CoordinatorHome
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
+
+if TYPE_CHECKING:
+    from server.ledgers import LedgerArchive
 
 app = typer.Typer(
     help="The archive of the hospitals' privacy ledgers, as their replies have shown them.",
@@ -110,7 +113,7 @@ def import_(
     terminal.out.print(f"Took in {count} entries of {export.site}; {len(lines)} are held now.")
 
 
-def _archive(place: CoordinatorHome) -> Any:
+def _archive(place: CoordinatorHome) -> LedgerArchive:
     from server.ledgers import LedgerArchive
 
     return LedgerArchive(place.ledgers)
@@ -126,14 +129,9 @@ def _key(place: CoordinatorHome, site: str) -> bytes:
         OurMistake: the archive is damaged, or its keys are none of this hospital's.
     """
     from server import rosters, sites
-    from shared_model import ledger
 
-    lines = (place.ledgers / f"{site}.jsonl").read_bytes().split(b"\n")[:-1]
     cards = {card.site: card.identity for card in sites.roster(place)}
-    try:
-        chain = ledger.Chain(site, cards.get(site, bytes(32))).extended(lines)
-    except ledger.LedgerFault as error:
-        raise OurMistake(f"The archive of the ledger of {site} is damaged.") from error
+    chain = _archive(place).chain(site, cards.get(site, bytes(32)))
     known = {one.entry(site).identity for one in rosters.ever(place) if site in one.names}
     known |= {cards[site]} if site in cards else set()
     if known and chain.identity_key not in known:
@@ -142,13 +140,15 @@ def _key(place: CoordinatorHome, site: str) -> bytes:
 
 
 def _row(place: CoordinatorHome, site: str) -> dict[str, object]:
+    from shared_model.ledger import Booked
+
     chain = _archive(place).chain(site, _key(place, site))
-    last = chain.bookings[-1] if chain.bookings else None
+    last = chain.last_booking
     return {
         "site": site,
         "entries": chain.length,
         "head": chain.head,
-        "booked rounds": len(chain.bookings),
+        "booked rounds": chain.count(Booked),
         "last run": "" if last is None else last.run,
         "last round": 0 if last is None else last.round,
         "epsilon": 0.0 if last is None else last.epsilon_lifetime,

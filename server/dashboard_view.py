@@ -19,7 +19,7 @@ from server.run_records import RunRecord
 from server.run_start import settings_of
 from shared_model.enrolment import SiteCard
 from shared_model.errors import FedprintError
-from shared_model.ledger import Chain, Recovered
+from shared_model.ledger import Booked, Chain, Recovered
 from shared_model.release import Manifest
 from shared_model.release_words import statement_in_words
 from shared_model.roster import Roster
@@ -271,10 +271,9 @@ def privacy_of(chain: Chain) -> SitePrivacy | None:
 
     None before the first booking or charge. At (losses + 1) x delta (`shared_model.ledger.Spent`).
     """
-    booked = chain.bookings
-    last = booked[-1] if booked else None
+    last = chain.last_booking
     since = 0 if last is None else last.sequence
-    lost = [link.entry for link in chain.after(since) if isinstance(link.entry, Recovered)]
+    lost = [one for one in chain.entries(Recovered) if one.sequence > since]
     if last is None and not lost:
         return None
     charges = [entry.epsilon_charged for entry in lost]
@@ -286,7 +285,7 @@ def privacy_of(chain: Chain) -> SitePrivacy | None:
         trust_model="" if last is None else last.mode,
         colluding_sites=0 if last is None else last.colluding_sites,
         outsider_epsilon=last.outsider_epsilon_lifetime if last and last.private else None,
-        rounds=len(booked),
+        rounds=chain.count(Booked),
         run="" if last is None else last.run,
     )
 

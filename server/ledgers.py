@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,15 +30,64 @@ from pydantic import ValidationError
 from shared_model import canonical
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
-from shared_model.ledger import Chain, LedgerFault, LedgerHead, Recovered
+from shared_model.ledger import (
+    MAX_LINE_BYTES,
+    Chain,
+    LedgerFault,
+    LedgerHead,
+    Lines,
+    Recovered,
+)
+from shared_model.ledger_lines import Marks
 from shared_model.ledger_note import LedgerMismatch, check_note
 from shared_model.protocol import KnownHead, TrainReply, TrainRequest
 
 REPAIR = "Restore the folder of ledgers from a backup, or remove this site's files from it."
 
 
+@dataclass(frozen=True)
+class JsonLines(Lines):
+    """A site's file of entries; implements `shared_model.ledger.Lines`."""
+
+    path: Path
+    site: str
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All whole lines; one without its end was cut off by a crash, and counts for nothing."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as stream:
+            while line := stream.readline(MAX_LINE_BYTES + 2):
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+                elif len(line) > MAX_LINE_BYTES + 1:
+                    yield line  # longer than any entry: it is refused
+
+    def read(self, marks: Marks, first: int, last: int) -> Iterator[bytes]:
+        """See `Lines`.
+
+        Raises:
+            OurMistake: the file is gone.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(marks.start(first))
+                for place in range(first, last):
+                    yield stream.read(marks.ends[place] - marks.start(place))[:-1]
+        except OSError as error:
+            raise self.changed(marks.numbers[first]) from error
+
+    def changed(self, entry: int) -> OurMistake:
+        return OurMistake(
+            f"The archive of the ledger of {self.site} was changed by somebody else: entry {entry} "
+            "is not the one that was verified.",
+            do=REPAIR,
+        )
+
+
 class LedgerArchive:
-    """The folder of ledgers; the chains of sites that were looked at stay in memory."""
+    """The folder of ledgers. Of sites that were looked at it is known what was verified, so that
+    entries are read again and not verified again; they themselves stay in the files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,9 +111,10 @@ class LedgerArchive:
             OurMistake: the file is not what was written.
         """
         found = self._chains.get(site)
-        if found is None or not found.links:  # an empty one is of whichever key comes first
+        if found is None or not found.length:  # an empty one is of whichever key comes first
+            lines = JsonLines(self._file(site), site)
             try:
-                found = Chain(site, identity_key).extended(self._lines(site))
+                found = Chain(site, identity_key).extended(lines, at=lines)
             except LedgerFault as error:
                 raise OurMistake(
                     f"The archive of the ledger of {site} is damaged: {error.message}", do=REPAIR
@@ -157,7 +208,7 @@ class LedgerArchive:
         before = self.chain(site, identity_key)
         after = Chain(site, identity_key).extended(lines)
         after.check_key(identity_key)
-        if after.links[: len(before.links)] != before.links or after.length < before.length:
+        if not after.continues(before):
             raise LedgerFault("It does not continue the ledger that is held here.")
         if after.head_at(head.length) != head.head:
             raise LedgerFault("The signed head is not in these entries.")
@@ -168,7 +219,8 @@ class LedgerArchive:
 
     def _write(self, before: Chain, after: Chain, head: LedgerHead) -> None:
         """Append what is new, then put the head in its place."""
-        site, new = before.site, after.links[len(before.links) :]
+        site = before.site
+        new = after.links[len(before.links) :]
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._file(site), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
@@ -178,7 +230,7 @@ class LedgerArchive:
             stream.flush()
             os.fsync(stream.fileno())
         sync_folder(self.path)
-        self._chains[site] = after
+        self._chains[site] = after.at(JsonLines(self._file(site), site))
         data = canonical.encode(head.model_dump(mode="json"))
         write_atomic(self._head_file(site), data, mode=0o600)
 
@@ -251,11 +303,6 @@ class LedgerArchive:
                 do="Ask the hospital; fedprint-node ledger recover is for a restored backup.",
             ) from error
         return after
-
-    def _lines(self, site: str) -> list[bytes]:
-        """All whole lines; one without its end was cut off by a crash, and counts for nothing."""
-        path = self._file(site)
-        return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
     def _file(self, site: str) -> Path:
         return self.path / f"{site}.jsonl"

@@ -12,7 +12,11 @@ is (length, head) signed by the site: what others keep.
 
     chain = Chain.verified(lines, identity_key)       # every signature, every link; or LedgerFault
     spent = chain.spent()                             # what an accountant composes
-    epsilon = spent.epsilon_with(...)
+    chain = chain.at(lines)                           # from now on entries are read from there
+
+A chain that was made of lines holds them. One that lies in a file (`at`) holds marks of 80 bytes an
+entry and what they add up to, and reads entries again when they are asked for, never unverified:
+see `ledger_lines`.
 
 Kinds: `opened` (first, once), `approved` (a run's plan, by whom), `booked` (before data is read),
 `answered` (before the update leaves), `incident`, `recovered` (after a restore; may charge all that
@@ -22,9 +26,10 @@ old one is lost). Only `booked`, `recovered` and `replaced` cost. See docs/adr/0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from typing import Any, TypeVar, overload
 
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger_entries import (
@@ -51,21 +56,24 @@ from shared_model.ledger_entries import (
     entry_digest,
     first_signer,
     follows,
-    line_of,
     next_head,
     opened_line,
     parse,
     seal,
     sign_head,
-    slim,
 )
+from shared_model.ledger_lines import Lines, Link, Links
+from shared_model.ledger_spent import Alike, Spent, Tally
+from shared_model.ledger_walk import MOST_KEYS, Walk
 
 __all__ = [
     "HEAD_TAG",
     "MAX_ENTRIES",
     "MAX_LINE_BYTES",
+    "MOST_KEYS",
     "NOTHING",
     "TAG",
+    "Alike",
     "Answered",
     "Approved",
     "Booked",
@@ -76,6 +84,7 @@ __all__ = [
     "Incident",
     "LedgerFault",
     "LedgerHead",
+    "Lines",
     "Link",
     "Opened",
     "Recovered",
@@ -95,44 +104,8 @@ __all__ = [
 ]
 
 
-_CHANGES = (HandedOver, Replaced)
-MOST_KEYS = 100
-"""Keys of one ledger: whoever verifies a head of an unknown length tries them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One verified entry with where it stands; small, because ledgers are kept for years.
-
-    Whoever runs a federation holds an object of these for every entry of every hospital. So the
-    line is not kept: it is canonical, the entry and its signature give it back.
-    """
-
-    entry: Entry
-    _packed: bytes = field(repr=False)
-    """Signature (64), digest of the entry (32), head after it (32)."""
-    end: int
-    """Bytes of all lines up to this one, each with a line end."""
-
-    @classmethod
-    def of(cls, entry: Entry, signature: bytes, digest: str, head: str, end: int) -> Link:
-        """signature: 64 raw bytes; digest, head: 64 hexadecimal digits."""
-        packed = signature + bytes.fromhex(digest) + bytes.fromhex(head)
-        return cls(slim(entry), packed, end)
-
-    @property
-    def line(self) -> bytes:
-        """As it was signed and verified, without a line end."""
-        return line_of(self.entry, self._packed[:64])
-
-    @property
-    def digest(self) -> str:
-        return self._packed[64:96].hex()
-
-    @property
-    def head(self) -> str:
-        """After this entry."""
-        return self._packed[96:].hex()
+K = TypeVar("K", bound=Entry)
+L = TypeVar("L", bound=Entry)
 
 
 @dataclass(frozen=True)
@@ -145,9 +118,15 @@ class Chain:
 
     site: str
     identity_key: bytes
-    links: tuple[Link, ...] = ()
-    _walk: _Walk | None = field(default=None, repr=False, compare=False)
-    """Where the walk over `links` stands; spares `extended` walking them again."""
+    links: Sequence[Link] = ()
+    _walk: Walk = field(default_factory=Walk, repr=False, compare=False)
+    """What `links` add up to; never changed."""
+
+    def __post_init__(self) -> None:
+        """Links that come without their walk were verified before."""
+        if not isinstance(self.links, Links):
+            object.__setattr__(self, "_walk", Walk.over(self.links))
+            object.__setattr__(self, "links", Links(self._walk.marks, None, self.links))
 
     @classmethod
     def verified(cls, lines: Iterable[bytes], identity_key: bytes, *, site: str) -> Chain:
@@ -165,8 +144,8 @@ class Chain:
     def check_key(self, identity_key: bytes) -> None:
         """Raises:
         LedgerFault: the ledger has entries, and another key than this signs the next."""
-        if self.links and self.identity_key != identity_key:
-            last = self._changes[-1].sequence if self._changes else 0
+        if self.length and self.identity_key != identity_key:
+            last = self._walk.changes[-1].sequence if self._walk.changes else 0
             raise LedgerFault(
                 f"Entry {last} hands the ledger over to another key than this hospital's."
                 if last
@@ -174,21 +153,24 @@ class Chain:
                 entry=last or 1,
             )
 
-    def extended(self, lines: Iterable[bytes]) -> Chain:
+    def extended(self, lines: Iterable[bytes], *, at: Lines | None = None) -> Chain:
         """This chain and further lines. An empty one takes the key that the lines begin with.
+
+        Args:
+            at: where this chain and the further lines lie already; none of them is held then,
+                and they are verified as they come.
 
         Raises:
             LedgerFault: as `verified`, except that the last key may be any.
         """
-        links, walk = list(self.links), self._walked()
+        walk, tail = self._walk.copy(), list[Link]()
         signer = self.identity_key
-        if not links:
-            lines = list(lines)
-            signer = first_signer(lines, signer)
+        if not self.length:
+            signer, lines = _first_signer(lines, signer)
         for line in lines:
             number = walk.length + 1
             try:
-                entry, signature, after = opened_line(line, signer)
+                entry, after = opened_line(line, signer)
             except LedgerFault as error:
                 raise LedgerFault(f"Entry {number}: {error.message}", entry=number) from error
             except Refused as error:
@@ -201,52 +183,70 @@ class Chain:
             if isinstance(entry, Opened) and entry.identity_key != signer.hex():
                 raise LedgerFault("Entry 1 names another key than the one that signs it.", entry=1)
             digest = entry_digest(entry)
-            end = (links[-1].end if links else 0) + len(line) + 1
-            links.append(Link.of(entry, signature, digest, walk.advance(entry, digest), end))
+            head = walk.advance(entry, line, digest)
+            if at is None:
+                tail.append(Link(entry, line, digest, head))
             signer = after
-        return Chain(self.site, signer, tuple(links), walk)
+        old = self._links
+        links = Links(walk.marks, old.lines, (*old.tail, *tail)) if at is None else None
+        return Chain(self.site, signer, links or Links(walk.marks, at), walk)
+
+    def at(self, lines: Lines) -> Chain:
+        """The same chain, all of which lies there by now: no entry is held in memory."""
+        return replace(self, links=Links(self._walk.marks, lines))
+
+    @property
+    def _links(self) -> Links:
+        if not isinstance(self.links, Links):
+            raise OurMistake("The links of a chain were replaced.")
+        return self.links
 
     @property
     def size(self) -> int:
         """Bytes of all lines, each with a line end."""
-        return self.links[-1].end if self.links else 0
+        return self._walk.marks.size
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Sequence numbers of the entries that are here."""
+        return self._walk.marks.numbers
+
+    def holds(self, number: int, line: bytes) -> bool:
+        """Whether this is the line of the entry with this number."""
+        place = self._walk.marks.place(number)
+        return place is not None and self._walk.marks.holds(place, line)
+
+    def continues(self, other: Chain) -> bool:
+        """Whether the other's lines are the first of this one's, byte for byte."""
+        return self._walk.marks.begin_with(other._walk.marks)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """All keys that this hospital's ledger was ever signed with, in order."""
-        earlier = (bytes.fromhex(one.previous_key) for one in self._changes)
+        earlier = (bytes.fromhex(one.previous_key) for one in self._walk.changes)
         return (*earlier, self.identity_key)
 
     def key_at(self, length: int) -> bytes:
         """The key that signs a head of this length."""
-        for entry in self._changes:
+        for entry in self._walk.changes:
             if entry.sequence > length:
                 return bytes.fromhex(entry.previous_key)
         return self.identity_key
 
-    @cached_property
-    def _changes(self) -> tuple[HandedOver | Replaced, ...]:
-        """Entries from which on another key signs, found once: files have 200,000 entries."""
-        entries = (link.entry for link in self.links)
-        return tuple(entry for entry in entries if isinstance(entry, _CHANGES))
-
-    def _walked(self) -> _Walk:
-        return _Walk.after(self.links) if self._walk is None else self._walk.copy()
-
     @property
     def length(self) -> int:
         """Sequence number of the last entry; lost entries count."""
-        return self.links[-1].entry.sequence if self.links else 0
+        return self._walk.length
 
     @property
     def head(self) -> str:
-        return self.links[-1].head if self.links else NOTHING
+        return self._walk.head
 
     @property
     def opened(self) -> Opened:
         """Raises:
         OurMistake: the ledger is empty, or its first entry was lost."""
-        first = self.links[0].entry if self.links else None
+        first = self._walk.first
         if not isinstance(first, Opened):
             raise OurMistake("The first entry of this ledger is not here.")
         return first
@@ -254,196 +254,109 @@ class Chain:
     @property
     def delta(self) -> float | None:
         """Fixed for life by the first entry; None while there is none."""
-        first = self.links[0].entry if self.links else None
+        first = self._walk.first
         return first.delta if isinstance(first, Opened | Recovered) else None
 
     def head_at(self, length: int) -> str | None:
         """The head when the ledger had this many entries; None if it is not known here."""
         if length == 0:
             return NOTHING
-        for link in reversed(self.links):
-            if link.entry.sequence == length:
-                return link.head
-            if link.entry.sequence < length:
-                break
-            if isinstance(link.entry, Recovered) and link.entry.lost_to == length:
-                return link.entry.previous
-        return None
+        marks = self._walk.marks
+        place = marks.place(length)
+        return self._walk.lost.get(length) if place is None else marks.head(place)
 
     def after(self, length: int) -> tuple[Link, ...]:
         """The entries beyond this length."""
-        return tuple(link for link in self.links if link.entry.sequence > length)
+        places = self._walk.marks.places_after(length)
+        return tuple(self._links.between(places.start, places.stop))
+
+    @overload
+    def entries(self, kind: type[K], /) -> Iterator[K]: ...
+    @overload
+    def entries(self, kind: type[K], other: type[L], /) -> Iterator[K | L]: ...
+    def entries(self, *kinds: type[Any]) -> Iterator[Any]:
+        """Entries of these kinds, and of those derived from them, read one after the other.
+
+        Raises:
+            FedprintError: the ledger lies in a file that was changed since it was verified.
+        """
+        return (link.entry for link in self._links.between(0, len(self.links), kinds))
+
+    def count(self, kind: type[Any]) -> int:
+        """Entries of this kind."""
+        return self._walk.marks.count(kind)
 
     @property
     def bookings(self) -> tuple[Booked, ...]:
-        return tuple(link.entry for link in self.links if isinstance(link.entry, Booked))
+        """All of them, in memory: `entries`, `count`, `last_booking` need not hold them."""
+        return tuple(self.entries(Booked))
+
+    @property
+    def last_booking(self) -> Booked | None:
+        return self._walk.last_booked
+
+    def rounds_of(self, run: str) -> int:
+        """Rounds of the run that are booked."""
+        return len(self._walk.booked.get(run, ()))
+
+    def is_answered(self, booking: Booked) -> bool:
+        """Whether the update of a booking of this chain may have left."""
+        return self._walk.marks.answer_of(booking.sequence) > 0
+
+    def has_incident(self, run: str, round: int, reason: str) -> bool:
+        return (run, round, reason) in self._walk.incidents
 
     @property
     def answered_bookings(self) -> tuple[Booked, ...]:
         """Those whose update may have left."""
-        answered = {x.entry.booking for x in self.links if isinstance(x.entry, Answered)}
-        return tuple(item for item in self.bookings if item.sequence in answered)
+        return tuple(item for item in self.entries(Booked) if self.is_answered(item))
 
     def booking(self, run: str, round: int) -> Booked | None:
         """The booking of a round, if there is one."""
-        return next((b for b in self.bookings if (b.run, b.round) == (run, round)), None)
+        found = self._entry(self._walk.booked.get(run, {}).get(round, 0))
+        return found if isinstance(found, Booked) else None
 
     def approval(self, run: str) -> tuple[Approved | None, int]:
         """The run's last approval, and how many of its rounds were booked since."""
-        found, since = None, 0
-        for link in self.links:
-            entry = link.entry
-            if isinstance(entry, Approved) and entry.run == run:
-                found, since = entry, 0
-            elif isinstance(entry, Booked) and entry.run == run:
-                since += 1
-        return found, since
+        number, since = self._walk.approvals.get(run, (0, self.rounds_of(run)))
+        found = self._entry(number)
+        return (found if isinstance(found, Approved) else None), since
 
     def answer(self, run: str, round: int) -> Answered | None:
         """The answer of a booked round, if it was given."""
-        for link in reversed(self.links):
-            entry = link.entry
-            if isinstance(entry, Answered) and (entry.run, entry.round) == (run, round):
-                return entry
-        return None
+        booking = self._walk.booked.get(run, {}).get(round, 0)
+        found = self._entry(self._walk.marks.answer_of(booking))
+        return found if isinstance(found, Answered) else None
 
-    def spent(self) -> Spent:
-        """What the whole ledger costs."""
-        charged = 0.0
-        segments: list[list[Booked]] = [[]]
-        for entry in (link.entry for link in self.links):
-            if isinstance(entry, Booked):
-                segments[-1].append(entry)
-            elif isinstance(entry, Recovered) and entry.epsilon_charged is not None:
-                charged += entry.epsilon_charged
-                segments.append([])
-        return Spent(charged, tuple(tuple(part) for part in segments))
+    def _entry(self, number: int) -> Entry | None:
+        """The entry with this sequence number, read again; None if it is not here."""
+        place = self._walk.marks.place(number)
+        return None if place is None else self.links[place].entry
 
+    def spent(self, until: int | None = None) -> Spent:
+        """What the ledger costs.
 
-@dataclass(frozen=True)
-class Spent:
-    """What an accountant composes.
-
-    charged: sum of the charges for lost entries. segments: the bookings that are here, cut where
-    entries were lost. Total: charged + epsilon(segment, delta) of **each segment by itself**, at
-    (losses + 1) x delta. A charge is what was left below the limit L that held, so charge and
-    bookings before it add up to L, within which everything before it stayed, lost entries
-    included; what follows is added by basic composition. Composing the segments with each other
-    would give less than L and is not sound: what was lost was composed with them.
-    """
-
-    charged: float
-    segments: tuple[tuple[Booked, ...], ...]
-
-    @property
-    def losses(self) -> int:
-        return len(self.segments) - 1
-
-    @property
-    def bookings(self) -> tuple[Booked, ...]:
-        """All that are here."""
-        return tuple(item for part in self.segments for item in part)
-
-    def of_run(self, run: str) -> Spent:
-        """The run's own bookings; a charge is nobody's run."""
-        return Spent(0.0, (tuple(item for item in self.bookings if item.run == run),))
+        Args:
+            until: sequence number of the last entry that counts; all do if None.
+        """
+        if until is None or until >= self.length:
+            return self._walk.tally.spent()
+        tally = Tally()
+        for entry in self.entries(Booked, Recovered):
+            if entry.sequence > until:
+                break
+            tally.take(entry)
+        return tally.spent()
 
 
-@dataclass
-class _Walk:
-    """Is the next entry one that may stand there?"""
+def _first_signer(lines: Iterable[bytes], last: bytes) -> tuple[bytes, Iterator[bytes]]:
+    """See `first_signer`; and all lines, of which no more are held than it has looked at."""
+    seen, rest = list[bytes](), iter(lines)
 
-    length: int = 0
-    head: str = NOTHING
-    booked: dict[tuple[str, int], int] = field(default_factory=dict)
-    answered: set[int] = field(default_factory=set)
-    incidents: set[tuple[str, int, str]] = field(default_factory=set)
-    delta: float | None = None
-    last_booked: Booked | None = None
-    keys: int = 1
-    charged: float = 0.0
-    """Since the last booking, whose own epsilon has what was charged before."""
+    def looked_at() -> Iterator[bytes]:
+        for line in rest:
+            seen.append(line)
+            yield line
 
-    @classmethod
-    def after(cls, links: Sequence[Link]) -> _Walk:
-        walk = cls()
-        for link in links:
-            walk.take(link.entry, walk.length + 1)
-            walk.length, walk.head = link.entry.sequence, link.head
-        return walk
-
-    def copy(self) -> _Walk:
-        return replace(
-            self,
-            booked=dict(self.booked),
-            answered=set(self.answered),
-            incidents=set(self.incidents),
-        )
-
-    def take(self, entry: Entry, number: int) -> None:
-        """Raises:
-        LedgerFault: this entry may not follow."""
-        fault = self._fault(entry, number)
-        if fault:
-            raise LedgerFault(f"Entry {number}: {fault}", entry=number)
-
-    def advance(self, entry: Entry, digest: str) -> str:
-        """The head after the entry."""
-        if isinstance(entry, Recovered):
-            self.head = entry.previous
-        self.length, self.head = entry.sequence, next_head(self.head, digest)
-        return self.head
-
-    def _fault(self, entry: Entry, number: int) -> str:
-        lost = isinstance(entry, Recovered) and entry.lost_from > 0
-        if lost:
-            if entry.lost_from != number:  # type: ignore[union-attr]
-                return "what was lost does not begin where the ledger ends."
-        elif entry.sequence != number:
-            return f"it says that it is number {entry.sequence}; entries are missing or swapped."
-        elif isinstance(entry, Recovered) and entry.previous != self.head:
-            return "it does not follow from the entry before."
-        if (number == 1 and not lost) != isinstance(entry, Opened):
-            return "a ledger has one first entry, and this is not its place."
-        if isinstance(entry, Recovered) and self._undercharged(entry.epsilon_charged):
-            return "it charges less for what was lost than was left of the budget."
-        if isinstance(entry, _CHANGES):
-            self.keys += 1
-            if self.keys > MOST_KEYS:
-                return f"the key has changed {MOST_KEYS} times; no hospital does that."
-        match entry:
-            case Opened() | Recovered():
-                if self.delta not in (None, entry.delta):
-                    return "delta is fixed for life, and this is another."
-                self.delta = entry.delta
-                if isinstance(entry, Recovered):
-                    self.charged += entry.epsilon_charged or 0.0
-            case Booked():
-                if (entry.run, entry.round) in self.booked:
-                    return f"round {entry.round} of run {entry.run} is booked twice."
-                if self.delta is not None and entry.delta != self.delta:
-                    return "delta is fixed for life, and this is another."
-                self.booked[entry.run, entry.round] = entry.sequence
-                self.last_booked, self.charged = entry, 0.0
-            case Answered():
-                if self.booked.get((entry.run, entry.round)) != entry.booking:
-                    return "it answers a round that is not booked."
-                if entry.booking in self.answered:
-                    return "the round is answered twice."
-                self.answered.add(entry.booking)
-            case Incident():
-                if (entry.run, entry.round, entry.reason) in self.incidents:
-                    return "the incident is there twice."
-                self.incidents.add((entry.run, entry.round, entry.reason))
-            case _:
-                pass
-        return ""
-
-    def _undercharged(self, charged: float | None) -> bool:
-        """By what the last booking says of itself; whoever recomputes epsilon checks that."""
-        last = self.last_booked
-        if charged is None or last is None:
-            return False
-        if last.limit_lifetime is None or last.epsilon_lifetime is None:
-            return False
-        return last.epsilon_lifetime + self.charged + charged < last.limit_lifetime * (1.0 - 1e-9)
+    signer = first_signer(looked_at(), last)
+    return signer, itertools.chain(seen, rest)

@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from shared_model import accounting, distributed
 from shared_model.accounting import Mechanism
 from shared_model.config import PrivacyPlan
-from shared_model.ledger import Booked, Spent
+from shared_model.ledger import Alike, Booked, Spent
 
 MOST_ROUNDS = 10_001
 _MOST_STEPS = 100_000
 """What a plan may say."""
 
 
-def mechanism(booked: Booked, *, colluding: int | None = None) -> PrivacyPlan | Mechanism:
-    """What an accountant composes for this booking.
+def mechanism(booked: Booked | Alike, *, colluding: int | None = None) -> PrivacyPlan | Mechanism:
+    """What an accountant composes for this booking, or for the first of some that cost the same.
 
     In mode distributed it depends on the roster: n, t, k and the dimension were booked.
 
@@ -52,7 +52,7 @@ def epsilon(
     was not private; 0 for nothing.
     """
     *before, last = spent.segments
-    segments = [*before, (*last, *further)]
+    segments = [*before, (*last, *map(Alike.of, further))]
     total = (spent.losses + 1) * delta
     if not all(item.private for part in segments for item in part):
         return math.inf, total
@@ -94,21 +94,13 @@ def rounds_left(
     return low
 
 
-def _composed(bookings: Sequence[Booked], delta: float, colluding: int | None) -> float:
-    """Bookings of the same price are one mechanism: a ledger has thousands."""
+def _composed(bookings: Sequence[Alike], delta: float, colluding: int | None) -> float:
+    """Bookings of the same price are one mechanism, of whichever run they are."""
     steps: Counter[tuple[object, ...]] = Counter()
-    like: dict[tuple[object, ...], Booked] = {}
+    like: dict[tuple[object, ...], Alike] = {}
     for item in bookings:
-        price: tuple[object, ...] = (
-            item.mode,
-            item.sample_rate,
-            item.noise_multiplier,
-            item.clipping_norm,
-        )
-        if item.mode != "local":
-            price += (item.dimension, item.threshold, item.colluding_sites)
-        steps[price] += item.steps
-        like.setdefault(price, item)
+        steps[item.price] += item.steps
+        like.setdefault(item.price, item)
     return accounting.epsilon_pld(
         [_longer(mechanism(like[key], colluding=colluding), steps[key]) for key in like], delta
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -325,41 +324,16 @@ def parse(line: bytes) -> tuple[Entry, bytes]:
     return entry, signature
 
 
-def line_of(entry: Entry, signature: bytes) -> bytes:
-    """The canonical line of an entry with this signature (64 raw bytes), without a line end."""
-    return canonical.encode({**entry.model_dump(mode="json"), "signature": signature.hex()})
+def read_again(line: bytes) -> tuple[Entry, str]:
+    """Entry and digest of a line that was verified before, which the caller has made sure of."""
+    plain: dict[str, Any] = json.loads(line)
+    del plain["signature"]
+    data = canonical.encode(plain)
+    return _ENTRY.validate_json(data), _framed(TAG, data)
 
 
-def slim(entry: Entry) -> Entry:
-    """The same entry with as much as can be shared with others: equal words are one object.
-
-    The set of the fields that were given is the same for all parsed entries of a kind: a canonical
-    line has them all.
-    """
-    values = entry.__dict__
-    for name in _REPEATED & values.keys():
-        word = values[name]
-        if type(word) is str:
-            values[name] = sys.intern(word)
-    kind = type(entry)
-    if entry.model_fields_set == kind.model_fields.keys():
-        every = _EVERY_FIELD.setdefault(kind, set(kind.model_fields))
-        object.__setattr__(entry, "__pydantic_fields_set__", every)
-    return entry
-
-
-_EVERY_FIELD: dict[type[BaseModel], set[str]] = {}
-_REPEATED = frozenset(
-    {
-        *("site", "kind", "unit", "adjacency", "run", "purpose", "mode", "noise", "software", "by"),
-        *("code_digest", "roster_digest", "plan_digest", "reason"),
-    }
-)
-"""Fields in which the entries of a ledger say the same again and again."""
-
-
-def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes, bytes]:
-    """The entry of a hostile line, its signature, and the key that signs the next one (32 bytes).
+def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes]:
+    """The entry of a hostile line, and the key that signs the next one; 32 raw bytes each.
 
     Args:
         signer: the key that signs here. A `replaced` entry is signed by the key that it names.
@@ -376,7 +350,7 @@ def opened_line(line: bytes, signer: bytes) -> tuple[Entry, bytes, bytes]:
         after = bytes.fromhex(entry.identity_key)
     by = after if isinstance(entry, Replaced) else signer
     signing.verify(by, TAG, canonical.encode(entry.model_dump(mode="json")), signature)
-    return entry, signature, after
+    return entry, after
 
 
 def first_signer(lines: Iterable[bytes], last: bytes) -> bytes:

@@ -60,7 +60,7 @@ def _entries(reply: TrainReply, request: TrainRequest, identity_key: bytes) -> S
     lines = [line.encode("ascii") for line in note.entries]
     signer = ledger.first_signer(lines, identity_key)
     for line in lines:
-        entry, _, signer = ledger.opened_line(line, signer)
+        entry, signer = ledger.opened_line(line, signer)
         if isinstance(entry, Recovered) and entry.lost_from == length + 1:
             length, head = entry.lost_to, entry.previous
         if (entry.site, entry.sequence) != (site, length + 1):

@@ -87,7 +87,7 @@ class AgreeRequest(RoundMessage):
     """The survivors U: whose submissions will be in the sum.
 
     submissions: digests of the headers of their replies, in the order of U. heads: of their privacy
-    ledgers, as those replies have them. Body: links that lead to these heads (`ledger_links`).
+    ledgers, as those replies have them. Body: links that lead to these heads (`ledger_lines`).
     """
 
     kind: Literal["agree-request"] = "agree-request"

@@ -311,12 +311,11 @@ def test_more_entries_than_a_reply_carries_are_refused_before_anything_is_booked
 def test_one_shared_round_makes_the_whole_ledger_s_promise_a_shared_one(home, tmp_path):
     """Never stronger than the weakest booking in it; the fewest colluders count."""
     booked_round(home, Consortium.of(tmp_path / "others"), 1)
-    spent = chain_at(home).spent()
-    (booked,) = spent.bookings
+    (booked,) = chain_at(home).bookings
     shared = [
         booked.model_copy(update={"mode": "distributed", "colluding_sites": k}) for k in (2, 1)
     ]
-    said = statement(Spent(0.5, ((), (booked, *shared))), booked)
+    said = statement(Spent.of(0.5, (), (booked, *shared)), booked)
     assert (said.trust_model, said.colluding_sites, said.delta) == ("distributed", 1, 2e-5)
     assert said.outsider_epsilon == booked.outsider_epsilon_lifetime
 
