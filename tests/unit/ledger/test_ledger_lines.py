@@ -438,7 +438,7 @@ def test_the_budget_of_a_node_does_not_need_the_entries(home: NodeHome) -> None:
     with open_store(home) as store:
         booked = book_all(store, "run")
         assert booked == 3
-        edit(home, "UPDATE entries SET line = x'00' WHERE sequence BETWEEN 2 AND 4")
+        edit(home, "UPDATE entries SET line = x'00' WHERE sequence BETWEEN 2 AND 3")
         with pytest.raises(Refused) as caught:
             book(store, "run", booked + 1, BUDGET)
         assert caught.value.reason == "budget"
