@@ -92,7 +92,11 @@ def _end(
         terminal.print_json(document.model_dump())
         return
     rows = [{key: _cell(value) for key, value in row.items()} for row in figures["rows"]]
+    if kind == "gain":  # what would not fit a screen is told below
+        rows = [{k: v for k, v in row.items() if k not in {"trained", "words"}} for row in rows]
     terminal.show(kind, rows, as_json=False)
+    for row in figures["rows"] if kind == "gain" else ():
+        terminal.out.print(f"{row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
         terminal.out.print(line)
 

@@ -65,9 +65,10 @@ def results(
         for place, content in made.figures.items():
             write_atomic(folder / place, content)
         write_atomic(page, made.text.encode())
+    files = list(results_page.read_all(folder))
     document: dict[str, Any] = {
         "page": str(page),
-        "files": list(results_page.read_all(folder)),
+        "files": files,
         "figures": list(made.figures),
         "checked": check,
     }
@@ -75,9 +76,7 @@ def results(
         terminal.print_json(document)
     else:
         done = "is what the files give" if check else "written"
-        terminal.out.print(
-            f"{page} {done}: {len(document['files'])} files, {len(made.figures)} figures"
-        )
+        terminal.out.print(f"{page} {done}: {len(files)} files, {len(made.figures)} figures")
 
 
 def _measure(model: str, folder: Path, data: Path | None) -> None:

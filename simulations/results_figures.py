@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -111,13 +112,15 @@ def _bars(figures: dict[str, Any]) -> Figure | None:
     found = [one for one in figures.get("plotted", []) if one["value"] is not None]
     if not found:
         return None
-    figure, (axes,) = panels(1, height_in=0.5 + 0.2 * len(found))
+    names = [textwrap.fill(one["name"], 32) for one in found]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure, (axes,) = panels(1, height_in=0.5 + (0.1 + 0.12 * lines) * len(found))
     ends = [_ends(one) for one in found]
     axes.errorbar(
         [one["value"] for one in found], range(len(found) - 1, -1, -1),
         xerr=[[low for low, _ in ends], [high for _, high in ends]],
         fmt="o", color=BLUE, lw=0.8,
     )  # fmt: skip
-    axes.set_yticks(range(len(found) - 1, -1, -1), [one["name"] for one in found])
+    axes.set_yticks(range(len(found) - 1, -1, -1), names, fontsize=5.5)
     axes.set_xlabel(figures["plotted_words"])
     return figure

@@ -56,13 +56,11 @@ class Page:
 
 
 def read_all(folder: Path) -> dict[str, Measurement]:
-    """Measured files below a folder, by their relative path, in order of names.
+    """Measured files below a folder, by their relative path, in order of names; none without it.
 
     Raises:
-        OurMistake: no such folder, or a file is no measurement or of no kind that has a section.
+        OurMistake: a file is no measurement, or of no kind that has a section.
     """
-    if not folder.is_dir():
-        raise OurMistake(f"There is no folder {folder}.", do="Measure something with -o first.")
     found = {}
     for path in sorted(folder.rglob(FILES)):
         name = path.relative_to(folder).as_posix()

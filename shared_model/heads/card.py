@@ -1,12 +1,14 @@
 """`MODEL_CARD.md`: what a head's manifest says, for people (Mitchell et al. 2019, 1810.03993).
 
-Nothing is in the card that is not in the manifest, so the card can be made again and compared.
+Nothing is in the card that is not in the manifest; the manifest has the card's digest, which the
+card does not show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from shared_model import canonical
 from shared_model.heads.manifest import (
     FEWEST_IN_GROUP,
     Figure,
@@ -38,6 +40,12 @@ PERSONAL = (
 def card(manifest: HeadManifest) -> str:
     """The card as Markdown text."""
     return "\n".join([*_lines(manifest), ""])
+
+
+def with_card(manifest: HeadManifest) -> HeadManifest:
+    """The manifest with the digest of its own card."""
+    found = canonical.digest(card(manifest).encode())
+    return manifest.model_copy(update={"card_digest": found})
 
 
 def _lines(manifest: HeadManifest) -> Iterator[str]:

@@ -4,7 +4,8 @@
     read(folder)                            verify(folder, signer)
 
 Whatever lies in the folder is hostile until it is read: regular files of these names alone are
-opened, links are not followed, and the card must be the one that the manifest makes.
+opened, links are not followed, and the card must be the one whose digest the manifest has. What the
+commands show is made from the manifest, never the file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared_model import signing
+from shared_model.canonical import digest
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
 from shared_model.heads import arrays as arrays_io
@@ -58,7 +60,7 @@ def read(folder: Path) -> Head:
         raise OurMistake(f"{folder} is no folder.", do="Name the folder of a head.")
     manifest = HeadManifest.from_bytes(read_regular(folder / MANIFEST, MANIFEST_LIMIT_BYTES))
     head = arrays_io.opened(manifest, read_regular(folder / ARRAYS, ARRAYS_LIMIT_BYTES))
-    if read_regular(folder / CARD, CARD_LIMIT_BYTES) != card(manifest).encode():
+    if digest(read_regular(folder / CARD, CARD_LIMIT_BYTES)) != manifest.card_digest:
         raise Refused(
             "MODEL_CARD.md is not the card of this head.",
             reason="card",

@@ -238,6 +238,8 @@ class HeadManifest(_Strict):
     features: Literal[128]
     model: BaseModelOfHead
     arrays: ArraysFile
+    card_digest: Digest
+    """SHA-256 of MODEL_CARD.md, as the version that made the head worded it."""
     collections: Annotated[tuple[Collection, ...], Field(min_length=1, max_length=1000)]
     open_data: Words
     """Why the training data are open to everybody; "" if they are not known to be."""

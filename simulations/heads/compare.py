@@ -150,6 +150,7 @@ def _constant(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> di
 def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
     """The head with its figures on these patients in the manifest."""
     from shared_model.heads import arrays as arrays_io
+    from shared_model.heads.card import with_card
     from simulations.heads.train import plain_words
 
     manifest = head.manifest
@@ -182,7 +183,7 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
         )
     fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     made = type(manifest)(**(fields | update))
-    return arrays_io.opened(made, arrays_io.to_bytes(head.arrays))
+    return arrays_io.opened(with_card(made), arrays_io.to_bytes(head.arrays))
 
 
 def _reliability(head: Head, data: HeadData, measured: figures.Measured) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from shared_model import canonical
 from shared_model.heads import arrays as arrays_io
 from shared_model.heads.answers import softmax
 from shared_model.heads.arrays import Head
+from shared_model.heads.card import with_card
 from shared_model.heads.manifest import (
     FORMAT,
     LIMITS,
@@ -205,11 +206,12 @@ def written(
     manifest = HeadManifest(
         **{
             **_about(data, model, asked, fitted.strength),
+            "card_digest": "0" * 64,
             "arrays": ArraysFile(digest=canonical.digest(body), size_bytes=len(body)),
             **fields,
         }
     )
-    return arrays_io.opened(manifest, body)
+    return arrays_io.opened(with_card(manifest), body)
 
 
 def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> dict[str, Any]:

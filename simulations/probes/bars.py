@@ -7,6 +7,7 @@ point estimate, which with few patients says little.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,10 +60,16 @@ def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
             "task": worst[0],
             "sensors": worst[1],
             "largest_relative_loss": round(worst[2].value, 5),
+            "low": _rounded(worst[2].low),
+            "high": _rounded(worst[2].high),
             "bar": LOSS_BAR,
             "reached": worst[2].value <= LOSS_BAR,
         },
     }  # fmt: skip
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def _counts(differences: Iterable[tuple[str, Estimate | None]]) -> dict[str, Any]:

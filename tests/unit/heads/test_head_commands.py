@@ -105,7 +105,7 @@ def test_columns_of_other_kinds_or_none_are_refused(folder: Path, tmp_path: Path
     """Each is a refusal in words."""
     head = files.read(folder)
     for number, columns in enumerate(
-        ({"start_s": ["noon"] * 18}, {"start_s": [None, {}] * 9}, {"start_s": [[1.0]] * 18})
+        ({"start_s": ["noon"] * 18}, {"start_s": [None, {"a": 1}] * 9}, {"start_s": [[1.0]] * 18})
     ):
         path = write_fingerprints(tmp_path / f"{number}.parquet", head, columns=columns)
         with pytest.raises(Refused):

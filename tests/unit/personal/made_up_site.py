@@ -29,7 +29,7 @@ def rate_hz(number: int) -> float:
     return 1.9 if number % 2 else 0.9
 
 
-def prepared(number: int, windows: int = 2) -> Prepared:
+def prepared(number: int, windows: int = 1) -> Prepared:
     rng = np.random.default_rng([7, number])
     time_s = np.arange(1250) / 125.0
     phase = rng.uniform(0, 1, (windows, 1, 1)) + np.zeros((windows, 2, 1))

@@ -16,6 +16,8 @@ from simulations.gain import Run
 from simulations.lab.experiment import Experiment
 from simulations.pretrain import Recipe
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def scores(skill: float) -> Scores:
     return Scores(
@@ -47,6 +49,44 @@ def test_the_share_is_of_the_gain_and_not_of_the_figure() -> None:
     assert not gain.shares(runs[:2] + distributed)["shares"][0]["reached"]
 
 
+def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
+    """Two small runs may keep all of a gain: the bar is of 10 x 2,000 patients and five seeds."""
+    runs = [a_run(mode, k, 0.1) for mode in ("none", "local") for k in (1, 2)]
+    assert not gain.shares(runs)["shares"][0]["as_asked"]
+    asked = Experiment.from_toml(ROOT / "docs" / "experiments" / "gain-base.toml")
+    values = {"privacy.mode": "local", "privacy.epsilon": 3.0}
+    group = {
+        k: replace(runs[2], experiment=asked.with_values(values | {"seed": k})) for k in range(5)
+    }
+    assert gain._as_asked(group)
+    group.pop(0)
+    assert not gain._as_asked(group)
+
+
+@pytest.mark.parametrize("name", ["federated-not-private", "pooled", "gain-base"])
+def test_the_experiments_of_the_docs_are_read(name: str) -> None:
+    assert Experiment.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").name
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation-contrast"])
+def test_the_ablations_of_the_docs_are_read(name: str) -> None:
+    assert ablation.Ablation.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").vary
+
+
+def test_finished_runs_of_a_sweep_are_found_and_nothing_else(tmp_path: Path) -> None:
+    """A sweep's own result.json is no run, and a run without one has not ended."""
+    for name, files in {
+        ".": ["result.json"], "runs/a": ["experiment.toml", "result.json"],
+        "runs/b": ["experiment.toml"],
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    assert gain.finished_below(tmp_path) == [tmp_path / "runs" / "a"]
+    with pytest.raises(OurMistake, match="No finished run"):
+        gain.finished_below(tmp_path / "runs" / "b")
+
+
 def test_without_a_gain_there_is_no_share() -> None:
     """A reference that loses makes no ratio, and the bar is not reached."""
     runs = [a_run("none", k, -0.1) for k in (1, 2)] + [a_run("local", k, -0.2) for k in (1, 2)]
@@ -75,6 +115,8 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     found = gain.against_pooled(federated, pooled)
     assert found["worst"]["reached"]
     assert {row["ratio"] for row in found["rows"]} == {1.0}
+    nothing = [replace(run, after=run.before) for run in (federated, pooled)]
+    assert gain.against_pooled(*nothing)["worst"]["reached"] is None
     behind = a_run("none", 1, 0.05, hospitals=10, patients=20, **pool)
     assert not gain.against_pooled(behind, pooled)["worst"]["reached"]
     for other in (
