@@ -65,7 +65,7 @@ def divided(name: str, data: HeadData, seed: int) -> Hospital:
     held = lot < HELD_OUT
     told = ~held & (lot < HELD_OUT + CALIBRATE * (1.0 - HELD_OUT))
     made = Hospital(name, data.of(~held & ~told), data.of(told), data.of(held))
-    if made.declared < FEWEST or not made.calibrate.patients or not made.measure.patients:
+    if made.declared < FEWEST:  # nobody in another part is no fault: it adds noise alone
         raise DataFault(
             f"Hospital {plain_name(name)} has too few patients to divide.",
             cause="few",
@@ -212,7 +212,14 @@ def features_of(
 
 
 def together(parts: list[HeadData]) -> HeadData:
-    """The patients of several hospitals as one group; every patient stays one."""
+    """The patients of several hospitals as one group; every patient stays one.
+
+    Raises:
+        DataFault: there is nobody.
+    """
+    parts = [part for part in parts if part.patients]
+    if not parts:
+        raise DataFault("No patient is left for this.", cause="few", do="Add recordings.")
     shifts = np.cumsum([0, *(int(part.patient.max()) + 1 for part in parts[:-1])])
     names = tuple(name for part in parts for name in part.people.folders)
     unique = tuple(dict.fromkeys(names))

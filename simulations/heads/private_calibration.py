@@ -80,7 +80,7 @@ def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
 
 def contribution(rows: npt.NDArray[np.float64], plan: PrivacyPlan, noise: NoiseSource) -> Weights:
     """A hospital's part: clipped and summed; in mode local with its noise, float32."""
-    flat = torch.from_numpy(rows.reshape(len(rows), -1))
+    flat = torch.from_numpy(rows.reshape(len(rows), rows.shape[1] * rows.shape[2]))
     total = privacy.clip_and_sum({NAME: flat}, plan.clipping_norm)
     if plan.mode == "distributed":
         return {NAME: total.reshape(rows.shape[1:])}

@@ -293,6 +293,16 @@ def test_report_says_lab_only_and_compares_on_the_same_patients(space: PublicSpa
     assert json.dumps(found.report)
 
 
+def test_hospital_without_anybody_for_the_histogram_adds_noise_alone(space: PublicSpace) -> None:
+    """Whom the lots leave without such a patient still takes part; else that would be told."""
+    hospitals = hospitals_of(made_up(patients=90))
+    nobody = hospitals[0].calibrate.of(np.zeros(90, dtype=np.bool_))
+    hospitals[0] = replace(hospitals[0], calibrate=nobody, measure=nobody)
+    found = private_head(hospitals, MODEL, space, ask(), asked(), borders="made up")
+    assert found.head.manifest.privacy.spent[0].hospital == hospitals[0].name
+    assert together([one.measure for one in hospitals]).patients > 0
+
+
 def test_distributed_round_is_one_step_and_a_federation_has_two_hospitals(
     space: PublicSpace,
 ) -> None:
