@@ -8,9 +8,11 @@ from client import (
     cli_code,
     cli_console,
     cli_data,
+    cli_drift,
     cli_ledger,
     cli_node,
     cli_ops,
+    cli_personal,
     cli_registry,
     cli_release,
     cli_roster,
@@ -36,6 +38,8 @@ cli_registry.register(app)
 cli_ops.register(app)
 cli_console.register(app)
 cli_code.register(app)
+cli_personal.register(app)
+cli_drift.register(app)
 
 
 @app.callback()

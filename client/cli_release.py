@@ -13,6 +13,7 @@ from shared_model.errors import DataFault, OurMistake
 if TYPE_CHECKING:
     from client.fingerprints import Fingerprinter, Summary
     from client.home import NodeHome
+    from shared_model.mae import MaskedAutoencoder
     from shared_model.release import Release
 
 Home = Annotated[
@@ -139,7 +140,7 @@ def fingerprint(
     from client.records import count_recordings, guess_mapping, read_folder
 
     place = NodeHome.find(home)
-    used, model_digest, run = _model(place, release_folder, warm_start)
+    used, model_digest, run = model_in_use(place, release_folder, warm_start)
     if used is None:
         terminal.err.print(
             "NO RELEASE: fingerprints of the packaged warm start, trained on simulated signals "
@@ -169,37 +170,37 @@ def fingerprint(
         )
 
 
-def _model(
+def model_in_use(
     place: NodeHome, folder: Path | None, warm_start: bool
 ) -> tuple[Release | None, str, Fingerprinter]:
     """The release (None for the warm start), the model's digest, and what makes fingerprints."""
-    from client import install as installation
     from shared_model import fingerprint as fingerprints
+
+    used, digest, model = opened_model(place, folder, warm_start)
+    return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
+
+
+def opened_model(
+    place: NodeHome, folder: Path | None, warm_start: bool
+) -> tuple[Release | None, str, MaskedAutoencoder]:
+    """The release (None for the warm start), the model's digest, and the model."""
+    from client import install as installation
     from shared_model import warm_start as packaged
     from shared_model import weights as weights_io
 
-    used: Release | None = None
     if warm_start:
         if folder is not None:
             raise OurMistake("--warm-start and --release exclude each other.")
         config, weights, _ = packaged.load()
-        model = installation.model_of(config, weights)
-        digest = weights_io.digest(weights)
-    else:
-        used = (
-            installation.opened(place, folder)
-            if folder is not None
-            else installation.current(place)
+        return None, weights_io.digest(weights), installation.model_of(config, weights)
+    used = installation.opened(place, folder) if folder is not None else installation.current(place)
+    if used is None:
+        raise OurMistake(
+            "No release is installed at this node.",
+            do="Run: fedprint-node install RELEASE. To use the packaged model that has seen "
+            "simulated signals only, say --warm-start.",
         )
-        if used is None:
-            raise OurMistake(
-                "No release is installed at this node.",
-                do="Run: fedprint-node install RELEASE. To use the packaged model that has seen "
-                "simulated signals only, say --warm-start.",
-            )
-        model = installation.load_model(used)
-        digest = used.manifest.model_digest
-    return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
+    return used, used.manifest.model_digest, installation.load_model(used)
 
 
 def _report(summary: Summary, output: Path, used: Release | None, as_json: bool) -> None:

@@ -149,7 +149,7 @@ def link(home: NodeHome) -> str:
 def links_of(home: NodeHome) -> LinkFile:
     """The one-time links of this node's console."""
     path = home.state / "console-links.json"
-    return LinkFile(path, clock=time.time, entropy=secrets.token_bytes)
+    return LinkFile(path, time.time, time.monotonic, secrets.token_bytes)
 
 
 def bearer_path(home: NodeHome) -> Path:

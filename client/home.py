@@ -140,6 +140,16 @@ class NodeHome:
         return self.root / "releases"
 
     @property
+    def personal(self) -> Path:
+        """Personal heads, made of this hospital's labels; never sent. See `client.personal`."""
+        return self.root / "personal"
+
+    @property
+    def drift(self) -> Path:
+        """The reference of the drift check; never sent. See `client.drift_files`."""
+        return self.root / "drift"
+
+    @property
     def inbox(self) -> Path:
         """Releases and mail as fetched from the registry; nothing here is verified or installed."""
         return self.root / "inbox"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +25,7 @@ from client.rosters import RosterBook, today_utc
 from client.round import Node, PretendNode, log_to
 from shared_model import signing
 from shared_model import weights as weights_io
+from shared_model.config import Trainable
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import MAX_LINE_BYTES, Booked, Chain, LedgerHead, Spent
 from shared_model.noise import NoiseSource, SystemNoise
@@ -351,7 +352,7 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
         Refused: unknown preset, another configuration, weights or a state that do not fit
             ("model").
     """
-    from shared_model import mae
+    from shared_model import adapters, mae
     from shared_model.server_optimisers import check_state
 
     config = mae.PRESETS.get(request.preset)
@@ -370,20 +371,18 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
     }:
         raise Refused("The weights do not fit this model.", reason="model")
     trained = mae.trainable_names(model, request.training.trainable)
-    check_state(request.plan.step, {name: wanted[name] for name in trained}, state)
+    check_state(request.plan.step, adapters.trained_part(wanted, trained), state)
     if not all(bool(np.isfinite(value).all()) for value in weights.values()):
         raise Refused("The weights are not finite.", reason="model")
     return weights
 
 
 @functools.cache
-def trainable_size(preset: str, trainable: Literal["head", "all"]) -> int:
+def trainable_size(preset: str, trainable: Trainable) -> int:
     """Number of parameters that a preset trains."""
     from shared_model import mae
 
-    model = mae.build(mae.PRESETS[preset], 0)
-    weights = mae.weights_of(model)
-    return sum(int(weights[name].size) for name in mae.trainable_names(model, trainable))
+    return mae.parameter_counts(mae.build(mae.PRESETS[preset], 0))[trainable]
 
 
 def dimension(request: TrainRequest, weights: Weights) -> int:

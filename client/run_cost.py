@@ -15,6 +15,7 @@ from typing import Any
 
 from client.ledger_store import Budget
 from shared_model import ledger_cost
+from shared_model.config import Trainable
 from shared_model.ledger import Booked, Chain
 from shared_model.protocol import PRIVACY_UNIT, RunPlan
 
@@ -22,6 +23,14 @@ TRUST = {
     "local": "local (this hospital adds the whole noise itself, and trusts nobody)",
     "distributed": "distributed (the hospitals share the noise out; the promise holds only while "
     "the secure sum does)",
+}
+
+TRAINED: dict[Trainable, str] = {
+    "all": "all parameters",
+    "head": "its head",
+    "norms": "its LayerNorms and fingerprint head",
+    "bottleneck": "its bottleneck and fingerprint head",
+    "adapters": "low-rank adapters of its encoders and bottleneck, merged in after every round",
 }
 
 
@@ -167,7 +176,7 @@ def in_words(
     same = "the same code" if code == plan.code_digest else "OTHER CODE"
     return [
         f"Run {plan.run}: to {plan.purpose} the model {plan.preset}, "
-        f"{'all parameters' if plan.training.trainable == 'all' else 'its head'}.",
+        f"{TRAINED[plan.training.trainable]}.",
         f"{plan.rounds} rounds, and up to {spare} more for rounds that fail; "
         f"{booked or 'none'} booked here so far.",
         f"A round: {privacy.steps} steps; a patient is in a step with probability "

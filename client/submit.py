@@ -243,7 +243,15 @@ def _check_epoch_keys(request: TrainRequest, identity_keys: Mapping[str, bytes])
 
 
 def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
-    """The model to train from, without the server step's state: only `verify` looks at that."""
+    """The model to train from, without the server step's state: only `verify` looks at that.
+
+    A run's rounds are counted from 1, whatever it began from and however often it was taken up, so
+    that no state can stand before its first. Later ones, of which this node may have missed some,
+    are for release and audit to judge.
+
+    Raises:
+        Refused: reasons "model", "secure-sum".
+    """
     try:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
@@ -251,7 +259,14 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
         raise Refused(error.message, reason="model") from error
     if weights_io.digest(weights) != request.model_digest:
         raise Refused("The weights are not the ones that the request names.", reason="model")
-    weights, _ = weights_io.parts(weights)
+    weights, state = weights_io.parts(weights)
+    if state and request.round == 1:
+        raise Refused(
+            "The first round of a run begins with a model alone, and this one has a state of the "
+            "server step with it.",
+            reason="model",
+            do="Nobody knows where it is from: ask the coordinator's operator.",
+        )
     if node.dimension(request, weights) != request.sum.dimension:
         raise Refused("The request names another number of parameters.", reason="secure-sum")
     return weights

@@ -50,6 +50,9 @@ from shared_model.verify_body import read_verify_body
 if TYPE_CHECKING:
     from client.round import Node
 
+_DAMAGED = "The model of a round that waits for its sum is damaged in this node's outbox."
+_LEFT_OUT = "Check the disk. The other hospitals verify the sum; this one signs no receipt for it."
+
 
 @dataclass(frozen=True)
 class OwnRound:
@@ -347,11 +350,18 @@ def _model_out(node: Node, own: OwnRound, statement: Statement, total: Words) ->
 
     Raises:
         Refused: the model of trip 1 was removed ("late").
+        OurMistake: it is not the one that was trained: this node's own folder is damaged, and it
+            signs nothing.
     """
     sum_round = own.sum_round
     request = sum_round.request
     kept = node.outbox.trained(request.run, request.round)
-    before = weights_io.from_bytes(kept.model)
+    try:
+        before = weights_io.from_bytes(kept.model)
+    except Refused as error:
+        raise OurMistake(_DAMAGED, do=_LEFT_OUT) from error
+    if weights_io.digest(before) != request.model_digest:
+        raise OurMistake(_DAMAGED, do=_LEFT_OUT)
     after = model_after(
         request, sum_round.transcript, statement.survivors, total, before, kept.names
     )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from client.local_state import LocalState, correction, kept_after
 from client.steps import StepKeeper, StepState
-from shared_model import losses, mae, patches, privacy
+from shared_model import adapters, losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource
@@ -224,9 +224,11 @@ def _prepared(
     model: mae.MaskedAutoencoder, training: LocalTraining
 ) -> tuple[_Unit, dict[str, Tensor]]:
     """The loss as a module, and copies of the trainable weights by their names in it."""
+    names = mae.trainable_names(model, training.trainable)
+    if training.trainable == "adapters":
+        model = adapters.attached(model)
     unit = _Unit(model, training)
     privacy.refuse_coupling(unit)
-    names = mae.trainable_names(model, training.trainable)
     received = {
         _PREFIX + name: value.detach().clone()
         for name, value in model.named_parameters()

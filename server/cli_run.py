@@ -12,6 +12,7 @@ import typer
 from server import cli_submissions
 from server.home import CoordinatorHome
 from shared_model import terminal
+from shared_model.config import TRAINABLE
 from shared_model.errors import OurMistake, Refused
 
 Home = Annotated[
@@ -174,7 +175,9 @@ def start(
         str | None, typer.Option(help="Name; else the unfinished run, else a new one.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Model preset of a new run.")] = "tiny",
-    trainable: Annotated[str, typer.Option(help='What hospitals train: "head" or "all".')] = "head",
+    trainable: Annotated[
+        str, typer.Option(help=f"What hospitals train: {', '.join(TRAINABLE)}.")
+    ] = "head",
     sample_rate: Annotated[
         float, typer.Option(help="Probability that a patient enters a step.")
     ] = 0.1,

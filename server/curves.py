@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared_model import distributed
+from shared_model import adapters, distributed
 from shared_model.errors import OurMistake
 from shared_model.protocol import TrainRequest
 from shared_model.weights import Weights
@@ -22,12 +22,14 @@ COORDINATES = 4096
 
 
 def moved(before: Weights, after: Weights, trained: Sequence[str]) -> float:
-    """L2 distance between two models over the trained parameters."""
-    total = 0.0
-    for name in trained:
-        change = after[name].astype(np.float64) - before[name].astype(np.float64)
-        total += float(np.square(change).sum())
-    return math.sqrt(total)
+    """L2 distance between two models over the trained parameters; where adapters are trained, over
+    the layers that they were merged into.
+
+    Raises:
+        OurMistake: a model lacks one.
+    """
+    changes = adapters.moved_part(before, after, trained)
+    return math.sqrt(sum(float(np.square(change).sum()) for change in changes.values()))
 
 
 def noise_alone(

@@ -36,6 +36,8 @@ from shared_model.web.site import Health, Site, build
 LINK_S = 600.0
 FRESH_S = 1.0
 """What was read so long ago is shown to who asks next."""
+SHORTEST_TOKEN = 32
+_MAKE_ANEW = "Remove it and start the dashboard again: a new one is made. Tell it to the monitor."
 
 
 @dataclass
@@ -68,22 +70,29 @@ class Looks:
 
 def links(home: CoordinatorHome) -> LinkFile:
     """One-time links of this dashboard."""
-    return LinkFile(home.root / "dashboard-links.json", time.time, secrets.token_bytes)
+    path = home.root / "dashboard-links.json"
+    return LinkFile(path, time.time, time.monotonic, secrets.token_bytes)
 
 
 def metrics_token(home: CoordinatorHome) -> str:
     """The bearer token of /metrics; made once.
 
     Raises:
-        OurMistake: the file cannot be read.
+        OurMistake: the file cannot be read, or holds less than a secret.
     """
     path = home.metrics_token
     try:
         if not path.exists():
             write_secret(path, secrets.token_urlsafe(32).encode())
-        return path.read_text("ascii").strip()
+        token = path.read_text("ascii").strip()
     except (OSError, ValueError) as error:
-        raise OurMistake(f"{path} cannot be read.", do="Remove it; a new one is made.") from error
+        raise OurMistake(f"{path} cannot be read.", do=_MAKE_ANEW) from error
+    if len(token) < SHORTEST_TOKEN:
+        raise OurMistake(
+            f"{path} has {len(token)} characters: a token has at least {SHORTEST_TOKEN}.",
+            do=_MAKE_ANEW,
+        )
+    return token
 
 
 def health_of(overview: Overview) -> Health:

@@ -19,7 +19,7 @@ from server.round_folder import Chosen
 from server.run_records import ClosingRecord, IncidentRecord
 from server.run_start import train_request
 from server.sum_desk import SumDesk
-from shared_model import canonical, protocol
+from shared_model import adapters, canonical, protocol
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.protocol import KnownHead
@@ -281,4 +281,4 @@ class RoundWork:
 
     @property
     def _trainable(self) -> Mapping[str, np.ndarray]:
-        return {name: self.weights[name] for name in self.journal.record.trainable}
+        return adapters.trained_part(self.weights, self.journal.record.trainable)

@@ -106,7 +106,11 @@ class RunConfig(BaseModel):
         if self.training.proximal_weight:
             words += f", FedProx mu {self.training.proximal_weight:g}"
         if self.moments is not None:
-            words += f"; server step {self.server_step}, rate {self.server_learning_rate:g}"
+            words += (
+                f"; server step {self.server_step}, rate {self.server_learning_rate:g}, "
+                f"beta1 {self.moments.beta1:g}, beta2 {self.moments.beta2:g}, "
+                f"tau {self.moments.tau:g}"
+            )
         return words
 
     @classmethod

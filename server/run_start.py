@@ -16,7 +16,7 @@ from server.desk import NOT_CONTINUED
 from server.epochs import Epoch
 from server.run_config import RunConfig, norm_bound
 from server.run_records import RoundRecord, RunRecord, as_base64
-from shared_model import protocol, signing
+from shared_model import adapters, protocol, signing
 from shared_model import roster as rosters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
@@ -86,8 +86,8 @@ def begin(
     """
     signed = rosters.open_signed(roster, root_key)
     check_bounds(signed.roster)
-    missing = set(start.trainable) - set(start.weights)
-    if missing or not start.trainable:
+    trained = adapters.trained_part(start.weights, start.trainable)
+    if not trained:
         raise OurMistake("The trainable parameters are not parameters of the model.")
     if start.config.preset != config.preset:
         raise OurMistake("The model is not of the preset that the run names.")
@@ -105,7 +105,6 @@ def begin(
     )
     settings_of(config, signed.roster)  # checks the roster against the minimum
     check_room(config, signed.roster)
-    trained = {name: start.weights[name] for name in start.trainable}
     numbers = numbers_of(config, signed.roster, signed.roster.names, trained)
     if config.privacy.mode == "distributed":
         check_shared_noise(config, signed.roster, numbers.padded)

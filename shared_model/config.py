@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
@@ -90,6 +90,12 @@ class PrivacyPlan:
         return asdict(self)
 
 
+Trainable = Literal["head", "all", "norms", "bottleneck", "adapters"]
+"""What private training may change; see `shared_model.mae.trainable_names`."""
+TRAINABLE: tuple[Trainable, ...] = get_args(Trainable)
+FIRST_TRAINABLE: tuple[Trainable, ...] = ("head", "all")
+"""Those that protocol version 3 has; the others came with version 5."""
+
 StepName = Literal["fedavg", "fedadam", "fedyogi"]
 """What the server does with the mean update; see `shared_model.server_optimisers`."""
 
@@ -128,7 +134,7 @@ class LocalTraining:
     patch_masks: int = 1
     learning_rate: float = 1e-3
     optimiser: Literal["sgd", "adam"] = "adam"
-    trainable: Literal["head", "all"] = "head"
+    trainable: Trainable = "head"
     cross_modal_weight: float = 1.0
     alignment_weight: float = 0.1
     contrast_weight: float = 0.0
@@ -141,8 +147,15 @@ class LocalTraining:
         _need(0.0 < self.learning_rate < 10.0, "learning_rate must be in (0, 10).")
         for weight in (self.cross_modal_weight, self.alignment_weight, self.contrast_weight):
             _need(0.0 <= weight <= 1e3, "Weights of loss terms must be in [0, 1000].")
+        _need(self.trainable in TRAINABLE, f"trainable must be one of {', '.join(TRAINABLE)}.")
         _need(self.optimiser in {"sgd", "adam"}, "optimiser must be 'sgd' or 'adam'.")
         _need(0.0 <= self.proximal_weight <= 100.0, "proximal_weight must be in [0, 100].")
+        if self.optimiser == "sgd":
+            _need(
+                self.proximal_weight * self.learning_rate <= 1.0 + 1e-9,
+                "With sgd, proximal_weight x learning_rate must be at most 1: a step would be "
+                "pulled beyond the received weights, and above 2 further away each time.",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as messages and digests have them."""

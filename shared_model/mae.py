@@ -19,14 +19,23 @@ Axes, with `...` for any leading axes (window; or patient, segment):
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared_model.config import CHANNELS, FINGERPRINT_SIZE, PATCH_SAMPLES, TOKENS, ModelConfig
+from shared_model import adapters
+from shared_model.config import (
+    CHANNELS,
+    FINGERPRINT_SIZE,
+    PATCH_SAMPLES,
+    TOKENS,
+    TRAINABLE,
+    ModelConfig,
+    Trainable,
+)
 from shared_model.errors import OurMistake, Refused
 from shared_model.patches import VISIBLE_TOKENS, draw_patch_masks
 from shared_model.weights import Weights
@@ -365,22 +374,26 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
             value.copy_(torch.from_numpy(np.array(weights[name], dtype=np.float32)))
 
 
-def trainable_names(model: nn.Module, which: Literal["head", "all"]) -> tuple[str, ...]:
+def trainable_names(model: nn.Module, which: Trainable) -> tuple[str, ...]:
     """Names of the parameters that private training may change, in the model's order.
 
     "head": the bottleneck, the fingerprint path, and every LayerNorm. Everything else stays as
-    the warm start left it, so that the noise stays small.
+    the warm start left it, so that the noise stays small. "bottleneck": the same without the
+    LayerNorms of encoders and decoders. "norms": every LayerNorm and the fingerprint path.
+    "adapters": the low-rank factors of `shared_model.adapters`, which no model has at rest.
 
     Raises:
         OurMistake: no such choice.
     """
-    if which not in {"head", "all"}:
-        raise OurMistake("What is trained is 'head' or 'all'.")
-    norms = norm_names(model)
+    if which not in TRAINABLE:
+        raise OurMistake(f"What is trained is one of {', '.join(TRAINABLE)}.")
+    names = [name for name, _ in model.named_parameters()]
+    if which == "adapters":
+        return adapters.names_of(names)
+    norms = norm_names(model) if which in {"head", "norms"} else frozenset()
+    parts = ("fingerprint_",) if which == "norms" else ("bottleneck.", "fingerprint_")
     return tuple(
-        name
-        for name, _ in model.named_parameters()
-        if which == "all" or name in norms or name.startswith(("bottleneck.", "fingerprint_"))
+        name for name in names if which == "all" or name in norms or name.startswith(parts)
     )
 
 
@@ -394,9 +407,7 @@ def norm_names(model: nn.Module) -> frozenset[str]:
     )
 
 
-def sent_names(
-    model: nn.Module, which: Literal["head", "all"], *, local_norms: bool = False
-) -> tuple[str, ...]:
+def sent_names(model: nn.Module, which: Trainable, *, local_norms: bool = False) -> tuple[str, ...]:
     """Names of the parameters in an update, in the model's order: those that are trained, without
     the LayerNorms where each site keeps its own.
 
@@ -408,12 +419,12 @@ def sent_names(
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Number of parameters: "all" and "head"."""
-    sizes = {name: value.numel() for name, value in model.named_parameters()}
-    return {
-        "all": sum(sizes.values()),
-        "head": sum(sizes[name] for name in trainable_names(model, "head")),
+    """Number of parameters that each choice of `trainable_names` trains; "all" is the model's."""
+    weights = weights_of(model)
+    parts = {
+        which: adapters.trained_part(weights, trainable_names(model, which)) for which in TRAINABLE
     }
+    return {which: sum(int(value.size) for value in part.values()) for which, part in parts.items()}
 
 
 def sine_positions(width: int, kinds: int = 0) -> Tensor:

@@ -40,7 +40,9 @@ def unfold(patches: Array) -> Array:
     return patches.reshape((*patches.shape[:-2], WINDOW_SAMPLES))
 
 
-def draw_patch_masks(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def draw_patch_masks(
+    rng: np.random.Generator, shape: tuple[int, ...], *, span_share: float = 0.5
+) -> np.ndarray:
     """Complementary patch masks: what is hidden in one channel is visible in the other.
 
     Half of the masks hide single tokens at random, half hide spans of 2 to 12 tokens. Each hides
@@ -48,13 +50,16 @@ def draw_patch_masks(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nda
 
     Args:
         shape: leading axes of the result.
+        span_share: expected share of masks that hide spans.
 
     Returns:
         hidden bool (*shape, channel=2, token=50), True where the model must not look.
     """
     count = int(np.prod(shape, dtype=np.int64))
     ranks = np.where(
-        rng.random((count, 1)) < 0.5, rng.random((count, TOKENS)), _span_scores(rng, count)
+        rng.random((count, 1)) < 1.0 - span_share,
+        rng.random((count, TOKENS)),
+        _span_scores(rng, count),
     )
     order = np.argsort(ranks, axis=-1)
     ecg = np.zeros((count, TOKENS), dtype=bool)

@@ -6,9 +6,11 @@ on the weights, that patient's data and randomness independent of all data, and 
 sigma and rate q under adding or removing one patient with all recordings; `shared_model.accounting`
 says what that costs. The weights may be chosen by an adversary who has seen every earlier step.
 
-A patient's term cannot see another patient: it is computed by `vmap(grad(loss))`, where the loss is
-a function of one patient's tensors. What could still couple them (batch statistics, dropout, state
-kept between calls) is refused by `refuse_coupling`.
+A patient's term cannot see another patient: the loss runs under `vmap` and is a function of one
+patient's tensors. `shared_model.taps` goes backward layer by layer where the trained parameters are
+those of Linear and LayerNorm layers; else `vmap(grad(loss))` does, to the same result. What could
+still couple them (batch statistics, dropout, state kept between calls) is refused by
+`refuse_coupling`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from shared_model import taps
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource, grid
@@ -79,10 +82,24 @@ def per_patient_gradients(
         Gradients by name, each (patient, *shape of the parameter).
 
     Raises:
+        OurMistake: a Linear or LayerNorm layer's trained tensor is used outside of it as well.
         RuntimeError: from torch, if `forward` draws random numbers.
     """
     held = {name: value.detach() for name, value in loss.named_parameters()}
     held |= {name: value.detach() for name, value in loss.named_buffers()}
+
+    if taps.tappable(loss, list(parameters)):
+        return taps.gradients(loss, held, parameters, batch)
+    return _by_transforms(loss, held, parameters, batch)
+
+
+def _by_transforms(
+    loss: nn.Module,
+    held: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    batch: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """`vmap(grad(loss))` of torch.func: for any layer; keeps every activation to the end."""
 
     def one_patient(chosen: dict[str, Tensor], *tensors: Tensor) -> Tensor:
         result = functional_call(loss, {**held, **chosen}, tensors)

@@ -49,7 +49,13 @@ from pydantic import (
 )
 
 from shared_model import canonical, signing
-from shared_model.config import LocalTraining, PrivacyPlan, ServerMoments, StepName
+from shared_model.config import (
+    FIRST_TRAINABLE,
+    LocalTraining,
+    PrivacyPlan,
+    ServerMoments,
+    StepName,
+)
 from shared_model.enrolment import SiteName
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
@@ -57,13 +63,15 @@ from shared_model.ledger import MAX_LINE_BYTES, LedgerHead
 if TYPE_CHECKING:
     from shared_model.server_optimisers import FedAdam, FedAvg
 
-Version = Literal[3, 4]
-VERSION: Version = 4
+Version = Literal[3, 4, 5]
+VERSION: Version = 5
 """The contract between installations: `version` of every message. See docs/adr/0023."""
 OLDEST: Version = 3
 """Is read, too. A message carries the lowest version that has all of its fields: runs that use
-nothing newer are the same bytes in all versions since. 4: server moments, proximal weight."""
-SPOKEN = " and ".join(str(version) for version in range(OLDEST, VERSION + 1))
+nothing newer are the same bytes in all versions since. 4: server moments, proximal weight. 5: what
+is trained is "norms", "bottleneck" or "adapters"."""
+SPOKEN = ", ".join(str(one) for one in range(OLDEST, VERSION + 1))
+SPOKEN = " and ".join(SPOKEN.rsplit(", ", 1))
 MAX_VERSION = 1_000_000
 _PRINTABLE = re.compile(r"[ -~]+")
 MAX_HEADER_BYTES = 256 * 1024
@@ -334,8 +342,10 @@ class RunPlan(_Sparse):
     @property
     def lowest_version(self) -> Version:
         """The first protocol version that has all that this plan uses."""
+        if self.training.trainable not in FIRST_TRAINABLE:
+            return 5
         newer = self.server_moments is not None or self.training.proximal_weight > 0.0
-        return VERSION if newer else OLDEST
+        return 4 if newer else OLDEST
 
     @property
     def digest(self) -> str:

@@ -66,15 +66,20 @@ def _label(step: Round) -> str:
 def chain_faults(manifest: Manifest) -> list[str]:
     """Warm start to released digest without a gap; closed rounds change nothing.
 
-    A run begins with the weights that the one before it released, and no state of a server step.
+    A run begins with the weights that the one before it released, and no state of a server step;
+    its rounds stand together.
     """
     faults: list[str] = []
     lineage = manifest.lineage
     standing = weights = lineage.warm_start.digest
     seen: dict[str, int] = {}
+    last = ""
     for step in lineage.rounds:
         if step.run not in seen:
             standing = weights
+        elif step.run != last:  # its state would be another run's
+            faults.append(f"{_label(step)} stands after another run that began later.")
+        last = step.run
         if step.run not in lineage.runs:
             faults.append(f"{_label(step)} belongs to no run of the lineage.")
         if step.number <= seen.get(step.run, 0):

@@ -7,7 +7,8 @@ Every machine gets the same bits. The sum is made of whole numbers; undoing the 
 subtracts whole numbers below 2^31 x 4096 = 2^43, which float64 holds exactly, so that neither the
 order of the additions nor the number of BLAS threads can show. What remains are single IEEE 754
 operations on each element (one product for the mean, those of `shared_model.server_optimisers` for
-the step), rounded to float64 each, and one rounding to float32 at the end. A square root in the
+the step, those of `shared_model.adapters.merged` where adapters are trained), rounded to float64
+each, and a rounding to float32 at the end of each. A square root in the
 scale is correctly rounded as well. So it is in mode distributed, whose sums are below 2^31 too.
 """
 
@@ -17,8 +18,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from shared_model import adapters
 from shared_model import weights as weights_io
-from shared_model.errors import OurMistake, Refused
+from shared_model.errors import Refused
 from shared_model.protocol import TrainRequest
 from shared_model.secure_sum.numbers import mean_of, unflatten
 from shared_model.secure_sum.primitives import Words
@@ -92,14 +94,11 @@ def model_after(
         OurMistake: the model lacks a trained parameter, the sum does not fit them, or the state is
             of another step.
     """
-    names = sorted(trained)
-    if not set(names) <= set(before):
-        raise OurMistake("A trained parameter is not in the model.")
-    like = {name: before[name] for name in names}
-    mean = mean_update(summed, transcript, survivors, like)
     model, state = weights_io.parts(before)
-    moved, after = step_of(request).apply(model, mean, state)
-    return moved | after
+    like = adapters.trained_part(model, sorted(trained))
+    mean = mean_update(summed, transcript, survivors, like)
+    moved, after = step_of(request).apply(model | like, mean, state)
+    return adapters.merged(moved) | after
 
 
 def trained_names(request: TrainRequest) -> tuple[str, ...]:

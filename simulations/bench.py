@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -68,6 +70,10 @@ def register(app: typer.Typer) -> None:
     def bench(
         name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
         quick: Annotated[bool, typer.Option(help="Small sizes, to see that it runs.")] = False,
+        output: Annotated[
+            Path | None,
+            typer.Option("-o", "--output", help="Folder for measured-bench-NAME.json."),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     ) -> None:
         """Measure speed; comparisons run both sides interleaved and report ratios of medians.
@@ -76,7 +82,16 @@ def register(app: typer.Typer) -> None:
 
         Example: fedprint-lab bench secure-sum --json
         """
+        began = time.monotonic()
         result = run_bench(name, quick=quick, tell=_on_stderr)
+        if output is not None:
+            from simulations import measurement
+
+            figures = {key: result[key] for key in ("name", "quick", "figures")}
+            measured = measurement.made_now(
+                "bench", figures, weights={}, seconds=time.monotonic() - began
+            )
+            measurement.write(output / f"measured-bench-{name}.json", measured)
         if as_json:
             terminal.print_json(result)
             return

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +28,14 @@ from torch import Tensor
 
 from client.training import train_round, unit_batch
 from shared_model import losses, mae, privacy
-from shared_model.config import CHANNELS, TOKENS, WINDOW_SAMPLES, LocalTraining, PrivacyPlan
+from shared_model.config import (
+    CHANNELS,
+    TOKENS,
+    WINDOW_SAMPLES,
+    LocalTraining,
+    PrivacyPlan,
+    Trainable,
+)
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 from simulations.bench_noise import one_thread
@@ -39,7 +45,7 @@ CHUNK = 16
 """Patients at once on all sides: what `train_round` takes of 16 declared patients or more."""
 AGREEMENT = 1e-5
 """Largest difference of two clipped sums over C that is rounding."""
-_TRAINED: dict[str, Literal["head", "all"]] = {"": "head", "_all": "all"}
+_TRAINED: dict[str, Trainable] = {"": "head", "_all": "all"}
 """What is trained, by the ending of its figures' names."""
 _MEGABYTE = 1 << 20
 
@@ -49,7 +55,7 @@ class Case:
     """What is trained. A multiple of 16 patients, so that our padding wastes nothing."""
 
     preset: str
-    trainable: Literal["head", "all"]
+    trainable: Trainable
     patients: int
 
     @property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import terminal
+from shared_model.config import TRAINABLE
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def plan_command(
         float | None, typer.Option(help="Probability of a patient in a step; 0.1.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="tiny, small or base; tiny.")] = None,
-    trainable: Annotated[str | None, typer.Option(help="head or all; head.")] = None,
+    trainable: Annotated[str | None, typer.Option(help=f"{', '.join(TRAINABLE)}; head.")] = None,
     threshold: Annotated[
         int | None, typer.Option(min=2, help="Mode distributed: fewest survivors of a round.")
     ] = None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,17 +57,22 @@ def register(app: typer.Typer) -> None:
         draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
         seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
         output: Annotated[
-            Path | None, typer.Option("-o", "--output", help="Folder for probe.json and probe.png.")
+            Path | None, typer.Option("-o", "--output", help="Folder for probe.json, probe.png.")
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     ) -> None:
         """Probe frozen fingerprints on real sites: patient-disjoint, 95 % intervals over patients.
 
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
-        to random-init are paired over the same bootstrap samples. Absent folders are named.
+        to random-init and to hand-made features are paired over the same bootstrap samples. Absent
+        folders are named. measured-probe.json is probe.json with what made it, for results.
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
         """
+        from simulations import measurement
+        from simulations.probes.bars import summary
+
+        began = time.monotonic()
         table, words = measure(
             release,
             data or default_data(),
@@ -76,14 +83,22 @@ def register(app: typer.Typer) -> None:
             draws=draws,
             seed=seed,
         )
-        document = {"release": words, "seed": seed, "draws": draws, **table.as_dict()}
+        digests = words.pop("digests")
+        document = {
+            "release": words,
+            "seed": seed,
+            "draws": draws,
+            **table.as_dict(),
+            "bars": summary(table),
+        }
         if output is not None:
-            import json
-
             from simulations.probes.plot import plot_table
 
-            output.mkdir(parents=True, exist_ok=True)
+            measured = measurement.made_now(
+                "probe", document, weights=digests, seconds=time.monotonic() - began
+            )
             write_atomic(output / "probe.json", json.dumps(document, indent=2).encode())
+            measurement.write(output / "measured-probe.json", measured)
             plot_table(table, output / "probe.png")
         if as_json:
             terminal.print_json(document)
@@ -158,6 +173,7 @@ def _rows(
     opened = open_model(release, signer)
     config, trained = opened.config, opened.weights
     rows = [make.random_init(config, random_seeds), make.hand_made_row()]
+    digests = {release: opened.digest}
     packaged = release.partition(":")[0] == PACKAGED
     if packaged:
         rows.append(make.weights_row(make.WARM_START, config, trained))
@@ -173,10 +189,14 @@ def _rows(
             raise OurMistake(f"--row {item!r} is not NAME=FILE.")
         loaded = weights.from_bytes(Path(path).read_bytes(), like=trained)
         rows.append(make.weights_row(name, config, loaded))
+        digests[name] = weights.digest(loaded)
+    opened.words["digests"] = digests
     return rows, opened.words
 
 
 def _print(table: ProbeTable, words: dict[str, Any]) -> None:
+    from simulations.probes.bars import sentences
+
     terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")
@@ -193,12 +213,16 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
             },
         )
         above = "*" if cell.gain is not None and cell.gain.low > 0 else ""
+        above += "+" if cell.over_hand_made is not None and cell.over_hand_made.low > 0 else ""
         line[cell.row] = _two_lines(cell.estimate) + above
     terminal.show(
-        "95 % intervals over patients; * paired gain over random-init wholly above zero",
+        "95 % intervals over patients; paired gain wholly above zero: * over random-init, "
+        "+ over hand-made",
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
+    for sentence in sentences(table):
+        terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
     for one in table.not_above():

@@ -78,7 +78,7 @@ def run(
             result = conduct.run(
                 experiment, out, resume=resume, observers=observers, on_progress=on_progress
             )
-            lab_report.write(result.folder)
+            report = lab_report.write(result.folder)
     except KeyboardInterrupt:
         terminal.err.print(
             f"Interrupted. Go on with: fedprint-lab run {file} -o {out} --resume",
@@ -88,6 +88,7 @@ def run(
         )
         raise
     _show(result, as_json=as_json)
+    terminal.err.print(f"Report: {report.path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(result: Result, *, as_json: bool) -> None:
@@ -118,10 +119,13 @@ def _progress(rounds: int) -> Iterator[Callable[[Progress], None]]:
         Left(),
     )
     words = {"patients": "preparing patients", "report": "writing tables, model and report"}
-    with Bar(*columns, console=terminal.err) as bar:
-        task = bar.add_task("begin", total=float(rounds))
+    bar = Bar(*columns, console=terminal.err)
+    task = bar.add_task("begin", total=float(rounds))
+    try:
 
         def tell(step: Progress) -> None:
+            if step.stage != "patients" or step.sites:
+                bar.start()  # not before: what is refused at once has no progress to show
             about = f"round {step.round}/{step.rounds}"
             if step.stage == "round":
                 done = step.round - 1 + step.done / step.sites
@@ -134,3 +138,5 @@ def _progress(rounds: int) -> Iterator[Callable[[Progress], None]]:
                 bar.update(task, description=f"{words[step.stage]}{about}")
 
         yield tell
+    finally:
+        bar.stop()

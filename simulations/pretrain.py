@@ -28,6 +28,7 @@ from shared_model.mae import (
     ECG,
     PPG,
     MaskedAutoencoder,
+    Views,
     build,
     draw_patch_masks,
     load_weights,
@@ -68,6 +69,12 @@ class Recipe:
     short_share: float = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; weights, losses and sums are float32 in both."""
+    contrast_weight: float = 0.0
+    """Of InfoNCE among a patient's own windows; needs `windows_per_patient` above 1."""
+    windows_per_patient: int = 1
+    """Windows in a row of one pretend patient; `batch` is a multiple."""
+    span_share: float = 0.5
+    """Share of patch masks that hide spans; the others hide single tokens."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -187,7 +194,7 @@ def _step_loss(
     signal, valid, labels = batch
     patches = fold(torch.from_numpy(signal))
     known = torch.from_numpy(valid)
-    hidden = torch.from_numpy(draw_patch_masks(rng, (len(signal), 1)))
+    hidden = torch.from_numpy(draw_patch_masks(rng, (len(signal), 1), span_share=recipe.span_share))
     truth = {name: torch.from_numpy(value) for name, value in labels.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         views = model(patches, known, hidden)
@@ -210,7 +217,25 @@ def _step_loss(
         + recipe.alignment_weight * every.alignment.mean()
         + recipe.auxiliary_weight * auxiliary
     )
+    if recipe.contrast_weight:
+        loss = loss + recipe.contrast_weight * _contrast(views, patches, known, recipe)
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
+
+
+def _contrast(views: Views, patches: Tensor, known: Tensor, recipe: Recipe) -> Tensor:
+    """The contrast of `shared_model.losses`, windows of one pretend patient together."""
+    shape = (-1, recipe.windows_per_patient)
+
+    def split(one: Tensor) -> Tensor:
+        return one.unflatten(0, shape)  # type: ignore[no-untyped-call, no-any-return]
+
+    def pair(two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return split(two[ECG]), split(two[PPG])
+
+    grouped = Views(
+        split(views.fingerprint), pair(views.predicted), pair(views.places), pair(views.counted)
+    )
+    return losses.terms(grouped, split(patches), split(known)).contrast.mean()
 
 
 @contextmanager
@@ -242,7 +267,11 @@ def _simulate(out: Connection, recipe: Recipe) -> None:
     for step in range(recipe.steps):
         rng = np.random.default_rng([recipe.seed, 0, step])
         signal, valid, labels = draw_windows(
-            rng, recipe.batch, single_share=recipe.single_share, short_share=recipe.short_share
+            rng,
+            recipe.batch,
+            single_share=recipe.single_share,
+            short_share=recipe.short_share,
+            windows_per_patient=recipe.windows_per_patient,
         )
         kept = {name: labels[name].astype(np.float64) for name in NUMBERS}
         kept |= {name: labels[name].astype(np.int64) for name in CLASSES}

@@ -1,6 +1,7 @@
 """One-time links: a token that logs one browser in, once, before it expires.
 
-    links = LinkFile(path, clock=time.time, entropy=secrets.token_bytes)
+    links = LinkFile(path, clock=time.time, monotonic=time.monotonic,
+                     entropy=secrets.token_bytes)
     token = links.issue()            a command prints it
     links.redeem(token)              the page's process: True, then never again
 
@@ -32,12 +33,17 @@ _LIMIT_BYTES = 16 * 1024
 
 
 class _Link(BaseModel):
-    """digest: SHA-256 of the token. expires_s: seconds since 1970."""
+    """digest: SHA-256 of the token. expires_s: seconds since 1970.
+
+    made_m, expires_m: seconds of the machine's monotonic clock, which nobody puts back.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     expires_s: float
+    made_m: float
+    expires_m: float
 
 
 class _Links(BaseModel):
@@ -50,11 +56,13 @@ class _Links(BaseModel):
 class LinkFile:
     """The links of one page, shared by its process and the command that makes them.
 
-    clock: seconds since 1970. entropy: n random bytes of the operating system.
+    clock: seconds since 1970. monotonic: seconds since the machine was started, the same for all
+    processes. A link lives while both say so. entropy: n random bytes of the operating system.
     """
 
     path: Path
     clock: Callable[[], float]
+    monotonic: Callable[[], float]
     entropy: Callable[[int], bytes]
 
     def issue(self, lifetime_s: float = LIFETIME_S) -> str:
@@ -62,7 +70,13 @@ class LinkFile:
         token = token_of(self.entropy(32))
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(self._lock):
-            fresh = _Link(digest=_digest(token), expires_s=self.clock() + lifetime_s)
+            made = self.monotonic()
+            fresh = _Link(
+                digest=_digest(token),
+                expires_s=self.clock() + lifetime_s,
+                made_m=made,
+                expires_m=made + lifetime_s,
+            )
             self._write((*self._waiting()[-(MOST - 1) :], fresh))
         return token
 
@@ -84,13 +98,18 @@ class LinkFile:
         return self.path.with_suffix(".lock")
 
     def _waiting(self) -> tuple[_Link, ...]:
-        """Links that have not expired; a clock that was put back makes none live longer."""
-        now = self.clock()
+        """Links that have not expired; a clock that was put back makes none live longer, and a
+        machine that was started anew (its monotonic clock is behind) ends those from before."""
+        now, ticks = self.clock(), self.monotonic()
         try:
             found = _Links.model_validate_json(read_regular(self.path, _LIMIT_BYTES))
         except (Refused, ValidationError):
             return ()
-        return tuple(one for one in found.links if now < one.expires_s <= now + 86400.0)
+        return tuple(
+            one
+            for one in found.links
+            if now < one.expires_s <= now + 86400.0 and one.made_m <= ticks < one.expires_m
+        )
 
     def _write(self, links: tuple[_Link, ...]) -> None:
         write_atomic(self.path, _Links(links=links).model_dump_json().encode(), mode=0o600)

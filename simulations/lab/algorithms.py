@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from client.local_state import LocalState
+from shared_model.config import Trainable
 from shared_model.errors import OurMistake
 from shared_model.server_optimisers import (
     ControlVariates,
@@ -59,9 +60,7 @@ def local_state(algorithm: Algorithm, kept: Weights, state: Weights) -> LocalSta
     return LocalState(kept, algorithm.local_norms, control)
 
 
-def sent_names(
-    model: nn.Module, algorithm: Algorithm, trainable: Literal["head", "all"]
-) -> tuple[str, ...]:
+def sent_names(model: nn.Module, algorithm: Algorithm, trainable: Trainable) -> tuple[str, ...]:
     """Names of the parameters in an update, in the model's order."""
     from shared_model import mae
 

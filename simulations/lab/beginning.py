@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared_model import adapters
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake
@@ -55,7 +56,7 @@ def settle(experiment: Experiment, data: FederationData, states: Path) -> Settle
     asked = min(experiment.participation.sites_per_round or len(declared), len(declared))
     model = mae.build(config, 0)
     sent = algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable)
-    dimension = sum(int(start[name].size) for name in sent)
+    dimension = sum(int(value.size) for value in adapters.trained_part(start, sent).values())
     privacy = PrivacyOfRun.of(experiment, declared=declared, dimension=dimension, asked=asked)
     needed = max(experiment.participation.minimum_contributors, privacy.threshold)
     if needed > asked:
@@ -66,7 +67,7 @@ def settle(experiment: Experiment, data: FederationData, states: Path) -> Settle
         )
     weights = weights_of_sites(declared)
     most = sum(sorted(weights, reverse=True)[:asked])
-    bits = _bits(experiment.algorithm.bits, most)
+    bits = bits_of(experiment.algorithm.bits, most)
     setup = Setup(
         experiment=experiment,
         data=data.folder,
@@ -74,7 +75,7 @@ def settle(experiment: Experiment, data: FederationData, states: Path) -> Settle
         plan=privacy.plan,
         noise=privacy.noise,
         threshold=privacy.threshold,
-        norm_bound=_norm_bound(experiment, privacy, min(declared), dimension),
+        norm_bound=norm_bound_of(experiment, privacy, min(declared), dimension),
         bits=bits,
         dimension=dimension,
         sent=tuple(sorted(sent)),
@@ -109,7 +110,12 @@ def starting_model(experiment: Experiment) -> tuple[ModelConfig, Weights]:
     return config, found
 
 
-def _bits(asked: int | None, most: int) -> int:
+def bits_of(asked: int | None, most: int) -> int:
+    """Bits of a quantised value, so that a sum of weights `most` fits 32.
+
+    Raises:
+        OurMistake: it does not.
+    """
     room = MAX_MODULUS_BITS - (most - 1).bit_length()
     if asked is not None:
         if asked > room:
@@ -124,7 +130,7 @@ def _bits(asked: int | None, most: int) -> int:
     return min(DEFAULT_BITS, room)
 
 
-def _norm_bound(
+def norm_bound_of(
     experiment: Experiment, privacy: PrivacyOfRun, smallest: int, dimension: int
 ) -> float:
     """That of a deployed run, if the experiment names none."""

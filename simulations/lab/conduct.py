@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from client.local_state import NORMS
+from shared_model import adapters
 from shared_model import weights as weights_io
 from shared_model.distributed import Shares
 from shared_model.errors import FedprintError
@@ -124,7 +125,11 @@ def _federation(
 
 @dataclass
 class Loop:
-    """The rounds of a run. `last` is the newest checkpoint."""
+    """The rounds of a run. `last` is the newest checkpoint.
+
+    first_bytes: of a request's body while no round is aggregated: the model. body_bytes: of those
+    after, in which the server step's state is beside the model if the step has one.
+    """
 
     experiment: Experiment
     folder: RunFolder
@@ -139,7 +144,10 @@ class Loop:
         self.step = algorithms.server_step(self.experiment.algorithm, self.experiment.privacy.mode)
         self.names = tuple(site.name for site in self.data.sites)
         self.place = {name: index for index, name in enumerate(self.names)}
-        self.body_bytes = len(weights_io.to_bytes(self.settled.start))
+        start = self.settled.start
+        state = self.step.begin({name: start[name] for name in self.settled.setup.sent})
+        self.first_bytes = len(weights_io.to_bytes(start))
+        self.body_bytes = len(weights_io.to_bytes(start | state))
 
     def restore(self) -> bool:
         """Go back to the newest checkpoint, and the journal with it; False: there is none yet.
@@ -156,7 +164,7 @@ class Loop:
     def begin(self) -> None:
         """Measure the starting model; make the checkpoint of round 0."""
         start = self.settled.start
-        trained = {name: start[name] for name in self.settled.setup.sent}
+        trained = adapters.trained_part(start, self.settled.setup.sent)
         self.last = Checkpoint(
             round=0,
             weights=start,
@@ -191,6 +199,7 @@ class Loop:
             [self.settled.weights[one] for one in places],
         )
         told: Told = []
+        body = self.body_bytes if self.last.mean else self.first_bytes
         weights, state, mean = self.last.weights, self.last.state, self.last.mean
         if len(answered) >= self.settled.needed:
             seed = rotation_seed(self.experiment, number)
@@ -205,7 +214,9 @@ class Loop:
                 raise FedprintError("The engine did not compute every hospital of the round.")
             mean = self._mean(total, numbers, places, answered, seed)
             share = sum(self.settled.weights[one] for one in answered) / sum(self.settled.weights)
-            weights, state = self.step.apply(weights, mean, state, share=share)
+            begun = weights | adapters.trained_part(weights, self.settled.setup.sent)
+            weights, state = self.step.apply(begun, mean, state, share=share)
+            weights = adapters.merged(weights)
         trained = {self.place[name] for name in asked.trained}
         now = Checkpoint(
             round=number,
@@ -222,7 +233,7 @@ class Loop:
         measured: list[dict[str, Any]] = []
         if number % self.experiment.evaluation.every == 0 or number == self.experiment.rounds:
             measured = self._measured(now)
-        sites = self._sites(asked, told, numbers)
+        sites = self._sites(asked, told, numbers, body)
         row = self._row(now, sites, told, mean, measured)
         row["wall_s"] = time.monotonic() - began_s
         lines = [{"kind": "round"} | row, {"kind": "sites", "round": number, "asked": sites}]
@@ -254,7 +265,7 @@ class Loop:
         else:
             divisor = sum(self.settled.weights[place] for place in answered)
         total &= np.uint32((1 << numbers.modulus_bits) - 1)
-        like = {name: self.last.weights[name] for name in self.settled.setup.sent}
+        like = adapters.trained_part(self.last.weights, self.settled.setup.sent)
         return unflatten(mean_of(total, numbers, seed, divisor), like)
 
     def _measured(self, now: Checkpoint) -> list[dict[str, Any]]:
@@ -287,8 +298,8 @@ class Loop:
     def _largest(self, now: Checkpoint) -> float | None:
         return self.settled.privacy.epsilon(max(now.booked))
 
-    def _sites(self, asked: Any, told: Told, numbers: Numbers) -> list[dict[str, Any]]:
-        """What the journal has of each site that was asked."""
+    def _sites(self, asked: Any, told: Told, numbers: Numbers, body: int) -> list[dict[str, Any]]:
+        """What the journal has of each site that was asked. body: bytes of the request's."""
         known = {one["site"]: one for one in told}
         trained, rows = set(asked.trained), []
         for name in asked.asked:
@@ -301,7 +312,7 @@ class Loop:
                     "behaviour": one.get("behaviour", ""),
                     "norm": one.get("norm"),
                     "up": numbers.packed_bytes * sends.reply,
-                    "down": self.body_bytes * sends.request,
+                    "down": body * sends.request,
                 }
             )
         return rows

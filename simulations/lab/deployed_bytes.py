@@ -26,7 +26,7 @@ from server.epochs import Epoch
 from server.run_config import RunConfig
 from server.run_records import RunRecord, as_base64
 from server.run_start import plan_of, train_request
-from shared_model import canonical, mae, protocol, roster, signing
+from shared_model import adapters, canonical, mae, protocol, roster, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from shared_model.ledger_entries import Answered, Booked, LedgerHead, seal, sign_head
@@ -89,11 +89,15 @@ class Message:
 
 @dataclass(frozen=True)
 class DeployedRound:
-    """The messages of one round at one site, and the parameters of its sum."""
+    """The messages of one round at one site, and the parameters of its sum.
+
+    state: bytes of the server step's state in the request's body; a run's first round has none.
+    """
 
     messages: tuple[Message, ...]
     numbers: Numbers
     epoch_rounds: int
+    state: int = 0
 
     def share(self, message: Message) -> float:
         """Bytes of this message that fall to one round: an epoch's are shared by its rounds."""
@@ -165,6 +169,8 @@ class _Consortium:
             trainable=names_trained,
             starts=1,
         )
+        trained = {name: self.weights[name] for name in names_trained}
+        self.state = plan_of(self.record).step.begin(trained)
 
     @property
     def roster(self) -> Roster:
@@ -179,17 +185,23 @@ class _Consortium:
         found.append(_answer("submit", reply, "masked update, sealed shares, ledger entries"))
         found += self._agree_and_open(request, transcript, submissions)
         found += self._closing(request, transcript)
-        return DeployedRound(tuple(found), transcript.numbers, self.record.config.epoch_rounds)
+        state = len(weights_io.to_bytes(self.weights | self.state)) - len(
+            weights_io.to_bytes(self.weights)
+        )
+        epoch_rounds = self.record.config.epoch_rounds
+        return DeployedRound(tuple(found), transcript.numbers, epoch_rounds, state)
 
     # ------------------------------------------------------------ trip 1
 
     def _submit_request(self, sites: tuple[str, ...]) -> tuple[TrainRequest, list[Message]]:
         """The request for a key of the epoch and its answer, then the request to train."""
+        plan = plan_of(self.record)
         ask = EpochRequest(
+            version=plan.lowest_version,
             epoch=_EPOCH,
             roster_digest=self.roster.digest,
             body_digest=_DIGEST,
-            plan=plan_of(self.record),
+            plan=plan,
             software=protocol.software(),
         )
         document = self.signed.to_bytes()
@@ -200,12 +212,12 @@ class _Consortium:
             _request("epoch", protocol.seal(ask, self.coordinator), document, "signed roster"),
             _answer("epoch", own, "public key"),
         ]
-        body = weights_io.to_bytes(self.weights)
+        body = weights_io.to_bytes(self.weights | self.state)
         request = train_request(
             self.record,
             _ROUND,
             sites,
-            {name: self.weights[name] for name in self.record.trainable},
+            adapters.trained_part(self.weights, self.record.trainable),
             canonical.digest(body),
             Epoch(
                 run=self.record.run,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_model import canonical
 from shared_model.canonical import digest_of
-from shared_model.config import LocalTraining, ServerMoments
+from shared_model.config import LocalTraining, ServerMoments, Trainable
 from shared_model.errors import OurMistake
 from shared_model.protocol import PresetName
 from shared_model.server_optimisers import named, rate_of
@@ -39,12 +39,16 @@ class Model(Part):
     """What is trained, and from where it begins.
 
     weights: safetensors to begin with, in place of `begin_with`.
+    trainable: what hospitals train. head: bottleneck, fingerprint path, all LayerNorms; bottleneck:
+        without the LayerNorms of encoders and decoders; norms: LayerNorms and fingerprint path;
+        adapters: low-rank factors on encoders and bottleneck (2106.09685), merged after each round;
+        all: every parameter.
     """
 
     preset: PresetName = "tiny"
     begin_with: Literal["warm-start", "random-weights"] = "warm-start"
     weights: str | None = None
-    trainable: Literal["head", "all"] = "head"
+    trainable: Trainable = "head"
 
 
 class Partition(Part):
@@ -205,7 +209,7 @@ class Algorithm(Part):
             return None
         return ServerMoments(self.beta1, self.beta2, self.tau)
 
-    def training(self, trainable: Literal["head", "all"]) -> LocalTraining:
+    def training(self, trainable: Trainable) -> LocalTraining:
         """What the hospitals' own training takes."""
         return LocalTraining(
             segments=self.segments,

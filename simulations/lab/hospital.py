@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from shared_model import adapters
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
 from shared_model.secure_sum.numbers import Numbers
@@ -137,8 +138,11 @@ def contribute(
 
 
 def _nothing(model: MaskedAutoencoder, names: Sequence[str], kind: type[Any]) -> Weights:
-    parameters = dict(model.named_parameters())
-    return {name: np.zeros(tuple(parameters[name].shape), dtype=kind) for name in names}
+    parameters = {
+        name: np.empty(tuple(value.shape), np.float32) for name, value in model.named_parameters()
+    }
+    like = adapters.trained_part(parameters, names)
+    return {name: np.zeros(value.shape, dtype=kind) for name, value in like.items()}
 
 
 def _norm(update: Mapping[str, npt.NDArray[Any]]) -> float:

@@ -77,9 +77,10 @@ def compare(
     asked = sum(one["participants"] for one in rounds)
     if predicted.traffic is not None and asked:
         sent = predicted.traffic
+        body = sent.model - sent.state / experiment.rounds
         rows += [
             _row("bytes up, masked vector", sent.packed_vector, about["bytes_up"] / asked),
-            _row("bytes down, model", sent.model, about["bytes_down"] / asked),
+            _row("bytes down, model", body, about["bytes_down"] / asked),
         ]
     if predicted.simulation_s is not None:
         workers = experiment.engine.workers or os.cpu_count() or 1

@@ -101,6 +101,9 @@ def trained_parameters(experiment: Experiment) -> int:
     Raises:
         OurMistake: there is no such preset.
     """
+    from shared_model import adapters, mae
+
     model = _network(experiment.model.preset)
-    sent = set(algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable))
-    return sum(value.numel() for name, value in model.named_parameters() if name in sent)
+    sent = algorithms.sent_names(model, experiment.algorithm, experiment.model.trainable)
+    part = adapters.trained_part(mae.weights_of(model), sent)
+    return sum(int(value.size) for value in part.values())

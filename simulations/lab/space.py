@@ -11,7 +11,7 @@
     seed = 1
     "algorithm.learning_rate" = { log_uniform = [1e-4, 1e-2] }
     "algorithm.steps" = { integers = [1, 10] }
-    "model.trainable" = { choice = ["head", "all"] }
+    "model.trainable" = { choice = ["head", "adapters"] }
 
     [[points]]                       # fields that must change together
     "privacy.mode" = "distributed"

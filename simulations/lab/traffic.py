@@ -50,7 +50,8 @@ class Traffic:
     """Bytes at one site in one round; `total`: of all asked sites in all rounds, both ways.
 
     parts: what they are, largest first. in_round: (down, up) of each trip that the round waits for.
-    packed_vector: the masked update alone; model: the model's file alone.
+    packed_vector: the masked update alone; model: the request's body alone, after the first round;
+    state: what of it is the server step's state, which the first round has not.
     """
 
     down: float
@@ -58,6 +59,7 @@ class Traffic:
     total: float
     packed_vector: int
     model: int
+    state: int
     parts: dict[str, float]
     in_round: tuple[tuple[int, int], ...]
 
@@ -128,9 +130,10 @@ def traffic_of(
     return Traffic(
         down=found.down,
         up=found.up,
-        total=(found.down + found.up) * participants * experiment.rounds,
+        total=participants * ((found.down + found.up) * experiment.rounds - found.state),
         packed_vector=found.numbers.packed_bytes,
         model=next(one.body for one in found.messages if one.what == MODEL),
+        state=found.state,
         parts=dict(sorted(parts.items(), key=lambda item: -item[1])),
         in_round=tuple((size(trip, True), size(trip, False)) for trip in IN_THE_ROUND),
     )
@@ -180,8 +183,11 @@ def run_config(experiment: Experiment, noise_multiplier: float, hospitals: int) 
         "minimum_contributors": max(
             2, min(experiment.participation.minimum_contributors, hospitals, 255)
         ),
+        "server_step": told.name,
         "server_learning_rate": told.server_learning_rate,
     }
+    if told.moments is not None:
+        content["server_moments"] = told.moments.as_dict()
     if told.bits is not None:
         content["bits"] = told.bits
     if told.norm_bound is not None:

@@ -1,4 +1,8 @@
-"""Run every row on every task; intervals, paired differences to random-init, and what they say."""
+"""Run every row on every task; intervals, paired differences, and what they say.
+
+Differences are of skill, to random-init and to hand-made features, over the same bootstrap samples
+of patients; `simulations.probes.bars` counts them.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,17 @@ from simulations.probes.evaluate import (
     skill,
     verification,
 )
-from simulations.probes.rows import RANDOM, Row
+from simulations.probes.rows import HAND_MADE, RANDOM, Row
 from simulations.probes.tasks import Task
 
 DRAWS = 500
+METRICS = {
+    "mae": "mean absolute error",
+    "auroc": "AUROC",
+    "verification": "AUROC of same person",
+}
+Sampled = tuple[float, np.ndarray]
+"""A figure and the same in every bootstrap sample of patients (draw,)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,23 @@ class Cell:
     skill: Estimate
     gain: Estimate | None
     """Skill minus random-init's skill, paired over the same bootstrap samples of patients."""
+    over_hand_made: Estimate | None = None
+    """Skill minus that of hand-made features, paired in the same way."""
+
+
+@dataclass(frozen=True)
+class SensorLoss:
+    """What one sensor alone loses against both, on a task that both can serve.
+
+    loss: relative to the figure of both: (AUROC of both - AUROC) / AUROC of both, or the rise of
+    the mean absolute error; paired. Negative: alone it is better.
+    """
+
+    task: str
+    sensors: str
+    row: str
+    kind: str
+    loss: Estimate
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,7 @@ class ProbeTable:
     cells: tuple[Cell, ...]
     overall: dict[str, Estimate]
     skipped: dict[str, str]
+    losses: tuple[SensorLoss, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -57,6 +86,16 @@ class ProbeTable:
                 name: _estimate_dict(value) for name, value in self.overall.items()
             },
             "not_above_random_init": self.not_above(),
+            "single_sensor": [
+                {
+                    "task": one.task,
+                    "sensors": one.sensors,
+                    "row": one.row,
+                    "metric": METRICS[one.kind],
+                    "relative_loss": _estimate_dict(one.loss),
+                }
+                for one in self.losses
+            ],
             "skipped": self.skipped,
         }
 
@@ -80,30 +119,55 @@ def run_table(
 ) -> ProbeTable:
     """Measure every row on every task; `rows` must hold random-init for the differences."""
     cells: list[Cell] = []
-    gains: dict[str, list[np.ndarray]] = {row.name: [] for row in rows if row.name != RANDOM}
-    gain_values: dict[str, list[float]] = {name: [] for name in gains}
+    losses: list[SensorLoss] = []
+    gains: dict[str, list[Sampled]] = {row.name: [] for row in rows if row.name != RANDOM}
     for task in tasks:
         counts = bootstrap_counts(task.patients, draws, np.random.default_rng(seed))
+        by_sensors: dict[str, dict[str, Sampled]] = {}
         for sensors in task.sensors:
-            measured: dict[str, tuple[float, np.ndarray]] = {}
+            measured: dict[str, Sampled] = {}
             for row in rows:
                 predictions = [_predict(task, member, sensors, seed=seed) for member in row.members]
                 values = [_value(p) for p in predictions]
                 samples = np.mean([bootstrap(p, counts) for p in predictions], axis=0)
                 measured[row.name] = (float(np.mean(values)), samples)
-                cells.append(_cell(task, sensors, row.name, predictions[0], measured, counts))
                 if on_done is not None:
                     on_done(f"{task.name} · {sensors} · {row.name}")
-                if row.name in gains and RANDOM in measured:
-                    value, sampled = _gain(predictions[0], measured, row.name, counts)
-                    gains[row.name].append(sampled)
-                    gain_values[row.name].append(value)
+            # Truths and patients are those of every row: the last one's serve for all.
+            cells += [_cell(task, sensors, row.name, predictions[0], measured, counts)
+                      for row in rows]  # fmt: skip
+            if RANDOM in measured:
+                for name, found in gains.items():
+                    found.append(_gain(predictions[0], measured, name, RANDOM, counts))
+            by_sensors[sensors] = measured
+        losses += sensor_losses(task, by_sensors)
     overall = {
-        name: interval(float(np.mean(gain_values[name])), np.nanmean(gains[name], axis=0))
-        for name in gains
-        if gains[name]
+        name: interval(
+            float(np.mean([value for value, _ in found])),
+            np.nanmean([sampled for _, sampled in found], axis=0),
+        )
+        for name, found in gains.items()
+        if found
     }
-    return ProbeTable(tuple(cells), overall, dict(skipped or {}))
+    return ProbeTable(tuple(cells), overall, dict(skipped or {}), tuple(losses))
+
+
+def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list[SensorLoss]:
+    """Of every row on a task that both sensors can serve; empty for others."""
+    if "both" not in by_sensors:
+        return []
+    result = []
+    for sensors, measured in by_sensors.items():
+        if sensors == "both":
+            continue
+        for row, (value, samples) in measured.items():
+            whole, whole_samples = by_sensors["both"][row]
+            sign = -1.0 if task.kind == "mae" else 1.0
+            with np.errstate(invalid="ignore", divide="ignore"):
+                sampled = sign * (1.0 - samples / whole_samples)
+            loss = interval(sign * (1.0 - value / whole), sampled)
+            result.append(SensorLoss(task.name, sensors, row, task.kind, loss))
+    return result
 
 
 def _predict(
@@ -139,12 +203,13 @@ def _skills(
 
 def _gain(
     prediction: Prediction,
-    measured: dict[str, tuple[float, np.ndarray]],
+    measured: dict[str, Sampled],
     row: str,
+    base: str,
     counts: np.ndarray,
-) -> tuple[float, np.ndarray]:
+) -> Sampled:
     ours, our_samples = _skills(prediction, *measured[row], counts)
-    theirs, their_samples = _skills(prediction, *measured[RANDOM], counts)
+    theirs, their_samples = _skills(prediction, *measured[base], counts)
     return ours - theirs, our_samples - their_samples
 
 
@@ -153,13 +218,16 @@ def _cell(
     sensors: str,
     row: str,
     prediction: Prediction,
-    measured: dict[str, tuple[float, np.ndarray]],
+    measured: dict[str, Sampled],
     counts: np.ndarray,
 ) -> Cell:
     value, samples = measured[row]
-    gain = None
-    if row != RANDOM and RANDOM in measured:
-        gain = interval(*_gain(prediction, measured, row, counts))
+
+    def over(base: str) -> Estimate | None:
+        if row == base or base not in measured:
+            return None
+        return interval(*_gain(prediction, measured, row, base, counts))
+
     return Cell(
         task=task.name,
         sensors=sensors,
@@ -169,7 +237,8 @@ def _cell(
         items=len(prediction.truth),
         estimate=interval(value, samples),
         skill=interval(*_skills(prediction, value, samples, counts)),
-        gain=gain,
+        gain=over(RANDOM),
+        over_hand_made=over(HAND_MADE),
     )
 
 
@@ -185,12 +254,13 @@ def _cell_dict(cell: Cell) -> dict[str, Any]:
         "task": cell.task,
         "sensors": cell.sensors,
         "row": cell.row,
-        "metric": {"mae": "mean absolute error", "auroc": "AUROC"}.get(
-            cell.kind, "AUROC of same person"
-        ),
+        "metric": METRICS[cell.kind],
         "patients": cell.patients,
         "items": cell.items,
         "estimate": _estimate_dict(cell.estimate),
         "skill": _estimate_dict(cell.skill),
         "gain_over_random_init": None if cell.gain is None else _estimate_dict(cell.gain),
+        "gain_over_hand_made": (
+            None if cell.over_hand_made is None else _estimate_dict(cell.over_hand_made)
+        ),
     }

@@ -48,7 +48,7 @@ class Installation:
         return str(self.folder / "bin" / name)
 
 
-def install(folder: Path, version: str, protocol: int = 4) -> Installation:
+def install(folder: Path, version: str, protocol: int = 5) -> Installation:
     """The five packages and their metadata, of this version, beside everything else of ours."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -65,16 +65,19 @@ def install(folder: Path, version: str, protocol: int = 4) -> Installation:
     (site / "others.pth").write_text("\n".join(dict.fromkeys(others)) + "\n")
     with (site / "shared_model" / "errors.py").open("a") as stream:
         stream.write(f"\n# fedprint {version}\n")  # other code, so that its digest is another one
-    if protocol != 4:
+    if protocol != 5:
         changed = 0
         for name in ("protocol.py", "protocol_sum.py"):
             path = site / "shared_model" / name
             text, count = re.subn(
-                r"(Literal\[3\]|Version) = [34]$", f"Literal[{protocol}] = {protocol}",
+                r"(Literal\[3\]|Version) = [345]$", f"Literal[{protocol}] = {protocol}",
                 path.read_text(), flags=re.M,
             )  # fmt: skip
             text, more = re.subn(
-                r"^Version = Literal\[3, 4\]$", f"Version = Literal[{protocol}]", text, flags=re.M
+                r"^Version = Literal\[3, 4, 5\]$",
+                f"Version = Literal[{protocol}]",
+                text,
+                flags=re.M,
             )
             path.write_text(text)
             changed += count + more
@@ -96,12 +99,12 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Installation
     found = {
         "old": install(root / "old", "0.1.0"),
         "new": install(root / "new", "0.2.0"),
-        "next": install(root / "next", "0.3.0", protocol=5),
+        "next": install(root / "next", "0.3.0", protocol=6),
     }
     said = {name: about(one) for name, one in found.items()}
     packages = [said[name][0] for name in found]
     assert packages == ["fedprint 0.1.0", "fedprint 0.2.0", "fedprint 0.3.0"]
-    assert [said[name][1] for name in found] == ["protocol 4", "protocol 4", "protocol 5"]
+    assert [said[name][1] for name in found] == ["protocol 5", "protocol 5", "protocol 6"]
     assert len({lines[2] for lines in said.values()}) == 3
     return found
 
@@ -193,8 +196,8 @@ def test_an_older_coordinator_takes_newer_nodes(
 @pytest.mark.parametrize(
     ("run", "coordinator", "node", "answers", "asks", "who"),
     [
-        ("newer", "next", "old", 3, 5, "Upgrade the hospital"),
-        ("older", "old", "next", 5, 3, "Upgrade this coordinator"),
+        ("newer", "next", "old", 3, 6, "Upgrade the hospital"),
+        ("older", "old", "next", 6, 3, "Upgrade this coordinator"),
     ],
 )
 def test_other_protocols_say_so_on_both_sides_and_book_nothing(
@@ -205,7 +208,7 @@ def test_other_protocols_say_so_on_both_sides_and_book_nothing(
     with ExitStack() as stack:
         one = versions[node]
         process = start(stack, root, run, versions[coordinator], one, one, one)
-        spoken = {"old": "3 and 4", "next": "5"}
+        spoken = {"old": "3, 4 and 5", "next": "6"}
         words = f"speaks protocol version {answers}; this coordinator speaks {spoken[coordinator]}"
         for site in SITES:
             told = f"{site} {words}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from dashboard_stand_ins import NOW, Visitor, lively_home
 from prometheus_client.parser import text_string_to_metric_families
 
 from server import dashboard, metrics
 from server.dashboard_reads import Reader
 from server.home import CoordinatorHome
+from shared_model.errors import OurMistake
 from shared_model.locks import locked
 
 
@@ -55,6 +57,20 @@ def test_metrics_want_the_token_of_the_file(tmp_path) -> None:
     answer = visitor.get("/metrics", extra=(("authorization", f"Bearer {token}"),))
     assert answer.status == 200
     assert "fedprint_coordinator_runs" in answer.text
+
+
+@pytest.mark.parametrize("content", ["", "\n", "short"])
+def test_a_token_file_without_a_secret_is_said_and_lets_nobody_in(tmp_path, content) -> None:
+    """When the dashboard starts, with what to do; and nothing is a key to /metrics."""
+    home = lively_home(tmp_path / "coordinator")
+    home.metrics_token.write_text(content)
+    with pytest.raises(OurMistake, match="a token has at least 32") as caught:
+        dashboard.metrics_token(home)
+    assert "Remove it" in caught.value.do
+    given = (("authorization", f"Bearer {content.strip()}"),)
+    assert Visitor(home).get("/metrics", extra=given).status == 500
+    home.metrics_token.unlink()
+    assert len(dashboard.metrics_token(home)) >= 32
 
 
 def test_health_is_for_anybody_and_says_one_sentence(tmp_path) -> None:

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from server.run_config import RunConfig
-from shared_model import protocol
+from shared_model import mae, protocol
+from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations import federation
-from simulations.lab.deployed_bytes import DeployedRound, round_of
+from simulations.lab import algorithms, conduct
+from simulations.lab.deployed_bytes import MODEL, DeployedRound, round_of
+from simulations.lab.experiment import Experiment
+from simulations.lab.plan_check import check
 
 TRIPS = {
     "train-request": ("submit", True),
@@ -54,12 +58,13 @@ def waves(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]
     return signal, np.ones((count, 2, 50), dtype=bool)
 
 
-@pytest.fixture(scope="module", params=["local", "distributed"])
+@pytest.fixture(scope="module", params=["local", "distributed", "fedadam"])
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Counting, DeployedRound]:
     """Two rounds of four hospitals as they were, and the prediction."""
     shared = request.param == "distributed"
+    adam = {"server_step": "fedadam", "server_learning_rate": 0.01}
     declared = {f"site-{place:03d}": 4 for place in range(1, 5)}
     config = RunConfig.from_dict(
         {
@@ -72,9 +77,14 @@ def both(
                 "noise_multiplier": 2.0,
                 "clipping_norm": 1.0,
                 "steps": 1,
-                "mode": request.param,
+                "mode": "distributed" if shared else "local",
             },
-            "training": {"optimiser": "sgd" if shared else "adam", "segments": 1},
+            **(adam if request.param == "fedadam" else {}),
+            "training": {
+                "optimiser": "sgd" if shared else "adam",
+                "segments": 1,
+                "proximal_weight": 0.5 if request.param == "fedadam" else 0.0,
+            },
             "poll_s": 0.01,
         }
     )
@@ -129,6 +139,51 @@ def test_a_round_s_bytes_are_those_of_the_run(both: tuple[Counting, DeployedRoun
     assert found.up - sum(found.share(one) for one in epoch if not one.to_site) == pytest.approx(
         up, rel=1e-3
     )
+
+
+def test_a_state_is_in_every_request_but_the_first(
+    both: tuple[Counting, DeployedRound],
+) -> None:
+    """What the planner takes off once is what the first body lacks; FedAvg has none."""
+    counting, found = both
+    first, second = (counting.seen["train-request", number][1] for number in (1, 2))
+    assert second - first == found.state
+    predicted = next(one.body for one in found.messages if one.what == MODEL)
+    assert (first, second) == (predicted - found.state, predicted)
+
+
+@pytest.mark.parametrize("step", ["fedavg", "fedadam", "fedyogi"])
+def test_the_lab_counts_the_bodies_that_the_step_makes(tmp_path: Path, step: str) -> None:
+    """Model alone until a round is aggregated, model and state after; the planner says the same."""
+    adam = {} if step == "fedavg" else {"server_learning_rate": 0.01}
+    experiment = Experiment.from_dict(
+        {
+            "name": "counted",
+            "rounds": 3,
+            "model": {"begin_with": "random-weights"},
+            "federation": {
+                "source": "waves",
+                "hospitals": 3,
+                "patients": 4,
+                "windows_per_patient": 1,
+                "held_out": 0.0,
+            },
+            "algorithm": {"name": step, "steps": 1, "segments": 1, **adam},
+            "privacy": {"noise_multiplier": 3.0, "sample_rate": 0.3},
+            "evaluation": {"every": 3},
+            "engine": {"workers": 1},
+        }
+    )
+    rows = conduct.run(experiment, tmp_path / "out").rounds().to_pylist()
+    model = mae.build(mae.PRESETS["tiny"], 0)
+    weights = mae.weights_of(model)
+    trained = {name: weights[name] for name in mae.trainable_names(model, "head")}
+    state = algorithms.server_step(experiment.algorithm, "local").begin(trained)
+    assert bool(state) == (step != "fedavg")
+    bodies = [len(weights_io.to_bytes(found)) for found in (weights, weights | state)]
+    assert [row["bytes_down"] for row in rows] == [3 * bodies[0], 3 * bodies[1], 3 * bodies[1]]
+    found = {row.figure: row for row in check(tmp_path / "out", timed=False)}
+    assert found["bytes down, model"].error_percent == 0.0
 
 
 def test_a_roster_has_its_limits() -> None:

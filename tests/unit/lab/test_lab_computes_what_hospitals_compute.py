@@ -49,6 +49,11 @@ ADAPTIVE = {
         "proximal_weight": 0.5,
     },
 }
+ADAPTERS = {
+    "privacy": LOCAL["privacy"],
+    "algorithm": {**LOCAL["algorithm"], "name": "fedadam", "server_learning_rate": 0.01},
+    "model": {"trainable": "adapters"},
+}
 SERVER = {"name": "server_step", "server_learning_rate": "server_learning_rate"}
 """What an experiment's algorithm says of the server, and an operator's run."""
 
@@ -83,7 +88,7 @@ def deployed(root: Path, settings: dict[str, dict[str, object]]) -> tuple[Federa
         "begin_with": "random-weights",
         "rounds": ROUNDS,
         "privacy": privacy | {"steps": settings["algorithm"]["steps"]},
-        "training": training,
+        "training": training | settings.get("model", {}),
         **server,
         "aggregation": "UnmaskedForSimulation",
         "poll_s": 0.05,
@@ -110,8 +115,8 @@ def written(folder: Path) -> FederationData:
 
 @pytest.mark.parametrize(
     "settings",
-    [LOCAL, DISTRIBUTED, ADAPTIVE],
-    ids=["local", "distributed", "fedyogi and fedprox"],
+    [LOCAL, DISTRIBUTED, ADAPTIVE, ADAPTERS],
+    ids=["local", "distributed", "fedyogi and fedprox", "adapters and fedadam"],
 )
 def test_the_lab_makes_the_model_that_hospitals_make(
     settings: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,11 +144,11 @@ def test_the_lab_makes_the_model_that_hospitals_make(
             "name": "twin",
             "seed": SEED,
             "rounds": ROUNDS,
-            "model": {"begin_with": "random-weights"},
             "federation": {"source": "waves", "hospitals": 3, "patients": 2, "held_out": 0.0},
             "evaluation": {"every": 100},
             "engine": {"workers": 1},
             **settings,
+            "model": {"begin_with": "random-weights", **settings.get("model", {})},
         }
     )
     monkeypatch.setattr(conduct.evaluate, "evaluate", lambda *_, **__: [])

@@ -1,8 +1,10 @@
-"""`fedprint-lab new`: an example that can be run, in which every field is."""
+"""`fedprint-lab new`: an example that can be run, in which every field is; what `run` tells."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from shared_model.errors import Refused
 from simulations import cli_run
-from simulations.lab import example
+from simulations.lab import conduct, example, lab_report
 from simulations.lab.experiment import Experiment
 
 
@@ -53,3 +55,46 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
     file.write_text('name = "x"\n[privacy]\nepsilom = 3.0\n')
     with pytest.raises(Exception, match=r"privacy\.epsilom"):
         Experiment.from_toml(file)
+
+
+EXPERIMENT = 'name = "x"\nrounds = 2\n[privacy]\nepsilon = 1.0\n'
+
+
+def lab_run(place: Path) -> Any:
+    """`fedprint-lab run` in this folder."""
+    (place / "exp.toml").write_text(EXPERIMENT)
+    app = typer.Typer()
+    cli_run.register(app)
+    return CliRunner().invoke(app, ["run", str(place / "exp.toml"), "-o", str(place / "out")])
+
+
+def test_a_refused_experiment_shows_no_progress(tmp_path: Path) -> None:
+    """Nothing was begun: a bar at 0 % would say that something was."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("somebody's work")
+    result = lab_run(tmp_path)
+    assert isinstance(result.exception, Refused)
+    assert result.output.strip() == ""
+
+
+def test_a_run_shows_progress_and_names_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bar on standard error; the page is what most people look at first."""
+    place = tmp_path / "out"
+
+    def quick(experiment: Experiment, out: Path, *, on_progress: Any, **_: Any) -> Any:
+        on_progress(conduct.Progress("patients", 0, experiment.rounds))
+        on_progress(conduct.Progress("round", 1, experiment.rounds, 1, 3))
+        return SimpleNamespace(folder=place, about={"name": "x", "in_words": []})
+
+    def written(folder: Path) -> lab_report.Report:
+        return lab_report.Report(folder / "report.html", (), ())
+
+    monkeypatch.setattr(conduct, "run", quick)
+    monkeypatch.setattr(lab_report, "write", written)
+    result = lab_run(tmp_path)
+    assert result.exception is None, result.output
+    assert "round 1/2, hospital 1/3" in result.stderr
+    assert f"Report: {place / 'report.html'}" in result.stderr.replace("\n", "")
+    assert "report.html" not in result.stdout

@@ -289,7 +289,7 @@ def test_every_command_says_package_protocol_and_code(module: str) -> None:
     assert done.exit_code == 0
     first, second, third = done.output.splitlines()
     assert first.startswith("fedprint ")
-    assert second == "protocol 4"
+    assert second == "protocol 5"
     assert third == f"code {installed_code()}"
 
 

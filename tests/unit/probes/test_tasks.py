@@ -10,7 +10,7 @@ import pytest
 from shared_model.mae import PRESETS
 from simulations.probes.rows import RANDOM, Row, random_init
 from simulations.probes.table import run_table
-from simulations.probes.tasks import Task, _share_of_af, load_tasks
+from simulations.probes.tasks import Task, load_tasks, share_of_af
 
 
 def pretend_task(kind: str = "auroc", sensors: tuple[str, ...] = ("ecg",)) -> Task:
@@ -89,9 +89,9 @@ def test_units_pool_their_windows_and_ignore_missing_values() -> None:
 def test_share_of_atrial_fibrillation_follows_the_rhythm_that_holds() -> None:
     """A rhythm holds until the next one begins."""
     rhythms = [(0.0, "N"), (15.0, "AFIB"), (40.0, "N")]
-    assert _share_of_af(rhythms, 0.0, 10.0) == 0.0
-    assert _share_of_af(rhythms, 10.0, 20.0) == pytest.approx(0.5)
-    assert _share_of_af(rhythms, 20.0, 30.0) == 1.0
+    assert share_of_af(rhythms, 0.0, 10.0) == 0.0
+    assert share_of_af(rhythms, 10.0, 20.0) == pytest.approx(0.5)
+    assert share_of_af(rhythms, 20.0, 30.0) == 1.0
 
 
 def test_absent_folders_are_named_and_nothing_else_is_done(tmp_path: Path) -> None:

@@ -83,6 +83,26 @@ def test_a_further_run_begins_with_the_weights_and_no_state(coordinator, folder)
     assert first.model_in not in joined
 
 
+def test_a_run_that_goes_on_with_the_state_that_another_left_is_a_fault(coordinator, folder):
+    """Every round begins where the one before ended, and yet the state changed hands."""
+    released(coordinator, folder)
+    start = folder.weights(folder.record())
+    second = write_run(coordinator, Story(run="autumn", rounds=1, start=start, seed=9, adam=True))
+    manifest = released(coordinator, second, origin=None).manifest
+    first, _, last, other = manifest.lineage.rounds
+    assert release_checks.chain_faults(manifest) == []
+    other = other.model_copy(update={"model_in": first.weights_out})
+    last = last.model_copy(update={"model_in": other.model_out})
+    bent = manifest.model_copy(
+        update={
+            "lineage": manifest.lineage.model_copy(update={"rounds": (first, other, last)}),
+            "model_digest": last.weights_out,
+        }
+    )
+    faults = release_checks.chain_faults(bent)
+    assert faults == ["round 3 of run spring stands after another run that began later."]
+
+
 def test_a_run_that_takes_up_the_state_of_another_has_no_known_origin(coordinator, folder):
     """Moments of a run that nobody sees in this one: it began from nothing that was released."""
     start = folder.standing(folder.record())

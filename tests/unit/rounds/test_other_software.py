@@ -27,7 +27,7 @@ def of_version(header: bytes, key, version: int) -> bytes:
 class OneIsDifferent(FakeTransport):
     """delta's answers are signed by another version, or come as an error of the transport."""
 
-    version = 5
+    version = 6
     word = ""
     fault_for = 10**9
 
@@ -60,7 +60,7 @@ def federation(tmp_path, rounds=1, **changes):
 
 
 @pytest.mark.parametrize(
-    ("version", "who"), [(2, "Upgrade the hospital"), (5, "Upgrade this coordinator")]
+    ("version", "who"), [(2, "Upgrade the hospital"), (6, "Upgrade this coordinator")]
 )
 def test_a_site_of_another_version_is_told_and_the_run_goes_on(tmp_path, version, who):
     """Told once, with both versions and what to do; kept for `status`; no incident is counted."""
@@ -70,7 +70,7 @@ def test_a_site_of_another_version_is_told_and_the_run_goes_on(tmp_path, version
     assert record.rounds[-1].survivors == ("alpha", "beta", "gamma")
     told = [one.detail for one in seen if (one.kind, one.site) == ("refused", "delta")]
     assert len(told) == 1
-    assert f"speaks protocol version {version}; this coordinator speaks 3 and 4" in told[0]
+    assert f"speaks protocol version {version}; this coordinator speaks 3, 4 and 5" in told[0]
     assert who in told[0]
     assert turned_away(record) == [f"after round 0: delta {told[0]}"]
     assert not record.rounds[-1].incidents
@@ -119,19 +119,19 @@ def test_a_node_says_which_version_the_coordinator_speaks(tmp_path):
     node = three_nodes(tmp_path / "fresh")["alpha"]
     told: list[dict[str, object]] = []
     vars(node)["log"] = told.append
-    reply, _ = answer(node, of_version(header, RUN_KEY, 5), body)
+    reply, _ = answer(node, of_version(header, RUN_KEY, 6), body)
     refusal = protocol.open_answer(reply, signing.public_bytes(key_of("alpha")), site="alpha")
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "version"
     said = str(told[0]["message"])
-    assert "Coordinator speaks protocol version 5 (fedprint 0.1.0)" in said
-    assert "speaks 3 and 4" in said
+    assert "Coordinator speaks protocol version 6 (fedprint 0.1.0)" in said
+    assert "speaks 3, 4 and 5" in said
     assert "Upgrade the older" in said
     assert node.epochs.held is None or node.epochs.held == 0
 
 
 @pytest.mark.parametrize("software", ["fedprint 0.1.0", None, 7, "x" * 65, "\x1b[2J", ["a"]])
-@pytest.mark.parametrize("version", [5, 1, 10**6])
+@pytest.mark.parametrize("version", [6, 1, 10**6])
 def test_any_signed_message_of_another_version_is_told_apart(tmp_path, version, software):
     """Whatever else is in it; of its words only a printable name is repeated."""
     text = json.dumps({"version": version, "software": software, "new": [1]}).encode()
@@ -147,7 +147,7 @@ def test_any_signed_message_of_another_version_is_told_apart(tmp_path, version, 
 
 @pytest.mark.parametrize(
     "text",
-    [b'{"version":3}', b'{"version":4}', b'{"version":true}', b'{"version":"5"}', b"[5]", b"5",
+    [b'{"version":3}', b'{"version":5}', b'{"version":true}', b'{"version":"5"}', b"[5]", b"5",
      b'{"version":0}',
      b'{"version":1000001}', b'{"version":5.0}', b"{" * 9000, b"\xff", b""],
 )  # fmt: skip
@@ -165,7 +165,7 @@ def test_a_message_without_a_valid_signature_names_no_version():
     """Strangers do not have a hospital upgrade."""
     with pytest.raises(PeerFault) as caught:
         protocol.open_signed(
-            bytes(64) + b'{"version":5}', signing.public_bytes(RUN_KEY), EpochRequest, site="x"
+            bytes(64) + b'{"version":6}', signing.public_bytes(RUN_KEY), EpochRequest, site="x"
         )
     assert not isinstance(caught.value, OtherVersion)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from killer import MODES, Killed, Killer
 from loop_stand_ins import changes, federation, go, kind_of
 from node_stand_ins import RUN_KEY, SITES, TRAINABLE, Consortium, cheap_train, start_weights
 from round_stand_ins import handlers
 
+import client.outbox
 from client.node_parts import check_model
 from client.run_cost import in_words
 from server.checkpoints import RunFolder
@@ -186,6 +189,7 @@ def test_a_state_under_the_digest_of_another_is_refused_before_anything_is_booke
         body = weights_io.to_bytes(model | found)
         request, _ = consortium.request(
             version=4,
+            round=2,
             server_step="fedadam",
             server_learning_rate=0.05,
             server_moments=MOMENTS,
@@ -198,7 +202,73 @@ def test_a_state_under_the_digest_of_another_is_refused_before_anything_is_booke
             assert told[name]["kind"] == "train-reply"
             consortium = Consortium.of(tmp_path / "again", SITES)
     assert (told["shown"]["kind"], told["shown"]["reason"]) == ("refusal", "model")
-    assert not consortium.nodes["alpha"].books.booked("spring", 1)
+    assert not consortium.nodes["alpha"].books.booked("spring", 2)
+
+
+def test_a_node_refuses_a_state_in_the_first_round_of_a_run(tmp_path):
+    """Also in the very digest that the request names: nobody has summed it. Nothing is booked, the
+    same again is refused again, and the round without one is answered."""
+    consortium = Consortium.of(tmp_path, SITES)
+    model = start_weights()
+    state = FedAdam(0.05, MOMENTS).begin({name: model[name] for name in TRAINABLE})
+    step = {"version": 4, "server_step": "fedadam", "server_learning_rate": 0.05}
+
+    def asked(found, number):
+        body = weights_io.to_bytes(found)
+        return consortium.request(
+            **step,
+            round=number,
+            server_moments=MOMENTS,
+            model_digest=weights_io.digest(found),
+            body_digest=canonical.digest(body),
+        )[0], body
+
+    node = consortium.nodes["alpha"]
+    for _ in range(2):
+        header, _ = consortium.ask("alpha", *asked(model | state, 1))
+        told = protocol.readable(header)
+        assert (told["kind"], told["reason"]) == ("refusal", "model")
+        assert not node.books.booked("spring", 1)
+        assert not node.outbox.begun("spring", 1)
+    for found, number in ((model, 1), (model | state, 2)):
+        header, _ = consortium.ask("alpha", *asked(found, number))
+        assert protocol.readable(header)["kind"] == "train-reply"
+
+
+@pytest.mark.parametrize("what", ["an element of the state", "an element of the model", "cut off"])
+def test_a_node_whose_kept_model_is_damaged_signs_no_receipt(tmp_path, what):
+    """A receipt is for ever: for a model that nobody was sent it would accuse its own hospital."""
+    folder, transport, nodes = three(tmp_path, rounds=2, **ADAM)
+    spoilt = []
+
+    def damage(message, body):
+        for path in tmp_path.rglob("beta/*/0000002/model.safetensors"):
+            data = path.read_bytes()
+            if what == "cut off":
+                data = data[:-8]
+            else:
+                found = weights_io.from_bytes(data)
+                name = FIRST + "head" if "state" in what else "trunk"
+                data = weights_io.to_bytes({**found, name: found[name] + np.float32(1)})
+            path.write_bytes(data)
+            spoilt.append(path)
+
+    real = transport.nodes["beta"]
+
+    def handle(header, body):
+        message = protocol.readable(header)
+        if (message["kind"], message.get("round")) == ("verify-request", 2):
+            damage(message, body)
+        return real(header, body)
+
+    transport.nodes = {**transport.nodes, "beta": handle}
+    record, seen = go(transport, folder)
+    assert spoilt
+    assert record.completed == 2
+    assert not list(tmp_path.rglob("beta/*/0000002/receipt.header"))
+    assert set(folder.closing(2).receipts) == set(nodes) - {"beta"}
+    assert folder.closing(2).state == "verified"
+    assert not [one for one in seen if "makes another model" in one.detail]
 
 
 def real_request(**changes):
@@ -279,6 +349,45 @@ def config(**values):
     return RunConfig.from_dict({**base, "privacy": privacy, **values})
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_node_killed_at_any_write_of_a_round_takes_the_step_with_the_state(
+    tmp_path, monkeypatch, undisturbed, mode
+):
+    """Killed once in each message of the round, at the message's first, second ... write: what the
+    node kept of model and state is what it was sent, and its receipt names the next ones."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    folder, transport, nodes = three(tmp_path, rounds=3, **ADAM)
+    real, fired = transport.nodes["beta"], []
+
+    def handle(header, body):
+        message = protocol.readable(header)
+        for count in range(14):
+            if message.get("round") != 2:
+                break
+            killer = Killer(count, mode)
+            with monkeypatch.context() as patch:
+                patch.setattr(client.outbox, "write_atomic", killer.write)
+                try:
+                    return real(header, body)
+                except Killed:
+                    fired.append(message["kind"])
+        return real(header, body)
+
+    transport.nodes["beta"] = handle
+    record, _ = go(transport, folder)
+    assert set(fired) >= {"train-request", "agree-request", "open-request", "verify-request"}
+    wanted = [item.model_out for item in undisturbed[1].rounds]
+    assert [item.model_out for item in record.rounds] == wanted
+    assert set(folder.closing(2).receipts) == set(nodes)
+
+
+def test_the_dashboards_words_name_the_moments():
+    """beta1, beta2 and tau decide the model as the rate does."""
+    words = config(**ADAM, server_moments={"beta1": 0.8, "beta2": 0.95, "tau": 0.01}).step_words
+    assert words == "; server step fedadam, rate 0.05, beta1 0.8, beta2 0.95, tau 0.01"
+    assert config().step_words == ""
+
+
 def test_an_operators_run_names_a_step_and_may_leave_its_moments_to_the_paper():
     """beta1 0.9, beta2 0.99, tau 0.001; stored and read back the same."""
     found = config(**ADAM)
@@ -296,6 +405,10 @@ def test_an_operators_run_names_a_step_and_may_leave_its_moments_to_the_paper():
         ({"server_moments": {"tau": 0.1}}, "fedavg has no server_moments"),
         ({**ADAM, "server_moments": {"tau": 2.0}}, "tau must be in"),
         ({"training": {"proximal_weight": -1.0}}, "proximal_weight must be in"),
+        (
+            {"training": {"optimiser": "sgd", "learning_rate": 0.1, "proximal_weight": 21.0}},
+            "proximal_weight x learning_rate must be at most 1",
+        ),
     ],
 )
 def test_a_run_that_would_ruin_the_model_is_refused_when_it_is_written(values, words):

@@ -117,7 +117,7 @@ def test_headers_and_bodies_have_the_documented_limits():
     assert protocol.MAX_HEADER_BYTES == 262_144
     assert protocol.MAX_BODY_BYTES == 536_870_912
     assert (protocol.MAX_PARTICIPANTS, protocol.MAX_WEIGHT) == (255, 8)
-    assert (protocol.OLDEST, protocol.VERSION, protocol.SIGNATURE_BYTES) == (3, 4, 64)
+    assert (protocol.OLDEST, protocol.VERSION, protocol.SIGNATURE_BYTES) == (3, 5, 64)
     assert protocol_sum.SUBSETS == 128
 
 

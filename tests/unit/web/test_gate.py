@@ -113,6 +113,26 @@ def test_a_one_time_link_expires(stranger):
     assert stranger.post("/login", f"token={token}").status == 403
 
 
+def test_a_clock_that_is_put_back_makes_no_link_live_longer(stranger):
+    """The wall clock is an hour behind then; ten minutes are ten minutes all the same."""
+    token = stranger.world.links.issue()
+    stranger.world.put_back = 3600.0
+    stranger.world.now += 599.0
+    assert stranger.post("/login", f"token={token}").status == 303
+    token = stranger.world.links.issue()
+    stranger.world.put_back = 7200.0
+    stranger.world.now += 600.0
+    assert stranger.post("/login", f"token={token}").status == 403
+
+
+def test_a_machine_that_was_started_anew_ends_the_links_of_before(stranger):
+    """Its monotonic clock begins again, and would otherwise give a link the time it ran before."""
+    token = stranger.world.links.issue()
+    stranger.world.now -= 900_000.0
+    stranger.world.put_back = -900_000.0
+    assert stranger.post("/login", f"token={token}").status == 403
+
+
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger):
     """HttpOnly, SameSite=Strict, this host only."""
     answer = stranger.post("/login", f"token={stranger.world.links.issue()}")

@@ -29,10 +29,11 @@ TEMPLATES = {
 
 @dataclass
 class World:
-    """A site and what it was told. now: seconds, by hand."""
+    """A site and what it was told. now, put_back: seconds, by hand."""
 
     folder: Path
     now: float = 1_000_000.0
+    put_back: float = 0.0
     done: list[str] = field(default_factory=list)
     audited: list[tuple[str, str, str]] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
@@ -47,7 +48,12 @@ class World:
 
     @property
     def links(self) -> LinkFile:
-        return LinkFile(self.folder / "links.json", clock=lambda: self.now, entropy=self.entropy)
+        return LinkFile(
+            self.folder / "links.json",
+            clock=lambda: self.now - self.put_back,
+            monotonic=lambda: self.now,
+            entropy=self.entropy,
+        )
 
     def pages(self) -> list[Page]:
         def home(call: Call) -> Shown:

@@ -1,0 +1,243 @@
+"""fedprint-node: personalise, personal list, apply, remove. Nothing here is ever sent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared_model import terminal
+from shared_model.errors import OurMistake
+
+if TYPE_CHECKING:
+    from client.home import NodeHome
+    from client.personal import Counted, PersonalHead
+    from client.site_fingerprints import Patients
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+WarmStart = Annotated[
+    bool,
+    typer.Option(
+        "--warm-start", help="Use the packaged warm start: no release, simulated signals."
+    ),
+]
+STAYS = "It stays on this machine: nothing that this node sends can carry it."
+
+app = typer.Typer(no_args_is_help=True, help="Heads on this hospital's own labels; never sent.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add this part's commands."""
+    parent.command()(personalise)
+    parent.add_typer(app, name="personal")
+
+
+def personalise(
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS.csv", help="One row a patient: patient,LABEL.")
+    ],
+    name: Annotated[str, typer.Option(help="Of the head; small letters, digits, hyphens.")] = "",
+    label: Annotated[str | None, typer.Option(help="Column of the labels, if several.")] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="Column of the patients, as in the recordings.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="class or number; by default what the labels look like.")
+    ] = None,
+    sensors: Annotated[str, typer.Option(help="both, ecg or ppg.")] = "both",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write what was measured here, as JSON.")
+    ] = None,
+    warm_start: WarmStart = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a linear head on this hospital's own labels, over the installed release's fingerprints.
+
+    Measured by cross-validation over patients, each answer by a head that never saw that patient,
+    with a 95 % interval over patients. Kept in the node's folder, encrypted if the window store is.
+
+    Example: fedprint-node personalise af.csv --name af -o af.json
+    """
+    from client import personal
+    from client.home import NodeHome
+    from client.personal_labels import read_labels
+    from client.pseudonyms import load_key
+    from shared_model.files import write_atomic
+
+    if kind not in (None, "class", "number"):
+        raise OurMistake("--kind is class or number.")
+    place = NodeHome.find(home)
+    read = read_labels(labels, load_key(place.pseudonym_key), label, patient_column)
+    patients, digest, source = site_patients(place, sensors, warm_start, None)
+    features, values, counted = personal.joined(read, patients)
+    made = personal.make(
+        name or _name_of(read.column),
+        read.column,
+        features,
+        values,
+        kind=kind,  # type: ignore[arg-type]
+        sensors=sensors,
+        model_digest=digest,
+    )
+    sealed = personal.save(place, made)
+    told = {**personal.described(made), "source": source, "rows": _rows(counted), "sealed": sealed}
+    if output is not None:
+        write_atomic(output, (json.dumps(told, indent=2) + "\n").encode(), mode=0o600)
+    if as_json:
+        terminal.print_json(told)
+        return
+    _show(made, counted, source, sealed)
+
+
+@app.command("list")
+def list_heads(home: Home = None, as_json: AsJson = False) -> None:
+    """Show this node's personal heads and what was measured of them.
+
+    Example: fedprint-node personal list
+    """
+    from client import personal
+    from client.home import NodeHome
+
+    place = NodeHome.find(home)
+    heads = [personal.load(place, name) for name in personal.names(place)]
+    if as_json:
+        terminal.print_json([personal.described(head) for head in heads])
+        return
+    rows = [
+        {"head": head.name, "label": head.label, "patients": head.patients,
+         "sensors": head.sensors, "model": head.model_digest[:12],
+         "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items())}
+        for head in heads
+    ]  # fmt: skip
+    terminal.show("Personal heads; they stay here", rows, as_json=False)
+
+
+@app.command()
+def apply(
+    name: Annotated[str, typer.Argument(help="Of the head; see: fedprint-node personal list")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV to write, for this user alone.")
+    ] = None,
+    warm_start: WarmStart = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer for every patient in the window store, by pseudonym. Those it was made of included:
+    their answers look better than they are. Not a medical device.
+
+    Example: fedprint-node personal apply af -o answers.csv
+    """
+    from client import personal
+    from client.home import NodeHome
+    from shared_model.files import write_atomic
+
+    place = NodeHome.find(home)
+    head = personal.load(place, name)
+    patients, _, _ = site_patients(place, head.sensors, warm_start, head)
+    known = patients.known
+    names = [one for one, has in zip(patients.pseudonyms, known, strict=True) if has]
+    found = personal.answers(head, patients.mean[known])
+    rows = [{"pseudonym": one, **answer} for one, answer in zip(names, found, strict=True)]
+    if output is not None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]) if rows else ["pseudonym"])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(output, text.getvalue().encode(), mode=0o600)
+        terminal.err.print(f"{len(rows)} answers in {output}", highlight=False)
+    elif as_json:
+        terminal.print_json(rows)
+    else:
+        terminal.show(f"Answers of {head.name}", rows, as_json=False)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="Of the head; see: fedprint-node personal list")],
+    home: Home = None,
+) -> None:
+    """Erase a personal head.
+
+    Example: fedprint-node personal remove af
+    """
+    from client import personal
+    from client.home import NodeHome
+
+    personal.remove(NodeHome.find(home), name)
+    terminal.out.print("removed")
+
+
+def site_patients(
+    place: NodeHome, sensors: str, warm_start: bool, head: PersonalHead | None
+) -> tuple[Patients, str, str]:
+    """Fingerprints of the store's patients, the model's digest, and what model it is in words.
+
+    Raises:
+        OurMistake: no such sensors, no release, no store.
+        Refused: the head is of another model.
+    """
+    from client import cli_release, personal
+    from client.cli_progress import patients_bar
+    from client.fingerprints import FROM_WARM_START
+    from client.site_fingerprints import SENSORS, of_store
+    from client.store import open_store
+
+    if sensors not in SENSORS:
+        raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
+    used, digest, run = cli_release.model_in_use(place, None, warm_start)
+    if head is not None:
+        personal.refuse_other_model(head, digest)
+    store = open_store(place)
+    with patients_bar("fingerprints") as on_patient:
+        found = of_store(store, run, sensors, on_patient=on_patient)
+    source = FROM_WARM_START if used is None else f"release {used.manifest.number}"
+    return found, digest, source
+
+
+def _name_of(column: str) -> str:
+    made = "".join(one if one.isascii() and one.isalnum() else "-" for one in column.casefold())
+    return made.strip("-")[:40]
+
+
+def _rows(counted: Counted) -> dict[str, int]:
+    return {
+        "labelled": counted.labelled,
+        "used": counted.used,
+        "not in the store": counted.not_in_store,
+        "without a usable window of these sensors": counted.without_windows,
+        "without a label": counted.unlabelled,
+    }
+
+
+def _figures(head: PersonalHead) -> dict[str, str]:
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return {
+        one.name: f"{text(one.value)} ({text(one.low)} to {text(one.high)}; "
+        f"without the signal {text(one.reference)})"
+        for one in head.figures
+    }
+
+
+def _show(head: PersonalHead, counted: Counted, source: str, sealed: bool) -> None:
+    rows: list[dict[str, object]] = [
+        {"what": "head", "value": head.name},
+        {"what": "label", "value": f"{head.label}, {head.kind}"},
+        {"what": "classes", "value": ", ".join(f"{k} {v}" for k, v in head.counts.items()) or "-"},
+        {"what": "fingerprints of", "value": f"{source}; {head.sensors}"},
+        *({"what": name, "value": value} for name, value in _rows(counted).items()),
+    ]
+    rows += [{"what": name, "value": text} for name, text in _figures(head).items()]
+    kept = "encrypted" if sealed else "plain, as the window store is"
+    rows.append({"what": "kept", "value": kept})
+    terminal.show("Personal head, by cross-validation over patients", rows, as_json=False)
+    terminal.out.print(f"{STAYS} Not a medical device.", highlight=False)

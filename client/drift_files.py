@@ -1,0 +1,127 @@
+"""The reference of the drift check on the disk: what earlier patients measured, by pseudonym.
+
+HOME/drift/baseline.json, sealed like the window store. Patients that have left the store since
+(withdrawn, data set removed) are erased from it whenever it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from client.drift import FIGURES, Measures
+from client.home import NodeHome
+from client.sealed_files import AGAIN, read_own, write_own
+from client.site_fingerprints import SENSORS
+from client.store import WindowStore
+from client.store_format import Hex32, Hex64
+from shared_model import canonical
+from shared_model.config import FINGERPRINT_SIZE
+from shared_model.errors import OurMistake, Refused
+
+KIND = "drift baseline"
+LARGEST_BYTES = 512 * 1024 * 1024
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Mean = Annotated[
+    tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Patient(_Strict):
+    pseudonym: Hex32
+    means: dict[str, Mean]
+    figures: dict[str, Finite]
+
+    @model_validator(mode="after")
+    def _known(self) -> _Patient:
+        if not set(self.means) <= set(SENSORS) or not set(self.figures) <= set(FIGURES):
+            raise ValueError("unknown sensors or figures")
+        return self
+
+
+class Baseline(_Strict):
+    """made: day (UTC). What a patient lacks is not there."""
+
+    format: Literal["drift-1"] = "drift-1"
+    made: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    model_digest: Hex64
+    patients: tuple[_Patient, ...]
+
+    @classmethod
+    def of(cls, found: Measures, model_digest: str, made: str) -> Baseline:
+        """Of what was measured now."""
+        patients = []
+        for row, name in enumerate(found.pseudonyms):
+            means = {
+                sensors: tuple(float(one) for one in value[row])
+                for sensors, value in found.means.items()
+                if np.isfinite(value[row]).all()
+            }
+            figures = {
+                figure: float(value[row])
+                for figure, value in found.figures.items()
+                if np.isfinite(value[row])
+            }
+            patients.append(_Patient(pseudonym=name, means=means, figures=figures))
+        return cls(made=made, model_digest=model_digest, patients=tuple(patients))
+
+    @property
+    def measures(self) -> Measures:
+        missing = (float("nan"),) * FINGERPRINT_SIZE
+        return Measures(
+            tuple(one.pseudonym for one in self.patients),
+            {
+                name: np.array([one.means.get(name, missing) for one in self.patients]).reshape(
+                    -1, FINGERPRINT_SIZE
+                )
+                for name in SENSORS
+            },
+            {
+                name: np.array([one.figures.get(name, np.nan) for one in self.patients])
+                for name in FIGURES
+            },
+        )
+
+
+def save(home: NodeHome, baseline: Baseline) -> bool:
+    """Write it over an earlier one; whether it is sealed."""
+    data = canonical.encode(baseline.model_dump(mode="json"))
+    return write_own(home, home.drift / "baseline.json", KIND, data)
+
+
+def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
+    """The reference, without patients that have left the store; they are erased from the file.
+
+    Raises:
+        OurMistake: there is none. Refused: damaged, of another store key, or of another model.
+    """
+    path = home.drift / "baseline.json"
+    if not path.exists():
+        raise OurMistake(
+            "There is no reference to compare with yet.",
+            do="Run: fedprint-node drift --baseline. Later patients are compared with it.",
+        )
+    data = read_own(home, path, KIND, LARGEST_BYTES)
+    try:
+        found = Baseline.model_validate_json(data)
+    except (ValidationError, ValueError) as error:
+        raise Refused(f"{path.name} is no drift reference.", reason="files", do=AGAIN) from error
+    here = {row.pseudonym for row in store.catalogue()}
+    kept = tuple(one for one in found.patients if one.pseudonym in here)
+    if len(kept) < len(found.patients):
+        found = found.model_copy(update={"patients": kept})
+        save(home, found)
+    if found.model_digest != model_digest:
+        raise Refused(
+            f"The reference is of another model ({found.model_digest[:12]}) than the one in use "
+            f"({model_digest[:12]}): their fingerprints cannot be compared.",
+            reason="model",
+            do="Make it again with this model: fedprint-node drift --baseline",
+        )
+    return found

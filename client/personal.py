@@ -1,0 +1,305 @@
+"""Personal heads: a linear head on this site's own labels, over frozen fingerprints. Never sent.
+
+    made = make(labels, patients, kind, model_digest, sensors)   # cross-validated, then fitted
+    save(home, made)                                             # HOME/personal/NAME.json, sealed
+
+A head is a function of its patients, without noise: it is for this hospital alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from client.home import NodeHome
+from client.personal_labels import Labels
+from client.sealed_files import AGAIN, read_own, write_own
+from client.site_fingerprints import Patients
+from shared_model import canonical, linear_heads
+from shared_model.config import FINGERPRINT_SIZE
+from shared_model.errors import OurMistake, Refused
+from shared_model.linear_heads import Array, Kind, LinearHead
+
+FEWEST_PATIENTS = 20
+FEWEST_OF_A_CLASS = linear_heads.FOLDS
+MOST_CLASSES = 20
+LARGEST_BYTES = 4 * 1024 * 1024
+KIND = "personal head"
+_WORDS_AS_CLASSES = 10
+"""Numbers with more different values than this are a quantity, not classes."""
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Row = Annotated[tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FigureSaid(_Strict):
+    """As `linear_heads.Figure`; None: not a number."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    reference: float | None
+
+
+class PersonalHead(_Strict):
+    """A head as it lies in a file. classes: in the order of the outputs; () for a number."""
+
+    format: Literal["personal-1"] = "personal-1"
+    name: Name
+    kind: Kind
+    label: Annotated[str, Field(min_length=1, max_length=64)]
+    classes: Annotated[
+        tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MOST_CLASSES)
+    ]
+    sensors: Literal["both", "ecg", "ppg"]
+    model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    patients: Annotated[int, Field(ge=FEWEST_PATIENTS)]
+    counts: dict[str, int]
+    penalty: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    mean: Row
+    scale: Row
+    weights: Annotated[tuple[Row, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    offset: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    figures: tuple[FigureSaid, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> PersonalHead:
+        outputs = len(self.classes) if self.kind == "class" else 1
+        if len(self.weights) != outputs or len(self.offset) != outputs or min(self.scale) <= 0.0:
+            raise ValueError("weights do not fit the classes")
+        return self
+
+    @property
+    def head(self) -> LinearHead:
+        return LinearHead(
+            self.kind,
+            np.array(self.mean),
+            np.array(self.scale),
+            np.array(self.weights),
+            np.array(self.offset),
+        )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What became of the rows of the labels: counts, for this hospital's own screen."""
+
+    labelled: int
+    used: int
+    not_in_store: int
+    without_windows: int
+    unlabelled: int = 0
+    order: tuple[str, ...] = field(default=(), repr=False)
+
+
+def joined(labels: Labels, patients: Patients) -> tuple[Array, list[str | float], Counted]:
+    """Mean fingerprints (item, 128) and labels of the patients that have both, by pseudonym."""
+    place = {name: row for row, name in enumerate(patients.pseudonyms)}
+    here = [name for name in sorted(labels.values) if name in place]
+    used = [name for name in here if patients.known[place[name]]]
+    counted = Counted(
+        labelled=len(labels.values),
+        used=len(used),
+        not_in_store=len(labels.values) - len(here),
+        without_windows=len(here) - len(used),
+        unlabelled=labels.unlabelled,
+        order=tuple(used),
+    )
+    rows = [place[name] for name in used]
+    return patients.mean[rows], [labels.values[name] for name in used], counted
+
+
+def make(
+    name: str,
+    label: str,
+    features: Array,
+    values: Sequence[str | float],
+    *,
+    kind: Kind | None,
+    sensors: str,
+    model_digest: str,
+) -> PersonalHead:
+    """Cross-validate over patients, then fit on all of them.
+
+    Args:
+        kind: None: a number if all labels are numbers, of more than ten different values.
+
+    Raises:
+        Refused: fewer than `FEWEST_PATIENTS` patients (reason "few-patients"), one class only, or
+            a class with fewer than `FEWEST_OF_A_CLASS` ("classes").
+        OurMistake: a word where numbers are asked for, a name that is none.
+    """
+    if len(values) < FEWEST_PATIENTS:
+        raise Refused(
+            f"{len(values)} patients have a label and a fingerprint; a head needs "
+            f"{FEWEST_PATIENTS} at least.",
+            reason="few-patients",
+            do="Label more patients, or add their recordings: fedprint-node data add PATH",
+        )
+    numbers = [value for value in values if isinstance(value, float)]
+    if kind is None:
+        many = len(set(numbers)) > _WORDS_AS_CLASSES
+        kind = "number" if len(numbers) == len(values) and many else "class"
+    classes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = {}
+    if kind == "number":
+        if len(numbers) != len(values):
+            raise OurMistake("Some labels are words, not numbers.", do="Say --kind class.")
+        if len(set(numbers)) == 1:
+            raise Refused("All labels are one number.", reason="classes")
+        truth = np.array(numbers)
+    else:
+        truth, classes, counts = _classes(values)
+    groups = np.arange(len(values))
+    found = linear_heads.cross_validated(features, truth, kind, groups)
+    head = linear_heads.fitted(features, truth, kind, found.penalty)
+    try:
+        return PersonalHead.model_validate(
+            {
+                "name": name,
+                "kind": kind,
+                "label": label,
+                "classes": classes,
+                "sensors": sensors,
+                "model_digest": model_digest,
+                "patients": len(values),
+                "counts": counts,
+                "penalty": found.penalty,
+                "mean": _floats(head.mean),
+                "scale": _floats(head.scale),
+                "weights": tuple(_floats(row) for row in head.weights),
+                "offset": _floats(head.offset),
+                "figures": tuple(_said(one) for one in found.figures),
+            }
+        )
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise OurMistake(
+            f"This makes no personal head: {where}.",
+            do="A name has small letters, digits and hyphens: --name af",
+        ) from error
+
+
+def answers(head: PersonalHead, features: Array) -> list[dict[str, object]]:
+    """One answer an item: the number, or the likeliest class and its probability."""
+    scores = head.head.scores(features)
+    if head.kind == "number":
+        return [{head.label: float(row[0])} for row in scores]
+    best = scores.argmax(axis=1)
+    return [
+        {head.label: head.classes[int(one)], "probability": float(row[int(one)])}
+        for one, row in zip(best, scores, strict=True)
+    ]
+
+
+def save(home: NodeHome, head: PersonalHead) -> bool:
+    """Write it; whether it is sealed. One of the same name is replaced.
+
+    Raises:
+        OurMistake: it cannot be written.
+    """
+    data = canonical.encode(head.model_dump(mode="json"))
+    return write_own(home, _path(home, head.name), KIND, data)
+
+
+def load(home: NodeHome, name: str) -> PersonalHead:
+    """The head of this name.
+
+    Raises:
+        OurMistake: there is none. Refused: it is damaged, or sealed with another key.
+    """
+    path = _path(home, name)
+    if not path.exists():
+        raise OurMistake("There is no such personal head.", do="See: fedprint-node personal list")
+    data = read_own(home, path, KIND, LARGEST_BYTES)
+    try:
+        head = PersonalHead.model_validate_json(data)
+    except (ValidationError, ValueError) as error:
+        raise Refused(f"{path.name} is no personal head.", reason="files", do=AGAIN) from error
+    if head.name != name:
+        raise Refused(f"{path.name} holds another head.", reason="files", do=AGAIN)
+    return head
+
+
+def names(home: NodeHome) -> list[str]:
+    """Of all personal heads."""
+    return sorted(path.stem for path in home.personal.glob("*.json"))
+
+
+def remove(home: NodeHome, name: str) -> None:
+    """Erase a head.
+
+    Raises:
+        OurMistake: there is none.
+    """
+    try:
+        _path(home, name).unlink()
+    except FileNotFoundError as error:
+        raise OurMistake(
+            "There is no such personal head.", do="See: fedprint-node personal list"
+        ) from error
+
+
+def refuse_other_model(head: PersonalHead, model_digest: str) -> None:
+    """Raises Refused (reason "model"): fingerprints of another model mean something else."""
+    if head.model_digest != model_digest:
+        raise Refused(
+            f"The head {head.name} was made on fingerprints of another model "
+            f"({head.model_digest[:12]}) than this one ({model_digest[:12]}).",
+            reason="model",
+            do="Make it again with the present release: fedprint-node personalise",
+        )
+
+
+def _path(home: NodeHome, name: str) -> Path:
+    if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"):
+        raise OurMistake("A name has small letters, digits and hyphens.")
+    return home.personal / f"{name}.json"
+
+
+def _classes(values: Sequence[str | float]) -> tuple[Array, tuple[str, ...], Mapping[str, int]]:
+    words = [f"{value:g}" if isinstance(value, float) else value for value in values]
+    classes = tuple(sorted(set(words)))
+    counts = {one: words.count(one) for one in classes}
+    if len(classes) < 2:
+        raise Refused(
+            "All labelled patients are of one class: there is nothing to tell apart.",
+            reason="classes",
+            do="Label patients of another class, too.",
+        )
+    if len(classes) > MOST_CLASSES or min(counts.values()) < FEWEST_OF_A_CLASS:
+        raise Refused(
+            f"There are {len(classes)} classes (at most {MOST_CLASSES}), and the smallest has "
+            f"{min(counts.values())} patients (at least {FEWEST_OF_A_CLASS}).",
+            reason="classes",
+            do="Join small classes, or label more patients.",
+        )
+    return np.array([float(classes.index(word)) for word in words]), classes, counts
+
+
+def _floats(values: Array) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _said(figure: linear_heads.Figure) -> dict[str, object]:
+    fields = (figure.value, figure.low, figure.high, figure.reference)
+    value, low, high, reference = (x if np.isfinite(x) else None for x in fields)
+    return {
+        "name": figure.name, "value": value, "low": low, "high": high, "reference": reference,
+    }  # fmt: skip
+
+
+def described(head: PersonalHead) -> dict[str, object]:
+    """What a head is, for screen and JSON: no weights, nothing of one patient."""
+    return json.loads(head.model_dump_json(exclude={"mean", "scale", "weights", "offset"}))  # type: ignore[no-any-return]

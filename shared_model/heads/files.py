@@ -1,0 +1,110 @@
+"""A head as a folder: `head.json`, `head.safetensors`, `MODEL_CARD.md`, and once signed `head.sig`.
+
+    write(folder, head)                     sign(folder, key)
+    read(folder)                            verify(folder, signer)
+
+Whatever lies in the folder is hostile until it is read: regular files of these names alone are
+opened, links are not followed, and the card must be the one whose digest the manifest has. What the
+commands show is made from the manifest, never the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared_model import signing
+from shared_model.canonical import digest
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import read_regular, write_atomic
+from shared_model.heads import arrays as arrays_io
+from shared_model.heads.arrays import Head
+from shared_model.heads.card import card
+from shared_model.heads.manifest import (
+    ARRAYS_LIMIT_BYTES,
+    MANIFEST_LIMIT_BYTES,
+    TAG,
+    HeadManifest,
+)
+
+MANIFEST, ARRAYS, CARD, SIGNATURE = "head.json", "head.safetensors", "MODEL_CARD.md", "head.sig"
+CARD_LIMIT_BYTES = 2**20
+SIGNATURE_BYTES = 64
+
+
+def write(folder: Path, head: Head) -> None:
+    """Write a head; the manifest comes last, and without it the folder is no head.
+
+    Raises:
+        OurMistake: the folder holds a head already, or cannot be written.
+    """
+    if (folder / MANIFEST).exists():
+        raise OurMistake(f"{folder} holds a head already.", do="Choose another folder.")
+    try:
+        write_atomic(folder / ARRAYS, arrays_io.to_bytes(head.arrays))
+        write_atomic(folder / CARD, card(head.manifest).encode())
+        write_atomic(folder / MANIFEST, head.manifest.to_bytes())
+    except OSError as error:
+        raise OurMistake(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def read(folder: Path) -> Head:
+    """Read a head that is not known to be anybody's.
+
+    Raises:
+        OurMistake: there is no such folder.
+        Refused: a file is missing, a link, too large, or not what it must be.
+    """
+    if not folder.is_dir():
+        raise OurMistake(f"{folder} is no folder.", do="Name the folder of a head.")
+    manifest = HeadManifest.from_bytes(read_regular(folder / MANIFEST, MANIFEST_LIMIT_BYTES))
+    head = arrays_io.opened(manifest, read_regular(folder / ARRAYS, ARRAYS_LIMIT_BYTES))
+    if digest(read_regular(folder / CARD, CARD_LIMIT_BYTES)) != manifest.card_digest:
+        raise Refused(
+            "MODEL_CARD.md is not the card of this head.",
+            reason="card",
+            do="Ask whoever gave you the head for it again.",
+        )
+    return head
+
+
+def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
+    """Sign a head for other hospitals.
+
+    Raises:
+        Refused: it was trained without noise on data that are not open (reason "not private"), or
+            as `read`.
+    """
+    head = read(folder)
+    why = head.manifest.why_stays
+    if why:
+        raise Refused(
+            f"This head {why}; it must not leave the site.",
+            reason="not private",
+            do="Train it with: fedprint-lab head federate. Or, if everybody has the data anyway, "
+            "train it again with --open-data and the reason.",
+        )
+    body = head.manifest.to_bytes()
+    write_atomic(folder / SIGNATURE, signing.sign(key, TAG, body))
+    return head
+
+
+def verify(folder: Path, signer: bytes) -> Head:
+    """Read a head that `signer` (32 raw bytes) signed.
+
+    Raises:
+        Refused: not signed by it (reason "signature"); trained without noise on data that are not
+            open (reason "not private"); or as `read`.
+    """
+    head = read(folder)
+    signature = read_regular(folder / SIGNATURE, SIGNATURE_BYTES)
+    signing.verify(signer, TAG, head.manifest.to_bytes(), signature)
+    why = head.manifest.why_stays
+    if why:
+        raise Refused(
+            f"This head {why}; it should not be here.",
+            reason="not private",
+            do="Do not use it, and tell whoever signed it.",
+        )
+    return head

@@ -1,0 +1,250 @@
+"""Short warm-start trainings that vary one thing at a time, scored on fresh pretend patients.
+
+    name = "warm-start"
+    preset = "tiny"
+    seeds = [1, 2]
+    steps = 400
+    [base]                        # fields of simulations.pretrain.Recipe that differ from its own
+    [vary]                        # each value is one run a seed, everything else as in base
+    cross_modal_weight = [0.0, 1.0]
+    learning_rate = [1e-3]
+
+No real patient is looked at, so that nothing is chosen on test patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared_model import weights as weights_io
+from shared_model.errors import OurMistake, Refused
+from shared_model.files import read_regular, write_atomic
+from shared_model.protocol import PresetName
+from simulations.fresh_patients import RECONSTRUCTION, draw, score
+from simulations.lab.frontiers import interval
+from simulations.lab.reading import faults_of, toml_of
+from simulations.pretrain import Recipe, train
+
+BASE = "base"
+_LARGEST = 2**20
+Value = float | int | str
+
+
+class Ablation(BaseModel):
+    """What is varied. patients: fresh ones, on whom all are scored with the same seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")
+    preset: PresetName = "tiny"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1, 2)
+    steps: int = Field(400, ge=1, le=1_000_000)
+    patients: int = Field(600, ge=80, le=100_000)
+    threads: int = Field(1, ge=1, le=256)
+    base: dict[str, Value] = {}
+    vary: dict[str, list[Value]] = {}
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Ablation:
+        """Read a file.
+
+        Raises:
+            OurMistake: says what is wrong with it.
+        """
+        try:
+            made = cls.model_validate(toml_of(path, "The ablation"))
+        except ValidationError as error:
+            raise OurMistake(f"The ablation {path} is wrong at {faults_of(error)[0]}.") from error
+        for each in made.variants():
+            made.recipe(each, made.seeds[0])
+        return made
+
+    def variants(self) -> list[Variant]:
+        """The base, then each value of each field alone."""
+        return [Variant(BASE, None)] + [
+            Variant(name, value) for name, values in self.vary.items() for value in values
+        ]
+
+    def recipe(self, variant: Variant, seed: int) -> Recipe:
+        """A variant's recipe.
+
+        Raises:
+            OurMistake: no such field, or a value of another type, or one that cannot be trained.
+        """
+        changed = dict(self.base)
+        if variant.value is not None:
+            changed[variant.field] = variant.value
+        plain = Recipe(steps=self.steps, seed=seed)
+        known = {one.name for one in fields(Recipe)} - {"steps", "seed"}
+        for name, value in changed.items():
+            if name not in known:
+                raise OurMistake(
+                    f"A recipe has no field {name!r}.", do=f"It has: {', '.join(sorted(known))}."
+                )
+            kind = type(getattr(plain, name))
+            fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+            if not fits or isinstance(value, bool):
+                raise OurMistake(f"{name} must be of type {kind.__name__}.")
+            changed[name] = kind(value)
+        made = replace(plain, **changed)  # type: ignore[arg-type]
+        _check(made)
+        return made
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One field with one value; the base has none."""
+
+    field: str
+    value: Value | None
+
+    @property
+    def words(self) -> str:
+        return BASE if self.value is None else f"{self.field} = {self.value}"
+
+
+def _check(recipe: Recipe) -> None:
+    """What would fail only in mid-training, or not at all."""
+    numbers = (recipe.learning_rate, recipe.gradient_norm, recipe.batch, recipe.windows_per_patient)
+    shares = (recipe.single_share, recipe.short_share, recipe.span_share)
+    wrong = ""
+    if min(numbers) <= 0:
+        wrong = "learning_rate, gradient_norm, batch and windows_per_patient must be above 0"
+    elif not all(0 <= one <= 1 for one in shares) or not 0 <= recipe.beta2 < 1:
+        wrong = "shares are in 0 ... 1, and beta2 is below 1"
+    elif recipe.batch % recipe.windows_per_patient:
+        wrong = "batch must be a multiple of windows_per_patient"
+    elif recipe.contrast_weight and recipe.windows_per_patient < 2:
+        wrong = "contrast_weight needs windows_per_patient of 2 or more"
+    elif recipe.precision not in {"float32", "bfloat16"}:
+        wrong = "precision is float32 or bfloat16"
+    if wrong:
+        raise OurMistake(f"The recipe cannot be trained: {wrong}.")
+
+
+def run(
+    asked: Ablation,
+    out: Path,
+    *,
+    resume: bool,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train and score all; a run that is there already is not trained again.
+
+    Args:
+        on_step: told what is trained, steps of all runs done, and all there are.
+
+    Raises:
+        Refused: the folder holds something, and `resume` is not asked for.
+    """
+    import torch
+
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise Refused(
+            f"{out} is there already, and not empty.",
+            reason="exists",
+            do="Choose another folder, or go on: --resume",
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked.threads)
+    done, total = 0, asked.steps * len(asked.seeds) * len(asked.variants())
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for variant in asked.variants():
+            for seed in asked.seeds:
+                words = f"{variant.words}, seed {seed}"
+
+                def told(step: int, words: str = words, done: int = done) -> None:
+                    if on_step is not None:
+                        on_step(words, done + step, total)
+
+                told(0)
+                one = _one(asked, variant, seed, out / "runs", told)
+                found.setdefault(variant.words, []).append(one)
+                done += asked.steps
+                told(0, done=done)
+    finally:
+        torch.set_num_threads(before)
+    return figures_of(asked, found)
+
+
+def _one(
+    asked: Ablation, variant: Variant, seed: int, folder: Path, told: Callable[[int], None]
+) -> dict[str, Any]:
+    """Read a run's scores, or train it and write them."""
+    from shared_model.mae import PRESETS
+
+    recipe = asked.recipe(variant, seed)
+    key = {"preset": asked.preset, "recipe": recipe.as_dict(), "patients": asked.patients,
+           "threads": asked.threads}  # fmt: skip
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{digest[:24]}.json"
+    if path.is_file():
+        try:
+            kept: dict[str, Any] = json.loads(read_regular(path, _LARGEST))
+            if kept["key"] == key:
+                return kept
+        except (ValueError, KeyError, TypeError):
+            pass  # not whole or not ours: trained again
+    config = PRESETS[asked.preset]
+    trained, points = train(config, recipe, on_point=lambda point: told(point.step))
+    fresh = draw(asked.patients, 0)
+    scored = score(config, trained, fresh, 0)
+    kept = {
+        "key": key,
+        "model": weights_io.digest(trained),
+        "curve": [[point.step, point.masked, point.cross_modal] for point in points],
+        "errors": scored.errors,
+        "shifted": scored.shifted,
+        "metrics": scored.metrics,
+        "skill": scored.skill,
+    }
+    write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
+    return kept
+
+
+def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Means over seeds with Student's t intervals, and differences to the base, paired by seed."""
+    base = [one["skill"] for one in found[BASE]]
+    rows = []
+    for words, runs in found.items():
+        row: dict[str, Any] = {"variant": words, "seeds": len(runs)}
+        row["mean skill"] = _interval([one["skill"] for one in runs])
+        row["minus base"] = (
+            None
+            if words == BASE
+            else _interval([one["skill"] - b for one, b in zip(runs, base, strict=True)])
+        )
+        for key, title in RECONSTRUCTION.items():
+            row[title] = _interval([one["errors"][key] for one in runs])
+        for key in runs[0]["shifted"]:
+            row[f"r shifted, {key}"] = _interval([one["shifted"][key] for one in runs])
+        for task in runs[0]["metrics"]:
+            row[task] = _interval([one["metrics"][task] for one in runs])
+        rows.append(row)
+    return {
+        "name": asked.name,
+        "asked": asked.model_dump(mode="json"),
+        "rows": rows,
+        "in_words": [
+            f"Preset {asked.preset}, {asked.steps} steps a run; scored on {asked.patients} fresh "
+            "SIMULATED patients, the same for all. Intervals: 95 % over seeds (Student's t).",
+            "Tasks: AUROC (sinus rhythm, atrial fibrillation, hypertension) or mean absolute error "
+            "(age, systolic pressure, heart rate). Skill: 0 knows nothing, 1 is perfect.",
+            "Short trainings: what helps after so few steps may not help after thousands.",
+        ],
+        "plotted": [{"name": row["variant"], **row["mean skill"]} for row in rows],
+        "plotted_words": "mean skill over tasks, 95 % over seeds",
+    }
+
+
+def _interval(values: Sequence[float]) -> dict[str, float | None]:
+    mean, low, high = interval(list(values))
+    return {"value": mean, "low": low, "high": high}

@@ -1,0 +1,226 @@
+"""fedprint-lab cross-modal: ECG from PPG and PPG from ECG, on real patients."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared_model import terminal
+from shared_model.errors import DataFault
+
+if TYPE_CHECKING:
+    from simulations.cross_modal_windows import Pairs
+    from simulations.models import NamedModel
+
+NOTE = (
+    "The gate also refuses a PPG whose regular rate cannot be that of the ECG beside it ("
+    '"rates disagree"): such windows are not measured here.'
+)
+_MEANS = {
+    "lost": "share of windows whose made signal gave no rate",
+    "disputed": "share of windows whose recorded ECG gives two detectors rates over 5 bpm apart",
+    "constant": "error of always saying the median rate of the other patients",
+    "chance": "shifted r against the next patient's window",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add `cross-modal` to the lab's commands."""
+    app.command("cross-modal")(cross_modal)
+
+
+def cross_modal(
+    model: Annotated[
+        str,
+        typer.Argument(help="A release, `warm-start`, `warm-start:PRESET`, or a safetensors file."),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Real recordings (default FEDPRINT_DATA, ../shared/data).")
+    ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="Folder below the data folder, * allowed; may be repeated."),
+    ] = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(help="Release key (hex) or coordinator.json; else nothing is verified."),
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows of a patient.")] = 60,
+    draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for measured-cross-modal.json and figures."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Make each sensor from the other on real patients: heart rate, waveform, error over trivial.
+
+    By patient, with 95 % intervals. Windows in which no rate is found, and those that the quality
+    gate left out, are counted. Default sites: icu_bidmc, icu_alarms_*, icu_uci_bp.
+
+    Example: fedprint-lab cross-modal warm-start -o cross-modal/
+    """
+    from simulations import measurement
+    from simulations.cli_probe import default_data
+    from simulations.models import open_model
+
+    began = time.monotonic()
+    opened = open_model(model, signer)
+    figures = measured(
+        opened, data or default_data(), site, most=windows, draws=draws, seed=seed, output=output
+    )
+    document = measurement.made_now(
+        "cross-modal",
+        figures,
+        weights={opened.words["source"]: opened.digest},
+        seconds=time.monotonic() - began,
+    )
+    if output is not None:
+        measurement.write(output / "measured-cross-modal.json", document)
+    if as_json:
+        terminal.print_json(document.model_dump())
+    else:
+        _print(document.figures)
+
+
+def measured(
+    opened: NamedModel,
+    data: Path,
+    sites: list[str] | None,
+    *,
+    most: int,
+    draws: int,
+    seed: int,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Read, measure with progress on stderr, draw; the figures as JSON.
+
+    Raises:
+        DataFault: no folder of real recordings, or nothing in it with both sensors.
+    """
+    from simulations import cross_modal as core
+    from simulations.cross_modal_figures import draw_all
+    from simulations.cross_modal_windows import SITES, folders_of
+    from simulations.probes.tasks import require_data
+
+    require_data(data)
+    folders, absent = folders_of(data, sites or SITES)
+    if not folders:
+        raise DataFault(
+            f"None of the sites {', '.join(sites or SITES)} is below {data}.",
+            cause="absent",
+            do="Pass --data FOLDER, or --site NAME of a folder with ECG and PPG.",
+        )
+    pairs, done = _run(opened, folders, most)
+    rows = core.table(pairs, done, draws=draws, seed=seed)
+    plots = [] if output is None else draw_all(output, pairs, done)
+    return {
+        "model": opened.words,
+        "windows_of_a_patient": most,
+        "draws": draws,
+        "seed": seed,
+        "met": pairs.met,
+        "left_out": pairs.left_out,
+        "unreadable": pairs.unreadable,
+        "absent_sites": absent,
+        "note": NOTE,
+        "words": core.WORDS,
+        "directions": rows,
+        "median_shift_ms": {name: core.median_shift_ms(one) for name, one in done.items()},
+        "bar": core.bar(rows["ppg_to_ecg"]),
+        "cited": core.CITED,
+        "figures": {
+            plot.name: {
+                "title": plot.title,
+                "caption": plot.caption,
+                "sha256": None if plot.svg is None else sha256(plot.svg.read_bytes()).hexdigest(),
+            }
+            for plot in plots
+        },
+    }
+
+
+def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dict[str, Any]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from client.records import count_recordings
+    from shared_model import mae
+    from simulations import cross_modal as core
+    from simulations.cross_modal_windows import read_pairs
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal.err, transient=True) as progress:
+        total = sum(count_recordings(folder) for folder in folders)
+        bar = progress.add_task("reading recordings", total=total)
+        pairs = read_pairs(folders, most, lambda: progress.advance(bar))
+        model = mae.build(opened.config, 0)
+        mae.load_weights(model, opened.weights)
+        bar = progress.add_task("measuring", total=6)
+        done = core.measure(
+            model, pairs, lambda what: progress.update(bar, advance=1, description=what)
+        )
+    return pairs, done
+
+
+def _print(figures: dict[str, Any]) -> None:
+    terminal.out.print(f"[bold]One sensor from the other[/] · {figures['model']['source']}")
+    if "signature" in figures["model"]:
+        terminal.out.print(f"signature: {figures['model']['signature']}")
+    for direction, rows in figures["directions"].items():
+        seen, made = direction.upper().split("_TO_")
+        lines = [_line(site, row, seen) for site, row in rows.items()]
+        terminal.show(f"{seen} -> {made}: mean over patients, 95 % interval", lines, as_json=False)
+    for words in ("lost", "disputed", "constant", "chance"):
+        terminal.out.print(f"{words}: {_MEANS[words]}")
+    bar, cited = figures["bar"], figures["cited"]
+    reached = "reached" if bar["reached"] else "not reached"
+    terminal.out.print(
+        f"PPG -> ECG heart-rate error {bar['value_bpm']} bpm, bar {bar['bar_bpm']}: {reached}"
+    )
+    terminal.out.print(
+        f"cited: {cited['source']}: {cited['raw_ppg_bpm']} bpm raw PPG, "
+        f"{cited['made_ecg_bpm']} bpm made ECG"
+    )
+    for site, why in figures["left_out"].items():
+        lost = sum(why.values())
+        words = ", ".join(f"{reason} {count}" for reason, count in why.items())
+        terminal.out.print(
+            f"left out at {site}: {lost} of {figures['met'][site]} windows ({words or 'none'})"
+        )
+    terminal.out.print(f"note: {figures['note']}")
+    for site in figures["absent_sites"]:
+        terminal.out.print(f"not measured: {site}: no such folder below the data folder")
+
+
+def _line(site: str, row: dict[str, Any], seen: str) -> dict[str, str]:
+    return {
+        "site": f"{site}\n{row['patients']} patients\n{row['windows']} windows",
+        "rate error, bpm\nlost": (f"{cell(row['rate_error_bpm'], 2)}\n{cell(row['rate_lost'], 4)}"),
+        f"{seen} itself\nconstant": (
+            f"{cell(row['raw_rate_error_bpm'], 2)}\n{cell(row['constant_rate_error_bpm'], 2)}"
+        ),
+        "undisputed\ndisputed": (
+            f"{cell(row['rate_error_undisputed_bpm'], 2)}\n{cell(row['rate_disputed'], 3)}"
+        ),
+        "r, shifted r\nchance": (
+            f"{cell(row['correlation'], 2)}\n{cell(row['correlation_shifted'], 2)}\n"
+            f"{cell(row['correlation_shifted_chance'], 2)}"
+        ),
+        "error / trivial\nshifted": (
+            f"{cell(row['error_over_trivial'], 2)}\n{cell(row['error_over_trivial_shifted'], 2)}"
+        ),
+    }
+
+
+def cell(one: dict[str, float | None] | None, digits: int) -> str:
+    """ "0.85 [0.80, 0.90]", or words."""
+    if one is None:
+        return "none"
+    if one["low"] is None or one["high"] is None:
+        return f"{one['value']:.{digits}f} (no interval)"
+    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"

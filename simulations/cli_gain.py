@@ -1,0 +1,127 @@
+"""fedprint-lab gain and against-pooled: finished runs, on fresh pretend patients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared_model import terminal
+
+if TYPE_CHECKING:
+    from simulations.gain import Run
+
+Patients = Annotated[int, typer.Option(min=80, help="Fresh pretend patients.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the fresh patients and of the folds.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the JSON file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `gain` and `against-pooled` to the lab's commands."""
+    app.command()(gain)
+    app.command("against-pooled")(against_pooled)
+
+
+def gain(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or a sweep's folder.")],
+    patients: Patients = 1000,
+    seed: Seed = 0,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """What share of the gain over the starting model do private runs keep of that without privacy?
+
+    Runs of equal seeds are compared; the models are measured on fresh SIMULATED patients.
+
+    Example: fedprint-lab gain swept/ -o docs/results/gain
+    """
+    from simulations import gain as core
+
+    every = [run for folder in folders for run in core.finished_below(folder)]
+    began = time.monotonic()
+    with _on_the_bar(len(every)) as told:
+        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+    _end("gain", core.shares(runs), runs, (patients, seed), began, output, as_json)
+
+
+def against_pooled(
+    federated: Annotated[Path, typer.Argument(help="Run of several hospitals, mode none.")],
+    pooled: Annotated[Path, typer.Argument(help="Run of one hospital with the same patients.")],
+    patients: Patients = 1000,
+    seed: Seed = 0,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Federated training without privacy against pooled central training, task by task.
+
+    Example: fedprint-lab against-pooled out/federated out/pooled -o docs/results/pooled
+    """
+    from simulations import gain as core
+
+    began = time.monotonic()
+    with _on_the_bar(2) as told:
+        runs = core.read_runs([federated, pooled], patients=patients, seed=seed, on_done=told)
+    figures = core.against_pooled(*runs)
+    _end("against-pooled", figures, runs, (patients, seed), began, output, as_json)
+
+
+def _end(
+    kind: str,
+    figures: dict[str, Any],
+    runs: list[Run],
+    drawn: tuple[int, int],
+    began: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from simulations import measurement
+
+    figures |= {"fresh_patients": drawn[0], "seed": drawn[1]}
+    digests = {"starting model": runs[0].start} | {run.name: run.digest for run in runs}
+    document = measurement.made_now(
+        kind, figures, weights=digests, seconds=time.monotonic() - began
+    )
+    if output is not None:
+        measurement.write(output / f"measured-{kind}.json", document)
+    if as_json:
+        terminal.print_json(document.model_dump())
+        return
+    rows = [{key: _cell(value) for key, value in row.items()} for row in figures["rows"]]
+    if kind == "gain":  # what would not fit a screen is told below
+        rows = [{k: v for k, v in row.items() if k not in {"trained", "words"}} for row in rows]
+    terminal.show(kind, rows, as_json=False)
+    for row in figures["rows"] if kind == "gain" else ():
+        terminal.out.print(f"{row['mode']}: {row['trained']}: {row['words']}")
+    for line in figures["in_words"]:
+        terminal.out.print(line)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        from simulations.results_tables import interval
+
+        return interval(value, 4)
+    return value
+
+
+@contextmanager
+def _on_the_bar(total: int) -> Iterator[Callable[[str], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=terminal.err, transient=True) as progress:
+        bar = progress.add_task("measuring", total=total)
+        yield lambda what: progress.update(bar, advance=1, description=what)

@@ -1,0 +1,184 @@
+"""fedprint-lab head federate: a head that hospitals train together, with differential privacy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared_model import terminal
+from shared_model.errors import OurMistake
+from shared_model.files import write_atomic
+from simulations.cli_head import (
+    OVERALL,
+    AsJson,
+    Saying,
+    command_line,
+    free,
+    plots,
+    promise,
+    today,
+)
+
+SIMULATED = "the patients are simulated"
+
+
+def add(app: typer.Typer) -> None:
+    """Add `federate` to the commands of heads."""
+    app.command()(federate)
+
+
+def federate(
+    task: Annotated[str, typer.Argument(help="See: fedprint-lab head list.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    mode: Annotated[str, typer.Option(help="local, distributed, or none.")] = "distributed",
+    epsilon: Annotated[float, typer.Option(min=0.01, help="Of each hospital's patients.")] = 3.0,
+    hospitals: Annotated[
+        int | None, typer.Option(min=2, max=100, help="Deal patients out among so many.")
+    ] = None,
+    simulated: Annotated[
+        int | None, typer.Option(min=20, help="Simulated patients of each hospital.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, max=20, help="Of a simulated patient.")] = 3,
+    on: Annotated[str, typer.Option(help="The frozen model, as for train.")] = "warm-start",
+    signer: Annotated[str | None, typer.Option(help="Of the model's release.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Real recordings, as for train.")] = None,
+    sites: Annotated[
+        list[Path] | None, typer.Option("--sites", help="A hospital's folder; repeatable.")
+    ] = None,
+    sensors: Annotated[str | None, typer.Option(help="both, ecg or ppg.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Of a round in mode local.")] = 1,
+    sample_rate: Annotated[float, typer.Option(help="Poisson rate of a patient.")] = 0.2,
+    clipping_norm: Annotated[float, typer.Option()] = 1.0,
+    learning_rate: Annotated[float, typer.Option()] = 0.5,
+    delta: Annotated[float | None, typer.Option(help="Default: that of a policy.")] = None,
+    threshold: Annotated[int | None, typer.Option(min=2, help="Mode distributed.")] = None,
+    colluding: Annotated[int, typer.Option(min=0, help="Mode distributed.")] = 1,
+    components: Annotated[
+        int, typer.Option(min=1, max=128, help="Public directions of the fingerprint.")
+    ] = 32,
+    repeatable: Annotated[
+        bool, typer.Option("--repeatable-non-private", help="Seeded noise: NO PRIVACY.")
+    ] = False,
+    level: Annotated[float, typer.Option(min=0.5, max=0.99)] = 0.9,
+    overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
+    draws: Annotated[int, typer.Option(min=20, max=10_000)] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of parts and bootstrap.")] = 0,
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
+    open_data: Annotated[str, typer.Option("--open-data", help="Why everybody has them.")] = "",
+    figures_public: Annotated[
+        str, typer.Option(help="Who decided that held-out figures may be in the head.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Train a head over several hospitals with differential privacy. LAB ONLY: no secure sum.
+
+    The unit is the patient. Standardisation and directions are of simulated windows; temperature,
+    sets, band and distance come from a noisy histogram of other patients. Figures of held-out
+    patients have no noise: they go to report.json, which stays, unless the data are open.
+
+    Example: fedprint-lab head federate vt -o heads/vt --epsilon 3 --mode distributed
+    """
+    from simulations.cli_probe import default_data
+    from simulations.heads import hospitals as parts
+    from simulations.heads.compare import compare
+    from simulations.heads.data import load
+    from simulations.heads.federate import Ask
+    from simulations.heads.public import space_of
+    from simulations.heads.tasks import task_named
+    from simulations.heads.train import Asked
+    from simulations.models import open_model
+
+    if mode not in ("local", "distributed", "none"):
+        raise OurMistake(f"There is no mode {mode!r}.", do="Say local, distributed or none.")
+    chosen = task_named(task)
+    if chosen.kind == "identity":
+        raise OurMistake("Nothing of identity is trained; there is nothing to federate.")
+    used = sensors or "both" if simulated else chosen.sensors(sensors)
+    free(output)
+    model = open_model(on, signer)
+    ask = Ask(
+        mode=mode,  # type: ignore[arg-type]  # checked above
+        epsilon=epsilon,
+        rounds=rounds,
+        steps=steps,
+        sample_rate=sample_rate,
+        clipping_norm=clipping_norm,
+        learning_rate=learning_rate,
+        delta=delta,
+        threshold=threshold,
+        colluding=colluding,
+        noise="NonPrivateForTests" if repeatable else "system",
+    )
+    opened = SIMULATED if simulated else open_data
+    asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level, promise(overall))
+    with Saying() as say:
+        if simulated:
+            count = hospitals or 10
+            found = parts.simulated(
+                chosen, used, model, hospitals=count, patients=simulated, windows=windows,
+                seed=seed, say=say,
+            )  # fmt: skip
+            borders = "SIMULATED PATIENTS of pretend hospitals: no figure here is of a real one"
+        else:
+            whole = load(chosen, used, model, data or default_data(), sites=sites or (), say=say)
+            found, borders = parts.shared_out(whole, hospitals, seed)
+        say("public directions: simulated windows")
+        space = space_of(model, used, components, seed)
+        made = compare(
+            found, model, space, ask, asked,
+            borders=borders, figures_public=figures_public, say=say,
+        )  # fmt: skip
+    write(output, made.head, made.report)
+    drawn = plots(output, made.head) if made.head.manifest.figures else []
+    _print(made.report, output, made.head.manifest.digest, drawn, as_json)
+
+
+def write(output: Path, head: Any, report: dict[str, Any]) -> None:
+    """The head, and what was measured, which stays here."""
+    from shared_model.heads import files
+
+    files.write(output, head)
+    body = json.dumps(report, indent=1, sort_keys=True).encode()
+    write_atomic(output / "report.json", body, mode=0o600)
+
+
+def _print(
+    report: dict[str, Any], output: Path, digest: str, drawn: list[Any], as_json: bool
+) -> None:
+    if as_json:
+        terminal.print_json({"folder": str(output), "digest": digest, **report})
+        return
+    rows = [
+        {"row": "" if place else row["row"], "figure": name, **_interval(row[name])}
+        for row in report["rows"]
+        for place, name in enumerate(name for name in row if name != "row")
+    ]
+    terminal.show(f"{report['task']}: {report['measured_on']}", rows, as_json=False)
+    spent = [
+        {**one, "epsilon": f"{one['epsilon']:.4g}", "delta": f"{one['delta']:.3g}"}
+        for one in report["hospitals"]
+    ]
+    if spent:
+        terminal.show("Spent, as a ledger would book it", spent, as_json=False)
+    for line in report["words"]:
+        terminal.out.print(line, highlight=False, markup=False)
+    if not report["figures_in_manifest"]:
+        terminal.out.print(
+            "The head has no figures: those above are of held-out patients, without noise, and "
+            "stay in report.json.",
+            highlight=False,
+        )
+    for plot in drawn:
+        terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False, markup=False)
+    terminal.out.print(f"head {digest} in {output}", highlight=False, markup=False)
+
+
+def _interval(one: dict[str, Any]) -> dict[str, str]:
+    low, high = one["low"], one["high"]
+    known = low is not None and high is not None
+    interval = f"{low:.3f} to {high:.3f}" if known else "not estimable"
+    return {"value": f"{one['value']:.3f}", "95 % interval": interval}

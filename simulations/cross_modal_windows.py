@@ -1,0 +1,129 @@
+"""Windows of real patients with both sensors, and how many were left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.ingest import prepare_recording
+from client.records import ReadFault, guess_mapping, read_folder
+from shared_model import quality
+from shared_model.errors import DataFault
+
+SITES = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
+"""Folders that hold both sensors, as patterns below the data folder."""
+OPEN_COLLECTIONS = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
+"""Under ODC-By or CC BY: single windows of these may be drawn (docs/licences)."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Windows whole and accepted in both sensors.
+
+    signal: float32 (window, channel=2, sample=1250), z-scored; patient, site: index (window,);
+    sites: names. left_out: by site, number of windows for each reason; `met` all that there were.
+    """
+
+    signal: npt.NDArray[np.float32] = field(repr=False)
+    patient: npt.NDArray[np.int64] = field(repr=False)
+    site: npt.NDArray[np.int64] = field(repr=False)
+    sites: tuple[str, ...]
+    met: dict[str, int]
+    left_out: dict[str, dict[str, int]]
+    unreadable: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def of_site(self, name: str) -> npt.NDArray[np.bool_]:
+        """bool (window,)."""
+        return np.asarray(self.site == self.sites.index(name))
+
+
+def may_be_drawn(site: str) -> bool:
+    """Whether windows of this folder may be shown."""
+    return any(fnmatch(site, pattern) for pattern in OPEN_COLLECTIONS)
+
+
+def folders_of(data: Path, patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """Folders below `data`, and the patterns to which nothing answers."""
+    found: list[Path] = []
+    absent: list[str] = []
+    for pattern in patterns:
+        here = sorted(path for path in data.glob(pattern) if path.is_dir())
+        found += [path for path in here if path not in found]
+        if not here:
+            absent.append(pattern)
+    return found, absent
+
+
+def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> Pairs:
+    """Read whole sites, through the hospital's own preparation and quality gate.
+
+    Args:
+        most: windows of a patient, evenly spaced over those that are whole in both sensors.
+        on_recording: called without arguments after each recording.
+
+    Raises:
+        DataFault: no window of any site has both sensors.
+    """
+    kept: dict[tuple[int, str], list[npt.NDArray[np.float32]]] = {}
+    met: dict[str, int] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    unreadable: dict[str, int] = {}
+    for number, folder in enumerate(folders):
+        why: Counter[str] = Counter()
+        total = faults = 0
+        for item in read_folder(folder, guess_mapping(folder)):
+            if isinstance(item, ReadFault):
+                faults += 1
+                continue
+            windows = prepare_recording(item).windows()
+            reasons = [_reason(windows.refusal[i], windows.valid[i]) for i in range(len(windows))]
+            why.update(reason for reason in reasons if reason)
+            total += len(windows)
+            whole = np.array([not reason for reason in reasons], dtype=np.bool_)
+            if whole.any():
+                kept.setdefault((number, item.patient), []).append(windows.signal[whole])
+            if callable(on_recording):
+                on_recording()
+        met[folder.name], left_out[folder.name] = total, dict(sorted(why.items()))
+        unreadable[folder.name] = faults
+    if not kept:
+        raise DataFault(
+            "No window has both sensors whole and accepted.",
+            cause="absent",
+            do="Name sites whose recordings hold ECG and PPG.",
+        )
+    signal, patient, site = [], [], []
+    for index, ((number, _), parts) in enumerate(sorted(kept.items(), key=lambda one: one[0])):
+        every = np.concatenate(parts)
+        chosen = every[_evenly(len(every), most)]
+        signal.append(chosen)
+        patient += [index] * len(chosen)
+        site += [number] * len(chosen)
+    names = tuple(folder.name for folder in folders)
+    return Pairs(
+        np.concatenate(signal), np.array(patient), np.array(site), names, met, left_out, unreadable
+    )
+
+
+def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _reason(refusal: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> str:
+    """Why a window is left out; "" if it is not."""
+    bad = refusal != quality.ACCEPTED
+    if bad.any():
+        ecg, ppg = (quality.REASONS[int(code)] for code in refusal)
+        if bad.all():
+            return f"both: ECG {ecg}, PPG {ppg}"
+        return f"ECG: {ecg}" if bad[0] else f"PPG: {ppg}"
+    return "" if valid.all() else "not recorded throughout in both"

@@ -1,0 +1,314 @@
+"""What privacy leaves of a federation's gain, and a federation against pooled training.
+
+Both read finished run folders of the lab, and measure their models on fresh pretend patients
+(`simulations.fresh_patients`), not on the runs' own held-out ones, which differ from run to run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared_model import weights as weights_io
+from shared_model.errors import OurMistake
+from simulations.fresh_patients import Scores, draw, score
+from simulations.lab.experiment import Experiment
+from simulations.lab.frontiers import interval
+from simulations.lab.result import Result
+
+NONE = "none"
+BARS = {"local": 0.4, "distributed": 0.7}
+ASKED, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 3.0, 5
+"""Hospitals, patients of each, segments of a patient; the bar is for these."""
+AUROC_BAR, MAE_BAR = 0.98, 1.03
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what it was, and the scores of its first and last model."""
+
+    name: str
+    experiment: Experiment
+    start: str
+    digest: str
+    before: Scores
+    after: Scores
+
+    @property
+    def mode(self) -> str:
+        return self.experiment.privacy.mode
+
+    @property
+    def gain(self) -> float:
+        """Mean skill over tasks, last model minus first."""
+        return self.after.skill - self.before.skill
+
+
+def read_runs(
+    folders: Sequence[Path],
+    *,
+    patients: int,
+    seed: int,
+    on_done: Callable[[str], None] | None = None,
+) -> list[Run]:
+    """Score the models of finished runs.
+
+    Raises:
+        OurMistake: a folder holds no run, or one that has not ended, or is named twice.
+    """
+    from simulations.lab.beginning import starting_model
+
+    if len({folder.resolve() for folder in folders}) != len(folders):
+        raise OurMistake("A run is named twice.")
+    fresh = draw(patients, seed)
+    starts: dict[str, Scores] = {}
+    runs = []
+    for folder in folders:
+        result = Result.open(folder)
+        experiment, digest = result.experiment, result.digest
+        config, first = starting_model(experiment)
+        start = weights_io.digest(first)
+        if start not in starts:
+            starts[start] = score(config, first, fresh, seed)
+        after = score(config, result.weights(), fresh, seed)
+        name = f"{experiment.privacy.mode}, seed {experiment.seed}, {experiment.identity[:12]}"
+        runs.append(Run(name, experiment, start, digest, starts[start], after))
+        if on_done is not None:
+            on_done(folder.name)
+    return runs
+
+
+def finished_below(folder: Path) -> list[Path]:
+    """The folder itself if it holds a finished run, else the finished runs below it.
+
+    Raises:
+        OurMistake: there is none.
+    """
+    runs = sorted(path.parent for path in folder.rglob("experiment.toml"))
+    found = [run for run in runs if (run / "result.json").is_file()]
+    if not found:
+        raise OurMistake(
+            f"No finished run is in {folder}.",
+            do="Name folders of: fedprint-lab run, sweep or frontier.",
+        )
+    return found
+
+
+def shares(runs: Sequence[Run]) -> dict[str, Any]:
+    """Share of the gain that each private mode keeps of that of the best runs without privacy.
+
+    Runs of equal seeds are compared; the share is the ratio of mean gains over seeds, its interval
+    a percentile bootstrap over seeds. Without a gain of the reference there is no share.
+
+    Raises:
+        OurMistake: runs begin with different models, or none is without privacy, or the seeds of
+            a group are not those of the reference.
+    """
+    if len({run.start for run in runs}) != 1:
+        raise OurMistake("The runs begin with different models: their gains do not compare.")
+    groups: dict[tuple[str, float | None, str], dict[int, Run]] = {}
+    for run in runs:
+        group = groups.setdefault(_key(run), {})
+        if run.experiment.seed in group:
+            raise OurMistake(
+                f"{run.name} and {group[run.experiment.seed].name} are the same experiment.",
+                do="Name the folders of one sweep.",
+            )
+        group[run.experiment.seed] = run
+    free = {key: group for key, group in groups.items() if key[0] == NONE}
+    if not free:
+        raise OurMistake("No run is without privacy (mode none): there is nothing to keep.")
+    best = max(free, key=lambda key: _mean(groups[key]))
+    reference = groups[best]
+    rows = [_row(key, group, reference) for key, group in sorted(groups.items(), key=str)]
+    first = runs[0]
+    return {
+        "rows": rows,
+        "shares": [
+            {"mode": key[0], "epsilon": key[1], "reached": row["reached"], "words": row["words"],
+             "as_asked": _as_asked(groups[key])}
+            for key, row in zip(sorted(groups, key=str), rows, strict=True)
+            if key[0] in BARS
+        ],
+        "in_words": [
+            "Gain: mean skill over tasks on fresh SIMULATED patients, last model minus first; "
+            f"skill of the first: {first.before.skill:.4f}.",
+            f"Reference: the runs without privacy that gain most ({best[2]}).",
+            *_words(runs),
+        ],
+        "plotted": [
+            {"name": f"{row['mode']}, {row['trained']}" + (
+                "" if row["epsilon"] is None else f", epsilon {row['epsilon']:g}"),
+             **row["gain"]}
+            for row in rows
+        ],
+        "plotted_words": "gain in mean skill over the starting model, 95 % over seeds",
+    }  # fmt: skip
+
+
+def _key(run: Run) -> tuple[str, float | None, str]:
+    """Mode, epsilon and how it was trained: all that tells groups apart but the seed."""
+    told = run.experiment
+    trained = (
+        f"{told.federation.hospitals} hospitals x {told.federation.patients}, {told.rounds} rounds "
+        f"of {told.algorithm.steps} {told.algorithm.optimiser} steps at "
+        f"{told.algorithm.learning_rate:g}, sample rate {told.privacy.sample_rate:g}"
+    )
+    return told.privacy.mode, told.privacy.epsilon, trained
+
+
+def _as_asked(group: dict[int, Run]) -> bool:
+    """Whether these are the sizes of the issue's bar; other sizes do not answer it."""
+    told = next(iter(group.values())).experiment
+    sizes = (told.federation.hospitals, told.federation.patients, told.algorithm.segments)
+    batch = told.privacy.sample_rate * told.federation.patients * (1 - told.federation.held_out)
+    fits = sizes == ASKED and told.privacy.epsilon == ASKED_EPSILON and abs(batch - 256) < 1
+    return fits and told.model.preset == "tiny" and len(group) >= ASKED_SEEDS
+
+
+def _mean(group: dict[int, Run]) -> float:
+    return math.fsum(run.gain for run in group.values()) / len(group)
+
+
+def _row(
+    key: tuple[str, float | None, str], group: dict[int, Run], reference: dict[int, Run]
+) -> dict[str, Any]:
+    mode, epsilon, trained = key
+    if set(group) != set(reference):
+        raise OurMistake(
+            f"Mode {mode} has seeds {sorted(group)}, the reference {sorted(reference)}.",
+            do="Let all runs of the sweep finish.",
+        )
+    seeds = sorted(group)
+    ours = np.array([group[seed].gain for seed in seeds])
+    free = np.array([reference[seed].gain for seed in seeds])
+    mean, low, high = interval(ours.tolist())
+    share, ends = share_of(ours, free)
+    bar = BARS.get(mode)
+    reached = None if bar is None else bool(share is not None and share >= bar)
+    if share is None:
+        words = "no share: the runs without privacy do not gain"
+    else:
+        words = f"{100 * share:.0f} % of the gain kept ({len(seeds)} seeds)"
+        if ends is not None:
+            words += f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
+    return {
+        "mode": mode,
+        "epsilon": epsilon,
+        "trained": trained,
+        "seeds": len(seeds),
+        "gain": {"value": mean, "low": low, "high": high},
+        "share": share,
+        "bar": bar,
+        "reached": reached,
+        "words": words,
+    }
+
+
+def share_of(ours: np.ndarray, free: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
+    """Ratio of mean gains (seed,), and its interval over seeds, paired; None where the reference
+    gains nothing, or in a tenth of the bootstrap samples nothing."""
+    if free.mean() <= 0:
+        return None, None
+    share = float(ours.mean() / free.mean())
+    if len(ours) < 2:
+        return share, None
+    chosen = np.random.default_rng(0).integers(0, len(ours), size=(DRAWS, len(ours)))
+    below = free[chosen].mean(axis=1)
+    if (below <= 0).mean() > 0.1:
+        return None, None
+    ratio = ours[chosen].mean(axis=1)[below > 0] / below[below > 0]
+    low, high = np.percentile(ratio, [2.5, 97.5])
+    return share, (float(low), float(high))
+
+
+def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
+    """Task by task: AUROC of the federated over the pooled model's, or mean absolute errors.
+
+    Raises:
+        OurMistake: the two are not the same training but for who holds the patients.
+    """
+    _comparable(federated, pooled)
+    rows: list[dict[str, Any]] = []
+    margins: list[tuple[float, str, float]] = []
+    for task, kind in federated.after.kinds.items():
+        ratio = federated.after.metrics[task] / pooled.after.metrics[task]
+        reached = ratio >= AUROC_BAR if kind == "auroc" else ratio <= MAE_BAR
+        margin = ratio - AUROC_BAR if kind == "auroc" else MAE_BAR - ratio
+        rows.append(
+            {
+                "task": task,
+                "metric": "AUROC" if kind == "auroc" else "mean absolute error",
+                "starting model": federated.before.metrics[task],
+                "federated": federated.after.metrics[task],
+                "pooled": pooled.after.metrics[task],
+                "ratio": ratio,
+                "bar": f">= {AUROC_BAR:g}" if kind == "auroc" else f"<= {MAE_BAR:g}",
+                "reached": bool(reached),
+            }
+        )
+        margins.append((margin, task, ratio))
+    worst = min(margins)
+    moved = pooled.after.skill - pooled.before.skill
+    return {
+        "rows": rows,
+        "worst": {
+            "words": f"{sum(row['reached'] for row in rows)} of {len(rows)} tasks; nearest to or "
+            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}"
+            + ("" if moved > 0 else "; pooled training gained nothing, so this says nothing"),
+            "reached": all(row["reached"] for row in rows) if moved > 0 else None,
+        },
+        "in_words": [
+            "Fresh SIMULATED patients, probes of frozen fingerprints.",
+            "Both share one pool of patients; which few of it each run holds out differs.",
+            f"Pooled training moved mean skill by {moved:+.4f}: where it moves nothing, a ratio "
+            "near 1 says nothing.",
+            *_words([federated, pooled]),
+        ],
+    }
+
+
+def _comparable(federated: Run, pooled: Run) -> None:
+    one, other = federated.experiment, pooled.experiment
+    wrong = []
+    if one.privacy.mode != NONE or other.privacy.mode != NONE:
+        wrong.append("both must be without privacy (mode none)")
+    if other.federation.hospitals != 1 or one.federation.hospitals < 2:
+        wrong.append("the pooled run has one hospital, the other more")
+    if (one.federation.partition.kind == "natural") or (
+        other.federation.partition.kind == "natural"
+    ):
+        wrong.append('both need a partition other than "natural", so that they share one pool')
+    if one.federation.source != other.federation.source or one.seed != other.seed:
+        wrong.append("source or seed differ: the patients are not the same")
+    total = [told.federation.hospitals * told.federation.patients for told in (one, other)]
+    if total[0] != total[1]:
+        wrong.append(f"{total[0]} patients against {total[1]}")
+    steps = [told.rounds * told.algorithm.steps for told in (one, other)]
+    if steps[0] != steps[1]:
+        wrong.append(f"{steps[0]} steps against {steps[1]}")
+    if federated.start != pooled.start:
+        wrong.append("they begin with different models")
+    if wrong:
+        raise OurMistake(
+            f"The two runs do not compare: {'; '.join(wrong)}.",
+            do="See docs/experiments/pooled.toml and federated-not-private.toml.",
+        )
+
+
+def _words(runs: Sequence[Run]) -> list[str]:
+    """What must be said beside the figures: mock noise, and what the patients are."""
+    said = []
+    private = [run for run in runs if run.mode != NONE]
+    if any(run.experiment.privacy.noise == "NonPrivateForTests" for run in private):
+        said.append("Noise of the private runs REPEATS (NonPrivateForTests): its size is true, its "
+                    "protection is none.")  # fmt: skip
+    sources = sorted({run.experiment.federation.source for run in runs})
+    said.append(f"Patients that trained: {', '.join(sources)}.")
+    return said

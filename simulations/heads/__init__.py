@@ -1,0 +1,1 @@
+"""Heads: small linear models on frozen fingerprints, calibrated, with intervals and abstention."""

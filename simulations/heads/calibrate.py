@@ -1,0 +1,120 @@
+"""Temperature, conformal sets and bands from out-of-fold outputs; measured on other patients.
+
+Everything here that is fitted has one number. It is fitted on all patients for the head, and for
+its figures again on the patients of the other folds, so that no patient measures a number that he
+helped to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from shared_model.heads.answers import softmax
+from shared_model.heads.manifest import Bin
+from simulations.heads.data import Floats, Places
+
+BINS = 10
+_WIDEST = (-3.0, 3.0)
+"""Natural logarithm of the temperatures that are tried: 0.05 to 20."""
+
+Bools = npt.NDArray[np.bool_]
+
+
+def temperature(logits: Floats, truth: Floats, weight: Floats) -> float:
+    """The temperature of the smallest log loss (Guo et al. 2017, 1706.04599, section 4.2).
+
+    Args:
+        logits: (item, class). truth: (item,). weight: (item,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    labels = truth.astype(int)
+
+    def loss(log_of_it: float) -> float:
+        shares = softmax(logits, float(np.exp(log_of_it)))[np.arange(len(labels)), labels]
+        return float(np.average(-np.log(np.maximum(shares, 1e-12)), weights=weight))
+
+    found = minimize_scalar(loss, bounds=_WIDEST, method="bounded", options={"xatol": 1e-3})
+    return float(np.exp(found.x))
+
+
+def reliability(shares: Floats, truth: Floats, weight: Floats) -> tuple[Bin, ...]:
+    """Bins of equal width over the confidence, the largest probability; empty ones are left out."""
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth.astype(int)
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    made = []
+    for number in range(BINS):
+        inside = place == number
+        if inside.any():
+            made.append(
+                Bin(
+                    share=_share(weight[inside].sum() / weight.sum()),
+                    confidence=_share(np.average(confidence[inside], weights=weight[inside])),
+                    accuracy=_share(np.average(right[inside], weights=weight[inside])),
+                )
+            )
+    return tuple(made)
+
+
+def calibration_error(bins: tuple[Bin, ...]) -> float:
+    """Expected calibration error (Guo et al. 2017, equation 3)."""
+    return _share(sum(one.share * abs(one.confidence - one.accuracy) for one in bins))
+
+
+def quantile(scores: Floats, weight: Floats, level: float, *, patients: int | None) -> float:
+    """Smallest score that at least `level` of the patients' weight lies at or below.
+
+    Args:
+        scores: (item,), large where the model was wrong. weight: (item,), 1 a patient in all.
+        patients: if given, a patient more is supposed, with an infinite score: the conformal
+            correction. A random item of a new patient is then at or below with probability
+            `level`, if patients are exchangeable (pooled: Dunn, Wasserman and Ramdas 2022,
+            1809.07441, section 4.1; exact only for one item a patient).
+    """
+    order = np.argsort(scores, kind="stable")
+    total = float(weight.sum()) + (0.0 if patients is None else float(weight.sum()) / patients)
+    reached = np.cumsum(weight[order]) / total
+    place = int(np.searchsorted(reached, level - 1e-12))
+    return float(scores[order[place]]) if place < len(scores) else float("inf")
+
+
+def by_fold(fold: Places, fit: Callable[[Bools], npt.ArrayLike]) -> Floats:
+    """For each item what was fitted on the patients of the other folds: (item, ...)."""
+    parts = {int(n): np.asarray(fit(fold != n), dtype=np.float64) for n in np.unique(fold)}
+    return np.stack([parts[int(n)] for n in fold])
+
+
+def temperatures_by_fold(fold: Places, logits: Floats, truth: Floats, weight: Floats) -> Floats:
+    """The temperature for each item, fitted without its fold: (item,)."""
+    return by_fold(fold, lambda rest: temperature(logits[rest], truth[rest], weight[rest]))
+
+
+def least_of(shares: Floats, truth: Floats, patient: Places, level: float, promise: str) -> Floats:
+    """Least probability of each class in the sets, (class,): LAC (Sadinle, Lei and Wasserman 2019,
+    1609.00451), overall or for each class by itself (Vovk, Lindsay, Nouretdinov and Gammerman
+    2003, "Mondrian confidence machine"). 0 where so few patients promise nothing.
+
+    Args:
+        shares: (item, class), of patients left out. truth, patient: (item,).
+    """
+    labels = truth.astype(int)
+    wrong = 1.0 - shares[np.arange(len(labels)), labels]
+    kept = [labels == one for one in range(shares.shape[1])]
+    if promise == "overall":
+        kept = [np.ones(len(labels), dtype=np.bool_)] * shares.shape[1]
+    return np.array([_least(wrong[rows], patient[rows], level) for rows in kept])
+
+
+def _least(wrong: Floats, patient: Places, level: float) -> float:
+    if not len(wrong):
+        return 0.0
+    weight = 1.0 / np.bincount(patient)[patient]
+    patients = int(np.unique(patient).size)
+    return _share(1.0 - quantile(wrong, weight, level, patients=patients))
+
+
+def _share(value: float) -> float:
+    return float(min(1.0, max(0.0, value)))

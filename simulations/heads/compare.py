@@ -1,0 +1,198 @@
+"""What a federated head is worth, on patients who had no part in it, beside what it lost to noise.
+
+result = compare(hospitals, model, space, ask, asked, borders=...)
+result.head, result.report["rows"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shared_model.errors import OurMistake
+from shared_model.heads.answers import distances, logits, softmax, standardised
+from shared_model.heads.arrays import Head
+from simulations.heads import calibrate, figures, fit
+from simulations.heads.federate import Ask, private_head
+from simulations.heads.hospitals import Hospital, together
+
+if TYPE_CHECKING:
+    from simulations.heads.data import Floats, HeadData
+    from simulations.heads.public import PublicSpace
+    from simulations.heads.train import Asked, Say
+    from simulations.models import NamedModel
+
+OF_HELD_OUT = (
+    "patients who took part in neither steps nor histogram, of all hospitals; measured without "
+    "noise: their figures are not protected"
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The asked head; rows of it and of others, measured on the same patients."""
+
+    head: Head
+    report: dict[str, Any] = field(repr=False)
+
+
+def compare(
+    hospitals: Sequence[Hospital],
+    model: NamedModel,
+    space: PublicSpace,
+    ask: Ask,
+    asked: Asked,
+    *,
+    borders: str,
+    figures_public: str = "",
+    say: Say = lambda _: None,
+) -> Compared:
+    """Train the asked head, the same without noise, and one of all patients at one place.
+
+    The figures go into the head's manifest where its data are open or simulated, or where somebody
+    has decided that they may (`figures_public`); else they are in the report alone.
+
+    Raises:
+        OurMistake: identity, of which nothing is trained; or see `settle`.
+    """
+    if hospitals[0].fit.kind == "identity":
+        raise OurMistake("Nothing of identity is trained; there is nothing to federate.")
+    measured_on = together([one.measure for one in hospitals])
+    name = words_of(ask)
+    made = private_head(
+        hospitals, model, space, ask, asked, borders=borders, on_round=_told(say, name, ask)
+    )
+    rows = [{"row": name, **_row(made.head, measured_on, asked)}]
+    if ask.mode != "none":
+        free = replace(ask, mode="none")
+        say(words_of(free))
+        other = private_head(hospitals, model, space, free, asked, borders=borders)
+        rows.append({"row": words_of(free), **_row(other.head, measured_on, asked)})
+    say("pooled at one place")
+    rows.append(_pooled(hospitals, measured_on, asked))
+    rows.append(_constant(hospitals, measured_on, asked))
+    head = made.head
+    if figures_public or asked.open_data:
+        head = with_figures(head, measured_on, asked, figures_public)
+    privacy = head.manifest.privacy
+    report = {
+        "task": head.manifest.task,
+        "rows": rows,
+        "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
+        "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
+        "hospitals": [one.model_dump() for one in privacy.spent],
+        "words": [*privacy.words, borders],
+        "figures_in_manifest": bool(head.manifest.figures),
+    }
+    return Compared(head, report)
+
+
+def words_of(ask: Ask) -> str:
+    """A row's name."""
+    if ask.mode == "none":
+        return "federated, NO PRIVACY: no clipping, no noise"
+    shown = f"federated, {ask.mode}, epsilon {ask.epsilon:g}"
+    return shown if ask.noise == "system" else f"{shown}, SEEDED NOISE: NO PRIVACY"
+
+
+def _told(say: Say, name: str, ask: Ask) -> Callable[[int], None]:
+    return lambda number: say(f"{name}: round {number} of {ask.rounds}")
+
+
+def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
+    """The head's answers on these patients; nothing is fitted."""
+    manifest = head.manifest
+    outputs = logits(head, standardised(head, data.fingerprints))
+    if manifest.band is not None:
+        least = np.full((len(outputs), 1), manifest.band.half_width)
+    else:
+        heat, sets = manifest.temperature, manifest.sets
+        if heat is None or sets is None:
+            raise OurMistake("A head of classes has a temperature and sets.")
+        outputs = softmax(outputs, heat.temperature)
+        least = np.tile(np.array(sets.least), (len(outputs), 1))
+    return figures.Measured.of(data, outputs, least, draws=asked.draws, seed=asked.seed)
+
+
+def _row(head: Head, data: HeadData, asked: Asked) -> dict[str, Any]:
+    return {one.name: one.model_dump() for one in figures.figures(_measured(head, data, asked))}
+
+
+def _main(outputs: Floats, data: HeadData, asked: Asked) -> dict[str, Any]:
+    """The main figure of outputs that have no sets or band."""
+    shares = outputs if data.kind == "number" else softmax(outputs)
+    least = np.zeros_like(shares)
+    measured = figures.Measured.of(data, shares, least, draws=asked.draws, seed=asked.seed)
+    name, measure = next(iter(figures.measures(measured).items()))
+    found = measured.figure(name, measure)
+    return {} if found is None else {name: found.model_dump()}
+
+
+def _pooled(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> dict[str, Any]:
+    pooled = together([one.fit for one in hospitals])
+    central = fit.chosen(pooled, np.arange(len(pooled.truth)), asked.seed)
+    name = "pooled at one place, NO PRIVACY: all 128 features, scikit-learn"
+    return {"row": name, **_main(central.outputs(data.fingerprints), data, asked)}
+
+
+def _constant(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> dict[str, Any]:
+    """Always the training median; of classes the same shares for everybody (AUROC 0.5)."""
+    pooled = together([one.fit for one in hospitals])
+    outputs = np.zeros((len(data.truth), max(1, len(data.classes))))
+    if data.kind == "number":
+        outputs += float(np.median(pooled.truth))
+    return {"row": "always the same answer", **_main(outputs, data, asked)}
+
+
+def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
+    """The head with its figures on these patients in the manifest."""
+    from shared_model.heads import arrays as arrays_io
+    from shared_model.heads.card import with_card
+    from simulations.heads.train import plain_words
+
+    manifest = head.manifest
+    measured = _measured(head, data, asked)
+    found = figures.figures(measured)
+    value = {one.name: one.value for one in found}
+    far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
+    beyond = float(np.average(far, weights=data.weight))
+    update: dict[str, Any] = {
+        "figures": found,
+        "groups": figures.groups(measured),
+        "figures_of": f"{data.patients} {OF_HELD_OUT}",
+        "figures_public": plain_words(public),
+        "distance": manifest.distance.model_copy(update={"beyond": beyond}),
+    }
+    if manifest.band is not None:
+        band = {"coverage": value.get("within the band")}
+        update["band"] = manifest.band.model_copy(update=band)
+    if manifest.sets is not None and manifest.temperature is not None:
+        update["sets"] = manifest.sets.model_copy(
+            update={
+                "coverage": value.get("truth in the set"),
+                "answered": value.get("answered"),
+                "accuracy": value.get("accuracy where answered"),
+                "curve": figures.answered_curve(measured),
+            }
+        )
+        update["temperature"] = manifest.temperature.model_copy(
+            update=_reliability(head, data, measured)
+        )
+    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
+    made = type(manifest)(**(fields | update))
+    return arrays_io.opened(with_card(made), arrays_io.to_bytes(head.arrays))
+
+
+def _reliability(head: Head, data: HeadData, measured: figures.Measured) -> dict[str, Any]:
+    plain = softmax(logits(head, standardised(head, data.fingerprints)))
+    before = calibrate.reliability(plain, data.truth, data.weight)
+    after = calibrate.reliability(measured.shares, data.truth, data.weight)
+    return {
+        "ece_before": calibrate.calibration_error(before),
+        "ece_after": calibrate.calibration_error(after),
+        "reliability_before": before,
+        "reliability_after": after,
+    }

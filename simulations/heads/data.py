@@ -1,0 +1,125 @@
+"""Fingerprints with truths: what a head is fitted and measured on.
+
+data = load(task_named("sex"), "ppg", model, data_folder)      # real recordings
+data.fingerprints, data.truth, data.patient, data.weight
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shared_model.errors import DataFault, OurMistake
+from simulations.heads.tasks import HeadTask, Item, Kind
+from simulations.models import NamedModel
+from simulations.probes.task import People
+
+Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+FEWEST_PATIENTS = 8
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Items with a fingerprint.
+
+    fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
+    session: (item,). people: by patient. windows: all of them. left_out: items without a
+    fingerprint of these sensors.
+    """
+
+    task: str
+    kind: Kind
+    classes: tuple[str, ...]
+    unit: str
+    item: Item
+    sensors: str
+    fingerprints: npt.NDArray[np.float32] = field(repr=False)
+    truth: Floats = field(repr=False)
+    patient: Places = field(repr=False)
+    session: Places = field(repr=False)
+    people: People = field(repr=False)
+    windows: int
+    left_out: int
+    note: str = ""
+
+    @property
+    def patients(self) -> int:
+        """Patients with at least one item."""
+        return int(np.unique(self.patient).size)
+
+    @property
+    def weight(self) -> Floats:
+        """(item,): every patient weighs 1, shared out over the patient's items."""
+        return np.asarray(1.0 / np.bincount(self.patient)[self.patient])
+
+    def of(self, chosen: npt.NDArray[np.bool_]) -> HeadData:
+        """The items of the patients that are chosen (patient,)."""
+        kept = chosen[self.patient]
+        return replace(
+            self,
+            fingerprints=self.fingerprints[kept],
+            truth=self.truth[kept],
+            patient=self.patient[kept],
+            session=self.session[kept],
+        )
+
+
+def load(
+    task: HeadTask,
+    sensors: str,
+    model: NamedModel,
+    data: Path,
+    *,
+    sites: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> HeadData:
+    """Read recordings, make fingerprints, pool them by item.
+
+    Raises:
+        DataFault: no recording with labels, fewer than 8 patients, or one class alone.
+    """
+    from simulations.probes.rows import encoder
+
+    say(f"reading recordings: {task.name}")
+    found = task.load(sensors, data, sites)
+    say(f"fingerprints of {len(found.signal)} windows")
+    features = found.pool(encoder(model.config, model.weights)(*found.windows(sensors)))
+    good = np.isfinite(features).all(axis=1)
+    if found.people is None:
+        raise OurMistake(f"The makers of task {task.name} do not know whose windows they are.")
+    made = HeadData(
+        task=task.name,
+        kind=task.kind,
+        classes=found.classes or task.classes,
+        unit=task.unit,
+        item=task.sources[sensors].item,
+        sensors=sensors,
+        fingerprints=features[good].astype(np.float32),
+        truth=found.truth[good],
+        patient=found.group[good].astype(np.int64),
+        session=found.session[good].astype(np.int64),
+        people=found.people,
+        windows=len(found.signal),
+        left_out=int((~good).sum()),
+        note=found.note,
+    )
+    return checked(made)
+
+
+def checked(data: HeadData) -> HeadData:
+    """Raises DataFault where nothing can be learnt."""
+    if data.patients < FEWEST_PATIENTS:
+        raise DataFault(
+            f"There are {data.patients} patients with labels; a head needs {FEWEST_PATIENTS}.",
+            cause="few",
+        )
+    if data.kind == "classes":
+        present = np.unique(data.truth)
+        if len(present) < len(data.classes):
+            raise DataFault("A class of this task has no patient in these data.", cause="few")
+    return data

@@ -1,0 +1,375 @@
+"""A head that hospitals train together, with differential privacy, in the lab.
+
+    made = private_head(hospitals, model, space, Ask(mode="distributed", epsilon=3.0), asked, ...)
+
+LAB ONLY: hospitals' steps, clipping, noise, integers and accounting are those of a deployed run;
+the masks of the secure sum, the ledger and the signed messages are not there. A deployed round
+trains the masked autoencoder's parameters and no other (docs/adr/0034-task-heads.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from shared_model.accounting import epsilon_pld, noise_multiplier_for
+from shared_model.config import PrivacyPlan
+from shared_model.distributed import Shares, mechanism
+from shared_model.errors import OurMistake
+from shared_model.heads.manifest import (
+    Band,
+    Collection,
+    Distance,
+    Privacy,
+    Sets,
+    Spent,
+    Temperature,
+)
+from shared_model.protocol import PRIVACY_UNIT
+from shared_model.secure_sum.numbers import Numbers
+from simulations.heads import collections, fit
+from simulations.heads import private_calibration as histogram
+from simulations.heads.collections import NOT_STATED
+from simulations.heads.private_steps import (
+    LinearUnit,
+    noise_of,
+    outputs_of,
+    summed,
+    tensors,
+    trained,
+)
+from simulations.heads.public import NUMBERS, PublicSpace
+from simulations.heads.train import (
+    FAR_LEVEL,
+    NOT_PRIVATE,
+    Asked,
+    plain_name,
+    plain_words,
+    written,
+)
+from simulations.lab.beginning import bits_of, norm_bound_of
+from simulations.lab.experiment import Algorithm, Experiment
+from simulations.lab.experiment import Privacy as AskedPrivacy
+from simulations.lab.privacy_of_run import HARDLY_ANY, PrivacyOfRun
+from simulations.lab.terms import Setup, weights_of_sites
+
+if TYPE_CHECKING:
+    from shared_model.heads.arrays import Head
+    from shared_model.weights import Weights
+    from simulations.heads.data import HeadData
+    from simulations.heads.hospitals import Hospital
+    from simulations.models import NamedModel
+
+CALIBRATION_ROUND = 0
+"""Its place among rounds, which count from 1: seeded noise of its own."""
+MOST_ITEMS = 60
+LAB_ONLY = (
+    "LAB ONLY: no secure sum of a deployed run was in force, no ledger was kept and no policy of a "
+    "hospital was asked. Clipping, noise and accounting are those of a deployed run."
+)
+Mode = Literal["local", "distributed", "none"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a private training is asked. rounds: of one step in mode distributed, else of `steps`.
+    noise: the operating system's, or seeded noise that repeats and protects nobody."""
+
+    mode: Mode
+    epsilon: float
+    rounds: int = 60
+    steps: int = 1
+    sample_rate: float = 0.1
+    clipping_norm: float = 1.0
+    learning_rate: float = 0.5
+    delta: float | None = None
+    threshold: int | None = None
+    colluding: int = 1
+    noise: Literal["system", "NonPrivateForTests"] = "system"
+
+    def experiment(self, seed: int) -> Experiment:
+        """As the lab writes a run down."""
+        none = self.mode == "none"
+        return Experiment(
+            name="head",
+            seed=seed,
+            rounds=self.rounds,
+            algorithm=Algorithm(
+                steps=self.steps, optimiser="sgd", learning_rate=self.learning_rate
+            ),
+            privacy=AskedPrivacy(
+                mode=self.mode,
+                epsilon=None if none else self.epsilon,
+                delta=self.delta,
+                sample_rate=self.sample_rate,
+                clipping_norm=self.clipping_norm,
+                noise=self.noise,
+                threshold=self.threshold,
+                colluding=self.colluding,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Public numbers of a run of a head: the lab's, for both of its mechanisms."""
+
+    setup: Setup
+    privacy: PrivacyOfRun
+    declared: tuple[int, ...]
+    weights: tuple[int, ...]
+
+
+def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -> Settled:
+    """Noise multiplier, integers and weights.
+
+    Raises:
+        OurMistake: one hospital, no noise is enough, or the integers do not fit.
+    """
+    if len(hospitals) < 2:
+        raise OurMistake("A federation has at least two hospitals.")
+    if ask.mode == "distributed" and ask.steps != 1:
+        raise OurMistake("A round of mode distributed is one step.", do="Leave --steps out.")
+    experiment = ask.experiment(seed)
+    declared = tuple(one.declared for one in hospitals)
+    privacy = PrivacyOfRun.of(
+        experiment, declared=declared, dimension=dimension, asked=len(hospitals)
+    )
+    weights = tuple(weights_of_sites(declared))
+    setup = Setup(
+        experiment=experiment,
+        data=Path(),
+        states=Path(),
+        plan=privacy.plan,
+        noise=privacy.noise,
+        threshold=privacy.threshold,
+        norm_bound=norm_bound_of(experiment, privacy, min(declared), dimension),
+        bits=bits_of(None, sum(weights)),
+        dimension=dimension,
+        sent=("bias", "weight"),
+    )
+    return Settled(setup, privacy, declared, weights)
+
+
+def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan, float]:
+    """The histogram's plan: one step of everybody, as dear as all rounds; and what it costs.
+
+    size: its entries.
+    A patient is in the steps or in the histogram: the dearer of the two is what he pays
+    (parallel composition under adding or removing one patient)."""
+    run = settled.privacy
+    if ask.mode == "none":
+        return PrivacyPlan(1.0, HARDLY_ANY, 1.0, 1), 0.0
+    sigma = noise_multiplier_for(ask.epsilon, run.delta, 1.0, 1)
+    if ask.mode == "local":
+        plan = PrivacyPlan(1.0, sigma, 1.0, 1, "local")
+        return plan, epsilon_pld([plan], run.delta)
+    sigma *= math.sqrt(run.threshold / (run.threshold - run.colluding)) * (1.0 + 1e-6)
+    plan = PrivacyPlan(1.0, sigma, 1.0, 1, "distributed")
+    priced = mechanism(plan, dimension=size, threshold=run.threshold, colluding=run.colluding)
+    return plan, epsilon_pld([priced], run.delta)
+
+
+@dataclass(frozen=True)
+class PrivateHead:
+    """A head as its mechanisms made it, without a figure of anybody. patients, spread: of the noisy
+    histogram."""
+
+    head: Head
+    settled: Settled
+    patients: float
+    spread: float
+
+
+def private_head(
+    hospitals: Sequence[Hospital],
+    model: NamedModel,
+    space: PublicSpace,
+    ask: Ask,
+    asked: Asked,
+    *,
+    borders: str,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> PrivateHead:
+    """Both mechanisms: the steps on the patients that fit, the histogram on those that calibrate.
+
+    Nothing that the head holds was computed from a patient in another way: scale, directions and
+    the distance's centre are of simulated windows, counts are declared ones.
+    """
+    data = hospitals[0].fit
+    outputs = outputs_of(data.kind, len(data.classes))
+    unit = LinearUnit(outputs, space.components, data.kind)
+    settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
+    most = max(int(np.bincount(one.fit.patient).max()) for one in hospitals)
+    parts = [(one.name, tensors(one.fit, space, min(most, MOST_ITEMS))) for one in hospitals]
+    found = trained(parts, settled.setup, settled.declared, settled.weights, unit, on_round)
+    fitted = _folded(found, space, data)
+    draft = written(data, model, asked, fitted, _fields(data, space, None, asked))
+    shape = histogram.shape_of(data.kind, len(data.classes))
+    plan, epsilon = calibration_plan(settled, ask, int(np.prod(shape)))
+    seen = _histogram(hospitals, draft, plan, settled, asked)
+    fields = _fields(data, space, seen, asked)
+    fields |= {
+        "privacy": _privacy(hospitals, settled, ask, epsilon),
+        "class_counts": (),
+        "patients": sum(settled.declared),
+        "items": 0,
+        "windows": 0,
+        "left_out": 0,
+        "figures_of": "no figure is given here: figures of patients have no noise",
+        "regularisation": 1.0,
+        "notes": tuple(plain_words(note) for note in (borders, data.note) if note),
+        "collections": _declared(hospitals, asked),
+    }
+    return PrivateHead(
+        written(data, model, asked, fitted, fields), settled, seen.patients, seen.spread
+    )
+
+
+def _folded(found: Weights, space: PublicSpace, data: HeadData) -> fit.Fitted:
+    """The trained weight on z as a weight on standardised fingerprints; classes get a row each."""
+    weight = found["weight"].astype(np.float64) @ space.directions
+    bias = found["bias"].astype(np.float64)
+    if data.kind == "number":
+        centre, scale = NUMBERS[data.task]
+        weight, bias = weight * scale, bias * scale + centre
+    elif len(data.classes) == 2:
+        weight = np.concatenate([-0.5 * weight, 0.5 * weight])
+        bias = np.concatenate([-0.5 * bias, 0.5 * bias])
+    return fit.Fitted(space.mean, space.scale, weight, bias, 1.0)
+
+
+def _scale_of(data: HeadData) -> float:
+    return NUMBERS[data.task][1] if data.kind == "number" else 1.0
+
+
+def _histogram(
+    hospitals: Sequence[Hospital], draft: Head, plan: PrivacyPlan, settled: Settled, asked: Asked
+) -> histogram.ReadOff:
+    """The noisy histogram of all hospitals, read off."""
+    run, setup = settled.privacy, settled.setup
+    kind = draft.manifest.kind
+    shape = histogram.shape_of(kind, len(draft.manifest.classes))
+    scale = _scale_of(hospitals[0].fit)
+    updates = []
+    for one in hospitals:
+        source = noise_of(setup, one.name, CALIBRATION_ROUND)
+        rows = histogram.told(draft, one.calibrate, scale)
+        updates.append((histogram.contribution(rows, plan, source), source))
+    size, count = int(np.prod(shape)), len(hospitals)
+    like = {histogram.NAME: np.zeros(shape, dtype=np.float32)}
+    if plan.mode == "distributed":
+        numbers: Numbers = Shares.of_plan(
+            plan,
+            dimension=size,
+            threshold=run.threshold,
+            declared=settled.declared,
+        )
+        std = plan.noise_multiplier * math.sqrt(count / run.threshold)
+    else:
+        sigma = 0.0 if run.mode == "none" else plan.noise_multiplier
+        bound = max(settled.declared) + 4.0 * sigma * math.sqrt(size)
+        numbers = Numbers.of(size, count, bound, bits_of(None, count))
+        std = sigma * math.sqrt(count)
+    total = summed(updates, numbers, [1] * count, CALIBRATION_ROUND, like, divisor=1.0)
+    return histogram.read_off(
+        total[histogram.NAME],
+        kind,
+        level=asked.level,
+        promise=asked.promise,
+        far_level=FAR_LEVEL,
+        scale=scale,
+        noise_std=std,
+    )
+
+
+def _fields(
+    data: HeadData, space: PublicSpace, seen: histogram.ReadOff | None, asked: Asked
+) -> dict[str, Any]:
+    """Calibration of the manifest; `seen` None: of a draft, before there is any."""
+    fields: dict[str, Any] = {
+        "far": space.far,
+        "distance": Distance(
+            limit=1e9 if seen is None else seen.far,
+            level=FAR_LEVEL,
+            beyond=None,
+            from_what="simulated fingerprints",
+        ),
+    }
+    if data.kind == "number":
+        half = 1.0 if seen is None else seen.half_width
+        return fields | {"band": Band(level=asked.level, half_width=half, coverage=None)}
+    return fields | {
+        "temperature": Temperature(
+            temperature=1.0 if seen is None else seen.temperature,
+            ece_before=None,
+            ece_after=None,
+            reliability_before=(),
+            reliability_after=(),
+            fitted_on="a noisy histogram of patients who took no part in the steps",
+        ),
+        "sets": Sets(
+            level=asked.level,
+            promise=asked.promise,
+            least=(0.0,) * len(data.classes) if seen is None else seen.least,
+            coverage=None,
+            answered=None,
+            accuracy=None,
+            curve=(),
+        ),
+    }
+
+
+def _privacy(
+    hospitals: Sequence[Hospital], settled: Settled, ask: Ask, calibration: float
+) -> Privacy:
+    """As the manifest states it; the dearer of steps and histogram is what a patient pays."""
+    run, experiment = settled.privacy, settled.setup.experiment
+    if ask.mode == "none":
+        return NOT_PRIVATE.model_copy(update={"words": (plain_words(LAB_ONLY),)})
+    steps = run.plan.steps * experiment.rounds
+    epsilon = max(run.epsilon(experiment.rounds) or math.inf, calibration)
+    words = [LAB_ONLY, *run.words()]
+    words.append(
+        f"Temperature, sets, band and distance come from one noisy histogram (sample rate 1) of "
+        f"other patients than those of the steps, at epsilon {calibration:.3g}: a patient pays for "
+        f"one of the two."
+    )
+    return Privacy(
+        mode=ask.mode,
+        unit=PRIVACY_UNIT,
+        noise="system" if settled.setup.noise == "system" else "seeded, NOT PRIVATE",
+        sample_rate=run.plan.sample_rate,
+        noise_multiplier=run.plan.noise_multiplier,
+        clipping_norm=run.plan.clipping_norm,
+        steps=steps,
+        threshold=run.threshold,
+        colluding=run.colluding,
+        spent=tuple(
+            Spent(
+                hospital=plain_name(one.name),
+                declared_patients=count,
+                epsilon=epsilon,
+                delta=run.delta,
+            )
+            for one, count in zip(hospitals, settled.declared, strict=True)
+        ),
+        words=tuple(plain_words(line) for line in words),
+    )
+
+
+def _declared(hospitals: Sequence[Hospital], asked: Asked) -> tuple[Collection, ...]:
+    made = []
+    for one in hospitals:
+        folders = one.fit.people.folders
+        what, known = collections.about(folders[0]) if len(folders) == 1 else (NOT_STATED,) * 2
+        licence = plain_words(asked.licence) if asked.licence else known
+        made.append(
+            Collection(name=plain_name(one.name), what=what, licence=licence, patients=one.declared)
+        )
+    return tuple(made)

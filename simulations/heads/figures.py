@@ -1,0 +1,164 @@
+"""Figures of out-of-fold answers with 95 % bootstrap intervals over patients, and by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shared_model.heads.manifest import FEWEST_IN_GROUP, CurvePoint, Figure, Group
+from simulations.heads.data import Floats, HeadData
+from simulations.probes.evaluate import bootstrap_counts, interval, metric
+
+AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
+CURVE_POINTS = 20
+Measure = Callable[[Floats], float]
+"""A figure for some weights of the items, (item,); NaN where it cannot be had."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Answers of patients left out. shares: (item, class), calibrated without the item's fold; of
+    a number (item, 1), the prediction. least: of each class in the conformal set, (item, class), or
+    half the band, (item, 1); without the item's fold."""
+
+    data: HeadData = field(repr=False)
+    shares: Floats = field(repr=False)
+    least: Floats = field(repr=False)
+    counts: Floats = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, data: HeadData, shares: Floats, least: Floats, *, draws: int, seed: int
+    ) -> Measured:
+        """With bootstrap samples of the patients."""
+        size = int(data.patient.max()) + 1
+        known = np.unique(data.patient)
+        drawn = bootstrap_counts(len(known), draws, np.random.default_rng(seed))
+        counts = np.zeros((draws, size))
+        counts[:, known] = drawn
+        return cls(data, shares, least, counts)
+
+    def figure(self, name: str, measure: Measure, kept: Floats | None = None) -> Figure | None:
+        """The figure over all items, or those of `kept` weight; None if it cannot be had."""
+        weight = self.data.weight if kept is None else self.data.weight * kept
+        value = measure(weight)
+        if not np.isfinite(value):
+            return None
+        drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
+        found = interval(value, drawn)
+        low, high = (v if np.isfinite(v) else None for v in (found.low, found.high))
+        return Figure(name=name, value=float(value), low=low, high=high)
+
+
+def measures(measured: Measured) -> dict[str, Measure]:
+    """The figures of a kind of head, by name; the first one is the main one."""
+    truth, shares = measured.data.truth, measured.shares
+    if measured.data.kind == "number":
+        error = np.abs(shares[:, 0] - truth)
+        return {
+            "mean absolute error": lambda w: _mean(error, w),
+            "error of the median": lambda w: _mean(np.abs(truth - np.median(truth)), w),
+            "correlation": lambda w: _correlation(shares[:, 0], truth, w),
+            "within the band": lambda w: _mean((error <= measured.least[:, 0]).astype(float), w),
+        }
+    labels = truth.astype(int)
+    right = (shares.argmax(axis=1) == labels).astype(float)
+    sets = shares >= measured.least
+    single = sets.sum(axis=1) == 1
+    inside = sets[np.arange(len(labels)), labels].astype(float)
+    return {
+        "AUROC": lambda w: auroc(shares, labels, w),
+        "accuracy": lambda w: _mean(right, w),
+        "share of the largest class": lambda w: _largest(labels, w),
+        "truth in the set": lambda w: _mean(inside, w),
+        "answered": lambda w: _mean(single.astype(float), w),
+        "accuracy where answered": lambda w: _mean(inside, w * single),
+    }
+
+
+def auroc(shares: Floats, labels: Floats, weight: Floats) -> float:
+    """Area under the ROC curve; of more than two classes the mean of one against the rest."""
+    classes = shares.shape[1]
+    asked = [1] if classes == 2 else range(classes)
+    found = [
+        metric("auroc", (labels == one).astype(np.float64), shares[:, one], weight) for one in asked
+    ]
+    return float(np.mean(found)) if np.isfinite(found).all() else float("nan")
+
+
+def figures(measured: Measured) -> tuple[Figure, ...]:
+    """All of them, of all patients; and of each class whether its truth is in the set."""
+    found = [measured.figure(name, one) for name, one in measures(measured).items()]
+    if measured.data.kind == "classes":
+        inside = measures(measured)["truth in the set"]
+        for place, name in enumerate(measured.data.classes):
+            kept = (measured.data.truth == place).astype(np.float64)
+            found.append(measured.figure(f"truth in the set, {name}"[:64], inside, kept))
+    return tuple(one for one in found if one is not None)
+
+
+def groups(measured: Measured) -> tuple[Group, ...]:
+    """The main figure by sex and by age; none of fewer than 20 patients."""
+    return tuple(_group(measured, name, kept) for name, kept in _kinds(measured.data) if kept.any())
+
+
+def _kinds(data: HeadData) -> Iterator[tuple[str, Floats]]:
+    sex, age = data.people.sex[data.patient], data.people.age[data.patient]
+    for letter, name in (("F", "female"), ("M", "male"), ("", "sex not known")):
+        yield name, (sex == letter).astype(np.float64)
+    for low, high, name in AGES:
+        with np.errstate(invalid="ignore"):
+            yield name, ((age >= low) & (age < high)).astype(np.float64)
+    yield "age not known", (~np.isfinite(age)).astype(np.float64)
+
+
+def _group(measured: Measured, name: str, kept: Floats) -> Group:
+    patients = len(np.unique(measured.data.patient[kept > 0]))
+    if patients < FEWEST_IN_GROUP:
+        why = f"fewer than {FEWEST_IN_GROUP} patients: too few"
+        return Group(name=name, figures=(), why_none=why)
+    wanted = list(measures(measured).items())
+    main = [wanted[0], *(one for one in wanted if one[0] in {"accuracy", "within the band"})]
+    found = [measured.figure(figure, one, kept) for figure, one in main]
+    made = tuple(one for one in found if one is not None)
+    why = "" if made else "a class is absent in this group"
+    return Group(name=name, figures=made, why_none=why)
+
+
+def answered_curve(measured: Measured) -> tuple[CurvePoint, ...]:
+    """Accuracy of the most confident share of the items, for 5 % to 100 % of them."""
+    data, shares = measured.data, measured.shares
+    confidence = shares.max(axis=1)
+    right = (shares.argmax(axis=1) == data.truth.astype(int)).astype(np.float64)
+    order = np.argsort(-confidence, kind="stable")
+    total = data.weight.sum()
+    reached = np.cumsum(data.weight[order]) / total
+    points = []
+    for share in np.linspace(1.0 / CURVE_POINTS, 1.0, CURVE_POINTS):
+        kept = np.zeros(len(order))
+        kept[order[: int(np.searchsorted(reached, share - 1e-9)) + 1]] = 1.0
+        found = measured.figure("accuracy", lambda w: _mean(right, w), kept)
+        if found is not None:
+            points.append(CurvePoint(x=float(share), y=found.value, low=found.low, high=found.high))
+    return tuple(points)
+
+
+def _mean(values: Floats, weight: Floats) -> float:
+    """Weighted mean; rounding must not carry it beyond the values. NaN without weight."""
+    total = float(weight.sum())
+    if total <= 0:
+        return float("nan")
+    return float(np.clip(float(values @ weight) / total, values.min(), values.max()))
+
+
+def _largest(labels: Floats, weight: Floats) -> float:
+    total = float(weight.sum())
+    return float(np.bincount(labels, weights=weight).max()) / total if total > 0 else float("nan")
+
+
+def _correlation(first: Floats, second: Floats, weight: Floats) -> float:
+    a, b = first - _mean(first, weight), second - _mean(second, weight)
+    size = float(np.sqrt((weight @ a**2) * (weight @ b**2)))
+    return float(weight @ (a * b)) / size if size > 0 else float("nan")

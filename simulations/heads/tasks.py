@@ -1,0 +1,250 @@
+"""The tasks of heads: which labelled recordings, which classes, and what one answer is about.
+
+    chosen = TASKS["sex"]
+    task = chosen.load("ppg", data)                 # folders by the names of the known collections
+    task = chosen.load("ppg", data, sites=[...])    # or these folders, whatever their names
+
+Windows, truths and patients are those of the probes (`simulations.probes.tasks`), so that a head
+and a probe speak of the same thing; what a head asks in addition is made here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from client.records import Recording
+from shared_model.config import WINDOW_S
+from shared_model.errors import DataFault, OurMistake
+from shared_model.windows import Windows
+from simulations.probes import tasks as probes
+from simulations.probes.task import Builder, Task, number, recordings, usable, windows_of
+
+Kind = Literal["classes", "number", "identity"]
+Item = Literal["window", "recording", "patient"]
+Make = Callable[[str, list[Path]], Task | None]
+
+FEWEST_OF_CLASS = 2
+"""Patients with a rhythm, below which it is no class: no fold could be measured on it."""
+RHYTHMS = {
+    "N": "sinus or normal", "AFIB": "atrial fibrillation", "AFL": "atrial flutter",
+    "P": "paced", "B": "bigeminy", "T": "trigeminy", "VT": "ventricular tachycardia",
+    "SVTA": "supraventricular tachyarrhythmia", "IVR": "idioventricular", "PREX": "pre-excitation",
+    "VFL": "ventricular flutter", "NOD": "nodal", "SBR": "sinus bradycardia",
+    "BII": "second-degree block", "AB": "atrial bigeminy",
+}  # fmt: skip
+"""Rhythm codes of the PhysioBank annotations, in words."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Recordings for one choice of sensors: folders by name, and what makes the task of them."""
+
+    pattern: str
+    make: Make
+    item: Item
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """A task. sources: by sensors, the usual choice first. classes: in the order of the truth's
+    numbers; () where the annotations say which there are. unit: of a number."""
+
+    name: str
+    kind: Kind
+    about: str
+    sources: dict[str, Source]
+    classes: tuple[str, ...] = ()
+    unit: str = ""
+    gated: bool = True
+
+    def sensors(self, asked: str | None) -> str:
+        """The sensors to use.
+
+        Raises:
+            OurMistake: this task has no recordings for them.
+        """
+        chosen = asked or next(iter(self.sources))
+        if chosen not in self.sources:
+            raise OurMistake(
+                f"Task {self.name} has no recordings for sensors {chosen!r}.",
+                do=f"Choose among: {', '.join(self.sources)}.",
+            )
+        return chosen
+
+    def load(self, sensors: str, data: Path, sites: Sequence[Path] = ()) -> Task:
+        """Windows and truths.
+
+        Args:
+            data: the folder below which collections lie. sites: folders to take instead.
+
+        Raises:
+            DataFault: none of the folders is there, or none holds a label of this task.
+        """
+        source = self.sources[sensors]
+        folders = list(sites)
+        if not folders:
+            probes.require_data(data)
+            found = (p for part in source.pattern.split() for p in data.glob(part) if p.is_dir())
+            folders = sorted(found)
+        for folder in folders:
+            if not folder.is_dir():
+                raise DataFault(f"{folder} is no folder.", cause="absent")
+        if len({folder.name for folder in folders}) < len(folders):
+            raise OurMistake("Two of the folders have one name.", do="Rename one of them.")
+        task = source.make(self.name, folders) if folders else None
+        if task is None:
+            raise DataFault(
+                f"There are no recordings with labels for task {self.name}.",
+                cause="absent",
+                do=f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}.",
+            )
+        return task
+
+
+def _of(name: str) -> Make:
+    return probes.TASKS[name][1]
+
+
+def _number_of(label: str, sensors: tuple[str, ...]) -> Make:
+    return probes.patient_label(label, "mae", sensors, lambda r: number(r, label), "")
+
+
+def _sex(sensors: tuple[str, ...]) -> Make:
+    return probes.patient_label("sex", "auroc", sensors, probes.is_male, "male")
+
+
+def _quality(name: str, folders: list[Path]) -> Task | None:
+    """One item a window of every lead, not gated; each has the experts' word on its recording."""
+    build = Builder()
+    for lead in ("lead_II", "lead_I", "lead_V2"):
+        for recording in recordings(folders, lead):
+            truth = number(recording, "acceptable")
+            windows = windows_of(recording, gate=False)
+            if np.isfinite(truth):
+                for i in usable(windows):
+                    build.add(windows, np.array([i]), truth, recording, 0)
+    return build.task(name, "auroc", ("ecg",), note="not gated; leads I, II and V2")
+
+
+def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
+    """The rhythm that holds throughout a window; "" if there are two, or none is known."""
+    before = [kind for at, kind in rhythms if at <= start_s]
+    inside = {kind for at, kind in rhythms if start_s < at < start_s + WINDOW_S}
+    return before[-1] if before and inside <= {before[-1]} else ""
+
+
+def _rhythm(name: str, folders: list[Path]) -> Task | None:
+    """Windows wholly in one annotated rhythm that at least two patients have."""
+    found: list[tuple[Recording, Windows, int, str]] = []
+    patients: dict[str, set[str]] = defaultdict(set)
+    for recording, windows, _, chosen in probes.holter(folders):
+        said = sorted((e.time_s, e.kind[7:]) for e in recording.events if e.kind[:7] == "rhythm:")
+        for i in chosen:
+            kind = rhythm_at(said, float(windows.start_s[i]))
+            if kind:
+                patients[kind].add(recording.patient)
+                found.append((recording, windows, int(i), kind))
+    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_CLASS)
+    if len(kept) < 2:
+        return None
+    build = Builder()
+    for recording, windows, i, kind in found:
+        if kind in kept:
+            place = float(kept.index(kind))
+            build.add(windows, np.array([i]), place, recording, 0)
+    left_out = sorted(set(patients) - set(kept))
+    names = ", ".join(RHYTHMS.get(kind, kind) for kind in left_out)
+    return build.task(
+        name,
+        "classes",
+        ("ecg",),
+        classes=tuple(RHYTHMS.get(kind, kind) for kind in kept),
+        note=f"left out, fewer than {FEWEST_OF_CLASS} patients: {names}" if names else "",
+    )
+
+
+_ICU, _CLINIC, _ECG_ID, _HOLTER = "icu_bidmc", "clinic_ppg_bp", "identity_ecg_id", "holter_*"
+_YEARS = {
+    sensors: Source(folder, _number_of("age", (sensors,)), "patient")
+    for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
+}
+_SEXES = {
+    sensors: Source(folder, _sex((sensors,)), "patient")
+    for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
+}
+_ALARMS = {
+    sensors: Source("icu_alarms_*", _of("true ventricular tachycardia"), "window")
+    for sensors in ("both", "ecg", "ppg")
+}
+_RATES = {
+    "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window"),
+    "ppg": Source(_CLINIC, _of("heart rate (PPG)"), "patient"),
+    "both": Source(_ICU, _of("heart rate (ICU)"), "recording"),
+}
+
+TASKS: dict[str, HeadTask] = {
+    task.name: task
+    for task in (
+        HeadTask(
+            "hypertension",
+            "classes",
+            "hypertension of stage 1 or 2, from a visit's recordings",
+            {"ppg": Source(_CLINIC, _of("hypertension"), "patient")},
+            ("below stage 1", "stage 1 or 2"),
+        ),
+        HeadTask(
+            "af",
+            "classes",
+            "atrial fibrillation throughout a window, or not at all",
+            {"ecg": Source(_HOLTER, _of("atrial fibrillation"), "window")},
+            ("no atrial fibrillation", "atrial fibrillation"),
+        ),
+        HeadTask(
+            "rhythm",
+            "classes",
+            "the annotated rhythm of a window; classes that at least two patients have",
+            {"ecg": Source(_HOLTER, _rhythm, "window")},
+        ),
+        HeadTask(
+            "vt",
+            "classes",
+            "whether a ventricular-tachycardia alarm is true, from the 10 s before it",
+            _ALARMS,
+            ("false alarm", "true ventricular tachycardia"),
+        ),
+        HeadTask("age", "number", "age", _YEARS, unit="years"),
+        HeadTask("sex", "classes", "sex as the record states it", _SEXES, ("female", "male")),
+        HeadTask("heart-rate", "number", "mean heart rate", _RATES, unit="bpm"),
+        HeadTask(
+            "quality",
+            "classes",
+            "experts' word on a recording, for each window of its leads; windows are not gated",
+            {"ecg": Source("quality_*", _quality, "window")},
+            ("not acceptable", "acceptable"),
+            gated=False,
+        ),
+        HeadTask(
+            "identity",
+            "identity",
+            "whether two recordings are of one person; nothing is fitted but scale and threshold",
+            {"ecg": Source("identity_*", _of("identity"), "recording")},
+        ),
+    )
+}
+
+
+def task_named(name: str) -> HeadTask:
+    """The task.
+
+    Raises:
+        OurMistake: there is none of this name.
+    """
+    if name not in TASKS:
+        raise OurMistake(f"There is no task {name!r}.", do=f"Choose among: {', '.join(TASKS)}.")
+    return TASKS[name]

@@ -1,0 +1,110 @@
+"""The issue's bars, read off a probe table: on how many tasks a row is above the baselines.
+
+A task counts once, by its first choice of sensors (both, where both can serve it). "Above" is said
+twice: by the interval of the paired difference, which must lie above zero as a whole, and by the
+point estimate, which with few patients says little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from simulations.probes.evaluate import Estimate
+from simulations.probes.rows import HAND_MADE, RANDOM
+from simulations.probes.table import Cell, ProbeTable
+
+RATE_TASKS = "heart rate"
+"""Tasks whose names begin so: hand-made features hold the answer itself."""
+RANDOM_BAR, RANDOM_OF = 6, 8
+HAND_MADE_BAR, HAND_MADE_OF = 4, 7
+LOSS_BAR = 0.05
+
+
+def summary(table: ProbeTable) -> dict[str, Any]:
+    """For each row that is no baseline: counts over tasks, single-sensor loss, and the bars."""
+    first: dict[str, str] = {}
+    for cell in table.cells:
+        first.setdefault(cell.task, cell.sensors)
+    counted = [cell for cell in table.cells if first[cell.task] == cell.sensors]
+    names = list(dict.fromkeys(cell.row for cell in table.cells))
+    return {
+        name: _row(table, [cell for cell in counted if cell.row == name], name)
+        for name in names
+        if name not in {RANDOM, HAND_MADE}
+    }
+
+
+def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
+    over_random = _counts((cell.task, cell.gain) for cell in cells)
+    over_hand_made = _counts(
+        (cell.task, cell.over_hand_made) for cell in cells if not cell.task.startswith(RATE_TASKS)
+    )
+    losses = [
+        (one.task, one.sensors, one.loss)
+        for one in table.losses
+        if one.row == name and one.kind == "auroc"
+    ]
+    worst = max(losses, key=lambda one: one[2].value, default=None)
+    return {
+        "above_random_init": over_random | {
+            "bar": f"{RANDOM_BAR} of {RANDOM_OF}",
+            "reached": _reached(over_random, RANDOM_BAR, RANDOM_OF),
+        },
+        "above_hand_made": over_hand_made | {
+            "bar": f"{HAND_MADE_BAR} of {HAND_MADE_OF} other than heart rate",
+            "reached": _reached(over_hand_made, HAND_MADE_BAR, HAND_MADE_OF),
+        },
+        "single_sensor": None if worst is None else {
+            "task": worst[0],
+            "sensors": worst[1],
+            "largest_relative_loss": round(worst[2].value, 5),
+            "low": _rounded(worst[2].low),
+            "high": _rounded(worst[2].high),
+            "bar": LOSS_BAR,
+            "reached": worst[2].value <= LOSS_BAR,
+        },
+    }  # fmt: skip
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def _counts(differences: Iterable[tuple[str, Estimate | None]]) -> dict[str, Any]:
+    known = [(task, one) for task, one in differences if one is not None]
+    return {
+        "tasks": len(known),
+        "by_interval": sum(one.low > 0 for _, one in known),
+        "by_point_estimate": sum(one.value > 0 for _, one in known),
+        "not_by_interval": [task for task, one in known if not one.low > 0],
+    }
+
+
+def _reached(counts: dict[str, Any], wanted: int, of: int) -> bool:
+    """By intervals; with more or fewer tasks than the bar names, the same share of them."""
+    return bool(counts["tasks"]) and counts["by_interval"] * of >= wanted * counts["tasks"]
+
+
+def sentences(table: ProbeTable) -> list[str]:
+    """The summary in words, one line a fact."""
+    lines = []
+    for name, row in summary(table).items():
+        for key, words in (("above_random_init", "above random-init"),
+                           ("above_hand_made", "above hand-made features")):  # fmt: skip
+            one = row[key]
+            reached = "reached" if one["reached"] else "not reached"
+            lines.append(
+                f"{name}: {words} on {one['by_interval']} of {one['tasks']} tasks by interval, "
+                f"{one['by_point_estimate']} by point estimate; bar {one['bar']}: {reached}"
+            )
+        single = row["single_sensor"]
+        if single is not None:
+            reached = "reached" if single["reached"] else "not reached"
+            lines.append(
+                f"{name}: largest loss of AUROC with one sensor "
+                f"{100 * single['largest_relative_loss']:.1f} % ({single['task']}, "
+                f"{single['sensors']} only); bar {100 * LOSS_BAR:g} %: {reached}"
+            )
+    return lines

@@ -1,0 +1,194 @@
+"""A probe task: windows of recordings with truths, and what its makers share.
+
+A unit (what is predicted) is one window, or a mean over the windows of a recording or a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from client.ingest import prepare_recording
+from client.mapping import ChannelMapping
+from client.records import ReadFault, Recording, guess_mapping, read_folder
+from shared_model import quality
+from shared_model.canonical import digest
+from shared_model.windows import Windows
+
+
+@dataclass(frozen=True)
+class People:
+    """What is known of patients, by their index: sex "F", "M" or "", age in years or NaN, the place
+    of the patient's folder among `folders`, and a lot in [0, 1) that follows from the patient's own
+    name and nothing else: who is added or removed does not change the others'."""
+
+    folders: tuple[str, ...]
+    folder: np.ndarray = field(repr=False)
+    sex: np.ndarray = field(repr=False)
+    age: np.ndarray = field(repr=False)
+    lot: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Windows with truths; a unit (what is predicted) is one window or a mean over several.
+
+    signal: (window, 2, 1250); valid: (window, 2, 50); unit: (window,) index of the unit;
+    truth, group, session: (unit,). people: what is known of the patients, by the index in group.
+    classes: where the recordings say which there are; the truth is the place among them.
+    """
+
+    name: str
+    kind: str
+    sensors: tuple[str, ...]
+    signal: np.ndarray = field(repr=False)
+    valid: np.ndarray = field(repr=False)
+    unit: np.ndarray = field(repr=False)
+    truth: np.ndarray = field(repr=False)
+    group: np.ndarray = field(repr=False)
+    session: np.ndarray = field(repr=False)
+    folds: int = 5
+    pooling: str = "mean"
+    note: str = ""
+    people: People | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def patients(self) -> int:
+        return int(self.group.max()) + 1
+
+    def windows(self, sensors: str) -> tuple[np.ndarray, np.ndarray]:
+        """Windows as an encoder sees them: a channel that is not used is absent."""
+        if sensors == "both":
+            return self.signal, self.valid
+        hidden = {"ecg": 1, "ppg": 0}[sensors]
+        signal, valid = self.signal.copy(), self.valid.copy()
+        signal[:, hidden] = 0.0
+        valid[:, hidden] = False
+        return signal, valid
+
+    def pool(self, features: np.ndarray) -> np.ndarray:
+        """(window, feature) -> (unit, feature): mean over the unit's windows, NaN-aware;
+        "mean+sd" appends the standard deviation."""
+        known = np.isfinite(features)
+        filled = np.where(known, features, 0.0)
+        shape = (len(self.truth), features.shape[1])
+        count, total, square = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        np.add.at(count, self.unit, known)
+        np.add.at(total, self.unit, filled)
+        np.add.at(square, self.unit, filled**2)
+        safe = np.maximum(count, 1)
+        mean = np.where(count > 0, total / safe, np.nan)
+        if self.pooling == "mean":
+            return mean
+        spread = np.sqrt(np.maximum(square / safe - (total / safe) ** 2, 0.0))
+        return np.concatenate([mean, np.where(count > 0, spread, np.nan)], axis=1)
+
+
+class Builder:
+    """Collects windows, units and patients of one task."""
+
+    def __init__(self) -> None:
+        self.signal: list[np.ndarray] = []
+        self.valid: list[np.ndarray] = []
+        self.unit: list[int] = []
+        self.truth: list[float] = []
+        self.patient: list[str] = []
+        self.session: list[int] = []
+        self.known: dict[str, tuple[str, float]] = {}
+
+    def know(self, recording: Recording) -> None:
+        """Note sex and age of a recording's patient; what comes first holds."""
+        self.known.setdefault(recording.patient, (sex_of(recording), number(recording, "age")))
+
+    def add(
+        self, windows: Windows, chosen: np.ndarray, truth: float, recording: Recording, session: int
+    ) -> None:
+        """One unit made of the chosen windows."""
+        self.know(recording)
+        for i in chosen:
+            self.signal.append(windows.signal[i])
+            self.valid.append(windows.valid[i])
+            self.unit.append(len(self.truth))
+        self.truth.append(truth)
+        self.patient.append(recording.patient)
+        self.session.append(session)
+
+    def task(
+        self, name: str, kind: str, sensors: tuple[str, ...], **options: object
+    ) -> Task | None:
+        if not self.truth:
+            return None
+        names, group = np.unique(self.patient, return_inverse=True)
+        made = Task(
+            name=name,
+            kind=kind,
+            sensors=sensors,
+            signal=np.stack(self.signal).astype(np.float32),
+            valid=np.stack(self.valid),
+            unit=np.array(self.unit),
+            truth=np.array(self.truth, dtype=np.float64),
+            group=group,
+            session=np.array(self.session),
+            people=self._people([str(name) for name in names]),
+        )
+        return replace(made, **options)  # type: ignore[arg-type]
+
+    def _people(self, names: list[str]) -> People:
+        folders = sorted({name.rpartition("\n")[2] for name in names})
+        known = [self.known.get(name, ("", float("nan"))) for name in names]
+        return People(
+            tuple(folders),
+            np.array([folders.index(name.rpartition("\n")[2]) for name in names]),
+            np.array([sex for sex, _ in known], dtype="<U1"),
+            np.array([age for _, age in known], dtype=np.float64),
+            np.array([_lot(name) for name in names]),
+        )
+
+
+def _lot(name: str) -> float:
+    return int(digest(f"fedprint-lot:{name}".encode())[:13], 16) / 16.0**13
+
+
+def recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Recording]:
+    """All that can be read. A patient's name is told apart by the folder: two hospitals count their
+    patients from 1 both."""
+    for folder in folders:
+        mapping = guess_mapping(folder)
+        if lead is not None:
+            mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
+        for item in read_folder(folder, mapping):
+            if not isinstance(item, ReadFault):
+                yield replace(item, patient=f"{item.patient}\n{folder.name}")
+
+
+def windows_of(recording: Recording, *, gate: bool = True) -> Windows:
+    """Its windows; without the gate, those that it refuses are there too."""
+    prepared = prepare_recording(recording)
+    if gate:
+        return prepared.windows()
+    absent = prepared.refusal == quality.ABSENT
+    kept = np.where(absent, quality.ABSENT, quality.ACCEPTED).astype(np.uint8)
+    return replace(prepared, refusal=kept).windows()
+
+
+def usable(windows: Windows) -> np.ndarray:
+    """Places of the windows of which anything is left."""
+    return np.flatnonzero(windows.valid.any(axis=(1, 2)))
+
+
+def number(recording: Recording, label: str) -> float:
+    """A label as a number; NaN if it is none."""
+    try:
+        return float(recording.labels[label])
+    except (KeyError, ValueError):
+        return float("nan")
+
+
+def sex_of(recording: Recording) -> str:
+    """ "F", "M" or "" (not known)."""
+    word = str(recording.labels.get("sex", "")).strip().upper()
+    return {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}.get(word, "")

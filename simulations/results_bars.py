@@ -1,0 +1,145 @@
+"""The bars of issue 7, and what a file of results says of each: reached, not reached, not measured.
+
+The bars are the issue's own; the values come out of files alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from simulations.measurement import Measurement
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file's answer. value: in words; reached: None where the file cannot say."""
+
+    value: str
+    reached: bool | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """figure, bar: the issue's words. kind: of the files that answer; `read` asks one of them."""
+
+    figure: str
+    bar: str
+    kind: str
+    read: Callable[[dict[str, Any]], Iterable[Found]]
+
+
+def _bench(
+    name: str, key: str, holds: Callable[[float], bool], words: str
+) -> Callable[[dict[str, Any]], Iterable[Found]]:
+    def read(figures: dict[str, Any]) -> Iterable[Found]:
+        if figures.get("name") != name or key not in figures.get("figures", {}):
+            return
+        value = float(figures["figures"][key])
+        if figures.get("quick"):
+            yield Found(f"{value:.3g} {words} (quick sizes: no answer)", None)
+        else:
+            yield Found(f"{value:.3g} {words}", holds(value))
+
+    return read
+
+
+def _probe(key: str, words: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
+    def read(figures: dict[str, Any]) -> Iterable[Found]:
+        for row, said in figures["bars"].items():
+            one = said[key]
+            yield Found(
+                f"{row}: {words} on {one['by_interval']} of {one['tasks']} by interval, "
+                f"{one['by_point_estimate']} by point estimate",
+                bool(one["reached"]),
+            )
+
+    return read
+
+
+def _single(figures: dict[str, Any]) -> Iterable[Found]:
+    for row, said in figures["bars"].items():
+        one = said["single_sensor"]
+        if one is not None:
+            yield Found(
+                f"{row}: {100 * one['largest_relative_loss']:.1f} % ({one['task']}, "
+                f"{one['sensors']} only)",
+                bool(one["reached"]),
+            )
+
+
+def _rate(figures: dict[str, Any]) -> Iterable[Found]:
+    row = figures["directions"]["ppg_to_ecg"].get("all sites")
+    if row is not None and row["rate_error_bpm"] is not None:
+        error, lost = row["rate_error_bpm"]["value"], 100 * row["rate_lost"]["value"]
+        yield Found(
+            f"all sites: {error:.2f} bpm, {lost:.2f} % of windows lost; the PPG itself "
+            f"{row['raw_rate_error_bpm']['value']:.2f} bpm",
+            error <= figures["bar"]["bar_bpm"],
+        )
+
+
+def _gain(mode: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
+    def read(figures: dict[str, Any]) -> Iterable[Found]:
+        for one in figures["shares"]:
+            if one["mode"] != mode:
+                continue
+            if one["as_asked"]:
+                yield Found(one["words"], one["reached"])
+            else:
+                yield Found(f"{one['words']} (other sizes than asked)", None)
+
+    return read
+
+
+def _pooled(figures: dict[str, Any]) -> Iterable[Found]:
+    worst = figures["worst"]
+    yield Found(worst["words"], worst["reached"])
+
+
+BARS = (
+    Bar("`bench dp-step`, `small`: time ratio", "<= 1.25", "bench",
+        _bench("dp-step", "time_ratio", lambda x: x <= 1.25, "x")),
+    Bar("`bench dp-step`, `small`: memory ratio", "<= 1.5", "bench",
+        _bench("dp-step", "memory_ratio", lambda x: x <= 1.5, "x")),
+    Bar("`bench dp-step`, `small`: speed-up over Opacus hooks", ">= 1.7", "bench",
+        _bench("dp-step", "speedup_vs_opacus_hooks", lambda x: x >= 1.7, "x")),
+    Bar("probes on real sites, above random-init", ">= 6 of 8 tasks", "probe",
+        _probe("above_random_init", "above random-init")),
+    Bar("probes on real sites, above hand-made features", ">= 4 of 7 other than heart rate",
+        "probe", _probe("above_hand_made", "above hand-made features")),
+    Bar("federated without DP against pooled, same steps",
+        ">= 0.98 of the AUROC, <= 1.03 of the MAE, every task", "against-pooled", _pooled),
+    Bar("share of the gain kept, `local`, epsilon 3", ">= 40 %", "gain", _gain("local")),
+    Bar("share of the gain kept, `distributed`, epsilon 3", ">= 70 %", "gain",
+        _gain("distributed")),
+    Bar("one sensor against both, largest loss of AUROC", "<= 5 %", "probe", _single),
+    Bar("PPG -> ECG heart-rate error", "<= 2.9 bpm", "cross-modal", _rate),
+    Bar("int8 ONNX encoder, `small`: size", "<= 3 MB", "bench",
+        _bench("onnx", "size_bytes_int8", lambda x: x <= 3e6, "bytes")),
+    Bar("int8 ONNX encoder, `small`: cosine to float32, smallest", ">= 0.99", "bench",
+        _bench("onnx", "cosine_min", lambda x: x >= 0.99, "")),
+    Bar("int8 ONNX encoder, `small`: speed-up on CPU", ">= 2", "bench",
+        _bench("onnx", "speedup_vs_torch", lambda x: x >= 2.0, "x")),
+)  # fmt: skip
+
+
+def lines(measured: dict[str, Measurement]) -> list[tuple[str, str, str, str, str]]:
+    """(figure, bar, value, answer, file) of every bar and every file that speaks of it."""
+    rows = []
+    for one in BARS:
+        answers = [
+            (found, name)
+            for name, document in measured.items()
+            if document.kind == one.kind
+            for found in one.read(document.figures)
+        ]
+        if not answers:
+            rows.append((one.figure, one.bar, NOT_MEASURED, NOT_MEASURED, ""))
+        for found, name in answers:
+            said = {True: "**reached**", False: "not reached", None: "no answer"}[found.reached]
+            rows.append((one.figure, one.bar, found.value, said, name))
+    return rows

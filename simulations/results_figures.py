@@ -1,0 +1,126 @@
+"""Figures of the results page, drawn from the numbers of a file alone (SVG, no date)."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(kind: str, figures: dict[str, Any]) -> dict[str, bytes]:
+    """SVG by name; empty for a kind without a figure."""
+    from simulations.lab.plots_style import rendered, style
+
+    makers = {
+        "probe": {"skill": _skill},
+        "cross-modal": {"rate-error": _rates},
+        "gain": {"gain": _bars},
+        "ablation": {"error": _bars},
+    }
+    result = {}
+    with style():
+        for name, make in makers.get(kind, {}).items():
+            figure = make(figures)
+            if figure is not None:
+                result[name] = rendered(figure, "svg")
+    return result
+
+
+def drawn_by(svg: bytes) -> str:
+    """Which matplotlib drew it; other versions draw other bytes."""
+    found = re.search(rb"Matplotlib v[\w.+-]{1,40}", svg[:4000])
+    return found.group().decode() if found else ""
+
+
+def _ends(one: dict[str, Any]) -> tuple[float, float]:
+    """Lengths of an interval below and above its value; zero where there is none."""
+    value = one["value"]
+    low = value if one["low"] is None else one["low"]
+    high = value if one["high"] is None else one["high"]
+    return max(0.0, value - low), max(0.0, high - value)
+
+
+def _skill(figures: dict[str, Any]) -> Figure | None:
+    """Skill of every row on every task, 95 % over patients."""
+    from simulations.lab.plots_style import COLOURS, MARKERS, panels
+
+    cells = figures["cells"]
+    lines = list(dict.fromkeys((cell["task"], cell["sensors"]) for cell in cells))
+    rows = list(dict.fromkeys(cell["row"] for cell in cells))
+    if not lines:
+        return None
+    figure, (axes,) = panels(1, height_in=0.4 + 0.26 * len(lines))
+    for k, row in enumerate(rows):
+        found = [
+            cell for cell in cells if cell["row"] == row and cell["skill"]["value"] is not None
+        ]
+        at = [
+            len(lines) - 1 - lines.index((cell["task"], cell["sensors"]))
+            + 0.3 - 0.6 * k / max(1, len(rows) - 1)
+            for cell in found
+        ]  # fmt: skip
+        ends = [_ends(cell["skill"]) for cell in found]
+        axes.errorbar(
+            [cell["skill"]["value"] for cell in found], at,
+            xerr=[[low for low, _ in ends], [high for _, high in ends]],
+            fmt=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)], lw=0.7, label=row,
+        )  # fmt: skip
+    names = [task if sensors == "both" else f"{task}, {sensors}" for task, sensors in lines]
+    axes.set_yticks(range(len(lines) - 1, -1, -1), names)
+    axes.axvline(0, color="#999999", lw=0.6)
+    axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
+    axes.set_xlabel("skill (0: knows nothing, 1: perfect)")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _rates(figures: dict[str, Any]) -> Figure | None:
+    """Heart-rate error of the ECG made from PPG and of the PPG itself, by site."""
+    from simulations.lab.plots_style import BLACK, BLUE, GREY, VERMILION, panels
+
+    sites = figures["directions"]["ppg_to_ecg"]
+    if not sites:
+        return None
+    figure, (axes,) = panels(1, height_in=0.5 + 0.24 * len(sites))
+    shown = (
+        ("rate_error_bpm", "ECG made from PPG", VERMILION, "o", 0.2),
+        ("raw_rate_error_bpm", "PPG itself", BLUE, "s", 0.0),
+        ("constant_rate_error_bpm", "always the others' median", GREY, "^", -0.2),
+    )
+    for key, words, colour, marker, up in shown:
+        known = [(k, row[key]) for k, row in enumerate(sites.values()) if row[key] is not None]
+        ends = [_ends(one) for _, one in known]
+        axes.errorbar(
+            [one["value"] for _, one in known], [len(sites) - 1 - k + up for k, _ in known],
+            xerr=[[low for low, _ in ends], [high for _, high in ends]],
+            fmt=marker, color=colour, lw=0.7, label=words,
+        )  # fmt: skip
+    axes.axvline(figures["bar"]["bar_bpm"], color=BLACK, lw=0.7, ls="--", label="bar")
+    axes.set_yticks(range(len(sites) - 1, -1, -1), list(sites))
+    axes.set_xlabel("heart-rate error, bpm, mean over patients")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _bars(figures: dict[str, Any]) -> Figure | None:
+    """`plotted`: [{"name", "value", "low", "high"}] and `plotted_words`."""
+    from simulations.lab.plots_style import BLUE, panels
+
+    found = [one for one in figures.get("plotted", []) if one["value"] is not None]
+    if not found:
+        return None
+    names = [textwrap.fill(one["name"], 32) for one in found]
+    lines = max(name.count("\n") + 1 for name in names)
+    figure, (axes,) = panels(1, height_in=0.5 + (0.1 + 0.12 * lines) * len(found))
+    ends = [_ends(one) for one in found]
+    axes.errorbar(
+        [one["value"] for one in found], range(len(found) - 1, -1, -1),
+        xerr=[[low for low, _ in ends], [high for _, high in ends]],
+        fmt="o", color=BLUE, lw=0.8,
+    )  # fmt: skip
+    axes.set_yticks(range(len(found) - 1, -1, -1), names, fontsize=5.5)
+    axes.set_xlabel(figures["plotted_words"])
+    return figure

@@ -1,0 +1,146 @@
+"""Markdown tables of the results page, from the figures of a file; nothing is computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simulations.measurement import Measurement
+from simulations.results_bars import NOT_MEASURED
+from simulations.results_rows import REQUIRED
+
+SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + [
+        "| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows
+    ]
+
+
+def interval(one: dict[str, Any] | None, digits: int) -> str:
+    """ "0.85 [0.80, 0.90]", or words."""
+    if one is None or one["value"] is None:
+        return "none"
+    if one["low"] is None or one["high"] is None:
+        return f"{one['value']:.{digits}f} (no interval)"
+    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+
+
+def origin(name: str, one: Measurement) -> list[str]:
+    """What made a file, as a list."""
+    versions = ", ".join(f"{package} {number}" for package, number in one.versions.items())
+    lines = [
+        f"- `{name}`: `{one.command}`",
+        f"  {one.date}, {one.seconds:.0f} s, commit {one.commit}",
+        f"  {one.machine.processor}, {one.machine.cores} cores, threads {one.machine.threads}, "
+        f"{one.machine.system}; {versions}",
+    ]
+    return lines + [f"  weights of {row}: {digest}" for row, digest in one.weights.items()]
+
+
+def probe(figures: dict[str, Any]) -> list[str]:
+    """Task x sensors by row, with every row of `model.md`; then gains and sensors."""
+    cells = figures["cells"]
+    lines = list(dict.fromkeys((cell["task"], cell["sensors"]) for cell in cells))
+    measured = list(dict.fromkeys(cell["row"] for cell in cells))
+    names = [*REQUIRED, *(name for name in measured if name not in REQUIRED)]
+    shown = [name for name in names if name in measured]
+    at = {(cell["task"], cell["sensors"], cell["row"]): cell for cell in cells}
+    rows = []
+    for task, sensors in lines:
+        first = next(cell for cell in cells if (cell["task"], cell["sensors"]) == (task, sensors))
+        row = [f"{task}, {SENSORS[sensors]}: {first['metric']}", str(first["patients"])]
+        for name in shown:
+            cell = at.get((task, sensors, name))
+            row.append(
+                NOT_MEASURED if cell is None else interval(cell["estimate"], 3) + _over(cell)
+            )
+        rows.append(row)
+    text = table(["task, sensors, metric", "patients", *shown], rows)
+    absent = [name for name in names if name not in measured]
+    text += [
+        "",
+        "Paired difference wholly above zero: * over random-init, + over hand-made features.",
+    ]
+    text += [f"- {name}: {NOT_MEASURED}" for name in absent]
+    text += [f"- {task}: {NOT_MEASURED}: {why}" for task, why in figures["skipped"].items()]
+    return [*text, "", "One sensor alone, relative loss against both:", "", *_sensors(figures)]
+
+
+def _over(cell: dict[str, Any]) -> str:
+    marks = ""
+    for key, mark in (("gain_over_random_init", "*"), ("gain_over_hand_made", "+")):
+        one = cell.get(key)
+        if one is not None and one["low"] is not None and one["low"] > 0:
+            marks += mark
+    return f" {marks}".rstrip()
+
+
+def _sensors(figures: dict[str, Any]) -> list[str]:
+    rows = [
+        [one["task"], one["metric"], SENSORS[one["sensors"]], one["row"],
+         interval(one["relative_loss"], 3)]
+        for one in figures["single_sensor"]
+    ]  # fmt: skip
+    if not rows:
+        return [f"{NOT_MEASURED}: no task here can be served by both sensors"]
+    return table(["task", "metric", "sensor", "row", "relative loss"], rows)
+
+
+def cross_modal(figures: dict[str, Any]) -> list[str]:
+    """Both directions by site, and what was left out."""
+    text: list[str] = []
+    for direction, sites in figures["directions"].items():
+        seen, made = direction.upper().split("_TO_")
+        keys = [key for key in figures["words"] if any(row.get(key) for row in sites.values())]
+        rows = [
+            [f"{figures['words'][key]}", *(interval(row[key], 3) for row in sites.values())]
+            for key in keys
+        ]
+        counts = [
+            ["patients", *(str(row["patients"]) for row in sites.values())],
+            ["windows", *(str(row["windows"]) for row in sites.values())],
+            ["windows without a true rate", *(str(row["no_true_rate"]) for row in sites.values())],
+        ]
+        text += [f"{seen} -> {made}:", "", *table(["", *sites], counts + rows), ""]
+    cited = figures["cited"]
+    text += [
+        f"Cited, not measured here: {cited['source']}: {cited['raw_ppg_bpm']} bpm from raw PPG, "
+        f"{cited['made_ecg_bpm']} bpm from the ECG made of it.",
+        "",
+        figures["note"],
+        "",
+    ]
+    rows = [
+        [site, str(figures["met"][site]), str(sum(why.values())),
+         ", ".join(f"{reason} {count}" for reason, count in why.items()) or "none"]
+        for site, why in figures["left_out"].items()
+    ]  # fmt: skip
+    text += table(["site", "windows", "left out", "why"], rows)
+    return text + [f"- {site}: {NOT_MEASURED}: no such folder" for site in figures["absent_sites"]]
+
+
+def flat(figures: dict[str, Any]) -> list[str]:
+    """Of a benchmark: names and numbers."""
+    rows = [[key, f"{value:.4g}"] for key, value in figures["figures"].items()]
+    quick = " (quick sizes)" if figures.get("quick") else ""
+    return table([f"{figures['name']}{quick}", "value"], rows)
+
+
+def rows_of(figures: dict[str, Any]) -> list[str]:
+    """Of kinds that hold their table as `rows` (list of equal dicts) and `in_words`."""
+    found = figures["rows"]
+    head = list(dict.fromkeys(key for row in found for key in row))
+    body = [[_cell(row.get(key)) for key in head] for row in found]
+    return [*table(head, body), "", *(f"- {line}" for line in figures.get("in_words", []))]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+        return interval(value, 3)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,207 @@
+"""`fedprint-lab head`: what people type, on files that are there, and on those that are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+import pytest
+import typer
+from head_stand_ins import OTHER_DIGEST, made_head, made_up
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from shared_model import mae, signing, weights
+from shared_model.errors import DataFault, OurMistake, Refused
+from shared_model.heads import files
+from shared_model.heads.arrays import Head
+from simulations import cli_head
+from simulations.heads.apply import from_parquet, pooled
+from simulations.heads.tasks import TASKS, rhythm_at
+
+app = typer.Typer()
+cli_head.register(app)
+
+
+@app.callback()
+def root() -> None:
+    """Keeps `head` a group."""
+
+
+def run(*words: str) -> Any:
+    """The command's JSON."""
+    done = CliRunner().invoke(app, ["head", *words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def write_fingerprints(path: Path, head: Head, **changes: Any) -> Path:
+    """What `fedprint-node fingerprint` writes, of made-up patients."""
+    data = made_up(patients=6, items=3)
+    columns = {
+        "patient": [f"p{n}" for n in data.patient],
+        "recording": ["0001"] * len(data.patient),
+        "start_s": [10.0 * n for n in data.session],
+        "modality": ["ecg"] * len(data.patient),
+        "fingerprint": arrow.FixedSizeListArray.from_arrays(
+            arrow.array(data.fingerprints.reshape(-1)), 128
+        ),
+    } | changes.pop("columns", {})
+    metadata = {"model_digest": head.manifest.model.digest} | changes
+    parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head on the disk."""
+    path = tmp_path_factory.mktemp("heads") / "head"
+    files.write(path, made_head(open_data="made up"))
+    return path
+
+
+def test_list_names_all_tasks() -> None:
+    """With the folders that are looked for."""
+    assert {row["task"] for row in run("list")} == set(TASKS) >= {
+        "hypertension", "af", "rhythm", "vt", "age", "sex", "heart-rate", "quality", "identity",
+    }  # fmt: skip
+
+
+def test_show_gives_the_manifest(folder: Path) -> None:
+    """As JSON; as a card it is Markdown at the terminal."""
+    assert run("show", str(folder))["task"] == "sex"
+    done = CliRunner().invoke(app, ["head", "show", str(folder)], catch_exceptions=False)
+    assert "NOT PRIVATE" in done.output
+
+
+def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -> None:
+    """A row a window; those of other sensors, and those without a fingerprint, are abstained
+    from."""
+    head = files.read(folder)
+    path = write_fingerprints(
+        tmp_path / "f.parquet", head, columns={"modality": ["ppg"] + ["ecg"] * 17}
+    )
+    found = run("apply", str(folder), str(path))
+    assert len(found["rows"]) == 18
+    assert found["rows"][0]["answer"] == "abstain"
+    assert found["signature"].startswith("NOT CHECKED")
+    assert {row["answer"] for row in found["rows"]} <= {"no", "yes", "abstain"}
+    assert found["answers"] + found["abstained"] == 18
+
+
+def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    """The file says of which model they are; a file that does not say it is none."""
+    head = files.read(folder)
+    for number, digest in enumerate((OTHER_DIGEST, "", "x" * 64)):
+        path = write_fingerprints(tmp_path / f"{number}.parquet", head, model_digest=digest)
+        with pytest.raises(Refused):
+            from_parquet(head, path)
+
+
+def test_columns_of_other_kinds_or_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Each is a refusal in words."""
+    head = files.read(folder)
+    for number, columns in enumerate(
+        ({"start_s": ["noon"] * 18}, {"start_s": [None, {"a": 1}] * 9}, {"start_s": [[1.0]] * 18})
+    ):
+        path = write_fingerprints(tmp_path / f"{number}.parquet", head, columns=columns)
+        with pytest.raises(Refused):
+            from_parquet(head, path)
+    whole = parquet.read_table(write_fingerprints(tmp_path / "whole.parquet", head))
+    for name in ("patient", "recording", "modality", "start_s", "fingerprint"):
+        parquet.write_table(whole.drop_columns([name]), tmp_path / "less.parquet")
+        with pytest.raises(Refused):
+            from_parquet(head, tmp_path / "less.parquet")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])
+def test_fingerprints_that_are_none_are_refused(folder: Path, tmp_path: Path, value: float) -> None:
+    """Not finite, or not of unit length."""
+    head = files.read(folder)
+    flat = made_up(patients=6, items=3).fingerprints.reshape(-1).copy()
+    flat[7] = value
+    column = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), 128)
+    path = write_fingerprints(tmp_path / "f.parquet", head, columns={"fingerprint": column})
+    with pytest.raises(Refused):
+        from_parquet(head, path)
+    for other in (
+        arrow.FixedSizeListArray.from_arrays(arrow.array(flat[: 18 * 64]), 64),
+        arrow.array(["x"] * 18),
+    ):
+        path = write_fingerprints(tmp_path / "g.parquet", head, columns={"fingerprint": other})
+        with pytest.raises(Refused):
+            from_parquet(head, path)
+    (tmp_path / "h.parquet").write_bytes(b"PAR1 no parquet")
+    with pytest.raises(Refused):
+        from_parquet(head, tmp_path / "h.parquet")
+
+
+def test_head_of_patients_pools_their_windows(folder: Path, tmp_path: Path) -> None:
+    """The mean over all windows, of six patients."""
+    head = files.read(folder)
+    windows = from_parquet(head, write_fingerprints(tmp_path / "f.parquet", head))
+    of_patient = head.manifest.model_copy(update={"item": "patient"})
+    found = pooled(Head(of_patient, head.arrays), windows)
+    assert len(found.fingerprints) == 6
+    wanted = windows.fingerprints[windows.patient == 2].mean(axis=0)
+    assert np.allclose(found.fingerprints[1], wanted, atol=1e-6)
+
+
+def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) -> None:
+    """With the key file that signs releases."""
+    path = tmp_path / "head"
+    files.write(path, files.read(folder))
+    key = signing.create_key_file(tmp_path / "release.key")
+    told = run("sign", str(path), "--key", str(tmp_path / "release.key"))
+    assert told[0]["signer"] == signing.public_bytes(key).hex()
+    assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
+    with pytest.raises(Refused):
+        run("verify", str(path), "--signer", "00" * 32)
+
+
+def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:
+    """Before any work is done."""
+    with pytest.raises(OurMistake, match="no task"):
+        run("train", "horoscope", "-o", str(tmp_path / "x"))
+    with pytest.raises(OurMistake, match="holds a head already"):
+        run("train", "sex", "-o", str(folder))
+    with pytest.raises(OurMistake, match="no recordings for sensors"):
+        run("train", "hypertension", "-o", str(tmp_path / "x"), "--sensors", "ecg")
+    with pytest.raises(DataFault):
+        run("train", "sex", "-o", str(tmp_path / "x"), "--data", str(tmp_path / "nowhere"))
+    with pytest.raises(OurMistake, match="nothing to federate"):
+        run("federate", "identity", "-o", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_rhythm_of_a_window_is_one_or_none() -> None:
+    """A rhythm holds until the next; a window with two of them, or before any, is left out."""
+    said = [(5.0, "N"), (40.0, "AFIB"), (45.0, "AFIB"), (60.0, "N")]
+    assert rhythm_at(said, 0.0) == ""
+    assert rhythm_at(said, 10.0) == "N"
+    assert rhythm_at(said, 35.0) == ""
+    assert rhythm_at(said, 40.0) == "AFIB"
+    assert rhythm_at(said, 55.0) == ""
+    assert rhythm_at(said, 70.0) == "N"
+
+
+def test_head_of_real_recordings_is_trained_and_applied(data_root: Path, tmp_path: Path) -> None:
+    """PPG-BP: hypertension by the warm start; plots, card, and answers for the same folder. A head
+    of a patient answers once for each."""
+    path = tmp_path / "head"
+    told = run("train", "hypertension", "-o", str(path), "--data", str(data_root), "--draws", "20")
+    assert told["patients"] > 100
+    auroc = next(one for one in told["figures"] if one["name"] == "AUROC")
+    assert auroc["value"] > 0.55
+    assert {plot["name"] for plot in told["plots"]} == {"reliability", "coverage"}
+    assert (path / "plots" / "reliability.pdf").read_bytes()[:4] == b"%PDF"
+    assert "CC0" in (path / "MODEL_CARD.md").read_text()
+    found = run("apply", str(path), str(data_root / "clinic_ppg_bp"))
+    assert found["answers"] + found["abstained"] == told["patients"]
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(weights.to_bytes(mae.weights_of(mae.build(mae.PRESETS["tiny"], 1))))
+    with pytest.raises(Refused, match="stands on"):
+        run("apply", str(path), str(data_root / "clinic_ppg_bp"), "--on", str(other))

@@ -1,0 +1,213 @@
+"""The drift check, on real patients that were altered and on a node's files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import made_up_site as site
+import numpy as np
+import pytest
+from scipy.signal import butter, filtfilt
+from typer.testing import CliRunner
+
+from client import drift, drift_files
+from client.cli import app
+from client.ingest import open_writer
+from client.pseudonyms import load_key, pseudonym_of
+from client.store import open_store
+from shared_model import mae, simulated_windows, warm_start
+from shared_model.errors import OurMistake, Refused
+from shared_model.simulated_windows import SimulatedWindows, packaged, packed, read
+from simulations.cli_simulated_windows import PATIENTS, SEED, made
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def model() -> mae.MaskedAutoencoder:
+    config, weights, _ = warm_start.load()
+    loaded = mae.build(config, 0)
+    mae.load_weights(loaded, weights)
+    return loaded
+
+
+def few_simulated() -> SimulatedWindows:
+    """Six of the packaged patients, which are as good for a number that is not tested."""
+    windows = packaged()
+    return SimulatedWindows(windows.signal[:6], windows.valid[:6])
+
+
+@pytest.fixture(scope="module")
+def simulated(model):
+    return drift.measure_simulated(few_simulated(), model)
+
+
+@pytest.fixture(scope="module")
+def icu(model, tmp_path_factory):
+    """Measures a list of the ICU's recordings, changed; the first half of its patients."""
+    if not (site.DATA / "icu_bidmc").is_dir():
+        pytest.skip("the recordings icu_bidmc are not here (FEDPRINT_DATA)")
+    first, second = site.halves(site.bidmc(50.0))
+
+    def measured(recordings, change=lambda one: one):
+        home = site.node(tmp_path_factory.mktemp("icu"))
+        site.write(home, site.items_of(recordings, change), "icu")
+        found = drift.measure(open_store(home), model)
+        fresh = tuple(f"{id(home)}-{row}" for row in range(len(found.pseudonyms)))
+        return replace(found, pseudonyms=fresh)
+
+    return measured(first), lambda change=lambda one: one: measured(second, change)
+
+
+def told(rows) -> dict[str, bool]:
+    return {row.what: row.drifted for row in rows}
+
+
+def noisy(samples, fs_hz):
+    rng = np.random.default_rng(len(samples))
+    spread = np.nanstd(samples)
+    return samples + 1.5 * spread * rng.standard_normal(len(samples)).astype(samples.dtype)
+
+
+def filtered(samples, fs_hz):
+    b, a = butter(2, 6.0, fs=fs_hz)
+    return filtfilt(b, a, np.nan_to_num(samples)).astype(samples.dtype)
+
+
+def test_other_patients_of_the_same_ward_have_not_drifted(icu, simulated):
+    """Half of the ICU's patients against the other half."""
+    reference, later = icu
+    rows = drift.compare(reference, later(), simulated)
+    assert not any(told(rows).values())
+    assert len([row for row in rows if row.adjusted is not None]) == 6
+
+
+@pytest.mark.long
+def test_a_gain_is_invisible_to_the_check_as_to_the_model(icu, simulated):
+    """Windows are z-scored one by one; the documentation says so."""
+    reference, later = icu
+    louder = later(site.with_signals(lambda samples, _: 3.0 * samples))
+    assert not any(told(drift.compare(reference, louder, simulated)).values())
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (site.with_signals(filtered), "fingerprint, ecg"),
+        pytest.param(site.at_rate(1.6), "fingerprint, ppg", marks=pytest.mark.long),
+        pytest.param(site.with_signals(noisy), "fingerprint, both", marks=pytest.mark.long),
+    ],
+    ids=["a monitor's filter", "a wrong sampling rate", "noise"],
+)
+def test_the_same_ward_with_another_device_has(icu, simulated, change, where):
+    """And the row says where."""
+    reference, later = icu
+    rows = drift.compare(reference, later(change), simulated)
+    assert told(rows)[where]
+
+
+def test_too_few_or_the_same_patients_are_not_compared(model, simulated):
+    """No drift of four patients would mean nothing."""
+    few = drift.Measures(
+        tuple("abcd"),
+        {name: np.zeros((4, 128)) for name in drift.SENSORS},
+        {name: np.zeros(4) for name in drift.FIGURES},
+    )
+    with pytest.raises(Refused, match="needs 10"):
+        drift.compare(few, few.only(lambda _: False), simulated)
+    with pytest.raises(Refused, match="both groups"):
+        drift.compare(few, few, simulated)
+
+
+def test_a_sensor_that_few_have_is_said_and_not_tested(simulated):
+    """The row is there, without a p-value; the other rows' are adjusted for six less one."""
+    rng = np.random.default_rng(0)
+
+    def group(name: str) -> drift.Measures:
+        means = {one: rng.standard_normal((12, 128)) for one in drift.SENSORS}
+        means["ppg"][3:] = np.nan
+        figures = {one: rng.standard_normal(12) for one in drift.FIGURES}
+        return drift.Measures(tuple(f"{name}{row}" for row in range(12)), means, figures)
+
+    rows = {row.what: row for row in drift.compare(group("a"), group("b"), simulated)}
+    assert rows["fingerprint, ppg"].adjusted is None
+    assert not rows["fingerprint, ppg"].drifted
+    assert rows["fingerprint, ppg"].patients_now == 3
+    smallest = min((row for row in rows.values() if row.p_value), key=lambda row: row.p_value)
+    assert smallest.adjusted == pytest.approx(min(1.0, 5 * smallest.p_value))
+
+
+def test_the_packaged_windows_are_those_of_the_command():
+    """Packed and read again they are within half a step; the package holds what the lab makes."""
+    windows = packaged()
+    assert windows.signal.shape[:2] == (PATIENTS, 4)
+    again = read(made(PATIENTS, SEED))
+    assert np.abs(again.signal - windows.signal).max() <= 1 / 16 + 1e-6
+    assert np.array_equal(again.valid, windows.valid)
+    assert read(packed(windows.signal, windows.valid)).signal.tobytes() == windows.signal.tobytes()
+    for wrong in (b"", b"{}", packed(windows.signal[:, :, :1], windows.valid[:, :, :1])):
+        with pytest.raises(OurMistake):
+            read(wrong)
+
+
+def run(home, *words):
+    return RUNNER.invoke(app, ["drift", "--warm-start", "--home", str(home.root), *words])
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(simulated_windows, "packaged", few_simulated)
+    return site.node(tmp_path / "node")
+
+
+def test_a_site_keeps_a_reference_and_compares_later_patients(home, tmp_path):
+    """Through the command: alike patients 0, hearts twice as fast 3; table, JSON and plot."""
+    site.add(home, range(0, 22, 2))
+    assert isinstance(run(home).exception, OurMistake)
+    assert run(home, "--baseline").exit_code == 0
+    assert isinstance(run(home).exception, Refused)  # nobody is new
+    site.add(home, range(100, 122, 2), "alike")
+    alike = run(home, "--json", "--plot", str(tmp_path / "p.png"))
+    assert alike.exit_code == 0, alike.output
+    said = json.loads(alike.stdout)
+    assert said["drift"] is False
+    assert {row["patients_now"] for row in said["rows"]} == {11}
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "p.png").stat().st_mode & 0o077 == 0
+    assert run(home, "--baseline").exit_code == 0
+    site.add(home, range(201, 233, 2), "fast")
+    other = run(home)
+    assert other.exit_code == 3
+    assert "Drift." in other.stdout
+
+
+def test_who_leaves_the_store_leaves_the_reference(home):
+    """A patient that withdraws is erased from the file when it is read."""
+    site.add(home, range(10))
+    assert run(home, "--baseline").exit_code == 0
+    path = home.drift / "baseline.json"
+    gone = pseudonym_of(load_key(home.pseudonym_key), site.patient_name(3))
+    assert gone in path.read_text()
+    with open_writer(home) as writer:
+        writer.withdraw(gone)
+    run(home)
+    assert gone not in path.read_text()
+    assert len(json.loads(path.read_bytes())["patients"]) == 9
+
+
+def test_a_reference_of_another_model_or_damaged_is_refused(home):
+    """Fingerprints of two models have nothing to do with each other."""
+    site.add(home, range(10))
+    assert run(home, "--baseline").exit_code == 0
+    store = open_store(home)
+    with pytest.raises(Refused, match="another model"):
+        drift_files.load(home, store, "ab" * 32)
+    path = home.drift / "baseline.json"
+    good = json.loads(path.read_bytes())
+    good["patients"][0]["means"]["both"][0] = "x"
+    for bad in (b"{", b"[]", b'{"format":"sealed-1"}', json.dumps(good).encode()):
+        path.write_bytes(bad)
+        with pytest.raises(Refused) as caught:
+            drift_files.load(home, store, good["model_digest"])
+        assert caught.value.reason == "files"

@@ -1,0 +1,256 @@
+"""Personal heads: hostile labels, thin ones, files at rest, and that nothing of them can leave."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import socket
+from pathlib import Path
+
+import made_up_site as site
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from client import egress, personal
+from client.cli import app
+from client.personal_labels import read_labels
+from client.pseudonyms import load_key, pseudonym_of
+from client.sealed_files import read_own, write_own
+from client.store_key import CREDENTIAL
+from shared_model.errors import DataFault, OurMistake, Refused
+
+RUNNER = CliRunner()
+KEY = bytes(32)
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def csv_of(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def speeds(path: Path, numbers, more: str = "") -> Path:
+    lines = [f"{site.patient_name(n)},{'fast' if n % 2 else 'slow'}" for n in numbers]
+    return csv_of(path, "patient,speed\n" + "\n".join(lines) + "\n" + more)
+
+
+def run(home, *words):
+    return RUNNER.invoke(app, [*map(str, words), "--home", str(home.root)])
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def home(request, tmp_path, monkeypatch):
+    """24 patients, half of them fast."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    if request.param == "encrypted":
+        credentials = tmp_path / "credentials"
+        credentials.mkdir()
+        (credentials / CREDENTIAL).write_bytes(bytes(range(32)))
+        (credentials / CREDENTIAL).chmod(0o400)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    made = site.node(tmp_path / "node")
+    site.add(made, range(24))
+    return made
+
+
+def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monkeypatch):
+    """Fast and slow hearts are told apart; unknown and unlabelled rows are counted. No socket."""
+
+    def refuse(*_, **__):
+        raise AssertionError("something wanted to talk to somebody")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    labels = speeds(tmp_path / "speed.csv", range(24), "MRN-77777,fast\nMRN-00099,\n")
+    report = tmp_path / "report.json"
+    done = run(home, "personalise", labels, "--warm-start", "--json", "-o", report)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told == json.loads(report.read_bytes())
+    assert told["counts"] == {"fast": 12, "slow": 12}
+    assert told["rows"]["not in the store"] == told["rows"]["without a label"] == 1
+    assert told["figures"][0]["name"] == "AUROC"
+    assert told["figures"][0]["value"] > 0.9
+    assert told["figures"][0]["low"] > 0.5
+    sealed = "CREDENTIALS_DIRECTORY" in os.environ
+    path = home.personal / "speed.json"
+    assert told["sealed"] == sealed
+    assert (b"fast" in path.read_bytes()) != sealed
+    assert path.stat().st_mode & 0o077 == 0
+    names = [load_key(home.pseudonym_key), *map(site.patient_name, range(24))]
+    pseudonyms = [pseudonym_of(names[0], name) for name in names[1:]]
+    for one in (*names[1:], *pseudonyms):
+        assert one not in done.output
+        assert one.encode() not in path.read_bytes()
+    listed = json.loads(run(home, "personal", "list", "--json").stdout)
+    assert [one["name"] for one in listed] == ["speed"]
+    answers = tmp_path / "answers.csv"
+    assert run(home, "personal", "apply", "speed", "--warm-start", "-o", answers).exit_code == 0
+    rows = [line.split(",") for line in answers.read_text().splitlines()[1:]]
+    right = [row[1] == ("fast" if pseudonyms.index(row[0]) % 2 else "slow") for row in rows]
+    assert len(rows) == 24
+    assert np.mean(right) > 0.9
+    assert answers.stat().st_mode & 0o077 == 0
+    assert run(home, "personal", "remove", "speed").exit_code == 0
+    assert not path.exists()
+    assert isinstance(run(home, "personal", "remove", "speed").exception, OurMistake)
+
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(0).standard_normal((40, 128))
+
+
+def made(features, values, kind=None, name="x"):
+    return personal.make(
+        name, "label", features[: len(values)], values, kind=kind, sensors="both",
+        model_digest="ab" * 32,
+    )  # fmt: skip
+
+
+def test_thin_labels_are_refused_with_their_reason(features):
+    """Nineteen patients; one class; a class of four; one number; words where numbers are asked."""
+    with pytest.raises(Refused) as few:
+        made(features, ["a", "b"] * 9 + ["a"])
+    assert few.value.reason == "few-patients"
+    for values in (["a"] * 30, ["a"] * 30 + ["b"] * 4, [1.0] * 30, [f"{n:02d}" for n in range(30)]):
+        with pytest.raises(Refused) as caught:
+            made(features, values)
+        assert caught.value.reason == "classes"
+    with pytest.raises(OurMistake, match="words"):
+        made(features, ["a", 1.0] * 15, kind="number")
+    with pytest.raises(OurMistake, match="name"):
+        made(features, ["a", "b"] * 15, name="../x")
+
+
+def test_numbers_are_a_quantity_or_classes_by_how_many_there_are(features):
+    """0 and 1 are classes; forty different ages are not."""
+    assert made(features, [0.0, 1.0] * 15).classes == ("0", "1")
+    aged = made(features, [float(one) for one in range(40)])
+    assert (aged.kind, aged.classes) == ("number", ())
+    assert {one.name for one in aged.figures} == {"mean absolute error", "correlation"}
+
+
+HOSTILE = {
+    "no text": b"\xff\xfe\x00",
+    "zero bytes": b"patient,af\nMRN-00001,1\x00\n",
+    "ragged": b"patient,af\nMRN-00001,1,2\n",
+    "open quote": b'patient,af\n"MRN-00001,1\n',
+    "two labels": b"patient,af\nMRN-00001,1\nMRN-00001,0\n",
+    "twice a column": b"patient,af,af\nMRN-00001,1,1\n",
+    "long label": b"patient,af\nMRN-00001," + b"x" * 65 + b"\n",
+    "no pseudonym": b"pseudonym,af\nMRN-00001,1\n",
+    "long cell": b"patient,af\n" + b"x" * 200_000 + b",1\n",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_labels_are_refused_without_a_patients_name(tmp_path, case):
+    """The line's number, never what stands in it."""
+    with pytest.raises(DataFault) as caught:
+        read_labels(csv_of(tmp_path / "x.csv", HOSTILE[case]), KEY)
+    assert caught.value.cause == "labels"
+    assert "MRN" not in str(caught.value)
+    assert "xx" not in str(caught.value)
+
+
+def test_columns_that_are_none_or_that_identify_are_mistakes(tmp_path):
+    """And a link, a folder or a file that is too large is not read at all."""
+    path = csv_of(tmp_path / "x.csv", "who,af\nMRN-00001,1\n")
+    with pytest.raises(OurMistake, match="no column"):
+        read_labels(path, KEY)
+    assert len(read_labels(path, KEY, patient_column="who").values) == 1
+    two = csv_of(tmp_path / "y.csv", "patient,af,age\nMRN-00001,1,50\n")
+    with pytest.raises(OurMistake, match="2 columns"):
+        read_labels(two, KEY)
+    assert read_labels(two, KEY, "age").values == {pseudonym_of(KEY, "MRN-00001"): 50.0}
+    dates = csv_of(tmp_path / "z.csv", "patient,birth_date\nMRN-00001,1950-02-03\n")
+    with pytest.raises(OurMistake, match="identifies"):
+        read_labels(dates, KEY)
+    (tmp_path / "link").symlink_to(path)
+    for wrong in (tmp_path / "link", tmp_path, tmp_path / "absent"):
+        with pytest.raises(Refused):
+            read_labels(wrong, KEY)
+
+
+def test_a_head_of_another_model_or_a_damaged_file_is_refused(home, features):
+    """Never applied to fingerprints that mean something else."""
+    head = made(features, ["a", "b"] * 15)
+    personal.save(home, head)
+    assert personal.load(home, "x") == head
+    with pytest.raises(Refused) as caught:
+        personal.refuse_other_model(head, "cd" * 32)
+    assert caught.value.reason == "model"
+    path = home.personal / "x.json"
+    good = path.read_bytes()
+    (home.personal / "y.json").write_bytes(good)
+    with pytest.raises(Refused):
+        personal.load(home, "y")  # a file under another name
+    for bad in (b"", b"{", b"[1]", good[:-9], b'{"format":"sealed-1","salt":"","sealed":""}'):
+        path.write_bytes(bad)
+        with pytest.raises(Refused):
+            personal.load(home, "x")
+    with pytest.raises(OurMistake):
+        personal.load(home, "../../keys/identity")
+
+
+def test_a_plain_file_beside_a_key_and_a_sealed_one_without_are_refused(tmp_path, monkeypatch):
+    """As the window store does it; and no two writings have one ciphertext."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node, path = site.node(tmp_path / "node"), tmp_path / "node" / "own.json"
+    assert write_own(node, path, "a kind", b'{"a":1}') is False
+    (tmp_path / CREDENTIAL).write_bytes(bytes(range(32)))
+    (tmp_path / CREDENTIAL).chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(Refused, match="not encrypted"):
+        read_own(node, path, "a kind", 100)
+    assert write_own(node, path, "a kind", b'{"a":1}') is True
+    first = path.read_bytes()
+    assert read_own(node, path, "a kind", 100) == b'{"a":1}'
+    with pytest.raises(Refused, match="not what was written"):
+        read_own(node, path, "another kind", 100)
+    write_own(node, path, "a kind", b'{"a":1}')
+    assert path.read_bytes() != first
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(Refused, match="encrypted, but no"):
+        read_own(node, path, "a kind", 100)
+
+
+LOCAL = {
+    "client.personal", "client.personal_labels", "client.site_fingerprints", "client.drift",
+    "client.drift_files", "client.drift_plot", "client.sealed_files", "client.cli_personal",
+    "client.cli_drift", "shared_model.linear_heads", "shared_model.two_samples",
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{one.name}" for one in node.names}
+    return found
+
+
+def test_nothing_that_sends_knows_of_heads_or_drift_and_they_know_nothing_that_sends():
+    """Only the command line imports them; they import no network, no egress, no outbox."""
+    sends = {"egress", "app", "outbox", "submit", "registry_client", "supernode", "round", "mail"}
+    network = {"socket", "ssl", "http", "urllib", "grpc", "flwr", "asyncio", "smtplib", "requests"}
+    for package in ("client", "shared_model"):
+        for path in (ROOT / package).rglob("*.py"):
+            name, found = f"{package}.{path.stem}", imported(path)
+            if name in LOCAL:
+                assert not {one.split(".")[0] for one in found} & network, name
+                assert not found & {f"client.{one}" for one in sends}, name
+            elif name != "client.cli":
+                assert not found & LOCAL, name
+
+
+def test_the_allow_list_of_what_leaves_has_no_field_for_them():
+    """No message, field or mark of the only builder of what leaves."""
+    words = {field for fields in egress.ALLOWED.values() for field in fields} | set(egress.ALLOWED)
+    for word in ("personal", "head", "drift", "label", "fingerprint", "baseline"):
+        held = {one for one in words if word in one}
+        assert held <= {"ledger.head"}, word

@@ -1,0 +1,172 @@
+"""The results page: a function of measured files, and nothing else may be on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from shared_model.errors import OurMistake, Refused
+from simulations import cli_results, measurement, results_page
+from simulations.measurement import Machine, Measurement
+from simulations.results_rows import REQUIRED
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def measured(kind: str, figures: dict[str, Any]) -> Measurement:
+    return Measurement(
+        measurement=1,
+        kind=kind,
+        command="fedprint-lab something",
+        date="2026-11-29T01:02Z",
+        seconds=1.0,
+        commit="0" * 40,
+        machine=Machine(system="Linux", processor="a processor", cores=2, threads="1"),
+        versions={"python": "3.11"},
+        weights={"warm start": "ab" * 32},
+        figures=figures,
+    )
+
+
+def bench(value: float) -> Measurement:
+    figures = {"time_ratio": value}
+    return measured("bench", {"name": "dp-step", "quick": False, "figures": figures})
+
+
+def cell(row: str, value: float) -> dict[str, Any]:
+    one = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    return {
+        "task": "age", "sensors": "both", "row": row, "metric": "AUROC", "patients": 9, "items": 9,
+        "estimate": one, "skill": one, "gain_over_random_init": one, "gain_over_hand_made": None,
+    }  # fmt: skip
+
+
+def run(*words: str) -> Any:
+    """The command as typed; faults come out as exceptions."""
+    app = typer.Typer()
+    app.command("other")(lambda: None)
+    cli_results.register(app)
+    return CliRunner().invoke(app, ["results", *words])
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A generated page of one benchmark and one probe table."""
+    folder = tmp_path / "results"
+    measurement.write(folder / "speed" / "measured-bench-dp-step.json", bench(1.2))
+    probe = {"cells": [cell("random-init", 0.7), cell("ours", 0.8)], "skipped": {"x": "no folder"},
+             "single_sensor": [], "bars": {}}  # fmt: skip
+    measurement.write(folder / "measured-probe.json", measured("probe", probe))
+    assert run("--page", str(tmp_path / "results.md")).exit_code == 0
+    return tmp_path / "results.md"
+
+
+def test_the_page_is_what_the_files_give() -> None:
+    """The project's own page was not edited by hand, and is not older than its files."""
+    page = ROOT / "docs" / "results.md"
+    found = results_page.make(page.with_suffix(""))
+    assert results_page.differences(found, page, page.with_suffix("")) == []
+
+
+def test_a_figure_typed_by_hand_is_refused(page: Path) -> None:
+    """One digit in the page, a changed figure, a figure of no file: each is found."""
+    assert run("--page", str(page), "--check").exit_code == 0
+    text = page.read_text()
+    page.write_text(text.replace("1.2 x", "1.1 x"))
+    assert isinstance(run("--page", str(page), "--check").exception, Refused)
+    page.write_text(text)
+    figure = next((page.with_suffix("") / "figures").glob("*.svg"))
+    drawn = figure.read_bytes()
+    figure.write_bytes(drawn.replace(b"</svg>", b"<!-- --></svg>"))
+    refused = run("--page", str(page), "--check").exception
+    assert isinstance(refused, Refused)
+    assert figure.name in str(refused)
+    figure.write_bytes(drawn)
+    (figure.parent / "mine.svg").write_bytes(drawn)
+    assert "mine.svg" in str(run("--page", str(page), "--check").exception)
+
+
+def test_check_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    assert isinstance(run("--page", str(tmp_path / "results.md"), "--check").exception, Refused)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_rows_that_nobody_measured_say_so(page: Path) -> None:
+    """Every row of the design is on the page: with a figure, or in words."""
+    text = page.read_text()
+    for row in REQUIRED:
+        there = f"- {row}: not measured" in text
+        assert there != (row == "random-init"), row
+    assert "- x: not measured: no folder" in text
+    assert "| PPG -> ECG heart-rate error | <= 2.9 bpm | not measured | not measured |" in text
+
+
+@pytest.mark.parametrize(("value", "answer"), [(1.25, "**reached**"), (1.26, "not reached")])
+def test_answers_to_bars_are_computed(tmp_path: Path, value: float, answer: str) -> None:
+    measurement.write(tmp_path / "measured-bench-dp-step.json", bench(value))
+    text = results_page.make(tmp_path).text
+    assert f"| <= 1.25 | {value:.3g} x | {answer} | measured-bench-dp-step.json |" in text
+
+
+def test_quick_sizes_answer_no_bar(tmp_path: Path) -> None:
+    figures = {"name": "dp-step", "quick": True, "figures": {"time_ratio": 1.0}}
+    measurement.write(tmp_path / "measured-bench-x.json", measured("bench", figures))
+    assert "| no answer |" in results_page.make(tmp_path).text
+
+
+def test_a_figure_beside_a_file_must_be_the_one_its_command_drew(tmp_path: Path) -> None:
+    """Examples of windows cannot be drawn again from numbers; their digest holds them."""
+    about = {"title": "t", "caption": "c", "sha256": "0" * 64}
+    figures = {
+        "directions": {"ppg_to_ecg": {}, "ecg_to_ppg": {}}, "words": {}, "left_out": {}, "met": {},
+        "absent_sites": [], "note": "", "bar": {"bar_bpm": 2.9}, "figures": {"a": about},
+        "cited": {"source": "s", "raw_ppg_bpm": 1.0, "made_ecg_bpm": 1.0},
+    }  # fmt: skip
+    measurement.write(tmp_path / "measured-cross-modal.json", measured("cross-modal", figures))
+    with pytest.raises(Refused):
+        results_page.make(tmp_path)
+    (tmp_path / "a.svg").write_bytes(b"<svg/>")
+    with pytest.raises(OurMistake, match="not the figure"):
+        results_page.make(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        {"commit": "mine"},
+        {"date": "today"},
+        {"kind": "no such kind"},
+        {"extra": 1},
+        {"seconds": -1},
+    ],
+)
+def test_a_file_that_was_bent_by_hand_is_refused(tmp_path: Path, bent: dict[str, Any]) -> None:
+    path = tmp_path / "measured-x.json"
+    path.write_text(json.dumps(bench(1.0).model_dump() | bent))
+    with pytest.raises(OurMistake):
+        results_page.make(tmp_path)
+
+
+def test_files_that_are_no_measurements_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measured-x.json"
+    for content in ("[" * 100_000, "not JSON", "[]", "{}"):
+        path.write_text(content)
+        with pytest.raises(OurMistake):
+            measurement.read(path)
+    measurement.write(path, measured("probe", {"cells": []}))
+    with pytest.raises(OurMistake, match="has not what its kind has"):
+        results_page.make(tmp_path)
+
+
+def test_a_measurement_says_what_made_it(tmp_path: Path) -> None:
+    made = measurement.made_now("bench", {}, weights={}, seconds=0.1)
+    assert made.versions["fedprint"]
+    assert measurement.commit_of(tmp_path) == measurement.NO_COMMIT
+    command = measurement.command_line(["/path/fedprint-lab", "probe", "a b"])
+    assert command == "fedprint-lab probe 'a b'"
