@@ -48,8 +48,8 @@ class Rows(Lines):
         self, connection: sqlite3.Connection, marks: Marks, first: int, last: int
     ) -> Iterator[bytes]:
         for begin in range(first, last, PAGE):
-            numbers = marks.numbers[begin : min(begin + PAGE, last)]
-            for _, line in rows(connection, numbers[0] - 1, numbers[-1]):
+            end = min(begin + PAGE, last) - 1
+            for _, line in rows(connection, marks.number(begin) - 1, marks.number(end)):
                 yield line
 
     def changed(self, entry: int) -> LedgerFault:

@@ -451,8 +451,8 @@ class LedgerStore:
             longer = chain.extended(self._new_lines(chain.length, places), at=self._rows)
         except LedgerFault as error:
             raise refuse(f"The ledger is not whole. {error.message}", entry=error.entry) from error
-        for place, number in zip(places, longer.numbers[len(chain.numbers) :], strict=True):
-            if place != number:
+        for at, place in enumerate(places, len(chain.links)):
+            if place != longer.number(at):
                 raise refuse(f"Entry {place} is in another's place.", entry=place)
         if longer.identity_key != self._heir:
             self._refuse_another_key(longer)
@@ -479,9 +479,10 @@ class LedgerStore:
 
     def _still_holds(self, chain: Chain) -> bool:
         """Whether the file is the one that was verified, by its first and last entry."""
+        ends = {chain.number(0), chain.length} if chain.length else ()
         return all(
             (found := rows(self._connection, number - 1, number)) and chain.holds(*found[0])
-            for number in (*chain.numbers[:1], *chain.numbers[-1:])
+            for number in ends
         )
 
     @contextmanager

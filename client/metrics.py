@@ -29,7 +29,7 @@ from shared_model.protocol import PRIVACY_UNIT, RefusalReason
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 _REASONS = frozenset(get_args(RefusalReason))
-_OUTCOMES = ("delivered", "not-taken", "run-over", "expired")
+_OUTCOMES = ("delivered", "not-taken", "run-over", "expired", "lost")
 
 
 class Tail:

@@ -25,9 +25,10 @@ from shared_model.errors import OurMistake
 from shared_model.files import append_line
 from shared_model.locks import locked
 
-Outcome = Literal["delivered", "not-taken", "run-over", "expired"]
+Outcome = Literal["delivered", "not-taken", "run-over", "expired", "lost"]
 """delivered: the coordinator's SuperLink has all of it. not-taken: it does not want it (any more).
-run-over: its Flower run has ended; a new one asks again. expired: its time is over."""
+run-over: its Flower run has ended; a new one asks again. expired: its time is over.
+lost: the training process ended before it had handed all of it over; it leaves when asked again."""
 
 SIZE_BYTES = 10 * 1024 * 1024
 KEPT = 5

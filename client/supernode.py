@@ -6,6 +6,8 @@ Here, in the process of the SuperNode:
 - a reply is kept until the SuperLink has every piece of it, or its message no longer counts. Pieces
   that are there are not sent again;
 - pieces of a message that came are kept, so that a download goes on too;
+- a reply of which the training process was killed before it had handed all of it over is an answer
+  that crashed, so that the coordinator asks again; Flower's waits for the rest for ever;
 - nothing that the line does ends the process: a connection that is cut in its TLS handshake, a
   proxy that is away;
 - `logs/sent.log` says when a reply was delivered, and never that of one that was not.
@@ -28,6 +30,7 @@ from typing import Any
 import httpx
 from flwr.app import Message
 from flwr.app.message import array
+from flwr.common.constant import Status
 from flwr.common.logger import log
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
@@ -39,6 +42,8 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.retry import RetryInvoker, http_retry
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.nodestate import in_memory_nodestate
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from client.home import NodeHome
 from client.rest import leave_mark
@@ -74,6 +79,8 @@ KNOWN: Mapping[Callable[..., Any], str] = {
     pull_objects: "31bb2de46b450e6a",
     push_object_contents_from_iterable: "89d2efe1cf720c91",
     array.Array.slice_array: "b31c50d5c7206fa1",
+    InMemoryNodeState._store_error_replies: "3af03090bfae3ea7",
+    InMemoryNodeState._on_task_tokens_expired: "a181b661f768cc12",
 }
 """The functions of Flower that are replaced here, or that what is replaced relies on."""
 
@@ -246,6 +253,17 @@ class Delivery:
                     log(ERROR, "message %s was not answered in its time", awaited)
                     return
                 self.sleep(POLL_S)
+            lost = [one for one in replies if not self._is_whole(one, state, object_store)]
+            for message in lost:
+                log(ERROR, "the training process ended while it handed over a reply")
+                about = message.metadata
+                state.delete_messages(message_ids=[about.message_id])
+                object_store.delete(about.message_id)
+                self._note(about.message_id, "lost")
+                state._store_error_replies(
+                    {about.run_id}, in_memory_nodestate.CLIENT_APP_CRASHED_ERROR
+                )
+            replies = [one for one in replies if one not in lost]
             for message in replies:
                 about = message.metadata
                 try:
@@ -257,6 +275,23 @@ class Delivery:
                     object_store.delete(about.message_id)
             if awaited in ("", *(message.metadata.reply_to_message_id for message in replies)):
                 return
+
+    def _is_whole(self, message: Message, state: Any, object_store: Any) -> bool:
+        """Wait until the training process has handed all of this reply over; false if it never
+        will: it has ended, or given up, and Flower has noticed (it hears nothing for a minute)."""
+        about = message.metadata
+        tree = object_store.get_object_tree(about.message_id)
+        parts = [one.object_id for one in iterate_object_tree(tree)]
+
+        def whole() -> bool:
+            return all(object_store.get(one) != b"" for one in parts)
+
+        while not whole():
+            state.get_task_by_token("")  # for what it does on the way: it ends silent tasks
+            if not state.get_tasks(run_ids=[about.run_id], statuses=[Status.RUNNING]):
+                return whole()  # the last piece may have come since
+            self.sleep(POLL_S / 5.0)
+        return True
 
     def _note(self, identifier: str, outcome: Outcome) -> None:
         try:
@@ -290,7 +325,7 @@ class Delivery:
                     return "delivered" if needed and needed <= tried else "not-taken"
                 needed |= missing
                 push_object_contents_from_iterable(
-                    _contents(tree, missing, object_store, self.sleep),
+                    _contents(tree, missing, object_store),
                     partial(push, session),
                     max_concurrent_pushes=AT_ONCE,
                 )
@@ -308,18 +343,14 @@ class Delivery:
         raise AssertionError("unreachable")
 
 
-def _contents(
-    tree: ObjectTree, missing: set[str], store: Any, sleep: Callable[[float], None]
-) -> Iterator[tuple[str, bytes]]:
+def _contents(tree: ObjectTree, missing: set[str], store: Any) -> Iterator[tuple[str, bytes]]:
     """The missing objects, each once, in the order of the tree."""
     left = set(missing)
     for part in iterate_object_tree(tree):
         if part.object_id not in left:
             continue
         left.remove(part.object_id)
-        while (content := store.get(part.object_id)) == b"":
-            sleep(POLL_S)  # the training process is still handing it over
-        yield part.object_id, content
+        yield part.object_id, store.get(part.object_id)
 
 
 def _is_final(error: Exception) -> bool:

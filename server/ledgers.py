@@ -73,9 +73,9 @@ class JsonLines(Lines):
             with self.path.open("rb") as stream:
                 stream.seek(marks.start(first))
                 for place in range(first, last):
-                    yield stream.read(marks.ends[place] - marks.start(place))[:-1]
+                    yield stream.read(marks.end(place) - marks.start(place))[:-1]
         except OSError as error:
-            raise self.changed(marks.numbers[first]) from error
+            raise self.changed(marks.number(first)) from error
 
     def changed(self, entry: int) -> OurMistake:
         return OurMistake(

@@ -206,10 +206,9 @@ class Chain:
         """Bytes of all lines, each with a line end."""
         return self._walk.marks.size
 
-    @property
-    def numbers(self) -> Sequence[int]:
-        """Sequence numbers of the entries that are here."""
-        return self._walk.marks.numbers
+    def number(self, place: int) -> int:
+        """Sequence number of the entry at this place among those that are here, from 0."""
+        return self._walk.marks.number(place)
 
     def holds(self, number: int, line: bytes) -> bool:
         """Whether this is the line of the entry with this number."""
@@ -267,8 +266,8 @@ class Chain:
 
     def after(self, length: int) -> tuple[Link, ...]:
         """The entries beyond this length."""
-        places = self._walk.marks.places_after(length)
-        return tuple(self._links.between(places.start, places.stop))
+        first = self._walk.marks.place_after(length)
+        return tuple(self._links.between(first, len(self.links)))
 
     @overload
     def entries(self, kind: type[K], /) -> Iterator[K]: ...

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, overload
 
 from shared_model.errors import FedprintError, OurMistake
@@ -38,6 +38,8 @@ _KINDS: tuple[type[Any], ...] = (
     *(Opened, Approved, Booked, Answered, Incident, Recovered, HandedOver, Replaced),
 )
 _DIGEST = 32
+PAGE = 128
+"""Entries of a page of marks: the last page is what a longer chain copies."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Lines(Protocol):
 
 
 @dataclass
-class Marks:
-    """What is kept in memory of each entry, by its place in the list (from 0)."""
+class _Page:
+    """Marks of up to `PAGE` entries, by their place in the page."""
 
     numbers: array[int] = field(default_factory=lambda: array("I"))
     """Sequence numbers; they ascend, and skip entries that were lost."""
@@ -79,75 +81,133 @@ class Marks:
     """Bytes of all lines up to this one, each with a line end."""
     answers: array[int] = field(default_factory=lambda: array("I"))
     """Sequence number of the entry that answers this booking; 0 if there is none."""
-    kinds: bytearray = field(default_factory=bytearray)
-    heads: bytearray = field(default_factory=bytearray)
+    kinds: bytes = b""
+    heads: bytes = b""
     """32 bytes each, after the entry."""
-    prints: bytearray = field(default_factory=bytearray)
+    prints: bytes = b""
     """32 bytes each: SHA-256 of the line."""
 
+    def copy(self) -> _Page:
+        return replace(self, numbers=self.numbers[:], ends=self.ends[:], answers=self.answers[:])
+
+
+class Marks:
+    """What is kept in memory of each entry, by its place in the list (from 0).
+
+    A longer list shares its full pages with the shorter one that it was copied from, so that years
+    of entries are neither held twice nor copied for the next one.
+    """
+
+    __slots__ = ("_count", "_firsts", "_pages")
+
+    def __init__(self, pages: Sequence[_Page] = (), firsts: Sequence[int] = ()) -> None:
+        self._pages, self._firsts = list(pages), array("I", firsts)
+        self._count = sum(len(page.numbers) for page in self._pages[-1:])
+        self._count += PAGE * max(0, len(self._pages) - 1)
+
     def __len__(self) -> int:
-        return len(self.numbers)
+        return self._count
 
     def copy(self) -> Marks:
-        """Arrays are copied whole: a chain that somebody holds never changes."""
-        return Marks(
-            *(self.numbers[:], self.ends[:], self.answers[:]),
-            *(self.kinds[:], self.heads[:], self.prints[:]),
-        )
+        """A chain that somebody holds never changes."""
+        pages = self._pages
+        return Marks([*pages[:-1], *(page.copy() for page in pages[-1:])], self._firsts)
 
     def add(self, entry: Entry, line: bytes, head: str) -> None:
-        self.numbers.append(entry.sequence)
-        self.ends.append(self.size + len(line) + 1)
-        self.answers.append(0)
-        self.kinds.append(_KINDS.index(type(entry)))
-        self.heads += bytes.fromhex(head)
-        self.prints += hashlib.sha256(line).digest()
+        size = self.size
+        if self._count % PAGE == 0:
+            self._pages.append(_Page())
+            self._firsts.append(entry.sequence)
+        page = self._pages[-1]
+        page.numbers.append(entry.sequence)
+        page.ends.append(size + len(line) + 1)
+        page.answers.append(0)
+        page.kinds += bytes([_KINDS.index(type(entry))])
+        page.heads += bytes.fromhex(head)
+        page.prints += hashlib.sha256(line).digest()
+        self._count += 1
 
     @property
     def size(self) -> int:
         """Bytes of all lines, each with a line end."""
-        return self.ends[-1] if self.ends else 0
+        return self.end(self._count - 1) if self._count else 0
 
     def place(self, number: int) -> int | None:
         """Where the entry with this sequence number stands; None if it is not here."""
-        at = bisect_left(self.numbers, number)
-        return at if at < len(self) and self.numbers[at] == number else None
+        at = self.place_after(number - 1)
+        return at if at < self._count and self.number(at) == number else None
+
+    def place_after(self, number: int) -> int:
+        """Of the first entry beyond this sequence number; the count if there is none."""
+        page = bisect_right(self._firsts, max(number, 0)) - 1
+        if page < 0:
+            return 0
+        return page * PAGE + bisect_right(self._pages[page].numbers, number)
+
+    def number(self, place: int) -> int:
+        """Sequence number."""
+        return self._pages[place // PAGE].numbers[place % PAGE]
+
+    def kind(self, place: int) -> int:
+        """Place in `_KINDS`."""
+        return self._pages[place // PAGE].kinds[place % PAGE]
+
+    def start(self, place: int) -> int:
+        """Bytes of all lines before this one."""
+        return self.end(place - 1) if place else 0
+
+    def end(self, place: int) -> int:
+        """Bytes of all lines up to this one, each with a line end."""
+        return self._pages[place // PAGE].ends[place % PAGE]
+
+    def head(self, place: int) -> str:
+        """After this entry."""
+        at = place % PAGE * _DIGEST
+        return self._pages[place // PAGE].heads[at : at + _DIGEST].hex()
+
+    def holds(self, place: int, line: bytes) -> bool:
+        """Whether this is the line that was verified at this place."""
+        return self._print(place) == hashlib.sha256(line).digest()
 
     def answer(self, booking: int, by: int) -> None:
         """The booking with this number is answered by the entry with that one."""
         place = self.place(booking)
         if place is None:
             raise OurMistake("What is answered is not here.")
-        self.answers[place] = by
+        page = place // PAGE
+        if page < len(self._pages) - 1:  # others have it, too
+            self._pages[page] = self._pages[page].copy()
+        self._pages[page].answers[place % PAGE] = by
 
     def answer_of(self, booking: int) -> int:
         """Number of the entry that answers this booking (its number); 0 if there is none."""
         place = self.place(booking)
-        return 0 if place is None else self.answers[place]
-
-    def places_after(self, number: int) -> range:
-        """Of the entries beyond this sequence number."""
-        return range(bisect_left(self.numbers, number + 1), len(self))
-
-    def start(self, place: int) -> int:
-        """Bytes of all lines before this one."""
-        return self.ends[place - 1] if place else 0
-
-    def head(self, place: int) -> str:
-        return self.heads[place * _DIGEST : (place + 1) * _DIGEST].hex()
-
-    def holds(self, place: int, line: bytes) -> bool:
-        """Whether this is the line that was verified at this place."""
-        known = self.prints[place * _DIGEST : (place + 1) * _DIGEST]
-        return known == hashlib.sha256(line).digest()
+        return 0 if place is None else self._pages[place // PAGE].answers[place % PAGE]
 
     def begin_with(self, other: Marks) -> bool:
         """Whether the other's lines are the first of these, byte for byte."""
-        return self.prints.startswith(other.prints)
+        if len(other) > len(self):
+            return False
+        pairs = zip(self._pages, other._pages, strict=False)
+        return all(one is two or one.prints.startswith(two.prints) for one, two in pairs)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the lines are the same, byte for byte."""
+        if not isinstance(other, Marks):
+            return NotImplemented
+        return len(self) == len(other) and self.begin_with(other)
+
+    def __hash__(self) -> int:
+        return hash((self._count, self._print(self._count - 1) if self._count else b""))
 
     def count(self, kind: type[Any]) -> int:
         """Entries of this kind and of those derived from it."""
-        return sum(self.kinds.count(number) for number in _numbers_of((kind,)))
+        kinds = _numbers_of((kind,))
+        return sum(page.kinds.count(number) for page in self._pages for number in kinds)
+
+    def _print(self, place: int) -> bytes:
+        at = place % PAGE * _DIGEST
+        return self._pages[place // PAGE].prints[at : at + _DIGEST]
 
 
 class Links(Sequence[Link]):
@@ -186,7 +246,7 @@ class Links(Sequence[Link]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Links):
-            return self.marks.prints == other.marks.prints
+            return self.marks == other.marks
         if isinstance(other, tuple):
             return len(self) == len(other) and all(
                 one == two for one, two in zip(self, other, strict=True)
@@ -194,7 +254,7 @@ class Links(Sequence[Link]):
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(bytes(self.marks.prints))
+        return hash(self.marks)
 
     def __repr__(self) -> str:
         return f"Links({len(self)})"
@@ -211,7 +271,7 @@ class Links(Sequence[Link]):
         if first < min(last, stored):
             yield from self._read(first, min(last, stored), wanted)
         for place in range(max(first, stored), last):
-            if self.marks.kinds[place] in wanted:
+            if self.marks.kind(place) in wanted:
                 yield self.tail[place - stored]
 
     def _read(self, first: int, last: int, wanted: Sequence[int]) -> Iterator[Link]:
@@ -222,8 +282,8 @@ class Links(Sequence[Link]):
         for place in range(first, last):
             line = next(found, None)
             if line is None or not marks.holds(place, line):
-                raise lines.changed(marks.numbers[place])
-            if marks.kinds[place] in wanted:
+                raise lines.changed(marks.number(place))
+            if marks.kind(place) in wanted:
                 entry, digest = read_again(line)
                 yield Link(entry, line, digest, marks.head(place))
 

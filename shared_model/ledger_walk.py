@@ -69,7 +69,7 @@ class Walk:
             self,
             marks=self.marks.copy(),
             tally=self.tally.copy(),
-            booked={run: dict(rounds) for run, rounds in self.booked.items()},
+            booked=dict(self.booked),  # what it leads to is replaced and never changed
             approvals=dict(self.approvals),
             incidents=set(self.incidents),
             lost=dict(self.lost),
@@ -100,7 +100,7 @@ class Walk:
         match entry:
             case Booked():
                 run = entry.run
-                self.booked.setdefault(run, {})[entry.round] = entry.sequence
+                self.booked[run] = {**self.booked.get(run, {}), entry.round: entry.sequence}
                 if run in self.approvals:
                     number, since = self.approvals[run]
                     self.approvals[run] = (number, since + 1)

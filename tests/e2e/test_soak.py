@@ -182,6 +182,7 @@ def soak(
             aside.forget()
             line.handed.clear()
             rounds -= size
+            del record, folder  # else the record of a run that is over stays beside the next
     print(f"seed {seed}: {verdict}")
     print(f"coordinator killed {one.killed}, pauses {one.pauses}, faults {dict(line.counts)}")
     return one, verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from types import SimpleNamespace
 
@@ -9,10 +10,13 @@ import httpx
 import pytest
 from flwr.app import Metadata
 from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import start_client_internal
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from client import supernode
 from client.app import pack, unpack
@@ -402,3 +406,94 @@ def test_a_message_that_is_larger_than_any_is_given_up():
         kept.pull([str(n) for n in range(10_000)], lambda one: asked.append(one) or bytes(4))
     assert len(asked) < 1000
     assert kept.pull(["a"], lambda one: bytes(40)) == {"a": bytes(40)}
+
+
+class Handing:
+    """Flower's own node state, and a training process that hands a reply over piece by piece."""
+
+    def __init__(self, reply):
+        self.store = InMemoryObjectStore()
+        self.state = InMemoryNodeState(self.store)
+        about = reply.metadata
+        asked = make_message(
+            Metadata(
+                run_id=about.run_id,
+                message_id="asked",
+                src_node_id=1,
+                dst_node_id=2,
+                reply_to_message_id="",
+                group_id="",
+                created_at=about.created_at,
+                ttl=about.ttl,
+                message_type="train",
+            ),
+            pack(b"question", b""),
+        )
+        self.state.store_message(asked)
+        assert self.state.get_messages_legacy(is_reply=False)
+        self.task = self.state.create_task("flwr-clientapp", about.run_id)
+        assert self.state.claim_task(self.task)
+        assert self.state.activate_task(self.task)
+        self.pieces = {key: value.deflate() for key, value in get_all_nested_objects(reply).items()}
+        self.session = self.state.start_session(about.run_id)
+        _, self.missing = self.state.store_message_and_object_tree(
+            reply, get_object_tree(reply), self.session
+        )
+        self.run = about.run_id
+
+    def hand(self, count):
+        """The next pieces; those that are left stay with the process."""
+        for one in [self.missing.pop() for _ in range(min(count, len(self.missing)))]:
+            assert self.state.store_object(self.run, self.session, one, self.pieces[one])
+
+    def is_silent(self):
+        """A minute without a sign of life has passed."""
+        record = self.state.task_token_store[self.task]
+        record.active_until = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
+
+
+def test_a_process_that_is_killed_while_it_hands_a_reply_over_ends_no_node(reply, clock, log):
+    """Flower's loop waits for the rest for ever, and takes no other message: the coordinator hears
+    that the process crashed, and asks again."""
+    handing, link, waits = Handing(reply), Link(), []
+    handing.hand(2)
+    assert handing.missing
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 5:
+            handing.is_silent()
+        assert len(waits) < 50, "it waits for ever"
+
+    said = []
+
+    def send(message, tree, worked_s):
+        said.append(message)
+        return link.send(message, tree, worked_s)
+
+    delivery = Delivery(log, sleep, clock)
+    delivery.awaited.identifier, delivery.awaited.until_s = "asked", clock() + 3_600.0
+    log.handed_over(reply.metadata.message_id, b"", b"")
+    delivery.push(handing.state, handing.store, send, link.push_object)
+    (crashed,) = said
+    assert crashed.error.code == ErrorCode.CLIENT_APP_CRASHED
+    assert crashed.metadata.reply_to_message_id == "asked"
+    assert [entry.outcome for entry in log.entries()] == ["lost"]
+    assert not handing.state.msg_store
+
+
+def test_a_process_that_is_slow_to_hand_a_reply_over_is_waited_for(reply, clock, log):
+    """And a reply whose last piece comes with the end of its task is whole."""
+    handing, link = Handing(reply), Link()
+    log.handed_over(reply.metadata.message_id, b"", b"")
+
+    def sleep(seconds):
+        handing.hand(1)
+        if not handing.missing:
+            assert handing.state.finish_task(handing.task, "completed", "")
+
+    delivery = Delivery(log, sleep, clock)
+    delivery.awaited.identifier, delivery.awaited.until_s = "asked", clock() + 3_600.0
+    delivery.push(handing.state, handing.store, link.send, link.push_object)
+    assert set(link.objects) == set(handing.pieces)
+    assert [entry.outcome for entry in log.entries()] == ["delivered"]

@@ -33,7 +33,7 @@ from client import ledger_rows, ledger_store
 from client.budget import Budget
 from client.home import NodeHome
 from server.ledgers import LedgerArchive
-from shared_model import accounting, distributed, ledger_cost
+from shared_model import accounting, distributed, ledger_cost, ledger_lines
 from shared_model.accounting import Mechanism
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import (
@@ -52,6 +52,7 @@ from shared_model.ledger_lines import Marks
 ENDLESS = Budget(epsilon_lifetime=float("inf"), epsilon_per_run=float("inf"), delta=1e-5)
 PLAIN = {"private": False, "noise": "not private"}
 """Needs no accountant."""
+REAL_PAGE = ledger_lines.PAGE
 
 
 @pytest.fixture
@@ -61,10 +62,11 @@ def home(tmp_path: Path) -> NodeHome:
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins with nothing verified, and pages of three entries."""
+    """Each test begins with nothing verified, and pages of a few entries."""
     monkeypatch.setattr(ledger_store, "_verified", {})
     monkeypatch.setattr(ledger_store, "PAGE", 3)
     monkeypatch.setattr(ledger_rows, "PAGE", 3)
+    monkeypatch.setattr(ledger_lines, "PAGE", 4)
 
 
 @dataclass
@@ -137,7 +139,8 @@ def answers(chain: Chain, until: int | None = None) -> list[Any]:
     runs = [(run, number) for run in ("run-0", "run-1", "none") for number in range(4)]
     return [
         *(chain.length, chain.head, chain.size, chain.delta, chain.keys, chain.opened),
-        *(chain.bookings, chain.answered_bookings, chain.last_booking, list(chain.numbers)),
+        *(chain.bookings, chain.answered_bookings, chain.last_booking),
+        [chain.number(place) for place in range(len(chain.links))],
         [chain.head_at(length) for length in range(40)],
         [[link.digest for link in chain.after(length)] for length in range(chain.length + 2)],
         [(chain.booking(*of), chain.answer(*of)) for of in runs],
@@ -260,10 +263,11 @@ def rounds(home: NodeHome, archive: LedgerArchive, first: int, last: int) -> Non
 
 
 def test_memory_does_not_grow_with_the_entries_of_a_ledger(
-    home: NodeHome, tmp_path: Path, live: Callable[[], int]
+    home: NodeHome, tmp_path: Path, live: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an entry no object stays alive, and less than 300 bytes at the node or in the archive; an
     object for each takes thousands."""
+    monkeypatch.setattr(ledger_lines, "PAGE", REAL_PAGE)
     archive = LedgerArchive(tmp_path / "archive")
     rounds(home, archive, 1, 3)
     tracemalloc.start()

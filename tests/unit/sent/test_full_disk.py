@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import Metadata
 from flwr.app.message import make_message
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 
 from client import sent, supernode
 from client.app import pack
@@ -105,6 +106,8 @@ def test_a_reply_that_was_delivered_ends_no_supernode_because_the_disk_is_full(h
         get_messages_legacy=lambda is_reply: [made],
         delete_messages=delete,
         delete=gone.append,
+        get_object_tree=lambda identifier: get_object_tree(made),
+        get=lambda identifier: b"all of it",
     )
     monkeypatch.setattr(supernode.Delivery, "_deliver", lambda *_: "delivered")
     monkeypatch.setattr(sent.os, "open", full)
