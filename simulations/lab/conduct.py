@@ -145,7 +145,7 @@ class Loop:
         self.names = tuple(site.name for site in self.data.sites)
         self.place = {name: index for index, name in enumerate(self.names)}
         start = self.settled.start
-        state = self.step.begin({name: start[name] for name in self.settled.setup.sent})
+        state = self.step.begin(adapters.trained_part(start, self.settled.setup.sent))
         self.first_bytes = len(weights_io.to_bytes(start))
         self.body_bytes = len(weights_io.to_bytes(start | state))
 

@@ -169,7 +169,7 @@ class _Consortium:
             trainable=names_trained,
             starts=1,
         )
-        trained = {name: self.weights[name] for name in names_trained}
+        trained = adapters.trained_part(self.weights, names_trained)
         self.state = plan_of(self.record).step.begin(trained)
 
     @property
