@@ -46,6 +46,7 @@ from client.pulls import Pulls, TooSlow
 from client.reply_clock import ReplyClock, Stopped, is_timed, tick_of
 from client.sent import SentLog
 from shared_model.errors import FedprintError
+from shared_model.memory import give_back
 from shared_model.pieces import piece_bytes
 
 RECORD = "fedprint"
@@ -250,6 +251,7 @@ def _answer(address: str, token: str, clock: ReplyClock, chosen: ClientApp) -> N
         if beat.is_running:
             beat.stop()
         client.close()
+        give_back()
 
 
 def _limited(client: RuntimeHttpClient, limit: Callable[[Any], Any]) -> RuntimeHttpClient:

@@ -22,6 +22,7 @@ from server.sum_desk import SumDesk
 from shared_model import adapters, canonical, protocol
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
+from shared_model.memory import give_back
 from shared_model.protocol import KnownHead
 from shared_model.release import ModelParts
 from shared_model.secure_sum.numbers import pack
@@ -215,6 +216,7 @@ class RoundWork:
             parts=parts,
             sum_digest=canonical.digest(packed),
         )
+        give_back()
         self.tell("aggregated", detail=digest)
         self.closings.begin(self.journal.record, self.journal.record.rounds[-1])
         return rounds.Aggregated(action.number, digest)

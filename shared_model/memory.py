@@ -1,0 +1,21 @@
+"""Memory that was freed goes back to the system.
+
+The C library keeps what a process has freed, for its next requests. A round makes and frees blocks
+of many sizes (models, submissions, records), so that holes of tens of MB are left, that wander and
+creep over months, though nothing of them is in use. Measured in `tests/e2e/test_soak.py`: in use
+did not grow by 0.1 MB in 100 rounds, resident was 13 to 36 MB above it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+
+def give_back() -> None:
+    """Give free memory back to the system, where the C library can (glibc); takes milliseconds.
+
+    Called between rounds and between messages, when large blocks have just been freed.
+    """
+    with suppress(OSError, AttributeError):  # another C library: it looks after itself
+        ctypes.CDLL(None).malloc_trim(0)
