@@ -82,15 +82,17 @@ def per_patient_gradients(
         Gradients by name, each (patient, *shape of the parameter).
 
     Raises:
-        OurMistake: a Linear or LayerNorm layer's trained tensor is used outside of it as well.
+        OurMistake: a Linear or LayerNorm layer's trained tensor is used outside of it as well, or
+            the loss is not one number.
         RuntimeError: from torch, if `forward` draws random numbers.
     """
     held = {name: value.detach() for name, value in loss.named_parameters()}
     held |= {name: value.detach() for name, value in loss.named_buffers()}
 
-    if taps.tappable(loss, list(parameters)):
-        return taps.gradients(loss, held, parameters, batch)
-    return _by_transforms(loss, held, parameters, batch)
+    with torch.autocast(batch[0].device.type, enabled=False):  # whatever the caller does
+        if taps.tappable(loss, list(parameters)):
+            return taps.gradients(loss, held, parameters, batch)
+        return _by_transforms(loss, held, parameters, batch)
 
 
 def _by_transforms(
