@@ -72,6 +72,9 @@ def per_patient_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of the loss of every patient by itself.
 
+    One thread at a time for one `loss`, or for two that share a model: torch's `functional_call`
+    puts the given tensors into the module while it runs.
+
     Args:
         loss: `loss(*tensors_of_one_patient)` is a scalar; its own parameters are replaced by
             `parameters` where named there and held constant elsewhere.

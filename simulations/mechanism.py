@@ -78,10 +78,9 @@ class Patients:
         self.by_step.append(taken)
         self.asked.clear()
 
-    def without(self, patient: int) -> Patients:
-        """The store without one: those behind it move up."""
-        rest = np.arange(self.patient_count) != patient % self.patient_count
-        return Patients(self.signal[rest], self.valid[rest])
+    def first(self, count: int) -> Patients:
+        """The store with the first patients only."""
+        return Patients(self.signal[:count], self.valid[:count])
 
 
 def silent_patients(count: int, segments: int = 1) -> Patients:
@@ -141,20 +140,9 @@ def near_duplicates(count: int, segments: int, odd_one: str) -> Patients:
     return Patients(signal, np.ones((*signal.shape[:3], _TOKENS), dtype=bool))
 
 
-def model_of(config: ModelConfig, wild: bool = False) -> mae.MaskedAutoencoder:
-    """Random weights, always the same; without training every patient has a large gradient.
-
-    wild: a hundred times as large and none at zero, so that the last bit of a sample turns a
-    clipped gradient around. A coordinator may send such weights.
-    """
-    model = mae.build(config, 7)
-    if wild:
-        rng = np.random.default_rng(14)
-        held = mae.weights_of(model)
-        for name, value in held.items():
-            held[name] = ((value + 0.1 * rng.standard_normal(value.shape)) * 100).astype(np.float32)
-        mae.load_weights(model, held)
-    return model
+def model_of(config: ModelConfig) -> mae.MaskedAutoencoder:
+    """Random weights, always the same; without training every patient has a large gradient."""
+    return mae.build(config, 7)
 
 
 @dataclass(frozen=True)
@@ -178,13 +166,8 @@ def take_round(
     training: LocalTraining,
     declared_patients: int,
     noise: NoiseSource | None = None,
-    *,
-    wild: bool = False,
 ) -> Taken:
     """One round of the node's training, with the noise that the node makes unless another is given.
-
-    Args:
-        wild: see `model_of`.
 
     Raises:
         OurMistake: the optimiser is not SGD: its update would not be linear in the noised sums.
@@ -192,7 +175,7 @@ def take_round(
     if training.optimiser != "sgd":
         raise OurMistake("A round can be taken apart only if its optimiser is SGD.")
     outcome = train_round(
-        model_of(config, wild),
+        model_of(config),
         data,
         plan,
         training,
@@ -213,11 +196,8 @@ def contribution(
     plan: PrivacyPlan,
     training: LocalTraining,
     declared_patients: int,
-    *,
-    patient: int = -1,
-    wild: bool = False,
 ) -> np.ndarray:
-    """What one patient of the store adds to a step, the last unless said: float64 (d,).
+    """What the last patient of the store adds to a step: float64 (d,).
 
     The step is taken with and without that patient, with the same noise, which cancels, and the
     same patch masks for everybody. Everyone is sampled.
@@ -228,8 +208,8 @@ def contribution(
     if plan.steps != 1 or plan.sample_rate != 1.0:
         raise OurMistake("A contribution is measured in one step with sample rate 1.")
     with_and_without = [
-        take_round(config, some, plan, training, declared_patients, _Repeated(), wild=wild).total
-        for some in (data, data.without(patient))
+        take_round(config, data.first(count), plan, training, declared_patients, _Repeated()).total
+        for count in (data.patient_count, data.patient_count - 1)
     ]
     return np.asarray(with_and_without[0] - with_and_without[1])
 

@@ -140,6 +140,20 @@ def test_any_size_of_chunk_gives_the_same_sum() -> None:
         assert np.linalg.norm(other - sums[0]) <= 1e-4 * 0.1
 
 
+def test_every_chunk_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the last one: how many patients there are must not choose how products are rounded."""
+    unit, parameters = unit_of("norms")
+    seen, real = [], privacy.per_patient_gradients
+
+    def watched(loss: nn.Module, some: Parameters, batch: Batch) -> dict[str, Tensor]:
+        seen.append(len(batch[0]))
+        return real(loss, some, batch)
+
+    monkeypatch.setattr(privacy, "per_patient_gradients", watched)
+    privacy.clipped_sum(unit, parameters, hostile(), 0.1, chunk=4)
+    assert seen == [4, 4]
+
+
 class Written(nn.Module):
     """Two layers and a norm, used as the test says."""
 

@@ -257,19 +257,6 @@ def gradient_summed_at_the_layer(patch: Patch) -> None:
     patch.setattr(taps.Recorder, "add", add)
 
 
-def rounding_by_place(patch: Patch) -> None:
-    """What a patient's numbers are rounded to depends on the place in the chunk."""
-    real = privacy.per_patient_gradients
-
-    def gradients(
-        loss: nn.Module, parameters: Mapping[str, Tensor], batch: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        place = torch.arange(len(batch[0])).reshape(-1, *[1] * (batch[0].dim() - 1))
-        return real(loss, parameters, [batch[0] * (1.0 + place % 3 * 2.0**-23), *batch[1:]])
-
-    patch.setattr(privacy, "per_patient_gradients", gradients)
-
-
 def poisoned_patient_not_left_out(patch: Patch) -> None:
     """A gradient that is not finite is clipped to a length of C in every coordinate."""
     real = privacy.clip_and_sum
@@ -465,7 +452,6 @@ BUGS = (
     Bug(batch_contrast, ("sensitivity",), ("clipping",)),
     Bug(normalised_over_the_batch, ("sensitivity",), ("noise-shape",)),
     Bug(gradient_summed_at_the_layer, ("sensitivity",), ("clipping",)),
-    Bug(rounding_by_place, ("sensitivity",), ("clipping",)),
     Bug(poisoned_patient_not_left_out, ("clipping",), ("sensitivity",)),
     Bug(sample_rate_doubled, ("sampling-rate",), ("noise-shape",)),
     Bug(shuffled_batches, ("sampling-coins",), ("sampling-rate",)),
