@@ -2,10 +2,10 @@
 
 The issue counts eight tasks: heart rate, atrial fibrillation, hypertension, age, sex, true
 ventricular tachycardia, recording quality, identity. One that is measured on several collections
-("heart rate (ECG)", "heart rate (PPG)" ...) is one task, above where more than half of them are; each
-counts by its first choice of sensors (both, where both can serve it). "Above" is said twice: by the
-interval of the paired difference, which must lie above zero as a whole, and by the point estimate,
-which with few patients says little.
+("heart rate (ECG)", "heart rate (PPG)" ...) is one task, above where more than half of them are;
+each counts by its first choice of sensors (both, where both can serve it). "Above" is said twice:
+by the interval of the paired difference, which must lie above zero as a whole, and by the point
+estimate, which with few patients says little.
 """
 
 from __future__ import annotations
