@@ -72,6 +72,9 @@ def per_patient_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of the loss of every patient by itself.
 
+    One thread at a time for one `loss`, or for two that share a model: torch's `functional_call`
+    puts the given tensors into the module while it runs.
+
     Args:
         loss: `loss(*tensors_of_one_patient)` is a scalar; its own parameters are replaced by
             `parameters` where named there and held constant elsewhere.
@@ -82,15 +85,17 @@ def per_patient_gradients(
         Gradients by name, each (patient, *shape of the parameter).
 
     Raises:
-        OurMistake: a Linear or LayerNorm layer's trained tensor is used outside of it as well.
+        OurMistake: a Linear or LayerNorm layer's trained tensor is used outside of it as well, or
+            the loss is not one number.
         RuntimeError: from torch, if `forward` draws random numbers.
     """
     held = {name: value.detach() for name, value in loss.named_parameters()}
     held |= {name: value.detach() for name, value in loss.named_buffers()}
 
-    if taps.tappable(loss, list(parameters)):
-        return taps.gradients(loss, held, parameters, batch)
-    return _by_transforms(loss, held, parameters, batch)
+    with torch.autocast(batch[0].device.type, enabled=False):  # whatever the caller does
+        if taps.tappable(loss, list(parameters)):
+            return taps.gradients(loss, held, parameters, batch)
+        return _by_transforms(loss, held, parameters, batch)
 
 
 def _by_transforms(

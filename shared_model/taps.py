@@ -54,6 +54,11 @@ class Recorder:
         self.found[name] = self.found[name] + made if name in self.found else made
 
 
+def _rows(x: Tensor) -> Tensor:
+    """(patient, ..., size) -> (patient, row, size); a vector of each patient is one row."""
+    return x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+
+
 class _Linear(torch.autograd.Function):
     """All patients' rows through one matrix: x (patient, ..., in) -> (patient, ..., out)."""
 
@@ -70,11 +75,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        rows = gradient.flatten(1, -2) if gradient.dim() > 2 else gradient[:, None]
-        ctx.recorder.add(
-            ctx.names[0],
-            lambda: rows.mT @ (x.flatten(1, -2) if x.dim() > 2 else x[:, None]),
-        )  # (patient, out, in)
+        rows = _rows(gradient)
+        ctx.recorder.add(ctx.names[0], lambda: rows.mT @ _rows(x))  # (patient, out, in)
         ctx.recorder.add(ctx.names[1], lambda: rows.sum(1))
         back = gradient @ weight if ctx.needs_input_grad[1] else None
         return None, back, None, None, None, None
@@ -100,8 +102,8 @@ class _LayerNorm(torch.autograd.Function):
         names = ctx.names
         if names[0] is not None:
             scaled = (x - mean).mul_(rstd).mul_(gradient)
-            ctx.recorder.add(names[0], lambda: scaled.flatten(1, -2).sum(1))
-        ctx.recorder.add(names[1], lambda: gradient.flatten(1, -2).sum(1))
+            ctx.recorder.add(names[0], lambda: _rows(scaled).sum(1))
+        ctx.recorder.add(names[1], lambda: _rows(gradient).sum(1))
         back = None
         if ctx.needs_input_grad[1]:
             back, _, _ = torch.ops.aten.native_layer_norm_backward(
@@ -164,7 +166,8 @@ class Taps(TorchFunctionMode):
         """Whether they are the model's own; what is computed from a patient stays inside vmap."""
         return all(value is None or id(value) in self.public for value in tensors)
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = input  # torch's own name, by which a call may give it
         if not self._alike_for_all(weight, bias):
             return F.linear(x, weight, bias)
         names = self._names(weight, bias)
@@ -190,6 +193,9 @@ class Taps(TorchFunctionMode):
         return _apply(_ForAll, x, self.lane, layer)
 
 
+_NO_HOOKS = "Hooks on saved tensors would see all patients at once."
+
+
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     made: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return made
@@ -205,12 +211,14 @@ def gradients(
         held: everything else in `loss` by name, constant.
 
     Raises:
-        OurMistake: a trained tensor is used outside of its layer.
-        RuntimeError: from torch, if `forward` draws random numbers.
+        OurMistake: a trained tensor is used outside of its layer, or the loss is not one number.
+        RuntimeError: from torch, if `forward` draws random numbers, or if the caller has set hooks
+            on saved tensors: they would be given those of all patients together.
     """
     patients, device = batch[0].shape[0], batch[0].device
     recorder = Recorder()
-    with torch.inference_mode(False), torch.enable_grad():
+    alone = torch.autograd.graph.disable_saved_tensors_hooks(_NO_HOOKS)
+    with torch.inference_mode(False), torch.enable_grad(), alone:
         chosen = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         anchor = torch.zeros((), device=device, requires_grad=True)
 
@@ -219,9 +227,14 @@ def gradients(
                 return torch.as_tensor(functional_call(loss, {**held, **chosen}, tensors))
 
         each = vmap(one_patient)(torch.zeros(patients, device=device), *batch)  # (patient,)
+        if each.dim() != 1:
+            raise OurMistake("The loss of one patient must be one number.")
+        beside: tuple[Tensor | None, ...] = ()
         if each.requires_grad:  # not if the loss uses none of them
-            each.sum().backward()  # type: ignore[no-untyped-call]
-    if any(value.grad is not None for value in chosen.values()):
+            # Not `backward`: that would leave sums over patients in whatever else wants a gradient.
+            wanted = [anchor, *chosen.values()]
+            beside = torch.autograd.grad(each.sum(), wanted, allow_unused=True)
+    if any(gradient is not None for gradient in beside):
         raise OurMistake("A trained tensor is used outside of its Linear or LayerNorm layer.")
     return {
         name: recorder.found[name]

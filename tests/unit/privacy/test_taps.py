@@ -68,9 +68,11 @@ def one_at_a_time(
     return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(parameters)}
 
 
-@pytest.mark.parametrize("left_out", [(), ("twice.weight", "norm.bias"), ("embed.bias",)])
+@pytest.mark.parametrize(
+    "left_out", [(), ("twice.weight", "norm.bias"), ("embed.bias", "norm.weight")]
+)
 def test_every_use_of_a_layer_is_counted(left_out: tuple[str, ...]) -> None:
-    """Twice, on a vector, on constants, its weight frozen, or not at all: as autograd has it."""
+    """Twice, on a vector, on constants, half of it frozen, or not at all: as autograd has it."""
     loss = Odd()
     parameters = of(loss, *left_out)
     assert taps.tappable(loss, list(parameters))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from client import training
-from shared_model import accounting, distributed, ledger_cost, privacy
+from shared_model import accounting, distributed, ledger_cost, privacy, taps
 from shared_model.config import PrivacyPlan
 from shared_model.ledger import Booked, Spent
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
@@ -243,6 +243,20 @@ def normalised_over_the_batch(patch: Patch) -> None:
     patch.setattr(privacy, "clipped_sum", clipped)
 
 
+def gradient_summed_at_the_layer(patch: Patch) -> None:
+    """The backward pass of a layer adds up the patients, as an ordinary one does."""
+    real = taps.Recorder.add
+
+    def add(self: taps.Recorder, name: str | None, gradient: Callable[[], Tensor]) -> None:
+        def together() -> Tensor:
+            each = gradient()
+            return each.sum(0, keepdim=True).expand_as(each)
+
+        real(self, name, together)
+
+    patch.setattr(taps.Recorder, "add", add)
+
+
 def poisoned_patient_not_left_out(patch: Patch) -> None:
     """A gradient that is not finite is clipped to a length of C in every coordinate."""
     real = privacy.clip_and_sum
@@ -437,6 +451,7 @@ BUGS = (
     Bug(clip_per_segment, ("clipping-segments",), ("clipping",)),
     Bug(batch_contrast, ("sensitivity",), ("clipping",)),
     Bug(normalised_over_the_batch, ("sensitivity",), ("noise-shape",)),
+    Bug(gradient_summed_at_the_layer, ("sensitivity",), ("clipping",)),
     Bug(poisoned_patient_not_left_out, ("clipping",), ("sensitivity",)),
     Bug(sample_rate_doubled, ("sampling-rate",), ("noise-shape",)),
     Bug(shuffled_batches, ("sampling-coins",), ("sampling-rate",)),
