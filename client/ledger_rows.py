@@ -95,6 +95,8 @@ def rows(
         " ORDER BY sequence LIMIT ?",
         (after, last, most),
     ).fetchall()
+    if not all(type(sequence) is int for sequence, _ in found):
+        raise ledger_file.refuse("The ledger's file numbers its entries with something else.")
     return [(sequence, _bytes(line)) for sequence, line in found]
 
 

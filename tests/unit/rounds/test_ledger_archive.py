@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from server.cli import app
 from server.home import CoordinatorHome
 from server.ledgers import LedgerArchive
-from shared_model import ledger, ledger_export, protocol, signing
+from shared_model import canonical, ledger, ledger_export, protocol, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger_note import LedgerMismatch
 from shared_model.protocol import KnownHead, LedgerNote
@@ -73,6 +73,24 @@ def test_a_line_that_a_crash_cut_off_counts_for_nothing(archive, consortium):
         LedgerArchive(archive.path).chain("alpha", ALPHA)
 
 
+def no_plan(chain, key):
+    """A note whose booking says two modes of training at once; signed, chained, and no line that
+    `seal` would make."""
+    changes = {"mode": "distributed", "dimension": 64}
+    plain = chain.links[-1].entry.model_dump(mode="json") | changes
+    data = canonical.encode(plain)
+    signature = signing.sign(key, ledger.TAG, data).hex()
+    lines = (chain.links[0].line, canonical.encode({**plain, "signature": signature}))
+    framed = (
+        len(part).to_bytes(8, "big") + part for part in (b"fedprint-1", b"ledger-entry", data)
+    )
+    head = ledger.next_head(chain.links[0].head, canonical.digest(b"".join(framed)))
+    return LedgerNote(
+        **ledger.sign_head(key, chain.site, 2, head).model_dump(),
+        entries=tuple(line.decode() for line in lines),
+    )
+
+
 def lies(consortium, request, reply):
     """Replies of alpha whose ledger is not in order."""
     key, note = key_of("alpha"), reply.ledger
@@ -112,6 +130,7 @@ def lies(consortium, request, reply):
     edited = note.entries[1].replace('"steps":4', '"steps":1')
     assert edited != note.entries[1]
     yield "an edited entry", note.model_copy(update={"entries": (note.entries[0], edited)})
+    yield "a plan that there is not", no_plan(book(start), key)
     yield "garbage", note.model_copy(update={"entries": ("{}", *note.entries[1:])})
     yield (
         "another length",
