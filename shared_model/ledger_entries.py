@@ -133,8 +133,8 @@ class Booked(_Entry):
 
     @model_validator(mode="after")
     def _is_a_plan(self) -> Booked:
-        if self.mode == "distributed" and self.steps != 1:
-            raise ValueError("a round of mode distributed is one step")
+        if self.mode == "distributed" and (self.steps != 1 or self.dimension < 1):
+            raise ValueError("a round of mode distributed is one step of some coordinates")
         return self
 
 
