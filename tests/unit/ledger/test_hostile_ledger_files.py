@@ -19,6 +19,7 @@ from books_stand_ins import (
     chain_of,
     draft,
     head_of,
+    line,
     new_home,
     open_store,
     opened,
@@ -30,6 +31,7 @@ from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.node_parts import HospitalBooks, HospitalLedger
 from server.ledgers import LedgerArchive
+from shared_model import canonical, ledger, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.ledger import LedgerFault, Link, entry_digest
 from shared_model.ledger_lines import Links
@@ -217,6 +219,18 @@ def test_the_rounds_of_a_run_are_copied_once_for_a_reading() -> None:
     again = walk.copy()
     add(again, 3)
     assert again.booked["run"] == longer.booked["run"]
+
+
+@pytest.mark.parametrize("changes", [{"steps": 4, "dimension": 64}, {"dimension": 0}])
+def test_a_booking_that_no_accountant_can_read_is_no_entry(changes: dict[str, int]) -> None:
+    """Signed by its hospital and whole in all else: it ended the coordinator's round and the
+    auditor's report with an error that was neither's."""
+    plain = draft().model_dump(mode="json") | {"mode": "distributed", "steps": 1, **changes}
+    signature = signing.sign(KEY, ledger.TAG, canonical.encode(plain)).hex()
+    bad = canonical.encode({**plain, "sequence": 2, "signature": signature})
+    with pytest.raises(LedgerFault, match="not an entry"):
+        ledger.parse(bad)
+    assert ledger.parse(line(draft(mode="distributed", steps=1, dimension=64)))
 
 
 def test_entries_for_a_recovery_are_a_file_of_a_ledgers_size(

@@ -175,7 +175,7 @@ def test_a_note_is_no_proof_if_a_restore_in_it_does_not_follow(consortium):
             time_s=0,
         )
         line = ledger.seal(entry, key)
-        head = ledger.next_head(previous, ledger.entry_digest(entry))
+        head = ledger.next_head(chain.head, ledger.entry_digest(entry))
         note = LedgerNote(
             **ledger.sign_head(key, "alpha", 4, head).model_dump(),
             entries=(*reply.ledger.entries, line.decode()),
