@@ -434,6 +434,8 @@ class LedgerStore:
         self._know(chain)
         with self._transaction():
             self._read()
+            if self.chain.head_at(chain.length) != chain.head:
+                raise refuse("The ledger was exchanged while an entry was written.")
             ledger_file.write_notes(self._home, self.chain.length, self.chain.head)
 
     def _is_noted(self, chain: Chain) -> bool:

@@ -65,8 +65,10 @@ class JsonLines(Lines):
             while line := stream.readline(MAX_LINE_BYTES + 2):
                 if line.endswith(b"\n"):
                     yield line[:-1]
-                elif len(line) > MAX_LINE_BYTES + 1:
+                    continue
+                if len(line) > MAX_LINE_BYTES + 1:
                     yield line  # longer than any entry: it is refused
+                return  # the rest of it may come meanwhile, and is no line
 
     def read(self, marks: Marks, first: int, last: int) -> Iterator[bytes]:
         """See `Lines`.

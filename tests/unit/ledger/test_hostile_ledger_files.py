@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sqlite3
@@ -33,7 +34,7 @@ from client.node_parts import HospitalBooks, HospitalLedger
 from server.ledgers import LedgerArchive
 from shared_model import canonical, ledger, signing
 from shared_model.errors import OurMistake, Refused
-from shared_model.ledger import LedgerFault, Link, entry_digest
+from shared_model.ledger import Chain, LedgerFault, Link, entry_digest
 from shared_model.ledger_lines import Links
 from shared_model.ledger_walk import Walk
 
@@ -172,6 +173,27 @@ def test_going_on_after_a_kill_before_the_notes_writes_them(
         open_store(home)
 
 
+def test_an_older_copy_that_is_put_back_between_a_commit_and_its_notes_is_not_noted(
+    home: NodeHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes say what was written; never what lies there instead."""
+    old = shutil.copy(home.ledger, tmp_path / "old")
+    with open_store(home) as store:
+        book(store, "run", 3, ENDLESS, **PLAIN)
+    committed = LedgerStore._committed
+
+    def late(store: LedgerStore, chain: Chain) -> None:
+        shutil.copyfile(old, home.ledger)
+        committed(store, chain)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerStore, "_committed", late)
+        with open_store(home) as store, pytest.raises(LedgerFault, match="exchanged"):
+            book(store, "run", 4, ENDLESS, **PLAIN)
+    with pytest.raises(LedgerFault, match="older copy"):
+        open_store(home)
+
+
 def test_a_coordinator_that_shows_no_head_costs_the_node_no_reading(
     home: NodeHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +297,26 @@ def test_nothing_is_put_behind_a_hole_in_the_archive(archive: LedgerArchive, kee
     with pytest.raises(OurMistake, match="changed by somebody else"):
         grow(archive, 8)
     assert path.read_bytes() == before
+
+
+def test_a_line_that_is_written_while_the_archive_is_read_is_no_damage(
+    archive: LedgerArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page or a command reads what the coordinator writes: half a line, and then its rest."""
+    whole = (archive.path / f"{SITE}.jsonl").read_bytes()
+
+    class Growing(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            found = super().readline(size)
+            if found and not found.endswith(b"\n"):
+                at = self.tell()
+                self.seek(0, io.SEEK_END)
+                self.write(whole[self.tell() :])
+                self.seek(at)
+            return found
+
+    monkeypatch.setattr(Path, "open", lambda *_: Growing(whole[:-100]))
+    assert LedgerArchive(archive.path).chain(SITE, PUBLIC).length == 5
 
 
 @pytest.mark.parametrize(
