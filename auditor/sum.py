@@ -355,8 +355,8 @@ def _model(
     lines.ok(
         "model",
         f"it is {made} the weighted mean of the sum, to the bit (signed request: "
-        f"{request.server_step}, learning rate {request.server_learning_rate:g}, {len(names)} "
-        "trained arrays)",
+        f"{request.server_step}, learning rate {request.server_learning_rate:g}, trains "
+        f"{request.training.trainable}: {len(names)} arrays)",
     )
 
 

@@ -74,6 +74,10 @@ BEGIN SELECT RAISE(ABORT, 'the kind of the ledger is never deleted'); END;
 """
 
 
+CACHE_KIB = 128
+"""Of the file's pages in memory. SQLite's own 2 MB would fill with a ledger that is read once."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection whose commits survive a power cut (rollback journal, synchronous EXTRA)."""
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
@@ -83,6 +87,7 @@ def connect(path: Path) -> sqlite3.Connection:
             "synchronous = EXTRA",
             "fullfsync = ON",
             "trusted_schema = OFF",
+            f"cache_size = -{CACHE_KIB}",
         ):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:

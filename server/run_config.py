@@ -102,7 +102,8 @@ class RunConfig(BaseModel):
     @property
     def step_words(self) -> str:
         """What is not plain about training and server step, for after the privacy plan; or ""."""
-        words = ""
+        trainable = self.training.trainable
+        words = "" if trainable == "head" else f", trains {trainable}"
         if self.training.proximal_weight:
             words += f", FedProx mu {self.training.proximal_weight:g}"
         if self.moments is not None:

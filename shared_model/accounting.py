@@ -28,6 +28,7 @@ import numpy as np
 
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake
+from shared_model.memory import forget_transforms
 
 Groups = tuple[tuple[float, float, int], ...]
 """Sorted (sample_rate, noise_multiplier, steps), one entry for each different mechanism."""
@@ -213,10 +214,13 @@ def _epsilon_pld(groups: Groups, delta: float, interval: float) -> float:
     if delta <= 0.0:
         return math.inf
     total: Any = None
-    for q, sigma, steps in groups:
-        part = _step_loss(max(q, _LEAST_RATE), sigma, interval).self_compose(steps)
-        total = part if total is None else total.compose(part)
-    return float(total.get_epsilon_for_delta(delta))
+    try:
+        for q, sigma, steps in groups:
+            part = _step_loss(max(q, _LEAST_RATE), sigma, interval).self_compose(steps)
+            total = part if total is None else total.compose(part)
+        return float(total.get_epsilon_for_delta(delta))
+    finally:
+        forget_transforms()
 
 
 @lru_cache(maxsize=256)

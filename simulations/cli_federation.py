@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_model import terminal
+from shared_model.config import TRAINABLE
 from shared_model.protocol import PRIVACY_UNIT
 
 
@@ -40,6 +41,9 @@ def federate(
     noise_multiplier: Annotated[float, typer.Option()] = 2.0,
     clipping_norm: Annotated[float, typer.Option()] = 1.0,
     preset: Annotated[str, typer.Option()] = "tiny",
+    trainable: Annotated[
+        str, typer.Option(help=f"What hospitals train: {', '.join(TRAINABLE)}.")
+    ] = "head",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Begin with random weights, no warm start.")
     ] = False,
@@ -90,6 +94,7 @@ def federate(
                 "mode": mode,
             },
             "training": {
+                "trainable": trainable,
                 "optimiser": "sgd" if shared else "adam",
                 "learning_rate": learning_rate or (0.1 if shared else 1e-3),
             },

@@ -50,6 +50,10 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--row", help="Another row: NAME=WEIGHTS.safetensors (same model shape)."),
         ] = None,
+        unseen_by: Annotated[
+            list[Path] | None,
+            typer.Option(help="Leave out patients that this run of the lab has read."),
+        ] = None,
         task: Annotated[list[str] | None, typer.Option("--task", help="Only this task.")] = None,
         random_seeds: Annotated[
             int, typer.Option(min=1, help="Random-init networks averaged.")
@@ -66,6 +70,7 @@ def register(app: typer.Typer) -> None:
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
         to random-init and to hand-made features are paired over the same bootstrap samples. Absent
         folders are named. measured-probe.json is probe.json with what made it, for results.
+        A model that was trained on recordings here is probed with --unseen-by its run.
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
         """
@@ -78,6 +83,7 @@ def register(app: typer.Typer) -> None:
             data or default_data(),
             signer=signer,
             extra=row or [],
+            unseen_by=unseen_by or [],
             only=task,
             random_seeds=random_seeds,
             draws=draws,
@@ -112,6 +118,7 @@ def measure(
     *,
     signer: str | None,
     extra: list[str],
+    unseen_by: list[Path],
     only: list[str] | None,
     random_seeds: int,
     draws: int,
@@ -128,8 +135,10 @@ def measure(
 
     from simulations.probes.table import run_table
     from simulations.probes.tasks import load_tasks, require_data
+    from simulations.probes.unseen import Seen, without
 
     require_data(data)
+    seen = [Seen.by(run) for run in unseen_by]
     rows, words = _rows(release, signer, extra, random_seeds)
     columns = (
         TextColumn("{task.description}"),
@@ -144,6 +153,12 @@ def measure(
             only=only,
             on_task=lambda name: progress.update(bar, description=f"reading: {name}"),
         )
+        gone: dict[str, str] = {}
+        if seen:
+            left = {task.name: without(task, seen) for task in tasks}
+            tasks = [task for task, _ in left.values() if task is not None]
+            skipped |= {name: why for name, (task, why) in left.items() if task is None}
+            gone = {name: why for name, (task, why) in left.items() if task is not None}
         if not tasks:
             raise OurMistake(
                 f"No probe task can be measured with {data}.",
@@ -159,6 +174,7 @@ def measure(
             skipped=skipped,
             on_done=lambda what: progress.update(bar, advance=1, description=what),
         )
+    words["unseen_by"] = {"runs": [one.words() for one in seen], "left_out": gone} if seen else None
     words["notes"] = {one.name: one.note for one in tasks if one.note}
     return table, words
 
@@ -196,6 +212,7 @@ def _rows(
 
 def _print(table: ProbeTable, words: dict[str, Any]) -> None:
     from simulations.probes.bars import sentences
+    from simulations.probes.unseen import unseen_words
 
     terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
     if "signature" in words:
@@ -229,6 +246,8 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
         )
+    for sentence in unseen_words(words):
+        terminal.out.print(sentence)
     for name, note in words.get("notes", {}).items():
         terminal.out.print(f"note: {name}: {note}")
     for name, why in table.skipped.items():

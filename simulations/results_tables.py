@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from simulations.measurement import Measurement
+from simulations.probes.unseen import unseen_words
 from simulations.results_bars import NOT_MEASURED
 from simulations.results_rows import REQUIRED
 
@@ -65,6 +66,7 @@ def probe(figures: dict[str, Any]) -> list[str]:
         "",
         "Paired difference wholly above zero: * over random-init, + over hand-made features.",
     ]
+    text += [f"- {line}" for line in unseen_words(figures.get("release", {}))]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]
     text += [f"- {task}: {NOT_MEASURED}: {why}" for task, why in figures["skipped"].items()]
     return [*text, "", "One sensor alone, relative loss against both:", "", *_sensors(figures)]

@@ -24,6 +24,7 @@ from shared_model.server_optimisers import named, rate_of
 from simulations.lab.reading import faults_of, toml_of
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Lot = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 MAX_HOSPITALS = 10_000
@@ -117,11 +118,15 @@ class Federation(Part):
     patients: of each hospital on average.
     windows_per_patient: as drawn; a window that the quality gate refuses is left out, as in a
         hospital's store. Both are ignored for folders: all their patients and usable windows count.
+    lots: of folders, only patients whose lot is in [first, end) are read. The lot follows from the
+        patient's name alone (simulations/lots.py); `fedprint-lab probe --unseen-by RUN` probes the
+        others.
     held_out: share of each site's patients that never trains; probes and losses are of these.
     """
 
     source: Literal["simulated", "folders", "waves"] = "simulated"
     folders: tuple[str, ...] = ()
+    lots: tuple[Lot, Lot] = (0.0, 1.0)
     hospitals: Annotated[int, Field(ge=1, le=MAX_HOSPITALS)] = 10
     patients: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     windows_per_patient: Annotated[int, Field(ge=1, le=1000)] = 6
@@ -133,6 +138,10 @@ class Federation(Part):
     def _source_fits(self) -> Federation:
         if (self.source == "folders") != bool(self.folders):
             raise ValueError('folders and source = "folders" go together')
+        if self.lots[0] >= self.lots[1]:
+            raise ValueError("lots are [first, end), and first is less than end")
+        if self.lots != (0.0, 1.0) and not self.folders:
+            raise ValueError("lots choose among the patients of folders; none are given")
         return self
 
 

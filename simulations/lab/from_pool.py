@@ -12,7 +12,7 @@ from shared_model.errors import OurMistake
 from simulations.lab import effects, partition, recorded
 from simulations.lab.data import PatientRows, SiteInfo
 from simulations.lab.drawn import POOL, Patients, chunks, draw
-from simulations.lab.experiment import Experiment
+from simulations.lab.experiment import Experiment, Federation
 from simulations.lab.from_formulas import order_for, workers_for
 from simulations.lab.patient_pool import PatientPool, PoolReader
 from simulations.lab.processes import in_order
@@ -23,6 +23,7 @@ from simulations.lab.site_rows import (
     rows_of,
     site_info,
 )
+from simulations.lots import Lots
 
 _BATCH_WINDOWS = 4096
 """Windows that are copied at once, but for a patient with more."""
@@ -34,7 +35,7 @@ def fill(
     """Put the source's patients into the pool; words about its natural sites."""
     federation = experiment.federation
     if federation.source == "folders":
-        return _fill_from_folders(federation.folders, pool, left_out, on_progress)
+        return _fill_from_folders(federation, pool, left_out, on_progress)
     total = federation.patients * federation.hospitals
     orders = list(chunks(order_for(experiment, POOL, total)))
     done = 0
@@ -47,9 +48,9 @@ def fill(
 
 
 def _fill_from_folders(
-    folders: tuple[str, ...], pool: PatientPool, left_out: dict[str, str], on_progress: OnProgress
+    federation: Federation, pool: PatientPool, left_out: dict[str, str], on_progress: OnProgress
 ) -> dict[str, str]:
-    total, done = recorded.count(folders), 0
+    total, done = recorded.count(federation.folders), 0
     about: dict[str, str] = {}
 
     def on_recording() -> None:
@@ -57,9 +58,9 @@ def _fill_from_folders(
         done += 1
         on_progress("reading recordings", min(done, total), total)
 
-    for site, folder in recorded.site_names(folders).items():
+    for site, folder in recorded.site_names(federation.folders).items():
         before = len(pool.natural)
-        read = recorded.read_into(pool, folder, site, on_recording)
+        read = recorded.read_into(pool, folder, site, Lots(*federation.lots), on_recording)
         about[site] = read.words
         if len(pool.natural) == before:
             left_out[site] = f"no patient with a usable window ({read.words})"

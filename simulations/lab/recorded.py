@@ -12,6 +12,7 @@ from shared_model.canonical import digest_of
 from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import PatientPool, Piece
+from simulations.lots import Lots
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Read:
     patients: int = 0
     without_windows: int = 0
     """Patients of whose recordings the quality gate accepted nothing."""
+    not_wanted: int = 0
+    """Recordings of patients whose lot is not among those of the experiment."""
     faults: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -30,6 +33,8 @@ class Read:
         said = [f"recordings {self.recordings}, patients {self.patients}"]
         if self.without_windows:
             said.append(f"of these without a usable window {self.without_windows}")
+        if self.not_wanted:
+            said.append(f"recordings of patients with another lot, left out {self.not_wanted}")
         if self.faults:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.faults.items()))
             said.append(f"not readable {self.faults.total()} ({causes})")
@@ -76,8 +81,10 @@ def count(folders: tuple[str, ...]) -> int:
     return sum(count_recordings(folder) for folder in site_names(folders).values())
 
 
-def read_into(pool: PatientPool, folder: Path, site: str, on_recording: Callable[[], None]) -> Read:
-    """Put a folder's patients into the pool, one recording in memory at a time.
+def read_into(
+    pool: PatientPool, folder: Path, site: str, lots: Lots, on_recording: Callable[[], None]
+) -> Read:
+    """Put a folder's patients of these lots into the pool, one recording in memory at a time.
 
     A patient's windows are the usable ones of all recordings, in the order in which they are read.
     A label is the mean over the patient's recordings if all values are numbers, else the most
@@ -86,13 +93,16 @@ def read_into(pool: PatientPool, folder: Path, site: str, on_recording: Callable
     from client.ingest import prepare_recording
     from client.records import ReadFault, guess_mapping, read_folder
 
-    read = Read()
+    read, place = Read(), folder.resolve().name
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
     for item in read_folder(folder, guess_mapping(folder)):
         on_recording()
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1
+            continue
+        if not lots.have(item.patient, place):
+            read.not_wanted += 1
             continue
         try:
             windows = prepare_recording(item).windows()

@@ -15,8 +15,8 @@ from client.ingest import prepare_recording
 from client.mapping import ChannelMapping
 from client.records import ReadFault, Recording, guess_mapping, read_folder
 from shared_model import quality
-from shared_model.canonical import digest
 from shared_model.windows import Windows
+from simulations.lots import lot_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,32 @@ class Task:
     @property
     def patients(self) -> int:
         return int(self.group.max()) + 1
+
+    def of_patients(self, kept: np.ndarray) -> Task | None:
+        """The task with these patients alone (patient,), numbered anew; None if nothing is left."""
+        units = kept[self.group]  # (unit,)
+        if not units.any():
+            return None
+        windows = units[self.unit]  # (window,)
+        people = self.people
+        if people is not None:
+            people = replace(
+                people,
+                folder=people.folder[kept],
+                sex=people.sex[kept],
+                age=people.age[kept],
+                lot=people.lot[kept],
+            )
+        return replace(
+            self,
+            signal=self.signal[windows],
+            valid=self.valid[windows],
+            unit=(np.cumsum(units) - 1)[self.unit[windows]],
+            truth=self.truth[units],
+            group=(np.cumsum(kept) - 1)[self.group[units]],
+            session=self.session[units],
+            people=people,
+        )
 
     def windows(self, sensors: str) -> tuple[np.ndarray, np.ndarray]:
         """Windows as an encoder sees them: a channel that is not used is absent."""
@@ -145,12 +171,8 @@ class Builder:
             np.array([folders.index(name.rpartition("\n")[2]) for name in names]),
             np.array([sex for sex, _ in known], dtype="<U1"),
             np.array([age for _, age in known], dtype=np.float64),
-            np.array([_lot(name) for name in names]),
+            np.array([lot_of(*name.rsplit("\n", 1)) for name in names]),
         )
-
-
-def _lot(name: str) -> float:
-    return int(digest(f"fedprint-lot:{name}".encode())[:13], 16) / 16.0**13
 
 
 def recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Recording]:

@@ -92,6 +92,33 @@ def test_a_folder_is_a_site_with_the_windows_a_hospital_would_have(
         assert natural.table["age"][rows].tolist() == [labels["age"] for _, labels in wanted]
 
 
+def test_only_patients_of_the_lots_are_read_and_two_halves_are_all(
+    natural: FederationData, folders: list[Path], tmp_path: Path
+) -> None:
+    """A patient is in one half with all recordings; what is left out is said in numbers."""
+    whole = {one.tobytes() for one in natural.signal}
+    halves = []
+    for name, lots in (("low", [0.0, 0.5]), ("high", [0.5, 1.0])):
+        made = experiment(folders, lots=lots, held_out=0.0, partition={"kind": "iid"}, hospitals=1)
+        data = sources.prepare(made, tmp_path / name)
+        halves.append({one.tobytes() for one in data.signal})
+    assert halves[0] | halves[1] == whole
+    assert not halves[0] & halves[1]
+    assert min(map(len, halves)) > 0
+
+
+def test_lots_that_hold_nobody_or_choose_among_pretend_patients_are_refused(
+    folders: list[Path],
+) -> None:
+    """Before anything is read."""
+    with pytest.raises(OurMistake, match="first is less than end"):
+        experiment(folders, lots=[0.5, 0.5])
+    with pytest.raises(OurMistake, match="patients of folders"):
+        Experiment.from_dict(
+            {"name": "x", "privacy": {"mode": "none"}, "federation": {"lots": [0.0, 0.5]}}
+        )
+
+
 def test_nobody_is_named_in_the_federation(natural: FederationData) -> None:
     """Neither identifiers of patients, nor names of files, nor paths."""
     for path in natural.folder.iterdir():

@@ -39,6 +39,24 @@ def test_heart_rate_is_left_out_of_the_count_over_hand_made_features_only() -> N
     assert row["above_hand_made"]["reached"]
 
 
+def test_a_task_of_several_collections_is_one_and_above_where_most_of_them_are() -> None:
+    """Four heart rates are no four tasks; half is not most."""
+    four = (SURE, SURE, WORSE, WORSE)
+    three = (SURE, SURE, WORSE)
+    table = ProbeTable(
+        tuple(cell(f"sex ({k})", one, WORSE) for k, one in enumerate(four))
+        + tuple(cell(f"heart rate ({k})", one, SURE) for k, one in enumerate(three))
+        + (cell("age", SURE, SURE),),
+        {},
+        {},
+    )
+    row = bars.summary(table)["ours"]
+    assert row["above_random_init"]["tasks"] == 3
+    assert row["above_random_init"]["by_interval"] == 2
+    assert row["above_random_init"]["not_by_interval"] == ["sex (2)", "sex (3)", "heart rate (2)"]
+    assert (row["above_hand_made"]["tasks"], row["above_hand_made"]["by_interval"]) == (2, 1)
+
+
 def test_a_task_counts_once_by_its_first_sensors() -> None:
     """Both sensors decide; ECG alone being worse takes nothing away."""
     table = ProbeTable((cell("a", SURE, SURE, "both"), cell("a", WORSE, WORSE, "ecg")), {}, {})

@@ -386,6 +386,7 @@ def test_the_dashboards_words_name_the_moments():
     words = config(**ADAM, server_moments={"beta1": 0.8, "beta2": 0.95, "tau": 0.01}).step_words
     assert words == "; server step fedadam, rate 0.05, beta1 0.8, beta2 0.95, tau 0.01"
     assert config().step_words == ""
+    assert config(training={"trainable": "adapters"}).step_words == ", trains adapters"
 
 
 def test_an_operators_run_names_a_step_and_may_leave_its_moments_to_the_paper():

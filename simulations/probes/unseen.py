@@ -1,0 +1,94 @@
+"""Probes of patients that a run has not read: those of other folders, or with another lot.
+
+Unseen is meant strictly: a patient whom the run held out of training counts as seen, too, because
+what was chosen by held-out figures has seen them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulations.lots import Lots
+from simulations.probes.task import Task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Whom a run read. folders: by name, as the data folder has them; lots: of their patients."""
+
+    run: str
+    folders: frozenset[str]
+    lots: Lots
+
+    @classmethod
+    def by(cls, run: Path) -> Seen:
+        """What a run of the lab has read.
+
+        Raises:
+            OurMistake: the folder holds no run.
+        """
+        from simulations.lab.result import Result
+
+        experiment = Result.open(run).experiment
+        federation = experiment.federation
+        names = frozenset(Path(one).resolve().name for one in federation.folders)
+        return cls(experiment.name, names, Lots(*federation.lots))
+
+    def words(self) -> dict[str, Any]:
+        """For probe.json."""
+        return {
+            "run": self.run,
+            "folders": sorted(self.folders),
+            "lots": [self.lots.first, self.lots.end],
+        }
+
+
+def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
+    """The task without the patients of these runs, and how many are gone, or why nothing is left.
+
+    Folds become as many as the smaller class has patients; with fewer than two the task is given
+    up, because then no fold could be both trained and measured.
+    """
+    people = task.people
+    if people is None:
+        return None, "whose patients these are is not known"
+    kept = np.ones(len(people.lot), dtype=bool)
+    for one in seen:
+        read = np.array([name in one.folders for name in people.folders])[people.folder]
+        kept &= ~(read & (people.lot >= one.lots.first) & (people.lot < one.lots.end))
+    gone = f"{int((~kept).sum())} of {len(kept)} patients were read by a run"
+    left = task.of_patients(kept)
+    if left is None:
+        return None, gone
+    most = _folds(left)
+    if most < 2:
+        return None, f"{gone}, and of the others too few are of one class"
+    return replace(left, folds=most), gone
+
+
+def _folds(task: Task) -> int:
+    """As many as the task has, or as many patients as its smaller class has."""
+    if task.kind == "verification":
+        return task.folds
+    if task.kind != "auroc":
+        return min(task.folds, task.patients)
+    sides = [np.unique(task.group[task.truth == side]).size for side in (0.0, 1.0)]
+    return min(task.folds, *sides)
+
+
+def unseen_words(words: Mapping[str, Any]) -> list[str]:
+    """Of a probe's `release`, for tables and pages: which patients are not among those measured."""
+    about = words.get("unseen_by")
+    if not about:
+        return []
+    lines = [
+        f"left out: patients with lots {run['lots'][0]:g} to {run['lots'][1]:g} of "
+        f"{', '.join(run['folders']) or 'no folder'}: read by the run {run['run']}"
+        for run in about["runs"]
+    ]
+    return lines + [f"left out: {task}: {gone}" for task, gone in about["left_out"].items()]

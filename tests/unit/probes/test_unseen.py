@@ -1,0 +1,148 @@
+"""Probes of patients that a run has not read: by lot, from the run's own experiment, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_model.errors import OurMistake
+from simulations.lab.experiment import Experiment
+from simulations.lots import Lots, lot_of
+from simulations.probes.task import People, Task
+from simulations.probes.unseen import Seen, unseen_words, without
+
+PATIENTS = 40
+FOLDERS = ("clinic", "ward")
+
+
+def task(kind: str = "auroc", folds: int = 5) -> Task:
+    """40 patients in turn of two folders; each has two units of two windows, marked by number."""
+    patient = np.arange(PATIENTS)
+    unit = np.repeat(np.arange(2 * PATIENTS), 2)
+    return Task(
+        name="marked",
+        kind=kind,
+        sensors=("ecg",),
+        signal=np.arange(len(unit), dtype=np.float32)[:, None, None] * np.ones((1, 2, 3)),
+        valid=np.ones((len(unit), 2, 50), dtype=bool),
+        unit=unit,
+        truth=np.repeat(patient % 4 == 0, 2).astype(float),
+        group=np.repeat(patient, 2),
+        session=np.tile([0, 1], PATIENTS),
+        folds=folds,
+        people=People(
+            FOLDERS,
+            patient % 2,
+            np.full(PATIENTS, ""),
+            patient.astype(float),
+            np.array([lot_of(f"p{one}", FOLDERS[one % 2]) for one in patient]),
+        ),
+    )
+
+
+def seen(first: float, end: float, *folders: str) -> Seen:
+    return Seen("run", frozenset(folders), Lots(first, end))
+
+
+@given(st.sets(st.integers(0, PATIENTS - 1), min_size=1))
+def test_a_task_with_fewer_patients_has_their_windows_truths_and_people(kept: set[int]) -> None:
+    """Every patient that stays keeps what was the patient's, under a new number."""
+    whole = task()
+    part = whole.of_patients(np.isin(np.arange(PATIENTS), list(kept)))
+    assert part is not None
+    assert part.people is not None
+    assert part.patients == len(kept) == len(part.people.lot)
+    for number, patient in enumerate(sorted(kept)):
+        windows = part.signal[np.isin(part.unit, np.flatnonzero(part.group == number)), 0, 0]
+        assert windows.tolist() == [4 * patient + place for place in range(4)]
+        assert part.people.age[number] == patient
+        assert set(part.truth[part.group == number]) == {float(patient % 4 == 0)}
+
+
+def test_nobody_left_is_no_task() -> None:
+    """And not a task of nobody."""
+    assert task().of_patients(np.zeros(PATIENTS, dtype=bool)) is None
+
+
+def test_patients_that_a_run_read_are_left_out_and_only_those() -> None:
+    """Of its folders and lots; other folders keep everybody."""
+    whole = task()
+    part, words = without(whole, [seen(0.0, 0.5, "ward")])
+    assert part is not None
+    assert part.people is not None
+    ward = part.people.folder == 1
+    assert (part.people.lot[ward] >= 0.5).all()
+    assert 0 < ward.sum() < PATIENTS // 2
+    assert (~ward).sum() == PATIENTS // 2
+    assert words == f"{PATIENTS - part.patients} of {PATIENTS} patients were read by a run"
+
+
+def test_what_the_lab_reads_and_what_is_probed_have_nobody_in_common() -> None:
+    """The two sides ask one function: every patient is on exactly one of them."""
+    for lots in (Lots(0.0, 0.3), Lots(0.25, 0.75), Lots(0.0, 1.0)):
+        read = {one for one in range(PATIENTS) if lots.have(f"p{one}", FOLDERS[one % 2])}
+        part, _ = without(task("mae"), [Seen("run", frozenset(FOLDERS), lots)])
+        probed = set() if part is None or part.people is None else set(part.people.age.astype(int))
+        assert read | probed == set(range(PATIENTS))
+        assert not read & probed
+
+
+def test_folds_become_as_many_as_the_smaller_class_has_patients() -> None:
+    """And with fewer than two the task is given up, in words."""
+    whole = task(folds=5)
+    people = whole.people
+    assert people is not None
+    for positives, folds in ((3, 3), (2, 2), (1, None), (0, None)):
+        keep = np.flatnonzero(np.arange(PATIENTS) % 4 == 0)[:positives]
+        lot = np.where(
+            np.isin(np.arange(PATIENTS), keep) | (np.arange(PATIENTS) % 4 != 0), 0.9, 0.1
+        )
+        part, words = without(
+            replace(whole, people=replace(people, lot=lot)), [seen(0.0, 0.5, *FOLDERS)]
+        )
+        if folds is None:
+            assert part is None
+            assert "too few are of one class" in words
+        else:
+            assert part is not None
+            assert part.folds == folds
+
+
+def test_a_task_without_people_is_not_probed_beside_a_run() -> None:
+    """Who they are is not known, so they may have been read."""
+    part, words = without(replace(task(), people=None), [seen(0.0, 0.5, "ward")])
+    assert part is None
+    assert "not known" in words
+
+
+def test_folders_and_lots_are_those_of_the_run_itself(tmp_path: Path) -> None:
+    """Read from the experiment in the run's folder; a folder without one is refused."""
+    (tmp_path / "data" / "ward").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    made = Experiment.from_dict(
+        {
+            "name": "read",
+            "privacy": {"mode": "none"},
+            "federation": {
+                "source": "folders",
+                "folders": [str(tmp_path / "data" / "ward")],
+                "lots": [0.0, 0.4],
+            },
+        }
+    )
+    (tmp_path / "run" / "experiment.toml").write_text(made.to_toml())
+    one = Seen.by(tmp_path / "run")
+    assert one == Seen("read", frozenset({"ward"}), Lots(0.0, 0.4))
+    said = unseen_words({"unseen_by": {"runs": [one.words()], "left_out": {"sex": "3 of 9"}}})
+    assert said == [
+        "left out: patients with lots 0 to 0.4 of ward: read by the run read",
+        "left out: sex: 3 of 9",
+    ]
+    assert unseen_words({}) == []
+    with pytest.raises(OurMistake, match="holds no run"):
+        Seen.by(tmp_path / "data")
