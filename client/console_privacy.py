@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from client import ledger_view
-from client.console_facts import Facts, Kept, Spending, Unread
+from client.console_facts import Facts, Kept, Spending, Unread, attempt
 from client.ledger_view import LedgerView, day
 from client.run_cost import TRUST
 from shared_model.protocol import PRIVACY_UNIT
@@ -34,7 +34,9 @@ class PrivacyPages:
         if isinstance(found, Unread):
             return Shown("privacy.html", {"fault": found, "spending": None})
         key = (found.view.chain.head, found.view.policy)
-        values = self._kept.get(key, lambda: _values(found))
+        values = attempt(lambda: self._kept.get(key, lambda: _values(found)))
+        if isinstance(values, Unread):  # an entry was changed since this process has verified it
+            return Shown("privacy.html", {"fault": values, "spending": None})
         return Shown("privacy.html", {"fault": None, "spending": found, **values})
 
 

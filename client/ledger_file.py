@@ -225,12 +225,11 @@ def has_notes(home: NodeHome) -> bool:
 def _read(path: Path) -> tuple[int, str] | None:
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
         content = json.loads(data)
         return int(content["length"]), str(content["head"])
-    except (ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise refuse(
             f"{path.name} in {path.parent.name}/, which says how long the ledger was, is damaged.",
             do=f"Move {path} aside; then " + RECOVER[0].lower() + RECOVER[1:],

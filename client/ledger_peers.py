@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from client import ledger_file
 from shared_model import canonical
 from shared_model.errors import Refused
 from shared_model.ledger import LedgerHead, follows
@@ -30,12 +32,17 @@ class Countersigned:
 
 
 def peers(connection: sqlite3.Connection) -> dict[str, LedgerHead]:
-    """The newest head held of each other hospital."""
-    rows = connection.execute("SELECT site, length, head, signature FROM peers ORDER BY site")
-    return {
-        site: LedgerHead(length=length, head=head, signature=signature)
-        for site, length, head, signature in rows.fetchall()
-    }
+    """The newest head held of each other hospital.
+
+    Raises:
+        LedgerFault: what lies in the file are no heads.
+    """
+    with _as_written():
+        rows = connection.execute("SELECT site, length, head, signature FROM peers ORDER BY site")
+        return {
+            site: LedgerHead(length=length, head=head, signature=signature)
+            for site, length, head, signature in rows.fetchall()
+        }
 
 
 def see(
@@ -107,11 +114,13 @@ def _refuse(message: str) -> Refused:
 def keep_countersigned(connection: sqlite3.Connection, new: Countersigned) -> None:
     """Inside a transaction; the newest three rounds stay, of the same round the fuller one."""
     agreements = {site: header.hex() for site, header in new.agreements.items()}
-    row = connection.execute(
-        "SELECT agreements FROM countersignatures WHERE run = ? AND round = ?", (new.run, new.round)
-    ).fetchone()
-    if row is not None:
-        agreements = {**json.loads(row[0]), **agreements}
+    with _as_written():
+        row = connection.execute(
+            "SELECT agreements FROM countersignatures WHERE run = ? AND round = ?",
+            (new.run, new.round),
+        ).fetchone()
+        if row is not None:
+            agreements = {**json.loads(row[0]), **agreements}
     connection.execute(
         "INSERT INTO countersignatures (run, round, request, agreements) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (run, round) DO UPDATE SET agreements = excluded.agreements",
@@ -125,16 +134,32 @@ def keep_countersigned(connection: sqlite3.Connection, new: Countersigned) -> No
 
 
 def countersigned(connection: sqlite3.Connection) -> tuple[Countersigned, ...]:
-    """Of the newest rounds, in their order."""
-    rows = connection.execute(
-        "SELECT run, round, request, agreements FROM countersignatures ORDER BY number"
-    )
-    return tuple(
-        Countersigned(
-            str(run),
-            int(number),
-            bytes(request),
-            {site: bytes.fromhex(text) for site, text in json.loads(agreements).items()},
+    """Of the newest rounds, in their order.
+
+    Raises:
+        LedgerFault: what lies in the file are no countersignatures.
+    """
+    with _as_written():
+        rows = connection.execute(
+            "SELECT run, round, request, agreements FROM countersignatures ORDER BY number"
         )
-        for run, number, request, agreements in rows.fetchall()
-    )
+        return tuple(
+            Countersigned(
+                str(run),
+                int(number),
+                b"" + request,
+                {site: bytes.fromhex(text) for site, text in json.loads(agreements).items()},
+            )
+            for run, number, request, agreements in rows.fetchall()
+        )
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Whoever owns the machine may have put anything there."""
+    try:
+        yield
+    except (sqlite3.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ledger_file.refuse(
+            "What the ledger's file holds of other hospitals is damaged."
+        ) from error

@@ -22,8 +22,9 @@ from client.ledger_store import LedgerStore
 from shared_model import canonical, ledger_cost, signing
 from shared_model import ledger_recovery as rules
 from shared_model.errors import OurMistake, Refused
-from shared_model.files import write_atomic
+from shared_model.files import read_regular, write_atomic
 from shared_model.ledger import NOTHING, Booked, Chain, LedgerFault, Recovered, Replaced
+from shared_model.ledger_export import MAX_EXPORT_BYTES
 from shared_model.ledger_recovery import Answer, Question, Vouched
 from shared_model.roster import Roster
 
@@ -237,5 +238,10 @@ def _keep_evidence(home: NodeHome, asked: bytes, answers: Sequence[bytes]) -> st
 
 
 def entries_of(path: Path) -> list[bytes]:
-    """Lines of a file that the coordinator's operator sent."""
-    return [line for line in path.read_bytes().splitlines() if line]
+    """Lines of a file that the coordinator's operator sent.
+
+    Raises:
+        Refused: no regular file, or larger than any ledger ("files", "size").
+    """
+    data = read_regular(path, MAX_EXPORT_BYTES)
+    return [line for line in data.splitlines() if line]

@@ -28,14 +28,17 @@ class Rows(Lines):
         self._path = path
 
     def read(self, marks: Marks, first: int, last: int) -> Iterator[bytes]:
-        """See `Lines`; by a connection that lasts as long as the reading.
+        """See `Lines`. None of its connections is open while its reader looks at a line: a reading
+        that was broken off may be thrown away by another thread, which could not close one.
 
         Raises:
             LedgerFault: the file is no ledger any more, or cannot be read.
         """
         try:
-            with closing(self._connection()) as connection:
-                yield from self._pages(connection, marks, first, last)
+            for begin in range(first, last, PAGE):
+                with closing(self._connection()) as connection:
+                    page = _page(connection, marks, begin, last)
+                yield from page
         except sqlite3.Error as error:
             raise ledger_file.refuse(f"The ledger's file cannot be read ({error}).") from error
 
@@ -43,14 +46,6 @@ class Rows(Lines):
         if not self._path.exists():  # sqlite would make an empty one
             raise self.changed(0)
         return ledger_file.connect(self._path)
-
-    def _pages(
-        self, connection: sqlite3.Connection, marks: Marks, first: int, last: int
-    ) -> Iterator[bytes]:
-        for begin in range(first, last, PAGE):
-            end = min(begin + PAGE, last) - 1
-            for _, line in rows(connection, marks.number(begin) - 1, marks.number(end)):
-                yield line
 
     def changed(self, entry: int) -> LedgerFault:
         return ledger_file.refuse(
@@ -77,13 +72,21 @@ class OpenRows(Rows):
 
     def read(self, marks: Marks, first: int, last: int) -> Iterator[bytes]:
         """See `Rows`."""
-        if self._open is None or threading.get_ident() != self._thread:
+        connection = self._open
+        if connection is None or threading.get_ident() != self._thread:
             yield from super().read(marks, first, last)
             return
         try:
-            yield from self._pages(self._open, marks, first, last)
+            for begin in range(first, last, PAGE):
+                yield from _page(connection, marks, begin, last)
         except sqlite3.Error as error:
             raise ledger_file.refuse(f"The ledger's file cannot be read ({error}).") from error
+
+
+def _page(connection: sqlite3.Connection, marks: Marks, begin: int, last: int) -> list[bytes]:
+    """What lies at the places from `begin` on, before `last`: no more than `PAGE`."""
+    end = min(begin + PAGE, last) - 1
+    return [line for _, line in rows(connection, marks.number(begin) - 1, marks.number(end))]
 
 
 def rows(
@@ -95,6 +98,8 @@ def rows(
         " ORDER BY sequence LIMIT ?",
         (after, last, most),
     ).fetchall()
+    if not all(type(sequence) is int for sequence, _ in found):
+        raise ledger_file.refuse("The ledger's file numbers its entries with something else.")
     return [(sequence, _bytes(line)) for sequence, line in found]
 
 

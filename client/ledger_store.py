@@ -401,11 +401,12 @@ class LedgerStore:
                     do="Put the first delta back into policy.toml.",
                 )
             entry = make(chain)
-            if entry is None:
-                return None
-            chain = self._insert(chain, [ledger.seal(entry, self._key)])
+            if entry is not None:
+                chain = self._insert(chain, [ledger.seal(entry, self._key)])
+        if entry is None and self._is_noted(chain):
+            return None
         self._committed(chain)
-        return chain.links[-1]
+        return None if entry is None else chain.links[-1]
 
     def _begun(self, delta: float) -> Chain:
         opened = Opened(
@@ -433,7 +434,14 @@ class LedgerStore:
         self._know(chain)
         with self._transaction():
             self._read()
+            if self.chain.head_at(chain.length) != chain.head:
+                raise refuse("The ledger was exchanged while an entry was written.")
             ledger_file.write_notes(self._home, self.chain.length, self.chain.head)
+
+    def _is_noted(self, chain: Chain) -> bool:
+        """Whether both notes name its end; killed between a commit and its notes, they do not. What
+        goes on with that entry is about to read data, or to let an update leave."""
+        return all(one == (chain.length, chain.head) for one in self._notes)
 
     def _know(self, chain: Chain) -> None:
         """It is in the file, so none of it needs to stay in memory."""
@@ -490,10 +498,13 @@ class LedgerStore:
         """One writer at a time across processes; durable at the end, undone by any exception."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             raise refuse(f"The ledger cannot be written ({error}).") from error
         try:
             yield self._connection
+        except sqlite3.Error as error:
+            self._connection.rollback()
+            raise refuse(f"The ledger cannot be read or written ({error}).") from error
         except BaseException:
             self._connection.rollback()
             raise

@@ -169,14 +169,11 @@ class HospitalBooks:
         with self.ledger.open() as store:
             if head is not None:
                 _check_contained(store.chain, head)
-            new = store.chain.after(0 if head is None else head.length)
+            count, size = store.chain.size_after(0 if head is None else head.length)
         room = MAX_NOTE_CHARACTERS - ENTRIES_OF_A_ROUND * MAX_LINE_BYTES
-        if (
-            len(new) > MAX_NOTE_ENTRIES - ENTRIES_OF_A_ROUND
-            or sum(len(link.line) for link in new) > room
-        ):
+        if count > MAX_NOTE_ENTRIES - ENTRIES_OF_A_ROUND or size > room:
             raise Refused(
-                f"The coordinator lacks {len(new)} entries of this ledger, more than one answer "
+                f"The coordinator lacks {count} entries of this ledger, more than one answer "
                 "carries.",
                 reason="ledger",
                 do="Run: fedprint-node ledger export -o ledger.json, and send it to the operator.",

@@ -19,18 +19,20 @@ then sent all of them.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from shared_model import canonical
+from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
 from shared_model.ledger import (
+    MAX_ENTRIES,
     MAX_LINE_BYTES,
     Chain,
     LedgerFault,
@@ -42,6 +44,9 @@ from shared_model.ledger_lines import Marks
 from shared_model.ledger_note import LedgerMismatch, check_note
 from shared_model.protocol import KnownHead, TrainReply, TrainRequest
 
+_HELD: TypeAdapter[dict[str, dict[str, int]]] = TypeAdapter(
+    dict[SiteName, dict[SiteName, Annotated[int, Field(ge=0, le=MAX_ENTRIES)]]]
+)
 REPAIR = "Restore the folder of ledgers from a backup, or remove this site's files from it."
 
 
@@ -60,8 +65,10 @@ class JsonLines(Lines):
             while line := stream.readline(MAX_LINE_BYTES + 2):
                 if line.endswith(b"\n"):
                     yield line[:-1]
-                elif len(line) > MAX_LINE_BYTES + 1:
+                    continue
+                if len(line) > MAX_LINE_BYTES + 1:
                     yield line  # longer than any entry: it is refused
+                return  # the rest of it may come meanwhile, and is no line
 
     def read(self, marks: Marks, first: int, last: int) -> Iterator[bytes]:
         """See `Lines`.
@@ -221,6 +228,8 @@ class LedgerArchive:
         """Append what is new, then put the head in its place."""
         site = before.site
         new = after.links[len(before.links) :]
+        if before.length:
+            before.links[-1]  # read again: nothing is put behind a hole
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._file(site), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
@@ -243,9 +252,7 @@ class LedgerArchive:
         held = self._holdings.get(peer, {})
         return {
             site: tuple(
-                link.digest
-                for link in self.chain(site, identity_keys[site]).after(held.get(site, 0))
-                if link.entry.sequence <= head.length
+                self.chain(site, identity_keys[site]).digests(held.get(site, 0), head.length)
             )
             for site, head in heads.items()
             if site != peer
@@ -273,8 +280,9 @@ class LedgerArchive:
         if self._held is None:
             path = self.path / "held.json"
             try:
-                self._held = json.loads(path.read_bytes()) if path.is_file() else {}
-            except ValueError as error:
+                data = path.read_bytes() if path.is_file() else b"{}"
+                self._held = _HELD.validate_json(data, strict=True)
+            except (OSError, ValueError) as error:
                 raise OurMistake(f"{path} cannot be read.", do="Remove it.") from error
         return self._held
 

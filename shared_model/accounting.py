@@ -54,6 +54,9 @@ _RDP_BELOW_SIGMA = 0.1
 """So does it for noise so small that one step's loss spans millions of intervals."""
 _RDP_ABOVE_STEPS = 1_000_000
 """And for more steps: composing a billion, which a hostile plan may name, takes PLD minutes."""
+_LEAST_RATE = 1e-300
+"""A smaller sample rate is counted as this one, which costs no less: dp-accounting divides by it,
+and fails where that overflows."""
 _RDP_ORDERS = (*range(2, 64), 96, 128, 192, 256, 512, 1024)
 """Whole orders only: their series are finite, fractional ones need not converge."""
 
@@ -213,7 +216,7 @@ def _epsilon_pld(groups: Groups, delta: float, interval: float) -> float:
     total: Any = None
     try:
         for q, sigma, steps in groups:
-            part = _step_loss(q, sigma, interval).self_compose(steps)
+            part = _step_loss(max(q, _LEAST_RATE), sigma, interval).self_compose(steps)
             total = part if total is None else total.compose(part)
         return float(total.get_epsilon_for_delta(delta))
     finally:

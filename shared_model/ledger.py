@@ -269,6 +269,18 @@ class Chain:
         first = self._walk.marks.place_after(length)
         return tuple(self._links.between(first, len(self.links)))
 
+    def size_after(self, length: int) -> tuple[int, int]:
+        """How many entries are beyond this length, and bytes of their lines; none is read."""
+        marks = self._walk.marks
+        first = marks.place_after(length)
+        count = len(marks) - first
+        return count, marks.size - marks.start(first) - count
+
+    def digests(self, after: int, until: int) -> Iterator[str]:
+        """Of the entries with numbers beyond the one and up to the other; no two are held."""
+        first, last = map(self._walk.marks.place_after, (after, until))
+        return (link.digest for link in self._links.between(first, last))
+
     @overload
     def entries(self, kind: type[K], /) -> Iterator[K]: ...
     @overload

@@ -131,6 +131,12 @@ class Booked(_Entry):
             mode=self.mode,  # type: ignore[arg-type,unused-ignore]
         )
 
+    @model_validator(mode="after")
+    def _is_a_plan(self) -> Booked:
+        if self.mode == "distributed" and (self.steps != 1 or self.dimension < 1):
+            raise ValueError("a round of mode distributed is one step of some coordinates")
+        return self
+
 
 class Answered(_Entry):
     """The update of a booked round may leave. booking: sequence of its `booked` entry."""

@@ -63,6 +63,8 @@ def _entries(reply: TrainReply, request: TrainRequest, identity_key: bytes) -> S
         entry, signer = ledger.opened_line(line, signer)
         if isinstance(entry, Recovered) and entry.lost_from == length + 1:
             length, head = entry.lost_to, entry.previous
+        elif isinstance(entry, Recovered) and entry.previous != head:
+            raise Refused("Its entries do not follow each other.", reason="ledger")
         if (entry.site, entry.sequence) != (site, length + 1):
             raise Refused("Its entries do not follow each other.", reason="ledger")
         length, head = length + 1, ledger.next_head(head, ledger.entry_digest(entry))

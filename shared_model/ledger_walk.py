@@ -54,6 +54,9 @@ class Walk:
     delta: float | None = None
     charged: float = 0.0
     """Since the last booking, whose own epsilon has what was charged before."""
+    _own: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Runs whose rounds no other walk has: they are added to in place. A copy for each booking
+    would make the time of a reading grow with the square of a run's rounds."""
 
     @classmethod
     def over(cls, links: Iterable[Link]) -> Walk:
@@ -69,10 +72,11 @@ class Walk:
             self,
             marks=self.marks.copy(),
             tally=self.tally.copy(),
-            booked=dict(self.booked),  # what it leads to is replaced and never changed
+            booked=dict(self.booked),  # its rounds are copied when the first is added: `_own`
             approvals=dict(self.approvals),
             incidents=set(self.incidents),
             lost=dict(self.lost),
+            _own=set(),
         )
 
     def take(self, entry: Entry, number: int) -> None:
@@ -100,7 +104,10 @@ class Walk:
         match entry:
             case Booked():
                 run = entry.run
-                self.booked[run] = {**self.booked.get(run, {}), entry.round: entry.sequence}
+                if run not in self._own:
+                    self._own.add(run)
+                    self.booked[run] = dict(self.booked.get(run, {}))
+                self.booked[run][entry.round] = entry.sequence
                 if run in self.approvals:
                     number, since = self.approvals[run]
                     self.approvals[run] = (number, since + 1)

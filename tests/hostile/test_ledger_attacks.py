@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -10,7 +11,7 @@ from consortium import RUN_KEY, Consortium, key_of
 from ledger_stand_ins import head_of, note_of, opened
 from loop import play, signed_anew
 
-from shared_model import canonical, ledger, protocol
+from shared_model import canonical, ledger, protocol, signing
 from shared_model.ledger_links import links_body, read_links_body
 from shared_model.protocol import KnownHead, TrainReply, TrainRequest
 from shared_model.protocol_sum import AgreeRequest
@@ -169,6 +170,36 @@ def test_a_site_whose_entries_do_not_match_its_head_is_named_and_left_out(
     assert first.barred == ("s02",)
     assert result.named() == {"s02"}
     assert "s02" not in second.participants
+
+
+def test_a_site_whose_booking_no_accountant_can_read_does_not_end_the_run(
+    consortium: World,
+) -> None:
+    """Signed and chained like any other entry: the site's fault, and nobody's mistake."""
+    world = consortium(4, threshold=3)
+
+    def lie(seen):  # type: ignore[no-untyped-def]
+        if (seen.site, seen.kind) != ("s02", "train-request"):
+            return None
+        key, lines, at = key_of("s02"), [], ledger.NOTHING
+        for text in seen.said["ledger"]["entries"]:
+            plain = json.loads(text)
+            del plain["signature"]
+            if plain["kind"] == "booked":
+                plain |= {"mode": "distributed", "steps": 3, "dimension": 64}
+            data = canonical.encode(plain)
+            signature = signing.sign(key, ledger.TAG, data).hex()
+            lines.append(canonical.encode({**plain, "signature": signature}).decode())
+            parts = (b"fedprint-1", ledger.TAG.encode(), data)
+            framed = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+            at = ledger.next_head(at, canonical.digest(framed))
+        head = ledger.sign_head(key, "s02", len(lines), at)
+        return signed_anew(seen, ledger={**head.model_dump(), "entries": lines})
+
+    result = play(world, rounds=2, lie=lie, liars=("s02",))
+    assert [item.outcome for item in result.record.rounds] == ["aggregated"] * 2
+    assert result.record.rounds[0].survivors == ("s00", "s01", "s03")
+    assert result.named() == {"s02"}
 
 
 def test_a_site_that_comes_back_from_a_backup_is_barred_and_the_run_goes_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 
 import pytest
@@ -199,6 +200,18 @@ def test_privacy_is_never_shown_without_delta_unit_and_trust_model(hospital, bro
     assert "<desc" in page.text
     assert "style=" not in page.text
     assert told.count("winter") >= 3
+
+
+def test_an_entry_that_was_changed_under_the_console_is_told_on_the_page(hospital, browser):
+    """What is spent stands; the entry that cannot be shown any more is named, and what to do."""
+    with hospital.store():
+        pass  # verified by this process
+    with sqlite3.connect(hospital.home.ledger) as other:
+        other.execute("DROP TRIGGER entries_are_never_changed")
+        other.execute("UPDATE entries SET line = x'00' WHERE sequence = 2")
+    page = browser.get("/privacy")
+    assert page.status == 200
+    assert "Entry 2 is not the one that this process has verified" in words(page)
 
 
 def test_data_are_shown_as_the_command_shows_them(hospital, browser, tmp_path):

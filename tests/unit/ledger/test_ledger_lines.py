@@ -405,6 +405,27 @@ def test_a_chain_outlives_its_store_and_goes_to_other_threads(home: NodeHome) ->
         assert len(store.chain.bookings) == 8
 
 
+def test_a_reading_that_was_broken_off_may_be_thrown_away_by_another_thread(
+    home: NodeHome,
+) -> None:
+    """As the trace of an error is, that goes from a page to the server: no connection is open that
+    only the thread which reads could close."""
+    with open_store(home) as store:
+        for number in range(1, 8):
+            book(store, "run", number, ENDLESS, **PLAIN)
+        chain = store.chain
+    reading: list[Any] = []
+
+    def read() -> None:
+        reading.append(chain.links._read(0, 8, range(9)))  # type: ignore[attr-defined]
+        next(reading[0])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    reading[0].close()
+
+
 def archived(tmp_path: Path, number: int) -> tuple[LedgerArchive, Path]:
     """An archive that has verified a ledger of so many bookings, and its file."""
     chain = chain_of(*(draft("run", n, sequence=n + 1) for n in range(1, number + 1)))

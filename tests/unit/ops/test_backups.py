@@ -24,6 +24,7 @@ from server.home import CoordinatorHome
 from server.registry_book import RegistryBook
 from server.registry_limits import RegistryLimits
 from shared_model.errors import OurMistake, Refused
+from shared_model.ledger import Recovered
 from shared_model.locks import locked
 from shared_model.signing import load_key_file
 
@@ -110,6 +111,34 @@ def test_ledger_in_the_backup_is_whole(alpha: NodeHome, tmp_path: Path, secret: 
     ):
         assert (there.chain.length, there.chain.head) == (here.chain.length, here.chain.head)
         assert there.chain.length == 2
+
+
+def test_ledger_with_lost_entries_is_backed_up(
+    alpha: NodeHome, tmp_path: Path, secret: Path
+) -> None:
+    """Those that were lost have a number and no row: it is not a ledger that grew meanwhile."""
+    key = load_key_file(alpha.identity_key)
+    with LedgerStore.open(alpha, "alpha", key) as store:
+        entry = Recovered(
+            site="alpha",
+            sequence=6,
+            lost_from=3,
+            lost_to=5,
+            previous="ab" * 32,
+            epsilon_charged=1.0,
+            delta=1e-5,
+            witnesses=("beta",),
+            evidence_digest="ab" * 32,
+            time_s=0,
+        )
+        store.restore(store.chain, [], lambda chain: entry)
+        before = store.chain
+    file, new = tmp_path / "alpha.fedprint", NodeHome(tmp_path / "new")
+    on_node("backup", file, "--passphrase-file", secret, "--home", alpha.root)
+    on_node("restore", file, "--passphrase-file", secret, "--home", new.root)
+    with LedgerStore.open(new, "alpha", key, perhaps_old=True) as store:
+        assert store.chain == before
+        assert (store.chain.length, len(store.chain.links)) == (6, 3)
 
 
 def test_running_node_is_not_backed_up(alpha: NodeHome, tmp_path: Path, secret: Path) -> None:

@@ -118,6 +118,12 @@ def test_a_hostile_plan_costs_much_and_takes_no_time(hostile: list[PrivacyPlan])
     assert accounting.epsilon_pld(hostile, 1e-5) > 8.0
 
 
+def test_a_sample_rate_that_nothing_can_be_divided_by_is_counted_as_a_larger_one() -> None:
+    """dp-accounting fails for it: a hostile plan must not end in an error that nobody reads."""
+    least = accounting.epsilon_pld([plan(1e-300, 2.0, 10)], 1e-5)
+    assert accounting.epsilon_pld([plan(5e-324, 2.0, 10)], 1e-5) == least < 1e-3
+
+
 def test_default_delta_follows_the_declared_number() -> None:
     """min(1e-5, 1 / (10 N))."""
     assert accounting.default_delta(500) == 1e-5

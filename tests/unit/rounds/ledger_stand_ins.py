@@ -14,6 +14,7 @@ from shared_model.ledger import Answered, Booked, Chain, Incident, LedgerHead, O
 from shared_model.noise import NoiseSource
 from shared_model.protocol import LedgerNote, PrivacyStatement, RunPlan, TrainRequest
 from shared_model.roster import Roster
+from shared_model.secure_sum.numbers import padded_dimension
 from shared_model.secure_sum.transcript import Transcript
 
 DELTA = 1e-5
@@ -76,7 +77,7 @@ def booking(
         "threshold": request.sum.threshold,
         "colluding_sites": 0,
         "minimum_contributors": request.minimum_contributors,
-        "dimension": 0,
+        "dimension": 0 if plan.mode == "local" else padded_dimension(request.sum.dimension),
         "limit_lifetime": None,
         "limit_run": None,
         "epsilon_lifetime": epsilon,

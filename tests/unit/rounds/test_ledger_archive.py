@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from server.cli import app
 from server.home import CoordinatorHome
 from server.ledgers import LedgerArchive
-from shared_model import ledger, ledger_export, protocol, signing
+from shared_model import canonical, ledger, ledger_export, protocol, signing
 from shared_model.errors import OurMistake, Refused
-from shared_model.ledger_note import LedgerMismatch
+from shared_model.ledger import Recovered
+from shared_model.ledger_note import LedgerMismatch, check_note
 from shared_model.protocol import KnownHead, LedgerNote
 from shared_model.secure_sum.transcript import of_request
 
@@ -73,6 +74,24 @@ def test_a_line_that_a_crash_cut_off_counts_for_nothing(archive, consortium):
         LedgerArchive(archive.path).chain("alpha", ALPHA)
 
 
+def no_plan(chain, key, **changes):
+    """A note whose booking is none of a private round; signed, chained, and no line that `seal`
+    would make."""
+    changes = {"mode": "distributed", "dimension": 64, "steps": 1, **changes}
+    plain = chain.links[-1].entry.model_dump(mode="json") | changes
+    data = canonical.encode(plain)
+    signature = signing.sign(key, ledger.TAG, data).hex()
+    lines = (chain.links[0].line, canonical.encode({**plain, "signature": signature}))
+    framed = (
+        len(part).to_bytes(8, "big") + part for part in (b"fedprint-1", b"ledger-entry", data)
+    )
+    head = ledger.next_head(chain.links[0].head, canonical.digest(b"".join(framed)))
+    return LedgerNote(
+        **ledger.sign_head(key, chain.site, 2, head).model_dump(),
+        entries=tuple(line.decode() for line in lines),
+    )
+
+
 def lies(consortium, request, reply):
     """Replies of alpha whose ledger is not in order."""
     key, note = key_of("alpha"), reply.ledger
@@ -112,6 +131,8 @@ def lies(consortium, request, reply):
     edited = note.entries[1].replace('"steps":4', '"steps":1')
     assert edited != note.entries[1]
     yield "an edited entry", note.model_copy(update={"entries": (note.entries[0], edited)})
+    yield "many steps of mode distributed", no_plan(book(start), key, steps=4)
+    yield "a step of no coordinates", no_plan(book(start), key, dimension=0)
     yield "garbage", note.model_copy(update={"entries": ("{}", *note.entries[1:])})
     yield (
         "another length",
@@ -134,6 +155,37 @@ def test_a_reply_that_is_not_booked_as_it_says_names_its_site(archive, consortiu
             archive.check(reply.model_copy(update={"ledger": note}), request, ALPHA)
         assert caught.value.site == "alpha", what
     archive.check(reply, request, ALPHA)
+
+
+def test_a_note_is_no_proof_if_a_restore_in_it_does_not_follow(consortium):
+    """Whoever holds a release reads the note alone: it refuses what the whole chain refuses."""
+    request, reply = submitted(consortium)
+    key, chain = key_of("alpha"), consortium.nodes["alpha"].books.chain
+    for previous, follows in ((chain.head, True), ("ab" * 32, False)):
+        entry = Recovered(
+            site="alpha",
+            sequence=4,
+            lost_from=0,
+            lost_to=0,
+            previous=previous,
+            epsilon_charged=None,
+            delta=1e-5,
+            witnesses=("beta",),
+            evidence_digest="ab" * 32,
+            time_s=0,
+        )
+        line = ledger.seal(entry, key)
+        head = ledger.next_head(chain.head, ledger.entry_digest(entry))
+        note = LedgerNote(
+            **ledger.sign_head(key, "alpha", 4, head).model_dump(),
+            entries=(*reply.ledger.entries, line.decode()),
+        )
+        said = reply.model_copy(update={"ledger": note})
+        if follows:
+            check_note(said, request, ALPHA)
+            continue
+        with pytest.raises(LedgerMismatch, match="do not"):
+            check_note(said, request, ALPHA)
 
 
 def test_another_ledger_of_a_site_that_is_known_is_refused(archive, consortium):
