@@ -73,6 +73,7 @@ from server.transport import Transport
 from shared_model import bundle
 from shared_model.canonical import digest
 from shared_model.errors import FedprintError, OurMistake
+from shared_model.memory import large_blocks_apart
 from shared_model.signing import load_key_file
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def serve_run(arguments: list[str], chosen: ServerApp = app) -> None:
         chosen: another app in simulations only.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    large_blocks_apart()
     try:
         _serve_run(chosen, *arguments)
     except FedprintError as error:

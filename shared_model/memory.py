@@ -11,6 +11,9 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
+LARGE_BLOCK = 256 * 1024
+_MMAP_THRESHOLD = -3
+"""`malloc.h`."""
 _PLANS = 16
 """SciPy's transforms keep that many plans of each kind (pocketfft, `get_plan`)."""
 
@@ -22,6 +25,18 @@ def give_back() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library: it looks after itself
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def large_blocks_apart() -> None:
+    """Blocks of 256 KiB and more get pages of their own, which go back as soon as they are freed.
+
+    The C library does so until the first of them is freed, and then takes ever larger ones from the
+    heap among the small ones, where they leave holes (mallopt(3), M_MMAP_THRESHOLD). For a
+    coordinator, whose blocks are models and messages. Not for training, where each block's pages
+    would be made anew in every step.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def forget_transforms() -> None:

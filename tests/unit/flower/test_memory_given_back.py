@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from shared_model import accounting
 from shared_model.config import PrivacyPlan
-from shared_model.memory import give_back
+from shared_model.memory import give_back, large_blocks_apart
 
 BLOCK, BLOCKS = 100_000, 800
 """Smaller than what the C library maps by itself, and 80 MB together."""
@@ -64,6 +66,38 @@ def test_the_accountant_keeps_no_plans_of_its_transforms() -> None:
     assert in_use() - before < 2_000_000
 
 
+APART = """
+import numpy, psutil, sys
+from shared_model.memory import large_blocks_apart
+if sys.argv[1] == "apart":
+    large_blocks_apart()
+rss = lambda: psutil.Process().memory_info().rss
+numpy.zeros(6_000_000)[:] = 1.0  # freed: from here on the C library takes such blocks from the heap
+before, kept = rss(), []
+for _ in range(30):
+    block = numpy.ones(500_000)  # 4 MB
+    kept.append(bytearray(100_000))  # small and stays, above the large one
+    kept.append(numpy.ones(5_000))
+    del block
+print(rss() - before)
+"""
+
+
+def test_large_blocks_leave_no_holes_in_a_coordinator() -> None:
+    """What is freed below something that stays goes back at once."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    grown = {}
+    for how in ("apart", "as it is"):
+        done = subprocess.run(
+            [sys.executable, "-c", APART, how], capture_output=True, text=True, check=True
+        )
+        grown[how] = int(done.stdout)
+    assert grown["apart"] < 6_000_000, grown
+    assert grown["as it is"] > grown["apart"], grown
+
+
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     give_back()
+    large_blocks_apart()
