@@ -140,6 +140,13 @@ class Line:
     def _is_there(self, site: str) -> bool:
         return self._clock() >= self._back_at[site]
 
+    @property
+    def held_bytes(self) -> int:
+        """Of messages that are on their way: of no process, though here they lie in this one."""
+        bodies = {id(one.message.body): one.message.body for one in self._due}
+        bodies |= {id(one.reply.body): one.reply.body for one in self._due if one.reply}
+        return sum(map(len, bodies.values()))
+
     def push(self, messages: Sequence[Outgoing]) -> list[str]:
         if self._rng.random() < self._odds.away:
             self._back_at[self._rng.choice(self._names)] = self._clock() + self._rng.uniform(5, 120)
