@@ -8,6 +8,7 @@ names. FEDPRINT_SOAK_ROUNDS overrides the number of rounds of the long test.
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import random
 import sys
@@ -161,9 +162,16 @@ def soak(
     dying(reaper, monkeypatch)
     verdict, process = Verdict(), psutil.Process()
 
+    def resident() -> int:
+        """What lives. A coordinator or node that was killed here leaves its frames, with models in
+        them, until Python looks for cycles; a process that is killed leaves nothing."""
+        gc.collect()
+        memory.give_back()
+        return process.memory_info().rss - line.held_bytes
+
     def told(progress: Progress) -> None:
         if progress.kind == "aggregated":
-            one.rss_bytes.append(process.memory_info().rss - line.held_bytes)
+            one.rss_bytes.append(resident())
             if len(one.rss_bytes) % 50 == 0:
                 print(
                     f"{len(one.rss_bytes)} rounds, {one.rss_bytes[-1] / 1e6:.0f} MB, coordinator "
