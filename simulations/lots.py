@@ -7,6 +7,10 @@ or removed does not change the others' lots.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from shared_model.canonical import digest
 
@@ -18,9 +22,16 @@ class Lots:
     first: float = 0.0
     end: float = 1.0
 
-    def have(self, patient: str, folder: str) -> bool:
-        """Is this patient among them? folder: the name of the folder of recordings."""
-        return self.first <= lot_of(patient, folder) < self.end
+    def hold(self, lot: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether a lot, or each of several (patient,), is one of these."""
+        found = np.asarray(lot)
+        return (found >= self.first) & (found < self.end)
+
+
+def place_of(folder: Path) -> str:
+    """What a folder of recordings is called, whatever link leads to it: patients are told apart by
+    it, and a run and a probe have to mean the same patient."""
+    return folder.resolve().name
 
 
 def lot_of(patient: str, folder: str) -> float:

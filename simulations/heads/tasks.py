@@ -85,6 +85,7 @@ class HeadTask:
 
         Raises:
             DataFault: none of the folders is there, or none holds a label of this task.
+            OurMistake: two of the folders have one name.
         """
         source = self.sources[sensors]
         folders = list(sites)
@@ -95,8 +96,6 @@ class HeadTask:
         for folder in folders:
             if not folder.is_dir():
                 raise DataFault(f"{folder} is no folder.", cause="absent")
-        if len({folder.name for folder in folders}) < len(folders):
-            raise OurMistake("Two of the folders have one name.", do="Rename one of them.")
         task = source.make(self.name, folders) if folders else None
         if task is None:
             raise DataFault(

@@ -24,7 +24,6 @@ from shared_model.server_optimisers import named, rate_of
 from simulations.lab.reading import faults_of, toml_of
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Lot = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 MAX_HOSPITALS = 10_000
@@ -126,7 +125,7 @@ class Federation(Part):
 
     source: Literal["simulated", "folders", "waves"] = "simulated"
     folders: tuple[str, ...] = ()
-    lots: tuple[Lot, Lot] = (0.0, 1.0)
+    lots: tuple[Share, Share] = (0.0, 1.0)
     hospitals: Annotated[int, Field(ge=1, le=MAX_HOSPITALS)] = 10
     patients: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     windows_per_patient: Annotated[int, Field(ge=1, le=1000)] = 6

@@ -12,7 +12,7 @@ from shared_model.canonical import digest_of
 from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import PatientPool, Piece
-from simulations.lots import Lots
+from simulations.lots import Lots, lot_of, place_of
 
 
 @dataclass
@@ -54,7 +54,7 @@ def site_names(folders: tuple[str, ...]) -> dict[str, Path]:
                 f"The folder of recordings {folder} is not there.",
                 do="Correct federation.folders; paths are taken from the experiment's own folder.",
             )
-        name = site_name(folder.resolve().name)
+        name = site_name(place_of(folder))
         if name in named:
             raise OurMistake(
                 f"Two folders of recordings would both be the site {name!r}.",
@@ -93,7 +93,7 @@ def read_into(
     from client.ingest import prepare_recording
     from client.records import ReadFault, guess_mapping, read_folder
 
-    read, place = Read(), folder.resolve().name
+    read, place = Read(), place_of(folder)
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
     for item in read_folder(folder, guess_mapping(folder)):
@@ -101,7 +101,7 @@ def read_into(
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1
             continue
-        if not lots.have(item.patient, place):
+        if not lots.hold(lot_of(item.patient, place)):
             read.not_wanted += 1
             continue
         try:

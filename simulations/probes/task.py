@@ -5,7 +5,7 @@ A unit (what is predicted) is one window, or a mean over the windows of a record
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from client.ingest import prepare_recording
 from client.mapping import ChannelMapping
 from client.records import ReadFault, Recording, guess_mapping, read_folder
 from shared_model import quality
+from shared_model.errors import OurMistake
 from shared_model.windows import Windows
-from simulations.lots import lot_of
+from simulations.lots import lot_of, place_of
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,23 @@ class Builder:
         )
 
 
-def recordings(folders: Iterable[Path], lead: str | None = None) -> Iterator[Recording]:
+def recordings(folders: Sequence[Path], lead: str | None = None) -> Iterator[Recording]:
     """All that can be read. A patient's name is told apart by the folder: two hospitals count their
-    patients from 1 both."""
-    for folder in folders:
+    patients from 1 both.
+
+    Raises:
+        OurMistake: two of the folders have one name.
+    """
+    named = {place_of(folder): folder for folder in folders}
+    if len(named) < len(folders):
+        raise OurMistake("Two of the folders have one name.", do="Rename one of them.")
+    for place, folder in named.items():
         mapping = guess_mapping(folder)
         if lead is not None:
             mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
             if not isinstance(item, ReadFault):
-                yield replace(item, patient=f"{item.patient}\n{folder.name}")
+                yield replace(item, patient=f"{item.patient}\n{place}")
 
 
 def windows_of(recording: Recording, *, gate: bool = True) -> Windows:

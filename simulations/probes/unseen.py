@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from simulations.lots import Lots
+from simulations.lots import Lots, place_of
 from simulations.probes.task import Task
 
 
@@ -36,7 +36,7 @@ class Seen:
 
         experiment = Result.open(run).experiment
         federation = experiment.federation
-        names = frozenset(Path(one).resolve().name for one in federation.folders)
+        names = frozenset(place_of(Path(one)) for one in federation.folders)
         return cls(experiment.name, names, Lots(*federation.lots))
 
     def words(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
     kept = np.ones(len(people.lot), dtype=bool)
     for one in seen:
         read = np.array([name in one.folders for name in people.folders])[people.folder]
-        kept &= ~(read & (people.lot >= one.lots.first) & (people.lot < one.lots.end))
+        kept &= ~(read & one.lots.hold(people.lot))
     gone = f"{int((~kept).sum())} of {len(kept)} patients were read by a run"
     left = task.of_patients(kept)
     if left is None:

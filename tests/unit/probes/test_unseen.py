@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_model.errors import OurMistake
+from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lab.experiment import Experiment
-from simulations.lots import Lots, lot_of
-from simulations.probes.task import People, Task
+from simulations.lots import Lots, lot_of, place_of
+from simulations.probes.task import People, Task, recordings
 from simulations.probes.unseen import Seen, unseen_words, without
 
 PATIENTS = 40
@@ -85,7 +86,7 @@ def test_patients_that_a_run_read_are_left_out_and_only_those() -> None:
 def test_what_the_lab_reads_and_what_is_probed_have_nobody_in_common() -> None:
     """The two sides ask one function: every patient is on exactly one of them."""
     for lots in (Lots(0.0, 0.3), Lots(0.25, 0.75), Lots(0.0, 1.0)):
-        read = {one for one in range(PATIENTS) if lots.have(f"p{one}", FOLDERS[one % 2])}
+        read = {one for one in range(PATIENTS) if lots.hold(lot_of(f"p{one}", FOLDERS[one % 2]))}
         part, _ = without(task("mae"), [Seen("run", frozenset(FOLDERS), lots)])
         probed = set() if part is None or part.people is None else set(part.people.age.astype(int))
         assert read | probed == set(range(PATIENTS))
@@ -118,6 +119,25 @@ def test_a_task_without_people_is_not_probed_beside_a_run() -> None:
     part, words = without(replace(task(), people=None), [seen(0.0, 0.5, "ward")])
     assert part is None
     assert "not known" in words
+
+
+def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
+    """Else a run through a link would have read patients that a probe takes for unseen ones. Both
+    at once would be patients twice, and are refused."""
+    folder, link = tmp_path / "ward", tmp_path / "another"
+    cohort = draw_cohort(np.random.default_rng(1), 3, 2, SiteEffects(name="ward"))
+    write_site(folder, cohort, "parquet")
+    link.symlink_to(folder)
+    named = [[one.patient for one in recordings([path])] for path in (folder, link)]
+    assert named[0] == named[1]
+    assert place_of(link) == "ward"
+    (tmp_path / "run").mkdir()
+    federation = {"source": "folders", "folders": [str(link)]}
+    made = {"name": "read", "privacy": {"mode": "none"}, "federation": federation}
+    (tmp_path / "run" / "experiment.toml").write_text(Experiment.from_dict(made).to_toml())
+    assert Seen.by(tmp_path / "run").folders == {"ward"}
+    with pytest.raises(OurMistake, match="one name"):
+        list(recordings([folder, link]))
 
 
 def test_folders_and_lots_are_those_of_the_run_itself(tmp_path: Path) -> None:
