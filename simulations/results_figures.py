@@ -52,8 +52,10 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
     if not lines:
         return None
-    figure, (axes,) = panels(1, height_in=0.4 + 0.26 * len(lines))
+    line_in = max(0.26, 0.05 * len(rows))
+    figure, (axes,) = panels(1, height_in=0.4 + line_in * len(lines) + 0.08 * len(rows))
     for k, row in enumerate(rows):
+        again = k // len(COLOURS)  # a colour that comes again has another marker
         found = [
             cell for cell in cells if cell["row"] == row and cell["skill"]["value"] is not None
         ]
@@ -66,14 +68,15 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
         axes.errorbar(
             [cell["skill"]["value"] for cell in found], at,
             xerr=[[low for low, _ in ends], [high for _, high in ends]],
-            fmt=MARKERS[k % len(MARKERS)], color=COLOURS[k % len(COLOURS)], lw=0.7, label=row,
+            fmt=MARKERS[(k + again) % len(MARKERS)], color=COLOURS[k % len(COLOURS)], lw=0.7,
+            ms=3.0, label=row,
         )  # fmt: skip
     names = [task if sensors == "both" else f"{task}, {sensors}" for task, sensors in lines]
     axes.set_yticks(range(len(lines) - 1, -1, -1), names)
     axes.axvline(0, color="#999999", lw=0.6)
     axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
     axes.set_xlabel("skill (0: knows nothing, 1: perfect)")
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=2 if max(map(len, rows)) < 30 else 1)
     return figure
 
 

@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from shared_model.errors import OurMistake, Refused
-from simulations import cli_results, measurement, results_page
+from simulations import cli_results, measurement, results_figures, results_page
+from simulations.lab.plots_style import style
 from simulations.measurement import Machine, Measurement
 from simulations.results_rows import REQUIRED
 
@@ -170,3 +171,20 @@ def test_a_measurement_says_what_made_it(tmp_path: Path) -> None:
     assert measurement.commit_of(tmp_path) == measurement.NO_COMMIT
     command = measurement.command_line(["/path/fedprint-lab", "probe", "a b"])
     assert command == "fedprint-lab probe 'a b'"
+
+
+def test_no_two_rows_of_the_skill_figure_look_alike_and_all_names_fit() -> None:
+    """Twelve rows are more than there are colours; a name that is cut off says nothing."""
+    names = [f"a row with quite a long name, number {number}" for number in range(12)]
+    skill = {"value": 0.5, "low": 0.4, "high": 0.6}
+    cells = [{"task": "age", "sensors": "ppg", "row": name, "skill": skill} for name in names]
+    with style():
+        figure = results_figures._skill({"cells": cells})
+        assert figure is not None
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box, whole = legend.get_window_extent(), figure.bbox
+    points = [one.lines[0] for one in figure.axes[0].containers]
+    assert len({(one.get_color(), one.get_marker()) for one in points}) == len(names)
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
