@@ -96,7 +96,7 @@ def _end(
         rows = [{k: v for k, v in row.items() if k not in {"trained", "words"}} for row in rows]
     terminal.show(kind, rows, as_json=False)
     for row in figures["rows"] if kind == "gain" else ():
-        terminal.out.print(f"{row['mode']}: {row['trained']}: {row['words']}")
+        terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
         terminal.out.print(line)
 

@@ -38,6 +38,20 @@ def register(app: typer.Typer) -> None:
         cross_modal: Annotated[
             float, typer.Option(min=0.0, max=10.0, help="Weight of the cross-modal term.")
         ] = 0.5,
+        auxiliary: Annotated[
+            float, typer.Option(min=0.0, max=10.0, help="Weight of the simulator's labels.")
+        ] = 0.3,
+        person: Annotated[
+            float,
+            typer.Option(
+                min=0.0,
+                max=10.0,
+                help="Weight of telling pretend patients apart; needs --windows-per-patient 2.",
+            ),
+        ] = 0.0,
+        windows_per_patient: Annotated[
+            int, typer.Option(min=1, help="Windows of each pretend patient in a step.")
+        ] = 1,
         bfloat16: Annotated[
             bool,
             typer.Option("--bfloat16", help="Matrix products in bfloat16: up to twice as fast."),
@@ -65,8 +79,12 @@ def register(app: typer.Typer) -> None:
             batch=batch,
             learning_rate=learning_rate,
             cross_modal_weight=cross_modal,
+            auxiliary_weight=auxiliary,
+            person_weight=person,
+            windows_per_patient=windows_per_patient,
             precision="bfloat16" if bfloat16 else "float32",
         )
+        pretrain.check(recipe)
         first: Weights | None = None
         if start_from is not None:
             first = weights_io.from_bytes(start_from.read_bytes())
@@ -75,7 +93,8 @@ def register(app: typer.Typer) -> None:
         words = (
             f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
             f" --batch {batch} --learning-rate {learning_rate:g} --cross-modal {cross_modal:g}"
-            f"{' --bfloat16' if bfloat16 else ''}"
+            f" --auxiliary {auxiliary:g} --person {person:g}"
+            f" --windows-per-patient {windows_per_patient}{' --bfloat16' if bfloat16 else ''}"
         )
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
         if first is not None:

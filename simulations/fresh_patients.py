@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,12 @@ import numpy.typing as npt
 from shared_model.config import ModelConfig
 from shared_model.weights import Weights
 
+if TYPE_CHECKING:
+    from shared_model.mae import MaskedAutoencoder
+
 F64 = npt.NDArray[np.float64]
 FOLDS = 4
+_LOSS_BATCH = 128
 CLASSES: dict[str, Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.bool_]]] = {
     "sinus rhythm": lambda labels: labels["rhythm"] == 0,
     "atrial fibrillation": lambda labels: labels["rhythm"] == 1,
@@ -33,13 +37,23 @@ RECONSTRUCTION = {
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Two windows in a row of each patient. patient: index, (window,)."""
+
+    signal: npt.NDArray[np.float32] = field(repr=False)
+    valid: npt.NDArray[np.bool_] = field(repr=False)
+    patient: npt.NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Fresh:
-    """One window a patient. truths: by task, (patient,), NaN where unknown."""
+    """One window a patient. truths: by task, (patient,), NaN where unknown. again: others."""
 
     signal: npt.NDArray[np.float32] = field(repr=False)
     valid: npt.NDArray[np.bool_] = field(repr=False)
     kinds: dict[str, str]
     truths: dict[str, F64] = field(repr=False)
+    again: Pairs = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class Scores:
     """metrics, skills: by task (AUROC or mean absolute error; 0 knows nothing, 1 is perfect).
 
     shifted: mean correlation after the best shift, by direction. errors: see `RECONSTRUCTION`.
+    loss: mean unit loss (`shared_model.losses`, usual weights), one window a patient.
+    identity: AUROC of telling whether two windows are one person's; not part of `skill`.
     """
 
     kinds: dict[str, str]
@@ -54,6 +70,8 @@ class Scores:
     skills: dict[str, float]
     errors: dict[str, float]
     shifted: dict[str, float]
+    loss: float
+    identity: float
 
     @property
     def skill(self) -> float:
@@ -73,7 +91,9 @@ def draw(patients: int, seed: int) -> Fresh:
         truths[name], kinds[name] = holds(labels).astype(np.float64), "auroc"
     for name, label in NUMBERS.items():
         truths[name], kinds[name] = labels[label].astype(np.float64), "mae"
-    return Fresh(signal, valid, kinds, truths)
+    pairs = 2 * max(2, patients // 3)
+    windows = draw_windows(np.random.default_rng([seed, 80]), pairs, windows_per_patient=2)
+    return Fresh(signal, valid, kinds, truths, Pairs(*windows[:2], windows[2]["patient"]))
 
 
 def score(config: ModelConfig, weights: Weights, fresh: Fresh, seed: int) -> Scores:
@@ -119,4 +139,39 @@ def score(config: ModelConfig, weights: Weights, fresh: Fresh, seed: int) -> Sco
             name: float(best_shift(made[:, channel], whole[:, channel])[0].mean())
             for name, channel in (("PPG to ECG", ECG), ("ECG to PPG", PPG))
         },
+        loss=_loss(model, fresh, np.random.default_rng([seed, 79])),
+        identity=_identity(model, fresh.again),
     )
+
+
+def _identity(model: MaskedAutoencoder, again: Pairs) -> float:
+    """As the probe of identity on real recordings: cosine of standardised fingerprints."""
+    from shared_model.fingerprint import fingerprints
+    from simulations.probes.evaluate import metric, verification
+
+    usable = again.valid.any(axis=(1, 2))
+    features = fingerprints(model, again.signal[usable], again.valid[usable])
+    order = np.arange(len(again.patient)) % 2
+    found = verification(features, again.patient[usable], order[usable])
+    return metric(found.kind, found.truth, found.score, np.ones(len(found.truth)))
+
+
+def _loss(model: MaskedAutoencoder, fresh: Fresh, rng: np.random.Generator) -> float:
+    """Mean unit loss over patients that have anything; equal seeds, equal masks."""
+    import torch
+
+    from shared_model.config import LocalTraining
+    from shared_model.losses import patient_losses
+    from shared_model.patches import draw_patch_masks, fold
+
+    hidden = draw_patch_masks(rng, (len(fresh.signal), 1, 1))  # patient, mask, window
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(hidden), _LOSS_BATCH):
+            part = slice(start, start + _LOSS_BATCH)
+            patches = fold(torch.from_numpy(fresh.signal[part]))[:, None]
+            known = torch.from_numpy(fresh.valid[part])[:, None]
+            masks = torch.from_numpy(hidden[part])
+            lost = patient_losses(model, patches, known, masks, LocalTraining())
+            found.append(lost[known.flatten(1).any(1)].double().numpy())
+    return float(np.concatenate(found).mean())

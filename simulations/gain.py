@@ -22,6 +22,10 @@ from simulations.lab.frontiers import interval
 from simulations.lab.result import Result
 
 NONE = "none"
+UNIT_LOSS, SKILL = "unit loss", "skill"
+MEASURES = (UNIT_LOSS, SKILL)
+"""What training lowers; and what linear probes make of the fingerprint. A share of one is no share
+of the other: a loss can fall while no probe moves."""
 BARS = {"local": 0.4, "distributed": 0.7}
 ASKED, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 3.0, 5
 """Hospitals, patients of each, segments of a patient; the bar is for these."""
@@ -44,9 +48,10 @@ class Run:
     def mode(self) -> str:
         return self.experiment.privacy.mode
 
-    @property
-    def gain(self) -> float:
-        """Mean skill over tasks, last model minus first."""
+    def gain(self, measure: str) -> float:
+        """Of the last model over the first: above zero is better, in any of `MEASURES`."""
+        if measure == UNIT_LOSS:
+            return self.before.loss - self.after.loss
         return self.after.skill - self.before.skill
 
 
@@ -121,35 +126,48 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
                 do="Name the folders of one sweep.",
             )
         group[run.experiment.seed] = run
-    free = {key: group for key, group in groups.items() if key[0] == NONE}
-    if not free:
+    if not any(key[0] == NONE for key in groups):
         raise OurMistake("No run is without privacy (mode none): there is nothing to keep.")
-    best = max(free, key=lambda key: _mean(groups[key]))
-    reference = groups[best]
-    rows = [_row(key, group, reference) for key, group in sorted(groups.items(), key=str)]
-    first = runs[0]
+    rows, answers, references = [], [], []
+    for measure in MEASURES:
+        best = _best(groups, measure)
+        references.append(f"{measure}: {best[2]}")
+        for key, group in sorted(groups.items(), key=str):
+            row = _row(key, group, groups[best], measure)
+            rows.append(row)
+            if key[0] in BARS:
+                answers.append(
+                    {"mode": key[0], "epsilon": key[1], "measure": measure,
+                     "reached": row["reached"], "words": f"{measure}: {row['words']}",
+                     "as_asked": _as_asked(group)}
+                )  # fmt: skip
+    first = runs[0].before
     return {
         "rows": rows,
-        "shares": [
-            {"mode": key[0], "epsilon": key[1], "reached": row["reached"], "words": row["words"],
-             "as_asked": _as_asked(groups[key])}
-            for key, row in zip(sorted(groups, key=str), rows, strict=True)
-            if key[0] in BARS
-        ],
+        "shares": answers,
         "in_words": [
-            "Gain: mean skill over tasks on fresh SIMULATED patients, last model minus first; "
-            f"skill of the first: {first.before.skill:.4f}.",
-            f"Reference: the runs without privacy that gain most ({best[2]}).",
+            "Gain on fresh SIMULATED patients, last model over first. Unit loss: what training "
+            f"lowers, first {first.loss:.4f}. Skill: mean over probe tasks of the frozen "
+            f"fingerprint, first {first.skill:.4f}. They are two answers to one bar, and where "
+            "the first is kept and the second does not move, privacy cost nothing that was there.",
+            f"Reference: the runs without privacy that gain most ({'; '.join(references)}).",
             *_words(runs),
         ],
         "plotted": [
             {"name": f"{row['mode']}, {row['trained']}" + (
                 "" if row["epsilon"] is None else f", epsilon {row['epsilon']:g}"),
              **row["gain"]}
-            for row in rows
+            for row in rows if row["measure"] == UNIT_LOSS
         ],
-        "plotted_words": "gain in mean skill over the starting model, 95 % over seeds",
+        "plotted_words": "fall of the unit loss from the starting model's, 95 % over seeds",
     }  # fmt: skip
+
+
+def _best(
+    groups: dict[tuple[str, float | None, str], dict[int, Run]], measure: str
+) -> tuple[str, float | None, str]:
+    """The way of training without privacy that gains most."""
+    return max((key for key in groups if key[0] == NONE), key=lambda k: _mean(groups[k], measure))
 
 
 def _key(run: Run) -> tuple[str, float | None, str]:
@@ -172,12 +190,15 @@ def _as_asked(group: dict[int, Run]) -> bool:
     return fits and told.model.preset == "tiny" and len(group) >= ASKED_SEEDS
 
 
-def _mean(group: dict[int, Run]) -> float:
-    return math.fsum(run.gain for run in group.values()) / len(group)
+def _mean(group: dict[int, Run], measure: str) -> float:
+    return math.fsum(run.gain(measure) for run in group.values()) / len(group)
 
 
 def _row(
-    key: tuple[str, float | None, str], group: dict[int, Run], reference: dict[int, Run]
+    key: tuple[str, float | None, str],
+    group: dict[int, Run],
+    reference: dict[int, Run],
+    measure: str,
 ) -> dict[str, Any]:
     mode, epsilon, trained = key
     if set(group) != set(reference):
@@ -186,8 +207,8 @@ def _row(
             do="Let all runs of the sweep finish.",
         )
     seeds = sorted(group)
-    ours = np.array([group[seed].gain for seed in seeds])
-    free = np.array([reference[seed].gain for seed in seeds])
+    ours = np.array([group[seed].gain(measure) for seed in seeds])
+    free = np.array([reference[seed].gain(measure) for seed in seeds])
     mean, low, high = interval(ours.tolist())
     share, ends = share_of(ours, free)
     bar = BARS.get(mode)
@@ -199,6 +220,7 @@ def _row(
         if ends is not None:
             words += f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
     return {
+        "measure": measure,
         "mode": mode,
         "epsilon": epsilon,
         "trained": trained,

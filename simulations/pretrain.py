@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from shared_model import losses
 from shared_model.config import FINGERPRINT_SIZE, ModelConfig
+from shared_model.errors import OurMistake
 from shared_model.mae import (
     ECG,
     PPG,
@@ -45,6 +46,7 @@ NUMBERS = (
     "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "rr_spread", "ectopic_count", "beat_count", "age",
     "sbp", "dbp", "stiffness", "reflected", "diastolic_delay_s", "respiration_hz",
 )  # fmt: skip
+PERSON_TEMPERATURE = 0.1
 CLASSES = {"rhythm": len(RHYTHMS), "block": 3, "hypertension": 4, "male": 2, "lvh": 2}
 """What the auxiliary heads predict of the simulator's labels: numbers, classes with their size."""
 
@@ -73,6 +75,9 @@ class Recipe:
     """Of InfoNCE among a patient's own windows; needs `windows_per_patient` above 1."""
     windows_per_patient: int = 1
     """Windows in a row of one pretend patient; `batch` is a multiple."""
+    person_weight: float = 0.0
+    """Of telling pretend patients apart (see `same_person`); needs `windows_per_patient` above 1.
+    Only here: a loss over other patients is refused in private training."""
     span_share: float = 0.5
     """Share of patch masks that hide spans; the others hide single tokens."""
 
@@ -85,6 +90,29 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check(recipe: Recipe) -> None:
+    """What would fail only in mid-training, or not at all.
+
+    Raises:
+        OurMistake: says what cannot be trained.
+    """
+    numbers = (recipe.learning_rate, recipe.gradient_norm, recipe.batch, recipe.windows_per_patient)
+    shares = (recipe.single_share, recipe.short_share, recipe.span_share)
+    wrong = ""
+    if min(numbers) <= 0:
+        wrong = "learning_rate, gradient_norm, batch and windows_per_patient must be above 0"
+    elif not all(0 <= one <= 1 for one in shares) or not 0 <= recipe.beta2 < 1:
+        wrong = "shares are in 0 ... 1, and beta2 is below 1"
+    elif recipe.batch % recipe.windows_per_patient:
+        wrong = "batch must be a multiple of windows_per_patient"
+    elif (recipe.contrast_weight or recipe.person_weight) and recipe.windows_per_patient < 2:
+        wrong = "contrast_weight and person_weight need windows_per_patient of 2 or more"
+    elif recipe.precision not in {"float32", "bfloat16"}:
+        wrong = "precision is float32 or bfloat16"
+    if wrong:
+        raise OurMistake(f"The recipe cannot be trained: {wrong}.")
 
 
 @dataclass(frozen=True)
@@ -219,6 +247,15 @@ def _step_loss(
     )
     if recipe.contrast_weight:
         loss = loss + recipe.contrast_weight * _contrast(views, patches, known, recipe)
+    if recipe.person_weight:
+        person = torch.arange(len(signal)) // recipe.windows_per_patient
+        told = [
+            same_person(fingerprint, person, use)
+            for fingerprint, use in (
+                (seen, has.any(-1)), (from_ecg, has[:, ECG]), (from_ppg, has[:, PPG])
+            )
+        ]  # fmt: skip
+        loss = loss + recipe.person_weight * torch.stack(told).mean()
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
 
 
@@ -236,6 +273,28 @@ def _contrast(views: Views, patches: Tensor, known: Tensor, recipe: Recipe) -> T
         split(views.fingerprint), pair(views.predicted), pair(views.places), pair(views.counted)
     )
     return losses.terms(grouped, split(patches), split(known)).contrast.mean()
+
+
+def same_person(fingerprint: Tensor, person: Tensor, use: Tensor) -> Tensor:
+    """Supervised contrast (2004.11362, eq. 2) between pretend patients: which windows of the batch
+    are the same person's?
+
+    Args:
+        fingerprint: (window, 128), unit norm.
+        person: (window,), equal for windows of one person.
+        use: bool (window,); others are neither anchors nor candidates.
+
+    Returns:
+        Mean over the used windows that have a partner; 0 if there is none.
+    """
+    alike = fingerprint @ fingerprint.T / PERSON_TEMPERATURE
+    itself = torch.eye(len(person), dtype=torch.bool)
+    candidate = use[None, :] & ~itself
+    alike = alike.masked_fill(~candidate, -1e4)
+    partner = (person[:, None] == person[None, :]) & candidate & use[:, None]
+    lost = torch.logsumexp(alike, dim=1) - (alike * partner).sum(1) / partner.sum(1).clamp(min=1)
+    has = partner.any(1).float()
+    return (has * lost).sum() / has.sum().clamp(min=1.0)
 
 
 @contextmanager

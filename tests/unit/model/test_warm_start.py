@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from typer.testing import CliRunner
 from shared_model import mae, warm_start, weights
 from shared_model.config import ModelConfig
 from shared_model.errors import FedprintError, OurMistake
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _made(config: ModelConfig) -> tuple[bytes, str]:
@@ -109,3 +113,88 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[0] < rates[30] < rates[59] == pytest.approx(recipe.learning_rate)
     assert all(a >= b for a, b in pairwise(rates[60:]))
     assert rates[1000] == pytest.approx(0.0, abs=1e-9)
+
+
+def _unit(rows: list[list[float]]) -> Tensor:
+    import torch
+
+    made = torch.zeros(len(rows), 128)
+    made[:, :2] = torch.tensor(rows)
+    return torch.nn.functional.normalize(made, dim=1)
+
+
+def test_windows_of_one_person_are_pulled_together_and_others_apart() -> None:
+    """By hand, at temperature 0.1: each window has one partner and two strangers."""
+    import torch
+
+    from simulations.pretrain import same_person
+
+    seen = _unit([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]).requires_grad_()
+    person, use = torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool)
+    loss = same_person(seen, person, use)
+    alike = (seen @ seen.T).detach() / 0.1
+    by_hand = [
+        float(torch.logsumexp(alike[i, [j for j in range(4) if j != i]], 0) - alike[i, partner])
+        for i, partner in enumerate((1, 0, 3, 2))
+    ]
+    assert float(loss.detach()) == pytest.approx(np.mean(by_hand), rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert seen.grad is not None
+    closer = (seen.detach() - 0.01 * seen.grad)[:2]
+    assert float((closer[0] * closer[1]).sum() / closer.norm(dim=1).prod()) > 0.8
+
+
+def test_a_window_that_is_not_used_is_neither_asked_nor_an_answer() -> None:
+    """Nor has one whose partner is missing a loss; a batch without any pair costs nothing."""
+    import torch
+
+    from simulations.pretrain import same_person
+
+    seen = _unit([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]).requires_grad_()
+    person = torch.tensor([0, 0, 1, 1])
+    use = torch.tensor([True, True, True, False])
+    same_person(seen, person, use).backward()  # type: ignore[no-untyped-call]
+    assert seen.grad is not None
+    assert not seen.grad[3].any()
+    without = same_person(seen[:3], person[:3], use[:3])
+    assert torch.allclose(same_person(seen, person, use), without)
+    alone = same_person(seen, person, torch.tensor([True, False, True, False]))
+    assert float(alone.detach()) == 0.0
+    assert torch.isfinite(torch.autograd.grad(alone, seen)[0]).all()
+
+
+def test_training_with_the_person_term_makes_persons_easier_to_tell_apart() -> None:
+    """The same windows and first weights, the packaged ones: only the term differs."""
+    import torch
+
+    from shared_model.fingerprint import fingerprints
+    from simulations.cohort import draw_windows
+    from simulations.pretrain import Recipe, same_person, train
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        signal, valid, labels = draw_windows(np.random.default_rng(9), 24, windows_per_patient=2)
+        begun = warm_start.load("tiny")[1]
+        lost = {}
+        for weight in (0.0, 1.0):
+            recipe = Recipe(
+                steps=10, seed=1, batch=16, warm_up=2, windows_per_patient=2, person_weight=weight
+            )
+            trained, _ = train(mae.PRESETS["tiny"], recipe, start_from=begun)
+            model = mae.build(mae.PRESETS["tiny"], 0)
+            mae.load_weights(model, trained)
+            seen = torch.from_numpy(np.asarray(fingerprints(model, signal, valid))).float()
+            person = torch.from_numpy(labels["patient"])
+            lost[weight] = float(same_person(seen, person, torch.ones(24, dtype=torch.bool)))
+    finally:
+        torch.set_num_threads(threads)
+    assert lost[1.0] < lost[0.0]
+
+
+def test_a_person_needs_a_second_window(tmp_path: Path) -> None:
+    from simulations.cli import app
+
+    result = CliRunner().invoke(app, ["warm-start", str(tmp_path / "out"), "--person", "0.1"])
+    assert isinstance(result.exception, OurMistake)
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import pytest
 from shared_model.errors import OurMistake, Refused
 from shared_model.patches import draw_patch_masks
 from simulations import ablation, gain
-from simulations.fresh_patients import Scores
+from simulations.fresh_patients import Pairs, Scores
 from simulations.gain import Run
 from simulations.lab.experiment import Experiment
 from simulations.pretrain import Recipe
@@ -19,15 +19,18 @@ from simulations.pretrain import Recipe
 ROOT = Path(__file__).resolve().parents[3]
 
 
+NOBODY = Pairs(np.zeros((0, 2, 1250), np.float32), np.zeros((0, 2, 50), bool), np.zeros(0, int))
+
+
 def scores(skill: float) -> Scores:
     return Scores(
         {"a": "auroc", "b": "mae"}, {"a": 0.5 + skill / 2, "b": 1 - skill},
-        {"a": skill, "b": skill}, {}, {},
+        {"a": skill, "b": skill}, {}, {}, 1.0 - skill / 2, 0.5,
     )  # fmt: skip
 
 
 def a_run(mode: str, seed: int, gained: float, **federation: object) -> Run:
-    """A run that begins at skill 0.2."""
+    """A run that begins at skill 0.2 and loss 0.9; its loss falls by half of what it gains."""
     privacy = {"mode": mode} if mode == "none" else {"mode": mode, "epsilon": 3.0}
     algorithm = {"steps": 1, "optimiser": "sgd"} if mode == "distributed" else {}
     experiment = Experiment.from_dict(
@@ -49,6 +52,74 @@ def test_the_share_is_of_the_gain_and_not_of_the_figure() -> None:
     assert not gain.shares(runs[:2] + distributed)["shares"][0]["reached"]
 
 
+def test_a_loss_that_falls_and_probes_that_do_not_move_are_two_answers() -> None:
+    """Neither measure speaks for the other, and each finds its own reference."""
+    loss_only = replace(scores(0.2), loss=0.8)
+    free = [replace(a_run("none", k, 0.0), after=loss_only) for k in (1, 2)]
+    kept = [replace(a_run("local", k, 0.0), after=replace(loss_only, loss=0.85)) for k in (1, 2)]
+    skilled = [
+        replace(run, experiment=run.experiment.with_values({"algorithm.learning_rate": 0.5}))
+        for run in (a_run("none", 1, 0.02), a_run("none", 2, 0.02))
+    ]
+    found = gain.shares([*free, *kept])
+    answers = {one["measure"]: one for one in found["shares"]}
+    assert answers["unit loss"]["reached"]
+    assert "unit loss: 50 % of the gain kept" in answers["unit loss"]["words"]
+    assert answers["skill"]["reached"] is False
+    assert "do not gain" in answers["skill"]["words"]
+    both = {one["measure"]: one for one in gain.shares([*free, *kept, *skilled])["rows"]
+            if one["mode"] == "local"}  # fmt: skip
+    assert both["unit loss"]["share"] == pytest.approx(0.5)
+    assert both["skill"]["share"] == pytest.approx(0.0)
+
+
+def test_the_loss_on_fresh_patients_is_the_mean_of_their_unit_losses() -> None:
+    """Patient by patient by `unit_loss`; who has nothing does not count; chance is in the seed."""
+    import torch
+
+    from shared_model import mae, warm_start
+    from shared_model.config import LocalTraining
+    from shared_model.losses import unit_loss
+    from shared_model.patches import fold
+    from simulations import fresh_patients
+    from simulations.cohort import draw_windows
+
+    signal, valid, _ = draw_windows(np.random.default_rng(0), 12, single_share=0.3)
+    valid[3] = False
+    fresh = fresh_patients.Fresh(signal, valid, {}, {}, NOBODY)
+    config, weights, _ = warm_start.load("tiny")
+    model = mae.build(config, 0)
+    untrained = fresh_patients._loss(model, fresh, np.random.default_rng(5))
+    mae.load_weights(model, weights)
+    found = fresh_patients._loss(model, fresh, np.random.default_rng(5))
+    hidden = torch.from_numpy(draw_patch_masks(np.random.default_rng(5), (12, 1, 1)))
+    patches, known = fold(torch.from_numpy(signal)), torch.from_numpy(valid)
+    one_by_one = [
+        unit_loss(model, patches[i, None], known[i, None], hidden[i], LocalTraining()).item()
+        for i in range(12)
+        if i != 3
+    ]
+    assert found == pytest.approx(np.mean(one_by_one), rel=1e-5)
+    assert found < untrained
+
+
+def test_identity_on_fresh_patients_is_chance_where_nothing_tells_them_apart() -> None:
+    """A model that answers every window alike is at one half; the packaged one is far above."""
+    from shared_model import mae, warm_start
+    from simulations import fresh_patients
+
+    again = fresh_patients.draw(90, 0).again
+    assert np.array_equal(np.bincount(again.patient), np.full(30, 2))
+    config, weights, _ = warm_start.load("tiny")
+    model = mae.build(config, 0)
+    mae.load_weights(model, weights)
+    assert fresh_patients._identity(model, again) > 0.8
+    again.signal[:] = again.signal[0]
+    again.valid[:] = again.valid[0]
+    assert fresh_patients._identity(model, again) == pytest.approx(0.5)
+    fresh_patients.draw.cache_clear()
+
+
 def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
     """Two small runs may keep all of a gain: the bar is of 10 x 2,000 patients and five seeds."""
     runs = [a_run(mode, k, 0.1) for mode in ("none", "local") for k in (1, 2)]
@@ -68,7 +139,7 @@ def test_the_experiments_of_the_docs_are_read(name: str) -> None:
     assert Experiment.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").name
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation-contrast"])
+@pytest.mark.parametrize("name", ["ablation", "ablation-contrast", "ablation-person"])
 def test_the_ablations_of_the_docs_are_read(name: str) -> None:
     assert ablation.Ablation.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").vary
 
@@ -147,6 +218,7 @@ def test_only_the_named_field_differs_from_the_base(tmp_path: Path) -> None:
         ("batch = [0.5]", "type int"),
         ("steps = [5]", "no field"),
         ("contrast_weight = [0.1]", "windows_per_patient"),
+        ("person_weight = [0.1]", "windows_per_patient"),
         ("windows_per_patient = [7]", "multiple"),
         ("span_share = [1.5]", "shares"),
         ('precision = ["float16"]', "float32 or bfloat16"),
