@@ -17,9 +17,11 @@ from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from shared_model import ledger_cost
 from shared_model.errors import Refused
+from shared_model.files import read_regular
 from shared_model.ledger import NOTHING, Answered, Booked, Chain, Entry
 from shared_model.ledger_spent import Tally
 
+_LARGEST_MARKER = 4096
 _APPLICATION_ID = 0x66705370  # "fpSp"
 _NOWHERE = (
     "Put the newest copy of spend.sqlite and spend.marker back. Do not train on these patients "
@@ -69,12 +71,17 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
             _, version, name, delta = table.execute("SELECT * FROM identity").fetchone()
             rows = [dict(row) for row in table.execute("SELECT * FROM rounds ORDER BY sequence")]
             last = table.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rounds'").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise _refuse(f"The spend table cannot be read ({error}).") from error
+            count = int(last["seq"]) if last else 0
+            numbers = [row["sequence"] for row in rows]
+    except (sqlite3.Error, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        # what a file says is not repeated: type alone
+        raise _refuse(f"The spend table cannot be read ({type(error).__name__}).") from error
     if version != 1:
         raise _refuse(f"The spend table has version {version}, which nobody wrote.")
-    if [row["sequence"] for row in rows] != list(range(1, (last["seq"] if last else 0) + 1)):
+    if len(rows) != count or numbers != list(range(1, count + 1)):
         raise _refuse("Rows of the spend table are missing.")
+    if rows and not (isinstance(delta, float) and 0.0 < delta < 1.0):
+        raise _refuse("The spend table's delta makes no sense.")
     _hold_against_marker(marker, name, len(rows))
     return rows, delta
 
@@ -83,9 +90,9 @@ def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
     if not marker.exists():
         return
     try:
-        content = json.loads(marker.read_bytes())
+        content = json.loads(read_regular(marker, _LARGEST_MARKER))
         known, least = str(content["table_id"]), int(content["rows"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise _refuse("The spend table's marker is damaged.") from error
     if known != name or least > rows:
         raise _refuse("The spend table is older than it was, or another one.")
@@ -97,6 +104,8 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
     for row in rows:
         sequence += 1
         try:
+            if row["private"] not in {0, 1}:  # a blob of zero is true
+                raise ValueError
             draft = Booked(
                 site=chain.site,
                 sequence=sequence,
@@ -129,7 +138,17 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
                 outsider_epsilon_lifetime=None,
                 time_s=row["reserved_at_s"],
             )
-        except ValueError as error:
+            answered = None
+            if row["update_digest"] is not None:
+                answered = Answered(
+                    site=chain.site,
+                    sequence=sequence + 1,
+                    booking=draft.sequence,
+                    run=draft.run,
+                    round=draft.round,
+                    update_digest=row["update_digest"],
+                )
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise _refuse(f"Row {row['sequence']} of the spend table makes no sense.") from error
         tally.take(draft)
         spent = tally.spent()
@@ -143,16 +162,9 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
                 "outsider_epsilon_lifetime": lifetime,
             }
         )
-        if row["update_digest"] is not None:
+        if answered is not None:
             sequence += 1
-            yield Answered(
-                site=chain.site,
-                sequence=sequence,
-                booking=draft.sequence,
-                run=draft.run,
-                round=draft.round,
-                update_digest=row["update_digest"],
-            )
+            yield answered
 
 
 def _finite(epsilon: float) -> float | None:
