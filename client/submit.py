@@ -250,7 +250,8 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
     are for release and audit to judge.
 
     Raises:
-        Refused: reasons "model", "secure-sum".
+        Refused: reason "model". Another number of parameters, too: software of another version may
+            train another part of the model, which is no attack on the sum.
     """
     try:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
@@ -268,7 +269,11 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
             do="Nobody knows where it is from: ask the coordinator's operator.",
         )
     if node.dimension(request, weights) != request.sum.dimension:
-        raise Refused("The request names another number of parameters.", reason="secure-sum")
+        raise Refused(
+            "The request names another number of parameters than this node would train.",
+            reason="model",
+            do="Compare versions with the coordinator's operator: fedprint-node --version",
+        )
     return weights
 
 

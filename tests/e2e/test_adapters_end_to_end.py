@@ -228,8 +228,9 @@ def test_a_hospital_with_adapters_of_another_rank_refuses_before_it_books(tmp_pa
     record = train(made, config("adapters", rounds=1), hospitals=other)
     assert record.state == "finished", record.pause
     assert record.rounds[0].survivors == tuple(sorted(PATIENTS))
-    assert {one.site: one.reason for one in record.rounds[0].absent} == {"west": "secure-sum"}
+    assert {one.site: one.reason for one in record.rounds[0].absent} == {"west": "model"}
     assert "another number of parameters" in rounds_log(made, "west")
+    assert "alarm" not in rounds_log(made, "west")
     assert bookings(made, "west") == []
     assert bookings(made, "east") == [1]
 

@@ -109,7 +109,7 @@ REFUSED = {
     "another roster": ({"sum": {"roster_digest": "0" * 64}}, "roster"),
     "a lower threshold": ({"sum": {"threshold": 2}}, "threshold"),
     "another modulus": ({"sum": {"modulus_bits": 30}}, "secure-sum"),
-    "another dimension": ({"sum": {"dimension": 9}}, "secure-sum"),
+    "another dimension": ({"sum": {"dimension": 9}}, "model"),
     "another epoch": ({"sum": {"epoch": 8}}, "secure-sum"),
     "no epoch keys": ({"sum": {"epoch_keys": ()}}, "epoch"),
     "another body": ({"body_digest": "0" * 64}, "model"),
