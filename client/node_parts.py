@@ -340,7 +340,8 @@ class HospitalRosters:
 
 
 def check_model(request: TrainRequest, body: bytes) -> Weights:
-    """The weights in a request's body, if they fit the preset that it names and are finite.
+    """The weights in a request's body, if they fit the preset that it names and are no larger than
+    training makes them (`shared_model.weight_bounds`).
 
     Beside the model there may be the state of the server step that the request names, of exactly
     the trained parameters, and nothing else.
@@ -351,6 +352,7 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
     """
     from shared_model import adapters, mae
     from shared_model.server_optimisers import check_state
+    from shared_model.weight_bounds import check_bounds
 
     config = mae.PRESETS.get(request.preset)
     if config is None or config.digest != request.config_digest:
@@ -369,8 +371,9 @@ def check_model(request: TrainRequest, body: bytes) -> Weights:
         raise Refused("The weights do not fit this model.", reason="model")
     trained = mae.trainable_names(model, request.training.trainable)
     check_state(request.plan.step, adapters.trained_part(wanted, trained), state)
-    if not all(bool(np.isfinite(value).all()) for value in weights.values()):
+    if not all(bool(np.isfinite(value).all()) for value in state.values()):
         raise Refused("The weights are not finite.", reason="model")
+    check_bounds(own)
     return weights
 
 

@@ -303,6 +303,18 @@ def test_a_node_takes_a_state_that_fits_and_none_at_all(tmp_path):
         assert set(check_model(request, weights_io.to_bytes(found))) == set(found)
 
 
+def test_a_node_refuses_weights_that_no_training_makes(tmp_path):
+    """Finite, of the right shapes, and so large that rounding would decide."""
+    consortium = Consortium.of(tmp_path, SITES, keyed=False)
+    values, weights, _ = real_request()
+    request = request_of(consortium, **values)
+    with pytest.raises(Refused, match="far larger") as caught:
+        check_model(
+            request, weights_io.to_bytes({n: v * np.float32(1e3) for n, v in weights.items()})
+        )
+    assert caught.value.reason == "model"
+
+
 HOSTILE = {
     "another name": lambda s: {**s, STATE + "third/" + next(iter(s)): np.zeros(2, np.float32)},
     "a frozen parameter's": lambda s: {**s, FIRST + "frozen": np.zeros(2, np.float32)},
