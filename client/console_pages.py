@@ -126,6 +126,7 @@ class Pages:
                 ("Hospital", settings.site),
                 ("Training hours", str(training.hours) if training.hours else "the whole day"),
                 ("Cores", training.cores or "all"),
+                ("GPUs", training.gpus or "none"),
                 ("Memory", f"{training.memory_gb:g} GB" if training.memory_gb else "no limit"),
             ]
         if isinstance(roster, Unread):

@@ -90,7 +90,7 @@ def _machine(home: NodeHome) -> list[Finding]:
         tried("disk of the store", lambda: _disk(home, "store", STORE_ENOUGH, STORE_LEAST)),
         of_machine.check_memory(*machine.memory(), training.memory_gb if training else 0.0),
         of_machine.check_torch(version, threads, machine.cpus(), training.cores if training else 0),
-        of_machine.check_gpu(gpus),
+        of_machine.check_gpu(gpus, training.gpus if training else 0),
         of_machine.check_flower(machine.version_of("flwr")),
         tried("telemetry", lambda: _telemetry(home)),
         tried("console", lambda: _console(home, settings)),

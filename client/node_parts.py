@@ -92,6 +92,10 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
             from client.store import check_openable
 
             check_openable(home)
+        if config.training.gpus:  # before a round is booked
+            from client.replicas import devices_of
+
+            devices_of(config.training.gpus)
 
     def data() -> PatientBatches:
         if pretend.data is not None:
@@ -126,7 +130,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         noise=noise,
         check_model=check_model,
         dimension=dimension,
-        train=functools.partial(train, home),
+        train=functools.partial(train, home, gpus=config.training.gpus),
         log=log_to(home.logs / "rounds.log"),
         allow_unmasked=pretend.allow_unmasked,
         awake=functools.partial(check_awake, home),
@@ -398,21 +402,27 @@ def train(
     noise: NoiseSource,
     declared_patients: int,
     steps: StepKeeper,
+    *,
+    gpus: int = 0,
 ) -> Weights:
     """Private training of the round from these weights; the update of the trainable names.
 
     In mode distributed: minus the clipped sum, float64, to which the noise is added as integers;
     it is one step, and nothing of it is kept: it is not private.
     """
+    from client.replicas import devices_of
     from client.training import clipped_step, train_round
     from shared_model import mae
 
+    devices = devices_of(gpus)
     model = mae.build(mae.PRESETS[request.preset], 0)
     mae.load_weights(model, weights)
     plan, training = request.privacy, request.training
     on_step = step_writer(home, request.run, request.round)
     on_step(0, plan.steps)
     if plan.mode == "distributed":
-        return clipped_step(model, data, plan, training, declared_patients, noise)
-    done = train_round(model, data, plan, training, declared_patients, noise, on_step, steps)
+        return clipped_step(model, data, plan, training, declared_patients, noise, devices)
+    done = train_round(
+        model, data, plan, training, declared_patients, noise, on_step, steps, devices=devices
+    )
     return done.update

@@ -66,10 +66,11 @@ def _hours(value: Any) -> Any:
 
 
 class TrainingSettings(_Frozen):
-    """hours: None: the whole day. cores: 0: all. memory_gb: 0: no limit."""
+    """hours: None: the whole day. cores: 0: all. gpus: 0: none. memory_gb: 0: no limit."""
 
     hours: Annotated[Hours | None, BeforeValidator(_hours)] = None
     cores: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
     memory_gb: Annotated[float, Field(ge=0.0, le=65536.0)] = 0.0
 
 
@@ -143,6 +144,8 @@ declared_patients = {declared_patients}
 # hours = "20:00-06:00"
 # CPU cores for training. 0: all.
 cores = 0
+# GPUs for training, the first ones of this machine. 0: none is used.
+gpus = 0
 # Memory for training in GB; training that needs more ends, the node goes on. 0: no limit.
 memory_gb = 0.0
 

@@ -9,7 +9,7 @@ distributed, is **not** private yet: `shared_model.distributed.share` adds its n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from client.local_state import LocalState, correction, kept_after
+from client.replicas import Replicas
 from client.steps import StepKeeper, StepState
 from shared_model import adapters, losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
@@ -130,6 +131,7 @@ def train_round(
     on_step: Callable[[int, int], None] | None = None,
     steps: StepKeeper | None = None,
     local: LocalState | None = None,
+    devices: Sequence[torch.device] = (),
 ) -> TrainingOutcome:
     """`plan.steps` private steps from the model's weights; the model itself is left as it was.
 
@@ -153,6 +155,7 @@ def train_round(
             from the last one kept. What it holds is private: noised weights and functions of them.
         local: what the site has kept, in the lab; see `client.local_state`. What it adds to a
             noised gradient, and `LocalTraining.proximal_weight`, is post-processing.
+        devices: where gradients are taken, see `client.replicas`; by default where the model is.
 
     Raises:
         OurMistake: the model has layers that couple patients, N < 1, the kept state is of
@@ -176,9 +179,10 @@ def train_round(
         noise.go_to(kept.noise)
     rng = noise.public_generator()
     chunk = _chunk(plan, declared_patients)
+    copies = Replicas(unit, weights, devices) if devices else None
     for step in range(0 if kept is None else kept.step, plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
-        total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk)
+        total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk, copies)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
         change_of = optimiser.step(corrected(mean, _plain(weights)))
         for name, change in privacy.split(change_of, weights).items():
@@ -202,6 +206,7 @@ def clipped_step(
     training: LocalTraining,
     declared_patients: int,
     noise: NoiseSource,
+    devices: Sequence[torch.device] = (),
 ) -> Weights:
     """Minus the sum of the clipped gradients of one Poisson sample; float64, by trainable name.
 
@@ -214,7 +219,8 @@ def clipped_step(
     rng = noise.public_generator()
     sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
     chunk = _chunk(plan, declared_patients)
-    total = _sum_of_patients(unit, received, data, sampled, plan, training, rng, chunk)
+    copies = Replicas(unit, received, devices) if devices else None
+    total = _sum_of_patients(unit, received, data, sampled, plan, training, rng, chunk, copies)
     return {
         name.removeprefix(_PREFIX): value for name, value in privacy.split(-total, received).items()
     }
@@ -271,12 +277,18 @@ def _sum_of_patients(
     training: LocalTraining,
     rng: np.random.Generator,
     chunk: int,
+    copies: Replicas | None = None,
 ) -> np.ndarray:
-    """Clipped sum over the sampled patients, float64 (d,); one chunk in memory at once."""
+    """Clipped sum over the sampled patients, float64 (d,); one chunk a device in memory at once."""
+    batches = (
+        unit_batch(data, sampled[start : start + chunk], training, rng)
+        for start in range(0, len(sampled), chunk)
+    )
+    if copies is not None:
+        return copies.clipped_sum(weights, batches, plan.clipping_norm, chunk=chunk)
     total = np.zeros(sum(value.numel() for value in weights.values()), dtype=np.float64)
     device = next(iter(weights.values())).device
-    for start in range(0, len(sampled), chunk):
-        made = unit_batch(data, sampled[start : start + chunk], training, rng)
+    for made in batches:
         batch = [value.to(device) for value in made]
         total += privacy.clipped_sum(unit, weights, batch, plan.clipping_norm, chunk=chunk)
     return total

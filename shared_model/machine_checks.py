@@ -91,8 +91,18 @@ def check_torch(version: str | None, threads: int, cpus: int, cores: int = 0) ->
     return ok("torch", found)
 
 
-def check_gpu(devices: Sequence[str]) -> Finding:
-    """Training uses the CPU; a GPU is of no use and of no harm."""
+def check_gpu(devices: Sequence[str], gpus: int = 0) -> Finding:
+    """Args:
+    devices: what torch sees. gpus: `[training] gpus`; training never takes another number.
+    """
+    if gpus > len(devices):
+        return broken(
+            "gpu",
+            f"gpus in node.toml is {gpus}, and torch sees {len(devices)}",
+            "Lower gpus, or see docs/hospital-it.md, GPUs.",
+        )
+    if gpus:
+        return ok("gpu", f"training uses {gpus} of {len(devices)}")
     return ok("gpu", f"{len(devices)} seen, not used" if devices else "none; none is needed")
 
 

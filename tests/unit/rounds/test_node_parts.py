@@ -120,6 +120,22 @@ def test_a_node_whose_store_key_is_gone_is_not_ready_and_books_nothing(home):
     assert chain_at(home).length == 0
 
 
+def test_a_node_that_names_gpus_it_does_not_have_is_not_ready_and_books_nothing(home, monkeypatch):
+    """The CPU does not take their place: the round is refused before it is paid for."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with StoreWriter(home.store, load_or_create_key(home)) as writer:
+        writer.publish([])
+    content = home.config.read_text()
+    home.config.write_text(content.replace("gpus = 0", "gpus = 1"))
+    assert home.config.read_text() != content
+    with pytest.raises(Refused, match="torch sees 0") as caught:
+        node_from_home(home).ready()
+    assert caught.value.reason == "not-ready"
+    assert chain_at(home).length == 0
+
+
 def test_an_emptied_store_is_ready_and_trains_on_noise_alone(home):
     """That there is no patient is for nobody to know."""
     with StoreWriter(home.store, load_or_create_key(home)) as writer:
