@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from shared_model.ledger import NOTHING, Answered, Booked, Chain, Entry
 from shared_model.ledger_spent import Tally
 
 _LARGEST_MARKER = 4096
+_LARGEST_TABLE = 64 * 2**20
+_MOST_ROWS = 100_000
+_MOST_PLANS = 64
+"""Different prices of a round: each is composed with all others, for every row."""
+_STEPS_AT_ONCE, _MOST_STEPS = 100_000, 200_000_000
+"""Of SQLite's machine; reading 100,000 rows takes a few millions."""
+_KINDS = {"identity": "table", "rounds": "table", "sqlite_sequence": "table"}
 _APPLICATION_ID = 0x66705370  # "fpSp"
+_PRICE = ("sample_rate", "noise_multiplier", "steps")
 _NOWHERE = (
     "Put the newest copy of spend.sqlite and spend.marker back. Do not train on these patients "
     "with an empty ledger."
@@ -62,22 +70,33 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
             raise _refuse("The spend table is missing, though this node has trained before.")
         return [], None
     try:
+        if path.stat().st_size > _LARGEST_TABLE:
+            raise _refuse("The spend table is far larger than any that was written.")
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as table:
             table.row_factory = sqlite3.Row
+            table.execute("PRAGMA trusted_schema = OFF")
+            table.execute("PRAGMA temp_store = MEMORY")
+            table.set_progress_handler(_patience(), _STEPS_AT_ONCE)
             if table.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
                 raise _refuse("spend.sqlite is not a spend table.")
             if table.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
                 raise _refuse("The spend table is damaged.")
+            kinds = table.execute("SELECT name, type FROM sqlite_master WHERE type != 'index'")
+            if {row["name"]: row["type"] for row in kinds.fetchmany(10)} != _KINDS:
+                raise _refuse("The spend table holds other things than it was made with.")
             _, version, name, delta = table.execute("SELECT * FROM identity").fetchone()
-            rows = [dict(row) for row in table.execute("SELECT * FROM rounds ORDER BY sequence")]
+            found = table.execute("SELECT * FROM rounds ORDER BY sequence")
+            rows = [dict(row) for row in found.fetchmany(_MOST_ROWS + 1)]
             last = table.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rounds'").fetchone()
             count = int(last["seq"]) if last else 0
             numbers = [row["sequence"] for row in rows]
     except (sqlite3.Error, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         # what a file says is not repeated: type alone
         raise _refuse(f"The spend table cannot be read ({type(error).__name__}).") from error
+    if len(rows) > _MOST_ROWS:
+        raise _refuse(f"The spend table has more than {_MOST_ROWS} rows.")
     if version != 1:
-        raise _refuse(f"The spend table has version {version}, which nobody wrote.")
+        raise _refuse("The spend table has a version that nobody wrote.")
     if len(rows) != count or numbers != list(range(1, count + 1)):
         raise _refuse("Rows of the spend table are missing.")
     if rows and not (isinstance(delta, float) and 0.0 < delta < 1.0):
@@ -86,13 +105,33 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
     return rows, delta
 
 
+def _patience() -> Callable[[], int]:
+    """Ends a query that a hostile file makes endless."""
+    left = _MOST_STEPS // _STEPS_AT_ONCE
+
+    def go_on() -> int:
+        nonlocal left
+        left -= 1
+        return int(left < 0)
+
+    return go_on
+
+
 def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
     if not marker.exists():
         return
     try:
         content = json.loads(read_regular(marker, _LARGEST_MARKER))
         known, least = str(content["table_id"]), int(content["rows"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
+    except (
+        Refused,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise _refuse("The spend table's marker is damaged.") from error
     if known != name or least > rows:
         raise _refuse("The spend table is older than it was, or another one.")
@@ -100,6 +139,9 @@ def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
 
 def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
     """What the table never knew (request, roster, transcript, code) is zero."""
+    plans = {tuple(row.get(name) for name in _PRICE) for row in rows}
+    if len(plans) > _MOST_PLANS:
+        raise _refuse(f"The spend table has more than {_MOST_PLANS} different plans.")
     sequence, tally = chain.length, Tally()
     for row in rows:
         sequence += 1

@@ -257,7 +257,7 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
     except (PeerFault, Refused, OurMistake) as error:
-        raise Refused(error.message, reason="model") from error
+        raise Refused(error.message, reason="model", do=error.do) from error
     if weights_io.digest(weights) != request.model_digest:
         raise Refused("The weights are not the ones that the request names.", reason="model")
     weights, state = weights_io.parts(weights)

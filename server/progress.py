@@ -31,6 +31,8 @@ REFUSALS: Mapping[str, str] = {
     "roster-approval": "waits for its operator's yes to the roster and is asked again",
     "policy": "is forbidden by its hospital's policy to take part",
     "ledger": "finds that a privacy ledger is not the one seen before",
+    "model": "does not train from this model; its logs/rounds.log says why: another version of "
+    'fedprint, or a model that has grown beyond what hospitals train from ("diverged" here)',
     "version": "speaks another protocol version than this coordinator; one of the two has to be "
     "upgraded (docs/upgrade.md)",
     "bundle": "does not take the Flower bundle of this coordinator; its logs/rounds.log names the "
@@ -45,7 +47,8 @@ class Progress:
 
     kind: "unmasked", "roster", "waiting", "keying", "keyed", "opened", "sent", "accepted",
     "non-private", "refused", "incident", "accuses", "agreeing", "agreed", "opening", "unsealed",
-    "aggregated", "closed", "late", "verified", "unverified", "paused", "finished", "continued".
+    "aggregated", "diverged", "closed", "late", "verified", "unverified", "paused", "finished",
+    "continued".
     """
 
     kind: str

@@ -30,8 +30,13 @@ from shared_model.secure_sum.opening import Seeds
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.verification import make_statement, statement_bytes
 from shared_model.server_step import model_after
+from shared_model.weight_bounds import within_bounds
 from shared_model.weights import Weights
 
+DIVERGED = (
+    "the model has grown beyond what hospitals train from; they will refuse the next round. Go on "
+    "from an earlier release, with a lower learning rate"
+)
 TRIPS = ("submit", "agree", "open")
 
 
@@ -218,6 +223,8 @@ class RoundWork:
         )
         give_back()
         self.tell("aggregated", detail=digest)
+        if not within_bounds(weights_io.parts(self.weights)[0]):
+            self.tell("diverged", detail=DIVERGED)
         self.closings.begin(self.journal.record, self.journal.record.rounds[-1])
         return rounds.Aggregated(action.number, digest)
 

@@ -110,7 +110,7 @@ RefusalReason = Literal[
     "epoch",  # no key of this epoch here: a new epoch is needed
     "late",  # a later step of this run was taken already
     "policy",  # the plan crosses another limit of the node's policy
-    "model",  # unknown preset, another configuration, or weights that do not fit
+    "model",  # unknown preset, another configuration, weights that do not fit or are far too large
     "budget",  # the round would cross the privacy budget
     "conflict",  # another request for this round was answered already, or the round is past
     "interrupted",  # this request was begun, not finished, and cannot be taken up again

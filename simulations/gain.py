@@ -148,8 +148,8 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
         "in_words": [
             "Gain on fresh SIMULATED patients, last model over first. Unit loss: what training "
             f"lowers, first {first.loss:.4f}. Skill: mean over probe tasks of the frozen "
-            f"fingerprint, first {first.skill:.4f}. They are two answers to one bar, and where "
-            "the first is kept and the second does not move, privacy cost nothing that was there.",
+            f"fingerprint, first {first.skill:.4f}. Two answers to one bar: neither speaks for the "
+            "other.",
             f"Reference: the runs without privacy that gain most ({'; '.join(references)}).",
             *_words(runs),
         ],
@@ -166,7 +166,8 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
 def _best(
     groups: dict[tuple[str, float | None, str], dict[int, Run]], measure: str
 ) -> tuple[str, float | None, str]:
-    """The way of training without privacy that gains most."""
+    """The way of training without privacy that gains most: of several, a hard reference. The
+    interval of a share does not know that it was chosen."""
     return max((key for key in groups if key[0] == NONE), key=lambda k: _mean(groups[k], measure))
 
 
@@ -215,6 +216,8 @@ def _row(
     reached = None if bar is None else bool(share is not None and share >= bar)
     if share is None:
         words = "no share: the runs without privacy do not gain"
+        if mode != NONE:
+            words += f"; these {'lose' if mean < 0 else 'gain'} {abs(mean):.4f}"
     else:
         words = f"{100 * share:.0f} % of the gain kept ({len(seeds)} seeds)"
         if ends is not None:

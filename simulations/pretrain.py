@@ -100,8 +100,12 @@ def check(recipe: Recipe) -> None:
     """
     numbers = (recipe.learning_rate, recipe.gradient_norm, recipe.batch, recipe.windows_per_patient)
     shares = (recipe.single_share, recipe.short_share, recipe.span_share)
+    weights = (recipe.cross_modal_weight, recipe.alignment_weight, recipe.auxiliary_weight,
+               recipe.contrast_weight, recipe.person_weight, recipe.weight_decay)  # fmt: skip
     wrong = ""
-    if min(numbers) <= 0:
+    if not all(math.isfinite(one) and one >= 0 for one in weights):
+        wrong = "weights are finite and not below 0"
+    elif not all(map(math.isfinite, numbers)) or min(numbers) <= 0:
         wrong = "learning_rate, gradient_norm, batch and windows_per_patient must be above 0"
     elif not all(0 <= one <= 1 for one in shares) or not 0 <= recipe.beta2 < 1:
         wrong = "shares are in 0 ... 1, and beta2 is below 1"
@@ -109,6 +113,8 @@ def check(recipe: Recipe) -> None:
         wrong = "batch must be a multiple of windows_per_patient"
     elif (recipe.contrast_weight or recipe.person_weight) and recipe.windows_per_patient < 2:
         wrong = "contrast_weight and person_weight need windows_per_patient of 2 or more"
+    elif recipe.person_weight and recipe.batch < 2 * recipe.windows_per_patient:
+        wrong = "person_weight needs at least two patients in a batch"
     elif recipe.precision not in {"float32", "bfloat16"}:
         wrong = "precision is float32 or bfloat16"
     if wrong:

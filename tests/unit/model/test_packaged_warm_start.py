@@ -67,6 +67,20 @@ def small() -> mae.MaskedAutoencoder:
     return model
 
 
+def test_a_warm_start_that_shipped_before_is_still_a_known_origin() -> None:
+    """A run that began with it is released, installed and audited after an upgrade."""
+    from shared_model.release_origin import EARLIER_WARM_STARTS, known_origin
+
+    for preset, digests in EARLIER_WARM_STARTS.items():
+        now = weights.digest(warm_start.load(preset)[1])
+        assert now not in digests
+        assert "packaged" in str(known_origin(preset, now))
+        for digest in digests:
+            assert "earlier version" in str(known_origin(preset, digest))
+            assert known_origin("base", digest) is None
+    assert warm_start.load("small")[2]["started_from"] in EARLIER_WARM_STARTS["small"]
+
+
 def test_the_small_one_is_what_its_manifest_says_and_at_most_ten_megabytes() -> None:
     config, found, manifest = warm_start.load("small")
     assert config == mae.PRESETS["small"]

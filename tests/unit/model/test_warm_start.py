@@ -197,4 +197,5 @@ def test_a_person_needs_a_second_window(tmp_path: Path) -> None:
 
     result = CliRunner().invoke(app, ["warm-start", str(tmp_path / "out"), "--person", "0.1"])
     assert isinstance(result.exception, OurMistake)
+    assert "windows_per_patient" in result.exception.message
     assert not (tmp_path / "out").exists()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from client import submit, training
 from client.training import _prepared
-from shared_model import mae, privacy, warm_start
-from shared_model.config import LocalTraining
+from shared_model import canonical, mae, privacy, warm_start
+from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import Refused
+from shared_model.noise import NonPrivateForTests
 from shared_model.patches import draw_patch_masks, fold
-from shared_model.weight_bounds import LARGEST_ELEMENT, LARGEST_SPECTRAL_NORM, check_bounds
+from shared_model.weight_bounds import (
+    LARGEST_SPECTRAL_NORM,
+    LARGEST_VECTOR_ELEMENT,
+    check_bounds,
+    within_bounds,
+)
 from shared_model.weights import Weights
 
 
@@ -42,8 +52,9 @@ def test_a_new_model_is_below_the_bounds(preset: str) -> None:
     [
         (np.array([1.0, np.nan], np.float32), "not finite"),
         (np.array([[1.0, -np.inf]], np.float32), "not finite"),
-        (np.array([0.0, -1.01 * LARGEST_ELEMENT], np.float32), "far larger"),
+        (np.array([0.0, -1.01 * LARGEST_VECTOR_ELEMENT], np.float32), "far larger"),
         (np.full((2, 2), np.finfo(np.float32).max), "far larger"),
+        (np.float32(5.0), "far larger"),
         (np.full((40, 40), 1.01 * LARGEST_SPECTRAL_NORM / 40, np.float32), "far larger"),
     ],
 )
@@ -56,19 +67,44 @@ def test_one_tensor_beyond_the_bounds_is_enough(value: np.ndarray, said: str) ->
 
 def test_tensors_at_the_bounds_and_empty_ones_pass() -> None:
     check_bounds({
-        "vector": np.array([LARGEST_ELEMENT, -LARGEST_ELEMENT], np.float32),
+        "vector": np.array([LARGEST_VECTOR_ELEMENT, -LARGEST_VECTOR_ELEMENT], np.float32),
         "matrix": np.full((40, 40), 0.99 * LARGEST_SPECTRAL_NORM / 40, np.float32),
+        "long": np.full((1, 5000), 0.99 * LARGEST_SPECTRAL_NORM / 5000**0.5, np.float32),
+        "many": np.eye(600, dtype=np.float32),  # Frobenius norm 24.5, spectral norm 1
         "none": np.zeros(0, np.float32),
+        "nothing": np.zeros((0, 4), np.float32),
     })  # fmt: skip
 
 
-def moved_by_a_last_bit(times: float, patients: int = 8) -> float:
+Change = Callable[[str, np.ndarray], np.ndarray]
+
+
+def doubled(name: str, value: np.ndarray) -> np.ndarray:
+    """Matrices and LayerNorms."""
+    return 2 * value if value.ndim > 1 or "norm" in name else value
+
+
+def at_the_bound(name: str, value: np.ndarray) -> np.ndarray:
+    """Every matrix as large as it may be, LayerNorms twice as large."""
+    if value.ndim > 1:
+        return value * np.float32(0.99 * LARGEST_SPECTRAL_NORM / np.linalg.norm(value, 2))
+    return doubled(name, value)
+
+
+def tenfold(name: str, value: np.ndarray) -> np.ndarray:
+    return 10 * value if value.ndim > 1 else value
+
+
+def moved_by_a_last_bit(change: Change | None, patients: int = 8) -> float:
     """Largest change of a clipped gradient, in clipping norms, when samples go up by one ulp."""
     from simulations.cohort import draw_windows
 
     config, weights, _ = warm_start.load("tiny")
+    if change is not None:
+        weights = {name: change(name, value) for name, value in weights.items()}
+    assert within_bounds(weights) == (change is not tenfold)
     model = mae.build(config, 0)
-    mae.load_weights(model, larger(weights, times))
+    mae.load_weights(model, weights)
     unit, received = _prepared(model, LocalTraining(segments=1))
     signal, valid, _ = draw_windows(np.random.default_rng(5), patients)
     hidden = torch.from_numpy(draw_patch_masks(np.random.default_rng(1), (patients, 1, 1)))
@@ -84,8 +120,67 @@ def moved_by_a_last_bit(times: float, patients: int = 8) -> float:
     return max(changes)
 
 
-def test_below_the_bounds_rounding_is_nothing_and_far_beyond_them_it_is_not() -> None:
-    """Three times the packaged matrices are just below the bounds; thirty times are refused."""
-    assert moved_by_a_last_bit(1) < 1e-5
-    assert moved_by_a_last_bit(3) < 1e-3
-    assert moved_by_a_last_bit(30) > 1e-2
+def test_twice_the_packaged_weights_leave_rounding_without_effect() -> None:
+    """So that a model that grew in training is as good as the packaged one."""
+    assert moved_by_a_last_bit(None) < 1e-5
+    assert moved_by_a_last_bit(doubled) < 1e-2
+
+
+def test_the_bounds_narrow_the_gap_and_do_not_close_it() -> None:
+    """What docs/privacy.md says: matrices that are all at the bound turn a clipped gradient as well
+    as those beyond it; that other patients do not change a patient's bits is what holds then."""
+    assert moved_by_a_last_bit(at_the_bound) > 1e-2
+    assert moved_by_a_last_bit(tenfold) > 1e-3
+
+
+class Waves:
+    """One patient with a window of noise."""
+
+    patient_count = 1
+
+    def segments(
+        self, patients: np.ndarray, segments: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shape = (len(patients), segments, 2)
+        noise = np.random.default_rng(3).standard_normal((*shape, 1250))
+        return noise.astype(np.float32), np.ones((*shape, 50), bool)
+
+
+def test_a_step_from_weights_that_the_steps_before_have_grown_is_noise_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rate of the coordinator's that takes the first step far beyond the bounds: no patient's
+    gradient is taken from there, and nothing tells."""
+    counted: list[int] = []
+    real = training._sum_of_patients
+
+    def counting(unit: Any, weights: Any, data: Any, sampled: np.ndarray, *rest: Any) -> Any:
+        counted.append(len(sampled))
+        return real(unit, weights, data, sampled, *rest)
+
+    monkeypatch.setattr(training, "_sum_of_patients", counting)
+    plan = PrivacyPlan(sample_rate=1.0, noise_multiplier=1.0, clipping_norm=0.5, steps=3)
+    for rate, expected in ((1e-3, [1, 1, 1]), (9.0, [1, 0, 0])):
+        counted.clear()
+        told = LocalTraining(segments=1, optimiser="adam", learning_rate=rate)
+        model = mae.build(mae.PRESETS["tiny"], seed=1)
+        update = training.train_round(
+            model, Waves(), plan, told, 1, NonPrivateForTests("run", "site", 1, 1)
+        ).update
+        assert counted == expected
+        assert all(np.isfinite(value).all() for value in update.values())
+
+
+def test_what_to_do_about_too_large_weights_reaches_the_hospitals_log() -> None:
+    """`_checked_weights` passes on the advice, not the message alone."""
+
+    class Big:
+        def check_model(self, request: Any, body: bytes) -> Any:
+            check_bounds({"w": np.full(3, 99.0, np.float32)})
+
+    class Request:
+        body_digest = canonical.digest(b"")
+
+    with pytest.raises(Refused) as caught:
+        submit._checked_weights(Big(), Request(), b"")  # type: ignore[arg-type]
+    assert "diverged" in caught.value.do

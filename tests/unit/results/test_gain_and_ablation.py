@@ -114,10 +114,12 @@ def test_identity_on_fresh_patients_is_chance_where_nothing_tells_them_apart() -
     model = mae.build(config, 0)
     mae.load_weights(model, weights)
     assert fresh_patients._identity(model, again) > 0.8
-    again.signal[:] = again.signal[0]
-    again.valid[:] = again.valid[0]
-    assert fresh_patients._identity(model, again) == pytest.approx(0.5)
-    fresh_patients.draw.cache_clear()
+    alike = replace(
+        again,
+        signal=np.repeat(again.signal[:1], len(again.signal), axis=0),
+        valid=np.repeat(again.valid[:1], len(again.valid), axis=0),
+    )
+    assert fresh_patients._identity(model, alike) == pytest.approx(0.5)
 
 
 def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
@@ -219,6 +221,10 @@ def test_only_the_named_field_differs_from_the_base(tmp_path: Path) -> None:
         ("steps = [5]", "no field"),
         ("contrast_weight = [0.1]", "windows_per_patient"),
         ("person_weight = [0.1]", "windows_per_patient"),
+        ("person_weight = [-0.1]", "not below 0"),
+        ("person_weight = [nan]", "finite number"),
+        ("auxiliary_weight = [inf]", "finite number"),
+        ("[base]\nwindows_per_patient = 64\n[vary]\nperson_weight = [0.1]", "two patients"),
         ("windows_per_patient = [7]", "multiple"),
         ("span_share = [1.5]", "shares"),
         ('precision = ["float16"]', "float32 or bfloat16"),
@@ -228,7 +234,8 @@ def test_a_recipe_that_cannot_be_trained_is_refused_before_anything_runs(
     tmp_path: Path, field: str, said: str
 ) -> None:
     path = tmp_path / "a.toml"
-    path.write_text(f'name = "a"\n[vary]\n{field}\n')
+    head = "" if field.startswith("[") else "[vary]\n"
+    path.write_text(f'name = "a"\n{head}{field}\n')
     with pytest.raises(OurMistake, match=said):
         ablation.Ablation.from_toml(path)
 

@@ -98,6 +98,23 @@ def test_three_rounds_finish_and_every_header_verifies_again(tmp_path):
     assert not list((folder.path / "open").iterdir())
 
 
+def test_a_model_beyond_what_hospitals_train_from_is_told_when_it_is_made(tmp_path, monkeypatch):
+    """Not first by their refusals, a round later."""
+    folder, transport = federation(tmp_path, config={"rounds": 2})
+    asked = []
+
+    def second_is_large(weights):
+        asked.append(set(weights))
+        return len(asked) < 2
+
+    monkeypatch.setattr("server.round_work.within_bounds", second_is_large)
+    _, seen = go(transport, folder)
+    kinds = [event.kind for event in seen if event.kind in {"aggregated", "diverged"}]
+    assert kinds == ["aggregated", "aggregated", "diverged"]
+    assert "lower learning rate" in next(e.detail for e in seen if e.kind == "diverged")
+    assert asked == [set(start_model().weights)] * 2
+
+
 def test_weights_follow_the_declared_patients(tmp_path):
     """Public integers of the signed roster; what a site claims counts for nothing."""
     folder, transport = federation(tmp_path)
