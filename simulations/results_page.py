@@ -11,6 +11,7 @@ from typing import Any
 
 from shared_model.errors import OurMistake
 from shared_model.files import read_regular
+from shared_model.release_origin import EARLIER_WARM_STARTS
 from simulations import measurement, results_bars, results_figures, results_tables
 from simulations.measurement import Measurement
 
@@ -91,7 +92,7 @@ def make(folder: Path) -> Page:
         if not of_kind:
             lines.append(f"{results_bars.NOT_MEASURED.capitalize()}.")
         for name, one in of_kind.items():
-            lines += [f"### {name.removesuffix('.json')}", ""]
+            lines += [f"### {name.removesuffix('.json')}", "", *_outdated(one)]
             with _whole(name):
                 lines += show(one.figures)
                 drawn = results_figures.draw(kind, one.figures)
@@ -105,6 +106,23 @@ def make(folder: Path) -> Page:
     for name, one in measured.items():
         lines += results_tables.origin(name, one)
     return Page("\n".join(lines).rstrip() + "\n", figures)
+
+
+def _outdated(one: Measurement) -> list[str]:
+    """Words for figures of a warm start that this package has replaced."""
+    earlier = {
+        digest: preset for preset, digests in EARLIER_WARM_STARTS.items() for digest in digests
+    }
+    found = sorted({digest for digest in one.weights.values() if digest in earlier})
+    return [
+        line
+        for digest in found
+        for line in (
+            f"**Measured with an earlier warm start of `{earlier[digest]}`** ({digest[:12]}), which "
+            "this package has replaced; the packaged one's figures differ.",
+            "",
+        )
+    ]
 
 
 @contextmanager

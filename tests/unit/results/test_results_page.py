@@ -115,6 +115,22 @@ def test_answers_to_bars_are_computed(tmp_path: Path, value: float, answer: str)
     assert f"| <= 1.25 | {value:.3g} x | {answer} | measured-bench-dp-step.json |" in text
 
 
+def test_figures_of_a_warm_start_that_was_replaced_say_so(tmp_path: Path) -> None:
+    """By its digest, for nobody remembers which file was measured when; the packaged one says
+    nothing."""
+    from shared_model import warm_start, weights
+    from shared_model.release_origin import EARLIER_WARM_STARTS
+
+    earlier = next(iter(EARLIER_WARM_STARTS["small"]))
+    now = weights.digest(warm_start.load("small")[1])
+    for digest, said in ((earlier, True), (now, False)):
+        made = bench(1.2).model_copy(update={"weights": {"warm-start:small": digest}})
+        measurement.write(tmp_path / "results" / "measured-bench-dp-step.json", made)
+        page = results_page.make(tmp_path / "results").text
+        assert ("which this package has replaced" in page) == said
+        assert ("earlier warm start of `small`" in page) == said
+
+
 def test_quick_sizes_answer_no_bar(tmp_path: Path) -> None:
     figures = {"name": "dp-step", "quick": True, "figures": {"time_ratio": 1.0}}
     measurement.write(tmp_path / "measured-bench-x.json", measured("bench", figures))
