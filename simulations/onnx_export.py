@@ -9,7 +9,8 @@ norm, or zeros for a window without a valid token. The number of windows is free
 
 int8: matrices are kept as 8-bit integers with one scale each, and inputs of the products with them
 are rounded to 8 bits at run time (dynamic quantisation, 2004.09602 section 3); no window is needed
-to calibrate. Products of activations with each other (attention) stay float32.
+to calibrate. Products of activations with each other (attention) stay float32, and so does the
+patch embedding: one large sample would set the scale of all samples of a batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared_model.config import CHANNELS, FS_HZ, TOKENS, WINDOW_SAMPLES, ModelConfig
+from shared_model.config import (
+    CHANNELS,
+    FS_HZ,
+    PATCH_SAMPLES,
+    TOKENS,
+    WINDOW_SAMPLES,
+    ModelConfig,
+)
 from shared_model.errors import Refused
 from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, load_weights
 from shared_model.patches import fold
@@ -96,8 +104,24 @@ def export(
         onnx.save_model(made, str(plain))
         ready = Path(folder, "ready.onnx")
         quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
-        quantize_dynamic(str(ready), str(whole), weight_type=QuantType.QInt8, per_channel=False)
+        quantize_dynamic(
+            str(ready),
+            str(whole),
+            weight_type=QuantType.QInt8,
+            per_channel=False,
+            nodes_to_exclude=embeddings(onnx.load_model(str(ready))),
+        )
         return Exported(plain.read_bytes(), whole.read_bytes())
+
+
+def embeddings(model: Any) -> list[str]:
+    """Names of the products whose matrix takes the samples of a patch, one for each sensor."""
+    rows = {one.name: one.dims[0] for one in model.graph.initializer if len(one.dims) == 2}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and rows.get(node.input[1]) == PATCH_SAMPLES
+    ]
 
 
 def session(model: bytes, threads: int = 1) -> Any:

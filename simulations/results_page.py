@@ -118,8 +118,8 @@ def _outdated(one: Measurement) -> list[str]:
         line
         for digest in found
         for line in (
-            f"**Measured with an earlier warm start of `{earlier[digest]}`** ({digest[:12]}), which "
-            "this package has replaced; the packaged one's figures differ.",
+            f"**Measured with an earlier warm start of `{earlier[digest]}`** ({digest[:12]}), "
+            "which this package has replaced; the packaged one's figures differ.",
             "",
         )
     ]

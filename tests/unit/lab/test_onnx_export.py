@@ -37,6 +37,17 @@ def test_the_exported_fingerprint_is_the_models(
     onnx_export.check_agreement(found)
 
 
+def test_the_int8_file_of_the_packaged_small_agrees_in_every_window() -> None:
+    """Each sensor alone, too: with an 8-bit patch embedding one of these was at 0.988, and the
+    export refused."""
+    import onnx
+
+    config, weights, _ = warm_start.load("small")
+    made = onnx_export.export(config, weights)
+    onnx_export.check_agreement(onnx_export.agreement(config, weights, made.int8))
+    assert len(onnx_export.embeddings(onnx.load_model_from_string(made.int8))) == 2
+
+
 def test_the_number_of_windows_is_free_and_nothing_valid_gives_zeros(
     made: onnx_export.Exported,
 ) -> None:
