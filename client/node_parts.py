@@ -104,6 +104,17 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
 
         return open_store(home)
 
+    def checked(request: TrainRequest, body: bytes) -> Weights:
+        from client.kernels import check_kernels
+        from client.replicas import devices_of
+        from client.training import chunk_of
+
+        weights = check_model(request, body)
+        chunk = chunk_of(request.privacy, config.declared_patients)
+        devices = devices_of(config.training.gpus)
+        check_kernels(request.preset, request.training, chunk, devices)
+        return weights
+
     def noise(request: TrainRequest) -> NoiseSource:
         if pretend.noise is not None:
             return pretend.noise(request, config.site)
@@ -128,7 +139,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         ready=ready,
         data=data,
         noise=noise,
-        check_model=check_model,
+        check_model=checked,
         dimension=dimension,
         train=functools.partial(train, home, gpus=config.training.gpus),
         log=log_to(home.logs / "rounds.log"),

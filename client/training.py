@@ -164,7 +164,7 @@ def train_round(
         OurMistake: the model has layers that couple patients, N < 1, the kept state is of
             another model or noise, or what the site has kept does not fit.
     """
-    unit, received = _prepared(model, training)
+    unit, received = prepared(model, training)
     norms = mae.norm_names(model) if local is not None and local.norms else frozenset[str]()
     if local is not None:
         own = local.own_norms(_plain(received), norms)
@@ -181,7 +181,7 @@ def train_round(
         optimiser.go_to(kept.step, kept.moments)
         noise.go_to(kept.noise)
     rng = noise.public_generator()
-    chunk = _chunk(plan, declared_patients)
+    chunk = chunk_of(plan, declared_patients)
     copies = Replicas(unit, weights, devices) if devices else None
     for step in range(0 if kept is None else kept.step, plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
@@ -220,10 +220,10 @@ def clipped_step(
     Raises:
         OurMistake: as `train_round`.
     """
-    unit, received = _prepared(model, training)
+    unit, received = prepared(model, training)
     rng = noise.public_generator()
     sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
-    chunk = _chunk(plan, declared_patients)
+    chunk = chunk_of(plan, declared_patients)
     copies = Replicas(unit, received, devices) if devices else None
     total = _sum_of_patients(unit, received, data, sampled, plan, training, rng, chunk, copies)
     return {
@@ -231,7 +231,7 @@ def clipped_step(
     }
 
 
-def _prepared(
+def prepared(
     model: mae.MaskedAutoencoder, training: LocalTraining
 ) -> tuple[_Unit, dict[str, Tensor]]:
     """The loss as a module, and copies of the trainable weights by their names in it."""
@@ -268,7 +268,7 @@ def _fill(weights: dict[str, Tensor], kept: Weights) -> None:
         value.copy_(torch.from_numpy(kept[name.removeprefix(_PREFIX)].copy()))
 
 
-def _chunk(plan: PrivacyPlan, declared_patients: int) -> int:
+def chunk_of(plan: PrivacyPlan, declared_patients: int) -> int:
     """Patients whose gradients are held at once, from public numbers."""
     return min(_LARGEST_CHUNK, max(1, math.ceil(plan.sample_rate * declared_patients)))
 

@@ -157,7 +157,7 @@ def test_on_a_gpu_a_clipped_gradient_has_the_same_bits_whoever_else_is_in_the_ch
     """What sensitivity rests on there, as `test_taps.py` has it for the CPU."""
     device = devices_of(1)[0]
     told = LocalTraining(segments=1)
-    unit, received = training._prepared(mae.build(mae.PRESETS["tiny"], seed=1), told)
+    unit, received = training.prepared(mae.build(mae.PRESETS["tiny"], seed=1), told)
     unit, held = unit.to(device), {name: value.to(device) for name, value in received.items()}
     rng = np.random.default_rng(0)
     batch = [value.to(device) for value in training.unit_batch(Waves(), np.arange(16), told, rng)]

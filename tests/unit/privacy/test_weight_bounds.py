@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from client import submit, training
-from client.training import _prepared
+from client.training import prepared
 from shared_model import canonical, mae, privacy, warm_start
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import Refused
@@ -105,7 +105,7 @@ def moved_by_a_last_bit(change: Change | None, patients: int = 8) -> float:
     assert within_bounds(weights) == (change is not tenfold)
     model = mae.build(config, 0)
     mae.load_weights(model, weights)
-    unit, received = _prepared(model, LocalTraining(segments=1))
+    unit, received = prepared(model, LocalTraining(segments=1))
     signal, valid, _ = draw_windows(np.random.default_rng(5), patients)
     hidden = torch.from_numpy(draw_patch_masks(np.random.default_rng(1), (patients, 1, 1)))
     changes = []
