@@ -25,7 +25,8 @@ from shared_model.errors import Refused
 def check_kernels(
     preset: str, training: LocalTraining, chunk: int, devices: Sequence[torch.device] = ()
 ) -> None:
-    """Measured once in a process for each kind of round, number of threads and device.
+    """Measured once in a process for each kind of round and number of threads; on a GPU before
+    each round, for a card can be full or broken while its neighbour is not.
 
     Args:
         chunk: patients whose gradients are taken at once.
@@ -35,7 +36,17 @@ def check_kernels(
         Refused: a bit of a patient's gradient changed with the others ("not-ready").
     """
     for device in dict.fromkeys(devices or (torch.device("cpu"),)):
-        if not independent(preset, training, chunk, device, torch.get_num_threads()):
+        measure = independent if device.type == "cpu" else independent.__wrapped__
+        try:
+            same = measure(preset, training, chunk, device, torch.get_num_threads())
+        except RuntimeError as error:  # of torch; out of memory, too
+            raise Refused(
+                f"{device} cannot compute: {type(error).__name__}.",
+                reason="not-ready",
+                do="See who else uses the card (nvidia-smi), start the node anew, or set gpus = 0 "
+                "in node.toml.",
+            ) from error
+        if not same:
             raise Refused(
                 "On this machine a patient's gradient changes with the other patients by rounding: "
                 f"the guarantee would not hold for preset {preset} on {device}.",

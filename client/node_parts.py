@@ -92,10 +92,6 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
             from client.store import check_openable
 
             check_openable(home)
-        if config.training.gpus:  # before a round is booked
-            from client.replicas import devices_of
-
-            devices_of(config.training.gpus)
 
     def data() -> PatientBatches:
         if pretend.data is not None:
@@ -104,16 +100,14 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
 
         return open_store(home)
 
-    def checked(request: TrainRequest, body: bytes) -> Weights:
+    def able(request: TrainRequest) -> None:
         from client.kernels import check_kernels
         from client.replicas import devices_of
         from client.training import chunk_of
 
-        weights = check_model(request, body)
         chunk = chunk_of(request.privacy, config.declared_patients)
         devices = devices_of(config.training.gpus)
         check_kernels(request.preset, request.training, chunk, devices)
-        return weights
 
     def noise(request: TrainRequest) -> NoiseSource:
         if pretend.noise is not None:
@@ -139,12 +133,13 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
         ready=ready,
         data=data,
         noise=noise,
-        check_model=checked,
+        check_model=check_model,
         dimension=dimension,
         train=functools.partial(train, home, gpus=config.training.gpus),
         log=log_to(home.logs / "rounds.log"),
         allow_unmasked=pretend.allow_unmasked,
         awake=functools.partial(check_awake, home),
+        able=able,
     )
 
 

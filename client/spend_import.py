@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,14 +24,67 @@ from shared_model.ledger_spent import Tally
 
 _LARGEST_MARKER = 4096
 _LARGEST_TABLE = 64 * 2**20
-_MOST_ROWS = 100_000
+_MOST_ROWS = 10_000
 _MOST_PLANS = 64
-"""Different prices of a round: each is composed with all others, for every row."""
+"""Different prices of a step: each is composed with all others, for every row."""
 _STEPS_AT_ONCE, _MOST_STEPS = 100_000, 200_000_000
-"""Of SQLite's machine; reading 100,000 rows takes a few millions."""
-_KINDS = {"identity": "table", "rounds": "table", "sqlite_sequence": "table"}
+"""Of SQLite's machine; reading 10,000 rows takes less than a million."""
+_SCHEMA = """
+CREATE TABLE identity (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    schema_version INTEGER NOT NULL,
+    table_id TEXT NOT NULL,
+    delta REAL
+);
+CREATE TABLE rounds (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    site TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    sample_rate REAL NOT NULL,
+    noise_multiplier REAL NOT NULL,
+    clipping_norm REAL NOT NULL,
+    steps INTEGER NOT NULL,
+    declared_patients INTEGER NOT NULL,
+    delta REAL NOT NULL,
+    noise TEXT NOT NULL,
+    private INTEGER NOT NULL CHECK (private IN (0, 1)),
+    model_digest TEXT NOT NULL,
+    epsilon_lifetime_after REAL,
+    epsilon_run_after REAL,
+    reserved_at_s INTEGER NOT NULL,
+    update_digest TEXT,
+    settled_at_s INTEGER,
+    UNIQUE (run, round)
+);
+CREATE TRIGGER rounds_are_never_deleted BEFORE DELETE ON rounds
+BEGIN SELECT RAISE(ABORT, 'rows of the spend table are never deleted'); END;
+CREATE TRIGGER rounds_are_settled_once BEFORE UPDATE ON rounds
+WHEN OLD.update_digest IS NOT NULL OR NEW.update_digest IS NULL
+    OR (OLD.sequence, OLD.run, OLD.round, OLD.site, OLD.mode, OLD.unit, OLD.sample_rate,
+        OLD.noise_multiplier, OLD.clipping_norm, OLD.steps, OLD.declared_patients, OLD.delta,
+        OLD.noise, OLD.private, OLD.model_digest, OLD.reserved_at_s)
+    IS NOT (NEW.sequence, NEW.run, NEW.round, NEW.site, NEW.mode, NEW.unit, NEW.sample_rate,
+        NEW.noise_multiplier, NEW.clipping_norm, NEW.steps, NEW.declared_patients, NEW.delta,
+        NEW.noise, NEW.private, NEW.model_digest, NEW.reserved_at_s)
+BEGIN SELECT RAISE(ABORT, 'rows of the spend table are settled once and never changed'); END;
+CREATE TRIGGER delta_is_fixed_for_life BEFORE UPDATE ON identity
+WHEN OLD.delta IS NOT NULL OR NEW.table_id IS NOT OLD.table_id
+BEGIN SELECT RAISE(ABORT, 'delta is fixed for life'); END;
+CREATE TRIGGER identity_is_never_deleted BEFORE DELETE ON identity
+BEGIN SELECT RAISE(ABORT, 'the identity of the spend table is never deleted'); END;
+"""
+"""As version 0.1.0 made it, to the letter: a file whose schema is another one is not read."""
+_ROUNDS = """
+SELECT sequence, run, round, mode, sample_rate, noise_multiplier, clipping_norm, steps,
+    declared_patients, delta, noise, private, model_digest, reserved_at_s, update_digest
+FROM rounds ORDER BY sequence
+"""
+_LONGEST_CELL = 4096
 _APPLICATION_ID = 0x66705370  # "fpSp"
-_PRICE = ("sample_rate", "noise_multiplier", "steps")
+_PRICE = ("sample_rate", "noise_multiplier")
 _NOWHERE = (
     "Put the newest copy of spend.sqlite and spend.marker back. Do not train on these patients "
     "with an empty ledger."
@@ -70,23 +124,27 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
             raise _refuse("The spend table is missing, though this node has trained before.")
         return [], None
     try:
-        if path.stat().st_size > _LARGEST_TABLE:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _refuse("The spend table is not a regular file.")
+        if found.st_size > _LARGEST_TABLE:
             raise _refuse("The spend table is far larger than any that was written.")
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as table:
             table.row_factory = sqlite3.Row
             table.execute("PRAGMA trusted_schema = OFF")
             table.execute("PRAGMA temp_store = MEMORY")
+            table.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_CELL)
             table.set_progress_handler(_patience(), _STEPS_AT_ONCE)
             if table.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
                 raise _refuse("spend.sqlite is not a spend table.")
+            if _schema_of(table) != _schema():  # before anything of it is computed
+                raise _refuse("The spend table holds other things than it was made with.")
             if table.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
                 raise _refuse("The spend table is damaged.")
-            kinds = table.execute("SELECT name, type FROM sqlite_master WHERE type != 'index'")
-            if {row["name"]: row["type"] for row in kinds.fetchmany(10)} != _KINDS:
-                raise _refuse("The spend table holds other things than it was made with.")
-            _, version, name, delta = table.execute("SELECT * FROM identity").fetchone()
-            found = table.execute("SELECT * FROM rounds ORDER BY sequence")
-            rows = [dict(row) for row in found.fetchmany(_MOST_ROWS + 1)]
+            one = table.execute("SELECT schema_version, table_id, delta FROM identity").fetchone()
+            version, name, delta = one
+            every = table.execute(_ROUNDS)
+            rows = [dict(row) for row in every.fetchmany(_MOST_ROWS + 1)]
             last = table.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rounds'").fetchone()
             count = int(last["seq"]) if last else 0
             numbers = [row["sequence"] for row in rows]
@@ -103,6 +161,18 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], float | None]:
         raise _refuse("The spend table's delta makes no sense.")
     _hold_against_marker(marker, name, len(rows))
     return rows, delta
+
+
+def _schema_of(table: sqlite3.Connection) -> list[tuple[object, ...]]:
+    """Everything in it with the words that made it, as far as it can be our own."""
+    found = table.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+    return [tuple(row) for row in found.fetchmany(32)]
+
+
+def _schema() -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(_SCHEMA)
+        return _schema_of(made)
 
 
 def _patience() -> Callable[[], int]:

@@ -124,6 +124,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     node.approvals.check(request.plan, booked=node.books.booked(run, number))
     node.books.check_own(request.known_head(node.site))
     node.ready()
+    node.able(request)
     return _trained(node, sum_round, member, roster, request_digest, weights, body)
 
 
@@ -250,17 +251,14 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
     are for release and audit to judge.
 
     Raises:
-        Refused: reason "model"; "not-ready" if this machine cannot train it. Another number of
-            parameters is "model", too: software of another version may train another part of the
-            model, which is no attack on the sum.
+        Refused: reason "model". Another number of parameters, too: software of another version may
+            train another part of the model, which is no attack on the sum.
     """
     try:
         protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
     except (PeerFault, Refused, OurMistake) as error:
-        own = isinstance(error, Refused) and error.reason == "not-ready"  # of this machine
-        reason = "not-ready" if own else "model"
-        raise Refused(error.message, reason=reason, do=error.do) from error
+        raise Refused(error.message, reason="model", do=error.do) from error
     if weights_io.digest(weights) != request.model_digest:
         raise Refused("The weights are not the ones that the request names.", reason="model")
     weights, state = weights_io.parts(weights)

@@ -183,9 +183,12 @@ def train_round(
     rng = noise.public_generator()
     chunk = chunk_of(plan, declared_patients)
     copies = Replicas(unit, weights, devices) if devices else None
+    low_rank = training.trainable == "adapters"  # what computes is W + B A
+    frozen = mae.weights_of(model) if low_rank else {}
     for step in range(0 if kept is None else kept.step, plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
-        if not within_bounds(_plain(weights)):
+        now = _plain(weights)
+        if not within_bounds(adapters.merged(frozen | now) if low_rank else now):
             sampled = sampled[:0]
         total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk, copies)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)

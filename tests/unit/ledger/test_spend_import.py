@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -20,26 +21,16 @@ from shared_model.errors import BudgetExhausted, Refused
 from shared_model.ledger import Booked
 
 PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=2.0, clipping_norm=1.0, steps=20)
-_TABLES = """
-PRAGMA application_id = 1718637424;
-CREATE TABLE identity (only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
-    schema_version INTEGER NOT NULL, table_id TEXT NOT NULL, delta REAL);
-CREATE TABLE rounds (sequence INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL,
-    round INTEGER NOT NULL, site TEXT NOT NULL, mode TEXT NOT NULL, unit TEXT NOT NULL,
-    sample_rate REAL NOT NULL, noise_multiplier REAL NOT NULL, clipping_norm REAL NOT NULL,
-    steps INTEGER NOT NULL, declared_patients INTEGER NOT NULL, delta REAL NOT NULL,
-    noise TEXT NOT NULL, private INTEGER NOT NULL, model_digest TEXT NOT NULL,
-    epsilon_lifetime_after REAL, epsilon_run_after REAL, reserved_at_s INTEGER NOT NULL,
-    update_digest TEXT, settled_at_s INTEGER, UNIQUE (run, round));
-INSERT INTO identity VALUES (1, 1, 'fedcba', 1e-06);
-"""
+_IDENTITY = "INSERT INTO identity VALUES (1, 1, 'fedcba', 1e-06)"
 
 
 def spend_table(home: NodeHome, rounds: int) -> None:
     """As version 0.1.0 wrote it; the last round was never answered."""
     home.make()
     with sqlite3.connect(home.spend) as table:
-        table.executescript(_TABLES)
+        table.execute(f"PRAGMA application_id = {spend_import._APPLICATION_ID}")
+        table.executescript(spend_import._SCHEMA)
+        table.execute(_IDENTITY)
         for number in range(1, rounds + 1):
             table.execute(
                 "INSERT INTO rounds (run, round, site, mode, unit, sample_rate, noise_multiplier,"
@@ -50,6 +41,21 @@ def spend_table(home: NodeHome, rounds: int) -> None:
             )
     marker = {"table_id": "fedcba", "rows": rounds}
     home.spend.with_suffix(".marker").write_text(json.dumps(marker))
+
+
+def changed(home: NodeHome, statement: str) -> None:
+    """A statement that the triggers of a real table forbid; they are put back afterwards."""
+    with sqlite3.connect(home.spend) as table:
+        found = table.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        triggers = found.fetchall()
+        for name, _ in triggers:
+            table.execute(f"DROP TRIGGER {name}")
+        table.execute("PRAGMA ignore_check_constraints = ON")
+        table.execute(statement)
+        there = {row[0] for row in table.execute("SELECT name FROM sqlite_master")}
+        for _, words in triggers:
+            if "rounds" in there or " ON rounds" not in words:
+                table.execute(words)
 
 
 @pytest.fixture
@@ -135,7 +141,9 @@ def test_an_import_that_was_killed_leaves_no_ledger_to_train_with(
         ("CREATE VIEW more AS SELECT 1", "other things"),
         ("CREATE TRIGGER t AFTER INSERT ON rounds BEGIN SELECT 1; END", "other things"),
         ("UPDATE identity SET schema_version = 'Mueller, Hans'", "version that nobody wrote"),
-        ("ALTER TABLE rounds RENAME COLUMN run TO walk", "Row 1 .* makes no sense"),
+        ("ALTER TABLE rounds RENAME COLUMN run TO walk", "other things"),
+        ("ALTER TABLE rounds ADD COLUMN big TEXT AS (hex(zeroblob(150000000)))", "other things"),
+        ("UPDATE rounds SET noise = hex(zeroblob(3000)) WHERE sequence = 2", "cannot be read"),
         ("UPDATE sqlite_sequence SET seq = 'many'", "cannot be read"),
         ("UPDATE sqlite_sequence SET seq = 1e15", "missing"),
         ("UPDATE identity SET delta = 'none'", "delta makes no sense"),
@@ -147,8 +155,7 @@ def test_a_spend_table_that_is_not_whole_is_refused_and_nothing_is_booked(
     home: NodeHome, statement: str, match: str
 ) -> None:
     """Not one row of it."""
-    with sqlite3.connect(home.spend) as table:
-        table.execute(statement)
+    changed(home, statement)
     with pytest.raises(Refused, match=match):
         import_spend(home, SITE, KEY, 1e-5)
     if home.ledger.exists():
@@ -191,6 +198,7 @@ def test_rounds_that_are_an_endless_view_are_refused_at_once(home: NodeHome) -> 
     """The table is gone, and a query of its name never ends."""
     with sqlite3.connect(home.spend) as table:
         table.executescript(
+            "DROP TRIGGER rounds_are_never_deleted; DROP TRIGGER rounds_are_settled_once;"
             "ALTER TABLE rounds RENAME TO kept; CREATE VIEW rounds AS WITH RECURSIVE n(x) AS"
             " (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS sequence FROM n;"
         )
@@ -225,9 +233,25 @@ def test_more_different_plans_than_can_be_composed_are_refused(
 ) -> None:
     """Nothing is booked."""
     monkeypatch.setattr(spend_import, "_MOST_PLANS", 1)
-    with sqlite3.connect(home.spend) as table:
-        table.execute("UPDATE rounds SET noise_multiplier = 3.0 WHERE sequence = 2")
+    changed(home, "UPDATE rounds SET noise_multiplier = 3.0 WHERE sequence = 2")
     with pytest.raises(Refused, match="different plans"):
         import_spend(home, SITE, KEY, 1e-5)
     with open_store(home, perhaps_old=True) as store:
         assert store.chain.length == 0
+
+
+def test_a_pipe_in_the_tables_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    home = NodeHome(tmp_path / "node")
+    home.make()
+    os.mkfifo(home.spend)
+    with pytest.raises(Refused, match="regular file"):
+        import_spend(home, SITE, KEY, 1e-5)
+
+
+def test_many_numbers_of_steps_are_one_plan(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is bounded is what has to be composed; steps of one price only add up."""
+    monkeypatch.setattr(spend_import, "_MOST_PLANS", 1)
+    changed(home, "UPDATE rounds SET steps = 30 WHERE sequence = 2")
+    assert import_spend(home, SITE, KEY, 1e-5) == 3

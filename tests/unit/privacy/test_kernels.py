@@ -78,24 +78,19 @@ def test_it_is_measured_once_for_each_kind_of_round_and_device(
     assert len(calls) == 2 * once
 
 
-def test_a_refusal_of_this_machine_is_not_one_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The coordinator hears "not-ready", the hospital's log what to do."""
-    from client import submit
-    from shared_model import canonical
+def test_a_card_that_cannot_compute_is_refused_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full or broken GPU: asked anew before each round, never remembered as good."""
 
-    monkeypatch.setattr(kernels, "independent", lambda *_: False)
+    def full(*_: Any) -> bool:
+        raise torch.OutOfMemoryError("what it says stays with it")
 
-    class Node:
-        def check_model(self, request: Any, body: bytes) -> Any:
-            check_kernels("tiny", TRAINING, 2)
-
-    class Request:
-        body_digest = canonical.digest(b"")
-
-    with pytest.raises(Refused) as caught:
-        submit._checked_weights(Node(), Request(), b"")  # type: ignore[arg-type]
-    assert caught.value.reason == "not-ready"
-    assert "cores = 1" in caught.value.do
+    full.__wrapped__ = full  # type: ignore[attr-defined]
+    monkeypatch.setattr(kernels, "independent", full)
+    for _ in range(2):
+        with pytest.raises(Refused, match="cuda:1 cannot compute: OutOfMemoryError") as caught:
+            check_kernels("tiny", TRAINING, 2, (torch.device("cuda", 1),))
+        assert caught.value.reason == "not-ready"
+        assert "stays" not in caught.value.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

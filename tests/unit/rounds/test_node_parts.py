@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
@@ -21,6 +22,7 @@ from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
 from shared_model import canonical, enrolment, mae, protocol, release_files, roster, signing
+from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import Refused
 from shared_model.ledger import Chain, Spent
 from shared_model.noise import SystemNoise
@@ -127,11 +129,14 @@ def test_a_node_that_names_gpus_it_does_not_have_is_not_ready_and_books_nothing(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with StoreWriter(home.store, load_or_create_key(home)) as writer:
         writer.publish([])
+    plan = PrivacyPlan(sample_rate=0.5, noise_multiplier=1.0, clipping_norm=1.0, steps=1)
+    asked = SimpleNamespace(privacy=plan, preset="tiny", training=LocalTraining())
+    node_from_home(home).able(asked)
     content = home.config.read_text()
     home.config.write_text(content.replace("gpus = 0", "gpus = 1"))
     assert home.config.read_text() != content
     with pytest.raises(Refused, match="torch sees 0") as caught:
-        node_from_home(home).ready()
+        node_from_home(home).able(asked)
     assert caught.value.reason == "not-ready"
     assert chain_at(home).length == 0
 
