@@ -24,7 +24,6 @@ from shared_model import adapters, losses, mae, patches, privacy
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource
-from shared_model.weight_bounds import within_bounds
 from shared_model.weights import Weights
 
 _LARGEST_CHUNK = 16
@@ -146,8 +145,6 @@ def train_round(
         the number of patients in the store differs from the declared one: nothing changes but the
         size of the mean, which is divided by q x declared; refusing would tell;
         a patient whose gradient is not finite contributes zero;
-        weights that the steps before have grown beyond `shared_model.weight_bounds`: noise alone,
-        which tells nothing, for those weights were noised;
         with a noise source that is not private there is no guarantee at all.
 
     Args:
@@ -183,13 +180,8 @@ def train_round(
     rng = noise.public_generator()
     chunk = chunk_of(plan, declared_patients)
     copies = Replicas(unit, weights, devices) if devices else None
-    low_rank = training.trainable == "adapters"  # what computes is W + B A
-    frozen = mae.weights_of(model) if low_rank else {}
     for step in range(0 if kept is None else kept.step, plan.steps):
         sampled = noise.poisson_sample(data.patient_count, plan.sample_rate)
-        now = _plain(weights)
-        if not within_bounds(adapters.merged(frozen | now) if low_rank else now):
-            sampled = sampled[:0]
         total = _sum_of_patients(unit, weights, data, sampled, plan, training, rng, chunk, copies)
         mean = privacy.noisy_mean(total, plan, declared_patients, noise)
         change_of = optimiser.step(corrected(mean, _plain(weights)))

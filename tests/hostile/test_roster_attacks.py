@@ -266,7 +266,7 @@ def test_sum_parameters_of_the_coordinators_choice_are_refused(
     """A modulus in which sums wrap, a vector longer than its mask, masks off: all refused."""
     world = consortium(4)
     heard = world.submit(world.request(1, plan=plan))
-    assert {item.refused for item in heard.values()} <= {"secure-sum", "epoch"}
+    assert {item.refused for item in heard.values()} <= {"secure-sum", "epoch", "model"}
     assert_nothing_learned(world)
 
 

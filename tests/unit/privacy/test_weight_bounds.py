@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from client import submit, training
+from client import submit
 from client.training import prepared
 from shared_model import canonical, mae, privacy, warm_start
-from shared_model.config import LocalTraining, PrivacyPlan
+from shared_model.config import LocalTraining
 from shared_model.errors import Refused
-from shared_model.noise import NonPrivateForTests
 from shared_model.patches import draw_patch_masks, fold
 from shared_model.weight_bounds import (
     LARGEST_SPECTRAL_NORM,
@@ -131,44 +130,6 @@ def test_the_bounds_narrow_the_gap_and_do_not_close_it() -> None:
     as those beyond it; that other patients do not change a patient's bits is what holds then."""
     assert moved_by_a_last_bit(at_the_bound) > 1e-2
     assert moved_by_a_last_bit(tenfold) > 1e-3
-
-
-class Waves:
-    """One patient with a window of noise."""
-
-    patient_count = 1
-
-    def segments(
-        self, patients: np.ndarray, segments: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        shape = (len(patients), segments, 2)
-        noise = np.random.default_rng(3).standard_normal((*shape, 1250))
-        return noise.astype(np.float32), np.ones((*shape, 50), bool)
-
-
-def test_a_step_from_weights_that_the_steps_before_have_grown_is_noise_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A rate of the coordinator's that takes the first step far beyond the bounds: no patient's
-    gradient is taken from there, and nothing tells."""
-    counted: list[int] = []
-    real = training._sum_of_patients
-
-    def counting(unit: Any, weights: Any, data: Any, sampled: np.ndarray, *rest: Any) -> Any:
-        counted.append(len(sampled))
-        return real(unit, weights, data, sampled, *rest)
-
-    monkeypatch.setattr(training, "_sum_of_patients", counting)
-    plan = PrivacyPlan(sample_rate=1.0, noise_multiplier=1.0, clipping_norm=0.5, steps=3)
-    for rate, expected in ((1e-3, [1, 1, 1]), (9.0, [1, 0, 0])):
-        counted.clear()
-        told = LocalTraining(segments=1, optimiser="adam", learning_rate=rate)
-        model = mae.build(mae.PRESETS["tiny"], seed=1)
-        update = training.train_round(
-            model, Waves(), plan, told, 1, NonPrivateForTests("run", "site", 1, 1)
-        ).update
-        assert counted == expected
-        assert all(np.isfinite(value).all() for value in update.values())
 
 
 def test_what_to_do_about_too_large_weights_reaches_the_hospitals_log() -> None:
