@@ -36,7 +36,7 @@ def check_kernels(
         Refused: a bit of a patient's gradient changed with the others ("not-ready").
     """
     for device in dict.fromkeys(devices or (torch.device("cpu"),)):
-        measure = independent if device.type == "cpu" else independent.__wrapped__
+        measure = known if device.type == "cpu" else independent
         try:
             same = measure(preset, training, chunk, device, torch.get_num_threads())
         except RuntimeError as error:  # of torch; out of memory, too
@@ -56,7 +56,6 @@ def check_kernels(
             )
 
 
-@functools.cache
 def independent(
     preset: str, training: LocalTraining, chunk: int, device: torch.device, threads: int
 ) -> bool:
@@ -86,6 +85,9 @@ def independent(
         if any(not torch.equal(found[name], value) for name, value in wanted.items()):
             return False
     return True
+
+
+known = functools.cache(independent)
 
 
 def _companies(batch: Sequence[Tensor], one: Sequence[Tensor], chunk: int) -> list[list[Tensor]]:

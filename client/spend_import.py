@@ -209,7 +209,7 @@ def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
 
 def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
     """What the table never knew (request, roster, transcript, code) is zero."""
-    plans = {tuple(row.get(name) for name in _PRICE) for row in rows}
+    plans = {tuple(row[name] for name in _PRICE) for row in rows}
     if len(plans) > _MOST_PLANS:
         raise _refuse(f"The spend table has more than {_MOST_PLANS} different plans.")
     sequence, tally = chain.length, Tally()

@@ -27,7 +27,7 @@ from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
 from shared_model.protocol import PresetName
-from simulations.fresh_patients import RECONSTRUCTION, draw, score
+from simulations.fresh_patients import RECONSTRUCTION, draw, draw_pairs, identity, score
 from simulations.lab.frontiers import interval
 from simulations.lab.reading import faults_of, toml_of
 from simulations.pretrain import Recipe, check, train
@@ -188,7 +188,7 @@ def _one(
         "shifted": scored.shifted,
         "metrics": scored.metrics,
         "skill": scored.skill,
-        "identity": scored.identity,
+        "identity": identity(config, trained, draw_pairs(asked.patients // 3, 0)),
     }
     write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
     return kept

@@ -47,13 +47,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Fresh:
-    """One window a patient. truths: by task, (patient,), NaN where unknown. again: others."""
+    """One window a patient. truths: by task, (patient,), NaN where unknown."""
 
     signal: npt.NDArray[np.float32] = field(repr=False)
     valid: npt.NDArray[np.bool_] = field(repr=False)
     kinds: dict[str, str]
     truths: dict[str, F64] = field(repr=False)
-    again: Pairs = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ class Scores:
 
     shifted: mean correlation after the best shift, by direction. errors: see `RECONSTRUCTION`.
     loss: mean unit loss (`shared_model.losses`, usual weights), one window a patient.
-    identity: AUROC of telling whether two windows are one person's; not part of `skill`.
     """
 
     kinds: dict[str, str]
@@ -71,7 +69,6 @@ class Scores:
     errors: dict[str, float]
     shifted: dict[str, float]
     loss: float
-    identity: float
 
     @property
     def skill(self) -> float:
@@ -91,9 +88,17 @@ def draw(patients: int, seed: int) -> Fresh:
         truths[name], kinds[name] = holds(labels).astype(np.float64), "auroc"
     for name, label in NUMBERS.items():
         truths[name], kinds[name] = labels[label].astype(np.float64), "mae"
-    pairs = 2 * max(2, patients // 3)
-    windows = draw_windows(np.random.default_rng([seed, 80]), pairs, windows_per_patient=2)
-    return Fresh(signal, valid, kinds, truths, Pairs(*windows[:2], windows[2]["patient"]))
+    return Fresh(signal, valid, kinds, truths)
+
+
+@lru_cache(maxsize=2)
+def draw_pairs(patients: int, seed: int) -> Pairs:
+    """Other pretend patients, with two windows each; equal arguments, equal bytes."""
+    from simulations.cohort import draw_windows
+
+    rng = np.random.default_rng([seed, 80])
+    signal, valid, labels = draw_windows(rng, 2 * patients, windows_per_patient=2)
+    return Pairs(signal, valid, labels["patient"])
 
 
 def score(config: ModelConfig, weights: Weights, fresh: Fresh, seed: int) -> Scores:
@@ -140,19 +145,26 @@ def score(config: ModelConfig, weights: Weights, fresh: Fresh, seed: int) -> Sco
             for name, channel in (("PPG to ECG", ECG), ("ECG to PPG", PPG))
         },
         loss=_loss(model, fresh, np.random.default_rng([seed, 79])),
-        identity=_identity(model, fresh.again),
     )
 
 
-def _identity(model: MaskedAutoencoder, again: Pairs) -> float:
-    """As the probe of identity on real recordings: cosine of standardised fingerprints."""
+def identity(config: ModelConfig, weights: Weights, pairs: Pairs) -> float:
+    """AUROC of telling whether two windows are one person's, by the cosine of standardised
+    fingerprints, as the probe of identity on real recordings does it.
+
+    Raises:
+        Refused: the weights are not the configuration's.
+    """
     from shared_model.fingerprint import fingerprints
+    from shared_model.mae import build, load_weights
     from simulations.probes.evaluate import metric, verification
 
-    usable = again.valid.any(axis=(1, 2))
-    features = fingerprints(model, again.signal[usable], again.valid[usable])
-    order = np.arange(len(again.patient)) % 2
-    found = verification(features, again.patient[usable], order[usable])
+    model = build(config, 0)
+    load_weights(model, weights)
+    usable = pairs.valid.any(axis=(1, 2))
+    features = fingerprints(model, pairs.signal[usable], pairs.valid[usable])
+    order = np.arange(len(pairs.patient)) % 2
+    found = verification(features, pairs.patient[usable], order[usable])
     return metric(found.kind, found.truth, found.score, np.ones(len(found.truth)))
 
 

@@ -46,9 +46,9 @@ NUMBERS = (
     "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "rr_spread", "ectopic_count", "beat_count", "age",
     "sbp", "dbp", "stiffness", "reflected", "diastolic_delay_s", "respiration_hz",
 )  # fmt: skip
-PERSON_TEMPERATURE = 0.1
 CLASSES = {"rhythm": len(RHYTHMS), "block": 3, "hypertension": 4, "male": 2, "lvh": 2}
 """What the auxiliary heads predict of the simulator's labels: numbers, classes with their size."""
+PERSON_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)

@@ -110,19 +110,15 @@ def make(folder: Path) -> Page:
 
 def _outdated(one: Measurement) -> list[str]:
     """Words for figures of a warm start that this package has replaced."""
-    earlier = {
-        digest: preset for preset, digests in EARLIER_WARM_STARTS.items() for digest in digests
-    }
-    found = sorted({digest for digest in one.weights.values() if digest in earlier})
-    return [
-        line
-        for digest in found
-        for line in (
-            f"**Measured with an earlier warm start of `{earlier[digest]}`** ({digest[:12]}), "
-            "which this package has replaced; the packaged one's figures differ.",
-            "",
-        )
-    ]
+    lines = []
+    for preset, earlier in EARLIER_WARM_STARTS.items():
+        for digest in sorted(earlier & set(one.weights.values())):
+            lines += [
+                f"**Measured with an earlier warm start of `{preset}`** ({digest[:12]}), "
+                "which this package has replaced; the packaged one's figures differ.",
+                "",
+            ]
+    return lines
 
 
 @contextmanager

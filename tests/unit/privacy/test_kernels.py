@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client import kernels
-from client.kernels import check_kernels, independent
+from client.kernels import check_kernels, known
 from shared_model import privacy
 from shared_model.config import LocalTraining
 from shared_model.errors import Refused
@@ -19,9 +19,9 @@ TRAINING = LocalTraining(segments=1)
 
 @pytest.fixture(autouse=True)
 def _anew() -> Any:
-    independent.cache_clear()
+    known.cache_clear()
     yield
-    independent.cache_clear()
+    known.cache_clear()
 
 
 @pytest.mark.parametrize("which", ["head", "adapters"])
@@ -84,7 +84,6 @@ def test_a_card_that_cannot_compute_is_refused_each_time(monkeypatch: pytest.Mon
     def full(*_: Any) -> bool:
         raise torch.OutOfMemoryError("what it says stays with it")
 
-    full.__wrapped__ = full  # type: ignore[attr-defined]
     monkeypatch.setattr(kernels, "independent", full)
     for _ in range(2):
         with pytest.raises(Refused, match="cuda:1 cannot compute: OutOfMemoryError") as caught:

@@ -11,7 +11,7 @@ import pytest
 from shared_model.errors import OurMistake, Refused
 from shared_model.patches import draw_patch_masks
 from simulations import ablation, gain
-from simulations.fresh_patients import Pairs, Scores
+from simulations.fresh_patients import Scores
 from simulations.gain import Run
 from simulations.lab.experiment import Experiment
 from simulations.pretrain import Recipe
@@ -19,13 +19,10 @@ from simulations.pretrain import Recipe
 ROOT = Path(__file__).resolve().parents[3]
 
 
-NOBODY = Pairs(np.zeros((0, 2, 1250), np.float32), np.zeros((0, 2, 50), bool), np.zeros(0, int))
-
-
 def scores(skill: float) -> Scores:
     return Scores(
         {"a": "auroc", "b": "mae"}, {"a": 0.5 + skill / 2, "b": 1 - skill},
-        {"a": skill, "b": skill}, {}, {}, 1.0 - skill / 2, 0.5,
+        {"a": skill, "b": skill}, {}, {}, 1.0 - skill / 2,
     )  # fmt: skip
 
 
@@ -86,7 +83,7 @@ def test_the_loss_on_fresh_patients_is_the_mean_of_their_unit_losses() -> None:
 
     signal, valid, _ = draw_windows(np.random.default_rng(0), 12, single_share=0.3)
     valid[3] = False
-    fresh = fresh_patients.Fresh(signal, valid, {}, {}, NOBODY)
+    fresh = fresh_patients.Fresh(signal, valid, {}, {})
     config, weights, _ = warm_start.load("tiny")
     model = mae.build(config, 0)
     untrained = fresh_patients._loss(model, fresh, np.random.default_rng(5))
@@ -105,21 +102,19 @@ def test_the_loss_on_fresh_patients_is_the_mean_of_their_unit_losses() -> None:
 
 def test_identity_on_fresh_patients_is_chance_where_nothing_tells_them_apart() -> None:
     """A model that answers every window alike is at one half; the packaged one is far above."""
-    from shared_model import mae, warm_start
+    from shared_model import warm_start
     from simulations import fresh_patients
 
-    again = fresh_patients.draw(90, 0).again
+    again = fresh_patients.draw_pairs(30, 0)
     assert np.array_equal(np.bincount(again.patient), np.full(30, 2))
     config, weights, _ = warm_start.load("tiny")
-    model = mae.build(config, 0)
-    mae.load_weights(model, weights)
-    assert fresh_patients._identity(model, again) > 0.8
+    assert fresh_patients.identity(config, weights, again) > 0.8
     alike = replace(
         again,
         signal=np.repeat(again.signal[:1], len(again.signal), axis=0),
         valid=np.repeat(again.valid[:1], len(again.valid), axis=0),
     )
-    assert fresh_patients._identity(model, alike) == pytest.approx(0.5)
+    assert fresh_patients.identity(config, weights, alike) == pytest.approx(0.5)
 
 
 def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
@@ -255,6 +250,7 @@ def test_a_trained_variant_is_not_trained_again(
 
     monkeypatch.setattr(ablation, "train", train)
     monkeypatch.setattr(ablation, "score", lambda *_: scores(0.3))
+    monkeypatch.setattr(ablation, "identity", lambda *_: 0.5)
     monkeypatch.setattr(ablation, "RECONSTRUCTION", {})
     first = ablation.run(asked, tmp_path, resume=False)
     assert trained == [64, 8]
