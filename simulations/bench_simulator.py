@@ -152,8 +152,6 @@ def _flower(
     conduct: Callable[[Callable[[Weights], Words]], None],
 ) -> None:
     """Flower's simulation as its quickstart has it: arrays in messages, Ray, one CPU a client."""
-    import warnings
-
     from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -195,8 +193,7 @@ def _flower(
         except BaseException as error:
             faults.append(error)
 
-    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with empty_folder(NOTHING_SENT):
         run_simulation(
             server_app,
             client_app,

@@ -5,7 +5,6 @@ It works in an empty folder: see `simulations.empty_folder`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,8 +43,7 @@ def over_ray(
         except FedprintError as error:
             faults.append(error)  # Flower would turn it into another one
 
-    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
+    with empty_folder(NOTHING_SENT):
         run_simulation(
             server_app,
             client_app(hospitals),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,8 +66,7 @@ def over_flower(
         except BaseException as error:
             faults.append(error)  # Flower would turn it into another one
 
-    with empty_folder(NOTHING_SENT), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's and Flower's own
+    with empty_folder(NOTHING_SENT):
         try:
             run_simulation(
                 server_app,

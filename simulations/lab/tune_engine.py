@@ -6,7 +6,6 @@ puts the working directory on its workers' path (`simulations.empty_folder`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,8 +37,7 @@ def over_tune(tasks: Sequence[tuple[str, Task]], workers: int) -> Iterator[tuple
             "Ray Tune is not installed.", do="Install fedprint[lab], or say --engine pool."
         ) from error
     by_key = dict(tasks)
-    with empty_folder(QUIET) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
+    with empty_folder(QUIET) as folder:
         ray.init(
             num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             ignore_reinit_error=False,
