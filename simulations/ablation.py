@@ -4,10 +4,11 @@
     preset = "tiny"
     seeds = [1, 2]
     steps = 400
-    [base]                        # fields of simulations.pretrain.Recipe that differ from its own
+    [base]                        # fields of simulations.pretrain.Recipe (or of
+                                  # simulations.designs.Design) that differ from their own
     [vary]                        # each value is one run a seed, everything else as in base
     cross_modal_weight = [0.0, 1.0]
-    learning_rate = [1e-3]
+    decoder_blocks = [1]
 
 No real patient is looked at, so that nothing is chosen on test patients.
 """
@@ -16,8 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +30,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
+from shared_model.mae import PRESETS
 from shared_model.protocol import PresetName
+from simulations.designs import Design, in_force, regrouped
 from simulations.fresh_patients import RECONSTRUCTION, draw, draw_pairs, identity, score
 from simulations.lab.frontiers import interval
 from simulations.lab.reading import faults_of, toml_of
@@ -34,9 +40,11 @@ from simulations.pretrain import Recipe, check, train
 
 BASE = "base"
 _LARGEST = 2**20
-_SCORES = 2
+_SCORES = 3
 """Of what a kept run holds: one with other scores is made again."""
 Value = float | int | str
+_OF_RECIPE = {one.name for one in fields(Recipe)} - {"steps", "seed"}
+_OF_DESIGN = {one.name for one in fields(Design)}
 
 
 class Ablation(BaseModel):
@@ -65,6 +73,7 @@ class Ablation(BaseModel):
         except ValidationError as error:
             raise OurMistake(f"The ablation {path} is wrong at {faults_of(error)[0]}.") from error
         for each in made.variants():
+            made.design(each).config(PRESETS[made.preset])
             made.recipe(each, made.seeds[0])
         return made
 
@@ -80,24 +89,44 @@ class Ablation(BaseModel):
         Raises:
             OurMistake: no such field, or a value of another type, or one that cannot be trained.
         """
+        plain = Recipe(steps=self.steps, seed=seed)
+        changed = {k: v for k, v in self._changed(variant).items() if k not in _OF_DESIGN}
+        made = replace(plain, **_typed(plain, changed))
+        check(made)
+        return made
+
+    def design(self, variant: Variant) -> Design:
+        """A variant's design of the model.
+
+        Raises:
+            OurMistake: as `recipe`.
+        """
+        changed = {k: v for k, v in self._changed(variant).items() if k in _OF_DESIGN}
+        return replace(Design(), **_typed(Design(), changed))
+
+    def _changed(self, variant: Variant) -> dict[str, Value]:
         changed = dict(self.base)
         if variant.value is not None:
             changed[variant.field] = variant.value
-        plain = Recipe(steps=self.steps, seed=seed)
-        known = {one.name for one in fields(Recipe)} - {"steps", "seed"}
-        for name, value in changed.items():
-            if name not in known:
+        for name in changed:
+            if name not in _OF_RECIPE | _OF_DESIGN:
                 raise OurMistake(
-                    f"A recipe has no field {name!r}.", do=f"It has: {', '.join(sorted(known))}."
+                    f"A recipe has no field {name!r}.",
+                    do=f"It has: {', '.join(sorted(_OF_RECIPE | _OF_DESIGN))}.",
                 )
-            kind = type(getattr(plain, name))
-            fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-            if not fits or isinstance(value, bool):
-                raise OurMistake(f"{name} must be of type {kind.__name__}.")
-            changed[name] = kind(value)
-        made = replace(plain, **changed)  # type: ignore[arg-type]
-        check(made)
-        return made
+        return changed
+
+
+def _typed(plain: Recipe | Design, changed: dict[str, Value]) -> dict[str, Any]:
+    """The values in the types that the fields have."""
+    made = {}
+    for name, value in changed.items():
+        kind = type(getattr(plain, name))
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not fits or isinstance(value, bool):
+            raise OurMistake(f"{name} must be of type {kind.__name__}.")
+        made[name] = kind(value)
+    return made
 
 
 @dataclass(frozen=True)
@@ -117,56 +146,66 @@ def run(
     out: Path,
     *,
     resume: bool,
+    workers: int = 1,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train and score all; a run that is there already is not trained again.
 
     Args:
-        on_step: told what is trained, steps of all runs done, and all there are.
+        workers: runs at the same time, each in a process of its own; scores do not depend on it.
+        on_step: told what is trained, steps of all runs done, and all there are; with several
+            workers once a run.
 
     Raises:
         Refused: the folder holds something, and `resume` is not asked for.
     """
-    import torch
-
     if out.exists() and any(out.iterdir()) and not resume:
         raise Refused(
             f"{out} is there already, and not empty.",
             reason="exists",
             do="Choose another folder, or go on: --resume",
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(asked.threads)
-    done, total = 0, asked.steps * len(asked.seeds) * len(asked.variants())
-    found: dict[str, list[dict[str, Any]]] = {}
-    try:
-        for variant in asked.variants():
-            for seed in asked.seeds:
-                words = f"{variant.words}, seed {seed}"
+    tell = on_step or (lambda words, done, total: None)
+    each = [(variant, seed) for variant in asked.variants() for seed in asked.seeds]
+    total = asked.steps * len(each)
+    found: dict[str, list[dict[str, Any]]] = {variant.words: [] for variant, _ in each}
+    if workers == 1:
+        for place, (variant, seed) in enumerate(each):
+            words, done = f"{variant.words}, seed {seed}", place * asked.steps
 
-                def told(step: int, words: str = words, done: int = done) -> None:
-                    if on_step is not None:
-                        on_step(words, done + step, total)
+            def told(step: int, words: str = words, done: int = done) -> None:
+                tell(words, done + step, total)
 
-                told(0)
-                one = _one(asked, variant, seed, out / "runs", told)
-                found.setdefault(variant.words, []).append(one)
-                done += asked.steps
-                told(0, done=done)
-    finally:
-        torch.set_num_threads(before)
+            told(0)
+            found[variant.words].append(_one(asked, variant, seed, out / "runs", told))
+            told(asked.steps)
+        return figures_of(asked, found)
+    tell(f"{workers} at a time", 0, total)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_one, asked, *one, out / "runs") for one in each]
+        try:
+            for count, one in enumerate(as_completed(waiting)):
+                one.result()
+                tell(f"{count + 1} of {len(each)} runs", (count + 1) * asked.steps, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for (variant, _), one in zip(each, waiting, strict=True):
+        found[variant.words].append(one.result())
     return figures_of(asked, found)
 
 
 def _one(
-    asked: Ablation, variant: Variant, seed: int, folder: Path, told: Callable[[int], None]
+    asked: Ablation,
+    variant: Variant,
+    seed: int,
+    folder: Path,
+    told: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Read a run's scores, or train it and write them."""
-    from shared_model.mae import PRESETS
-
-    recipe = asked.recipe(variant, seed)
-    key = {"preset": asked.preset, "recipe": recipe.as_dict(), "patients": asked.patients,
-           "threads": asked.threads, "scores": _SCORES}  # fmt: skip
+    recipe, design = asked.recipe(variant, seed), asked.design(variant)
+    key = {"preset": asked.preset, "recipe": recipe.as_dict(), "design": design.as_dict(),
+           "patients": asked.patients, "threads": asked.threads, "scores": _SCORES}  # fmt: skip
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:24]}.json"
     if path.is_file():
@@ -176,22 +215,44 @@ def _one(
                 return kept
         except (ValueError, KeyError, TypeError):
             pass  # not whole or not ours: trained again
-    config = PRESETS[asked.preset]
+    with _threads(asked.threads), in_force(design):
+        made = _trained(asked, recipe, design, told)
+    kept = {"key": key, **made}
+    write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
+    return kept
+
+
+def _trained(
+    asked: Ablation, recipe: Recipe, design: Design, told: Callable[[int], None]
+) -> dict[str, Any]:
+    config = design.config(PRESETS[asked.preset])
     trained, points = train(config, recipe, on_point=lambda point: told(point.step))
-    fresh = draw(asked.patients, 0)
+    fresh, pairs = draw(asked.patients, 0), draw_pairs(asked.patients // 3, 0)
+    fresh = replace(fresh, valid=regrouped(fresh.valid, design.patch_samples))
+    pairs = replace(pairs, valid=regrouped(pairs.valid, design.patch_samples))
     scored = score(config, trained, fresh, 0)
-    kept = {
-        "key": key,
+    return {
         "model": weights_io.digest(trained),
+        "parameters": sum(int(value.size) for value in trained.values()),
         "curve": [[point.step, point.masked, point.cross_modal] for point in points],
         "errors": scored.errors,
         "shifted": scored.shifted,
         "metrics": scored.metrics,
         "skill": scored.skill,
-        "identity": identity(config, trained, draw_pairs(asked.patients // 3, 0)),
+        "identity": identity(config, trained, pairs),
     }
-    write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
-    return kept
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -224,6 +285,8 @@ def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[
             "Tasks: AUROC (sinus rhythm, atrial fibrillation, hypertension) or mean absolute error "
             "(age, systolic pressure, heart rate). Skill: 0 knows nothing, 1 is perfect. Identity: "
             "AUROC of telling whether two windows are one patient's; no part of the skill.",
+            "A target of normalised patches makes errors of reconstruction incomparable, and not "
+            "skill and identity.",
             "Short trainings: what helps after so few steps may not help after thousands.",
         ],
         "plotted": [{"name": row["variant"], **row["mean skill"]} for row in rows],

@@ -25,6 +25,9 @@ def ablate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is trained, go on with the rest.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Runs at the same time; a core each, and a bit.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Vary one thing of the warm start at a time; score on fresh SIMULATED patients only.
@@ -50,7 +53,7 @@ def ablate(
             if not terminal.err.is_terminal and done % asked.steps == 0:
                 terminal.err.print(f"{done} of {total} steps: {words}", highlight=False)
 
-        figures = core.run(asked, output, resume=resume, on_step=told)
+        figures = core.run(asked, output, resume=resume, workers=workers, on_step=told)
     document = measurement.made_now(
         "ablation", figures, weights={}, seconds=time.monotonic() - began
     )

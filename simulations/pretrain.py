@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,13 +31,21 @@ from shared_model.mae import (
     MaskedAutoencoder,
     Views,
     build,
-    draw_patch_masks,
     load_weights,
     weights_of,
 )
 from shared_model.patches import fold
 from shared_model.weights import Weights
 from simulations.cohort_sites import RHYTHMS
+from simulations.designs import regrouped
+from simulations.pretrain_terms import (
+    Masking,
+    SelfSimilarityHeads,
+    Target,
+    draw_hidden,
+    per_patch,
+    self_similarity,
+)
 
 Batch = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
@@ -80,6 +88,14 @@ class Recipe:
     Only here: a loss over other patients is refused in private training."""
     span_share: float = 0.5
     """Share of patch masks that hide spans; the others hide single tokens."""
+    masking: Masking = "complementary"
+    hidden_share: float = 0.5
+    """Of a channel's tokens. Only halves can be complementary: with another share the two channels'
+    masks are independent, whatever `masking` says."""
+    target: Target = "samples"
+    """What is reconstructed from both sensors: the samples, or each patch normalised."""
+    self_similarity_weight: float = 0.0
+    """Of predicting the window's autocorrelation from its fingerprint."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -101,7 +117,8 @@ def check(recipe: Recipe) -> None:
     numbers = (recipe.learning_rate, recipe.gradient_norm, recipe.batch, recipe.windows_per_patient)
     shares = (recipe.single_share, recipe.short_share, recipe.span_share)
     weights = (recipe.cross_modal_weight, recipe.alignment_weight, recipe.auxiliary_weight,
-               recipe.contrast_weight, recipe.person_weight, recipe.weight_decay)  # fmt: skip
+               recipe.contrast_weight, recipe.person_weight, recipe.weight_decay,
+               recipe.self_similarity_weight)  # fmt: skip
     wrong = ""
     if not all(math.isfinite(one) and one >= 0 for one in weights):
         wrong = "weights are finite and not below 0"
@@ -117,6 +134,12 @@ def check(recipe: Recipe) -> None:
         wrong = "person_weight needs at least two patients in a batch"
     elif recipe.precision not in {"float32", "bfloat16"}:
         wrong = "precision is float32 or bfloat16"
+    elif recipe.masking not in get_args(Masking):
+        wrong = "masking is complementary or independent"
+    elif not 0.5 <= recipe.hidden_share <= 0.9:
+        wrong = "hidden_share is in 0.5 ... 0.9"
+    elif recipe.target not in get_args(Target):
+        wrong = "target is samples or per-patch"
     if wrong:
         raise OurMistake(f"The recipe cannot be trained: {wrong}.")
 
@@ -188,7 +211,9 @@ def train(
         first = next(batches)
         with torch.random.fork_rng(devices=[]):
             heads = AuxiliaryHeads(first[2])
+            alike = SelfSimilarityHeads() if recipe.self_similarity_weight else None
         parameters = [*model.parameters(), *heads.parameters()]
+        parameters += [] if alike is None else [*alike.parameters()]
         optimiser = torch.optim.AdamW(
             parameters,
             lr=recipe.learning_rate,
@@ -200,7 +225,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
             loss, parts = _step_loss(
-                model, heads, first if step == 0 else next(batches), recipe, masks
+                model, heads, alike, first if step == 0 else next(batches), recipe, masks
             )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -221,14 +246,19 @@ def train(
 def _step_loss(
     model: MaskedAutoencoder,
     heads: AuxiliaryHeads,
+    alike: SelfSimilarityHeads | None,
     batch: Batch,
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> tuple[Tensor, np.ndarray]:
     signal, valid, labels = batch
     patches = fold(torch.from_numpy(signal))
-    known = torch.from_numpy(valid)
-    hidden = torch.from_numpy(draw_patch_masks(rng, (len(signal), 1), span_share=recipe.span_share))
+    known = torch.from_numpy(regrouped(valid, patches.shape[-1]))
+    drawn = draw_hidden(
+        rng, len(signal), span_share=recipe.span_share, masking=recipe.masking,
+        hidden_share=recipe.hidden_share,
+    )  # fmt: skip
+    hidden = torch.from_numpy(drawn)
     truth = {name: torch.from_numpy(value) for name, value in labels.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         views = model(patches, known, hidden)
@@ -236,7 +266,8 @@ def _step_loss(
         fingerprint=views.fingerprint.float(),
         predicted=(views.predicted[ECG].float(), views.predicted[PPG].float()),
     )
-    every = losses.terms(views, patches, known)
+    target = per_patch(patches) if recipe.target == "per-patch" else patches
+    every = losses.terms(views, target, known)
     has = known.any(-1)
     seen, from_ecg, from_ppg = views.fingerprint.unbind(dim=1)
     auxiliary = (
@@ -262,6 +293,15 @@ def _step_loss(
             )
         ]  # fmt: skip
         loss = loss + recipe.person_weight * torch.stack(told).mean()
+    if alike is not None:
+        right = torch.from_numpy(self_similarity(signal))
+        missed = [
+            alike(which, fingerprint, right, has * use[:, None])
+            for which, (fingerprint, use) in enumerate(
+                ((seen, has.any(-1)), (from_ecg, has[:, ECG]), (from_ppg, has[:, PPG]))
+            )
+        ]
+        loss = loss + recipe.self_similarity_weight * torch.stack(missed).mean()
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
 
 

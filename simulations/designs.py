@@ -1,0 +1,134 @@
+"""Other designs of the model, for ablations only: what `shared_model.mae` decides by a constant.
+
+The product has one design, so its model has no switches. Here an ablation, in its own process,
+puts other values in the constants' place while it trains and scores a model, and puts them back.
+No file of weights, no round and no fingerprint is ever made of such a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from shared_model.config import PATCH_SAMPLES, WINDOW_SAMPLES, ModelConfig
+from shared_model.errors import OurMistake
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Positions = Literal["both", "sines", "slopes"]
+Pooling = Literal["mean", "max"]
+_CHANGED = ("encoder_blocks", "bottleneck_blocks", "decoder_blocks", "decoder_width")
+
+
+@dataclass(frozen=True)
+class Design:
+    """encoder_blocks ... decoder_width: of `ModelConfig`; 0 is the preset's own.
+
+    positions: what tells tokens where they are. "both": sine positions at the input and attention
+        that falls with distance (ours); or one of the two alone ("slopes": in the encoders and the
+        bottleneck; decoders keep their sines, or a query would not know what is asked).
+    pooling: of the token outputs, over valid tokens.
+    patch_samples: length of a token at 125 Hz. Halves are complementary, so that the number of
+        tokens has to be even: 5, 25 (ours), 125 or 625.
+    """
+
+    encoder_blocks: int = 0
+    bottleneck_blocks: int = 0
+    decoder_blocks: int = 0
+    decoder_width: int = 0
+    positions: Positions = "both"
+    pooling: Pooling = "mean"
+    patch_samples: int = PATCH_SAMPLES
+
+    def __post_init__(self) -> None:
+        wrong = ""
+        if min(getattr(self, name) for name in _CHANGED) < 0:
+            wrong = "blocks and widths are not below 0"
+        elif self.decoder_width % 8:
+            wrong = "decoder_width must be a multiple of 8"
+        elif self.positions not in get_args(Positions):
+            wrong = f"positions is one of {', '.join(get_args(Positions))}"
+        elif self.pooling not in get_args(Pooling):
+            wrong = f"pooling is one of {', '.join(get_args(Pooling))}"
+        elif self.patch_samples < 2 or WINDOW_SAMPLES % (2 * self.patch_samples):
+            wrong = "patch_samples must cut a window into an even number of tokens: 5, 25, 125, 625"
+        if wrong:
+            raise OurMistake(f"The design cannot be trained: {wrong}.")
+
+    def config(self, preset: ModelConfig) -> ModelConfig:
+        """The preset with other blocks and widths."""
+        return replace(preset, **{k: getattr(self, k) for k in _CHANGED if getattr(self, k)})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def regrouped(valid: npt.NDArray[np.bool_], patch_samples: int) -> npt.NDArray[np.bool_]:
+    """Which tokens of another length are valid: those without an invalid sample.
+
+    Args:
+        valid: (..., token=50).
+
+    Returns:
+        (..., token'), as many as a window has.
+    """
+    if patch_samples == PATCH_SAMPLES:
+        return valid
+    samples = np.repeat(valid, PATCH_SAMPLES, axis=-1)
+    return np.asarray(samples.reshape((*valid.shape[:-1], -1, patch_samples)).all(axis=-1))
+
+
+@contextmanager
+def in_force(design: Design) -> Iterator[None]:
+    """Models that are built in this block, and what trains and scores them, are of this design."""
+    from shared_model import fingerprint, losses, mae, patches
+    from simulations import cross_modal
+
+    tokens = WINDOW_SAMPLES // design.patch_samples
+    longer = design.patch_samples / PATCH_SAMPLES
+    slopes = tuple(slope * longer for slope in mae.SLOPES)  # per second as before
+    span = max(2, round(patches.LONGEST_SPAN / longer))
+    with ExitStack() as stack:
+
+        def put(module: ModuleType, **values: Any) -> None:
+            for name, value in values.items():
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
+
+        if design.patch_samples != PATCH_SAMPLES:
+            half = {"TOKENS": tokens, "VISIBLE_TOKENS": tokens // 2}
+            put(patches, PATCH_SAMPLES=design.patch_samples, LONGEST_SPAN=span, **half)
+            put(mae, PATCH_SAMPLES=design.patch_samples, SLOPES=slopes, **half)
+            put(mae, FINGERPRINT_FAR=mae.FINGERPRINT_FAR / longer)
+            put(losses, VISIBLE_TOKENS=tokens // 2)
+            put(fingerprint, TOKENS=tokens)
+            put(cross_modal, TOKENS=tokens)
+        if design.positions == "sines":
+            put(mae, SLOPES=(0.0,))
+        if design.positions == "slopes":
+            sines = mae.sine_positions
+
+            def decoders_only(width: int, kinds: int = 0) -> Tensor:
+                made = sines(width, kinds)
+                return made if kinds else made * 0.0
+
+            put(mae, sine_positions=decoders_only)
+        if design.pooling == "max":
+            put(mae, _pool=_largest)
+        yield
+
+
+def _largest(outputs: Tensor, keys: Tensor) -> Tensor:
+    """As `shared_model.mae._pool`, with the largest in place of the mean."""
+    import torch
+
+    seen = torch.where(keys[..., None], outputs, torch.full_like(outputs, -1e4)).amax(-2)
+    largest = seen * keys.any(-1, keepdim=True)
+    return largest * torch.rsqrt((largest * largest).sum(-1, keepdim=True) + 1e-12)

@@ -1,0 +1,91 @@
+"""Terms and masks of the warm start that ablations look at; none of them is in private training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shared_model.config import FINGERPRINT_SIZE, FS_HZ
+from shared_model.patches import draw_patch_masks
+
+Masking = Literal["complementary", "independent"]
+Target = Literal["samples", "per-patch"]
+LAGS_S = tuple(round(0.2 + 0.1 * k, 1) for k in range(19))
+"""0.2 to 2.0 s: from within a beat to the second next."""
+
+
+def draw_hidden(
+    rng: np.random.Generator,
+    count: int,
+    *,
+    span_share: float,
+    masking: Masking,
+    hidden_share: float,
+) -> npt.NDArray[np.bool_]:
+    """Patch masks of `count` windows, one each.
+
+    "complementary": those of `shared_model.patches`, half of each channel. "independent": each
+    channel has a mask of its own, in which so many more tokens are hidden that `hidden_share` is
+    reached; so it is with a share that is not one half. The model decodes half of the tokens; those
+    hidden beyond are looked at by nobody.
+
+    Returns:
+        bool (window, mask=1, channel, token).
+    """
+    first = draw_patch_masks(rng, (count, 1), span_share=span_share)
+    if masking == "complementary" and hidden_share == 0.5:
+        return first
+    second = draw_patch_masks(rng, (count, 1), span_share=span_share)
+    hidden = np.stack([first[..., 0, :], second[..., 0, :]], axis=-2)
+    tokens = hidden.shape[-1]
+    more = round(hidden_share * tokens) - tokens // 2
+    order = np.where(hidden, 2.0, rng.random(hidden.shape))  # hidden ones last
+    also = np.argsort(order, axis=-1)[..., :more]
+    np.put_along_axis(hidden, also, True, axis=-1)
+    return hidden
+
+
+def per_patch(patches: Tensor) -> Tensor:
+    """Each patch with mean 0 and deviation 1, as a target (MAE, 2111.06377, section 4.1).
+
+    Args:
+        patches: (..., token, patch_sample).
+    """
+    mean = patches.mean(-1, keepdim=True)
+    return (patches - mean) / (patches.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+
+
+def self_similarity(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Autocorrelation at `LAGS_S`: how alike a window is to itself some beats later.
+
+    Args:
+        signal: (window, channel, sample), 0 where invalid.
+
+    Returns:
+        (window, channel, lag), 0 where the channel is empty.
+    """
+    size = signal.shape[-1]
+    spectrum = np.fft.rfft(signal, 2 * size, axis=-1)
+    alike = np.fft.irfft(np.abs(spectrum) ** 2, axis=-1)
+    lags = [round(lag * FS_HZ) for lag in LAGS_S]
+    return np.asarray(alike[..., lags] / np.maximum(alike[..., :1], 1e-6), dtype=np.float32)
+
+
+class SelfSimilarityHeads(nn.Module):
+    """Linear heads from a fingerprint (both sensors, ECG alone, PPG alone) to `self_similarity`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.ModuleList(nn.Linear(FINGERPRINT_SIZE, 2 * len(LAGS_S)) for _ in range(3))
+
+    def forward(self, which: int, fingerprint: Tensor, alike: Tensor, use: Tensor) -> Tensor:
+        """Mean loss over the channels in `use` bool (window, channel); alike: the targets."""
+        made = self.head[which](fingerprint * math.sqrt(FINGERPRINT_SIZE)).reshape(alike.shape)
+        error = F.smooth_l1_loss(made, alike, reduction="none").mean(-1)  # (window, channel)
+        return torch.as_tensor((error * use).sum() / use.sum().clamp(min=1.0))
