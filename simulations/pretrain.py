@@ -210,6 +210,7 @@ def train(
     with simulated_batches(recipe) as batches:
         first = next(batches)
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)  # unseeded, torch begins every process otherwise
             heads = AuxiliaryHeads(first[2])
             alike = SelfSimilarityHeads() if recipe.self_similarity_weight else None
         parameters = [*model.parameters(), *heads.parameters()]

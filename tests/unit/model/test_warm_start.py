@@ -199,3 +199,21 @@ def test_a_person_needs_a_second_window(tmp_path: Path) -> None:
     assert isinstance(result.exception, OurMistake)
     assert "windows_per_patient" in result.exception.message
     assert not (tmp_path / "out").exists()
+
+
+def test_equal_recipes_make_equal_weights_whatever_was_drawn_before() -> None:
+    """torch begins every process with another seed, and the heads were drawn with it."""
+    import torch
+
+    from shared_model.mae import PRESETS
+    from shared_model.weights import digest
+    from simulations.pretrain import Recipe, train
+
+    made = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        weights, _ = train(
+            PRESETS["tiny"], Recipe(steps=2, seed=5, batch=4, self_similarity_weight=0.1)
+        )
+        made.append(digest(weights))
+    assert made[0] == made[1]
