@@ -137,7 +137,7 @@ def compared(stages: Sequence[Stage]) -> dict[str, Any]:
                       if group is best), None)  # fmt: skip
     return {
         "rows": rows,
-        "in_words": _in_words(base, reference, names, stages),
+        "in_words": _in_words(base, reference, rows, names, stages),
         "plotted_line": None if reference is None else {
             "name": f"without privacy: point {reference['number']}", **reference["fall"]
         },
@@ -225,6 +225,7 @@ def _ends(values: Sequence[float]) -> dict[str, float | None]:
 def _in_words(
     base: Sequence[Stage],
     reference: dict[str, Any] | None,
+    rows: Sequence[dict[str, Any]],
     names: Sequence[str],
     stages: Sequence[Stage],
 ) -> list[str]:
@@ -251,7 +252,11 @@ def _in_words(
     if reference is None:
         said.append("No point is without privacy (mode none): there is no share of its fall.")
     else:
-        said.append(f"Reference without privacy: {reference['number']} {reference['point']}.")
+        several = sum(row["mode"] == NONE for row in rows) > 1
+        said.append(
+            f"Reference without privacy: {reference['number']} {reference['point']}"
+            + ("; of several the one that falls most, which no interval knows." if several else ".")
+        )
         if reference["of_reference_percent"] is None:
             said.append("The reference's loss does not fall: there is no share of its fall.")
     said.append(
