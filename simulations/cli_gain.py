@@ -1,4 +1,4 @@
-"""fedprint-lab gain and against-pooled: finished runs, on fresh pretend patients."""
+"""fedprint-lab gain, private-stage and against-pooled: finished runs, on fresh pretend patients."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add `gain` and `against-pooled` to the lab's commands."""
+    """Add `gain`, `private-stage` and `against-pooled` to the lab's commands."""
     app.command()(gain)
+    app.command("private-stage")(private_stage)
     app.command("against-pooled")(against_pooled)
 
 
@@ -47,6 +48,37 @@ def gain(
     with _on_the_bar(len(every)) as told:
         runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
     _end("gain", core.shares(runs), runs, (patients, seed), began, output, as_json)
+
+
+def private_stage(
+    folders: Annotated[
+        list[Path], typer.Argument(help="A sweep's folder; or run folders, the base first.")
+    ],
+    seeds: Annotated[
+        str | None, typer.Option(help="Only runs of these seeds, with commas.")
+    ] = None,
+    patients: Patients = 1000,
+    seed: Seed = 0,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """What should private training change, and how? The points of a sweep against each other.
+
+    Each point is told by what it changes of the sweep's first: trained parameters, bytes, epsilon,
+    fall of the unit loss and gain of probe skill on fresh SIMULATED patients, and gradient passes.
+
+    Example: fedprint-lab private-stage swept/ -o docs/results/private-stage
+    """
+    from simulations import private_stage as core
+    from simulations.cli_sweep import numbers
+
+    chosen = None if seeds is None else [int(one) for one in numbers(seeds, int)]
+    every = [run for folder in folders for run in core.ordered(folder, chosen)]
+    began = time.monotonic()
+    with _on_the_bar(len(every)) as told:
+        points = core.read_points(every, patients=patients, seed=seed, on_done=told)
+    runs = [point.run for point in points]
+    _end("private-stage", core.compared(points), runs, (patients, seed), began, output, as_json)
 
 
 def against_pooled(
@@ -94,11 +126,30 @@ def _end(
     rows = [{key: _cell(value) for key, value in row.items()} for row in figures["rows"]]
     if kind == "gain":  # what would not fit a screen is told below
         rows = [{k: v for k, v in row.items() if k not in {"trained", "words"}} for row in rows]
+    if kind == "private-stage":
+        rows = [_of_a_point(row) for row in figures["rows"]]
     terminal.show(kind, rows, as_json=False)
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
         terminal.out.print(line)
+
+
+def _of_a_point(row: dict[str, Any]) -> dict[str, Any]:
+    """What fits a screen; the file and the results page have the rest."""
+    from simulations.results_tables import interval
+
+    cost = row["relative_cost"]
+    return {
+        "": row["number"],
+        "point": row["point"],
+        "trained": row["parameters"],
+        "kB up": round(row["bytes_up"] / 1000.0),
+        "epsilon": "NONE" if row["epsilon"] is None else f"{row['epsilon']:.3g}",
+        "fall of loss": interval(row["fall"], 4),
+        "% of free": interval(row["of_reference_percent"], 0),
+        "cost": "-" if cost is None else f"{cost:.3g}",
+    }
 
 
 def _cell(value: Any) -> Any:

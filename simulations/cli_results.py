@@ -37,8 +37,8 @@ def results(
 ) -> None:
     """Generate docs/results.md and its figures from docs/results/**/measured-*.json.
 
-    Files are written by probe, cross-modal, bench, gain, against-pooled and ablate with -o. No
-    figure is typed: with --check the page is made again and compared, byte by byte.
+    Files are written by probe, cross-modal, bench, gain, private-stage, against-pooled and ablate
+    with -o. No figure is typed: with --check the page is made again and compared, byte by byte.
 
     Example: fedprint-lab results --check
     """

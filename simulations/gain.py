@@ -151,7 +151,7 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
             f"fingerprint, first {first.skill:.4f}. Two answers to one bar: neither speaks for the "
             "other.",
             f"Reference: the runs without privacy that gain most ({'; '.join(references)}).",
-            *_words(runs),
+            *words(runs),
         ],
         "plotted": [
             {"name": f"{row['mode']}, {row['trained']}" + (
@@ -294,7 +294,7 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
             "Both share one pool of patients; which few of it each run holds out differs.",
             f"Pooled training moved mean skill by {moved:+.4f}: where it moves nothing, a ratio "
             "near 1 says nothing.",
-            *_words([federated, pooled]),
+            *words([federated, pooled]),
         ],
     }
 
@@ -327,7 +327,7 @@ def _comparable(federated: Run, pooled: Run) -> None:
         )
 
 
-def _words(runs: Sequence[Run]) -> list[str]:
+def words(runs: Sequence[Run]) -> list[str]:
     """What must be said beside the figures: mock noise, and what the patients are."""
     said = []
     private = [run for run in runs if run.mode != NONE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def draw(kind: str, figures: dict[str, Any]) -> dict[str, bytes]:
         "probe": {"skill": _skill},
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},
+        "private-stage": {"fall": _bars, "frontier": _frontier},
         "ablation": {"error": _bars},
     }
     result = {}
@@ -109,7 +111,8 @@ def _rates(figures: dict[str, Any]) -> Figure | None:
 
 
 def _bars(figures: dict[str, Any]) -> Figure | None:
-    """`plotted`: [{"name", "value", "low", "high"}] and `plotted_words`."""
+    """`plotted`: [{"name", "value", "low", "high"}] and `plotted_words`; `plotted_line`: one such
+    that the others are held against."""
     from simulations.lab.plots_style import BLUE, panels
 
     found = [one for one in figures.get("plotted", []) if one["value"] is not None]
@@ -125,5 +128,67 @@ def _bars(figures: dict[str, Any]) -> Figure | None:
         fmt="o", color=BLUE, lw=0.8,
     )  # fmt: skip
     axes.set_yticks(range(len(found) - 1, -1, -1), names, fontsize=5.5)
-    axes.set_xlabel(figures["plotted_words"])
+    axes.set_xlabel(textwrap.fill(figures["plotted_words"], 36))
+    if _held_against(figures, axes.axvline):
+        axes.axvline(0, color="#999999", lw=0.6)
+        figure.legend(loc="outside upper center")
     return figure
+
+
+def _held_against(figures: dict[str, Any], line: Callable[..., Any]) -> bool:
+    """Draw `plotted_line`, if there is one."""
+    from simulations.lab.plots_style import BLACK
+
+    one = figures.get("plotted_line")
+    if one is not None:
+        line(one["value"], color=BLACK, lw=0.7, ls="--", label=one["name"])
+    return one is not None
+
+
+_APART, _ALIKE = 1.1, 1.1
+"""Points with numbers of parameters that are alike (within the second factor) stand side by side,
+the first factor apart: else they cover each other."""
+
+
+def _frontier(figures: dict[str, Any]) -> Figure | None:
+    """Trained parameters against the fall of the loss, of every private point."""
+    from simulations.lab.plots_style import COLOURS, MARKERS, panels
+
+    found = [row for row in figures["rows"] if row["epsilon"] is not None]
+    if not found:
+        return None
+    figure, (axes,) = panels(1, height_in=2.2 + 0.16 * len(found))
+    places = _side_by_side([row["parameters"] for row in found])
+    for k, (row, x) in enumerate(zip(found, places, strict=True)):
+        low, high = _ends(row["fall"])
+        y = row["fall"]["value"]
+        axes.errorbar(
+            [x], [y], yerr=[[low], [high]], fmt=MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],
+            color=COLOURS[k % len(COLOURS)], lw=0.7, ms=3.0,
+            label=f"{row['number']} {row['point']}",
+        )  # fmt: skip
+        axes.annotate(str(row["number"]), (x, y), xytext=(2, 2), textcoords="offset points",
+                      fontsize=5.0)  # fmt: skip
+    _held_against(figures, axes.axhline)
+    axes.axhline(0, color="#999999", lw=0.6)
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters (alike: side by side)")
+    axes.set_ylabel(textwrap.fill(figures["plotted_words"], 34))
+    figure.legend(loc="outside upper center", ncols=1)
+    return figure
+
+
+def _side_by_side(numbers: list[int]) -> list[float]:
+    """Where points stand on a log axis: each at its number, those that are alike around it."""
+    groups: list[list[int]] = []
+    for k in sorted(range(len(numbers)), key=lambda k: (numbers[k], k)):
+        if groups and numbers[k] <= _ALIKE * numbers[groups[-1][0]]:
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    places = [0.0] * len(numbers)
+    for group in groups:
+        middle = (len(group) - 1) / 2.0
+        for place, k in enumerate(sorted(group)):
+            places[k] = numbers[k] * _APART ** (place - middle)
+    return places

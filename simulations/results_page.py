@@ -34,6 +34,7 @@ fedprint-lab bench dp-step -o docs/results/bench
 fedprint-lab ablate docs/experiments/ablation.toml -o docs/results/ablation
 fedprint-lab against-pooled out/federated out/pooled -o docs/results/against-pooled
 fedprint-lab gain out/gain -o docs/results/gain
+fedprint-lab private-stage out/private-stage -o docs/results/private-stage
 ```
 """
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
@@ -43,6 +44,10 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
         "Federated without DP against pooled central training", results_tables.rows_of
     ),
     "gain": ("What privacy leaves of the gain, simulated hospitals", results_tables.rows_of),
+    "private-stage": (
+        "The private stage: what is trained, and how, simulated hospitals",
+        results_tables.private_stage,
+    ),
     "ablation": ("Ablations, simulated patients only", results_tables.rows_of),
     "bench": ("Speed and size", results_tables.flat),
 }  # fmt: skip

@@ -140,6 +140,36 @@ def rows_of(figures: dict[str, Any]) -> list[str]:
     return [*table(head, body), "", *(f"- {line}" for line in figures.get("in_words", []))]
 
 
+def private_stage(figures: dict[str, Any]) -> list[str]:
+    """One row a point of a sweep: what it changes, what it costs, what the loss falls by."""
+    head = [
+        "", "point", "trained parameters", "kB up a hospital and round", "epsilon",
+        "gradient passes / base's", "unit loss", "fall of the loss", "fall - base's",
+        "% of the fall without privacy", "gain of skill",
+    ]  # fmt: skip
+    body = [
+        [
+            str(row["number"]),
+            row["point"],
+            f"{row['parameters']:,}",
+            f"{row['bytes_up'] / 1000.0:,.0f}",
+            _spent(row),
+            "not known" if row["relative_cost"] is None else f"{row['relative_cost']:.3g}",
+            interval(row["loss"], 4),
+            interval(row["fall"], 4),
+            interval(row["more_than_base"], 4),
+            interval(row["of_reference_percent"], 0),
+            interval(row["skill_gain"], 4),
+        ]
+        for row in figures["rows"]
+    ]
+    return [*table(head, body), "", *(f"- {line}" for line in figures["in_words"])]
+
+
+def _spent(row: dict[str, Any]) -> str:
+    return "none: NO PRIVACY" if row["epsilon"] is None else f"{row['epsilon']:.3g}, {row['mode']}"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "none"

@@ -183,12 +183,22 @@ def again(out: Path) -> Swept:
     Raises:
         OurMistake: the folder holds no sweep.
     """
+    return collect(*planned(out), out)
+
+
+def planned(out: Path) -> tuple[Sweep, list[Point]]:
+    """What an earlier sweep was told to run, finished or not, in its order.
+
+    Raises:
+        OurMistake: the folder holds no sweep.
+    """
     try:
         content = json.loads((out / "sweep.json").read_bytes())
-    except (OSError, ValueError) as error:
+        given = {name: value for name, value in content.items() if value is not None}
+    except (OSError, ValueError, AttributeError) as error:
         raise OurMistake(f"{out} holds no sweep.", do="Name a folder that -o named.") from error
-    plan = Sweep.from_dict({name: value for name, value in content.items() if value is not None})
-    return collect(plan, points_of(plan), out)
+    plan = Sweep.from_dict(given)
+    return plan, points_of(plan)
 
 
 def collect(plan: Sweep, points: Sequence[Point], out: Path) -> Swept:
