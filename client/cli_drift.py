@@ -54,7 +54,7 @@ def drift(
     """
     from client import cli_release, drift_files
     from client import drift as check
-    from client.cli_progress import patients_bar
+    from client.cli_progress import counting_bar
     from client.home import NodeHome
     from client.store import open_store
     from shared_model.simulated_windows import packaged
@@ -63,7 +63,7 @@ def drift(
     _, digest, model = cli_release.opened_model(place, None, warm_start)
     store = open_store(place)
     reference = None if baseline else drift_files.load(place, store, digest)
-    with patients_bar("patients") as on_patient:
+    with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
     if reference is None:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()

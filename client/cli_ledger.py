@@ -301,11 +301,14 @@ def import_spend(home: Home = None) -> None:
     Example: fedprint-node ledger import-spend
     """
     from client import spend_import
+    from client.cli_progress import counting_bar
     from client.policy import Policy
 
     place = NodeHome.find(home)
     site, key = _own(place)
-    count = spend_import.import_spend(place, site, key, Policy.from_file(place.policy).delta)
+    delta = Policy.from_file(place.policy).delta
+    with counting_bar("booking rows") as on_row:
+        count = spend_import.import_spend(place, site, key, delta, on_row)
     view, _ = _view(place)
     _print(
         [

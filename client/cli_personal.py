@@ -185,7 +185,7 @@ def site_patients(
         Refused: the head is of another model.
     """
     from client import cli_release, personal
-    from client.cli_progress import patients_bar
+    from client.cli_progress import counting_bar
     from client.fingerprints import FROM_WARM_START
     from client.site_fingerprints import SENSORS, of_store
     from client.store import open_store
@@ -196,7 +196,7 @@ def site_patients(
     if head is not None:
         personal.refuse_other_model(head, digest)
     store = open_store(place)
-    with patients_bar("fingerprints") as on_patient:
+    with counting_bar("fingerprints") as on_patient:
         found = of_store(store, run, sensors, on_patient=on_patient)
     source = FROM_WARM_START if used is None else f"release {used.manifest.number}"
     return found, digest, source

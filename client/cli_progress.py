@@ -1,4 +1,4 @@
-"""A bar over patients on stderr with the time left; silent where stderr is no terminal."""
+"""A bar on stderr with the time left; silent where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from shared_model import terminal
 
 
 @contextmanager
-def patients_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives an `on_patient(done, of)`."""
+def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives what is told (done, of), of patients or rows."""
     from rich import progress
 
     bar = progress.Progress(

@@ -91,10 +91,22 @@ _NOWHERE = (
 )
 
 
-def import_spend(home: NodeHome, site: str, key: Ed25519PrivateKey, delta: float) -> int:
+def import_spend(
+    home: NodeHome,
+    site: str,
+    key: Ed25519PrivateKey,
+    delta: float,
+    on_row: Callable[[int, int], None] = lambda done, of: None,
+) -> int:
     """Make the ledger of a node that has none, with every row of its spend table; how many.
 
     All rows or none. Delta stays what it was fixed at; `delta` is for a node that never trained.
+
+    Each row says what everything up to it costs: its time grows with the number of different plans
+    and runs, and hardly with the rows before it: bookings of one price are one mechanism.
+
+    Args:
+        on_row: told after each row how many are computed, of how many; they are kept at the end.
 
     Raises:
         Refused: this node has, or had, a ledger, or its spend table is not whole ("ledger").
@@ -113,7 +125,7 @@ def import_spend(home: NodeHome, site: str, key: Ed25519PrivateKey, delta: float
     ledger_file.create(home, never_trained=not rows)
     if rows:  # killed before they are in, the ledger is not current, and this is run again
         with LedgerStore.open(home, site, key, perhaps_old=True) as store:
-            store.take_over(lambda chain: _entries(chain, rows), fixed or delta)
+            store.take_over(lambda chain: _entries(chain, rows, on_row), fixed or delta)
     return len(rows)
 
 
@@ -207,13 +219,16 @@ def _hold_against_marker(marker: Path, name: str, rows: int) -> None:
         raise _refuse("The spend table is older than it was, or another one.")
 
 
-def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
+def _entries(
+    chain: Chain, rows: list[dict[str, Any]], on_row: Callable[[int, int], None]
+) -> Iterator[Entry]:
     """What the table never knew (request, roster, transcript, code) is zero."""
     plans = {tuple(row[name] for name in _PRICE) for row in rows}
     if len(plans) > _MOST_PLANS:
         raise _refuse(f"The spend table has more than {_MOST_PLANS} different plans.")
     sequence, tally = chain.length, Tally()
-    for row in rows:
+    on_row(0, len(rows))
+    for done, row in enumerate(rows, 1):
         sequence += 1
         try:
             if row["private"] not in {0, 1}:  # a blob of zero is true
@@ -277,6 +292,7 @@ def _entries(chain: Chain, rows: list[dict[str, Any]]) -> Iterator[Entry]:
         if answered is not None:
             sequence += 1
             yield answered
+        on_row(done, len(rows))
 
 
 def _finite(epsilon: float) -> float | None:

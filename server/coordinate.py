@@ -186,6 +186,7 @@ class _Loop:
             resumed_after=record.resumed_after, starts=record.starts + 1, state="running", pause=""
         )
         self.work.weights = self.journal.folder.standing(record)
+        self.work.tell_if_diverged()
         if not state.settings.masked:
             self._tell("unmasked", detail=UNMASKED)
         if stored is not None:

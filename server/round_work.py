@@ -170,6 +170,11 @@ class RoundWork:
                 raise OurMistake(f"{type(action).__name__} is nothing to do in a round.")
         return []
 
+    def tell_if_diverged(self) -> None:
+        """By the model that is here: when a round has made it, and when a run is taken up."""
+        if not within_bounds(weights_io.parts(self.weights)[0]):
+            self.tell("diverged", detail=DIVERGED)
+
     # ------------------------------------------------------------ letters
 
     @staticmethod
@@ -223,8 +228,7 @@ class RoundWork:
         )
         give_back()
         self.tell("aggregated", detail=digest)
-        if not within_bounds(weights_io.parts(self.weights)[0]):
-            self.tell("diverged", detail=DIVERGED)
+        self.tell_if_diverged()
         self.closings.begin(self.journal.record, self.journal.record.rounds[-1])
         return rounds.Aggregated(action.number, digest)
 

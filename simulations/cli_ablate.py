@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from shared_model import terminal
 from shared_model.files import write_atomic
+
+_WHOLE = ("mean skill", "minus base", "identity")
+_AT_ONCE = 3
+"""Scores in a table at most: with their intervals they fit into 100 columns, beside the variant."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +46,6 @@ def ablate(
 
     from simulations import ablation as core
     from simulations import measurement, results_figures
-    from simulations.results_tables import interval
 
     asked = core.Ablation.from_toml(file)
     began = time.monotonic()
@@ -63,14 +68,33 @@ def ablate(
     if as_json:
         terminal.print_json(document.model_dump())
         return
-    rows = [
-        {
-            key: interval(value, 3) if isinstance(value, dict) else value
-            for key, value in row.items()
-        }
-        for row in figures["rows"]
-    ]
-    terminal.show(asked.name, [{key: row[key] for key in list(row)[:8]} for row in rows],
-                  as_json=False)  # fmt: skip
+    seeds = f"{len(asked.seeds)} seed{'s' if len(asked.seeds) > 1 else ''}"
+    for title, rows in tables(figures["rows"]):
+        terminal.show(f"{asked.name}, {seeds}: {title}", rows, as_json=False)
     for line in figures["in_words"]:
         terminal.out.print(line)
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """All scores of `ablation.figures_of` for a terminal: (title, rows)."""
+    from simulations.results_tables import interval
+
+    scores = [name for name in rows[0] if name not in {"variant", "seeds"}]
+    tasks = scores[scores.index("identity") + 1 :]
+    parts = {
+        "skill and identity": list(_WHOLE),
+        "reconstruction": [name for name in scores if name not in {*_WHOLE, *tasks}],
+        "tasks": tasks,
+    }
+    for title, names in parts.items():
+        each = math.ceil(len(names) / math.ceil(len(names) / _AT_ONCE))
+        for first in range(0, len(names), each):
+            few = names[first : first + each]
+            cells = ({name: interval(row[name], 3) for name in few} for row in rows)
+            yield (
+                title,
+                [
+                    {"variant": row["variant"], **cell}
+                    for row, cell in zip(rows, cells, strict=True)
+                ],
+            )

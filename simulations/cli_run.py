@@ -14,6 +14,7 @@ from simulations.lab import example
 
 if TYPE_CHECKING:
     from simulations.lab.conduct import Progress
+    from simulations.lab.experiment import Experiment
     from simulations.lab.result import Result
 
 
@@ -63,6 +64,7 @@ def run(
 
     After any interruption the same command with --resume goes on, to the same model. Exit status:
     0 done, 2 the file is wrong, 3 refused (the folder holds something else), 130 interrupted.
+    A model that hospitals would refuse to train from ends no run here: the result says it.
 
     Example: fedprint-lab run exp.toml -o out --workers 2
     """
@@ -74,7 +76,7 @@ def run(
         experiment = experiment.with_values({"engine.workers": workers})
     try:
         with _progress(experiment.rounds) as on_progress:
-            observers = tracking.observers(experiment, out)
+            observers = [*tracking.observers(experiment, out), _Refusals()]
             result = conduct.run(
                 experiment, out, resume=resume, observers=observers, on_progress=on_progress
             )
@@ -89,6 +91,31 @@ def run(
         raise
     _show(result, as_json=as_json)
     terminal.err.print(f"Report: {report.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Refusals:
+    """Says at once, and once, that hospitals would not go on. Implements `result.Observer`."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, folder: Path, experiment: Experiment) -> None:
+        """Nothing is known yet."""
+
+    def on_round(self, row: dict[str, Any], sites: list[dict[str, Any]]) -> None:
+        """Of the model that this round has made."""
+        from simulations.lab.run_words import refused, refused_words
+
+        found = refused([row])
+        if found is not None and not self._said:
+            self._said = True
+            terminal.err.print(refused_words(found), highlight=False, markup=False, soft_wrap=True)
+
+    def on_evaluation(self, rows: list[dict[str, Any]]) -> None:
+        """Nothing that is measured refuses."""
+
+    def on_end(self, result: Result) -> None:
+        """The result's own words say it again."""
 
 
 def _show(result: Result, *, as_json: bool) -> None:

@@ -13,8 +13,13 @@ from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from shared_model.weights import Weights
     from simulations.pretrain import Point, Recipe
+
+_MARKED = 40
+"""Points of a curve that are marked; of more, the line alone is seen well enough."""
 
 
 def register(app: typer.Typer) -> None:
@@ -181,12 +186,8 @@ def _manifest(
 
 
 def _write(output: Path, preset: str, weights: Weights, manifest: dict[str, Any]) -> None:
+    import io
     import json
-
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
     from shared_model import weights as weights_io
 
@@ -194,12 +195,31 @@ def _write(output: Path, preset: str, weights: Weights, manifest: dict[str, Any]
     stem = f"warm_start_{preset}"
     write_atomic(output / f"{stem}.safetensors", weights_io.to_bytes(weights))
     write_atomic(output / f"{stem}.json", json.dumps(manifest, indent=1).encode())
-    figure, axes = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
+    image = io.BytesIO()
+    curve_of(manifest).savefig(image, dpi=120, format="png")
+    write_atomic(output / f"{stem}.png", image.getvalue())
+
+
+def curve_of(manifest: dict[str, Any]) -> Figure:
+    """The training curve of a manifest; few points are marked: one alone makes no line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
     curve = manifest["curve"]
+    few = len(curve) <= _MARKED
     for name, words in (("masked", "masked halves"), ("cross_modal", "one sensor from the other")):
-        axes.plot([p["step"] for p in curve], [p[name] for p in curve], label=words)
+        axes.plot(
+            [p["step"] for p in curve], [p[name] for p in curve], label=words,
+            marker="o" if few else "", markersize=4,
+        )  # fmt: skip
     axes.axhline(1.0, color="#999999", lw=0.8)
-    axes.set(xlabel="step (64 simulated windows)", ylabel="error / trivial error", ylim=(0, 1.3))
+    highest = max(max(p["masked"], p["cross_modal"]) for p in curve)
+    axes.set(
+        xlabel=f"step ({manifest['recipe']['batch']} simulated windows each)",
+        ylabel="error / trivial error",
+        xlim=(0, 1.05 * curve[-1]["step"]),
+        ylim=(0, max(1.3, 1.1 * highest)),
+    )
     axes.legend(frameon=False)
-    figure.savefig(output / f"{stem}.png", dpi=120)
-    plt.close(figure)
+    return figure

@@ -27,7 +27,14 @@ from shared_model.files import write_atomic
 from shared_model.secure_sum.numbers import Numbers, mean_of, unflatten
 from shared_model.secure_sum.primitives import Words
 from shared_model.weights import Weights
-from simulations.lab import algorithms, evaluate, metrics_tables, participation, sources
+from simulations.lab import (
+    algorithms,
+    evaluate,
+    metrics_tables,
+    participation,
+    run_words,
+    sources,
+)
 from simulations.lab.beginning import Settled, settle
 from simulations.lab.checkpoint import Checkpoint, Journal, SiteStates
 from simulations.lab.client_app import Job
@@ -351,6 +358,7 @@ class Loop:
             "clipped": sum(one["clipped"] for one in told),
             "scaled": sum(one["scaled"] for one in told),
             "model": now.model,
+            "refusal": run_words.refusal_of(now.weights),
         }
 
     def _keep(
@@ -370,6 +378,7 @@ class Loop:
     def _about(self) -> dict[str, Any]:
         """result.json."""
         rounds = list(self.journal.lines("round"))
+        refused = run_words.refused(rounds, run_words.refusal_of(self.settled.start))
         epsilon = self._largest(self.last)
         return {
             "name": self.experiment.name,
@@ -388,18 +397,9 @@ class Loop:
             "bytes_up": sum(row["bytes_up"] for row in rounds),
             "bytes_down": sum(row["bytes_down"] for row in rounds),
             "virtual_s": self.last.virtual_s,
-            "in_words": [*self.settled.words, *self._said(rounds)],
+            "refused_from_round": None if refused is None else refused[0],
+            "in_words": [*self.settled.words, *run_words.said(rounds, epsilon, refused)],
         }
-
-    def _said(self, rounds: Sequence[dict[str, Any]]) -> list[str]:
-        few = sum(row["outcome"] != "aggregated" for row in rounds)
-        said = []
-        if few:
-            said.append(f"{few} of {len(rounds)} rounds had too few survivors: spent, not summed.")
-        epsilon = self._largest(self.last)
-        if epsilon is not None and not math.isfinite(epsilon):
-            said.append("Epsilon is infinite: with so little noise nothing is promised.")
-        return said
 
     def _say(self, stage: Any, number: int, done: int, sites: int) -> None:
         self.say(Progress(stage, number, self.experiment.rounds, done, sites))

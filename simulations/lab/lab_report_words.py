@@ -7,6 +7,7 @@ from typing import Any
 
 from simulations.lab.evaluate_rows import UNIT_LOSS
 from simulations.lab.figures import Row, RunData
+from simulations.lab.run_words import refused, refused_words
 
 KINDS = {
     "auroc": "AUROC",
@@ -24,6 +25,9 @@ def notices(run: RunData) -> list[str]:
     """What must be known before a figure is believed."""
     said = [_state(run)] if not run.done else []
     said += list(run.about["in_words"]) if run.done else _promised(run)
+    found = None if run.done else refused(run.rounds)
+    if found is not None:
+        said.append(refused_words(found))
     behaving = {one.kind for one in run.experiment.behaviours}
     if behaving:
         said.append(f"Some sites do not behave: {', '.join(sorted(behaving))}.")

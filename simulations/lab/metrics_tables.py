@@ -34,6 +34,7 @@ ROUND_COLUMNS = {
     "clipped": "int64",
     "scaled": "int64",
     "model": "string",
+    "refusal": "string",
 }
 SITE_COLUMNS = {
     "round": "int64",

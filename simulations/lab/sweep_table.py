@@ -3,10 +3,11 @@
     row = row_of(point, outcome, run_folder, varied)
     write(rows, folder)                     # sweep.parquet, sweep.csv
 
-Columns: number, run, the varied fields by their names, state, error, rounds done, loss, then for
-each probe `auroc rhythm`, `auroc rhythm low`, `auroc rhythm high` (both sensors, all sites, last
-evaluation; 95 % over patients), epsilon, delta, noise_to_signal, bytes_up, bytes_down, seconds,
-model, private. `... start`: the same figure of the model that the run began with.
+Columns: number, run, the varied fields by their names, state, error, rounds done, refused from
+round (the first that hospitals would refuse; empty: none), loss, then for each probe `auroc
+rhythm`, `auroc rhythm low`, `auroc rhythm high` (both sensors, all sites, last evaluation; 95 %
+over patients), epsilon, delta, noise_to_signal, bytes_up, bytes_down, seconds, model, private.
+`... start`: the same figure of the model that the run began with.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def figures(folder: Path) -> Row:
     last = rounds[-1] if rounds else {}
     row: Row = {
         "rounds done": max((one["round"] for one in rounds), default=0),
+        "refused from round": result.about.get("refused_from_round"),
         LOSS: losses[-1] if losses else None,
         f"{LOSS} start": loss_of([one for one in probes if one["round"] == 0]),
     }

@@ -14,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_model import accounting
+from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, OurMistake, Refused
 from shared_model.secure_sum.primitives import Words
-from simulations.lab import conduct, hospital, packet
+from shared_model.weight_bounds import check_bounds
+from simulations.lab import conduct, hospital, packet, run_words
 from simulations.lab.beginning import settle
 from simulations.lab.client_app import Job
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
+from simulations.lab.figures import RunData
 from simulations.lab.hospital import NoNoiseNotPrivate
+from simulations.lab.lab_report_words import notices
 from simulations.lab.pool import in_process
 from simulations.lab.privacy_of_run import PrivacyOfRun
 from simulations.lab.terms import RoundInput, Setup
@@ -237,6 +241,49 @@ def test_malicious_sites_change_the_model_and_honest_ones_do_not_move(tmp_path: 
     assert [name for name, row in rows.items() if row["behaviour"]] == ["site-2"]
     before = {row["site"]: row["update_norm"] for row in honest.sites().to_pylist()}
     assert {name: row["update_norm"] for name, row in rows.items()} == pytest.approx(before)
+
+
+def test_a_model_that_hospitals_would_refuse_ends_no_run_and_is_named(tmp_path: Path) -> None:
+    """An attack in round 2 makes it: round 3 is the first that would be refused, and is run."""
+    attack = {"kind": "scaled", "sites": ["site-2"], "factor": 1e6, "from_round": 2}
+    values = {"rounds": 3, "algorithm.norm_bound": 1e4, "behaviours": [attack]}
+    result = conduct.run(small(values), tmp_path / "out")
+    with pytest.raises(Refused) as caught:  # what a node does with the model
+        check_bounds(result.weights())
+    rounds = result.rounds().to_pylist()
+    assert [row["refusal"] for row in rounds] == [None, caught.value.message, caught.value.message]
+    assert [row["outcome"] for row in rounds] == ["aggregated"] * 3
+    assert result.about["refused_from_round"] == 3
+    (said,) = [line for line in result.words if "REFUSE" in line]
+    assert "FROM ROUND 3 ON" in said
+    assert caught.value.message in said
+    (tmp_path / "out" / "result.json").unlink()  # cut off before its end
+    assert said in notices(RunData.read(tmp_path / "out"))
+
+
+def test_a_run_that_hospitals_would_carry_out_says_nothing_of_refusal(tmp_path: Path) -> None:
+    """Else the words would mean nothing."""
+    result = conduct.run(small(), tmp_path / "out")
+    assert [row["refusal"] for row in result.rounds().to_pylist()] == [None, None]
+    assert result.about["refused_from_round"] is None
+    assert not any("REFUSE" in line for line in result.words)
+
+
+def test_a_start_that_hospitals_would_refuse_is_refused_from_the_first_round(
+    tmp_path: Path,
+) -> None:
+    """Weights of somebody's own file; and such that are no numbers."""
+    from simulations.lab.beginning import starting_model
+
+    _, weights = starting_model(small())
+    large = {name: value * np.float32(1e4) for name, value in weights.items()}
+    (tmp_path / "large.safetensors").write_bytes(weights_io.to_bytes(large))
+    values = {"rounds": 1, "model.weights": str(tmp_path / "large.safetensors")}
+    result = conduct.run(small(values), tmp_path / "out")
+    assert result.about["refused_from_round"] == 1
+    assert any("FROM ROUND 1 ON" in line for line in result.words)
+    broken = {name: np.full_like(value, np.nan) for name, value in weights.items()}
+    assert run_words.refusal_of(broken) == "The weights are not finite."
 
 
 def test_local_norms_stay_at_their_sites(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from shared_model import terminal
 from shared_model.errors import Refused
 from simulations import cli_run
 from simulations.lab import conduct, example, lab_report
@@ -98,3 +99,27 @@ def test_a_run_shows_progress_and_names_its_report(
     assert "round 1/2, hospital 1/3" in result.stderr
     assert f"Report: {place / 'report.html'}" in result.stderr.replace("\n", "")
     assert "report.html" not in result.stdout
+
+
+def test_a_run_says_at_once_and_once_that_hospitals_would_refuse_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the round that makes it, on standard error: a long run need not end first."""
+    place, seen = tmp_path / "out", list[str]()
+
+    def quick(experiment: Experiment, out: Path, *, observers: Any, **_: Any) -> Any:
+        for number, refusal in enumerate([None, "Too large.", "Too large."], 1):
+            with terminal.err.capture() as shown:
+                observers[-1].on_round({"round": number, "refusal": refusal}, [])
+            seen.append(shown.get())
+        return SimpleNamespace(folder=place, about={"name": "x", "in_words": []})
+
+    monkeypatch.setattr(conduct, "run", quick)
+    monkeypatch.setattr(
+        lab_report, "write", lambda folder: lab_report.Report(folder / "report.html", (), ())
+    )
+    result = lab_run(tmp_path)
+    assert result.exception is None, result.output
+    first, second, third = seen
+    assert (first, third) == ("", "")
+    assert "FROM ROUND 3 ON. Too large." in second

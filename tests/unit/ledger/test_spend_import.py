@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 from books_stand_ins import BUDGET, KEY, SITE, D, book, open_store
+from rich.console import Console
+from typer.testing import CliRunner
 
-from client import spend_import
+from client import cli_node, spend_import
+from client.cli import app
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.spend_import import import_spend
+from shared_model import terminal
 from shared_model.accounting import epsilon_pld
 from shared_model.config import PrivacyPlan
 from shared_model.errors import BudgetExhausted, Refused
@@ -91,6 +97,35 @@ def test_every_row_counts_for_ever(home: NodeHome) -> None:
             book(store)
         with pytest.raises(BudgetExhausted):
             book(store, "new", 1, BUDGET.__class__(store.epsilon() + 1e-3, 2.0, 1e-6))
+
+
+def test_an_import_says_how_far_it_is(home: NodeHome) -> None:
+    """Row by row, and before the first how many there are: hundreds of rows take minutes."""
+    told: list[tuple[int, int]] = []
+    import_spend(home, SITE, KEY, 1e-5, lambda done, of: told.append((done, of)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_the_command_shows_a_bar_beside_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr, with the rows that are done and the time left."""
+    home = NodeHome(tmp_path / "made")
+    cli_node.init(SITE, 100, home.root)
+    home.ledger.unlink()
+    home.ledger_marker.unlink()
+    shutil.rmtree(home.never_back_up)
+    spend_table(home, 3)
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=screen, force_terminal=True, width=100))
+    result = CliRunner().invoke(app, ["ledger", "import-spend", "--home", str(home.root)])
+    assert result.exit_code == 0, result.output
+    shown = screen.getvalue()
+    assert "booking rows" in shown
+    assert "3/3" in shown
+    assert re.search(r"\d:\d\d:\d\d", shown), shown
+    assert "The ledger has 3 rounds" in result.stdout
+    assert "booking rows" not in result.stdout
 
 
 def test_a_second_import_is_refused(home: NodeHome) -> None:

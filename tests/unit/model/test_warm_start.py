@@ -75,6 +75,24 @@ def test_the_command_writes_weights_manifest_and_curve(tmp_path: Path) -> None:
     assert all(np.isfinite(value).all() for value in found.values())
 
 
+@pytest.mark.parametrize(("points", "batch", "height"), [(1, 16, 0.9), (2, 64, 3.0), (400, 8, 1)])
+def test_the_training_curve_is_seen_and_names_its_batch(
+    points: int, batch: int, height: float
+) -> None:
+    """One point makes no line, and a bad start is no reason to leave it out of the picture."""
+    from simulations.cli_warm_start import curve_of
+
+    curve = [
+        {"step": 25 * (i + 1), "masked": height, "cross_modal": height / 2} for i in range(points)
+    ]
+    (axes,) = curve_of({"curve": curve, "recipe": {"batch": batch}}).axes
+    assert axes.get_xlabel() == f"step ({batch} simulated windows each)"
+    for line in axes.get_lines()[:2]:
+        assert len(line.get_xydata()) == points  # type: ignore[arg-type]
+        assert points > 50 or line.get_marker() == "o"
+    assert axes.get_ylim()[1] > height
+
+
 def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
     from simulations.cli import app
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +262,59 @@ def test_a_trained_variant_is_not_trained_again(
     cut.write_text(cut.read_text()[:50])
     assert ablation.run(asked, tmp_path, resume=True) == first
     assert trained == [64, 8, 8]
+
+
+def test_the_screen_shows_every_score_of_every_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 100 columns no name and no interval is left out, broken or on --json only."""
+    from rich.console import Console
+    from typer import Typer
+    from typer.testing import CliRunner
+
+    from shared_model import terminal
+    from shared_model.mae import build, weights_of
+    from simulations import cli_ablate
+    from simulations.results_tables import interval
+
+    tasks = ("sinus rhythm", "atrial fibrillation", "hypertension", "age", "systolic pressure",
+             "heart rate")  # fmt: skip
+    drawn = np.random.default_rng(4)
+
+    def some(names: tuple[str, ...], size: float) -> dict[str, float]:
+        return dict(zip(names, size * (1 + 0.05 * drawn.random(len(names))), strict=True))
+
+    def score(*_: object) -> Scores:
+        metrics = some(tasks[:3], 0.8) | some(tasks[3:], 11.0)
+        errors = some(("masked", "cross_modal"), 0.7)
+        shifted = some(("PPG to ECG", "ECG to PPG"), 0.6)
+        return Scores({}, metrics, some(tasks, 0.5), errors, shifted, 0.5)
+
+    monkeypatch.setattr(
+        ablation, "train", lambda config, recipe, **_: (weights_of(build(config, recipe.batch)), [])
+    )
+    monkeypatch.setattr(ablation, "score", score)
+    monkeypatch.setattr(ablation, "identity", lambda *_: 0.6 + 0.05 * float(drawn.random()))
+    (tmp_path / "a.toml").write_text(
+        'name = "a"\npatients = 80\nseeds = [1, 2, 3]\n[vary]\nwindows_per_patient = [4]\n'
+    )
+    screen = Console(width=100, file=io.StringIO())
+    monkeypatch.setattr(terminal, "out", screen)
+    app = Typer()
+    cli_ablate.register(app)
+    called = CliRunner().invoke(app, [str(tmp_path / "a.toml"), "-o", str(tmp_path / "out")])
+    assert called.exit_code == 0, called.output
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    words = set(shown.split())
+    measured = json.loads((tmp_path / "out" / "measured-ablation.json").read_text())
+    rows = measured["figures"]["rows"]
+    assert len(rows) == 2
+    assert len(rows[0]) == 2 + 2 + 2 + 2 + 1 + len(tasks)
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, dict):  # a cell may have two lines, broken between the numbers
+                assert {*name.split(), *interval(value, 3).split()} <= words, name
+    assert "3 seeds" in shown
 
 
 def test_the_share_of_spans_changes_no_mask_of_today() -> None:

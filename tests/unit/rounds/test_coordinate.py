@@ -34,6 +34,7 @@ from shared_model import protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol import Refusal, TrainReply, open_answer, open_train_request
+from shared_model.server_step import model_after
 
 FOUR = ("alpha", "beta", "delta", "gamma")
 
@@ -105,14 +106,46 @@ def test_a_model_beyond_what_hospitals_train_from_is_told_when_it_is_made(tmp_pa
 
     def second_is_large(weights):
         asked.append(set(weights))
-        return len(asked) < 2
+        return len(asked) < 3  # the one that the run begins with, the first and the second
 
     monkeypatch.setattr("server.round_work.within_bounds", second_is_large)
     _, seen = go(transport, folder)
     kinds = [event.kind for event in seen if event.kind in {"aggregated", "diverged"}]
     assert kinds == ["aggregated", "aggregated", "diverged"]
     assert "lower learning rate" in next(e.detail for e in seen if e.kind == "diverged")
-    assert asked == [set(start_model().weights)] * 2
+    assert asked == [set(start_model().weights)] * 3
+
+
+def test_a_run_that_is_taken_up_says_again_that_its_model_has_diverged(tmp_path, monkeypatch):
+    """From the model that is there: who starts the coordinator anew has not read the last log."""
+    folder, transport = federation(tmp_path)
+
+    def diverging(*given):
+        return {name: value * 1e4 for name, value in model_after(*given).items()}
+
+    def kinds(**options):
+        _, seen = go(transport, folder, **options)
+        return [event.kind for event in seen]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.round_work.model_after", diverging)
+        kinds(stop=lambda: folder.record().completed == 1)
+    assert folder.record().completed == 1
+    transport.waiting.clear()
+    for _ in range(2):  # each start, not only the first
+        again = kinds(stop=lambda: True)
+        assert again[0] == "diverged"
+        assert again.count("diverged") == 1
+
+
+def test_a_run_that_is_taken_up_with_a_sound_model_says_nothing_of_it(tmp_path):
+    """At its first start and later."""
+    folder, transport = federation(tmp_path)
+    _, first = go(transport, folder, stop=lambda: folder.record().completed == 1)
+    transport.waiting.clear()
+    _, second = go(transport, folder)
+    assert folder.record().completed == 3
+    assert "diverged" not in {event.kind for event in [*first, *second]}
 
 
 def test_weights_follow_the_declared_patients(tmp_path):
