@@ -27,7 +27,8 @@ DOORS: Mapping[str, set[str]] = {
     # the operator's word about a roster, carried by hand
     "client/rosters.py": {"shared_model.roster.countersign"},
     # lines of the ledger and its head; they leave in replies (egress) and in exports
-    "client/ledger_store.py": {"shared_model.ledger.seal", "shared_model.ledger.sign_head"},
+    "client/ledger_chain.py": {"shared_model.ledger.seal"},
+    "client/ledger_store.py": {"shared_model.ledger.sign_head"},
     # questions and answers about a ledger that was lost, carried by hand
     "client/ledger_recovery.py": {"shared_model.ledger_recovery.seal"},
     # the ledger's export, carried by hand

@@ -26,7 +26,7 @@ from books_stand_ins import (
     opened,
 )
 
-from client import ledger_file, ledger_recovery, ledger_store, node_parts
+from client import ledger_chain, ledger_file, ledger_recovery, node_parts
 from client.budget import Budget
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
@@ -45,7 +45,7 @@ PLAIN: dict[str, Any] = {"private": False, "noise": "not private"}
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_entries_that_are_numbered_with_something_else_are_refused(
     """Also by a process that has verified them."""
     edit(home, *numbered(column))
     if cold:
-        ledger_store._verified.clear()
+        ledger_chain._verified.clear()
     with pytest.raises(LedgerFault, match="numbers its entries"):
         open_store(home)
 
@@ -163,11 +163,11 @@ def test_going_on_after_a_kill_before_the_notes_writes_them(
         patch.setattr(ledger_file, "write_notes", killed)
         with pytest.raises(KeyboardInterrupt):
             act()
-    ledger_store._verified.clear()
+    ledger_chain._verified.clear()
     act()
     with open_store(home) as store:
         assert store.chain.length == 4
-    ledger_store._verified.clear()
+    ledger_chain._verified.clear()
     shutil.copy(old, home.ledger)
     with pytest.raises(LedgerFault, match="older copy"):
         open_store(home)

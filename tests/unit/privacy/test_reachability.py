@@ -24,6 +24,7 @@ MAY_NAME = {
 """Where each is made and where it is taken; nowhere else in the product, not even in a string."""
 BOOKKEEPING = (
     "budget",
+    "ledger_chain",
     "ledger_file",
     "ledger_peers",
     "ledger_store",
