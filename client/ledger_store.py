@@ -208,7 +208,7 @@ class LedgerStore(ChainInFile):
         links: Mapping[str, Sequence[str]],
         identity_keys: Mapping[str, bytes],
     ) -> None:
-        """See `client.round.Witness`; this hospital's own head is not looked at."""
+        """See `client.node_interfaces.Witness`; this hospital's own head is not looked at."""
         with self._transaction() as connection:
             others = {site: head for site, head in heads.items() if site != self._site}
             ledger_peers.see(connection, others, links, identity_keys)
@@ -223,7 +223,7 @@ class LedgerStore(ChainInFile):
         return ledger_peers.peers(self._connection)
 
     def keep_countersigned(self, new: Countersigned) -> None:
-        """See `client.round.Witness`."""
+        """See `client.node_interfaces.Witness`."""
         with self._transaction() as connection:
             ledger_peers.keep_countersigned(connection, new)
 

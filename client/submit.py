@@ -49,7 +49,7 @@ from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:
-    from client.round import Node
+    from client.node_interfaces import Node
     from shared_model.noise import NoiseSource
 
 

@@ -48,7 +48,7 @@ from shared_model.server_step import model_after
 from shared_model.verify_body import read_verify_body
 
 if TYPE_CHECKING:
-    from client.round import Node
+    from client.node_interfaces import Node
 
 _DAMAGED = "The model of a round that waits for its sum is damaged in this node's outbox."
 _LEFT_OUT = "Check the disk. The other hospitals verify the sum; this one signs no receipt for it."

@@ -36,7 +36,7 @@ def unheard(root: Path, run: str, round: int) -> int | None:
 
 def note(home: NodeHome, header: bytes) -> None:
     """Look, when this message of the node's own is about to leave; a line in rounds.log."""
-    from client.round import log_to
+    from client.round_log import log_to
 
     try:
         said = protocol.readable(header)

@@ -27,8 +27,9 @@ from test_federation import config, draw
 import client.outbox
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
+from client.node_interfaces import Node, PretendNode
 from client.node_parts import node_from_home
-from client.round import Node, PretendNode, answer
+from client.round import answer
 from shared_model import files, protocol, signing
 from shared_model.noise import NonPrivateForTests
 from shared_model.protocol import TrainReply, TrainRequest

@@ -17,9 +17,10 @@ from round_stand_ins import Clock, FakeTransport
 from client import keys
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
+from client.node_interfaces import PretendNode
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
-from client.round import PretendNode, handle
+from client.round import handle
 from server import rosters, sites, tls
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel, begin, run

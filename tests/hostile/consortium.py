@@ -1,8 +1,9 @@
 """Real nodes with stub training, and a coordinator that can say anything to each of them.
 
-Every hospital is a `client.round.Node` put together from its own folder for every message, as a
-deployed one is: pinned keys, roster book, epoch keys, outbox and ledger are the real ones.
-Only model, data and training are stand-ins. Colluders have no node: `Adversary` has their keys.
+Every hospital is a `client.node_interfaces.Node` put together from its own folder for every
+message, as a deployed one is: pinned keys, roster book, epoch keys, outbox and ledger are the real
+ones. Only model, data and training are stand-ins. Colluders have no node: `Adversary` has their
+keys.
 
     world = Consortium(tmp_path, 5, threshold=4, colluders=("s4",))
     world.new_epoch()
@@ -33,10 +34,11 @@ from ledger_stand_ins import CODE, answering, booking, note_of, opened
 from client import keys as client_keys
 from client import ledger_file
 from client.home import NodeHome
+from client.node_interfaces import Books, Node, PretendNode
 from client.node_parts import node_from_home
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
-from client.round import Books, Node, PretendNode, answer
+from client.round import answer
 from server import tls
 from server.home import CoordinatorHome
 from shared_model import canonical, enrolment, ledger, protocol, roster, signing

@@ -16,13 +16,14 @@ MAY_NAME = {
     "NonPrivateForTests": {"shared_model/noise.py"},
     "Keystream": {"shared_model/noise.py"},
     "unlimited_non_private_for_tests": {"client/budget.py", "client/node_parts.py"},
-    "unlimited_budget": {"client/round.py", "client/node_parts.py"},
-    "PretendNode": {"client/round.py", "client/node_parts.py"},
-    "allow_unmasked": {"client/round.py", "client/node_parts.py", "client/submit.py"},
+    "unlimited_budget": {"client/node_interfaces.py", "client/node_parts.py"},
+    "PretendNode": {"client/node_interfaces.py", "client/node_parts.py", "client/round.py"},
+    "allow_unmasked": {"client/node_interfaces.py", "client/node_parts.py", "client/submit.py"},
     "unmasked_submission": {"client/submit.py", "shared_model/secure_sum/submission.py"},
 }
 """Where each is made and where it is taken; nowhere else in the product, not even in a string."""
 BOOKKEEPING = (
+    "books",
     "budget",
     "ledger_chain",
     "ledger_file",
@@ -36,6 +37,7 @@ BOOKKEEPING = (
     "epochs",
     "rosters",
     "node_parts",
+    "node_training",
 )
 
 

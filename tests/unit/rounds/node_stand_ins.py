@@ -11,8 +11,9 @@ import numpy as np
 from ledger_stand_ins import CODE, FakeApprovals, FakeBooks, FakeWitness, key_of
 
 from client.epochs import EpochKeys
+from client.node_interfaces import Node
 from client.outbox import Outbox
-from client.round import Node, answer
+from client.round import answer
 from client.steps import StepKeeper, StepState
 from shared_model import canonical, protocol, protocol_sum, roster, signing
 from shared_model import weights as weights_io

@@ -22,7 +22,9 @@ from node_stand_ins import (
 )
 
 import client.egress
-from client.round import Node, answer, log_to
+from client.node_interfaces import Node
+from client.round import answer
+from client.round_log import log_to
 from shared_model import protocol, protocol_sum, roster, signing
 from shared_model.errors import DataFault, OurMistake
 from shared_model.noise import SystemNoise

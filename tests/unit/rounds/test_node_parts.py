@@ -11,12 +11,15 @@ import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
 from client import keys, state
+from client.books import ENTRIES_OF_A_ROUND, statement
 from client.home import NodeHome
-from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
+from client.node_interfaces import PretendNode
+from client.node_parts import node_from_home
+from client.node_training import dimension
 from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
-from client.round import PretendNode, handle
+from client.round import handle
 from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from server import tls

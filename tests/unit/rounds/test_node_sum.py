@@ -11,7 +11,8 @@ from node_stand_ins import RUN_KEY, SITES, Consortium, key_of
 from pydantic import ValidationError
 
 from client import outbox
-from client.round import answer, log_to
+from client.round import answer
+from client.round_log import log_to
 from shared_model import canonical, protocol
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault

@@ -13,7 +13,7 @@ from node_stand_ins import RUN_KEY, SITES, TRAINABLE, Consortium, cheap_train, s
 from round_stand_ins import handlers
 
 import client.outbox
-from client.node_parts import check_model
+from client.node_training import check_model
 from client.run_cost import in_words
 from server.checkpoints import RunFolder
 from server.run_config import RunConfig

@@ -16,7 +16,7 @@ from client import sent, supernode
 from client.app import pack
 from client.console_log import ConsoleLog
 from client.home import NodeHome
-from client.round import log_to
+from client.round_log import log_to
 from client.sent import SentLog
 from shared_model import canonical
 
