@@ -25,15 +25,10 @@ from client import egress, submit, sum_round
 from client.home import NodeHome
 from client.node_interfaces import Node, PretendNode
 from client.round_log import why
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.errors import BudgetExhausted, DataFault, FedprintError, PeerFault, Refused
-from shared_model.protocol import (
-    COORDINATOR,
-    RefusalReason,
-    RoundMessage,
-    SignedMessage,
-    TrainRequest,
-)
+from shared_model.protocol import COORDINATOR, TrainRequest
+from shared_model.protocol_base import RoundMessage, SignedMessage
 from shared_model.protocol_sum import (
     REQUESTS,
     AgreeRequest,
@@ -42,6 +37,7 @@ from shared_model.protocol_sum import (
     OpenRequest,
     VerifyRequest,
 )
+from shared_model.protocol_words import RefusalReason
 
 
 def handle(
@@ -115,9 +111,9 @@ def _opened(node: Node, header: bytes) -> SignedMessage:
     """The message, of whichever kind its signature says."""
     kinds: tuple[type[SignedMessage], ...] = (TrainRequest, *REQUESTS)
     for model in kinds:
-        if protocol.is_signed(header, node.run_key, protocol.kind_of(model)):
+        if protocol_open.is_signed(header, node.run_key, protocol.kind_of(model)):
             try:
-                return protocol.open_signed(header, node.run_key, model, site=COORDINATOR)
+                return protocol_open.open_signed(header, node.run_key, model, site=COORDINATOR)
             except PeerFault as error:
                 raise Refused(error.message, reason="version", do=error.do) from error
     raise Refused("The message is not signed by the coordinator.", reason="signature")
@@ -151,7 +147,7 @@ def _new_epoch(node: Node, request: EpochRequest, body: bytes) -> tuple[bytes, b
             ("not-ready"), or the epoch is not new ("epoch").
     """
     try:
-        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+        protocol_open.check_body(request.body_digest, body, site=COORDINATOR)
         roster = node.rosters.offer(body)
     except PeerFault as error:
         raise Refused(error.message, reason="roster") from error

@@ -35,7 +35,7 @@ from client import egress
 from client.integers import integers
 from client.outbox import Trained
 from client.steps import OutboxSteps
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.config import MINIMUM_CONTRIBUTORS
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
@@ -99,7 +99,7 @@ class SumRound:
         """The reverse of `to_bytes`, from this node's own file."""
         content: dict[str, Any] = json.loads(data)
         header = bytes.fromhex(content["request"])
-        request = protocol.open_train_request(header, run_key)
+        request = protocol_open.open_train_request(header, run_key)
         weights = {str(site): int(weight) for site, weight in content["weights"].items()}
         keys = {str(site): bytes.fromhex(key) for site, key in content["identity_keys"].items()}
         return cls(request, header, of_request(request, weights), weights, keys)
@@ -119,7 +119,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     run, number = request.run, request.round
     stored = node.outbox.answered(run, number, request_digest)
     if stored is not None:
-        node.books.settle(run, number, str(protocol.readable(stored[0])["body_digest"]))
+        node.books.settle(run, number, str(protocol_open.readable(stored[0])["body_digest"]))
         return stored
     node.approvals.check(request.plan, booked=node.books.booked(run, number))
     node.books.check_own(request.known_head(node.site))
@@ -255,7 +255,7 @@ def _checked_weights(node: Node, request: TrainRequest, body: bytes) -> Weights:
             train another part of the model, which is no attack on the sum.
     """
     try:
-        protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
+        protocol_open.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         weights = node.check_model(request, body)
     except (PeerFault, Refused, OurMistake) as error:
         raise Refused(error.message, reason="model", do=error.do) from error

@@ -18,7 +18,9 @@ from server.run_config import RunConfig
 from shared_model.config import ModelConfig
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake
-from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, RoundNumber
+from shared_model.protocol import Digest, PrivacyStatement
+from shared_model.protocol_base import RoundNumber
+from shared_model.protocol_words import RefusalReason
 from shared_model.release import ModelParts
 from shared_model.roster import Roster, SignedRoster, open_signed
 

@@ -27,7 +27,8 @@ from shared_model import canonical, signing, weights
 from shared_model.config import MINIMUM_CONTRIBUTORS, ModelConfig, PrivacyPlan
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
-from shared_model.protocol import MAX_HEADER_BYTES, RunId
+from shared_model.protocol import MAX_HEADER_BYTES
+from shared_model.protocol_base import RunId
 
 SCHEMA = 4
 OLDEST_SCHEMA = 3

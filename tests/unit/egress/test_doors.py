@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import egress
-from shared_model import protocol, protocol_sum
+from shared_model import protocol, protocol_base, protocol_sum
 from shared_model.protocol import kind_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,7 +66,7 @@ BUILT_BY_EGRESS = {
     for module in (protocol, protocol_sum)
     for model in vars(module).values()
     if isinstance(model, type)
-    and issubclass(model, protocol.SignedMessage)
+    and issubclass(model, protocol_base.SignedMessage)
     and "kind" in model.model_fields
     and kind_of(model) in egress.ALLOWED
 }

@@ -14,7 +14,7 @@ from release_stand_ins import DAY, Story, key_of, public, small_model, write_run
 from server.checkpoints import RunFolder
 from server.release import make_release
 from server.run_records import ClosingRecord, as_base64, from_base64
-from shared_model import canonical, protocol, release_checks
+from shared_model import canonical, protocol, protocol_open, release_checks
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol_sum import SumReceipt
@@ -162,7 +162,7 @@ def test_receipts_for_another_model_are_no_receipts(coordinator):
 
 def with_receipt(closing: ClosingRecord, site: str, model_out: str) -> ClosingRecord:
     header = from_base64(closing.receipts[site])
-    found = protocol.open_signed(header, public(site), SumReceipt, site=site)
+    found = protocol_open.open_signed(header, public(site), SumReceipt, site=site)
     changed = protocol.seal(found.model_copy(update={"model_out": model_out}), key_of(site))
     return closing.model_copy(update={"receipts": {**closing.receipts, site: as_base64(changed)}})
 
@@ -175,7 +175,9 @@ def test_a_release_whose_receipts_are_for_another_model_is_a_fault_of_its_lineag
     evidence = check_evidence(manifest, files.evidence)
     assert release_checks.evidence_faults(manifest, evidence) == []
     first = evidence.rounds[0]
-    found = protocol.open_signed(first.receipts[0].data, public("alpha"), SumReceipt, site="alpha")
+    found = protocol_open.open_signed(
+        first.receipts[0].data, public("alpha"), SumReceipt, site="alpha"
+    )
     assert found.model_out == manifest.lineage.rounds[0].model_out
     lied = protocol.seal(found.model_copy(update={"model_out": "0" * 64}), key_of("alpha"))
     receipts = (SiteHeader(site="alpha", header=lied.hex()), *first.receipts[1:])

@@ -24,7 +24,15 @@ from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, enrolment, mae, protocol, release_files, roster, signing
+from shared_model import (
+    canonical,
+    enrolment,
+    mae,
+    protocol_open,
+    release_files,
+    roster,
+    signing,
+)
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import Refused
 from shared_model.ledger import Chain, Spent
@@ -92,7 +100,7 @@ def asked_for_a_key(home: NodeHome, data: bytes, epoch: int = 5, **options):
         software="test",
     )
     header, _ = handle(home, seal(message, RUN_KEY), data, **options)
-    return protocol.readable(header)
+    return protocol_open.readable(header)
 
 
 def test_a_node_whose_first_add_was_interrupted_is_not_ready_and_books_nothing(home):
