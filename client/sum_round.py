@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client import egress
-from client.submit import SumRound
+from client.planned_round import SumRound
 from shared_model import canonical, protocol, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused

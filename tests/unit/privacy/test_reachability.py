@@ -18,7 +18,11 @@ MAY_NAME = {
     "unlimited_non_private_for_tests": {"client/budget.py", "client/node_parts.py"},
     "unlimited_budget": {"client/node_interfaces.py", "client/node_parts.py"},
     "PretendNode": {"client/node_interfaces.py", "client/node_parts.py", "client/round.py"},
-    "allow_unmasked": {"client/node_interfaces.py", "client/node_parts.py", "client/submit.py"},
+    "allow_unmasked": {
+        "client/node_interfaces.py",
+        "client/node_parts.py",
+        "client/planned_round.py",
+    },
     "unmasked_submission": {"client/submit.py", "shared_model/secure_sum/submission.py"},
 }
 """Where each is made and where it is taken; nowhere else in the product, not even in a string."""
@@ -31,6 +35,7 @@ BOOKKEEPING = (
     "ledger_store",
     "policy",
     "outbox",
+    "planned_round",
     "round",
     "submit",
     "sum_round",
