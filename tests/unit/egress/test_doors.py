@@ -40,6 +40,7 @@ SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
     # Flower's SuperNode: carries what client/app.py has handed to it; looks at no content
     "client/supernode.py": {"httpx", "flwr"},
+    "client/supernode_delivery.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
     # doctor: name, CONNECT, TLS handshake and GET /health; not a byte of this hospital
     "client/doctor_net.py": {"socket", "ssl", "urllib"},
