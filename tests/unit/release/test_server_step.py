@@ -58,11 +58,11 @@ def test_the_step_has_the_same_bits_with_one_and_with_four_blas_threads():
 
 def test_the_largest_sums_are_exact_in_float64():
     """2^31 in every element of a block of 4096, all signs alike: 2^43, and 2^53 is exact."""
-    from shared_model.secure_sum.numbers import _hadamard
+    from shared_model.secure_sum.rotation import hadamard
 
     column = np.full((4096, 1), -(2.0**31))
     column[1] += 1.0
-    turned = _hadamard(column)
+    turned = hadamard(column)
     assert int(turned[0, 0]) == -(2**43) + 1
     assert {int(abs(value)) for value in turned[1:, 0]} == {1}
 
