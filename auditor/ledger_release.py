@@ -14,7 +14,8 @@ from shared_model import protocol_open
 from shared_model.errors import FedprintError
 from shared_model.ledger import Booked
 from shared_model.protocol import Refusal, TrainReply
-from shared_model.release import Contribution, Manifest, Release, Round
+from shared_model.release import Contribution, Manifest, Round
+from shared_model.release_signed import Release
 
 
 def with_release(ledgers: Sequence[Ledger], release: Release) -> list[Finding]:

@@ -19,9 +19,10 @@ from shared_model import accounting, canonical, protocol_open, signing
 from shared_model.config import PrivacyPlan
 from shared_model.distributed import mechanism
 from shared_model.errors import OurMistake, Refused
-from shared_model.release import Manifest, seal
+from shared_model.release import Manifest
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
+from shared_model.release_signed import seal
 from simulations.federation import found, train
 
 with warnings.catch_warnings():  # Flower and Typer warn about themselves when imported

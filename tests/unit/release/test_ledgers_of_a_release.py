@@ -12,9 +12,9 @@ from auditor.ledger_audit import LedgerAudit, audit_ledgers
 from server.release import Made
 from shared_model import accounting, ledger_export, protocol_open
 from shared_model.protocol import TrainReply
-from shared_model.release import Release
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
+from shared_model.release_signed import Release
 
 Maker = Callable[..., Made]
 

@@ -18,7 +18,8 @@ from shared_model import canonical, protocol, protocol_open, release_checks
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol_sum import SumReceipt
-from shared_model.release import ReleaseBytes, SiteHeader, check_evidence, check_signature
+from shared_model.release import SiteHeader
+from shared_model.release_signed import ReleaseBytes, check_evidence, check_signature
 from shared_model.server_step import FedAvg, trained_names
 
 STEP = """
