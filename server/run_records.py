@@ -1,7 +1,7 @@
 """What is kept of a run, as it stands in its folder. Strict; times in seconds since 1970, UTC.
 
 Signed headers are kept verbatim (base64) so that the release and an auditor can verify them again
-with `protocol.open_train_request` and `protocol.open_answer`.
+with `protocol_open.open_train_request` and `protocol_open.open_answer`.
 """
 
 from __future__ import annotations
