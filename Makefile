@@ -72,7 +72,8 @@ unit: setup
 coverage: setup
 	@mkdir -p build
 	COVERAGE_FILE=build/coverage $(BIN)/pytest -q tests/unit/secure_sum --cov=shared_model/secure_sum --cov=shared_model.protocol \
-	  --cov=shared_model.protocol_sum --cov=shared_model.verify_body --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+	  --cov=shared_model.protocol_base --cov=shared_model.protocol_open --cov=shared_model.protocol_sum \
+	  --cov=shared_model.verify_body --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # The whole crash, fuzz and retention matrices (an hour or more), and every mutant of the secure sum.
 test-long: setup debian mutation
@@ -80,7 +81,8 @@ test-long: setup debian mutation
 
 # Changes the secure sum in thousands of ways, in a copy; the tests must see every change that
 # docs/mutation.md does not explain. A quarter of an hour on two cores.
-MUTATED := shared_model/protocol.py shared_model/protocol_sum.py shared_model/secure_sum/*.py
+MUTATED := shared_model/protocol.py shared_model/protocol_base.py shared_model/protocol_open.py \
+  shared_model/protocol_sum.py shared_model/secure_sum/*.py
 mutation: setup
 	@rm -rf build/mutation && mkdir -p build/mutation
 	@tar -c pyproject.toml shared_model tests docs/mutation.md | tar -x -C build/mutation

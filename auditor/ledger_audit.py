@@ -24,7 +24,7 @@ from auditor.ledger_release import with_release
 from auditor.verify import Finding, Verdict, failed, verdict_of
 from shared_model import canonical
 from shared_model.errors import OurMistake
-from shared_model.release import Release
+from shared_model.release_signed import Release
 
 
 @dataclass(frozen=True)

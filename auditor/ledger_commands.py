@@ -12,7 +12,7 @@ from shared_model import enrolment, terminal
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular
 from shared_model.ledger_export import MAX_EXPORT_BYTES
-from shared_model.release import Release
+from shared_model.release_signed import Release
 
 INCOMPLETE_EXIT = 6
 """Exit status of an audit that found no fault and could not check what it has to."""

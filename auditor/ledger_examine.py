@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from auditor.ledger import Ledger, Vouch
 from auditor.ledger_recovered import recovered
 from auditor.verify import AGREEMENT, Finding
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import FedprintError, Refused
 from shared_model.ledger import Answered, Approved, Booked, Chain, Incident, LedgerHead
 from shared_model.ledger_export import CountersignedRound, open_export
@@ -214,7 +214,7 @@ def _round(ledger: Ledger, item: CountersignedRound, run_key: bytes | None) -> l
     request = (
         _unsigned(header, label)
         if run_key is None
-        else protocol.open_signed(header, run_key, AgreeRequest, site=protocol.COORDINATOR)
+        else protocol_open.open_signed(header, run_key, AgreeRequest, site=protocol.COORDINATOR)
     )
     if (request.run, request.round) != (item.run, item.round) or site not in request.survivors:
         raise Refused(f"{label}: the request is about another.", reason="ledger")
@@ -239,7 +239,7 @@ def _round(ledger: Ledger, item: CountersignedRound, run_key: bytes | None) -> l
     expected = agreed_digest(request.survivors, request.submissions, request.heads)
     for one in item.agreements:
         key = roster.entry(one.site).identity
-        signed = protocol.open_signed(bytes.fromhex(one.header), key, Agreement, site=one.site)
+        signed = protocol_open.open_signed(bytes.fromhex(one.header), key, Agreement, site=one.site)
         same = (
             signed.site == one.site
             and one.site in heads

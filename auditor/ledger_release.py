@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from auditor.ledger import Ledger
 from auditor.verify import Finding, Verdict, close
-from shared_model import protocol
+from shared_model import protocol_open
 from shared_model.errors import FedprintError
 from shared_model.ledger import Booked
 from shared_model.protocol import Refusal, TrainReply
-from shared_model.release import Contribution, Manifest, Release, Round
+from shared_model.release import Contribution, Manifest, Round
+from shared_model.release_signed import Release
 
 
 def with_release(ledgers: Sequence[Ledger], release: Release) -> list[Finding]:
@@ -130,7 +131,7 @@ def _opened(ledger: Ledger, booked: Booked | None, header: bytes) -> TrainReply 
     chain = ledger.chain
     for key in chain.keys if booked is None else (chain.key_at(booked.sequence),):
         try:
-            return protocol.open_answer(header, key, site=ledger.site)
+            return protocol_open.open_answer(header, key, site=ledger.site)
         except FedprintError:
             continue
     return None

@@ -14,7 +14,7 @@ from auditor import selftest_statistics as statistics
 from auditor.selftest import Check, Seen, level
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.mae import PRESETS
-from simulations import mechanism
+from simulations import mechanism, mechanism_round
 
 MODEL = PRESETS["tiny"]
 ALL = LocalTraining(segments=1, patch_masks=1, optimiser="sgd", learning_rate=1.0, trainable="all")
@@ -203,7 +203,7 @@ def sensitivity(quick: bool) -> Seen:
 def whole_round(quick: bool) -> Seen:
     """Three pretend hospitals and a coordinator, over the deployed messages."""
     with tempfile.TemporaryDirectory() as folder:
-        seen = mechanism.whole_round(Path(folder), datetime.datetime.now(datetime.UTC))
+        seen = mechanism_round.whole_round(Path(folder), datetime.datetime.now(datetime.UTC))
     values = seen.standardised
     p_values = {
         "too small": statistics.below_p(values, 1.0 - _ROUNDING),

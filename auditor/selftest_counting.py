@@ -13,7 +13,7 @@ from auditor import selftest_statistics as statistics
 from auditor.selftest import Check, Seen, level
 from auditor.verify import AGREEMENT, ERROR_BAR
 from shared_model.config import LocalTraining, PrivacyPlan
-from simulations import mechanism
+from simulations import mechanism, mechanism_round
 
 PATIENTS, RATE = 20, 0.1
 DRAWN, TIMES = 200_000, 10
@@ -126,7 +126,7 @@ def accountants(quick: bool) -> Seen:
     figures: dict[str, float | int | str] = {}
     broken = []
     for name, plans, epsilon in known:
-        told = mechanism.epsilons(plans, DELTA)
+        told = mechanism_round.epsilons(plans, DELTA)
         figures[name] = told["PLD"]
         for accountant, value in told.items():
             if not abs(value - epsilon) <= max(AGREEMENT * epsilon, ERROR_BAR):
@@ -143,7 +143,7 @@ def accountants(quick: bool) -> Seen:
 def ledger(quick: bool) -> Seen:
     """Twenty rounds in two runs are booked, the ledger opened anew for each."""
     with tempfile.TemporaryDirectory() as folder:
-        told = mechanism.booked(Path(folder), ROUNDS, DELTA, rounds_per_run=10)
+        told = mechanism_round.booked(Path(folder), ROUNDS, DELTA, rounds_per_run=10)
     broken = []
     if not abs(told[-1] - COMPOSED) <= AGREEMENT * COMPOSED:
         broken.append(f"20 rounds are booked as {told[-1]:.4g}, they cost {COMPOSED}")

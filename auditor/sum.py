@@ -18,7 +18,7 @@ import numpy as np
 
 from auditor.sum_folder import ReadClosing, ReadRound, ReadRun, SumFolder, decoded
 from auditor.verify import Finding, pinned_key
-from shared_model import canonical, protocol, sum_evidence
+from shared_model import canonical, protocol, protocol_open, sum_evidence
 from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, Refused
 from shared_model.protocol import TrainReply
@@ -294,7 +294,7 @@ def _added_again(
     def bodies() -> Iterator[tuple[str, memoryview]]:
         for place, site in enumerate(statement.survivors):
             body = folder.submission(item.round, site) or b""
-            protocol.check_body(replies[site].body_digest, body, site=site)
+            protocol_open.check_body(replies[site].body_digest, body, site=site)
             submission = Submission.parse(body, asked.transcript, site)
             check_own(statement, submission, statement.submissions[place], statement.survivors)
             yield site, submission.packed

@@ -23,7 +23,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular
-from shared_model.protocol import MAX_BODY_BYTES, Digest, RoundNumber, RunId
+from shared_model.protocol import MAX_BODY_BYTES, Digest
+from shared_model.protocol_base import RoundNumber, RunId
 
 _RECORD_LIMIT_BYTES = 512 * 2**20
 

@@ -15,18 +15,11 @@ from typing import Literal
 from shared_model import accounting, release_checks, signing
 from shared_model.accounting import Priced
 from shared_model.errors import FedprintError
-from shared_model.release import (
-    Evidence,
-    Manifest,
-    ReleaseBytes,
-    SitePrivacy,
-    check_evidence,
-    check_signature,
-    check_weights,
-)
+from shared_model.release import Evidence, Manifest, SitePrivacy
 from shared_model.release_files import code_digest
 from shared_model.release_origin import known_origin
 from shared_model.release_price import Accountant, price
+from shared_model.release_signed import ReleaseBytes, check_evidence, check_signature, check_weights
 from shared_model.release_words import statement_in_words
 
 Verdict = Literal["OK", "FAILED", "CANNOT CHECK", "INCOMPLETE"]

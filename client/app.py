@@ -276,7 +276,7 @@ def _hold(home: NodeHome, message: Message, clock: ReplyClock, arrived: float) -
     """Wait until the reply may leave; `Stopped` if the node ends before."""
     if not is_timed(unpack(message.content)[0]):
         return
-    from client.round import log_to
+    from client.round_log import log_to
 
     tick_s = tick_of(home)
     shown = state.progress(home)

@@ -156,7 +156,7 @@ def is_approved(chain: Chain, plan: RunPlan, *, more: int = 1) -> bool:
 
 @dataclass(frozen=True)
 class HospitalApprovals:
-    """Decides for one node, under its policy and ledger; `client.round.Approvals`.
+    """Decides for one node, under its policy and ledger; `client.node_interfaces.Approvals`.
 
     budget: of the policy; infinite in simulations with noise that is not private.
     code: digest of what is installed here.
@@ -350,7 +350,7 @@ def _like(home: NodeHome, plan: RunPlan) -> Booked:
     """A booking of this plan under the approved roster; in mode local that does not matter."""
     if str(plan.privacy.mode) == "local":
         return booking_like(plan, participants=0, threshold=0, colluding_sites=0, dimension=0)
-    from client.node_parts import trainable_size
+    from client.node_training import trainable_size
     from shared_model.mae import PRESETS
     from shared_model.secure_sum.numbers import padded_dimension
 

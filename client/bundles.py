@@ -105,7 +105,7 @@ def _receive(flowers: Callable[..., Any], home: NodeHome, **given: Any) -> Any:
 
 
 def _tell(home: NodeHome, error: Exception) -> None:
-    from client.round import log_to, why
+    from client.round_log import log_to, why
 
     reason = error.reason if isinstance(error, Refused) else "internal"
     getLogger("flwr").error("a bundle was refused: %s", error)

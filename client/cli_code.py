@@ -89,13 +89,13 @@ def _opened(place: NodeHome, path: Path) -> CodeStatement:
 
 
 def _facts(state: CodeState, old: CodeState | None, signer: str | None) -> dict[str, Any]:
-    from shared_model import protocol
+    from shared_model import protocol_base
     from shared_model.code_difference import difference
 
     facts: dict[str, Any] = {
         "code_digest": state.digest,
         "version": state.version,
-        "protocol": protocol.VERSION,
+        "protocol": protocol_base.VERSION,
         "files": len(state.files),
         "signer": signer,
         "last_approved": None if old is None else {"digest": old.digest, "version": old.version},

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from client import cli_mail, cli_roster
+from client.cli_registry_parts import AsJson, Home, Yes, now, print_lines
+from client.cli_registry_verified import show_epoch, show_ledgers
 from client.home import NodeHome
 from shared_model import terminal
 from shared_model.errors import OurMistake, Refused
-
-if TYPE_CHECKING:
-    import datetime
-
-Home = Annotated[Path | None, typer.Option(help="The node's folder (else FEDPRINT_NODE_HOME).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 status_app = typer.Typer(
     help="The coordinator's registry: enrolment, rosters, releases, mail.", no_args_is_help=True
@@ -49,7 +44,7 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
     from shared_model.enrolment import RootCard
 
     site = keys.load_config(place).site if place.config.exists() else None
-    token = registry_join.read_token(data, site, _now())
+    token = registry_join.read_token(data, site, now())
     if site is None:
         if patients is None:
             raise OurMistake(
@@ -68,7 +63,7 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
     joined = registry_join.offer(place, token)
     pinned = joined.invitation
     root = RootCard(root_key=pinned.root_key)
-    _print(
+    print_lines(
         [
             f"{card.site}, {card.declared_patients} declared patients. TELEPHONE, and compare:",
             "",
@@ -91,7 +86,7 @@ def join_with_token(place: NodeHome, data: bytes, *, patients: int | None, yes: 
             do="Run the same command again once you have compared; the token stays good for it.",
         )
     registry_join.pin(place, token, joined)
-    _print(
+    print_lines(
         [
             "Joined. The token is used: delete it."
             if joined.admitted
@@ -115,7 +110,7 @@ def show_status(home: Home = None, as_json: AsJson = False) -> None:
     from shared_model.spoken_words import words_of
 
     place = NodeHome.find(home)
-    with registry_client.opened(place, _now()) as session:
+    with registry_client.opened(place, now()) as session:
         health = session.call("Health", registry.Ask(), registry.Health)
         standing = session.call("Standing", registry.Ask(), registry.Standing)
         address = session.address
@@ -136,122 +131,13 @@ def show_status(home: Home = None, as_json: AsJson = False) -> None:
         return
     own, known = facts.pop("key in words"), facts.pop("key at the registry")
     terminal.show("Registry", [facts], as_json=False)
-    _print([f"This hospital's key in words:\n  {own}"])
+    print_lines([f"This hospital's key in words:\n  {own}"])
     if known != own:
-        _print([f"The key that the registry has ADMITTED is another one:\n  {known}"])
+        print_lines([f"The key that the registry has ADMITTED is another one:\n  {known}"])
 
 
-@status_app.command("ledgers")
-def show_ledgers(home: Home = None, as_json: AsJson = False) -> None:
-    """Hold the ledgers' heads at the registry against what this hospital knows of them.
-
-    Every head is verified with the keys of the approved roster. Exit code 5: one is not signed, or
-    is of another ledger than the one that is known here; 3: this node's own ledger is too short.
-
-    Example: fedprint-node registry ledgers
-    """
-    from client import keys, registry_client
-    from client.ledger_store import LedgerStore
-    from client.registry_ledgers import WORDS, compared, known_keys
-    from client.rosters import RosterBook
-    from shared_model import registry, signing
-    from shared_model.errors import PeerFault
-
-    place = NodeHome.find(home)
-    approved = RosterBook(place).approved()
-    if approved is None:
-        raise OurMistake(
-            "No roster is approved: whose keys these are is not known here.",
-            do="Run: fedprint-node roster fetch, then fedprint-node roster approve",
-        )
-    identity = signing.load_key_file(place.identity_key)
-    site = keys.load_config(place).site
-    with registry_client.opened(place, _now()) as session:
-        shown = session.call("Heads", registry.Ask(), registry.Heads).heads
-    with LedgerStore.open(place, site, identity, perhaps_old=True) as store:
-        findings = list(
-            compared(
-                store.chain,
-                store.peers(),
-                shown,
-                known_keys(RosterBook(place).ever_approved(keys.pinned(place).root)),
-            )
-        )
-    rows = [
-        {
-            "site": one.site,
-            "entries at the registry": one.shown,
-            "entries known here": one.here,
-            "verdict": one.verdict if as_json else WORDS[one.verdict],
-        }
-        for one in findings
-    ]
-    if rows or as_json:
-        terminal.show("Privacy ledgers at the registry", rows, as_json=as_json)
-    else:
-        _print(["The registry holds no ledger yet: no round has been closed."])
-    alarms = [one for one in findings if one.alarm]
-    if any(one.verdict == "lost" for one in alarms):
-        raise Refused(
-            "This hospital has signed more entries than its ledger has here.",
-            reason="restored",
-            do='Do not start this node. See docs/ledger.md, "Recover".',
-        )
-    if alarms:
-        raise PeerFault(
-            f"The ledger of {alarms[0].site} that the registry shows cannot be right.",
-            site=alarms[0].site,
-            do="Telephone that hospital and the auditor; keep this output (docs/ledger.md).",
-        )
-
-
-@status_app.command("epoch")
-def show_epoch(home: Home = None, as_json: AsJson = False) -> None:
-    """Show the present epoch and which hospitals have given their key for it, verified.
-
-    Exit code 5: a key is not signed by its hospital.
-
-    Example: fedprint-node registry epoch
-    """
-    from client import registry_client
-    from client.rosters import RosterBook
-    from shared_model import protocol, registry, signing
-    from shared_model.errors import PeerFault
-    from shared_model.protocol_sum import EpochKey, epoch_key_statement
-
-    place = NodeHome.find(home)
-    approved = RosterBook(place).approved()
-    with registry_client.opened(place, _now()) as session:
-        epoch = session.call("Epoch", registry.Ask(), registry.EpochKeys)
-    if approved is None or approved.roster.digest != epoch.roster_digest:
-        raise Refused(
-            "The present epoch is of a roster that this hospital has not approved.",
-            reason="roster-approval",
-            do="Run: fedprint-node roster fetch, then fedprint-node roster approve",
-        )
-    roster = approved.roster
-    identity = {entry.site: entry.identity for entry in roster.sites}
-    for entry in epoch.keys:
-        statement = epoch_key_statement(entry, epoch.epoch, epoch.roster_digest)
-        try:
-            signing.verify(
-                identity[entry.site],
-                protocol.kind_of(EpochKey),
-                statement,
-                bytes.fromhex(entry.signature),
-            )
-        except (Refused, KeyError) as error:
-            raise PeerFault(
-                f"The epoch key of {entry.site} is not signed by {entry.site}.",
-                site=entry.site,
-                do="Telephone that hospital: somebody may have exchanged its key.",
-            ) from error
-    given = {entry.site: entry.public_key for entry in epoch.keys}
-    rows = [{"site": site, "key": given.get(site)} for site in roster.names]
-    if as_json:
-        terminal.print_json({"epoch": epoch.epoch, "roster": epoch.roster_digest, "keys": rows})
-        return
-    terminal.show(f"Keys of epoch {epoch.epoch}", rows, as_json=False)
+status_app.command("ledgers")(show_ledgers)
+status_app.command("epoch")(show_epoch)
 
 
 @status_app.command("renew")
@@ -263,9 +149,9 @@ def renew(home: Home = None) -> None:
     from client import registry_client
 
     place = NodeHome.find(home)
-    with registry_client.opened(place, _now()) as session:
+    with registry_client.opened(place, now()) as session:
         until = registry_client.renew(place, session)
-    _print([f"The new certificate is good until {until.date().isoformat()}."])
+    print_lines([f"The new certificate is good until {until.date().isoformat()}."])
 
 
 def fetch_roster(home: Home = None) -> None:
@@ -276,7 +162,7 @@ def fetch_roster(home: Home = None) -> None:
     from client import registry_client
 
     place = NodeHome.find(home)
-    with registry_client.opened(place, _now()) as session:
+    with registry_client.opened(place, now()) as session:
         data = registry_client.fetch_roster(session)
     _offer(place, data)
 
@@ -293,9 +179,9 @@ def _offer(place: NodeHome, data: bytes) -> None:
     except Refused as error:
         if error.reason != "roster-approval":
             raise
-        _print([f"{error.message} Next: fedprint-node roster approve"])
+        print_lines([f"{error.message} Next: fedprint-node roster approve"])
         return
-    _print([f"This hospital goes by version {taken.version}, the newest."])
+    print_lines([f"This hospital goes by version {taken.version}, the newest."])
 
 
 @releases_app.command("list")
@@ -306,7 +192,7 @@ def list_releases(home: Home = None, as_json: AsJson = False) -> None:
     """
     from client import registry_client, registry_releases
 
-    with registry_client.opened(NodeHome.find(home), _now()) as session:
+    with registry_client.opened(NodeHome.find(home), now()) as session:
         rows = [entry.content() for entry in registry_releases.listed(session)]
     terminal.show("Releases", rows, as_json=as_json)
 
@@ -329,7 +215,7 @@ def fetch_release(
     from shared_model.registry_reasons import refusal
 
     place = NodeHome.find(home)
-    with registry_client.opened(place, _now()) as session:
+    with registry_client.opened(place, now()) as session:
         found = registry_releases.listed(session)
         chosen = [entry for entry in found if number in (None, entry.number)]
         if not chosen:
@@ -349,7 +235,7 @@ def fetch_release(
     if as_json:
         terminal.print_json({**entry.content(), "file": str(path)})
         return
-    _print([f"Fetched {path}. Next: fedprint-node install {path}"])
+    print_lines([f"Fetched {path}. Next: fedprint-node install {path}"])
 
 
 def rotate_key(
@@ -375,10 +261,10 @@ def rotate_key(
 
     place = NodeHome.find(home)
     if not finish:
-        with registry_client.opened(place, _now()) as session:
+        with registry_client.opened(place, now()) as session:
             message = registry_client.rotate(place, session)
         card = enrolment.open_site_card(message.card.encode())
-        _print(
+        print_lines(
             [
                 "The new key waits at the registry. Read its words to the coordinator's operator:",
                 f"  {card.words_key}",
@@ -392,10 +278,12 @@ def rotate_key(
     if roster is not None:
         data = roster.read_bytes()
     else:
-        with registry_client.opened(place, _now()) as session:
+        with registry_client.opened(place, now()) as session:
             data = registry_client.fetch_roster(session)
     digest = registry_join.switch_identity(place, data)
-    _print([f"This hospital's key is now\n  {words_of(digest)}\nThe old one is kept in keys/."])
+    print_lines(
+        [f"This hospital's key is now\n  {words_of(digest)}\nThe old one is kept in keys/."]
+    )
     _offer(place, data)
 
 
@@ -427,26 +315,15 @@ def leave(
     ):
         raise Refused("Nothing was changed.", reason="not-confirmed")
     if not offline:
-        with registry_client.opened(place, _now()) as session:
+        with registry_client.opened(place, now()) as session:
             registry_client.leave(place, session)
     with outbox_of(place).locked():
         epoch_keys(place).erase()
     registry_join.forget(place)
-    _print(
+    print_lines(
         [
             f"{site} has left. Its keys, budget and outbox are still here."
             + (" TELEPHONE the operator: fedprint-coordinator revoke " + site if offline else ""),
             "To come back: fedprint-node join token.json, with a new token.",
         ]
     )
-
-
-def _now() -> datetime.datetime:
-    import datetime
-
-    return datetime.datetime.now(datetime.UTC)
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from client.fingerprints import Fingerprinter, Summary
     from client.home import NodeHome
     from shared_model.mae import MaskedAutoencoder
-    from shared_model.release import Release
+    from shared_model.release_signed import Release
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME).")

@@ -31,15 +31,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared_model import canonical, protocol
 from shared_model.errors import OurMistake
-from shared_model.protocol import (
-    LedgerNote,
-    PrivacyStatement,
-    Refusal,
-    RefusalReason,
-    SignedMessage,
-    TrainReply,
-    TrainRequest,
-)
+from shared_model.protocol import LedgerNote, PrivacyStatement, Refusal, TrainReply, TrainRequest
+from shared_model.protocol_base import SignedMessage
 from shared_model.protocol_sum import (
     Agreement,
     AgreeRequest,
@@ -53,6 +46,7 @@ from shared_model.protocol_sum import (
     VerifyRequest,
     agreed_digest,
 )
+from shared_model.protocol_words import RefusalReason
 from shared_model.secure_sum.opening import Opened
 
 

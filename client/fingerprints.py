@@ -26,7 +26,8 @@ from shared_model import quality
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE, FS_HZ, WINDOW_S
 from shared_model.errors import DataFault, OurMistake
 from shared_model.files import sync_folder
-from shared_model.release import LIMITS, Release
+from shared_model.release import LIMITS
+from shared_model.release_signed import Release
 from shared_model.windows import Windows
 
 WINDOWS_AT_ONCE = 2048

@@ -13,7 +13,8 @@ from client.home import NodeHome
 from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
 from client.store import read_manifest
 from client.store_key import key_of
-from client.store_write import StoreWriter, refusal_counts
+from client.store_part_write import refusal_counts
+from client.store_write import StoreWriter
 from shared_model.config import CHANNELS
 from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Prepared, prepare

@@ -34,9 +34,9 @@ from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import sync_folder, write_atomic
 from shared_model.locks import locked
-from shared_model.release import Release, ReleaseBytes
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release, write_release
+from shared_model.release_signed import Release, ReleaseBytes
 from shared_model.weights import Weights
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from client.rosters import RosterBook
 from shared_model import signing
 from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
-from shared_model.release import Release
 from shared_model.release_checks import replies_of
 from shared_model.release_origin import known_origin
 from shared_model.release_price import price_of
+from shared_model.release_signed import Release
 from shared_model.sum_evidence import opened_rosters
 from shared_model.weights import Weights
 

@@ -51,7 +51,7 @@ def see(
     links: Mapping[str, Sequence[str]],
     identity_keys: Mapping[str, bytes],
 ) -> None:
-    """Inside a transaction; see `client.round.Witness`."""
+    """Inside a transaction; see `client.node_interfaces.Witness`."""
     held = peers(connection)
     for site in sorted(heads):
         new = heads[site]

@@ -25,7 +25,8 @@ from client.policy import installed_code
 from client.rosters import RosterBook
 from client.state import Phase
 from shared_model.ledger import Answered, Booked
-from shared_model.protocol import PRIVACY_UNIT, RefusalReason
+from shared_model.protocol import PRIVACY_UNIT
+from shared_model.protocol_words import RefusalReason
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 _REASONS = frozenset(get_args(RefusalReason))

@@ -18,7 +18,8 @@ from client import limits, notify, rest, state, supervisor
 from client.home import NodeHome
 from client.node_logs import Formatter, Level, LogFile, Pump, put_aside
 from client.settings import NodeSettings, settings_of
-from client.supervisor import Cause, Link, Name
+from client.supernode_lines import cause_of, link_of
+from client.supervisor import Link, Name
 from shared_model.children import Child, Family
 from shared_model.errors import FedprintError, PeerFault
 
@@ -32,16 +33,6 @@ LOGS: Mapping[Name, str] = {
     "training": "training.log",
     "console": "console.log",
 }
-_REFUSED = ("401 Unauthorized", "Failed to activate SuperNode")
-_HANDSHAKE = "SSL/TLS handshake error"
-_UNPROVEN = (_HANDSHAKE, "CERTIFICATE_VERIFY_FAILED")
-_LINKS: tuple[tuple[str, Link], ...] = (
-    ("SuperNode ID:", "up"),
-    ("Connection successful after", "up"),
-    ("Connection attempt failed, retrying", "unreachable"),
-    (_HANDSHAKE, "unproven"),
-)
-"""What Flower 1.41 and 1.42 write about the coordinator."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +50,6 @@ class Place:
     free_port: Callable[[int], int]
     check_books: Callable[[NodeHome], None]
     work: str = "client.app:work"
-
-
-def link_of(line: str) -> Link | None:
-    """What a line of the SuperNode's says about the coordinator."""
-    return next((link for words, link in _LINKS if words in line), None)
-
-
-def cause_of(name: Name, last_lines: str) -> Cause:
-    """Why the SuperNode ended, by its last lines."""
-    if name != "SuperNode":
-        return ""
-    if any(words in last_lines for words in _UNPROVEN):
-        return "unproven"
-    return "refused" if any(words in last_lines for words in _REFUSED) else ""
 
 
 class Loop:

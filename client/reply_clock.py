@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from client.home import NodeHome
 from client.policy import DEFAULT_REPLY_CLOCK_S, Policy
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.errors import FedprintError, OurMistake
 from shared_model.protocol_sum import REQUESTS
 
@@ -78,7 +78,7 @@ def is_timed(header: bytes) -> bool:
     before any data is looked at.
     """
     try:
-        kind = protocol.readable(header).get("kind")
+        kind = protocol_open.readable(header).get("kind")
     except OurMistake:
         return True
     return not (isinstance(kind, str) and kind in _AT_ONCE)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from client.egress import ALLOWED
 from client.home import NodeHome
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol_open
 from shared_model.errors import OurMistake
 from shared_model.files import append_line
 from shared_model.locks import locked
@@ -162,7 +162,7 @@ def _about(header: bytes) -> tuple[str, str, int]:
     if not header:
         return "error", "", 0
     try:
-        said = protocol.readable(header)
+        said = protocol_open.readable(header)
     except OurMistake:
         return "error", "", 0
     kind, run, number = said.get("kind"), said.get("run"), said.get("round")

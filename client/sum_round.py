@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client import egress
-from client.submit import SumRound
-from shared_model import canonical, protocol, signing
+from client.planned_round import SumRound
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.errors import FedprintError, OurMistake, PeerFault, Refused
 from shared_model.ledger_links import read_links_body
-from shared_model.protocol import COORDINATOR, RoundMessage, TrainReply, open_signed
+from shared_model.protocol import COORDINATOR, TrainReply
+from shared_model.protocol_base import RoundMessage
+from shared_model.protocol_open import open_signed
 from shared_model.protocol_sum import (
     Agreement,
     AgreeRequest,
@@ -48,7 +50,7 @@ from shared_model.server_step import model_after
 from shared_model.verify_body import read_verify_body
 
 if TYPE_CHECKING:
-    from client.round import Node
+    from client.node_interfaces import Node
 
 _DAMAGED = "The model of a round that waits for its sum is damaged in this node's outbox."
 _LEFT_OUT = "Check the disk. The other hospitals verify the sum; this one signs no receipt for it."
@@ -129,7 +131,7 @@ def _see_ledgers(node: Node, own: OwnRound, request: AgreeRequest, body: bytes) 
     if heads.pop(node.site) != own.reply(node).ledger.plain:
         raise Refused("The request names another head of this site's ledger.", reason="ledger")
     try:
-        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+        protocol_open.check_body(request.body_digest, body, site=COORDINATOR)
     except PeerFault as error:
         raise Refused(error.message, reason="ledger") from error
     links = read_links_body(body)
@@ -171,7 +173,7 @@ def open_(
     )
     member = own.sum_round.member(node)
     try:
-        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+        protocol_open.check_body(request.body_digest, body, site=COORDINATOR)
         opened = open_rows(
             member, own.sum_round.transcript, request.survivors, request.missing, body
         )
@@ -228,11 +230,11 @@ def verify(node: Node, request: VerifyRequest, body: bytes) -> tuple[bytes, byte
     own = _own_round(node, request, request.transcript)
     earlier = node.outbox.signed(request.run, request.round, "receipt")
     if earlier is not None:
-        if protocol.readable(earlier)["statement_digest"] != request.statement_digest:
+        if protocol_open.readable(earlier)["statement_digest"] != request.statement_digest:
             raise Refused("Another sum of this round was found right.", reason="conflict")
         return earlier, b""
     try:
-        protocol.check_body(request.body_digest, body, site=COORDINATOR)
+        protocol_open.check_body(request.body_digest, body, site=COORDINATOR)
         statement_bytes, packed, headers = read_verify_body(body)
         statement, _ = _checked_statement(node, own, request, statement_bytes)
         answers = _answers(own, request, statement, headers)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from client.home import NodeHome
 from client.outbox import Outbox
-from shared_model import protocol
+from shared_model import protocol_open
 from shared_model.errors import OurMistake
 
 
@@ -36,10 +36,10 @@ def unheard(root: Path, run: str, round: int) -> int | None:
 
 def note(home: NodeHome, header: bytes) -> None:
     """Look, when this message of the node's own is about to leave; a line in rounds.log."""
-    from client.round import log_to
+    from client.round_log import log_to
 
     try:
-        said = protocol.readable(header)
+        said = protocol_open.readable(header)
     except OurMistake:
         return
     run, number = said.get("run"), said.get("round")

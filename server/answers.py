@@ -12,7 +12,7 @@ from server.desk import Desk, Terms
 from server.post import Answer, Letter
 from server.round_folder import StoredReply
 from server.sum_desk import Shares
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.noise import SystemNoise
 from shared_model.protocol import Refusal, TrainReply
@@ -64,7 +64,7 @@ def refusal_event(letter: Letter, refusal: Refusal) -> rounds.RefusalArrived:
     """A refusal counts for the letter that its digest names, if run and round are the letter's."""
     ours = refusal.request_digest == protocol.header_digest(letter.header)
     if ours and letter.trip != "keying":
-        asked = protocol.readable(letter.header)
+        asked = protocol_open.readable(letter.header)
         ours = (refusal.run, refusal.round) == (asked["run"], asked["round"])
     trip = trip_of(letter) if ours else None
     return rounds.RefusalArrived(letter.site, trip, letter.number, refusal.reason)
@@ -140,12 +140,12 @@ def read_answer(
             weight; noise or delta that no release could be made of.
     """
     site = enrolled.site
-    answer = protocol.open_answer(header, enrolled.identity, site=site)
+    answer = protocol_open.open_answer(header, enrolled.identity, site=site)
     if isinstance(answer, Refusal):
         if body:
             raise PeerFault(f"A refusal of {site} has a body.", site=site)
         return answer
-    protocol.check_body(answer.body_digest, body, site=site)
+    protocol_open.check_body(answer.body_digest, body, site=site)
     if answer.request_digest != request_digest:
         return answer
     if answer.transcript != transcript.digest.hex():

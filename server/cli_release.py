@@ -11,7 +11,7 @@ import typer.core
 from shared_model import terminal
 
 if TYPE_CHECKING:
-    from shared_model.release import Release
+    from shared_model.release_signed import Release
 
 
 class _MakeByDefault(typer.core.TyperGroup):

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.checkpoints import RunFolder
 from server.post import Answer, Letter, Post
 from server.run_records import ClosingRecord, RoundRecord, RunRecord, as_base64, from_base64
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol, protocol_open
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.protocol import Refusal
 from shared_model.protocol_sum import (
@@ -133,7 +133,9 @@ class Closings:
         closing = self._folder.closing(item.round)
         if closing.state == "verified" or not closing.statement_digest:
             return
-        request = protocol.open_train_request(item.request_bytes, bytes.fromhex(record.run_key))
+        request = protocol_open.open_train_request(
+            item.request_bytes, bytes.fromhex(record.run_key)
+        )
         roster = record.roster_named(request.sum.roster_digest)
         self._open[item.round] = _Open(
             record=closing,
@@ -204,9 +206,9 @@ class Closings:
         key = found.keys[site]
         said: CloseReply | SumReceipt | Refusal
         if letter.trip == "close":
-            said = protocol.open_answer_of(answer.header, key, CloseReply, site=site)
+            said = protocol_open.open_answer_of(answer.header, key, CloseReply, site=site)
         else:
-            said = protocol.open_answer_of(answer.header, key, SumReceipt, site=site)
+            said = protocol_open.open_answer_of(answer.header, key, SumReceipt, site=site)
         if answer.body:
             raise PeerFault(f"An answer of {site} has a body that it should not have.", site=site)
         header = as_base64(answer.header)
@@ -238,7 +240,7 @@ class Closings:
             del self._open[number]
 
     def _check(self, said: CloseReply | SumReceipt, found: _Open, letter: Letter) -> None:
-        run = protocol.readable(letter.header)["run"]
+        run = protocol_open.readable(letter.header)["run"]
         named = (said.run, said.round, said.transcript, said.statement_digest)
         if named != (run, letter.number, found.transcript, found.record.statement_digest):
             raise PeerFault(f"{said.site} answers about another sum.", site=said.site)
@@ -256,7 +258,7 @@ class Closings:
             return
         statement = read_statement(found.statement)
         answers = {
-            site: protocol.open_signed(
+            site: protocol_open.open_signed(
                 from_base64(header), found.keys[site], CloseReply, site=site
             ).sums
             for site, header in record.answers.items()

@@ -47,11 +47,12 @@ from server.run_start import (
     starting_model,
 )
 from server.transport import Transport
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.ledger_note import LedgerMismatch
-from shared_model.protocol import EpochKeyEntry, OtherVersion, Refusal
+from shared_model.protocol import EpochKeyEntry, Refusal
+from shared_model.protocol_open import OtherVersion
 from shared_model.roster import open_signed
 
 __all__ = ["UNMASKED", "Progress", "StartingModel", "begin", "run", "settings_of", "starting_model"]
@@ -374,7 +375,7 @@ class _Loop:
         request = protocol.header_digest(answer.letter.header)
         try:
             identity = record.roster.entry(site).identity
-            said = protocol.open_answer(answer.header, identity, site=site)
+            said = protocol_open.open_answer(answer.header, identity, site=site)
         except (PeerFault, OurMistake):
             return  # not the site's word, or the site has left the roster
         asked = (record.run, number, request)

@@ -8,7 +8,7 @@ from server.checkpoints import RunFolder
 from server.dashboard_rounds import Absent, OpenNow, absent_words
 from server.round_folder import RoundFolder
 from server.run_records import AbsentRecord, RunRecord
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.errors import FedprintError
 from shared_model.protocol import Refusal
 
@@ -22,7 +22,7 @@ def open_now(folder: RunFolder, record: RunRecord) -> OpenNow | None:
         header = files.request
         if header is None or record.state == "finished":
             return None
-        request = protocol.open_train_request(header, bytes.fromhex(record.run_key))
+        request = protocol_open.open_train_request(header, bytes.fromhex(record.run_key))
         opened_s = (files.open / "request.header").stat().st_mtime
         return _of(files, record, request, opened_s)
     except (FedprintError, OSError, ValueError, KeyError):
@@ -60,7 +60,7 @@ def _refused(
 ) -> tuple[Absent, ...]:
     roster, found = record.roster_named(request.sum.roster_digest), []
     for site, header in sorted(headers.items()):
-        said = protocol.open_answer(header, roster.entry(site).identity, site=site)
+        said = protocol_open.open_answer(header, roster.entry(site).identity, site=site)
         if isinstance(said, Refusal):
             ended = AbsentRecord(site=site, ending="refused", reason=said.reason)
             found.append(Absent(site, "refused", absent_words(ended)))

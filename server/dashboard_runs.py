@@ -14,7 +14,7 @@ from server.dashboard_view import Run, run_view
 from server.kept import Kept, stamp
 from server.public_loss import PublicPoint
 from server.run_records import ClosingRecord, RoundRecord, RunRecord
-from shared_model import protocol
+from shared_model import protocol_open
 from shared_model.errors import FedprintError
 
 MODELS_A_LOOK = 25
@@ -176,7 +176,9 @@ def _lengths(
 ) -> tuple[float, float] | None:
     """How far the model moved, and noise alone would have moved it; None if a model is gone."""
     try:
-        request = protocol.open_train_request(item.request_bytes, bytes.fromhex(record.run_key))
+        request = protocol_open.open_train_request(
+            item.request_bytes, bytes.fromhex(record.run_key)
+        )
         roster = record.roster_named(request.sum.roster_digest)
         first, then = folder.weights(record, before), folder.weights(record, item.round)
         moved = curves.moved(first, then, record.trainable)

@@ -17,7 +17,7 @@ from server.run_records import (
     as_base64,
 )
 from server.sum_desk import SumDesk
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.protocol import Refusal, TrainReply, TrainRequest
 from shared_model.release import ModelParts
@@ -39,7 +39,7 @@ def terms_of(rounds: Sequence[RoundRecord]) -> dict[str, Terms]:
             found.setdefault(one.site, (one.noise, one.privacy.delta))
         for absent in item.absent:
             if absent.ending == "unused":
-                said = protocol.readable(absent.header_bytes)
+                said = protocol_open.readable(absent.header_bytes)
                 found.setdefault(absent.site, (said["noise"], said["privacy"]["delta"]))
     return found
 
@@ -152,7 +152,7 @@ def abandoned(
     """
     model = record.model_digest
     try:
-        request = protocol.open_train_request(header, run_key)
+        request = protocol_open.open_train_request(header, run_key)
         paid = _paid(files, record.roster_named(request.sum.roster_digest), header)
     except (PeerFault, OurMistake):
         paid = ()
@@ -183,7 +183,7 @@ def _paid(files: RoundFolder, roster: Roster, request: bytes) -> tuple[AbsentRec
     for site in files.submitted:
         try:
             said = files.submission_header(site)
-            answer = protocol.open_answer(said, roster.entry(site).identity, site=site)
+            answer = protocol_open.open_answer(said, roster.entry(site).identity, site=site)
         except (PeerFault, OurMistake):
             continue
         if answer.request_digest == protocol.header_digest(request):

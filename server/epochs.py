@@ -16,17 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.files import write_atomic
-from shared_model.protocol import (
-    SIGNATURE_BYTES,
-    Digest,
-    EpochKeyEntry,
-    Refusal,
-    RunId,
-    RunPlan,
-)
+from shared_model.protocol import SIGNATURE_BYTES, Digest, EpochKeyEntry, Refusal, RunPlan
+from shared_model.protocol_base import RunId
 from shared_model.protocol_sum import EpochKey, EpochNumber, EpochRequest, epoch_key_statement
 from shared_model.roster import Roster
 from shared_model.secure_sum.keys import is_public_key
@@ -164,7 +158,7 @@ def read_key(
             X25519 cannot use, or one that another site has given.
     """
     identity = roster.entry(site).identity
-    answer = protocol.open_answer_of(header, identity, EpochKey, site=site)
+    answer = protocol_open.open_answer_of(header, identity, EpochKey, site=site)
     if body:
         raise PeerFault(f"The epoch key of {site} has a body.", site=site)
     if isinstance(answer, Refusal):

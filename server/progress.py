@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from server.rounds import RunState
 from server.run_records import RunRecord
 from shared_model.bundle import DIGEST
-from shared_model.protocol import OLDEST, SPOKEN
+from shared_model.protocol_base import OLDEST, SPOKEN
 
 UNMASKED = (
     "MASKS ARE OFF: the coordinator sees what each site adds. For simulations only; hospitals "

@@ -18,11 +18,11 @@ from server.home import CoordinatorHome
 from server.release_numbers import next_number, releases_of
 from server.release_rounds import Road, collect
 from server.sites import roster
-from shared_model import accounting, canonical, signing
+from shared_model import accounting, canonical, release_signed, signing
 from shared_model import release as contract
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
-from shared_model.release import Manifest, ReleaseBytes
+from shared_model.release import Manifest
 from shared_model.release_checks import replies_of, verify
 from shared_model.release_files import (
     code_digest,
@@ -33,6 +33,7 @@ from shared_model.release_files import (
 )
 from shared_model.release_origin import known_origin
 from shared_model.release_price import price_of
+from shared_model.release_signed import ReleaseBytes
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _seal(
             f"The release would not be legal: {error.message}",
             do="A name has letters, digits, dots, hyphens; words are printable ASCII.",
         ) from error
-    return ReleaseBytes(manifest.to_bytes(), contract.seal(manifest, key), weights, proof)
+    return ReleaseBytes(manifest.to_bytes(), release_signed.seal(manifest, key), weights, proof)
 
 
 def _statements(path: Road) -> list[dict[str, object]]:

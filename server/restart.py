@@ -14,7 +14,7 @@ from server.round_folder import Chosen, RoundFolder
 from server.rounds import Contribution, Endings
 from server.run_records import RunRecord
 from server.sum_desk import SumDesk
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_open, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.protocol import Refusal
 
@@ -49,8 +49,8 @@ def taken_up(
         header: the stored request. body: the model that it was sent with.
     """
     try:
-        request = protocol.open_train_request(header, signing.public_bytes(key))
-        protocol.check_body(request.body_digest, body, site=protocol.COORDINATOR)
+        request = protocol_open.open_train_request(header, signing.public_bytes(key))
+        protocol_open.check_body(request.body_digest, body, site=protocol.COORDINATOR)
         if request.sum.roster_digest != record.roster.digest:
             return None
         sums = SumDesk(files, request, record.roster, key, ledgers)
@@ -88,12 +88,12 @@ def _agreed(files: RoundFolder, desk: Desk, chosen: Chosen) -> tuple[Contributio
     """
     for site in files.submitted:
         header = files.submission_header(site)
-        answer = protocol.open_answer(header, desk.sum.roster.entry(site).identity, site=site)
+        answer = protocol_open.open_answer(header, desk.sum.roster.entry(site).identity, site=site)
         if isinstance(answer, Refusal):
             raise OurMistake(f"The stored submission of {site} is a refusal.")
         desk.answers[site] = (answer, header)
     for site, header in files.refusals.items():
-        said = protocol.open_answer(header, desk.sum.roster.entry(site).identity, site=site)
+        said = protocol_open.open_answer(header, desk.sum.roster.entry(site).identity, site=site)
         if isinstance(said, Refusal):
             desk.refusals[site] = (said, header)
     found = []

@@ -35,7 +35,7 @@ from server.round_values import (
 )
 from shared_model.errors import PeerFault
 from shared_model.ledger import LedgerHead
-from shared_model.protocol import RefusalReason
+from shared_model.protocol_words import RefusalReason
 
 # ---------------------------------------------------------------- events
 

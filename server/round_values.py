@@ -16,8 +16,8 @@ from typing import Literal
 from shared_model.config import MINIMUM_CONTRIBUTORS
 from shared_model.errors import OurMistake
 from shared_model.ledger import LedgerHead
-from shared_model.protocol import Phase
 from shared_model.protocol_sum import agreed_digest
+from shared_model.protocol_words import Phase
 
 Trip = Literal["keying", "submit", "agree", "open"]
 CloseReason = Literal["too-few-contributors", "not-agreed", "not-opened"]

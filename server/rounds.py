@@ -84,7 +84,7 @@ from server.round_values import (
     Trip,
 )
 from shared_model.errors import OurMistake
-from shared_model.protocol import TRANSITIONS, Phase
+from shared_model.protocol_words import TRANSITIONS, Phase
 
 __all__ = [
     "Accept",

@@ -22,11 +22,8 @@ from shared_model.config import (
     StepName,
 )
 from shared_model.errors import OurMistake
-from shared_model.protocol import (
-    MAX_PARTICIPANTS,
-    PresetName,
-    RunId,
-)
+from shared_model.protocol import MAX_PARTICIPANTS, PresetName
+from shared_model.protocol_base import RunId
 from shared_model.server_optimisers import named, rate_of
 
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]

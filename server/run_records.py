@@ -1,7 +1,7 @@
 """What is kept of a run, as it stands in its folder. Strict; times in seconds since 1970, UTC.
 
 Signed headers are kept verbatim (base64) so that the release and an auditor can verify them again
-with `protocol.open_train_request` and `protocol.open_answer`.
+with `protocol_open.open_train_request` and `protocol_open.open_answer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from server.run_config import RunConfig
 from shared_model.config import ModelConfig
 from shared_model.enrolment import SiteName
 from shared_model.errors import OurMistake
-from shared_model.protocol import Digest, PrivacyStatement, RefusalReason, RoundNumber
+from shared_model.protocol import Digest, PrivacyStatement
+from shared_model.protocol_base import RoundNumber
+from shared_model.protocol_words import RefusalReason
 from shared_model.release import ModelParts
 from shared_model.roster import Roster, SignedRoster, open_signed
 

@@ -21,11 +21,12 @@ from server.ledgers import LedgerArchive
 from server.post import Letter
 from server.round_folder import Chosen, OpeningAsked, RoundFolder, StoredReply
 from server.run_records import RESTORE, IncidentRecord
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol, protocol_open
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.ledger import LedgerHead
 from shared_model.ledger_links import links_body
-from shared_model.protocol import Refusal, RoundMessage, TrainReply, TrainRequest
+from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.protocol_base import RoundMessage
 from shared_model.protocol_sum import Agreement, AgreeRequest, OpenRequest, SharesReply
 from shared_model.roster import Roster
 from shared_model.secure_sum.opening import (
@@ -104,7 +105,7 @@ class SumDesk:
         found = {}
         for site in self.survivors:
             header, key = self.files.submission_header(site), self.roster.entry(site).identity
-            found[site] = protocol.open_signed(header, key, TrainReply, site=site).ledger.plain
+            found[site] = protocol_open.open_signed(header, key, TrainReply, site=site).ledger.plain
         return found
 
     # ------------------------------------------------------------ trip 2
@@ -152,7 +153,7 @@ class SumDesk:
             PeerFault: of the site; not its signature, a body, or another transcript.
         """
         identity = self.roster.entry(site).identity
-        answer = protocol.open_answer_of(header, identity, Agreement, site=site)
+        answer = protocol_open.open_answer_of(header, identity, Agreement, site=site)
         _no_body(body, site)
         if isinstance(answer, Agreement) and self._is_ours(answer):
             self._same_transcript(answer.transcript, site)
@@ -217,7 +218,7 @@ class SumDesk:
                 length, or a value that is not the committed one.
         """
         identity = self.roster.entry(site).identity
-        answer = protocol.open_answer_of(header, identity, SharesReply, site=site)
+        answer = protocol_open.open_answer_of(header, identity, SharesReply, site=site)
         if isinstance(answer, Refusal):
             _no_body(body, site)
             return answer
@@ -227,7 +228,7 @@ class SumDesk:
         asked = self._asked.get(answer.request_digest)
         if asked is None or asked[1] != site:
             raise PeerFault(f"{site} opened for a request that it was not sent.", site=site)
-        protocol.check_body(answer.body_digest, body, site=site)
+        protocol_open.check_body(answer.body_digest, body, site=site)
         missing = self._openings[asked[0]].missing
         values = read_shares(
             body,

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from shared_model import protocol
+from shared_model import protocol, protocol_base
 
 
 def lines() -> list[str]:
     """What is installed here, one fact a line."""
     from shared_model.release_files import code_digest
 
-    return [protocol.software(), f"protocol {protocol.VERSION}", f"code {code_digest()}"]
+    return [protocol.software(), f"protocol {protocol_base.VERSION}", f"code {code_digest()}"]
 
 
 def _show(wanted: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_base, signing
 from shared_model.errors import FedprintError, PeerFault, Refused
 from shared_model.protocol import Digest, ShortText
 from shared_model.release_files import code_files, digest_of_files
@@ -78,7 +78,7 @@ class CodeStatement(BaseModel):
     kind: Literal["code-statement"] = "code-statement"
     format: Literal[1] = 1
     version: ShortText
-    protocol: Annotated[int, Field(ge=1, le=protocol.MAX_VERSION)]
+    protocol: Annotated[int, Field(ge=1, le=protocol_base.MAX_VERSION)]
     code_digest: Digest
     files: Annotated[dict[FileName, Digest], Field(min_length=1, max_length=MAX_FILES)]
 
@@ -93,7 +93,7 @@ def statement_of(state: CodeState) -> CodeStatement:
     """What the release key signs about a state."""
     return CodeStatement(
         version=state.version,
-        protocol=protocol.VERSION,
+        protocol=protocol_base.VERSION,
         code_digest=state.digest,
         files=dict(state.files),
     )

@@ -1,4 +1,4 @@
-"""The masked autoencoder for paired ECG and PPG, in one file.
+"""The masked autoencoder for paired ECG and PPG; its layers are in `mae_layers`.
 
     patches -> encoder per modality -> shared bottleneck -> token outputs (128) -> mean pool
             -> fingerprint (128, unit norm); token outputs + fingerprint -> decoder per modality
@@ -18,13 +18,11 @@ Axes, with `...` for any leading axes (window; or patient, segment):
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shared_model import adapters
 from shared_model.config import (
@@ -37,6 +35,7 @@ from shared_model.config import (
     Trainable,
 )
 from shared_model.errors import OurMistake, Refused
+from shared_model.mae_layers import Block, bias_of, far_of, pool, sine_positions
 from shared_model.patches import VISIBLE_TOKENS, draw_patch_masks
 from shared_model.weights import Weights
 
@@ -62,13 +61,8 @@ PRESETS: dict[str, ModelConfig] = {
 
 ECG, PPG = 0, 1
 _DECODER_HEADS = 4
-SLOPES = (1.5, 0.4, 0.1, 0.0)
-"""Attention scores fall by slope x patches apart (ALiBi, 2108.12409), head by head; the last head
-sees everything alike. Without it the loss stood at the trivial level for hundreds of steps."""
 FINGERPRINT_FAR = 4.0
 """How far the fingerprint in a decoder's memory is from every place."""
-_SLOWEST = 100.0
-"""Slowest over fastest rate of the sine positions; 50 tokens need no slower wave."""
 
 
 class Views(NamedTuple):
@@ -86,60 +80,6 @@ class Views(NamedTuple):
     """ECG, PPG: which token each query is, int64 (..., query)."""
     counted: tuple[Tensor, Tensor]
     """ECG, PPG: bool (..., query): hidden, valid, and something valid was visible to answer it."""
-
-
-class Attention(nn.Module):
-    """Multi-head attention of tokens (..., token, width) to context (..., key, context_width)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        slopes = torch.tensor([SLOPES[head % len(SLOPES)] for head in range(heads)])
-        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
-        self.slopes: Tensor  # (head, 1, 1)
-
-    def forward(self, tokens: Tensor, context: Tensor, bias: Tensor, far: Tensor) -> Tensor:
-        """`bias` (..., token or 1, key): from `_bias`, says which keys a token may look at;
-        `far` (..., token, key): how many patches apart they are."""
-        key, value = self.key_value(context).chunk(2, dim=-1)
-        q = self._split(self.query(tokens))  # (batch, head, token, size)
-        k, v = self._split(key), self._split(value)  # (batch, head, key, size)
-        # Written out: torch's fused CPU attention has no batching rule, so vmap would run it one
-        # patient at a time. The small q is scaled, not the large scores.
-        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)  # (batch, head, token, key)
-        scores = scores + bias.reshape(-1, 1, *bias.shape[-2:])
-        scores = scores - self.slopes * far.reshape(-1, 1, *far.shape[-2:])
-        merged = (scores.softmax(dim=-1) @ v).transpose(-2, -3).flatten(-2)  # (batch, token, width)
-        projected: Tensor = self.out(merged.reshape(tokens.shape))
-        return projected
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(..., token, width) -> (batch, head, token, size), leading axes flattened."""
-        size = x.shape[-1] // self.heads
-        return x.reshape(-1, x.shape[-2], self.heads, size).transpose(-2, -3)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: self-attention, or cross-attention where `context` is given."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.norm_1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.norm_2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, int(width * mlp_ratio))
-        self.down = nn.Linear(int(width * mlp_ratio), width)
-
-    def forward(
-        self, x: Tensor, bias: Tensor, far: Tensor, context: Tensor | None = None
-    ) -> Tensor:
-        normed = self.norm_1(x)
-        x = x + self.attention(normed, normed if context is None else context, bias, far)
-        grown: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
-        return grown
 
 
 class Encoder(nn.Module):
@@ -223,14 +163,14 @@ class MaskedAutoencoder(nn.Module):
             self.encoders[channel](
                 patches[..., channel, :, :],
                 self.encoder_positions,
-                _bias(keys[channel][..., None, :]),
-                _far(place, place),
+                bias_of(keys[channel][..., None, :]),
+                far_of(place, place),
             )
             for channel in (ECG, PPG)
         ]
         places = torch.cat([place, place], dim=-1)
         outputs = self._bottleneck(torch.cat(tokens, dim=-2), torch.cat(keys, dim=-1), places)
-        return _pool(outputs, torch.cat(keys, dim=-1))
+        return pool(outputs, torch.cat(keys, dim=-1))
 
     def forward(self, patches: Tensor, valid: Tensor, hidden: Tensor) -> Views:
         """One training pass over all views; axes at the head of this file."""
@@ -249,10 +189,12 @@ class MaskedAutoencoder(nn.Module):
             hid = _at(is_hidden, seen[..., channel, :]).flatten(-2)  # False for a proper patch mask
             key = key & ~torch.cat([hid, torch.zeros_like(all_tokens, dtype=torch.bool)], dim=-1)
             view = _view_numbers(masks, VISIBLE_TOKENS, patches.device)  # (packed,)
-            bias = _bias((view[:, None] == view) & key[..., None, :])
+            bias = bias_of((view[:, None] == view) & key[..., None, :])
             packed = torch.take_along_dim(patches[..., channel, :, :], place[..., None], dim=-2)
             encoder = self.encoders[channel]
-            tokens.append(encoder(packed, self.encoder_positions[place], bias, _far(place, place)))
+            tokens.append(
+                encoder(packed, self.encoder_positions[place], bias, far_of(place, place))
+            )
             keys.append(key)
             places.append(place)
             # Queries: 25 hidden tokens of each mask, then all 50 (this modality hidden).
@@ -269,7 +211,7 @@ class MaskedAutoencoder(nn.Module):
             torch.full_like(places[ECG], ECG), torch.full_like(places[PPG], PPG), masks, axis=-1
         )
         outputs = self._bottleneck(outputs_in, view_keys, view_places)  # (..., view, 50, 128)
-        fingerprint = _pool(outputs, view_keys)  # (..., view, 128)
+        fingerprint = pool(outputs, view_keys)  # (..., view, 128)
 
         memory = torch.cat([outputs, fingerprint[..., None, :]], dim=-2)  # (..., view, 51, 128)
         at_memory = self.memory_positions[kinds, view_places]
@@ -289,7 +231,7 @@ class MaskedAutoencoder(nn.Module):
             own = view[:, None] == memory_view.flatten()  # (query, key)
             usable = memory_keys[..., chosen, :].flatten(-2)  # (..., key)
             key_places = view_places[..., chosen, :]  # (..., mask + 1, 50)
-            far = _far(queries[channel], key_places.flatten(-2))
+            far = far_of(queries[channel], key_places.flatten(-2))
             far = far.reshape(*far.shape[:-1], masks + 1, TOKENS)
             at_fingerprint = torch.full_like(far[..., :1], FINGERPRINT_FAR)
             far = torch.cat([far, at_fingerprint], dim=-1).flatten(-2)  # (..., query, key)
@@ -298,7 +240,7 @@ class MaskedAutoencoder(nn.Module):
                     memory[..., chosen, :, :].flatten(-3, -2),
                     at_memory[..., chosen, :, :].flatten(-3, -2),
                     self.memory_positions[channel, queries[channel]],
-                    _bias(own & usable[..., None, :]),
+                    bias_of(own & usable[..., None, :]),
                     far,
                 )
             )
@@ -311,7 +253,7 @@ class MaskedAutoencoder(nn.Module):
 
     def _bottleneck(self, tokens: Tensor, keys: Tensor, places: Tensor) -> Tensor:
         """(..., token, width) of both modalities -> token outputs (..., token, 128)."""
-        bias, far = _bias(keys[..., None, :]), _far(places, places)
+        bias, far = bias_of(keys[..., None, :]), far_of(places, places)
         for block in self.bottleneck:
             tokens = block(tokens, bias, far)
         outputs: Tensor = self.fingerprint_head(self.fingerprint_norm(tokens))
@@ -427,38 +369,6 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     return {which: sum(int(value.size) for value in part.values()) for which, part in parts.items()}
 
 
-def sine_positions(width: int, kinds: int = 0) -> Tensor:
-    """Fixed sine-cosine positions (1706.03762, section 3.5), waves of 6 to 600 tokens.
-
-    Returns (token, width). With `kinds`, (kind, token, width): each kind has a constant vector
-    added, so that equal times of two modalities stay near each other.
-    """
-    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(_SLOWEST) / width))  # (width / 2,)
-
-    def waves(place: Tensor) -> Tensor:
-        angle = place[..., None] * rate
-        return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2)
-
-    positions = waves(torch.arange(TOKENS))  # (token, width)
-    if not kinds:
-        return positions
-    return positions + waves(1000 * torch.arange(1, kinds + 1))[:, None, :]  # (kind, token, width)
-
-
-def _bias(allowed: Tensor) -> Tensor:
-    """0 where a key is allowed, -10^4 where not: float32 of the same shape.
-
-    Finite, so that a token without an allowed key looks at all keys and its result, which nobody
-    uses, has a gradient: a softmax over nothing would be NaN even behind a zero weight.
-    """
-    return (~allowed).to(torch.float32) * -1e4
-
-
-def _far(queries: Tensor, keys: Tensor) -> Tensor:
-    """Patches between two places, whatever the modality: (..., query, key) float32."""
-    return (queries[..., :, None] - keys[..., None, :]).abs().to(torch.float32)
-
-
 def _at(values: Tensor, index: Tensor) -> Tensor:
     """values (..., token) at index (..., place) -> (..., place)."""
     return torch.take_along_dim(values, index, dim=-1)
@@ -486,10 +396,3 @@ def _to_views(ecg: Tensor, ppg: Tensor, masks: int, axis: int) -> Tensor:
     return torch.cat(
         [both, parts[0][1].unsqueeze(axis - 1), parts[1][1].unsqueeze(axis - 1)], axis - 1
     )
-
-
-def _pool(outputs: Tensor, keys: Tensor) -> Tensor:
-    """Mean of (..., token, 128) over valid tokens, made unit norm; zero where there is none."""
-    weight = keys.to(outputs.dtype)[..., None]  # (..., token, 1)
-    mean = (outputs * weight).sum(-2) / weight.sum(-2).clamp(min=1.0)  # (..., 128)
-    return mean * torch.rsqrt((mean * mean).sum(-1, keepdim=True) + 1e-12)

@@ -27,13 +27,11 @@ from shared_model.protocol import (
     MAX_PARTICIPANTS,
     Digest,
     EpochKeyEntry,
-    RoundMessage,
     RunPlan,
     ShortText,
-    SignedMessage,
-    Version,
     encode,
 )
+from shared_model.protocol_base import RoundMessage, SignedMessage, Version
 
 SUBSETS = 128
 """Random subsets of the coordinates that the closing exchange asks for."""

@@ -15,17 +15,19 @@ from shared_model.release import (
     Contribution,
     Evidence,
     Manifest,
-    Release,
-    ReleaseBytes,
     Round,
     RoundSum,
     SignedRound,
     SiteHeader,
+)
+from shared_model.release_price import fits, shared_noise_of
+from shared_model.release_signed import (
+    Release,
+    ReleaseBytes,
     check_evidence,
     check_signature,
     check_weights,
 )
-from shared_model.release_price import fits, shared_noise_of
 from shared_model.roster import Roster
 from shared_model.sum_evidence import Asked
 

@@ -23,8 +23,8 @@ from shared_model.release import (
     MANIFEST_LIMIT_BYTES,
     SIGNATURE_BYTES,
     WEIGHTS_LIMIT_BYTES,
-    ReleaseBytes,
 )
+from shared_model.release_signed import ReleaseBytes
 
 WEIGHTS_NAME = "fingerprint_head.safetensors"
 LIMITS_BYTES = {

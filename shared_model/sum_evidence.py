@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import PeerFault, Refused
 from shared_model.ledger_note import check_note
 from shared_model.protocol import COORDINATOR, TrainReply, TrainRequest
@@ -92,7 +92,7 @@ def ask(header: bytes, run_key: bytes, rosters: Mapping[str, Roster]) -> Asked:
         Refused: masks off, an unknown roster, another threshold, weight, declared number or epoch
             key than the roster's (reason "secure-sum").
     """
-    request = protocol.open_train_request(header, run_key)
+    request = protocol_open.open_train_request(header, run_key)
     plan = request.sum
     where = f"Round {request.round} of run {request.run}"
     if plan.aggregation != "secure-sum":
@@ -125,7 +125,7 @@ def replied(asked: Asked, site: str, header: bytes) -> TrainReply:
         PeerFault: not signed by the site, a refusal, or about something else (`LedgerMismatch`: or
             not booked).
     """
-    reply = protocol.open_answer(header, asked.key(site), site=site)
+    reply = protocol_open.open_answer(header, asked.key(site), site=site)
     if not isinstance(reply, TrainReply):
         raise PeerFault(f"{site} refused {asked.label} and is counted.", site=site)
     entry = asked.roster.entry(site)
@@ -189,7 +189,7 @@ def agreed(
     ledgers = [replies[site].ledger for site in statement.survivors]
     expected = agreed_digest(statement.survivors, statement.submissions, ledgers)
     for site, header in headers.items():
-        found = protocol.open_signed(header, asked.key(site), Agreement, site=site)
+        found = protocol_open.open_signed(header, asked.key(site), Agreement, site=site)
         _about(asked, found, site, statement)
         if found.agreed != expected:
             raise PeerFault(f"{site} agreed to other survivors or other ledgers.", site=site)
@@ -208,7 +208,7 @@ def answered(
     found: dict[str, tuple[int, ...]] = {}
     digest = canonical.digest(data)
     for site, header in headers.items():
-        reply = protocol.open_signed(header, asked.key(site), CloseReply, site=site)
+        reply = protocol_open.open_signed(header, asked.key(site), CloseReply, site=site)
         _about(asked, reply, site, statement)
         if reply.statement_digest != digest:
             raise PeerFault(f"{site} answered to another statement.", site=site)
@@ -241,7 +241,7 @@ def received(
     """
     digest = canonical.digest(data)
     for site, header in headers.items():
-        receipt = protocol.open_signed(header, asked.key(site), SumReceipt, site=site)
+        receipt = protocol_open.open_signed(header, asked.key(site), SumReceipt, site=site)
         _about(asked, receipt, site, statement)
         if receipt.statement_digest != digest:
             raise PeerFault(f"The receipt of {site} is for another statement.", site=site)

@@ -39,10 +39,10 @@ def main() -> None:
 
 def work(arguments: list[str]) -> None:
     """Entry of the training process: `client.app.work`, its training timed."""
-    from client import app, node_parts, training
+    from client import app, node_training, training
 
     path = NodeHome.find().root / NOTES
-    real_train, real_round = node_parts.train, training.train_round
+    real_train, real_round = node_training.train, training.train_round
     number = 0
 
     def train(home: NodeHome, request: Any, *rest: Any) -> Any:
@@ -58,6 +58,6 @@ def work(arguments: list[str]) -> None:
             stream.write(f"{json.dumps(note)}\n")
         return done
 
-    node_parts.train = train  # type: ignore[assignment]
+    node_training.train = train  # type: ignore[assignment]
     training.train_round = train_round
     app.work(arguments)

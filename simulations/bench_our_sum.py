@@ -24,16 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import PeerFault
 from shared_model.ledger import LedgerHead, sign_head
-from shared_model.protocol import (
-    EpochKeyEntry,
-    LedgerNote,
-    PrivacyStatement,
-    SignedMessage,
-    TrainReply,
-)
+from shared_model.protocol import EpochKeyEntry, LedgerNote, PrivacyStatement, TrainReply
+from shared_model.protocol_base import SignedMessage
 from shared_model.protocol_sum import (
     Agreement,
     EpochKey,
@@ -186,7 +181,7 @@ class OurRound:
                     site.identity,
                 )
             with self.spent.on("server_messages"):
-                protocol.open_answer_of(header, site.public, EpochKey, site=name)
+                protocol_open.open_answer_of(header, site.public, EpochKey, site=name)
             signature = header[: protocol.SIGNATURE_BYTES].hex()
             entries.append(EpochKeyEntry(site=name, public_key=public, signature=signature))
         known = {name: site.public for name, site in self.sites.items()}
@@ -244,8 +239,10 @@ class OurRound:
         self.spent.clipped += made.clipped
         self.spent.values += len(made.vector)
         with self.spent.on("server_messages"):
-            answer = _expected(TrainReply, protocol.open_answer(header, site.public, site=name))
-            protocol.check_body(answer.body_digest, body, site=name)
+            answer = _expected(
+                TrainReply, protocol_open.open_answer(header, site.public, site=name)
+            )
+            protocol_open.check_body(answer.body_digest, body, site=name)
         with self.spent.on("server"):
             Submission.parse(body, self.transcript, name)
         path = self.folder / name
@@ -309,8 +306,8 @@ class OurRound:
             sent = protocol.seal(asked, self.coordinator)
         with self.spent.on("client_messages"):
             key = signing.public_bytes(self.coordinator)
-            seen = protocol.open_signed(sent, key, OpenRequest, site=protocol.COORDINATOR)
-            protocol.check_body(seen.body_digest, rows, site=protocol.COORDINATOR)
+            seen = protocol_open.open_signed(sent, key, OpenRequest, site=protocol.COORDINATOR)
+            protocol_open.check_body(seen.body_digest, rows, site=protocol.COORDINATOR)
             agreed = agreed_digest(seen.survivors, seen.submissions, self._heads)
             for signer, agreement in zip(seen.signers, seen.agreements, strict=True):
                 self._check_agreement(signer, bytes.fromhex(agreement), agreed)
@@ -336,9 +333,9 @@ class OurRound:
         with self.spent.on("server_messages"):
             reply = _expected(
                 SharesReply,
-                protocol.open_answer_of(header, site.public, SharesReply, site=name),
+                protocol_open.open_answer_of(header, site.public, SharesReply, site=name),
             )
-            protocol.check_body(reply.body_digest, opened.body, site=name)
+            protocol_open.check_body(reply.body_digest, opened.body, site=name)
         with self.spent.on("server"):
             shares = opening.read_shares(opened.body, self.transcript, self.survivors, (), name)
             opening.check_shares(shares, name, self.submissions)
@@ -347,7 +344,7 @@ class OurRound:
     def _check_agreement(self, signer: str, header: bytes, agreed: str) -> None:
         """The signer's signature, and that it signed these survivors."""
         public = self.sites[signer].public
-        answer = protocol.open_answer_of(header, public, Agreement, site=signer)
+        answer = protocol_open.open_answer_of(header, public, Agreement, site=signer)
         if _expected(Agreement, answer).agreed != agreed:
             raise PeerFault(f"{signer} signed other survivors.", site=signer)
 

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +40,7 @@ from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations import bench_flower_app
 from simulations.bench_node import NOTES
+from simulations.bench_processes import command, free_port, last_lines, running, wait_for
 
 SITES = ("alpha", "beta", "gamma")
 PRESET = "tiny"
@@ -53,17 +50,7 @@ ROUNDS = 4
 """Counted on each side in each turn."""
 PLAN = {"sample_rate": 0.1, "noise_multiplier": 2.0, "clipping_norm": 1.0, "steps": 1}
 TRAINING = {"trainable": "all"}
-DEADLINE_S = 900.0
 NODE = "from simulations.bench_node import main; main()"
-BIN = Path(sys.executable).parent
-QUIET = {
-    "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
-    "OMP_NUM_THREADS": "1",
-    "NO_COLOR": "1",
-    "COLUMNS": "200",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}
 PYPROJECT = """[project]
 name = "plain-fedavg"
 version = "1.0.0"
@@ -201,7 +188,7 @@ def our_rounds(root: Path, name: str, rounds: int) -> list[Round]:
         def ended() -> bool:
             for site, node in nodes.items():
                 if node.poll() is not None:
-                    raise OurMistake(f"A node ended:\n{_last(root / f'{site}.log')}")
+                    raise OurMistake(f"A node ended:\n{last_lines(root / f'{site}.log')}")
             return run.poll() is not None
 
         tables = "".join(
@@ -218,7 +205,7 @@ def our_rounds(root: Path, name: str, rounds: int) -> list[Round]:
         run = stack.enter_context(running(log, words))
         wait_for(ended, "the run ends")
         if run.returncode != 0:
-            raise OurMistake(f"The run failed:\n{_last(log)}")
+            raise OurMistake(f"The run failed:\n{last_lines(log)}")
     record = RunFolder(root / "coordinator" / "runs" / name).record()
     return rounds_of([done.opened_at for done in record.rounds], notes)
 
@@ -345,78 +332,3 @@ def _answers(address: str) -> bool:
 def _between(times: Sequence[float]) -> list[float]:
     """Differences of neighbours, without the first."""
     return [after - before for before, after in itertools.pairwise(times[1:])]
-
-
-# ---------------------------------------------------------------- processes
-
-
-def command(*words: str) -> None:
-    """One of our commands, to its end.
-
-    Raises:
-        OurMistake: it failed; with what it said.
-    """
-    done = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        env={**os.environ, **QUIET},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise OurMistake(f"{' '.join(words[:3])} failed:\n{done.stdout}{done.stderr}")
-
-
-@contextmanager
-def running(
-    log: Path, words: Sequence[str], more: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a session of its own; it and all that it started are ended on the way out."""
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [str(BIN / words[0]), *words[1:]],
-            env={**os.environ, **QUIET, **(more or {})},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(20.0)
-            except ProcessLookupError:
-                break
-            except subprocess.TimeoutExpired:
-                continue
-
-
-def wait_for(
-    condition: Callable[[], object], what: str, process: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Poll until the condition holds.
-
-    Raises:
-        OurMistake: the process ended, or DEADLINE_S passed.
-    """
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        if process is not None and process.poll() is not None:
-            raise OurMistake(f"A process of the benchmark ended before this: {what}.")
-        if time.monotonic() > end:
-            raise OurMistake(f"Not within {DEADLINE_S:.0f} s: {what}.")
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A TCP port that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _last(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -41,7 +41,7 @@ def _train(message: Message, context: Context) -> Message:
     from client import round as rounds
     from client.app import carry
     from client.home import NodeHome
-    from client.round import PretendNode
+    from client.node_interfaces import PretendNode
     from shared_model.noise import NonPrivateForTests
 
     seed = int(os.environ[SEED])

@@ -88,12 +88,12 @@ def regrouped(valid: npt.NDArray[np.bool_], patch_samples: int) -> npt.NDArray[n
 @contextmanager
 def in_force(design: Design) -> Iterator[None]:
     """Models that are built in this block, and what trains and scores them, are of this design."""
-    from shared_model import fingerprint, losses, mae, patches
+    from shared_model import fingerprint, losses, mae, mae_layers, patches
     from simulations import cross_modal
 
     tokens = WINDOW_SAMPLES // design.patch_samples
     longer = design.patch_samples / PATCH_SAMPLES
-    slopes = tuple(slope * longer for slope in mae.SLOPES)  # per second as before
+    slopes = tuple(slope * longer for slope in mae_layers.SLOPES)  # per second as before
     span = max(2, round(patches.LONGEST_SPAN / longer))
     with ExitStack() as stack:
 
@@ -105,13 +105,14 @@ def in_force(design: Design) -> Iterator[None]:
         if design.patch_samples != PATCH_SAMPLES:
             half = {"TOKENS": tokens, "VISIBLE_TOKENS": tokens // 2}
             put(patches, PATCH_SAMPLES=design.patch_samples, LONGEST_SPAN=span, **half)
-            put(mae, PATCH_SAMPLES=design.patch_samples, SLOPES=slopes, **half)
+            put(mae, PATCH_SAMPLES=design.patch_samples, **half)
+            put(mae_layers, SLOPES=slopes, TOKENS=tokens)
             put(mae, FINGERPRINT_FAR=mae.FINGERPRINT_FAR / longer)
             put(losses, VISIBLE_TOKENS=tokens // 2)
             put(fingerprint, TOKENS=tokens)
             put(cross_modal, TOKENS=tokens)
         if design.positions == "sines":
-            put(mae, SLOPES=(0.0,))
+            put(mae_layers, SLOPES=(0.0,))
         if design.positions == "slopes":
             sines = mae.sine_positions
 
@@ -121,12 +122,12 @@ def in_force(design: Design) -> Iterator[None]:
 
             put(mae, sine_positions=decoders_only)
         if design.pooling == "max":
-            put(mae, _pool=_largest)
+            put(mae, pool=_largest)
         yield
 
 
 def _largest(outputs: Tensor, keys: Tensor) -> Tensor:
-    """As `shared_model.mae._pool`, with the largest in place of the mean."""
+    """As `shared_model.mae_layers.pool`, with the largest in place of the mean."""
     import torch
 
     seen = torch.where(keys[..., None], outputs, torch.full_like(outputs, -1e4)).amax(-2)

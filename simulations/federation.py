@@ -27,9 +27,10 @@ import numpy as np
 
 from client import keys
 from client.home import NodeHome
+from client.node_interfaces import PretendNode
 from client.policy import AdvanceApproval, Policy, rounded_patients
 from client.rosters import RosterBook
-from client.round import PretendNode, handle
+from client.round import handle
 from server import coordinate, rosters, sites, tls
 from server.checkpoints import RunFolder, RunRecord
 from server.coordinate import Progress, StartingModel

@@ -81,9 +81,10 @@ def _weights_file(path: Path) -> NamedModel:
 
 
 def _release(path: Path, signer: str | None) -> NamedModel:
-    from shared_model.release import Manifest, check_weights
+    from shared_model.release import Manifest
     from shared_model.release_checks import verify
     from shared_model.release_files import read_release, read_signer
+    from shared_model.release_signed import check_weights
     from shared_model.release_words import describe
 
     files = read_release(path)

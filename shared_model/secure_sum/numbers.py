@@ -1,7 +1,6 @@
 """From an update to integers that add, and back: rotation, stochastic rounding, packing.
 
-Rotation: randomised Hadamard transform on interleaved blocks, Kairouz et al. 2021 (2102.06387,
-section 4.1). It spreads every coordinate over its block, so that one public scale fits all.
+Rotation (`rotation`): spreads every coordinate over its block, so that one public scale fits all.
 Overflow is excluded by arithmetic: |sum of weight x q| <= W (2^(bits-1) - 1) < 2^(modulus_bits-1).
 Exact bytes: docs/secure-sum-wire.md.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy.typing as npt
 
 from shared_model.errors import OurMistake
 from shared_model.secure_sum.primitives import Words, keystream
+from shared_model.secure_sum.rotation import PIECE, flip, hadamard
 from shared_model.weights import Weights
 
 LARGEST_BLOCK = 4096
@@ -31,11 +30,6 @@ MAX_BITS = 24
 MAX_MODULUS_BITS = 32
 _GROUP = 32
 """Values packed at once: 32 values of m bits are m 32-bit words."""
-
-_FACTOR = 8
-"""Size of the small Hadamard matrices that make up a large one."""
-_PIECE = 1 << 16
-"""Coordinates that are rounded together: their arrays stay in the cache."""
 _COLUMNS = 64
 """Columns that are transformed back together."""
 _UNPACKED = 1 << 14
@@ -170,7 +164,7 @@ def quantise(
     padded: Floats = np.empty(numbers.padded, dtype=np.float32)
     padded[numbers.dimension :] = 0.0
     inside = padded[: numbers.dimension]
-    _flip(update, rotation_seed, inside)
+    flip(update, rotation_seed, inside)
     with np.errstate(over="ignore", invalid="ignore"):
         square = float(np.dot(inside, inside))
     non_finite, scaled = 0, False
@@ -184,11 +178,11 @@ def quantise(
         scaled = norm > numbers.norm_bound
         if scaled:
             np.multiply(inside, np.float64(numbers.norm_bound / norm), out=inside, casting="unsafe")
-    rotated = _hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
+    rotated = hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
     vector = keystream(rounding_seed, numbers.padded)
     clipped = 0
-    for start in range(0, numbers.padded, _PIECE):
-        piece = slice(start, start + _PIECE)
+    for start in range(0, numbers.padded, PIECE):
+        piece = slice(start, start + PIECE)
         clipped += _round(rotated[piece], vector[piece], numbers, weight)
     return Quantised(vector, clipped, non_finite, scaled)
 
@@ -196,8 +190,8 @@ def quantise(
 def _norm(values: Floats) -> float:
     """L2 norm, added up in float64; finite for finite values."""
     square = 0.0
-    for start in range(0, len(values), _PIECE):
-        piece = values[start : start + _PIECE].astype(np.float64)
+    for start in range(0, len(values), PIECE):
+        piece = values[start : start + PIECE].astype(np.float64)
         square += float(np.dot(piece, piece))
     return math.sqrt(square)
 
@@ -231,8 +225,8 @@ def rotate(
 ) -> npt.NDArray[np.float64]:
     """The orthonormal rotation in float64: (dimension,) to (padded,)."""
     padded = np.zeros(numbers.padded)
-    _flip(values, rotation_seed, padded[: numbers.dimension])
-    rotated = _hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
+    flip(values, rotation_seed, padded[: numbers.dimension])
+    rotated = hadamard(padded.reshape(numbers.block, numbers.columns)).reshape(-1)
     turned: npt.NDArray[np.float64] = rotated * (1.0 / math.sqrt(numbers.block))
     return turned
 
@@ -259,9 +253,9 @@ def mean_of(
     unit = 1.0 / (numbers.scale * total_weight * math.sqrt(numbers.block))
     for start in range(0, numbers.columns, _COLUMNS):
         piece = slice(start, start + _COLUMNS)
-        np.multiply(_hadamard(columns[:, piece].astype(np.float64)), unit, out=turned[:, piece])
+        np.multiply(hadamard(columns[:, piece].astype(np.float64)), unit, out=turned[:, piece])
     flat = turned.reshape(-1)
-    _flip(flat, rotation_seed, flat)
+    flip(flat, rotation_seed, flat)
     mean: npt.NDArray[np.float64] = flat[: numbers.dimension]
     return mean
 
@@ -403,40 +397,3 @@ def unflatten(
     return {
         name: part.reshape(like[name].shape) for name, part in zip(sorted(like), parts, strict=True)
     }
-
-
-def _flip(values: npt.NDArray[Any], seed: bytes, out: npt.NDArray[Any]) -> None:
-    """Negate element e where bit e of the keystream is 1; (k,), floating."""
-    octets = keystream(seed, -(-len(values) // 32)).view(np.uint8)
-    for start in range(0, len(values), _PIECE):
-        piece = values[start : start + _PIECE]
-        bits = np.unpackbits(octets[start // 8 : (start + _PIECE) // 8], bitorder="little")
-        signs = bits[: len(piece)].astype(values.dtype)
-        signs *= -2.0
-        signs += 1.0
-        np.multiply(piece, signs, out=out[start : start + _PIECE])
-
-
-@cache
-def _sylvester(size: int, kind: str) -> npt.NDArray[Any]:
-    """Hadamard matrix of a power of two, Sylvester order, (size, size)."""
-    matrix = np.ones((1, 1))
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix.astype(kind)
-
-
-def _hadamard(columns: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Unnormalised Walsh-Hadamard transform of each column, (block, column).
-
-    H of size a b is the Kronecker product of H_a and H_b: a matrix product for each factor of 8,
-    which is faster here than butterflies or one large product.
-    """
-    block = len(columns)
-    done, turned = 1, columns
-    while done < block:
-        factor = min(_FACTOR, block // done)
-        matrix = _sylvester(factor, columns.dtype.str)
-        turned = np.matmul(matrix, turned.reshape(done, factor, -1))  # (done, factor, the rest)
-        done *= factor
-    return turned.reshape(columns.shape)

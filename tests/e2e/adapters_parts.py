@@ -30,7 +30,8 @@ from server.cli import app as coordinator_app
 from server.run_config import RunConfig
 from shared_model import adapters, mae
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import TrainRequest, open_train_request
+from shared_model.protocol import TrainRequest
+from shared_model.protocol_open import open_train_request
 from shared_model.secure_sum.numbers import unpack
 from shared_model.secure_sum.primitives import Words
 from shared_model.secure_sum.transcript import Transcript, of_request

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import client.node_parts
 import client.training  # noqa: F401
-from client.round import PretendNode, handle
+from client.node_interfaces import PretendNode
+from client.round import handle
 from shared_model import protocol
 from simulations.federation import Federation, SimulatedPatients
 

@@ -25,7 +25,7 @@ from server.checkpoints import RunFolder
 from server.ledgers import LedgerArchive
 from server.run_records import RoundRecord, RunRecord
 from server.transport import Incoming, Outgoing
-from shared_model import mae, protocol, signing
+from shared_model import mae, protocol_open, signing
 from shared_model.errors import PeerFault
 from shared_model.ledger import Booked
 from simulations.federation import Federation
@@ -201,7 +201,7 @@ class Line:
     def _arrived(self, one: _Due) -> Incoming:
         assert one.reply is not None
         if not one.reply.error and one.fate != "corrupt_back":
-            said = protocol.readable(one.reply.header)
+            said = protocol_open.readable(one.reply.header)
             if said["kind"] == "train-reply":
                 digest = str(said["body_digest"])
                 self.handed.append(
@@ -336,7 +336,7 @@ class Verdict:
                 continue
             self.aggregated += 1
             self.verified += folder.closing(done.round).state == "verified"
-            request = protocol.open_train_request(done.request_bytes, key)
+            request = protocol_open.open_train_request(done.request_bytes, key)
             bits = request.sum.modulus_bits
             published = unpacked(folder.summed(done.round), bits)
             if not np.array_equal(published, aside.added(done, bits)):

@@ -42,7 +42,7 @@ from adapters_parts import (
     without_syncing,
 )
 
-from client import node_parts, steps
+from client import node_training, steps
 from client.ledger_store import LedgerStore
 from server import round_work
 from server.dashboard_runs import Around, RunReader
@@ -209,11 +209,11 @@ class Altered:
             return self.made.handle(site, header, body)
         with pytest.MonkeyPatch.context() as patch:
             self.change(patch)
-            node_parts.trainable_size.cache_clear()
+            node_training.trainable_size.cache_clear()
             try:
                 return self.made.handle(site, header, body)
             finally:
-                node_parts.trainable_size.cache_clear()
+                node_training.trainable_size.cache_clear()
                 adapters.directions.cache_clear()
 
 

@@ -21,7 +21,7 @@ from server.cli import app as coordinator_app
 from server.progress import REFUSALS
 from server.run_config import RunConfig
 from server.superlink import CoordinatorConfig, write_config
-from shared_model import accounting, protocol, signing
+from shared_model import accounting, protocol_open, signing
 from shared_model.config import PrivacyPlan
 from simulations.federation import Federation, found, train
 
@@ -69,7 +69,7 @@ class Operated:
 
     def handle(self, site: str, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         answer = self.made.handle(site, header, body)
-        if site != POOR or protocol.readable(answer[0]).get("reason") != "run-approval":
+        if site != POOR or protocol_open.readable(answer[0]).get("reason") != "run-approval":
             return answer
         home = str(self.made.home(site).root)
         self.read.append(told(node_app, "run", "show", "spring", "--home", home))

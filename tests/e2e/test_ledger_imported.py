@@ -11,9 +11,9 @@ import numpy as np
 from typer.testing import CliRunner
 
 from client import keys
+from client.books import ENTRIES_OF_A_ROUND
 from client.cli import app as node_app
 from client.ledger_store import LedgerStore
-from client.node_parts import ENTRIES_OF_A_ROUND
 from server.checkpoints import RunRecord
 from server.cli import app as coordinator_app
 from server.ledgers import LedgerArchive

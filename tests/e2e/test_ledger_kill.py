@@ -29,7 +29,7 @@ from hospital_process import exactly, receive, send
 from test_federation import config, draw
 
 from client.ledger_store import LedgerStore
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_open, signing
 from shared_model.ledger import Answered, Chain
 from simulations.federation import Federation, found, train
 
@@ -176,9 +176,13 @@ def faults(
     for record in left:
         size = int.from_bytes(record[:8], "big")
         header = record[8 : 8 + size]
-        if len(header) < size or not size or protocol.readable(header)["kind"] != "train-reply":
+        if (
+            len(header) < size
+            or not size
+            or protocol_open.readable(header)["kind"] != "train-reply"
+        ):
             continue
-        said = protocol.readable(header)
+        said = protocol_open.readable(header)
         place = (said["run"], said["round"])
         booked, answered = chain.booking(*place), chain.answer(*place)
         if booked is None or booked.request_digest != said["request_digest"]:
@@ -190,7 +194,7 @@ def faults(
         if chain.head_at(said["ledger"]["length"]) != said["ledger"]["head"]:
             found.append(f"the head that left with {place} is not in the ledger")
     for digest in reads:
-        request = protocol.readable(asked[digest])
+        request = protocol_open.readable(asked[digest])
         booked = chain.booking(request["run"], request["round"])
         if booked is None or booked.request_digest != digest:
             found.append(f"data was read for {request['run']} and is not booked")

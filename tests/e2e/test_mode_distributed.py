@@ -15,13 +15,14 @@ from auditor.cli import app as audit_app
 from client.cli import app as node_app
 from server.cli import app as coordinator_app
 from server.run_config import RunConfig
-from shared_model import accounting, canonical, protocol, signing
+from shared_model import accounting, canonical, protocol_open, signing
 from shared_model.config import PrivacyPlan
 from shared_model.distributed import mechanism
 from shared_model.errors import OurMistake, Refused
-from shared_model.release import Manifest, seal
+from shared_model.release import Manifest
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
+from shared_model.release_signed import seal
 from simulations.federation import found, train
 
 with warnings.catch_warnings():  # Flower and Typer warn about themselves when imported
@@ -97,7 +98,7 @@ def test_a_private_run_is_booked_stated_released_and_audited_against_k_colluders
     place = federation(tmp_path, repeatable=False)
     record = train(place, config())
     assert record.completed == 2
-    size = protocol.open_train_request(
+    size = protocol_open.open_train_request(
         record.rounds[0].request_bytes, bytes.fromhex(record.run_key)
     ).sum.dimension
     plan = PrivacyPlan(**record.config.privacy.as_dict())

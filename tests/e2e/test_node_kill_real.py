@@ -27,9 +27,10 @@ from test_federation import config, draw
 import client.outbox
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
+from client.node_interfaces import Node, PretendNode
 from client.node_parts import node_from_home
-from client.round import Node, PretendNode, answer
-from shared_model import files, protocol, signing
+from client.round import answer
+from shared_model import files, protocol, protocol_open, signing
 from shared_model.noise import NonPrivateForTests
 from shared_model.protocol import TrainReply, TrainRequest
 from simulations.federation import Federation, SimulatedPatients, found, train
@@ -48,7 +49,7 @@ class Watching:
     asked: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def handle(self, site: str, header: bytes, body: bytes) -> tuple[bytes, bytes]:
-        kind = protocol.readable(header)["kind"]
+        kind = protocol_open.readable(header)["kind"]
         if site == VICTIM and kind == protocol.kind_of(TrainRequest):
             shutil.copytree(self.federation.home(site).root, self.before)
             self.asked.append((header, body))
@@ -123,8 +124,8 @@ def deadly(killer: Killer) -> Iterator[None]:
 
 def said(pair: tuple[bytes, bytes]) -> dict[str, Any]:
     """What a reply says, but for its ledger: that has times in it."""
-    assert pair[1], protocol.readable(pair[0])
-    found = dict(protocol.readable(pair[0]))
+    assert pair[1], protocol_open.readable(pair[0])
+    found = dict(protocol_open.readable(pair[0]))
     assert found["kind"] == protocol.kind_of(TrainReply)
     del found["ledger"]
     return found

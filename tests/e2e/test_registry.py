@@ -20,8 +20,8 @@ from deployed_parts import Running, command, free_port, make_root, running, wait
 from server.home import CoordinatorHome
 from shared_model import canonical
 from shared_model.registry import Token
-from shared_model.release import ReleaseBytes
 from shared_model.release_files import write_release
+from shared_model.release_signed import ReleaseBytes
 
 pytestmark = [pytest.mark.deployed, pytest.mark.timeout(600)]
 

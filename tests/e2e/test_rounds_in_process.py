@@ -17,9 +17,10 @@ from round_stand_ins import Clock, FakeTransport
 from client import keys
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
+from client.node_interfaces import PretendNode
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
-from client.round import PretendNode, handle
+from client.round import handle
 from server import rosters, sites, tls
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel, begin, run
@@ -31,7 +32,8 @@ from shared_model import weights as weights_io
 from shared_model.accounting import epsilon_pld
 from shared_model.enrolment import Invitation
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import TrainReply, open_answer, open_train_request, readable
+from shared_model.protocol import TrainReply
+from shared_model.protocol_open import open_answer, open_train_request, readable
 
 PATIENTS = {"north": 100, "east": 60, "south": 40}
 IN_ADVANCE = AdvanceApproval(purposes=("pretrain",), modes=("local",), epsilon_per_run=3.0)

@@ -67,7 +67,7 @@ def install(folder: Path, version: str, protocol: int = 5) -> Installation:
         stream.write(f"\n# fedprint {version}\n")  # other code, so that its digest is another one
     if protocol != 5:
         changed = 0
-        for name in ("protocol.py", "protocol_sum.py"):
+        for name in ("protocol_base.py", "protocol_sum.py"):
             path = site / "shared_model" / name
             text, count = re.subn(
                 r"(Literal\[3\]|Version) = [345]$", f"Literal[{protocol}] = {protocol}",

@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol, protocol_open
 from shared_model.errors import FedprintError
-from shared_model.protocol import Refusal, SignedMessage, TrainReply, TrainRequest
+from shared_model.protocol import Refusal, TrainReply, TrainRequest
+from shared_model.protocol_base import SignedMessage
 from shared_model.protocol_sum import (
     Agreement,
     CloseReply,
@@ -111,7 +112,7 @@ class Adversary:
     ) -> Heard:
         """Keep an answer. own: of a colluder, who has nothing to find."""
         header, body = reply
-        kind = str(protocol.readable(header)["kind"])
+        kind = str(protocol_open.readable(header)["kind"])
         answer = ANSWERS[kind].model_validate_json(header[protocol.SIGNATURE_BYTES :])
         found = Heard(site, request, asked, answer, header, body)
         self.heard.append(found)

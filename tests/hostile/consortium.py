@@ -1,8 +1,9 @@
 """Real nodes with stub training, and a coordinator that can say anything to each of them.
 
-Every hospital is a `client.round.Node` put together from its own folder for every message, as a
-deployed one is: pinned keys, roster book, epoch keys, outbox and ledger are the real ones.
-Only model, data and training are stand-ins. Colluders have no node: `Adversary` has their keys.
+Every hospital is a `client.node_interfaces.Node` put together from its own folder for every
+message, as a deployed one is: pinned keys, roster book, epoch keys, outbox and ledger are the real
+ones. Only model, data and training are stand-ins. Colluders have no node: `Adversary` has their
+keys.
 
     world = Consortium(tmp_path, 5, threshold=4, colluders=("s4",))
     world.new_epoch()
@@ -33,13 +34,23 @@ from ledger_stand_ins import CODE, answering, booking, note_of, opened
 from client import keys as client_keys
 from client import ledger_file
 from client.home import NodeHome
+from client.node_interfaces import Books, Node, PretendNode
 from client.node_parts import node_from_home
 from client.policy import AdvanceApproval, Policy
 from client.rosters import RosterBook
-from client.round import Books, Node, PretendNode, answer
+from client.round import answer
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, enrolment, ledger, protocol, roster, signing
+from shared_model import (
+    canonical,
+    enrolment,
+    ledger,
+    protocol,
+    protocol_base,
+    protocol_open,
+    roster,
+    signing,
+)
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.ledger import Chain, LedgerHead
@@ -184,7 +195,7 @@ class Hospital:
         return {"head": self._last}
 
     def _keep_truth(self, header: bytes, body: bytes, approved: Roster) -> None:
-        request = protocol.open_train_request(header, signing.public_bytes(RUN_KEY))
+        request = protocol_open.open_train_request(header, signing.public_bytes(RUN_KEY))
         transcript = of_request(request, approved.weights)
         assert self._last is not None
         seed = self._noise(request, self.site).rounding_seed()
@@ -318,7 +329,7 @@ class Consortium:
         root, today = signing.public_bytes(ROOT_KEY), NOW.date().isoformat()
         RosterBook(home).approve(signed.to_bytes(), root, policy, today)
 
-    def say(self, site: str, message: protocol.SignedMessage, body: bytes = b"") -> Heard:
+    def say(self, site: str, message: protocol_base.SignedMessage, body: bytes = b"") -> Heard:
         """One message, sealed with the real run key, to one honest site.
 
         A request to agree goes with the links that it was made with, if no other body is given.

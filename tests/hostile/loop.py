@@ -23,7 +23,7 @@ from server.run_config import RunConfig
 from server.run_records import RoundRecord, RunRecord
 from server.run_start import StartingModel, closed_round, settings_of
 from server.transport import Incoming, Outgoing
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol_open, signing
 from shared_model.config import ModelConfig
 from shared_model.ledger import NOTHING
 from shared_model.protocol import LedgerNote
@@ -51,7 +51,7 @@ class Told:
     @property
     def said(self) -> dict[str, Any]:
         """The true answer as plain values."""
-        return protocol.readable(self.header)
+        return protocol_open.readable(self.header)
 
 
 Lie = Callable[[Told], tuple[bytes, bytes] | None]
@@ -73,7 +73,8 @@ def signed_anew(told: Told, body: bytes | None = None, **changes: Any) -> tuple[
         changes["body_digest"] = canonical.digest(body)
         if said["kind"] == "train-reply":  # a liar's ledger is in order
             known = {
-                item["site"]: item["head"] for item in protocol.readable(told.asked)["ledger_heads"]
+                item["site"]: item["head"]
+                for item in protocol_open.readable(told.asked)["ledger_heads"]
             }
             note = LedgerNote.model_validate_json(canonical.encode(said["ledger"]))
             made = rebooked(
@@ -118,7 +119,7 @@ class Network:
     def push(self, messages: Sequence[Outgoing]) -> list[str]:
         ids = []
         for message in messages:
-            said = protocol.readable(message.header)
+            said = protocol_open.readable(message.header)
             kind, number = str(said["kind"]), int(said.get("round", 0))
             self.sent += 1
             identifier = f"m{self.sent}" if message.site not in self.gone else ""

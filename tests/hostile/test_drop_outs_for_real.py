@@ -11,7 +11,7 @@ from consortium import Consortium
 from loop import Fate, Played, assert_exact_or_closed, play
 
 from server.run_records import from_base64
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 
 World = Callable[..., Consortium]
 STAGES = ("train-request", "agree-request", "open-request")
@@ -196,7 +196,7 @@ def test_submission_that_comes_too_late_is_void_and_written_down(make: World) ->
     assert "s01" in played.round(2).survivors
     (void,) = played.record.late
     assert (void.site, void.round) == ("s01", 1)
-    said = protocol.open_answer(
+    said = protocol_open.open_answer(
         from_base64(void.header), world.signed.roster.entry("s01").identity, site="s01"
     )
     assert isinstance(said, protocol.TrainReply)

@@ -9,7 +9,7 @@ import pytest
 from adversary import Heard
 from consortium import RUN_KEY, Consortium, Entropy, key_of
 
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol, protocol_open
 from shared_model.protocol import EpochKeyEntry, TrainRequest
 from shared_model.protocol_sum import Agreement, EpochKey, SharesReply
 from shared_model.secure_sum import keys as sum_keys
@@ -327,7 +327,7 @@ def test_one_agreement_shown_under_several_names_counts_once(consortium: World) 
         true | {"s02": true["s04"]},
         true | {"s02": world.colluders_agreement("s04", message, site="s02")},
         true | {"s02": protocol.seal(Agreement.model_validate(
-            {**protocol.readable(true["s00"]), "site": "s02"}), RUN_KEY)},
+            {**protocol_open.readable(true["s00"]), "site": "s02"}), RUN_KEY)},
         true,
     ]  # fmt: skip
     for agreements in forged:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
 FLOWER_FILES = {
     "client/app.py",
     "client/supernode.py",
+    "client/supernode_delivery.py",
     "server/app.py",
     "server/fleet.py",
     "server/grid.py",

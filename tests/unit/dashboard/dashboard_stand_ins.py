@@ -27,7 +27,7 @@ from server.public_loss import PublicLoss, PublicPoint
 from server.registry_book import Listed, RegistryBook, Waiting, moment
 from server.release import make_release
 from server.run_records import AbsentRecord, IncidentRecord, LateRecord, RunRecord
-from shared_model import enrolment, protocol, roster, signing
+from shared_model import enrolment, protocol_open, roster, signing
 from shared_model.enrolment import RootCard, SiteCard
 from shared_model.files import write_atomic
 from shared_model.protocol import TrainReply
@@ -111,7 +111,7 @@ def keep_ledgers(home: CoordinatorHome, record: RunRecord) -> None:
         headers = {one.site: one.header_bytes for one in item.contributors}
         headers |= {one.site: one.header_bytes for one in item.absent if one.header}
         for site, header in headers.items():
-            said = protocol.open_answer(header, public(site), site=site)
+            said = protocol_open.open_answer(header, public(site), site=site)
             if isinstance(said, TrainReply):
                 lines.setdefault(site, []).extend(said.ledger.entries)
     for site, entries in lines.items():

@@ -14,7 +14,7 @@ from server import curves, public_loss
 from server.home import CoordinatorHome
 from server.public_loss import PublicLoss, PublicPoint
 from server.run_records import from_base64
-from shared_model import distributed, protocol
+from shared_model import distributed, protocol_open
 from shared_model.config import LocalTraining, PrivacyPlan, ServerMoments
 from shared_model.errors import OurMistake
 from shared_model.protocol import TrainRequest
@@ -31,7 +31,7 @@ def request_of(
     folder = write_run(CoordinatorHome(tmp_path / "c"), Story(rounds=1))
     header = from_base64(folder.record().rounds[0].request)
     key = bytes.fromhex(folder.record().run_key)
-    request = protocol.open_train_request(header, key)
+    request = protocol_open.open_train_request(header, key)
     plan_of_sum = request.sum.model_copy(
         update={"dimension": D, "norm_bound": norm_bound, "threshold": 2}
     )

@@ -22,7 +22,7 @@ from server.home import CoordinatorHome
 from server.presence import Presence, Watched
 from server.round_folder import Chosen, OpeningAsked, StoredReply
 from server.run_records import AbsentRecord
-from shared_model import ledger, protocol
+from shared_model import ledger, protocol, protocol_open
 from shared_model.ledger import Recovered
 from shared_model.protocol import Refusal
 
@@ -89,7 +89,7 @@ def test_what_was_charged_for_lost_entries_counts(tmp_path) -> None:
     """Nobody is shown a smaller epsilon than the ledger says."""
     folder = write_run(CoordinatorHome(tmp_path / "c"), Story(rounds=1))
     record = folder.record()
-    request = protocol.open_train_request(
+    request = protocol_open.open_train_request(
         record.rounds[0].request_bytes, bytes.fromhex(record.run_key)
     )
     key = key_of("alpha")

@@ -32,12 +32,15 @@ from node_stand_ins import (
 
 from client import integers, keys
 from client.app import carry, pack, unpack
+from client.books import HospitalBooks
 from client.home import NodeHome
-from client.node_parts import HospitalBooks, node_from_home, trainable_size
+from client.node_interfaces import Node
+from client.node_parts import node_from_home
+from client.node_training import trainable_size
 from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import keyed_digest, load_or_create_key, pseudonym_of
 from client.rosters import RosterBook, today_utc
-from client.round import Node, answer
+from client.round import answer
 from client.store import open_store
 from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter

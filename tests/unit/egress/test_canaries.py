@@ -20,7 +20,7 @@ from node_stand_ins import RUN_KEY, SITES
 from client import egress
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import DataFault
 from shared_model.secure_sum.numbers import pack
 
@@ -98,7 +98,7 @@ def refusals(made: Hospitals) -> dict[str, str]:
 
     def ask(what: str, message: Any, body: bytes = b"") -> None:
         header, _ = made.ask("alpha", message, body)
-        said[str(protocol.readable(header)["reason"])] = what
+        said[str(protocol_open.readable(header)["reason"])] = what
 
     later = {"round": 2}
     request, body = made.request(**later)
@@ -135,7 +135,7 @@ def test_every_message_of_real_nodes_is_free_of_canaries(whole: Whole) -> None:
         *("signature", "version", "policy", "contributors", "model", "run-approval", "budget"),
         *("roster", "epoch", "conflict", "internal", "interrupted", "not-ready"),
     }
-    kinds = {protocol.readable(header)["kind"] for _, header, _, _ in made.left}
+    kinds = {protocol_open.readable(header)["kind"] for _, header, _, _ in made.left}
     assert kinds == set(egress.ALLOWED)
     assert len(made.updates) == len(made.vectors) == 3
     assert any(count > FEW for count in made.drawn)
@@ -146,7 +146,7 @@ def test_no_field_leaves_that_has_no_mark_and_times_are_those_of_bookings(whole:
     """Of what the entries of a ledger say, none tells when a training ended."""
     times = set()
     for _, header, body, _ in whole.made.left:
-        plain = protocol.readable(header)
+        plain = protocol_open.readable(header)
         allowed = egress.ALLOWED[plain["kind"]]
         assert egress.fields_of(plain) <= set(allowed)
         assert not body or "(body)" in allowed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import egress
-from shared_model import protocol, protocol_sum
+from shared_model import protocol, protocol_base, protocol_sum
 from shared_model.protocol import kind_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +27,8 @@ DOORS: Mapping[str, set[str]] = {
     # the operator's word about a roster, carried by hand
     "client/rosters.py": {"shared_model.roster.countersign"},
     # lines of the ledger and its head; they leave in replies (egress) and in exports
-    "client/ledger_store.py": {"shared_model.ledger.seal", "shared_model.ledger.sign_head"},
+    "client/ledger_chain.py": {"shared_model.ledger.seal"},
+    "client/ledger_store.py": {"shared_model.ledger.sign_head"},
     # questions and answers about a ledger that was lost, carried by hand
     "client/ledger_recovery.py": {"shared_model.ledger_recovery.seal"},
     # the ledger's export, carried by hand
@@ -39,6 +40,7 @@ SPEAKS_TO_THE_NETWORK = {
     "client/app.py": {"httpx", "flwr"},  # Flower's adapter: bytes that `client.round` answered
     # Flower's SuperNode: carries what client/app.py has handed to it; looks at no content
     "client/supernode.py": {"httpx", "flwr"},
+    "client/supernode_delivery.py": {"httpx", "flwr"},
     "client/node.py": {"socket"},  # asks for a free port of this machine
     # doctor: name, CONNECT, TLS handshake and GET /health; not a byte of this hospital
     "client/doctor_net.py": {"socket", "ssl", "urllib"},
@@ -65,7 +67,7 @@ BUILT_BY_EGRESS = {
     for module in (protocol, protocol_sum)
     for model in vars(module).values()
     if isinstance(model, type)
-    and issubclass(model, protocol.SignedMessage)
+    and issubclass(model, protocol_base.SignedMessage)
     and "kind" in model.model_fields
     and kind_of(model) in egress.ALLOWED
 }

@@ -12,7 +12,7 @@ from books_stand_ins import draft
 from client import cli_ledger, cli_node
 from client.home import NodeHome
 from client.ledger_store import Budget, LedgerStore
-from server import cli_root, cli_run, coordinate, rosters, sites, superlink
+from server import cli_root, cli_run, cli_status, coordinate, rosters, sites, superlink
 from server.checkpoints import RunFolder
 from server.home import CoordinatorHome
 from shared_model import enrolment, mae, signing
@@ -128,7 +128,7 @@ def test_status_lists_sites_and_runs(
 ) -> None:
     start(home, minimum=2, rounds=2)
     capsys.readouterr()
-    cli_run.status(home.root, as_json=True)
+    cli_status.status(home.root, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["roster"] == 1
     assert [item["site"] for item in shown["sites"]] == ["alpha", "beta"]

@@ -21,7 +21,8 @@ from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from client import supernode
 from client.app import pack, unpack
 from client.sent import SentLog
-from client.supernode import AGAIN_S, Delivery, Kept, Pace, patient_invoker
+from client.supernode import Pace, patient_invoker
+from client.supernode_delivery import AGAIN_S, Awaited, Delivery, Kept
 from shared_model.errors import OurMistake
 from shared_model.known_source import check, source_digest
 from shared_model.pieces import LARGEST_BYTES, SMALLEST_BYTES, piece_bytes
@@ -318,7 +319,7 @@ def test_nothing_that_goes_wrong_in_asking_ends_the_node(clock):
     def flowers(**parts):
         raise httpx.DecodingError("nonsense")
 
-    assert supernode._receive(flowers, clock.sleep, supernode.Awaited()) is None
+    assert supernode._receive(flowers, clock.sleep, Awaited()) is None
     assert clock.slept
 
 

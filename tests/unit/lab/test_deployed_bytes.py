@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from server.run_config import RunConfig
-from shared_model import mae, protocol
+from shared_model import mae, protocol_open
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations import federation
@@ -46,7 +46,7 @@ class Counting:
     def handle(self, site: str, header: bytes, body: bytes) -> tuple[bytes, bytes]:
         answer = self.hospitals.handle(site, header, body)
         for one, content in ((header, body), answer):
-            told = protocol.readable(one)
+            told = protocol_open.readable(one)
             if site == self.site:
                 self.seen[told["kind"], told.get("round", 0)] = (len(one), len(content))
         return answer

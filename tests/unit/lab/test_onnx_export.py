@@ -68,6 +68,7 @@ def test_int8_is_smaller_and_neither_file_names_this_machine(made: onnx_export.E
     for data in (made.float32, made.int8):
         assert b"site-packages" not in data
         assert b"mae.py" not in data
+        assert b"mae_layers.py" not in data
 
 
 def test_another_models_file_is_refused(made: onnx_export.Exported) -> None:

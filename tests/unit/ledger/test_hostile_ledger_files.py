@@ -26,11 +26,11 @@ from books_stand_ins import (
     opened,
 )
 
-from client import ledger_file, ledger_recovery, ledger_store, node_parts
+from client import books, ledger_chain, ledger_file, ledger_recovery
+from client.books import HospitalBooks, HospitalLedger
 from client.budget import Budget
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
-from client.node_parts import HospitalBooks, HospitalLedger
 from server.ledgers import LedgerArchive
 from shared_model import canonical, ledger, signing
 from shared_model.errors import OurMistake, Refused
@@ -45,7 +45,7 @@ PLAIN: dict[str, Any] = {"private": False, "noise": "not private"}
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_entries_that_are_numbered_with_something_else_are_refused(
     """Also by a process that has verified them."""
     edit(home, *numbered(column))
     if cold:
-        ledger_store._verified.clear()
+        ledger_chain._verified.clear()
     with pytest.raises(LedgerFault, match="numbers its entries"):
         open_store(home)
 
@@ -163,11 +163,11 @@ def test_going_on_after_a_kill_before_the_notes_writes_them(
         patch.setattr(ledger_file, "write_notes", killed)
         with pytest.raises(KeyboardInterrupt):
             act()
-    ledger_store._verified.clear()
+    ledger_chain._verified.clear()
     act()
     with open_store(home) as store:
         assert store.chain.length == 4
-    ledger_store._verified.clear()
+    ledger_chain._verified.clear()
     shutil.copy(old, home.ledger)
     with pytest.raises(LedgerFault, match="older copy"):
         open_store(home)
@@ -207,14 +207,14 @@ def test_a_coordinator_that_shows_no_head_costs_the_node_no_reading(
             found = (len(lines[after:]), sum(map(len, lines[after:])))
             assert store.chain.size_after(after) == found
         at = head_of(store.chain)
-    monkeypatch.setattr(node_parts, "MAX_NOTE_ENTRIES", node_parts.ENTRIES_OF_A_ROUND + 9)
+    monkeypatch.setattr(books, "MAX_NOTE_ENTRIES", books.ENTRIES_OF_A_ROUND + 9)
     read: list[object] = []
     real = Links.between
     monkeypatch.setattr(Links, "between", lambda *a: read.append(a) or real(*a))
-    books = HospitalBooks(HospitalLedger(home, SITE, KEY), ENDLESS, 100)
+    own = HospitalBooks(HospitalLedger(home, SITE, KEY), ENDLESS, 100)
     with pytest.raises(Refused, match="lacks 10 entries"):
-        books.check_own(None)
-    books.check_own(at)
+        own.check_own(None)
+    own.check_own(at)
     assert read == []
 
 

@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ledger_recovery import Card, World
 
-from client import ledger_recovery, ledger_store
+from client import ledger_chain, ledger_recovery
 from client.home import NodeHome
 from client.ledger_recovery import Recovery
 from client.ledger_store import LedgerStore
@@ -41,7 +41,7 @@ HEIR_PUBLIC = signing.public_bytes(HEIR)
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 def public(key: Ed25519PrivateKey) -> str:
@@ -186,7 +186,7 @@ def test_the_next_key_goes_on_and_counts_what_was_spent(
         book(store)
         before = store.epsilon()
         store.hand_over(HEIR_PUBLIC)
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
     with open_as(home, HEIR) as store:
         assert store.epsilon() == before > 0.0
         store.signed_head().check(SITE, HEIR_PUBLIC)

@@ -11,7 +11,7 @@ import pytest
 from books_stand_ins import book, key_of
 from typer.testing import CliRunner
 
-from client import cli_node, keys, ledger_store
+from client import cli_node, keys, ledger_chain
 from client.cli import app
 from client.home import NodeHome
 from client.ledger_store import Budget, LedgerStore
@@ -29,7 +29,7 @@ ROOT = key_of("root")
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_verify_names_the_entry_that_was_edited(homes, monkeypatch) -> None:
     assert "The ledger is whole: 5 entries" in run(homes["alpha"], "ledger", "verify")
     data = homes["alpha"].ledger.read_bytes()
     homes["alpha"].ledger.write_bytes(data.replace(b'"round":2', b'"round":3', 1))
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
     said = run(homes["alpha"], "ledger", "verify", code=3)
     assert "Entry " in said
     assert "fedprint-node ledger ask" in said

@@ -32,7 +32,7 @@ from books_stand_ins import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import ledger_file, ledger_rows, ledger_store
+from client import ledger_chain, ledger_file, ledger_rows
 from client.budget import Budget
 from client.home import NodeHome
 from server.ledgers import LedgerArchive
@@ -66,8 +66,8 @@ def home(tmp_path: Path) -> NodeHome:
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins with nothing verified, and pages of a few entries."""
-    monkeypatch.setattr(ledger_store, "_verified", {})
-    monkeypatch.setattr(ledger_store, "PAGE", 3)
+    monkeypatch.setattr(ledger_chain, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "PAGE", 3)
     monkeypatch.setattr(ledger_rows, "PAGE", 3)
     monkeypatch.setattr(ledger_lines, "PAGE", 4)
 
@@ -308,7 +308,7 @@ def test_a_first_reading_holds_no_entry_but_the_one_that_it_verifies(
 ) -> None:
     """A ledger of years is verified as it is read."""
     rounds(home, LedgerArchive(tmp_path / "archive"), 1, 9)
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
     before, most = live(), list[int]()
     real = Marks.add
 
@@ -369,7 +369,7 @@ def test_an_edit_under_a_running_node_changes_nothing_that_counts_and_is_never_s
         assert store.chain.booking("run", 1) is not None
         assert book(store, "run", 4, ENDLESS).sequence == 5
         assert store.epsilon() > epsilon
-    ledger_store._verified.clear()
+    ledger_chain._verified.clear()
     with pytest.raises(LedgerFault):
         open_store(home)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from books_stand_ins import BUDGET, NOW_S, book, draft, key_of, new_home
 
-from client import ledger_file, ledger_recovery, ledger_store
+from client import ledger_chain, ledger_file, ledger_recovery
 from client.home import NodeHome
 from client.ledger_recovery import Recovery
 from client.ledger_store import LedgerStore
@@ -43,7 +43,7 @@ ROSTER = roster.draft(
 
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 @dataclass

@@ -25,7 +25,7 @@ from books_stand_ins import (
     open_store,
 )
 
-from client import ledger_file, ledger_store
+from client import ledger_chain, ledger_file, ledger_store
 from client.home import NodeHome
 from client.ledger_store import MOST_INCIDENTS, Budget, LedgerStore
 from shared_model import ledger_cost, ledger_entries
@@ -51,11 +51,11 @@ def store(home: NodeHome) -> Iterator[LedgerStore]:
 @pytest.fixture(autouse=True)
 def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins with nothing verified."""
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 def restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_store, "_verified", {})
+    monkeypatch.setattr(ledger_chain, "_verified", {})
 
 
 def lines_of(home: NodeHome) -> list[bytes]:
@@ -267,8 +267,8 @@ def test_a_node_whose_ledger_is_reset_every_round_is_refused(
     with open_store(home) as store:
         book(store, "run", 1, budget, noise_multiplier=1.0, steps=50)
     home.ledger.write_bytes(empty)
-    for verified in (dict(ledger_store._verified), {}):
-        monkeypatch.setattr(ledger_store, "_verified", verified)
+    for verified in (dict(ledger_chain._verified), {}):
+        monkeypatch.setattr(ledger_chain, "_verified", verified)
         with pytest.raises(LedgerFault, match="entry 1 is missing"):
             open_store(home)
 

@@ -20,12 +20,12 @@ from shared_model.release import (
     Lineage,
     Manifest,
     Plan,
-    Release,
     Round,
     SignedRound,
     SitePrivacy,
     WarmStart,
 )
+from shared_model.release_signed import Release
 
 
 def reply_of(made: Consortium, booked: Booked, body: str) -> bytes:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol_open, signing
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import FedprintError, OurMistake, PeerFault
 from shared_model.protocol import (
@@ -23,12 +23,9 @@ from shared_model.protocol import (
     SumPlan,
     TrainReply,
     TrainRequest,
-    open_answer,
-    open_answer_of,
-    open_signed,
-    open_train_request,
     seal,
 )
+from shared_model.protocol_open import open_answer, open_answer_of, open_signed, open_train_request
 from shared_model.protocol_sum import (
     REQUESTS,
     SUBSETS,
@@ -191,7 +188,7 @@ def test_a_header_is_signature_and_canonical_json():
     header = seal(reply(), KEY)
     assert header == seal(reply(), KEY)
     assert header[64:] == canonical.encode(json.loads(header[64:]))
-    assert protocol.readable(header)["kind"] == "train-reply"
+    assert protocol_open.readable(header)["kind"] == "train-reply"
 
 
 def test_whole_numbers_given_for_fractions_are_sealed_as_fractions():
@@ -363,9 +360,9 @@ def test_epsilon_is_promised_only_with_private_noise():
 
 
 def test_a_body_must_be_the_one_that_is_signed():
-    protocol.check_body(canonical.digest(b"body"), b"body", site="alpha")
+    protocol_open.check_body(canonical.digest(b"body"), b"body", site="alpha")
     with pytest.raises(PeerFault):
-        protocol.check_body(canonical.digest(b"body"), b"body ", site="alpha")
+        protocol_open.check_body(canonical.digest(b"body"), b"body ", site="alpha")
 
 
 @pytest.mark.parametrize("message", EVERY, ids=lambda m: m.kind)

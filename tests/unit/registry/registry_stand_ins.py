@@ -28,8 +28,8 @@ from server.registry_limits import RegistryLimits
 from shared_model import enrolment, registry, signing
 from shared_model.enrolment import RootCard
 from shared_model.registry import Token
-from shared_model.release import ReleaseBytes
 from shared_model.release_files import write_release
+from shared_model.release_signed import ReleaseBytes
 
 TODAY = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 """Certificates are checked against the machine's clock by TLS; so tests live today."""

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from registry_consortium import Consortium
 
-from client import cli_registry
+from client import cli_registry_verified
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
 from client.registry_ledgers import compared
@@ -95,7 +95,7 @@ def test_a_hospital_sees_its_own_ledger_at_the_registry(
     alpha = consortium.all_joined()[0]
     show(consortium, "alpha", incident(alpha, "alpha"))
     capsys.readouterr()
-    cli_registry.show_ledgers(alpha.root, as_json=True)
+    cli_registry_verified.show_ledgers(alpha.root, as_json=True)
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["site"], row["verdict"]) == ("alpha", "same")
 
@@ -106,7 +106,7 @@ def test_a_ledger_that_is_shorter_than_what_was_signed_is_refused(consortium: Co
     key = signing.load_key_file(alpha.identity_key)
     show(consortium, "alpha", sign_head(key, "alpha", 9, DIGEST))
     with pytest.raises(Refused) as error:
-        cli_registry.show_ledgers(alpha.root)
+        cli_registry_verified.show_ledgers(alpha.root)
     assert error.value.reason == "restored"
 
 
@@ -116,14 +116,14 @@ def test_a_head_that_its_hospital_did_not_sign_is_a_peers_fault(consortium: Cons
         consortium, "beta", sign_head(signing.load_key_file(alpha.identity_key), "beta", 1, DIGEST)
     )
     with pytest.raises(PeerFault) as error:
-        cli_registry.show_ledgers(alpha.root)
+        cli_registry_verified.show_ledgers(alpha.root)
     assert error.value.site == "beta"
     assert beta.config.exists()
 
 
 def test_without_an_approved_roster_no_head_is_believed(consortium: Consortium) -> None:
     with pytest.raises(OurMistake, match="No roster is approved"):
-        cli_registry.show_ledgers(consortium.join("alpha").root)
+        cli_registry_verified.show_ledgers(consortium.join("alpha").root)
 
 
 def epoch_of(consortium: Consortium, signer: NodeHome, site: str) -> None:
@@ -144,11 +144,11 @@ def test_the_keys_of_the_epoch_are_verified_at_the_hospital(
 ) -> None:
     alpha, beta, _ = consortium.all_joined()
     with pytest.raises(Refused) as none_yet:
-        cli_registry.show_epoch(alpha.root)
+        cli_registry_verified.show_epoch(alpha.root)
     assert none_yet.value.reason == "no-epoch"
     epoch_of(consortium, beta, "beta")
     capsys.readouterr()
-    cli_registry.show_epoch(alpha.root, as_json=True)
+    cli_registry_verified.show_epoch(alpha.root, as_json=True)
     keys = {row["site"]: row["key"] for row in json.loads(capsys.readouterr().out)["keys"]}
     assert keys == {"alpha": None, "beta": "09" + "00" * 31, "gamma": None}
 
@@ -157,5 +157,5 @@ def test_an_epoch_key_that_its_hospital_did_not_sign_is_refused(consortium: Cons
     alpha, _, gamma = consortium.all_joined()
     epoch_of(consortium, gamma, "beta")
     with pytest.raises(PeerFault) as error:
-        cli_registry.show_epoch(alpha.root)
+        cli_registry_verified.show_epoch(alpha.root)
     assert error.value.site == "beta"

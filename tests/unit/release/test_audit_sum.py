@@ -17,7 +17,7 @@ from auditor.sum_folder import SumFolder
 from server.audit_bundle import write_bundle
 from server.checkpoints import RunFolder
 from server.cli import app as coordinator_app
-from shared_model import canonical, protocol, roster
+from shared_model import canonical, protocol, protocol_open, roster
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.protocol_sum import SumReceipt
@@ -58,7 +58,9 @@ def sign_receipts_anew(folder: RunFolder, number: int, model_out: str) -> None:
     closing = folder.closing(number)
     receipts = {}
     for site, text in closing.receipts.items():
-        found = protocol.open_signed(base64.b64decode(text), public(site), SumReceipt, site=site)
+        found = protocol_open.open_signed(
+            base64.b64decode(text), public(site), SumReceipt, site=site
+        )
         changed = found.model_copy(update={"model_out": model_out})
         receipts[site] = base64.b64encode(protocol.seal(changed, key_of(site))).decode()
     folder.save_closing(closing.model_copy(update={"receipts": receipts}))
@@ -105,7 +107,7 @@ def test_a_wrong_sum_that_colluders_answered_for_fails_when_it_is_added_again(to
 
     folder = told()
     run = folder.record()
-    request = protocol.open_train_request(run.rounds[0].request_bytes, public("run"))
+    request = protocol_open.open_train_request(run.rounds[0].request_bytes, public("run"))
     transcript = of_request(request, run.roster.weights)
     numbers = transcript.numbers
     packed = folder.summed(1)

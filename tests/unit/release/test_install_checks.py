@@ -14,9 +14,9 @@ from client.ledger_store import Budget, LedgerStore
 from shared_model import signing
 from shared_model.config import PrivacyPlan
 from shared_model.errors import Refused
-from shared_model.release import Release
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
+from shared_model.release_signed import Release
 from shared_model.roster import Roster
 
 SITES = ("alpha", "beta", "gamma")

@@ -10,11 +10,11 @@ from release_stand_ins import DAY, Story, key_of, public
 
 from auditor.ledger_audit import LedgerAudit, audit_ledgers
 from server.release import Made
-from shared_model import accounting, ledger_export, protocol
+from shared_model import accounting, ledger_export, protocol_open
 from shared_model.protocol import TrainReply
-from shared_model.release import Release
 from shared_model.release_checks import verify
 from shared_model.release_files import read_release
+from shared_model.release_signed import Release
 
 Maker = Callable[..., Made]
 
@@ -32,8 +32,8 @@ def exported(release: Release, site: str, rounds: int = 99) -> bytes:
     for signed in release.evidence.rounds[:rounds]:
         for header in signed.replies:
             data = bytes.fromhex(header)
-            if protocol.readable(data)["site"] == site:
-                reply = protocol.open_answer(data, public(site), site=site)
+            if protocol_open.readable(data)["site"] == site:
+                reply = protocol_open.open_answer(data, public(site), site=site)
                 assert isinstance(reply, TrainReply)
                 lines += [line.encode() for line in reply.ledger.entries]
     export = ledger_export.build(

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from release_stand_ins import Story, key_of, public
 
-from shared_model import canonical, release, signing
+from shared_model import canonical, release, release_signed, signing
 from shared_model.errors import OurMistake, PeerFault, Refused
-from shared_model.release import Evidence, Manifest, ReleaseBytes
+from shared_model.release import Evidence, Manifest
 from shared_model.release_checks import verify
 from shared_model.release_files import (
     code_digest,
@@ -27,6 +27,7 @@ from shared_model.release_files import (
     write_copy,
     write_release,
 )
+from shared_model.release_signed import ReleaseBytes
 from shared_model.release_words import words
 
 SLOW = settings(
@@ -448,7 +449,7 @@ def test_epsilon_is_never_printed_alone(files):
 
 def test_a_key_that_the_manifest_does_not_name_cannot_seal_it(files):
     with pytest.raises(OurMistake):
-        release.seal(Manifest.from_bytes(files.manifest), key_of("mallory"))
+        release_signed.seal(Manifest.from_bytes(files.manifest), key_of("mallory"))
 
 
 def test_releases_of_a_path_are_plain_files(files, tmp_path: Path):

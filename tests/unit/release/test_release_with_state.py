@@ -17,8 +17,9 @@ from shared_model import canonical, release_checks, signing
 from shared_model import release as contract
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
-from shared_model.release import Manifest, ReleaseBytes
+from shared_model.release import Manifest
 from shared_model.release_files import read_release
+from shared_model.release_signed import ReleaseBytes
 from shared_model.sum_evidence import opened_rosters
 from shared_model.weights import STATE
 

@@ -14,11 +14,12 @@ from release_stand_ins import DAY, Story, key_of, public, small_model, write_run
 from server.checkpoints import RunFolder
 from server.release import make_release
 from server.run_records import ClosingRecord, as_base64, from_base64
-from shared_model import canonical, protocol, release_checks
+from shared_model import canonical, protocol, protocol_open, release_checks
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
 from shared_model.protocol_sum import SumReceipt
-from shared_model.release import ReleaseBytes, SiteHeader, check_evidence, check_signature
+from shared_model.release import SiteHeader
+from shared_model.release_signed import ReleaseBytes, check_evidence, check_signature
 from shared_model.server_step import FedAvg, trained_names
 
 STEP = """
@@ -58,11 +59,11 @@ def test_the_step_has_the_same_bits_with_one_and_with_four_blas_threads():
 
 def test_the_largest_sums_are_exact_in_float64():
     """2^31 in every element of a block of 4096, all signs alike: 2^43, and 2^53 is exact."""
-    from shared_model.secure_sum.numbers import _hadamard
+    from shared_model.secure_sum.rotation import hadamard
 
     column = np.full((4096, 1), -(2.0**31))
     column[1] += 1.0
-    turned = _hadamard(column)
+    turned = hadamard(column)
     assert int(turned[0, 0]) == -(2**43) + 1
     assert {int(abs(value)) for value in turned[1:, 0]} == {1}
 
@@ -162,7 +163,7 @@ def test_receipts_for_another_model_are_no_receipts(coordinator):
 
 def with_receipt(closing: ClosingRecord, site: str, model_out: str) -> ClosingRecord:
     header = from_base64(closing.receipts[site])
-    found = protocol.open_signed(header, public(site), SumReceipt, site=site)
+    found = protocol_open.open_signed(header, public(site), SumReceipt, site=site)
     changed = protocol.seal(found.model_copy(update={"model_out": model_out}), key_of(site))
     return closing.model_copy(update={"receipts": {**closing.receipts, site: as_base64(changed)}})
 
@@ -175,7 +176,9 @@ def test_a_release_whose_receipts_are_for_another_model_is_a_fault_of_its_lineag
     evidence = check_evidence(manifest, files.evidence)
     assert release_checks.evidence_faults(manifest, evidence) == []
     first = evidence.rounds[0]
-    found = protocol.open_signed(first.receipts[0].data, public("alpha"), SumReceipt, site="alpha")
+    found = protocol_open.open_signed(
+        first.receipts[0].data, public("alpha"), SumReceipt, site="alpha"
+    )
     assert found.model_out == manifest.lineage.rounds[0].model_out
     lied = protocol.seal(found.model_copy(update={"model_out": "0" * 64}), key_of("alpha"))
     receipts = (SiteHeader(site="alpha", header=lied.hex()), *first.receipts[1:])

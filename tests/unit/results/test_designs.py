@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_model import losses, mae, patches
+from shared_model import losses, mae, mae_layers, patches
 from shared_model.config import LocalTraining
 from shared_model.errors import OurMistake
 from simulations import ablation
@@ -40,7 +40,7 @@ def some_windows(count: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda one: str(one)[7:40])
 def test_every_design_learns_from_a_window_and_leaves_no_trace(design: Design) -> None:
     """Each gives a finite loss with a gradient; after the block all constants are the product's."""
-    before = (mae.SLOPES, mae.TOKENS, mae._pool, patches.TOKENS, losses.VISIBLE_TOKENS)
+    before = (mae_layers.SLOPES, mae.TOKENS, mae.pool, patches.TOKENS, losses.VISIBLE_TOKENS)
     signal, valid = some_windows(3)
     with in_force(design):
         model = mae.build(design.config(TINY), 1)
@@ -56,7 +56,7 @@ def test_every_design_learns_from_a_window_and_leaves_no_trace(design: Design) -
     gradients = [value.grad for name, value in model.named_parameters() if "encoders" in name]
     assert any(one is not None and bool(one.abs().sum() > 0) for one in gradients)
     assert torch.allclose(fingerprint.norm(dim=-1), torch.ones(3), atol=1e-5)
-    after = (mae.SLOPES, mae.TOKENS, mae._pool, patches.TOKENS, losses.VISIBLE_TOKENS)
+    after = (mae_layers.SLOPES, mae.TOKENS, mae.pool, patches.TOKENS, losses.VISIBLE_TOKENS)
     assert before == after
 
 
@@ -70,16 +70,16 @@ def test_the_product_s_own_design_changes_no_bit() -> None:
 
 
 def test_constants_come_back_after_a_fault() -> None:
-    kept = mae.SLOPES
+    kept = mae_layers.SLOPES
 
     def fail() -> None:
         with in_force(Design(positions="sines", patch_samples=125)):
-            assert mae.SLOPES == (0.0,)
+            assert mae_layers.SLOPES == (0.0,)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert kept == mae.SLOPES
+    assert kept == mae_layers.SLOPES
     assert mae.TOKENS == 50
 
 
@@ -98,9 +98,9 @@ def test_each_position_code_lacks_the_other() -> None:
 
 def test_attention_of_longer_tokens_falls_as_fast_with_seconds() -> None:
     """1-s tokens are five times as far apart, one by one."""
-    kept = mae.SLOPES
+    kept = mae_layers.SLOPES
     with in_force(Design(patch_samples=125)):
-        assert tuple(slope / 5 for slope in mae.SLOPES) == pytest.approx(kept)
+        assert tuple(slope / 5 for slope in mae_layers.SLOPES) == pytest.approx(kept)
         assert mae.build(TINY, 0).encoder_positions.shape[0] == 10
 
 
@@ -113,8 +113,8 @@ def test_what_is_not_valid_is_not_the_largest(seed: int) -> None:
     keys = torch.from_numpy(rng.random((2, 6)) < 0.5)
     keys[1] = False
     with in_force(Design(pooling="max")):
-        found = mae._pool(outputs, keys)
-        other = mae._pool(torch.where(keys[..., None], outputs, 99.0 + outputs), keys)
+        found = mae.pool(outputs, keys)
+        other = mae.pool(torch.where(keys[..., None], outputs, 99.0 + outputs), keys)
     assert torch.equal(found, other)
     assert not found[1].any()
     if keys[0].any():

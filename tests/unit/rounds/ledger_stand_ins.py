@@ -233,7 +233,7 @@ class FakeBooks:
 
 @dataclass
 class FakeWitness:
-    """Keeps heads in memory, by the rules of `client.round.Witness`."""
+    """Keeps heads in memory, by the rules of `client.node_interfaces.Witness`."""
 
     heads: dict[str, LedgerHead] = field(default_factory=dict)
     kept: dict[tuple[str, int], tuple[bytes, dict[str, bytes]]] = field(default_factory=dict)

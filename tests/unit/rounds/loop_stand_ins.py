@@ -13,7 +13,7 @@ from round_stand_ins import (
 )
 
 from server.coordinate import run
-from shared_model import canonical, protocol
+from shared_model import canonical, protocol, protocol_open
 from shared_model.protocol import SIGNATURE_BYTES, TrainReply
 from shared_model.protocol_sum import Agreement, CloseReply, EpochKey, SharesReply, SumReceipt
 
@@ -26,7 +26,7 @@ MODELS = {
 
 
 def kind_of(header):
-    return protocol.readable(header)["kind"]
+    return protocol_open.readable(header)["kind"]
 
 
 def go(transport, folder, **options):

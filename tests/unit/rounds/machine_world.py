@@ -45,8 +45,8 @@ from server.rounds import (
     SitesSeen,
     advance,
 )
-from shared_model.protocol import TRANSITIONS
 from shared_model.protocol_sum import agreed_digest
+from shared_model.protocol_words import TRANSITIONS
 
 
 class Crash(Exception):

@@ -11,10 +11,11 @@ import numpy as np
 from ledger_stand_ins import CODE, FakeApprovals, FakeBooks, FakeWitness, key_of
 
 from client.epochs import EpochKeys
+from client.node_interfaces import Node
 from client.outbox import Outbox
-from client.round import Node, answer
+from client.round import answer
 from client.steps import StepKeeper, StepState
-from shared_model import canonical, protocol, protocol_sum, roster, signing
+from shared_model import canonical, protocol, protocol_open, protocol_sum, roster, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ModelConfig, PrivacyPlan
 from shared_model.errors import Refused
@@ -240,9 +241,11 @@ class Consortium:
     def told(self, site: str, message: Any, body: bytes = b"", *, kind: Any = TrainReply) -> Any:
         """As `ask`, the answer opened: of this kind, or a refusal."""
         header, reply_body = self.ask(site, message, body)
-        found = protocol.open_answer_of(header, signing.public_bytes(key_of(site)), kind, site=site)
+        found = protocol_open.open_answer_of(
+            header, signing.public_bytes(key_of(site)), kind, site=site
+        )
         if hasattr(found, "body_digest"):
-            protocol.check_body(found.body_digest, reply_body, site=site)
+            protocol_open.check_body(found.body_digest, reply_body, site=site)
         return found
 
     def epoch_request(self, epoch: int) -> tuple[protocol_sum.EpochRequest, bytes]:
@@ -264,7 +267,7 @@ class Consortium:
         message, body = self.epoch_request(epoch)
         for site in self.nodes:
             header, _ = self.ask(site, message, body)
-            found = protocol.open_signed(
+            found = protocol_open.open_signed(
                 header, signing.public_bytes(key_of(site)), protocol_sum.EpochKey, site=site
             )
             self.keys[site] = EpochKeyEntry(
@@ -324,9 +327,9 @@ class Consortium:
         played = PlayedRound(self, request, of_request(request, self.roster.weights))
         for site in sites or request.sites:
             header, reply_body = self.ask(site, request, body)
-            reply = protocol.open_answer(header, signing.public_bytes(key_of(site)), site=site)
+            reply = protocol_open.open_answer(header, signing.public_bytes(key_of(site)), site=site)
             assert isinstance(reply, TrainReply), reply
-            protocol.check_body(reply.body_digest, reply_body, site=site)
+            protocol_open.check_body(reply.body_digest, reply_body, site=site)
             played.headers[site] = header
             played.submissions[site] = Submission.parse(reply_body, played.transcript, site)
         return played
@@ -393,7 +396,7 @@ class PlayedRound:
         """Trip 2 at these sites (all survivors if None)."""
         for site in sites or self.survivors:
             header, _ = self.consortium.ask(site, self.agree_request())
-            protocol.open_signed(
+            protocol_open.open_signed(
                 header, signing.public_bytes(key_of(site)), protocol_sum.Agreement, site=site
             )
             self.agreements[site] = header
@@ -421,10 +424,10 @@ class PlayedRound:
         for site in openers:
             message, body = self.open_request(site, missing=missing)
             header, found = self.consortium.ask(site, message, body)
-            reply = protocol.open_signed(
+            reply = protocol_open.open_signed(
                 header, signing.public_bytes(key_of(site)), protocol_sum.SharesReply, site=site
             )
-            protocol.check_body(reply.body_digest, found, site=site)
+            protocol_open.check_body(reply.body_digest, found, site=site)
             shares[site] = read_shares(
                 found,
                 self.transcript,

@@ -27,7 +27,8 @@ from node_stand_ins import (
     start_weights,
 )
 
-from client.round import Node, answer
+from client.node_interfaces import Node
+from client.round import answer
 from server.checkpoints import RunFolder
 from server.coordinate import StartingModel
 from server.run_config import RunConfig

@@ -6,7 +6,7 @@ import pytest
 from loop_stand_ins import FOUR, changes, federation, go, kind_of, loses
 from round_stand_ins import key_of
 
-from shared_model import protocol
+from shared_model import protocol, protocol_open
 from shared_model.protocol import Refusal
 
 
@@ -23,7 +23,7 @@ def refuses(liar, kind, reason):
         requests = {"close-reply": "close-request", "sum-receipt": "verify-request"}
         asked = [m for m in tamper.transport.sent if m.site == site]
         last = [m for m in asked if kind_of(m.header) == requests[kind]][-1]
-        value = protocol.readable(header)
+        value = protocol_open.readable(header)
         made = Refusal(
             run=value["run"],
             round=value["round"],

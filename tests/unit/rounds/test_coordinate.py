@@ -30,10 +30,11 @@ from round_stand_ins import (
 
 from server.coordinate import UNMASKED, begin, run
 from server.run_config import RunConfig
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, Refused
-from shared_model.protocol import Refusal, TrainReply, open_answer, open_train_request
+from shared_model.protocol import Refusal, TrainReply
+from shared_model.protocol_open import open_answer, open_train_request
 from shared_model.server_step import model_after
 
 FOUR = ("alpha", "beta", "delta", "gamma")
@@ -346,7 +347,7 @@ def of_kind(kind, mutate):
     """A tamper function that changes alpha's answers of one kind."""
 
     def tamper(site, header, body):
-        ours = site == "alpha" and protocol.readable(header)["kind"] == kind
+        ours = site == "alpha" and protocol_open.readable(header)["kind"] == kind
         return mutate(header, body) if ours else (header, body)
 
     return tamper
@@ -481,7 +482,7 @@ def test_a_changed_submission_is_noticed_before_it_is_summed(tmp_path):
     path = folder.round(1).submissions / "beta.body"
 
     def spoil(site, header, body):
-        if protocol.readable(header)["kind"] == "shares-reply" and path.is_file():
+        if protocol_open.readable(header)["kind"] == "shares-reply" and path.is_file():
             data = bytearray(path.read_bytes())
             data[0] ^= 1
             path.write_bytes(data)

@@ -12,7 +12,7 @@ from node_stand_ins import FakeRosters, cheap_train, make_node, signed_roster
 from round_stand_ins import RUN_KEY, folder_at, handlers, key_of
 
 from server.run_start import closed_round
-from shared_model import canonical, protocol, signing
+from shared_model import canonical, protocol, protocol_open, signing
 from shared_model.errors import Refused
 from shared_model.protocol import SIGNATURE_BYTES, TrainReply
 from shared_model.protocol_sum import EpochKey
@@ -23,7 +23,7 @@ from shared_model.secure_sum.transcript import of_request
 def expected_sum(folder, record, survivors):
     """What the survivors' trainers make, quantised and added without any mask."""
     item = record.rounds[-1]
-    request = protocol.open_train_request(item.request_bytes, signing.public_bytes(RUN_KEY))
+    request = protocol_open.open_train_request(item.request_bytes, signing.public_bytes(RUN_KEY))
     transcript = of_request(request, record.roster.weights)
     total = np.zeros(transcript.numbers.padded, np.uint32)
     for site in survivors:
@@ -107,7 +107,7 @@ def test_once_survivors_are_chosen_every_request_of_the_round_names_them(tmp_pat
     record, _ = go(transport, folder)
     assert record.rounds[0].survivors == chosen.survivors == ("alpha", "delta", "epsilon", "gamma")
     named = {
-        tuple(protocol.readable(sent.header)["survivors"])
+        tuple(protocol_open.readable(sent.header)["survivors"])
         for sent in transport.sent
         if kind_of(sent.header) in ("agree-request", "open-request")
     }
@@ -287,13 +287,13 @@ def test_a_node_that_lost_its_key_gets_a_new_epoch_before_the_next_round(tmp_pat
     """As after a restore: it refuses the round, and is keyed again with all others."""
     folder, transport, nodes = federation(tmp_path, FOUR, rounds=3)
     go(transport, folder, stop=lambda: len(folder.record().rounds) == 1)
-    first = protocol.readable(folder.record().rounds[0].request_bytes)["sum"]["epoch"]
+    first = protocol_open.readable(folder.record().rounds[0].request_bytes)["sum"]["epoch"]
     nodes["beta"].epochs.erase()
     record, seen = go(transport, folder)
     assert record.state == "finished"
     assert [item.reason for item in record.rounds[1].absent] == ["epoch"]
     assert record.rounds[2].survivors == FOUR
-    last = protocol.readable(record.rounds[-1].request_bytes)["sum"]
+    last = protocol_open.readable(record.rounds[-1].request_bytes)["sum"]
     assert last["epoch"] > first
     assert {entry["site"] for entry in last["epoch_keys"]} == set(FOUR)
     assert [item.kind for item in seen].count("keying") == 1
@@ -306,7 +306,7 @@ def test_an_epoch_serves_its_rounds_and_no_more_over_restarts_too(tmp_path):
         transport.waiting.clear()
         record, _ = go(transport, folder, stop=lambda n=count: len(folder.record().rounds) == n)
     assert record.completed == 5
-    epochs = [protocol.readable(item.request_bytes)["sum"]["epoch"] for item in record.rounds]
+    epochs = [protocol_open.readable(item.request_bytes)["sum"]["epoch"] for item in record.rounds]
     assert [epochs.count(epoch) for epoch in sorted(set(epochs))] == [2, 2, 1]
 
 
@@ -317,7 +317,7 @@ def test_a_key_that_copies_another_sites_is_not_taken(tmp_path):
     def tamper(site, header, body):
         if kind_of(header) != "epoch-key":
             return header, body
-        value = protocol.readable(header)
+        value = protocol_open.readable(header)
         copied.setdefault("key", value["public_key"])
         if site != "gamma":
             return header, body
@@ -404,7 +404,7 @@ def test_a_newer_roster_is_taken_up_between_rounds_and_an_older_one_never(tmp_pa
 
     record, seen = go(transport, folder, roster=newest)
     assert record.state == "finished"
-    plans = [protocol.readable(item.request_bytes)["sum"] for item in record.rounds]
+    plans = [protocol_open.readable(item.request_bytes)["sum"] for item in record.rounds]
     assert [plan["threshold"] for plan in plans] == [3, 4]
     assert plans[0]["epoch"] < plans[1]["epoch"]
     assert [signed.roster.version for signed in record.signed_rosters] == [1, 2]

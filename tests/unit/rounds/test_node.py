@@ -22,11 +22,14 @@ from node_stand_ins import (
 )
 
 import client.egress
-from client.round import Node, answer, log_to
-from shared_model import protocol, protocol_sum, roster, signing
+from client.node_interfaces import Node
+from client.round import answer
+from client.round_log import log_to
+from shared_model import protocol, protocol_open, protocol_sum, roster, signing
 from shared_model.errors import DataFault, OurMistake
 from shared_model.noise import SystemNoise
-from shared_model.protocol import Participant, Refusal, TrainReply, open_answer, seal
+from shared_model.protocol import Participant, Refusal, TrainReply, seal
+from shared_model.protocol_open import open_answer
 from shared_model.secure_sum.numbers import pack, unpack
 from shared_model.secure_sum.transcript import of_request
 
@@ -81,7 +84,7 @@ def test_a_good_request_gets_a_signed_masked_reply(consortium):
     assert reply.request_digest == protocol.header_digest(seal(message, RUN_KEY))
     transcript = of_request(message, consortium.roster.weights)
     assert reply.transcript == transcript.digest.hex()
-    protocol.check_body(reply.body_digest, body, site="alpha")
+    protocol_open.check_body(reply.body_digest, body, site="alpha")
     assert reply.weight == 8
     assert not reply.private
     assert reply.privacy.epsilon is None
@@ -366,7 +369,7 @@ def test_faults_leave_as_one_word_and_stay_in_the_log_without_texts_of_others(co
         header, body = ask(consortium, round=number)
         refusal = opened((header, body))
         assert refusal.reason == "internal"
-        assert set(protocol.readable(header)) == set(client.egress.ALLOWED["refusal"])
+        assert set(protocol_open.readable(header)) == set(client.egress.ALLOWED["refusal"])
         assert no_canary(header + body)
         assert opened(ask(consortium, round=number)).reason == "interrupted"
     text = log.read_text()
@@ -425,7 +428,7 @@ def test_no_canary_of_the_data_is_in_any_message(tmp_path):
     told("alpha", *played.verify_request(played.statement, packed, answers))
     told("alpha", *consortium.request(start=2))
     told("beta", *consortium.request(round=2, sum={"aggregation": "UnmaskedForSimulation"}))
-    kinds = {protocol.readable(header)["kind"] for header, _ in sent}
+    kinds = {protocol_open.readable(header)["kind"] for header, _ in sent}
     assert kinds == set(client.egress.ALLOWED)
     assert no_canary(b"".join(header + body for header, body in sent))
 

@@ -34,7 +34,7 @@ SUM = {
 
 
 def clipped(request, weights, data, noise, declared, steps, kind=np.float64):
-    """Stands for `client.node_parts.train`."""
+    """Stands for `client.node_training.train`."""
     return {name: np.full(weights[name].shape, 0.01, dtype=kind) for name in TRAINABLE}
 
 

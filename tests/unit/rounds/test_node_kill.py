@@ -18,7 +18,8 @@ from client.outbox import Outbox
 from client.round import answer
 from shared_model import signing
 from shared_model.noise import NonPrivateForTests
-from shared_model.protocol import Refusal, TrainReply, open_answer_of, seal
+from shared_model.protocol import Refusal, TrainReply, seal
+from shared_model.protocol_open import open_answer_of
 from shared_model.protocol_sum import Agreement, EpochKey
 
 

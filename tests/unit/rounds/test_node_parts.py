@@ -11,17 +11,28 @@ import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
 from client import keys, state
+from client.books import ENTRIES_OF_A_ROUND, statement
 from client.home import NodeHome
-from client.node_parts import ENTRIES_OF_A_ROUND, dimension, node_from_home, statement
+from client.node_interfaces import PretendNode
+from client.node_parts import node_from_home
+from client.node_training import dimension
 from client.policy import AdvanceApproval, Policy
 from client.pseudonyms import load_or_create_key
 from client.rosters import RosterBook, today_utc
-from client.round import PretendNode, handle
+from client.round import handle
 from client.store_encrypt import encrypt_store
 from client.store_write import StoreWriter
 from server import tls
 from server.home import CoordinatorHome
-from shared_model import canonical, enrolment, mae, protocol, release_files, roster, signing
+from shared_model import (
+    canonical,
+    enrolment,
+    mae,
+    protocol_open,
+    release_files,
+    roster,
+    signing,
+)
 from shared_model.config import LocalTraining, PrivacyPlan
 from shared_model.errors import Refused
 from shared_model.ledger import Chain, Spent
@@ -89,7 +100,7 @@ def asked_for_a_key(home: NodeHome, data: bytes, epoch: int = 5, **options):
         software="test",
     )
     header, _ = handle(home, seal(message, RUN_KEY), data, **options)
-    return protocol.readable(header)
+    return protocol_open.readable(header)
 
 
 def test_a_node_whose_first_add_was_interrupted_is_not_ready_and_books_nothing(home):

@@ -11,8 +11,9 @@ from node_stand_ins import RUN_KEY, SITES, Consortium, key_of
 from pydantic import ValidationError
 
 from client import outbox
-from client.round import answer, log_to
-from shared_model import canonical, protocol
+from client.round import answer
+from client.round_log import log_to
+from shared_model import canonical, protocol, protocol_open
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.noise import NonPrivateForTests
@@ -316,7 +317,7 @@ def test_rows_that_were_exchanged_or_changed_are_named_and_logged(consortium, tm
     body, named = change(rows["alpha"], rows)
     message, _ = played.open_request("alpha", body=body)
     header, found = consortium.ask("alpha", message, body)
-    reply = protocol.open_answer_of(
+    reply = protocol_open.open_answer_of(
         header, key_of("alpha").public_key().public_bytes_raw(), SharesReply, site="alpha"
     )
     assert reply.unreadable == named
@@ -600,10 +601,10 @@ def test_later_trips_of_unsigned_or_unknown_messages_are_refused(consortium):
     played = consortium.submit()
     header = seal(played.agree_request(), key_of("impostor"))
     reply, _ = answer(consortium.nodes["alpha"], header, b"")
-    assert protocol.readable(reply)["reason"] == "signature"
+    assert protocol_open.readable(reply)["reason"] == "signature"
     text = protocol.encode(played.agree_request()).replace(b'"version":3', b'"version":2')
     header = protocol.signing.sign(RUN_KEY, "agree-request", text) + text
     reply, _ = answer(consortium.nodes["alpha"], header, b"")
-    assert protocol.readable(reply)["reason"] == "version"
+    assert protocol_open.readable(reply)["reason"] == "version"
     with pytest.raises(OurMistake):
         played.transcript.dropped(("zombie",))

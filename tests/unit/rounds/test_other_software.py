@@ -11,9 +11,10 @@ from round_stand_ins import RUN_KEY, FakeTransport, begun, handlers, key_of, nod
 from client.round import answer
 from server.progress import turned_away
 from server.transport import Incoming
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_base, protocol_open, signing
 from shared_model.errors import PeerFault
-from shared_model.protocol import OtherVersion, Refusal
+from shared_model.protocol import Refusal
+from shared_model.protocol_open import OtherVersion
 from shared_model.protocol_sum import EpochRequest
 
 
@@ -21,7 +22,7 @@ def of_version(header: bytes, key, version: int) -> bytes:
     """The same message as an installation of another protocol version would sign it."""
     text = header[64:].replace(b'"version":3', b'"version":%d' % version)
     assert text != header[64:]
-    return signing.sign(key, protocol.readable(header)["kind"], text) + text
+    return signing.sign(key, protocol_open.readable(header)["kind"], text) + text
 
 
 class OneIsDifferent(FakeTransport):
@@ -110,7 +111,7 @@ def epoch_request(tmp_path) -> tuple[dict, bytes, bytes]:
     transport = FakeTransport(handlers(three_nodes(tmp_path)))
     go(transport, folder)
     first = transport.sent[0]
-    return protocol.readable(first.header), first.header, first.body
+    return protocol_open.readable(first.header), first.header, first.body
 
 
 def test_a_node_says_which_version_the_coordinator_speaks(tmp_path):
@@ -120,7 +121,7 @@ def test_a_node_says_which_version_the_coordinator_speaks(tmp_path):
     told: list[dict[str, object]] = []
     vars(node)["log"] = told.append
     reply, _ = answer(node, of_version(header, RUN_KEY, 6), body)
-    refusal = protocol.open_answer(reply, signing.public_bytes(key_of("alpha")), site="alpha")
+    refusal = protocol_open.open_answer(reply, signing.public_bytes(key_of("alpha")), site="alpha")
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "version"
     said = str(told[0]["message"])
@@ -137,7 +138,7 @@ def test_any_signed_message_of_another_version_is_told_apart(tmp_path, version, 
     text = json.dumps({"version": version, "software": software, "new": [1]}).encode()
     header = signing.sign(RUN_KEY, "epoch-request", text) + text
     with pytest.raises(OtherVersion) as caught:
-        protocol.open_signed(
+        protocol_open.open_signed(
             header, signing.public_bytes(RUN_KEY), EpochRequest, site="coordinator"
         )
     assert caught.value.version == version
@@ -155,7 +156,7 @@ def test_what_names_no_other_version_is_a_plain_fault(text):
     """A peer cannot have us say what it did not sign."""
     header = signing.sign(RUN_KEY, "epoch-request", text) + text
     with pytest.raises(PeerFault) as caught:
-        protocol.open_signed(
+        protocol_open.open_signed(
             header, signing.public_bytes(RUN_KEY), EpochRequest, site="coordinator"
         )
     assert not isinstance(caught.value, OtherVersion)
@@ -164,7 +165,7 @@ def test_what_names_no_other_version_is_a_plain_fault(text):
 def test_a_message_without_a_valid_signature_names_no_version():
     """Strangers do not have a hospital upgrade."""
     with pytest.raises(PeerFault) as caught:
-        protocol.open_signed(
+        protocol_open.open_signed(
             bytes(64) + b'{"version":6}', signing.public_bytes(RUN_KEY), EpochRequest, site="x"
         )
     assert not isinstance(caught.value, OtherVersion)
@@ -176,8 +177,8 @@ def test_every_message_of_a_round_carries_the_version():
 
     for module in (protocol, protocol_sum):
         for model in vars(module).values():
-            if not (isinstance(model, type) and issubclass(model, protocol.SignedMessage)):
+            if not (isinstance(model, type) and issubclass(model, protocol_base.SignedMessage)):
                 continue
             kind = model.model_fields["kind"].default
             if isinstance(kind, str):
-                assert model.model_fields["version"].default == protocol.OLDEST, model
+                assert model.model_fields["version"].default == protocol_base.OLDEST, model

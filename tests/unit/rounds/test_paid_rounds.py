@@ -13,7 +13,8 @@ from server.desk import terms_of
 from server.run_records import AbsentRecord, ClosingRecord, RoundRecord
 from server.run_start import closed_round
 from shared_model import protocol
-from shared_model.protocol import PrivacyStatement, TrainReply, open_answer
+from shared_model.protocol import PrivacyStatement, TrainReply
+from shared_model.protocol_open import open_answer
 
 
 def test_submissions_to_a_round_that_is_not_continued_are_listed_and_its_sum_is_removed(tmp_path):

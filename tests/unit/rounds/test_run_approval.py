@@ -20,7 +20,7 @@ from server.checkpoints import RunFolder, RunRecord
 from server.coordinate import Progress
 from server.progress import REFUSALS, without_budget
 from server.run_config import RunConfig
-from shared_model import protocol, signing
+from shared_model import protocol_open, signing
 from simulations import federation
 from simulations.federation import Federation
 
@@ -103,7 +103,7 @@ class Run:
                 self.after.pop(event.completed, lambda: None)()
 
         def tamper(site: str, header: bytes, body: bytes) -> tuple[bytes, bytes]:
-            value = protocol.readable(header)
+            value = protocol_open.readable(header)
             self.said.append((site, value.get("reason", value["kind"])))
             return header, body
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 from round_stand_ins import SITES, begun
 
-from server import cli_run, cli_submissions, superlink
+from server import cli_run, cli_status, cli_submissions, superlink
 from server.checkpoints import (
     ClosingRecord,
     IncidentRecord,
@@ -73,13 +73,13 @@ def spring(home):
 
 def test_status_says_how_many_sites_may_be_away_and_which_sums_are_not_verified(home, capsys):
     """n = 3 and t = 3: the run pauses when one site is away."""
-    cli_run.status(home.root, as_json=True)
+    cli_status.status(home.root, as_json=True)
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert run["needs"] == "all 3 sites are needed: the run pauses while one is away"
     assert run["unverified"] == ["round 1: unverified: 0 of 3 sites have answered"]
     assert (run["verified"], run["aggregation"]) == (0, "secure-sum")
     assert run["incidents"] == {"beta": 1}
-    cli_run.status(home.root)
+    cli_status.status(home.root)
     told = " ".join(capsys.readouterr().out.split())
     assert "the run pauses while one is away" in told
     assert "start --run spring" in told
@@ -93,10 +93,10 @@ def test_status_names_submissions_that_came_too_late(home, capsys):
     folder = RunFolder(home.run_folder("spring"))
     late = LateRecord(site="gamma", round=1, at=2.0, header="")
     folder.save(folder.record().model_copy(update={"late": (late,)}))
-    cli_run.status(home.root)
+    cli_status.status(home.root)
     told = " ".join(capsys.readouterr().out.split())
     assert "round 1: the submission of gamma came too late; it is void" in told
-    cli_run.status(home.root, as_json=True)
+    cli_status.status(home.root, as_json=True)
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert len(run["late"]) == 1
 
@@ -104,7 +104,7 @@ def test_status_names_submissions_that_came_too_late(home, capsys):
 def test_status_counts_verified_sums(home, capsys):
     """With the receipts of t survivors."""
     spring(home).save_closing(closing(state="verified", receipts=dict.fromkeys(SITES, "")))
-    cli_run.status(home.root, as_json=True)
+    cli_status.status(home.root, as_json=True)
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert (run["verified"], run["unverified"]) == (1, [])
 

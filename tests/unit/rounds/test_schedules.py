@@ -21,7 +21,7 @@ from server.rounds import (
     SharesArrived,
     SiteLost,
 )
-from shared_model.protocol import TRANSITIONS
+from shared_model.protocol_words import TRANSITIONS
 
 MOST_WALKS = 8000
 REASONS = st.sampled_from(["policy", "budget", "epoch", "roster-approval", "internal", "late"])

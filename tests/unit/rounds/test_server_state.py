@@ -13,11 +13,11 @@ from node_stand_ins import RUN_KEY, SITES, TRAINABLE, Consortium, cheap_train, s
 from round_stand_ins import handlers
 
 import client.outbox
-from client.node_parts import check_model
+from client.node_training import check_model
 from client.run_cost import in_words
 from server.checkpoints import RunFolder
 from server.run_config import RunConfig
-from shared_model import canonical, mae, protocol, signing
+from shared_model import canonical, mae, protocol_open, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ServerMoments
 from shared_model.errors import OurMistake, Refused
@@ -37,7 +37,7 @@ def requests_of(transport):
         message["round"]: (message, sent.body)
         for sent in transport.sent
         if kind_of(sent.header) == "train-request"
-        for message in [protocol.readable(sent.header)]
+        for message in [protocol_open.readable(sent.header)]
     }
 
 
@@ -83,7 +83,9 @@ def test_the_step_of_a_run_is_the_object_of_the_lab(undisturbed):
     folder, record, _, _ = undisturbed
     step, state = FedAdam(0.05, MOMENTS), {}
     for item in record.rounds:
-        request = protocol.open_train_request(item.request_bytes, signing.public_bytes(RUN_KEY))
+        request = protocol_open.open_train_request(
+            item.request_bytes, signing.public_bytes(RUN_KEY)
+        )
         script = of_request(request, record.roster.weights)
         before = folder.weights(record, item.round - 1)
         packed, numbers = folder.summed(item.round), script.numbers
@@ -197,7 +199,7 @@ def test_a_state_under_the_digest_of_another_is_refused_before_anything_is_booke
             body_digest=canonical.digest(body),
         )
         header, _ = consortium.ask("alpha", request, body)
-        told[name] = protocol.readable(header)
+        told[name] = protocol_open.readable(header)
         if name == "named":
             assert told[name]["kind"] == "train-reply"
             consortium = Consortium.of(tmp_path / "again", SITES)
@@ -226,13 +228,13 @@ def test_a_node_refuses_a_state_in_the_first_round_of_a_run(tmp_path):
     node = consortium.nodes["alpha"]
     for _ in range(2):
         header, _ = consortium.ask("alpha", *asked(model | state, 1))
-        told = protocol.readable(header)
+        told = protocol_open.readable(header)
         assert (told["kind"], told["reason"]) == ("refusal", "model")
         assert not node.books.booked("spring", 1)
         assert not node.outbox.begun("spring", 1)
     for found, number in ((model, 1), (model | state, 2)):
         header, _ = consortium.ask("alpha", *asked(found, number))
-        assert protocol.readable(header)["kind"] == "train-reply"
+        assert protocol_open.readable(header)["kind"] == "train-reply"
 
 
 @pytest.mark.parametrize("what", ["an element of the state", "an element of the model", "cut off"])
@@ -256,7 +258,7 @@ def test_a_node_whose_kept_model_is_damaged_signs_no_receipt(tmp_path, what):
     real = transport.nodes["beta"]
 
     def handle(header, body):
-        message = protocol.readable(header)
+        message = protocol_open.readable(header)
         if (message["kind"], message.get("round")) == ("verify-request", 2):
             damage(message, body)
         return real(header, body)
@@ -372,7 +374,7 @@ def test_a_node_killed_at_any_write_of_a_round_takes_the_step_with_the_state(
     real, fired = transport.nodes["beta"], []
 
     def handle(header, body):
-        message = protocol.readable(header)
+        message = protocol_open.readable(header)
         for count in range(14):
             if message.get("round") != 2:
                 break

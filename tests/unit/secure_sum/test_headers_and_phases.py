@@ -9,9 +9,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sum_cases import D, vectors
 
-from shared_model import canonical, ledger, protocol, protocol_sum, signing
+from shared_model import (
+    canonical,
+    ledger,
+    protocol,
+    protocol_base,
+    protocol_open,
+    protocol_sum,
+    protocol_words,
+    signing,
+)
 from shared_model.errors import OurMistake, PeerFault
-from shared_model.protocol import TRANSITIONS, Refusal, TrainReply, TrainRequest, open_answer, seal
+from shared_model.protocol import Refusal, TrainReply, TrainRequest, seal
+from shared_model.protocol_open import open_answer
+from shared_model.protocol_words import TRANSITIONS
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PUBLIC = signing.public_bytes(KEY)
@@ -75,7 +86,7 @@ def test_a_request_to_the_largest_roster_fits_a_header():
     fields["ledger_heads"] = [{"site": site, **LONGEST_HEAD} for site in sites]
     header = signed("train-request", fields)
     assert len(header) <= protocol.MAX_HEADER_BYTES
-    assert protocol.open_train_request(header, PUBLIC).sites == tuple(sites)
+    assert protocol_open.open_train_request(header, PUBLIC).sites == tuple(sites)
 
 
 def test_a_request_to_agree_of_the_largest_roster_fits_a_header():
@@ -85,19 +96,24 @@ def test_a_request_to_agree_of_the_largest_roster_fits_a_header():
     fields["submissions"], fields["heads"] = [D] * 255, [LONGEST_HEAD] * 255
     header = signed("agree-request", fields)
     assert len(header) <= protocol.MAX_HEADER_BYTES
-    found = protocol.open_signed(header, PUBLIC, protocol_sum.AgreeRequest, site="coordinator")
+    found = protocol_open.open_signed(header, PUBLIC, protocol_sum.AgreeRequest, site="coordinator")
     assert len(found.heads) == 255
 
 
 def test_a_header_may_be_exactly_as_long_as_allowed(monkeypatch):
     """The limit itself is legal, one byte more is not, and 64 bytes are a signature of nothing."""
     header = seal(REFUSAL, KEY)
-    monkeypatch.setattr(protocol, "MAX_HEADER_BYTES", len(header))
+
+    def limit(size):
+        for module in (protocol, protocol_open):
+            monkeypatch.setattr(module, "MAX_HEADER_BYTES", size)
+
+    limit(len(header))
     assert seal(REFUSAL, KEY) == header
     assert open_answer(header, PUBLIC, site="alpha") == REFUSAL
-    monkeypatch.setattr(protocol, "MAX_HEADER_BYTES", len(header) - 1)
+    limit(len(header) - 1)
     for opened in (
-        lambda: protocol.open_signed(header, PUBLIC, Refusal, site="alpha"),
+        lambda: protocol_open.open_signed(header, PUBLIC, Refusal, site="alpha"),
         lambda: open_answer(header, PUBLIC, site="alpha"),
     ):
         with pytest.raises(PeerFault, match="length") as caught:
@@ -110,29 +126,29 @@ def test_a_header_may_be_exactly_as_long_as_allowed(monkeypatch):
 @pytest.mark.parametrize("length", [0, 1, 63, 64])
 def test_a_header_is_longer_than_a_signature(length):
     with pytest.raises(PeerFault, match="length"):
-        protocol.open_signed(seal(REFUSAL, KEY)[:length], PUBLIC, Refusal, site="alpha")
+        protocol_open.open_signed(seal(REFUSAL, KEY)[:length], PUBLIC, Refusal, site="alpha")
 
 
 def test_headers_and_bodies_have_the_documented_limits():
     assert protocol.MAX_HEADER_BYTES == 262_144
     assert protocol.MAX_BODY_BYTES == 536_870_912
     assert (protocol.MAX_PARTICIPANTS, protocol.MAX_WEIGHT) == (255, 8)
-    assert (protocol.OLDEST, protocol.VERSION, protocol.SIGNATURE_BYTES) == (3, 5, 64)
+    assert (protocol_base.OLDEST, protocol_base.VERSION, protocol.SIGNATURE_BYTES) == (3, 5, 64)
     assert protocol_sum.SUBSETS == 128
 
 
 def test_a_body_longer_than_any_body_is_refused(monkeypatch):
-    monkeypatch.setattr(protocol, "MAX_BODY_BYTES", 4)
-    protocol.check_body(canonical.digest(b"body"), b"body", site="alpha")
+    monkeypatch.setattr(protocol_open, "MAX_BODY_BYTES", 4)
+    protocol_open.check_body(canonical.digest(b"body"), b"body", site="alpha")
     with pytest.raises(PeerFault, match="longer") as caught:
-        protocol.check_body(canonical.digest(b"body!"), b"body!", site="alpha")
+        protocol_open.check_body(canonical.digest(b"body!"), b"body!", site="alpha")
     assert caught.value.site == "alpha"
 
 
 def test_another_body_than_the_signed_one_is_refused():
-    protocol.check_body(canonical.digest(b""), b"", site="alpha")
+    protocol_open.check_body(canonical.digest(b""), b"", site="alpha")
     with pytest.raises(PeerFault, match="not the one") as caught:
-        protocol.check_body(canonical.digest(b"body"), b"bodY", site="alpha")
+        protocol_open.check_body(canonical.digest(b"body"), b"bodY", site="alpha")
     assert caught.value.site == "alpha"
 
 
@@ -142,11 +158,11 @@ def test_another_body_than_the_signed_one_is_refused():
 def test_whether_a_header_is_signed_is_told_without_reading_it():
     """Also if what it says is not legal."""
     good = signed("refusal", b"garbage")
-    assert protocol.is_signed(good, PUBLIC, "refusal")
-    assert not protocol.is_signed(good, PUBLIC, "train-reply")
-    assert not protocol.is_signed(good[:-1], PUBLIC, "refusal")
-    assert not protocol.is_signed(b"", PUBLIC, "refusal")
-    assert not protocol.is_signed(good, bytes(32), "refusal")
+    assert protocol_open.is_signed(good, PUBLIC, "refusal")
+    assert not protocol_open.is_signed(good, PUBLIC, "train-reply")
+    assert not protocol_open.is_signed(good[:-1], PUBLIC, "refusal")
+    assert not protocol_open.is_signed(b"", PUBLIC, "refusal")
+    assert not protocol_open.is_signed(good, bytes(32), "refusal")
     with pytest.raises(PeerFault, match="not a legal message") as caught:
         open_answer(good, PUBLIC, site="alpha")
     assert caught.value.site == "alpha"
@@ -155,8 +171,8 @@ def test_whether_a_header_is_signed_is_told_without_reading_it():
 def test_a_wrong_key_is_explained_and_the_site_named():
     for opened, site in (
         (lambda: open_answer(seal(REFUSAL, KEY), bytes(32), site="alpha"), "alpha"),
-        (lambda: protocol.open_signed(reply(), bytes(32), TrainReply, site="alpha"), "alpha"),
-        (lambda: protocol.open_train_request(request(), bytes(32)), "coordinator"),
+        (lambda: protocol_open.open_signed(reply(), bytes(32), TrainReply, site="alpha"), "alpha"),
+        (lambda: protocol_open.open_train_request(request(), bytes(32)), "coordinator"),
     ):
         with pytest.raises(PeerFault, match="no valid signature") as caught:
             opened()
@@ -182,12 +198,12 @@ def test_epsilon_is_finite_if_and_only_if_the_noise_is_private():
 
 def test_participants_are_sorted_and_each_once():
     entries = fields_of("train-request")["participants"]
-    assert protocol.open_train_request(request(), PUBLIC).sites == tuple(
+    assert protocol_open.open_train_request(request(), PUBLIC).sites == tuple(
         entry["site"] for entry in entries
     )
     for wrong in ([], list(reversed(entries)), [entries[0], entries[0]]):
         with pytest.raises(PeerFault) as caught:
-            protocol.open_train_request(request(participants=wrong), PUBLIC)
+            protocol_open.open_train_request(request(participants=wrong), PUBLIC)
         assert caught.value.site == protocol.COORDINATOR == "coordinator"
 
 
@@ -212,13 +228,13 @@ def test_the_software_is_this_installation():
 
 
 def test_a_header_is_shown_without_being_verified():
-    assert protocol.readable(bytes(64) + b'{"kind":"x"}') == {"kind": "x"}
+    assert protocol_open.readable(bytes(64) + b'{"kind":"x"}') == {"kind": "x"}
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"1", b"{", b"\xff", b"[" * 100_000])
 def test_what_is_not_a_header_cannot_be_shown(data):
     with pytest.raises(OurMistake, match="not a message header"):
-        protocol.readable(bytes(64) + data)
+        protocol_open.readable(bytes(64) + data)
 
 
 # ---- phases
@@ -235,7 +251,7 @@ def reachable(start):
 
 
 def test_every_phase_is_in_the_table_and_can_be_reached():
-    assert set(TRANSITIONS) == set(get_args(protocol.Phase))
+    assert set(TRANSITIONS) == set(get_args(protocol_words.Phase))
     assert reachable("waiting") == set(TRANSITIONS)
 
 

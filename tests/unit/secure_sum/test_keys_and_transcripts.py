@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sum_cases import ROSTER_DIGEST, D, Entropy, members_of, transcript_of, vectors
 
-from shared_model import protocol, signing
+from shared_model import protocol_open, signing
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.secure_sum import keys, primitives
 from shared_model.secure_sum.keys import Member
@@ -294,7 +294,7 @@ def test_survivors_are_sorted_participants(survivors):
 def request_of_three():
     case = vectors("round_of_three")
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["run_private_key"]))
-    return protocol.open_train_request(
+    return protocol_open.open_train_request(
         bytes.fromhex(case["messages"]["train-request"]), signing.public_bytes(key)
     )
 

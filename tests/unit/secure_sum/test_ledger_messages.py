@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from sum_cases import vectors
 
-from shared_model import protocol, protocol_sum, signing
+from shared_model import protocol, protocol_open, protocol_sum, signing
 from shared_model.ledger import LedgerHead
 from shared_model.protocol import (
     MAX_NOTE_CHARACTERS,
@@ -112,7 +112,7 @@ def test_a_note_is_a_head_and_no_more_entries_than_fit_a_header():
     assert note.plain == LedgerHead(**HEAD)
     reply = message(TrainReply, "train-reply").model_copy(update={"ledger": note})
     header = protocol.seal(reply, KEY)
-    assert protocol.open_answer(header, PUBLIC, site=reply.site) == reply
+    assert protocol_open.open_answer(header, PUBLIC, site=reply.site) == reply
     with pytest.raises(ValidationError, match="too long together"):
         LedgerNote(**HEAD, entries=(line + "x", *(line,) * (MAX_NOTE_ENTRIES - 1)))
     for wrong in (("x",) * (MAX_NOTE_ENTRIES + 1), ("",), ("x\n",), ("\u00e9",), ("x" * 4097,)):

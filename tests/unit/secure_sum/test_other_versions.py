@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared_model import protocol, signing
+from shared_model import protocol, protocol_base, protocol_open, signing
 from shared_model.errors import PeerFault
-from shared_model.protocol import LedgerNote, OtherVersion, Refusal
+from shared_model.protocol import LedgerNote, Refusal
+from shared_model.protocol_open import OtherVersion
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = signing.public_bytes(KEY)
@@ -27,11 +28,11 @@ def signed(value: Any) -> bytes:
 
 def opened(value: Any) -> PeerFault:
     with pytest.raises(PeerFault) as caught:
-        protocol.open_signed(signed(value), PUBLIC, Refusal, site="north")
+        protocol_open.open_signed(signed(value), PUBLIC, Refusal, site="north")
     return caught.value
 
 
-@pytest.mark.parametrize("version", [1, 2, protocol.VERSION + 1])
+@pytest.mark.parametrize("version", [1, 2, protocol_base.VERSION + 1])
 def test_another_version_is_told_with_its_number(version: int) -> None:
     fault = opened({**PLAIN, "version": version, "field_of_that_version": 1})
     assert isinstance(fault, OtherVersion)
@@ -72,7 +73,7 @@ def test_anything_else_is_no_legal_message_and_no_version(value: Any) -> None:
 
 
 def test_what_has_no_version_is_of_none() -> None:
-    assert protocol._other_version(LedgerNote, b'{"version": 2}', "north") is None
+    assert protocol_open._other_version(LedgerNote, b'{"version": 2}', "north") is None
 
 
 def test_an_installation_without_its_metadata_still_says_what_it_speaks(

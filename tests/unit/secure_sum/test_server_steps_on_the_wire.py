@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from sum_cases import vectors
 
-from shared_model import canonical, protocol, server_step, signing
+from shared_model import canonical, protocol, protocol_open, server_step, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, PrivacyPlan, ServerMoments
 from shared_model.distributed import refuse_unfit
@@ -32,7 +32,7 @@ def request_of_three() -> TrainRequest:
     case = vectors("round_of_three")
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["run_private_key"]))
     header = bytes.fromhex(case["messages"]["train-request"])
-    return protocol.open_train_request(header, signing.public_bytes(key))
+    return protocol_open.open_train_request(header, signing.public_bytes(key))
 
 
 def changed(request, **changes):
@@ -99,7 +99,7 @@ def test_nothing_is_spelled_in_one_way_only(spelled):
     data = canonical.encode({**plain(), **spelled})
     signed = signing.sign(KEY, "train-request", data) + data
     with pytest.raises(PeerFault, match="canonical"):
-        protocol.open_signed(signed, PUBLIC, TrainRequest, site="coordinator")
+        protocol_open.open_signed(signed, PUBLIC, TrainRequest, site="coordinator")
 
 
 @pytest.mark.parametrize(

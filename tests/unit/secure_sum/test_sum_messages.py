@@ -8,10 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sum_cases import vectors
 
-from shared_model import canonical, protocol, protocol_sum, signing
+from shared_model import canonical, protocol, protocol_open, protocol_sum, signing
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.ledger import LedgerHead
-from shared_model.protocol import EpochKeyEntry, Refusal, open_answer_of, open_signed, seal
+from shared_model.protocol import EpochKeyEntry, Refusal, seal
+from shared_model.protocol_open import open_answer_of, open_signed
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PUBLIC = signing.public_bytes(KEY)
@@ -278,7 +279,7 @@ def train_request(**changes):
     fields = json.loads(bytes.fromhex(CASE["messages"]["train-request"])[64:])
     fields["sum"] = {**fields["sum"], **changes}
     data = canonical.encode(fields)
-    return protocol.open_train_request(signing.sign(KEY, "train-request", data) + data, PUBLIC)
+    return protocol_open.open_train_request(signing.sign(KEY, "train-request", data) + data, PUBLIC)
 
 
 ENTRIES = CASE["epoch_keys"]

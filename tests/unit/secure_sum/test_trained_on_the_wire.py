@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from sum_cases import vectors
 
-from shared_model import adapters, canonical, mae, protocol, server_step, signing
+from shared_model import adapters, canonical, mae, protocol, protocol_open, server_step, signing
 from shared_model import weights as weights_io
 from shared_model.config import LocalTraining, ServerMoments
 from shared_model.errors import OurMistake, PeerFault
@@ -29,7 +29,7 @@ def request_of_three() -> TrainRequest:
     case = vectors("round_of_three")
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["run_private_key"]))
     header = bytes.fromhex(case["messages"]["train-request"])
-    return protocol.open_train_request(header, signing.public_bytes(key))
+    return protocol_open.open_train_request(header, signing.public_bytes(key))
 
 
 def plain() -> dict:
@@ -81,7 +81,9 @@ def test_what_is_not_known_is_neither_a_message_nor_a_configuration():
     key = Ed25519PrivateKey.from_private_bytes(bytes(32))
     signed = signing.sign(key, "train-request", data) + data
     with pytest.raises(PeerFault):
-        protocol.open_signed(signed, signing.public_bytes(key), TrainRequest, site="coordinator")
+        protocol_open.open_signed(
+            signed, signing.public_bytes(key), TrainRequest, site="coordinator"
+        )
 
 
 @pytest.fixture(scope="module")

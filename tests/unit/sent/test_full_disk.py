@@ -12,11 +12,11 @@ from flwr.app import Metadata
 from flwr.app.message import make_message
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 
-from client import sent, supernode
+from client import sent, supernode_delivery
 from client.app import pack
 from client.console_log import ConsoleLog
 from client.home import NodeHome
-from client.round import log_to
+from client.round_log import log_to
 from client.sent import SentLog
 from shared_model import canonical
 
@@ -109,7 +109,7 @@ def test_a_reply_that_was_delivered_ends_no_supernode_because_the_disk_is_full(h
         get_object_tree=lambda identifier: get_object_tree(made),
         get=lambda identifier: b"all of it",
     )
-    monkeypatch.setattr(supernode.Delivery, "_deliver", lambda *_: "delivered")
+    monkeypatch.setattr(supernode_delivery.Delivery, "_deliver", lambda *_: "delivered")
     monkeypatch.setattr(sent.os, "open", full)
-    supernode.Delivery(SentLog(home), lambda _: None).push(place, place, None, None)
+    supernode_delivery.Delivery(SentLog(home), lambda _: None).push(place, place, None, None)
     assert made.metadata.message_id in gone

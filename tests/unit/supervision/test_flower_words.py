@@ -9,7 +9,7 @@ from flwr.supercore.error import catalog
 from flwr.supercore.retry import http_retry
 from flwr.supernode import start_client_internal
 
-from client.node_loop import cause_of, link_of
+from client.supernode_lines import cause_of, link_of
 
 
 @pytest.mark.parametrize(
