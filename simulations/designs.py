@@ -114,7 +114,7 @@ def in_force(design: Design) -> Iterator[None]:
         if design.positions == "sines":
             put(mae_layers, SLOPES=(0.0,))
         if design.positions == "slopes":
-            sines = mae.sine_positions
+            sines = mae_layers.sine_positions
 
             def decoders_only(width: int, kinds: int = 0) -> Tensor:
                 made = sines(width, kinds)
