@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared_model import accounting
@@ -144,6 +144,7 @@ def test_a_setup_comes_back_from_its_bytes(setup: Setup) -> None:
     assert Setup.from_bytes(setup.to_bytes()) == setup
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of ours
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 3), max_size=4))
 def test_values_and_arrays_come_back_from_their_bytes(sizes: dict[str, int]) -> None:
     """Names of any letters, empty arrays, equal bytes for equal content."""

@@ -265,6 +265,17 @@ def test_a_node_left_alone_comes_back(script: list[tuple[float, Event]]) -> None
     assert all(state.of(name).standing == "up" for name in ("SuperNode", "training"))
 
 
+def test_a_pause_of_a_moment_leaves_nobody_leaving() -> None:
+    """Training had ended in order, and the SuperNode stood as leaving for ten minutes."""
+    state, _ = through(
+        running(), Told("up"), Ended(9.0, "training", 0), Looked(10.0, rest="paused")
+    )
+    assert state.of("SuperNode").standing == "leaving"
+    state, actions = through(state, Looked(11.0))
+    assert state.of("SuperNode").standing == state.of("training").standing == "up"
+    assert actions == [Start("training")]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_end_that_was_told_already_changes_nothing(name: Name) -> None:
     state = State()
