@@ -211,8 +211,6 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
             leave_s = LEAVE_S if state.accepted else 0.0  # else it has nothing to send
             return replace(process, standing="leaving", end_by_s=now_s + leave_s), []
         case "leaving":
-            if _wanted(state, name):  # the rest was over before it had left
-                return replace(process, standing="up"), []
             if now_s < process.end_by_s:
                 return process, []
             return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
