@@ -42,6 +42,7 @@ from simulations.pretrain_terms import (
     Masking,
     SelfSimilarityHeads,
     Target,
+    draw_heads,
     draw_hidden,
     per_patch,
     self_similarity,
@@ -210,9 +211,11 @@ def train(
     with simulated_batches(recipe) as batches:
         first = next(batches)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)  # unseeded, torch begins every process otherwise
             heads = AuxiliaryHeads(first[2])
             alike = SelfSimilarityHeads() if recipe.self_similarity_weight else None
+        drawn = torch.Generator().manual_seed(recipe.seed)
+        for each in (heads, alike):
+            draw_heads(each, drawn)
         parameters = [*model.parameters(), *heads.parameters()]
         parameters += [] if alike is None else [*alike.parameters()]
         optimiser = torch.optim.AdamW(

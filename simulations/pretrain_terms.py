@@ -77,6 +77,16 @@ def self_similarity(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(alike[..., lags] / np.maximum(alike[..., :1], 1e-6), dtype=np.float32)
 
 
+def draw_heads(heads: nn.Module | None, generator: torch.Generator) -> None:
+    """First weights of linear heads, as torch draws them, from a generator of our own: the global
+    one begins every process otherwise."""
+    for one in heads.modules() if heads is not None else ():
+        if isinstance(one, nn.Linear):
+            bound = 1.0 / math.sqrt(one.in_features)
+            nn.init.uniform_(one.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(one.bias, -bound, bound, generator=generator)
+
+
 class SelfSimilarityHeads(nn.Module):
     """Linear heads from a fingerprint (both sensors, ECG alone, PPG alone) to `self_similarity`."""
 
