@@ -45,12 +45,12 @@ def register(app: typer.Typer) -> None:
         from auditor import selftest as tests
         from auditor import selftest_checks, selftest_counting, selftest_shared
         from shared_model.release_files import code_digest
-        from simulations.in_process_grid import one_thread
+        from simulations.torch_threads import torch_threads
 
         every = (*selftest_checks.CHECKS, *selftest_shared.CHECKS, *selftest_counting.CHECKS)
         checks = tests.chosen(every, only or ())
         findings = []
-        with one_thread():
+        with torch_threads(1):
             for number, check in enumerate(checks, start=1):
                 _tell(f"{number}/{len(checks)} {check.name}: {check.shows}")
                 started = time.monotonic()

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,9 +33,10 @@ from shared_model.mae import PRESETS
 from shared_model.protocol import PresetName
 from simulations.designs import Design, in_force, regrouped
 from simulations.fresh_patients import RECONSTRUCTION, draw, draw_pairs, identity, score
-from simulations.lab.frontiers import interval
+from simulations.lab.frontiers import with_ends
 from simulations.lab.reading import faults_of, toml_of
 from simulations.pretrain import Recipe, check, train
+from simulations.torch_threads import torch_threads
 
 BASE = "base"
 _LARGEST = 2**20
@@ -215,7 +215,7 @@ def _one(
                 return kept
         except (ValueError, KeyError, TypeError):
             pass  # not whole or not ours: trained again
-    with _threads(asked.threads), in_force(design):
+    with torch_threads(asked.threads), in_force(design):
         made = _trained(asked, recipe, design, told)
     kept = {"key": key, **made}
     write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
@@ -243,37 +243,25 @@ def _trained(
     }
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Means over seeds with Student's t intervals, and differences to the base, paired by seed."""
     base = [one["skill"] for one in found[BASE]]
     rows = []
     for words, runs in found.items():
         row: dict[str, Any] = {"variant": words, "seeds": len(runs)}
-        row["mean skill"] = _interval([one["skill"] for one in runs])
+        row["mean skill"] = with_ends([one["skill"] for one in runs])
         row["minus base"] = (
             None
             if words == BASE
-            else _interval([one["skill"] - b for one, b in zip(runs, base, strict=True)])
+            else with_ends([one["skill"] - b for one, b in zip(runs, base, strict=True)])
         )
         for key, title in RECONSTRUCTION.items():
-            row[title] = _interval([one["errors"][key] for one in runs])
+            row[title] = with_ends([one["errors"][key] for one in runs])
         for key in runs[0]["shifted"]:
-            row[f"r shifted, {key}"] = _interval([one["shifted"][key] for one in runs])
-        row["identity"] = _interval([one["identity"] for one in runs])
+            row[f"r shifted, {key}"] = with_ends([one["shifted"][key] for one in runs])
+        row["identity"] = with_ends([one["identity"] for one in runs])
         for task in runs[0]["metrics"]:
-            row[task] = _interval([one["metrics"][task] for one in runs])
+            row[task] = with_ends([one["metrics"][task] for one in runs])
         rows.append(row)
     return {
         "name": asked.name,
@@ -292,8 +280,3 @@ def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[
         "plotted": [{"name": row["variant"], **row["mean skill"]} for row in rows],
         "plotted_words": "mean skill over tasks, 95 % over seeds",
     }
-
-
-def _interval(values: Sequence[float]) -> dict[str, float | None]:
-    mean, low, high = interval(list(values))
-    return {"value": mean, "low": low, "high": high}

@@ -123,12 +123,8 @@ def _end(
     if as_json:
         terminal.print_json(document.model_dump())
         return
-    rows = [{key: _cell(value) for key, value in row.items()} for row in figures["rows"]]
-    if kind == "gain":  # what would not fit a screen is told below
-        rows = [{k: v for k, v in row.items() if k not in {"trained", "words"}} for row in rows]
-    if kind == "private-stage":
-        rows = [_of_a_point(row) for row in figures["rows"]]
-    terminal.show(kind, rows, as_json=False)
+    shown = _of_a_point if kind == "private-stage" else _cells
+    terminal.show(kind, [shown(row) for row in figures["rows"]], as_json=False)
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
@@ -152,12 +148,15 @@ def _of_a_point(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, dict):
-        from simulations.results_tables import interval
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    """Without what would not fit a screen: of a gain it is told below the table."""
+    from simulations.results_tables import interval
 
-        return interval(value, 4)
-    return value
+    return {
+        key: interval(value, 4) if isinstance(value, dict) else value
+        for key, value in row.items()
+        if key not in {"trained", "words"}
+    }
 
 
 @contextmanager

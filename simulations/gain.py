@@ -18,8 +18,9 @@ from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations.fresh_patients import Scores, draw, score
 from simulations.lab.experiment import Experiment
-from simulations.lab.frontiers import interval
+from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
+from simulations.lab.varied import batch
 
 NONE = "none"
 UNIT_LOSS, SKILL = "unit loss", "skill"
@@ -27,8 +28,8 @@ MEASURES = (UNIT_LOSS, SKILL)
 """What training lowers; and what linear probes make of the fingerprint. A share of one is no share
 of the other: a loss can fall while no probe moves."""
 BARS = {"local": 0.4, "distributed": 0.7}
-ASKED, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 3.0, 5
-"""Hospitals, patients of each, segments of a patient; the bar is for these."""
+ASKED, ASKED_BATCH, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 256, 3.0, 5
+"""Hospitals, patients of each, segments of a patient; expected batch; the bar is for these."""
 AUROC_BAR, MAE_BAR = 0.98, 1.03
 DRAWS = 2000
 
@@ -186,8 +187,9 @@ def _as_asked(group: dict[int, Run]) -> bool:
     """Whether these are the sizes of the issue's bar; other sizes do not answer it."""
     told = next(iter(group.values())).experiment
     sizes = (told.federation.hospitals, told.federation.patients, told.algorithm.segments)
-    batch = told.privacy.sample_rate * told.federation.patients * (1 - told.federation.held_out)
-    fits = sizes == ASKED and told.privacy.epsilon == ASKED_EPSILON and abs(batch - 256) < 1
+    size = batch(told)
+    known = size is not None and abs(size - ASKED_BATCH) < 1
+    fits = sizes == ASKED and told.privacy.epsilon == ASKED_EPSILON and known
     return fits and told.model.preset == "tiny" and len(group) >= ASKED_SEEDS
 
 
@@ -210,13 +212,14 @@ def _row(
     seeds = sorted(group)
     ours = np.array([group[seed].gain(measure) for seed in seeds])
     free = np.array([reference[seed].gain(measure) for seed in seeds])
-    mean, low, high = interval(ours.tolist())
+    gain = with_ends(ours.tolist())
     share, ends = share_of(ours, free)
     bar = BARS.get(mode)
     reached = None if bar is None else bool(share is not None and share >= bar)
     if share is None:
         words = "no share: the runs without privacy do not gain"
         if mode != NONE:
+            mean = float(ours.mean())
             words += f"; these {'lose' if mean < 0 else 'gain'} {abs(mean):.4f}"
     else:
         words = f"{100 * share:.0f} % of the gain kept ({len(seeds)} seeds)"
@@ -228,7 +231,7 @@ def _row(
         "epsilon": epsilon,
         "trained": trained,
         "seeds": len(seeds),
-        "gain": {"value": mean, "low": low, "high": high},
+        "gain": gain,
         "share": share,
         "bar": bar,
         "reached": reached,

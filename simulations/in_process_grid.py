@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Protocol
@@ -27,6 +26,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import carry
 from server.grid import RECORD, SITE
 from shared_model.errors import OurMistake
+from simulations.torch_threads import torch_threads
 
 _COORDINATOR_NODE = 1
 _RUN = 1
@@ -46,23 +46,10 @@ def client_app(hospitals: Hospitals) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         site = str(message.content.config_records.get(RECORD, ConfigRecord()).get(SITE, ""))
-        with one_thread():
+        with torch_threads(1):  # sums depend on their number
             return carry(message, partial(hospitals.handle, site))
 
     return app
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in torch depend on the number of threads; here it is one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class InProcessGrid(Grid):

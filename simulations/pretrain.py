@@ -273,11 +273,10 @@ def _step_loss(
     target = per_patch(patches) if recipe.target == "per-patch" else patches
     every = losses.terms(views, target, known)
     has = known.any(-1)
-    seen, from_ecg, from_ppg = views.fingerprint.unbind(dim=1)
-    auxiliary = (
-        heads(0, seen, truth, has.any(-1))
-        + heads(1, from_ecg, truth, has[:, ECG])
-        + heads(2, from_ppg, truth, has[:, PPG])
+    uses = (has.any(-1), has[:, ECG], has[:, PPG])  # of both sensors, ECG alone, PPG alone
+    seen = list(zip(views.fingerprint.unbind(dim=1), uses, strict=True))
+    auxiliary = sum(
+        (heads(k, one, truth, use) for k, (one, use) in enumerate(seen)), torch.zeros(())
     )
     masked, cross = every.masked.mean(), every.cross_modal.mean()
     loss = (
@@ -290,21 +289,11 @@ def _step_loss(
         loss = loss + recipe.contrast_weight * _contrast(views, patches, known, recipe)
     if recipe.person_weight:
         person = torch.arange(len(signal)) // recipe.windows_per_patient
-        told = [
-            same_person(fingerprint, person, use)
-            for fingerprint, use in (
-                (seen, has.any(-1)), (from_ecg, has[:, ECG]), (from_ppg, has[:, PPG])
-            )
-        ]  # fmt: skip
+        told = [same_person(one, person, use) for one, use in seen]
         loss = loss + recipe.person_weight * torch.stack(told).mean()
     if alike is not None:
         right = torch.from_numpy(self_similarity(signal))
-        missed = [
-            alike(which, fingerprint, right, has * use[:, None])
-            for which, (fingerprint, use) in enumerate(
-                ((seen, has.any(-1)), (from_ecg, has[:, ECG]), (from_ppg, has[:, PPG]))
-            )
-        ]
+        missed = [alike(k, one, right, has * use[:, None]) for k, (one, use) in enumerate(seen)]
         loss = loss + recipe.self_similarity_weight * torch.stack(missed).mean()
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
 

@@ -23,7 +23,7 @@ import numpy as np
 from shared_model.errors import OurMistake
 from simulations.gain import NONE, SKILL, UNIT_LOSS, Run, finished_below, read_runs, share_of, words
 from simulations.lab.experiment import Experiment
-from simulations.lab.frontiers import interval
+from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
 from simulations.lab.varied import batch, changed, differing, fields_of, relative_cost, told
 
@@ -200,11 +200,11 @@ def _row(
         "parameters": group[0].parameters,
         "bytes_up": math.fsum(one.bytes_up for one in group) / len(group),
         "epsilon": max(spent) if spent else None,
-        "loss": _ends([one.run.after.loss for one in group]),
-        "fall": _ends(falls),
+        "loss": with_ends([one.run.after.loss for one in group]),
+        "fall": with_ends(falls),
         "more_than_base": None
         if group is base
-        else _ends([ours - other for ours, other in zip(falls, theirs, strict=True)]),
+        else with_ends([ours - other for ours, other in zip(falls, theirs, strict=True)]),
         "of_reference_percent": None
         if share is None
         else {
@@ -212,14 +212,9 @@ def _row(
             "low": None if low is None else 100.0 * low,
             "high": None if high is None else 100.0 * high,
         },
-        "skill_gain": _ends([one.run.gain(SKILL) for one in group]),
+        "skill_gain": with_ends([one.run.gain(SKILL) for one in group]),
         "relative_cost": relative_cost(first, origin),
     }
-
-
-def _ends(values: Sequence[float]) -> dict[str, float | None]:
-    mean, low, high = interval(values)
-    return {"value": mean, "low": low, "high": high}
 
 
 def _in_words(

@@ -59,7 +59,7 @@ def speed_of(preset: PresetName, training: LocalTraining) -> Speed:
     from shared_model import mae
     from shared_model.config import PrivacyPlan
     from shared_model.noise import SystemNoise
-    from simulations.in_process_grid import one_thread
+    from simulations.torch_threads import torch_threads
 
     model = mae.build(mae.PRESETS[preset], 0)
     plan = PrivacyPlan(sample_rate=1.0, noise_multiplier=1.0, clipping_norm=1.0, steps=1)
@@ -69,7 +69,7 @@ def speed_of(preset: PresetName, training: LocalTraining) -> Speed:
         train_round(model, _Sines(patients), plan, training, _PATIENTS, SystemNoise())
         return time.process_time() - start
 
-    with one_thread():
+    with torch_threads(1):
         seconds(2)  # what torch loads when it takes its first gradients
         empty = median(seconds(0) for _ in range(_REPEATS))
         full = median(seconds(_PATIENTS) for _ in range(_REPEATS))

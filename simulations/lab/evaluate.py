@@ -25,6 +25,7 @@ from simulations.lab.evaluate_probes import labels_of
 from simulations.lab.evaluate_rows import FEDERATED, RANDOM_INIT, UNIT_LOSS, Row
 from simulations.lab.evaluate_sample import choose
 from simulations.lab.experiment import Experiment
+from simulations.torch_threads import torch_threads
 
 __all__ = ["evaluate", "left_out", "loss_of", "one_thread"]
 
@@ -94,16 +95,10 @@ def loss_of(rows: list[Row]) -> float | None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for each operation of torch and of linear algebra: sums in one order."""
-    import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), threadpool_limits(limits=1):
+        yield
 
 
 class _Prepared:

@@ -150,6 +150,12 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
     return mean, mean - half, mean + half
 
 
+def with_ends(values: Sequence[float]) -> dict[str, float | None]:
+    """`interval` as a measured file has it."""
+    mean, low, high = interval(values)
+    return {"value": mean, "low": low, "high": high}
+
+
 def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Columns that can be drawn: the loss, and every figure with an interval."""
     names: dict[str, None] = {}

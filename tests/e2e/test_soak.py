@@ -34,7 +34,7 @@ from server.run_config import RunConfig
 from shared_model import memory, signing
 from shared_model.errors import Refused
 from simulations.federation import Federation, found
-from simulations.in_process_grid import one_thread
+from simulations.torch_threads import torch_threads
 
 PATIENTS = {"east": 40, "north": 90, "south": 25, "west": 30}
 """Four hospitals, t = 3: one that is away stops nothing."""
@@ -179,7 +179,7 @@ def soak(
                     flush=True,
                 )
 
-    with one_thread():
+    with torch_threads(1):
         while rounds > 0:
             size = min(rounds, ROUNDS_OF_A_RUN)
             settings = config(f"run{one.runs}", size)

@@ -15,7 +15,7 @@ import pytest
 from seeded_bugs import BUGS, Bug
 
 from auditor import selftest, selftest_checks, selftest_counting, selftest_shared
-from simulations.in_process_grid import one_thread
+from simulations.torch_threads import torch_threads
 
 CHECKS = (*selftest_checks.CHECKS, *selftest_shared.CHECKS, *selftest_counting.CHECKS)
 MARKS = {"FAILED": "X", "OK": "\u00b7", "CANNOT CHECK": "?"}
@@ -23,7 +23,7 @@ MARKS = {"FAILED": "X", "OK": "\u00b7", "CANNOT CHECK": "?"}
 
 def verdicts(bug: Bug | None) -> dict[str, selftest.Verdict]:
     """Of every check, quick, with this bug in the product."""
-    with one_thread(), pytest.MonkeyPatch.context() as patch:
+    with torch_threads(1), pytest.MonkeyPatch.context() as patch:
         if bug is not None:
             bug.seed(patch)
         return {check.name: selftest.run(check, quick=True).verdict for check in CHECKS}
