@@ -57,6 +57,12 @@ def register(app: typer.Typer) -> None:
         windows_per_patient: Annotated[
             int, typer.Option(min=1, help="Windows of each pretend patient in a step.")
         ] = 1,
+        both_seen: Annotated[
+            str,
+            typer.Option(
+                help="What labels look at of both sensors: masked (half is hidden) or whole."
+            ),
+        ] = "masked",
         bfloat16: Annotated[
             bool,
             typer.Option("--bfloat16", help="Matrix products in bfloat16: up to twice as fast."),
@@ -87,6 +93,7 @@ def register(app: typer.Typer) -> None:
             auxiliary_weight=auxiliary,
             person_weight=person,
             windows_per_patient=windows_per_patient,
+            both_seen=both_seen,  # type: ignore[arg-type]  # checked below
             precision="bfloat16" if bfloat16 else "float32",
         )
         pretrain.check(recipe)
@@ -99,7 +106,8 @@ def register(app: typer.Typer) -> None:
             f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
             f" --batch {batch} --learning-rate {learning_rate:g} --cross-modal {cross_modal:g}"
             f" --auxiliary {auxiliary:g} --person {person:g}"
-            f" --windows-per-patient {windows_per_patient}{' --bfloat16' if bfloat16 else ''}"
+            f" --windows-per-patient {windows_per_patient} --both-seen {both_seen}"
+            f"{' --bfloat16' if bfloat16 else ''}"
         )
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
         if first is not None:

@@ -64,8 +64,9 @@ def draw_windows(
         channel=2, token=50); labels, arrays of `count`: patient (index), age, male, sbp, dbp,
         hypertension (0 ... 3), rhythm (index into RHYTHMS), block (0 ... 2), lvh, hr_bpm, sdnn_ms,
         rmssd_ms, pnn50, rr_spread, ectopic_count, beat_count, pat_s, respiration_hz, stiffness,
-        reflected and diastolic (heights over the systolic wave's), diastolic_delay_s. NaN where a
-        window cannot have it (heart rate of two beats).
+        reflected and diastolic (heights over the systolic wave's), diastolic_delay_s, noise_ecg and
+        noise_ppg (log10 of the noise's power over the clean signal's, in the band that windows
+        keep). NaN where a window cannot have it (heart rate of two beats).
 
     Raises:
         OurMistake: count not a positive multiple of windows_per_patient, shares outside 0 ... 1.
@@ -131,6 +132,8 @@ def _window_batch(
         "reflected": hearts.pulse_shape.reflected,
         "diastolic": hearts.pulse_shape.diastolic,
         "diastolic_delay_s": hearts.pulse_shape.diastolic_delay_s,
+        "noise_ecg": series.noise_ecg,
+        "noise_ppg": series.noise_ppg,
         **beats,
     }
     return signal, valid, labels

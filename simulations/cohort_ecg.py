@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_model.windows import BAND_HZ
 from simulations import cohort_beats as cb
 from simulations.cohort_beats import Beats
 from simulations.cohort_patients import BLOCKS, Patients
@@ -19,6 +20,7 @@ from simulations.cohort_render import (
     draw_waves,
     forward,
     frequencies,
+    noise_level,
     one_pole_high,
     pick,
     spectral_noise,
@@ -277,10 +279,13 @@ def _rhythm_at(
 
 def record(
     rng: np.random.Generator, clean: F32, acquisition: Acquisition, patients: Patients, fs_hz: float
-) -> F32:
+) -> tuple[F32, F64]:
     """What the device writes: clean ECG (mV) plus wander, muscle, mains, motion; filtered.
 
     Noise amplitudes are shares of the clean signal's QRS height, log-normal, most recordings quiet.
+
+    Returns:
+        ECG (series, sample) in mV; its noise level (series,), see `noise_level`.
     """
     count, samples = len(clean), int(clean.shape[1])
     frequency = frequencies(samples, fs_hz)
@@ -326,9 +331,12 @@ def record(
             x[rows] += noise * envelope[rows] * level(strength, 0.6)[rows, None].astype(np.float32)
     _jumps(rng, x, scale, fs_hz)
     spectrum += forward(x)
-    spectrum *= butter_low(frequency, np.minimum(acquisition.ecg_high_hz, 0.49 * fs_hz), 3)
-    spectrum *= one_pole_high(frequency, acquisition.ecg_low_hz)
-    return backward(spectrum, samples)
+    device = butter_low(frequency, np.minimum(acquisition.ecg_high_hz, 0.49 * fs_hz), 3)
+    coupling = one_pole_high(frequency, acquisition.ecg_low_hz)
+    spectrum *= device
+    spectrum *= coupling
+    noise = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ecg"])
+    return backward(spectrum, samples), noise
 
 
 def _mains(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_model.windows import BAND_HZ
 from simulations import cohort_beats as cb
 from simulations.cohort_beats import Beats
 from simulations.cohort_patients import Patients
@@ -19,6 +20,7 @@ from simulations.cohort_render import (
     draw_waves,
     forward,
     frequencies,
+    noise_level,
     one_pole_high,
     spectral_noise,
     unit,
@@ -171,11 +173,14 @@ def record(
     patients: Patients,
     moving: NDArray[np.bool_],
     fs_hz: float,
-) -> F32:
+) -> tuple[F32, F64]:
     """What the sensor writes: clean PPG plus breathing, drift, motion; filtered.
 
     Moving patients (`moving`) have steps or strides: a second rhythm of 0.8-3 Hz with harmonics and
     bursts; the others seldom a burst.
+
+    Returns:
+        PPG (series, sample) in pulse heights; its noise level (series,), see `noise_level`.
     """
     count, samples = len(clean), int(clean.shape[1])
     frequency = frequencies(samples, fs_hz)
@@ -213,10 +218,12 @@ def record(
         )
     _gain_steps(rng, x, fs_hz)
     spectrum += forward(x)
-    high = np.minimum(acquisition.ppg_high_hz, 0.49 * fs_hz)
-    spectrum *= butter_low(frequency, high, 2)
-    spectrum *= one_pole_high(frequency, acquisition.ppg_low_hz)
-    return backward(spectrum, samples)
+    device = butter_low(frequency, np.minimum(acquisition.ppg_high_hz, 0.49 * fs_hz), 2)
+    coupling = one_pole_high(frequency, acquisition.ppg_low_hz)
+    spectrum *= device
+    spectrum *= coupling
+    noise = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ppg"])
+    return backward(spectrum, samples), noise
 
 
 def _strides(rng: np.random.Generator, count: int, samples: int, fs_hz: float) -> F32:

@@ -13,6 +13,8 @@ from simulations.cohort_sites import F32, F64
 
 _REACH = 4.0
 """A Gaussian is drawn to this many standard deviations."""
+NOISE_LEVELS = (-4.0, 2.0)
+"""What is quieter or louder than that is told no further."""
 BLOCK_S = 12.8
 """Chances of bursts and jumps are meant for a stretch of this length; longer series have more."""
 
@@ -106,6 +108,28 @@ def forward(signal: F32) -> NDArray[np.complex64]:
 def backward(spectrum: NDArray[np.complex64], samples: int) -> F32:
     """Its inverse."""
     return np.asarray(fft.irfft(spectrum, samples, axis=1), dtype=np.float32)
+
+
+def noise_level(
+    recorded: NDArray[np.complex64],
+    clean: NDArray[np.complex64],
+    frequency: F64,
+    band_hz: tuple[float, float],
+) -> F64:
+    """Log10 of the power of what is not the clean signal over that of the clean one, in the band
+    that windows keep; in -4 ... 2.
+
+    Args:
+        recorded, clean: spectra (series, frequency), both after the device's filters.
+
+    Returns:
+        (series,)
+    """
+    kept = (frequency >= band_hz[0]) & (frequency <= band_hz[1])
+    noise = (np.abs(recorded[:, kept] - clean[:, kept]) ** 2).sum(axis=1, dtype=np.float64)
+    signal = (np.abs(clean[:, kept]) ** 2).sum(axis=1, dtype=np.float64)
+    share = np.maximum(noise, 1e-12) / np.maximum(signal, 1e-12)
+    return np.asarray(np.clip(np.log10(share), *NOISE_LEVELS), dtype=np.float64)
 
 
 def bursts(

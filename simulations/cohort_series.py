@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulations import cohort_ecg, cohort_ppg
 from simulations.cohort_beats import Beats, draw_beats
 from simulations.cohort_patients import Patients, draw_patients
-from simulations.cohort_sites import F32, Acquisition, SiteEffects, draw_acquisition, take
+from simulations.cohort_sites import F32, F64, Acquisition, SiteEffects, draw_acquisition, take
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Series:
     ppg: F32 = field(repr=False)
     beats: Beats = field(repr=False)
     pulses: cohort_ppg.Pulses = field(repr=False)
+    noise_ecg: F64 = field(repr=False)
+    noise_ppg: F64 = field(repr=False)
+    """Noise level of each series, see `cohort_render.noise_level`."""
 
 
 def draw_hearts(rng: np.random.Generator, count: int, effects: SiteEffects | None) -> Hearts:
@@ -70,18 +73,18 @@ def draw_series(
     length_s = start_s + max(samples[0] / fs_hz[0], samples[1] / fs_hz[1])
     beats = draw_beats(rng, patients, length_s)
     ecg = cohort_ecg.render(rng, beats, hearts.ecg_shape, fs_hz[0], start_s, samples[0])
-    ecg = cohort_ecg.record(rng, ecg, acquisition, patients, fs_hz[0])
+    ecg, noise_ecg = cohort_ecg.record(rng, ecg, acquisition, patients, fs_hz[0])
     pulses = cohort_ppg.draw_pulses(rng, patients, beats, acquisition)
     ppg = cohort_ppg.render(beats, pulses, hearts.pulse_shape, fs_hz[1], start_s, samples[1])
     moving = rng.random(count) < np.where(rate > 95, 0.6, 0.06) * np.minimum(
         acquisition.exercise * 4, 1.0
     )
-    ppg = cohort_ppg.record(rng, ppg, acquisition, patients, moving, fs_hz[1])
+    ppg, noise_ppg = cohort_ppg.record(rng, ppg, acquisition, patients, moving, fs_hz[1])
     ecg = _digitise(rng, ecg, acquisition.ecg_step)
     ppg = _digitise(rng, ppg, acquisition.ppg_step)
     _lead_off(rng, ecg, acquisition.missing, fs_hz[0])
     _lead_off(rng, ppg, acquisition.missing, fs_hz[1])
-    return Series(ecg, ppg, beats, pulses)
+    return Series(ecg, ppg, beats, pulses, noise_ecg, noise_ppg)
 
 
 def _digitise(rng: np.random.Generator, signal: F32, step: NDArray[np.float64]) -> F32:

@@ -48,12 +48,14 @@ from simulations.pretrain_terms import (
     self_similarity,
 )
 
+BothSeen = Literal["masked", "whole"]
 Batch = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
 NUMBERS = (
     "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "rr_spread", "ectopic_count", "beat_count", "age",
     "sbp", "dbp", "stiffness", "reflected", "diastolic_delay_s", "respiration_hz",
+    "noise_ecg", "noise_ppg",
 )  # fmt: skip
 CLASSES = {"rhythm": len(RHYTHMS), "block": 3, "hypertension": 4, "male": 2, "lvh": 2}
 """What the auxiliary heads predict of the simulator's labels: numbers, classes with their size."""
@@ -97,6 +99,9 @@ class Recipe:
     """What is reconstructed from both sensors: the samples, or each patch normalised."""
     self_similarity_weight: float = 0.0
     """Of predicting the window's autocorrelation from its fingerprint."""
+    both_seen: BothSeen = "masked"
+    """What labels and contrasts look at of both sensors: the view with half of each channel hidden,
+    which is there anyway, or the whole window, as a fingerprint is made of it."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -141,6 +146,8 @@ def check(recipe: Recipe) -> None:
         wrong = "hidden_share is in 0.5 ... 0.9"
     elif recipe.target not in get_args(Target):
         wrong = "target is samples or per-patch"
+    elif recipe.both_seen not in get_args(BothSeen):
+        wrong = "both_seen is masked or whole"
     if wrong:
         raise OurMistake(f"The recipe cannot be trained: {wrong}.")
 
@@ -266,6 +273,7 @@ def _step_loss(
     truth = {name: torch.from_numpy(value) for name, value in labels.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         views = model(patches, known, hidden)
+        whole = model.fingerprint(patches, known) if recipe.both_seen == "whole" else None
     views = views._replace(
         fingerprint=views.fingerprint.float(),
         predicted=(views.predicted[ECG].float(), views.predicted[PPG].float()),
@@ -274,7 +282,10 @@ def _step_loss(
     every = losses.terms(views, target, known)
     has = known.any(-1)
     uses = (has.any(-1), has[:, ECG], has[:, PPG])  # of both sensors, ECG alone, PPG alone
-    seen = list(zip(views.fingerprint.unbind(dim=1), uses, strict=True))
+    looked_at = [*views.fingerprint.unbind(dim=1)]
+    if whole is not None:
+        looked_at[0] = whole.float()
+    seen = list(zip(looked_at, uses, strict=True))
     auxiliary = sum(
         (heads(k, one, truth, use) for k, (one, use) in enumerate(seen)), torch.zeros(())
     )
