@@ -247,6 +247,8 @@ class Loop:
                 self._signal(action.name, signal.SIGTERM)
             case supervisor.Kill():
                 self._signal(action.name, signal.SIGKILL)
+            case supervisor.Stay():
+                rest.leave_mark(self.home).unlink(missing_ok=True)
             case supervisor.GiveUp():
                 raise PeerFault(
                     "The coordinator does not accept this node.",

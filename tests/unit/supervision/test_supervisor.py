@@ -26,6 +26,7 @@ from client.supervisor import (
     Rest,
     Start,
     State,
+    Stay,
     Told,
     advance,
     in_words,
@@ -152,6 +153,45 @@ def test_a_supernode_that_does_not_leave_is_asked_and_then_killed() -> None:
     assert actions == [Kill("SuperNode")]
 
 
+def test_a_supernode_that_is_wanted_again_before_it_has_left_stays() -> None:
+    """Training had ended by itself just before a pause of a moment: the SuperNode stood as leaving
+    for ten minutes, and was then ended and started again for nothing."""
+    state, _ = through(running(), Ended(1.0, "training", 1), Looked(1.1, "paused"))
+    assert state.of("SuperNode").standing == "leaving"
+    state, actions = through(state, Looked(5.0))
+    assert actions == [Stay("SuperNode"), Start("training")]
+    state, actions = through(state, *(Looked(5.0 + float(s)) for s in range(2 * int(LEAVE_S))))
+    assert actions == []
+    assert in_words(state, words) == ("running", "")
+    assert state.of("SuperNode").restarts == 0
+
+
+def test_one_that_had_seen_the_mark_already_leaves_without_fault() -> None:
+    state, _ = through(
+        running(), Looked(1.0, "paused"), Ended(2.0, "training", 0), Looked(2.1, "paused")
+    )
+    stayed, actions = through(state, Looked(3.0))
+    assert actions == [Stay("SuperNode"), Start("training")]
+    state, actions = through(stayed, Ended(3.5, "SuperNode", 0), Looked(3.6))
+    assert actions == [Start("SuperNode")]
+    assert state.of("SuperNode").failures == 0
+    crashed, _ = through(stayed, Ended(3.5, "SuperNode", 1))
+    assert crashed.of("SuperNode").failures == 1
+    again, _ = through(state, Ended(9.0, "SuperNode", 0))  # started anew: nothing tells it to leave
+    assert again.of("SuperNode").failures == 1
+    late, _ = through(stayed, Ended(4.0 + LEAVE_S, "SuperNode", 0))
+    assert late.of("SuperNode").failures == 1
+
+
+def test_a_supernode_that_training_told_to_leave_may_though_the_pause_is_over() -> None:
+    """The pause ended between training's last look and ours: we never saw the SuperNode leave."""
+    state, _ = through(running(), Looked(1.0, "paused"), Ended(2.0, "training", 0), Looked(2.1))
+    assert state.of("SuperNode").standing == "up"
+    state, actions = through(state, Ended(2.5, "SuperNode", 0), Looked(2.6))
+    assert actions == [Start("SuperNode")]
+    assert state.of("SuperNode").failures == 0
+
+
 def test_a_training_that_crashes_at_rest_with_a_round_in_hand_is_started_again() -> None:
     state = running()
     state, actions = through(
@@ -239,6 +279,9 @@ def test_the_promises_hold_in_any_order_of_events(script: list[tuple[float, Even
                 case Ask(name) | Kill(name):
                     assert name in up
                     assert name != "training" or isinstance(event, Replace | Looked)
+                case Stay(name):
+                    assert name == "SuperNode"
+                    assert name in up
                 case GiveUp():
                     assert not accepted
         assert {p.name for p in state.processes if p.standing != "down"} == up
@@ -251,13 +294,12 @@ def test_the_promises_hold_in_any_order_of_events(script: list[tuple[float, Even
 @settings(max_examples=100, deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_a_node_left_alone_comes_back(script: list[tuple[float, Event]]) -> None:
-    """After whatever happened, once nothing more goes wrong both run: a SuperNode that was leaving
-    has LEAVE_S to do so, and nobody in this test tells it to."""
+    """After whatever happened, once nothing more goes wrong both run within five minutes."""
     state, now_s = State(), 0.0
     for wait_s, event in script:
         now_s += wait_s
         state, _ = advance(state, event if isinstance(event, Told) else replace(event, now_s=now_s))
-    for _ in range(int(LEAVE_S) + 100):
+    for _ in range(300):
         now_s += 1.0
         state, actions = advance(state, Looked(now_s))
         for action in actions:
