@@ -157,9 +157,10 @@ def test_the_supernode_leaves_when_all_is_sent_and_no_message_was_there() -> Non
 
 def test_a_supernode_that_is_wanted_again_is_not_told_to_leave_any_more(home: NodeHome) -> None:
     place = Place(home, "127.0.0.1:1", home.root, home.root, lambda _: 1, lambda _: None)
-    rest.ask_to_leave(home)
     with Family() as family:
         loop = Loop(place, settings_of(home), family, lambda _: None)
+        loop._do(supervisor.Leave("SuperNode"))
+        assert rest.leave_mark(home).exists()
         loop._do(supervisor.Stay("SuperNode"))
         assert not rest.leave_mark(home).exists()
         loop._do(supervisor.Stay("SuperNode"))  # nothing had told it to

@@ -16,10 +16,12 @@ from client.supervisor import (
     NAMES,
     Action,
     Ask,
+    Cause,
     Ended,
     Event,
     GiveUp,
     Kill,
+    Leave,
     Looked,
     Name,
     Replace,
@@ -133,7 +135,7 @@ def test_at_rest_the_training_leaves_by_itself_and_then_the_supernode() -> None:
         "at rest: paused. What was begun is finished first.",
     )
     state, actions = through(state, Ended(6000.0, "training", 0), Looked(6001.0, "paused"))
-    assert actions == []
+    assert actions == [Leave("SuperNode")]
     assert state.of("SuperNode").standing == "leaving"
     state, actions = through(state, Ended(6002.0, "SuperNode", 0), Looked(6003.0, "paused"))
     assert actions == []
@@ -181,6 +183,44 @@ def test_one_that_had_seen_the_mark_already_leaves_without_fault() -> None:
     assert again.of("SuperNode").failures == 1
     late, _ = through(stayed, Ended(4.0 + LEAVE_S, "SuperNode", 0))
     assert late.of("SuperNode").failures == 1
+
+
+def test_a_supernode_that_stayed_is_told_to_leave_at_the_next_rest() -> None:
+    """Training had told it, and cannot tell it again: it crashed while it started, or never came
+    up. Left alone it stayed online for ten minutes, and rounds were opened with this site."""
+    state, _ = through(
+        running(), Looked(1.0, "paused"), Ended(2.0, "training", 0), Looked(2.1, "paused")
+    )
+    state, actions = through(
+        state, Looked(3.0), Ended(4.0, "training", 1), Looked(4.0, "outside-hours")
+    )
+    assert actions == [Stay("SuperNode"), Start("training"), Leave("SuperNode")]
+    assert state.of("SuperNode").standing == "leaving"
+
+
+def test_ends_with_status_0_do_not_make_a_loop_without_pause() -> None:
+    """The free pass is for one that was told to leave: not after a training that was asked to end
+    (its port was taken), nor with a cause, at rest either."""
+
+    def starts(*before: Event, cause: Cause = "", rest: Rest = "", unfinished: bool = False) -> int:
+        state, _ = through(running(), *before)
+        state, now_s, count = *advance(state, Looked(10.0, rest, unfinished))[:1], 10.0, 0
+        while now_s < 70.0:
+            if state.of("SuperNode").standing == "up":
+                state, _ = through(state, *before, Ended(now_s, "SuperNode", 0, cause))
+            state, actions = advance(state, Looked(now_s, rest, unfinished))
+            count += Start("SuperNode") in actions
+            now_s += 0.5
+        return count
+
+    assert starts() <= 7
+    assert starts(Replace(9.0, "training"), Ended(9.5, "training", 0)) <= 7
+    assert starts(rest="paused", unfinished=True, cause="refused") <= 7
+    state, _ = through(
+        running(), Looked(1.0, "paused"), Ended(2.0, "training", 0), Looked(2.1),
+        Ended(2.5, "SuperNode", 0, "refused"),
+    )  # fmt: skip
+    assert state.of("SuperNode").failures == 1
 
 
 def test_a_supernode_that_training_told_to_leave_may_though_the_pause_is_over() -> None:
@@ -262,6 +302,7 @@ def test_the_promises_hold_in_any_order_of_events(script: list[tuple[float, Even
         if isinstance(event, Told):
             accepted = accepted or event.link == "up"
         failures = state.of(event.name).failures if isinstance(event, Ended) else 0
+        before = state.of("training").standing
         state, actions = advance(state, event)
         if isinstance(event, Ended) and state.of(event.name).failures == failures:
             down_since.pop(event.name)  # it was meant to end: no pause
@@ -279,9 +320,15 @@ def test_the_promises_hold_in_any_order_of_events(script: list[tuple[float, Even
                 case Ask(name) | Kill(name):
                     assert name in up
                     assert name != "training" or isinstance(event, Replace | Looked)
+                case Leave(name):
+                    assert state.rest
+                    assert not state.unfinished
+                    assert (name, up - {"console"}) == ("SuperNode", {"SuperNode"})
                 case Stay(name):
+                    assert not state.rest or state.unfinished
                     assert name == "SuperNode"
                     assert name in up
+                    assert before == "down"
                 case GiveUp():
                     assert not accepted
         assert {p.name for p in state.processes if p.standing != "down"} == up
