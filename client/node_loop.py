@@ -247,6 +247,10 @@ class Loop:
                 self._signal(action.name, signal.SIGTERM)
             case supervisor.Kill():
                 self._signal(action.name, signal.SIGKILL)
+            case supervisor.Leave():
+                rest.ask_to_leave(self.home)
+            case supervisor.Stay():
+                rest.leave_mark(self.home).unlink(missing_ok=True)
             case supervisor.GiveUp():
                 raise PeerFault(
                     "The coordinator does not accept this node.",
@@ -266,6 +270,7 @@ class Loop:
             self.place.check_books(self.home)  # what no restart mends ends the node
         if name == "SuperNode":
             self._port_for_supernode()
+        if name != "console":  # wanted again: what told the SuperNode to leave is over
             rest.leave_mark(self.home).unlink(missing_ok=True)
         try:
             child = self.family.start(

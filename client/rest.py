@@ -105,7 +105,8 @@ def unfinished(outbox: Path, now_s: float) -> bool:
 
 
 def leave_mark(home: NodeHome) -> Path:
-    """Where the training process tells the SuperNode to leave once its last answer is sent."""
+    """Where the SuperNode is told to leave once the last answer is sent: by the training process
+    before it hands that over, and by the supervisor where training can say it no more."""
     return home.state / "leave"
 
 

@@ -1,6 +1,6 @@
 """What is started and ended at the hospital: `advance(state, event) -> (state, actions)`.
 
-No I/O, no clock: events carry the time (seconds, monotonic). `client.node` makes the events and
+No I/O, no clock: events carry the time (seconds, monotonic). `client.node_loop` makes them and
 carries out the actions.
 
 Guarantees, whatever the order of events:
@@ -10,6 +10,8 @@ Guarantees, whatever the order of events:
 - the pause is 1 s after the first failure and doubles to at most 60 s; ten good minutes forget it;
 - the training process is not asked to end because the node rests, it leaves by itself; unless the
   SuperNode has left before it and nothing is unfinished: then it waits for nobody;
+- a SuperNode that was seen to be leaving stays if it is wanted again before it has left; if it
+  leaves all the same within `LEAVE_S`, that was planned;
 - what the console does changes nothing of the others;
 - the node gives up only if the coordinator refuses it and has never accepted it since the start.
 """
@@ -44,7 +46,8 @@ FAILURES_OF_TROUBLE = 3
 
 @dataclass(frozen=True)
 class Process:
-    """due_s: not started before. end_by_s: while leaving or ending, when it is asked or killed."""
+    """due_s: not started before. end_by_s: while leaving or ending, when it is asked or killed.
+    may_leave_until_s: until then it may leave without fault, for it was to leave not long ago."""
 
     name: Name
     standing: Standing = "down"
@@ -52,6 +55,7 @@ class Process:
     failures: int = 0
     due_s: float = 0.0
     end_by_s: float = 0.0
+    may_leave_until_s: float = 0.0
     starts: int = 0
 
     @property
@@ -144,11 +148,25 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """It is to leave once it has sent what it has, whether or not training told it so."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class Stay:
+    """It need not leave any more: take back what tells it to."""
+
+    name: Name
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """The coordinator does not know this node: no restart mends it."""
 
 
-Action = Start | Ask | Kill | GiveUp
+Action = Start | Ask | Kill | Leave | Stay | GiveUp
 Step = tuple[State, tuple[Action, ...]]
 
 
@@ -193,7 +211,13 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
         case "down":
             if not _wanted(state, name) or now_s < process.due_s:
                 return process, []
-            up = replace(process, standing="up", since_s=now_s, starts=process.starts + 1)
+            up = replace(
+                process,
+                standing="up",
+                since_s=now_s,
+                may_leave_until_s=0.0,
+                starts=process.starts + 1,
+            )
             return up, [Start(name)]
         case "up":
             if process.failures and now_s - process.since_s >= GOOD_S:
@@ -209,8 +233,11 @@ def _look(state: State, process: Process, now_s: float) -> tuple[Process, list[A
             if state.of("training").standing != "down":
                 return process, []
             leave_s = LEAVE_S if state.accepted else 0.0  # else it has nothing to send
-            return replace(process, standing="leaving", end_by_s=now_s + leave_s), []
+            return replace(process, standing="leaving", end_by_s=now_s + leave_s), [Leave(name)]
         case "leaving":
+            if _wanted(state, name):
+                until_s = now_s + LEAVE_S
+                return replace(process, standing="up", may_leave_until_s=until_s), [Stay(name)]
             if now_s < process.end_by_s:
                 return process, []
             return replace(process, standing="ending", end_by_s=now_s + GRACE_S), [Ask(name)]
@@ -231,7 +258,9 @@ def _ended(state: State, event: Ended) -> Step:
     process = state.of(event.name)
     if process.standing == "down":
         return state, ()
-    left = bool(state.rest) and event.code == 0 and event.name != "console"
+    at_rest = bool(state.rest) and event.name != "console"
+    may_leave = at_rest or event.now_s < process.may_leave_until_s
+    left = may_leave and event.code == 0 and not event.cause  # Flower ends with 0 if refused too
     planned = left or process.standing in ("leaving", "ending")
     good = event.now_s - process.since_s >= GOOD_S
     failures = 0 if planned else (1 if good else process.failures + 1)
@@ -243,6 +272,10 @@ def _ended(state: State, event: Ended) -> Step:
         replace(process, standing="down", since_s=event.now_s, failures=failures, due_s=due_s),
     )
     if event.name == "training":
+        if event.code == 0 and process.standing == "up":  # it left, and the SuperNode was told to
+            state = _with(
+                state, replace(state.of("SuperNode"), may_leave_until_s=event.now_s + LEAVE_S)
+            )
         return replace(state, memory=event.cause == "memory"), ()
     if event.name == "console":
         return state, ()

@@ -12,13 +12,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 import client.app
-from client import rest, state
+from client import rest, state, supervisor
 from client.home import NodeHome
+from client.node_loop import Loop, Place
 from client.policy import Policy
 from client.reply_clock import ReplyClock
-from client.settings import as_toml
+from client.settings import as_toml, settings_of
 from client.supernode import WAIT_S, Leaving, Resting
 from shared_model import bundle
+from shared_model.children import Family
 
 
 @pytest.fixture
@@ -151,3 +153,14 @@ def test_the_supernode_leaves_when_all_is_sent_and_no_message_was_there() -> Non
         pace.sleep(WAIT_S[1])
     assert waited == [WAIT_S[1], 0.5]
     assert not issubclass(Leaving, Exception)  # Flower logs those and goes on
+
+
+def test_a_supernode_that_is_wanted_again_is_not_told_to_leave_any_more(home: NodeHome) -> None:
+    place = Place(home, "127.0.0.1:1", home.root, home.root, lambda _: 1, lambda _: None)
+    with Family() as family:
+        loop = Loop(place, settings_of(home), family, lambda _: None)
+        loop._do(supervisor.Leave("SuperNode"))
+        assert rest.leave_mark(home).exists()
+        loop._do(supervisor.Stay("SuperNode"))
+        assert not rest.leave_mark(home).exists()
+        loop._do(supervisor.Stay("SuperNode"))  # nothing had told it to
