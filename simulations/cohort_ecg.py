@@ -335,8 +335,8 @@ def record(
     coupling = one_pole_high(frequency, acquisition.ecg_low_hz)
     spectrum *= device
     spectrum *= coupling
-    noise = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ecg"])
-    return backward(spectrum, samples), noise
+    told = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ecg"])
+    return backward(spectrum, samples), told
 
 
 def _mains(

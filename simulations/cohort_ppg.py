@@ -222,8 +222,8 @@ def record(
     coupling = one_pole_high(frequency, acquisition.ppg_low_hz)
     spectrum *= device
     spectrum *= coupling
-    noise = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ppg"])
-    return backward(spectrum, samples), noise
+    told = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ppg"])
+    return backward(spectrum, samples), told
 
 
 def _strides(rng: np.random.Generator, count: int, samples: int, fs_hz: float) -> F32:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from shared_model import losses
 from shared_model.config import FINGERPRINT_SIZE, ModelConfig
-from shared_model.errors import OurMistake
+from shared_model.errors import FedprintError, OurMistake
 from shared_model.mae import (
     ECG,
     PPG,
@@ -45,6 +45,7 @@ from simulations.pretrain_terms import (
     draw_heads,
     draw_hidden,
     per_patch,
+    same_person,
     self_similarity,
 )
 
@@ -59,7 +60,6 @@ NUMBERS = (
 )  # fmt: skip
 CLASSES = {"rhythm": len(RHYTHMS), "block": 3, "hypertension": 4, "male": 2, "lvh": 2}
 """What the auxiliary heads predict of the simulator's labels: numbers, classes with their size."""
-PERSON_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -325,31 +325,13 @@ def _contrast(views: Views, patches: Tensor, known: Tensor, recipe: Recipe) -> T
     return losses.terms(grouped, split(patches), split(known)).contrast.mean()
 
 
-def same_person(fingerprint: Tensor, person: Tensor, use: Tensor) -> Tensor:
-    """Supervised contrast (2004.11362, eq. 2) between pretend patients: which windows of the batch
-    are the same person's?
-
-    Args:
-        fingerprint: (window, 128), unit norm.
-        person: (window,), equal for windows of one person.
-        use: bool (window,); others are neither anchors nor candidates.
-
-    Returns:
-        Mean over the used windows that have a partner; 0 if there is none.
-    """
-    alike = fingerprint @ fingerprint.T / PERSON_TEMPERATURE
-    itself = torch.eye(len(person), dtype=torch.bool)
-    candidate = use[None, :] & ~itself
-    alike = alike.masked_fill(~candidate, -1e4)
-    partner = (person[:, None] == person[None, :]) & candidate & use[:, None]
-    lost = torch.logsumexp(alike, dim=1) - (alike * partner).sum(1) / partner.sum(1).clamp(min=1)
-    has = partner.any(1).float()
-    return (has * lost).sum() / has.sum().clamp(min=1.0)
-
-
 @contextmanager
 def simulated_batches(recipe: Recipe) -> Iterator[Iterator[Batch]]:
-    """Batches of simulated windows in seed order, made by a child process that ends with us."""
+    """Batches of simulated windows in seed order, made by a child process that ends with us.
+
+    Raises:
+        FedprintError: from an iteration, if the child has ended before it was done.
+    """
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_simulate, args=(theirs, recipe), daemon=True)
@@ -358,7 +340,14 @@ def simulated_batches(recipe: Recipe) -> Iterator[Iterator[Batch]]:
 
     def receive() -> Iterator[Batch]:
         while True:
-            yield ours.recv()
+            try:
+                yield ours.recv()
+            except (EOFError, ConnectionResetError) as error:
+                child.join()
+                raise FedprintError(
+                    f"The process that simulates windows has ended (status {child.exitcode}).",
+                    do="What it said stands above; a negative status is a signal: 9 may be memory.",
+                ) from error
 
     try:
         yield receive()

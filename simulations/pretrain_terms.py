@@ -16,6 +16,7 @@ from shared_model.patches import draw_patch_masks
 
 Masking = Literal["complementary", "independent"]
 Target = Literal["samples", "per-patch"]
+PERSON_TEMPERATURE = 0.1
 LAGS_S = tuple(round(0.2 + 0.1 * k, 1) for k in range(19))
 """0.2 to 2.0 s: from within a beat to the second next."""
 
@@ -75,6 +76,28 @@ def self_similarity(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     alike = np.fft.irfft(np.abs(spectrum) ** 2, axis=-1)
     lags = [round(lag * FS_HZ) for lag in LAGS_S]
     return np.asarray(alike[..., lags] / np.maximum(alike[..., :1], 1e-6), dtype=np.float32)
+
+
+def same_person(fingerprint: Tensor, person: Tensor, use: Tensor) -> Tensor:
+    """Supervised contrast (2004.11362, eq. 2) between pretend patients: which windows of the batch
+    are the same person's?
+
+    Args:
+        fingerprint: (window, 128), unit norm.
+        person: (window,), equal for windows of one person.
+        use: bool (window,); others are neither anchors nor candidates.
+
+    Returns:
+        Mean over the used windows that have a partner; 0 if there is none.
+    """
+    alike = fingerprint @ fingerprint.T / PERSON_TEMPERATURE
+    itself = torch.eye(len(person), dtype=torch.bool)
+    candidate = use[None, :] & ~itself
+    alike = alike.masked_fill(~candidate, -1e4)
+    partner = (person[:, None] == person[None, :]) & candidate & use[:, None]
+    lost = torch.logsumexp(alike, dim=1) - (alike * partner).sum(1) / partner.sum(1).clamp(min=1)
+    has = partner.any(1).float()
+    return (has * lost).sum() / has.sum().clamp(min=1.0)
 
 
 def draw_heads(heads: nn.Module | None, generator: torch.Generator) -> None:

@@ -192,3 +192,37 @@ def test_wrong_calls_are_refused() -> None:
     ):
         with pytest.raises(OurMistake):
             draw_windows(rng, **wrong)
+
+
+def test_a_noise_level_is_that_of_what_was_added() -> None:
+    """A device that adds hardly anything against a loud one."""
+    from dataclasses import replace
+
+    quiet = replace(QUIET, noise_ecg=1e-3, noise_ppg=1e-3)
+    loud = replace(QUIET, noise_ecg=3.0, noise_ppg=3.0)
+    levels = {}
+    for name, effects in (("quiet", quiet), ("loud", loud)):
+        _, _, labels = draw_windows(np.random.default_rng(21), 64, effects=effects)
+        for channel in ("noise_ecg", "noise_ppg"):
+            level = labels[channel]
+            assert level.shape == (64,)
+            assert np.isfinite(level).all()
+            assert ((level >= -4.0) & (level <= 2.0)).all()
+            levels[name, channel] = float(np.median(level))
+    for channel in ("noise_ecg", "noise_ppg"):
+        assert levels["quiet", channel] < -2.5
+        assert levels["loud", channel] > levels["quiet", channel] + 1.0
+
+
+def test_noise_level_by_hand() -> None:
+    """A sine of amplitude 1 and one of 0.1 in the band: a hundredth of the power; outside: none."""
+    from simulations.cohort_render import forward, frequencies, noise_level
+
+    fs_hz, samples = 125.0, 1250
+    time_s = np.arange(samples) / fs_hz
+    clean = np.sin(2 * np.pi * 5.0 * time_s)[None].astype(np.float32)
+    frequency = frequencies(samples, fs_hz)
+    for noise_hz, right in ((7.0, -2.0), (50.0, -4.0)):
+        noisy = clean + 0.1 * np.sin(2 * np.pi * noise_hz * time_s)[None].astype(np.float32)
+        level = noise_level(forward(noisy), forward(clean), frequency, (0.5, 40.0))
+        assert level == pytest.approx([right], abs=1e-3)

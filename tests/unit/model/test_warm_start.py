@@ -145,7 +145,7 @@ def test_windows_of_one_person_are_pulled_together_and_others_apart() -> None:
     """By hand, at temperature 0.1: each window has one partner and two strangers."""
     import torch
 
-    from simulations.pretrain import same_person
+    from simulations.pretrain_terms import same_person
 
     seen = _unit([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]).requires_grad_()
     person, use = torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool)
@@ -166,7 +166,7 @@ def test_a_window_that_is_not_used_is_neither_asked_nor_an_answer() -> None:
     """Nor has one whose partner is missing a loss; a batch without any pair costs nothing."""
     import torch
 
-    from simulations.pretrain import same_person
+    from simulations.pretrain_terms import same_person
 
     seen = _unit([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]).requires_grad_()
     person = torch.tensor([0, 0, 1, 1])
@@ -187,7 +187,8 @@ def test_training_with_the_person_term_makes_persons_easier_to_tell_apart() -> N
 
     from shared_model.fingerprint import fingerprints
     from simulations.cohort import draw_windows
-    from simulations.pretrain import Recipe, same_person, train
+    from simulations.pretrain import Recipe, train
+    from simulations.pretrain_terms import same_person
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -235,3 +236,62 @@ def test_equal_recipes_make_equal_weights_whatever_was_drawn_before() -> None:
         )
         made.append(digest(weights))
     assert made[0] == made[1]
+
+
+def test_a_simulating_process_that_ends_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told as "interrupted", for click takes an EOFError for the user's."""
+    from simulations import pretrain
+
+    recipe = pretrain.Recipe(steps=3, seed=5, batch=4)
+    with pretrain.simulated_batches(recipe) as batches:
+        assert len([next(batches) for _ in range(3)]) == 3
+        with pytest.raises(FedprintError, match=r"has ended \(status 0\)"):
+            next(batches)
+
+
+def test_labels_may_look_at_whole_windows_of_both_sensors() -> None:
+    """As a fingerprint is made of them; what is reconstructed is the same."""
+    import torch
+
+    from shared_model.mae import PRESETS, build
+    from simulations import pretrain
+
+    made = {}
+    for both_seen in ("masked", "whole"):
+        recipe = pretrain.Recipe(
+            steps=1, seed=5, batch=8, windows_per_patient=2, person_weight=0.1,
+            both_seen=both_seen,  # type: ignore[arg-type]
+        )  # fmt: skip
+        with pretrain.simulated_batches(recipe) as batches:
+            batch = next(batches)
+        heads = pretrain.AuxiliaryHeads(batch[2])
+        pretrain.draw_heads(heads, torch.Generator().manual_seed(1))
+        model = build(PRESETS["tiny"], 0)
+        loss, parts = pretrain._step_loss(
+            model, heads, None, batch, recipe, np.random.default_rng(1)
+        )
+        if both_seen == "whole":
+            signal, valid, labels = batch
+            views = torch.stack(
+                [
+                    model.fingerprint(pretrain.fold(torch.from_numpy(signal)), seen)
+                    for seen in _views(torch.from_numpy(valid))
+                ]
+            )
+            truth = {name: torch.from_numpy(value) for name, value in labels.items()}
+            use = [one.any(-1).any(-1) for one in _views(torch.from_numpy(valid))]
+            by_hand = sum(float(heads(k, views[k], truth, use[k]).detach()) for k in range(3))
+            assert parts[2] == pytest.approx(by_hand, rel=1e-4)
+        made[both_seen] = (float(loss.detach()), *parts)
+    assert made["masked"][1:3] == pytest.approx(made["whole"][1:3], rel=1e-6)
+    assert made["masked"][3] != pytest.approx(made["whole"][3], rel=1e-5)
+    with pytest.raises(OurMistake, match="both_seen"):
+        pretrain.check(pretrain.Recipe(steps=1, seed=1, both_seen="some"))  # type: ignore[arg-type]
+
+
+def _views(valid: Tensor) -> list[Tensor]:
+    """Both sensors, ECG alone, PPG alone."""
+    ecg, ppg = valid.clone(), valid.clone()
+    ecg[:, 1] = False
+    ppg[:, 0] = False
+    return [valid, ecg, ppg]
