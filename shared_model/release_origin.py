@@ -8,7 +8,12 @@ from shared_model import weights as weights_io
 from shared_model.errors import FedprintError
 
 EARLIER_WARM_STARTS: Mapping[str, frozenset[str]] = {
-    "small": frozenset({"e191265a3ba50a689e4c2d371d7fe24fdc703b3f9ba07617c47e7d3098ab7a34"}),
+    "small": frozenset(
+        {
+            "e191265a3ba50a689e4c2d371d7fe24fdc703b3f9ba07617c47e7d3098ab7a34",
+            "a42e8876f4beb7c7a4968e5546798edf57138235ed15fd67fd3449d7ac16aee9",
+        }
+    ),
 }
 """Digests of warm starts that shipped before and no longer do: runs that began with them go on."""
 
