@@ -1,4 +1,4 @@
-"""fedprint-lab probe: how good a fingerprint is, on real patients."""
+"""fedprint-lab probe: how good a fingerprint is, on real patients or on pretend ones."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def register(app: typer.Typer) -> None:
             list[Path] | None,
             typer.Option(help="Leave out patients that this run of the lab has read."),
         ] = None,
+        pretend: Annotated[
+            int | None,
+            typer.Option(min=80, help="Probe so many SIMULATED patients in place of recordings."),
+        ] = None,
         task: Annotated[list[str] | None, typer.Option("--task", help="Only this task.")] = None,
         random_seeds: Annotated[
             int, typer.Option(min=1, help="Random-init networks averaged.")
@@ -67,6 +71,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Probe frozen fingerprints on real sites: patient-disjoint, 95 % intervals over patients.
 
+        With --pretend nothing real is read: tasks are the simulator's own truths, of both sensors
+        and of each alone. No bar counts there.
+
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
         to random-init and to hand-made features are paired over the same bootstrap samples. Absent
         folders are named. measured-probe.json is probe.json with what made it, for results.
@@ -77,6 +84,8 @@ def register(app: typer.Typer) -> None:
         from simulations import measurement
         from simulations.probes.bars import summary
 
+        if pretend is not None and (data is not None or unseen_by):
+            raise OurMistake("--pretend reads no recordings: leave out --data and --unseen-by.")
         began = time.monotonic()
         table, words = measure(
             release,
@@ -84,6 +93,7 @@ def register(app: typer.Typer) -> None:
             signer=signer,
             extra=row or [],
             unseen_by=unseen_by or [],
+            pretend=pretend,
             only=task,
             random_seeds=random_seeds,
             draws=draws,
@@ -95,17 +105,20 @@ def register(app: typer.Typer) -> None:
             "seed": seed,
             "draws": draws,
             **table.as_dict(),
-            "bars": summary(table),
+            "bars": summary(table) if pretend is None else {},
         }
         if output is not None:
             from simulations.probes.plot import plot_table
 
             measured = measurement.made_now(
-                "probe", document, weights=digests, seconds=time.monotonic() - began
+                "probe" if pretend is None else "probe-pretend",
+                document,
+                weights=digests,
+                seconds=time.monotonic() - began,
             )
             write_atomic(output / "probe.json", json.dumps(document, indent=2).encode())
             measurement.write(output / "measured-probe.json", measured)
-            plot_table(table, output / "probe.png")
+            plot_table(table, output / "probe.png", pretend)
         if as_json:
             terminal.print_json(document)
         else:
@@ -119,6 +132,7 @@ def measure(
     signer: str | None,
     extra: list[str],
     unseen_by: list[Path],
+    pretend: int | None,
     only: list[str] | None,
     random_seeds: int,
     draws: int,
@@ -133,11 +147,13 @@ def measure(
         TimeRemainingColumn,
     )
 
+    from simulations.probes.pretend import pretend_tasks
     from simulations.probes.table import run_table
     from simulations.probes.tasks import load_tasks, require_data
     from simulations.probes.unseen import Seen, without
 
-    require_data(data)
+    if pretend is None:
+        require_data(data)
     seen = [Seen.by(run) for run in unseen_by]
     rows, words = _rows(release, signer, extra, random_seeds)
     columns = (
@@ -148,11 +164,15 @@ def measure(
     )
     with Progress(*columns, console=terminal.err, transient=True) as progress:
         bar = progress.add_task("reading recordings", total=None)
-        tasks, skipped = load_tasks(
-            data,
-            only=only,
-            on_task=lambda name: progress.update(bar, description=f"reading: {name}"),
-        )
+        if pretend is None:
+            tasks, skipped = load_tasks(
+                data,
+                only=only,
+                on_task=lambda name: progress.update(bar, description=f"reading: {name}"),
+            )
+        else:
+            progress.update(bar, description="simulating patients")
+            tasks, skipped = pretend_tasks(pretend, seed, only), {}
         gone: dict[str, str] = {}
         if seen:
             left = {task.name: without(task, seen) for task in tasks}
@@ -176,6 +196,7 @@ def measure(
         )
     words["unseen_by"] = {"runs": [one.words() for one in seen], "left_out": gone} if seen else None
     words["notes"] = {one.name: one.note for one in tasks if one.note}
+    words["pretend_patients"] = pretend
     return table, words
 
 
@@ -214,7 +235,9 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
     from simulations.probes.bars import sentences
     from simulations.probes.unseen import unseen_words
 
-    terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}")
+    pretend = words.get("pretend_patients")
+    whose = "" if pretend is None else f" · {pretend} SIMULATED patients, nobody's recordings"
+    terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}{whose}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")
     if isinstance(words.get("warm_start"), str):
@@ -238,7 +261,7 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
-    for sentence in sentences(table):
+    for sentence in sentences(table) if pretend is None else []:
         terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")

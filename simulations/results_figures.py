@@ -17,6 +17,7 @@ def draw(kind: str, figures: dict[str, Any]) -> dict[str, bytes]:
 
     makers = {
         "probe": {"skill": _skill},
+        "probe-pretend": {"skill": _skill},
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},
         "private-stage": {"fall": _bars, "frontier": _frontier},

@@ -29,6 +29,7 @@ To add figures, run one of these from a clean checkout and then `fedprint-lab re
 
 ```console
 fedprint-lab probe MODEL -o docs/results/probe-NAME --row "federated, without DP=W.safetensors"
+fedprint-lab probe MODEL --pretend 1200 -o docs/results/probe-pretend
 fedprint-lab cross-modal MODEL -o docs/results/cross-modal-NAME
 fedprint-lab bench dp-step -o docs/results/bench
 fedprint-lab ablate docs/experiments/ablation.toml -o docs/results/ablation
@@ -39,6 +40,9 @@ fedprint-lab private-stage out/private-stage -o docs/results/private-stage
 """
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "probe": ("Probes of frozen fingerprints on real patients", results_tables.probe),
+    "probe-pretend": (
+        "Probes of frozen fingerprints on pretend patients", results_tables.pretend_probe
+    ),
     "cross-modal": ("One sensor from the other, real patients", results_tables.cross_modal),
     "against-pooled": (
         "Federated without DP against pooled central training", results_tables.rows_of

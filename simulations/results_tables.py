@@ -42,12 +42,19 @@ def origin(name: str, one: Measurement) -> list[str]:
     return lines + [f"  weights of {row}: {digest}" for row, digest in one.weights.items()]
 
 
-def probe(figures: dict[str, Any]) -> list[str]:
+def pretend_probe(figures: dict[str, Any]) -> list[str]:
+    """The same of pretend patients, whose table need not have the rows of `model.md`."""
+    drawn = figures["release"]["pretend_patients"]
+    words = f"{drawn} simulated patients were drawn; those of whom one sensor is missing are out."
+    return [words, "", *probe(figures, required=())]
+
+
+def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[str]:
     """Task x sensors by row, with every row of `model.md`; then gains and sensors."""
     cells = figures["cells"]
     lines = list(dict.fromkeys((cell["task"], cell["sensors"]) for cell in cells))
     measured = list(dict.fromkeys(cell["row"] for cell in cells))
-    names = [*REQUIRED, *(name for name in measured if name not in REQUIRED)]
+    names = [*required, *(name for name in measured if name not in required)]
     shown = [name for name in names if name in measured]
     at = {(cell["task"], cell["sensors"], cell["row"]): cell for cell in cells}
     rows = []

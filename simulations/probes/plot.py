@@ -18,8 +18,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 FIXED = {RANDOM: "#999999", HAND_MADE: "#000000"}
 
 
-def plot_table(table: ProbeTable, path: Path) -> None:
-    """Write the figure (format by the file's ending)."""
+def plot_table(table: ProbeTable, path: Path, pretend: int | None = None) -> None:
+    """Write the figure (format by the file's ending). pretend: how many patients were simulated."""
     lines = list(dict.fromkeys((cell.task, cell.sensors) for cell in table.cells))
     names = list(dict.fromkeys(cell.row for cell in table.cells))
     free = iter(COLOURS)
@@ -50,7 +50,8 @@ def plot_table(table: ProbeTable, path: Path) -> None:
     for k in range(len(lines) - 1):
         axes.axhline(k + 0.5, color="#dddddd", lw=0.6)
     axes.axvline(0, color="#999999", lw=0.8)
-    axes.set_xlabel("skill (0: knows nothing, 1: perfect), 95 % interval over patients")
+    whose = "patients" if pretend is None else f"{pretend} SIMULATED patients"
+    axes.set_xlabel(f"skill (0: knows nothing, 1: perfect), 95 % interval over {whose}")
     axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)

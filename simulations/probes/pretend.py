@@ -1,0 +1,53 @@
+"""Probe tasks on pretend patients: for who has no recordings, and to choose without looking at any.
+
+One window a patient, both sensors recorded; the truths are the simulator's own. Each task is asked
+of both sensors and of each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from shared_model.errors import OurMistake
+from simulations.fresh_patients import FOLDS, draw
+from simulations.probes.task import Task
+
+SENSORS = ("both", "ecg", "ppg")
+
+
+def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -> list[Task]:
+    """Tasks on so many pretend patients of devices of their own; those of whom the gate left
+    nothing of one sensor are left out. Equal arguments, equal bytes.
+
+    Raises:
+        OurMistake: no such task.
+    """
+    fresh = draw(patients, seed)
+    wanted = list(fresh.truths if only is None else only)
+    for name in wanted:
+        if name not in fresh.truths:
+            raise OurMistake(
+                f"There is no task {name!r} on pretend patients.",
+                do=f"There are: {', '.join(fresh.truths)}.",
+            )
+    paired = np.asarray(fresh.valid.any(axis=2)).min(axis=1)
+    tasks = []
+    for name in wanted:
+        kept = np.flatnonzero(paired & np.isfinite(fresh.truths[name]))
+        index = np.arange(len(kept))
+        made = Task(
+            name=name,
+            kind=fresh.kinds[name],
+            sensors=SENSORS,
+            signal=fresh.signal[kept],
+            valid=fresh.valid[kept],
+            unit=index,
+            truth=fresh.truths[name][kept],
+            group=index,
+            session=np.zeros(len(kept), dtype=np.int64),
+            folds=FOLDS,
+        )
+        tasks.append(made)
+    return tasks
