@@ -32,17 +32,21 @@ def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -
                 f"There is no task {name!r} on pretend patients.",
                 do=f"There are: {', '.join(fresh.truths)}.",
             )
+    signals: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     paired = np.asarray(fresh.valid.any(axis=2)).min(axis=1)
     tasks = []
     for name in wanted:
         kept = np.flatnonzero(paired & np.isfinite(fresh.truths[name]))
         index = np.arange(len(kept))
+        signal, valid = signals.setdefault(
+            kept.tobytes(), (fresh.signal[kept], fresh.valid[kept])
+        )  # the same arrays for the same patients: encoded once
         made = Task(
             name=name,
             kind=fresh.kinds[name],
             sensors=SENSORS,
-            signal=fresh.signal[kept],
-            valid=fresh.valid[kept],
+            signal=signal,
+            valid=valid,
             unit=index,
             truth=fresh.truths[name][kept],
             group=index,

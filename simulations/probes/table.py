@@ -6,6 +6,7 @@ of patients; `simulations.probes.bars` counts them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from simulations.probes.evaluate import (
     skill,
     verification,
 )
-from simulations.probes.rows import HAND_MADE, RANDOM, Row
+from simulations.probes.rows import HAND_MADE, RANDOM, Encode, Row
 from simulations.probes.tasks import Task
 
 DRAWS = 500
@@ -118,6 +119,7 @@ def run_table(
     on_done: Callable[[str], None] | None = None,
 ) -> ProbeTable:
     """Measure every row on every task; `rows` must hold random-init for the differences."""
+    seen = _Seen(tasks)
     cells: list[Cell] = []
     losses: list[SensorLoss] = []
     gains: dict[str, list[Sampled]] = {row.name: [] for row in rows if row.name != RANDOM}
@@ -127,7 +129,10 @@ def run_table(
         for sensors in task.sensors:
             measured: dict[str, Sampled] = {}
             for row in rows:
-                predictions = [_predict(task, member, sensors, seed=seed) for member in row.members]
+                predictions = [
+                    _predict(task, seen.by(member, task, sensors), seed=seed)
+                    for member in row.members
+                ]
                 values = [_value(p) for p in predictions]
                 samples = np.mean([bootstrap(p, counts) for p in predictions], axis=0)
                 measured[row.name] = (float(np.mean(values)), samples)
@@ -170,10 +175,26 @@ def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list
     return result
 
 
-def _predict(
-    task: Task, encode: Callable[[np.ndarray, np.ndarray], np.ndarray], sensors: str, *, seed: int
-) -> Prediction:
-    features = task.pool(encode(*task.windows(sensors)))
+class _Seen:
+    """What encoders made of windows; kept where another task has the very same ones."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = Counter(id(task.signal) for task in tasks)
+        self._kept: dict[tuple[Encode, int, str], np.ndarray] = {}
+
+    def by(self, encode: Encode, task: Task, sensors: str) -> np.ndarray:
+        """Features (window, feature) of the task's windows."""
+        key = (encode, id(task.signal), sensors)
+        made = self._kept.get(key)
+        if made is None:
+            made = encode(*task.windows(sensors))
+            if self._tasks[id(task.signal)] > 1:
+                self._kept[key] = made
+        return made
+
+
+def _predict(task: Task, features: np.ndarray, *, seed: int) -> Prediction:
+    features = task.pool(features)
     if task.kind == "verification":
         return verification(features, task.group, task.session)
     return out_of_fold(

@@ -61,3 +61,25 @@ def test_pretend_patients_and_recordings_are_not_mixed(more: list[str]) -> None:
     shown = CliRunner().invoke(app, ["probe", "warm-start:tiny", "--pretend", "80", *more])
     assert isinstance(shown.exception, OurMistake)
     assert "--pretend" in shown.exception.message
+
+
+def test_windows_that_tasks_share_are_encoded_once() -> None:
+    from simulations.probes.rows import RANDOM, Row
+    from simulations.probes.table import run_table
+
+    asked: list[int] = []
+
+    def encode(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        asked.append(len(signal))
+        return np.stack([signal.std(axis=(1, 2)), valid.mean(axis=(1, 2))], axis=1)
+
+    def other(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        return -encode(signal, valid)
+
+    tasks = pretend_tasks(120, 3, ["age", "systolic pressure"])
+    assert tasks[0].signal is tasks[1].signal
+    rows = [Row(RANDOM, (encode, other)), Row("a", (encode,))]
+    table = run_table(tasks, rows, seed=0, draws=20)
+    assert len(asked) == 2 * len(SENSORS)  # two encoders; a row's name does not matter
+    apart = [run_table([one], rows, seed=0, draws=20) for one in tasks]
+    assert table.cells == (*apart[0].cells, *apart[1].cells)
