@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -248,7 +249,8 @@ class Loop:
             case supervisor.Kill():
                 self._signal(action.name, signal.SIGKILL)
             case supervisor.Leave():
-                rest.ask_to_leave(self.home)
+                with suppress(OSError):  # a full disk ends nothing; then it leaves after LEAVE_S
+                    rest.ask_to_leave(self.home)
             case supervisor.Stay():
                 rest.leave_mark(self.home).unlink(missing_ok=True)
             case supervisor.GiveUp():

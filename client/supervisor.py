@@ -258,7 +258,8 @@ def _ended(state: State, event: Ended) -> Step:
     process = state.of(event.name)
     if process.standing == "down":
         return state, ()
-    at_rest = bool(state.rest) and event.name != "console"
+    at_rest = event.name == "training" and bool(state.rest)  # it knows best what is unfinished
+    at_rest = at_rest or (event.name == "SuperNode" and not _wanted(state, event.name))
     may_leave = at_rest or event.now_s < process.may_leave_until_s
     left = may_leave and event.code == 0 and not event.cause  # Flower ends with 0 if refused too
     planned = left or process.standing in ("leaving", "ending")

@@ -63,7 +63,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Random-init networks averaged.")
         ] = 3,
         draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
-        seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
+        seed: Annotated[
+            int, typer.Option(help="Seed of folds, bootstrap and pretend patients.")
+        ] = 0,
         output: Annotated[
             Path | None, typer.Option("-o", "--output", help="Folder for probe.json, probe.png.")
         ] = None,
@@ -101,6 +103,7 @@ def register(app: typer.Typer) -> None:
         )
         digests = words.pop("digests")
         document = {
+            **({} if pretend is None else {"data": f"{pretend} SIMULATED patients, no recordings"}),
             "release": words,
             "seed": seed,
             "draws": draws,

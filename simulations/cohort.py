@@ -66,7 +66,8 @@ def draw_windows(
         rmssd_ms, pnn50, rr_spread, ectopic_count, beat_count, pat_s, respiration_hz, stiffness,
         reflected and diastolic (heights over the systolic wave's), diastolic_delay_s, noise_ecg and
         noise_ppg (log10 of the noise's power over the clean signal's, in the band that windows
-        keep). NaN where a window cannot have it (heart rate of two beats).
+        keep, over the 12.8 s drawn around a window of any length). NaN where a window cannot have
+        it (heart rate of two beats, noise of an absent sensor).
 
     Raises:
         OurMistake: count not a positive multiple of windows_per_patient, shares outside 0 ... 1.
@@ -132,8 +133,8 @@ def _window_batch(
         "reflected": hearts.pulse_shape.reflected,
         "diastolic": hearts.pulse_shape.diastolic,
         "diastolic_delay_s": hearts.pulse_shape.diastolic_delay_s,
-        "noise_ecg": series.noise_ecg,
-        "noise_ppg": series.noise_ppg,
+        "noise_ecg": np.where(valid[:, 0].any(axis=1), series.noise_ecg, np.nan),
+        "noise_ppg": np.where(valid[:, 1].any(axis=1), series.noise_ppg, np.nan),
         **beats,
     }
     return signal, valid, labels

@@ -100,8 +100,9 @@ class Recipe:
     self_similarity_weight: float = 0.0
     """Of predicting the window's autocorrelation from its fingerprint."""
     both_seen: BothSeen = "masked"
-    """What labels and contrasts look at of both sensors: the view with half of each channel hidden,
-    which is there anyway, or the whole window, as a fingerprint is made of it."""
+    """What labels, person contrast and self-similarity look at of both sensors: the view with half
+    of each channel hidden, which is there anyway, or the whole window, as a fingerprint is made of
+    it."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -147,7 +148,7 @@ def check(recipe: Recipe) -> None:
     elif recipe.target not in get_args(Target):
         wrong = "target is samples or per-patch"
     elif recipe.both_seen not in get_args(BothSeen):
-        wrong = "both_seen is masked or whole"
+        wrong = "both_seen (--both-seen) is masked or whole"
     if wrong:
         raise OurMistake(f"The recipe cannot be trained: {wrong}.")
 
@@ -342,7 +343,7 @@ def simulated_batches(recipe: Recipe) -> Iterator[Iterator[Batch]]:
         while True:
             try:
                 yield ours.recv()
-            except (EOFError, ConnectionResetError) as error:
+            except (EOFError, OSError) as error:  # between two batches, in the middle of one
                 child.join()
                 raise FedprintError(
                     f"The process that simulates windows has ended (status {child.exitcode}).",

@@ -118,15 +118,16 @@ def make(folder: Path) -> Page:
 
 
 def _outdated(one: Measurement) -> list[str]:
-    """Words for figures of a warm start that this package has replaced."""
+    """Words for figures of a warm start that this package has replaced, by its rows."""
     lines = []
     for preset, earlier in EARLIER_WARM_STARTS.items():
-        for digest in sorted(earlier & set(one.weights.values())):
-            lines += [
-                f"**Measured with an earlier warm start of `{preset}`** ({digest[:12]}), "
-                "which this package has replaced; the packaged one's figures differ.",
-                "",
-            ]
+        for row, digest in one.weights.items():
+            if digest in earlier:
+                lines += [
+                    f"**`{row}` is an earlier warm start of `{preset}` here** ({digest[:12]}), "
+                    "which this package has replaced; the packaged one's figures differ.",
+                    "",
+                ]
     return lines
 
 

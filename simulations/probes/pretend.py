@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from shared_model.errors import OurMistake
-from simulations.fresh_patients import FOLDS, draw
+from simulations.fresh_patients import CLASSES, FOLDS, NUMBERS, draw
 from simulations.probes.task import Task
 
 SENSORS = ("both", "ecg", "ppg")
@@ -24,14 +24,15 @@ def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -
     Raises:
         OurMistake: no such task.
     """
-    fresh = draw(patients, seed)
-    wanted = list(fresh.truths if only is None else only)
+    known = (*CLASSES, *NUMBERS)
+    wanted = list(dict.fromkeys(known if only is None else only))
     for name in wanted:
-        if name not in fresh.truths:
+        if name not in known:
             raise OurMistake(
                 f"There is no task {name!r} on pretend patients.",
-                do=f"There are: {', '.join(fresh.truths)}.",
+                do=f"There are: {', '.join(known)}.",
             )
+    fresh = draw(patients, seed)
     signals: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     paired = np.asarray(fresh.valid.any(axis=2)).min(axis=1)
     tasks = []

@@ -179,16 +179,22 @@ class _Seen:
     """What encoders made of windows; kept where another task has the very same ones."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = Counter(id(task.signal) for task in tasks)
-        self._kept: dict[tuple[Encode, int, str], np.ndarray] = {}
+        self._tasks = Counter(self._windows_of(task) for task in tasks)
+        self._kept: dict[tuple[Encode, tuple[int, int], str], np.ndarray] = {}
+
+    @staticmethod
+    def _windows_of(task: Task) -> tuple[int, int]:
+        """Which arrays; the tasks keep them alive."""
+        return id(task.signal), id(task.valid)
 
     def by(self, encode: Encode, task: Task, sensors: str) -> np.ndarray:
         """Features (window, feature) of the task's windows."""
-        key = (encode, id(task.signal), sensors)
+        windows = self._windows_of(task)
+        key = (encode, windows, sensors)
         made = self._kept.get(key)
         if made is None:
             made = encode(*task.windows(sensors))
-            if self._tasks[id(task.signal)] > 1:
+            if self._tasks[windows] > 1:
                 self._kept[key] = made
         return made
 

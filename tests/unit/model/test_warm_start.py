@@ -238,7 +238,7 @@ def test_equal_recipes_make_equal_weights_whatever_was_drawn_before() -> None:
     assert made[0] == made[1]
 
 
-def test_a_simulating_process_that_ends_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulating_process_that_ends_is_told_in_words() -> None:
     """It was told as "interrupted", for click takes an EOFError for the user's."""
     from simulations import pretrain
 
@@ -249,12 +249,33 @@ def test_a_simulating_process_that_ends_is_told_in_words(monkeypatch: pytest.Mon
             next(batches)
 
 
+def test_one_that_is_killed_in_the_middle_of_a_batch_too() -> None:
+    """A batch is larger than a pipe: who makes it mostly waits in the middle of one."""
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    from simulations import pretrain
+
+    recipe = pretrain.Recipe(steps=3, seed=5, batch=64)
+    with pretrain.simulated_batches(recipe) as batches:
+        next(batches)
+        (child,) = multiprocessing.active_children()
+        pipe = batches.gi_frame.f_locals["ours"]  # type: ignore[attr-defined]
+        assert wait([pipe], timeout=120)  # the next batch has begun to arrive
+        child.kill()
+        with pytest.raises(FedprintError, match=r"has ended \(status -9\)"):
+            next(batches)
+
+
 def test_labels_may_look_at_whole_windows_of_both_sensors() -> None:
     """As a fingerprint is made of them; what is reconstructed is the same."""
+    from dataclasses import replace
+
     import torch
 
     from shared_model.mae import PRESETS, build
     from simulations import pretrain
+    from simulations.pretrain_terms import same_person
 
     made = {}
     for both_seen in ("masked", "whole"):
@@ -282,6 +303,13 @@ def test_labels_may_look_at_whole_windows_of_both_sensors() -> None:
             use = [one.any(-1).any(-1) for one in _views(torch.from_numpy(valid))]
             by_hand = sum(float(heads(k, views[k], truth, use[k]).detach()) for k in range(3))
             assert parts[2] == pytest.approx(by_hand, rel=1e-4)
+            plain, _ = pretrain._step_loss(
+                model, heads, None, batch, replace(recipe, person_weight=0.0),
+                np.random.default_rng(1),
+            )  # fmt: skip
+            person = torch.arange(8) // 2
+            told = [float(same_person(views[k], person, use[k]).detach()) for k in range(3)]
+            assert float((loss - plain).detach()) == pytest.approx(0.1 * np.mean(told), rel=1e-3)
         made[both_seen] = (float(loss.detach()), *parts)
     assert made["masked"][1:3] == pytest.approx(made["whole"][1:3], rel=1e-6)
     assert made["masked"][3] != pytest.approx(made["whole"][3], rel=1e-5)
@@ -295,3 +323,17 @@ def _views(valid: Tensor) -> list[Tensor]:
     ecg[:, 1] = False
     ppg[:, 0] = False
     return [valid, ecg, ppg]
+
+
+def test_the_command_takes_both_seen_and_refuses_another_word(tmp_path: Path) -> None:
+    from simulations.cli import app
+
+    plain = ["warm-start", str(tmp_path), "--steps", "1", "--batch", "4", "--threads", "1"]
+    shown = CliRunner().invoke(app, [*plain, "--both-seen", "whole", "--json"])
+    assert shown.exit_code == 0, shown.output
+    manifest = json.loads(shown.stdout)
+    assert manifest["recipe"]["both_seen"] == "whole"
+    assert "--both-seen whole" in manifest["made_by"]
+    wrong = CliRunner().invoke(app, [*plain, "--both-seen", "some"])
+    assert isinstance(wrong.exception, OurMistake)
+    assert "--both-seen" in wrong.exception.message

@@ -29,6 +29,8 @@ def test_tasks_are_of_patients_with_both_sensors_and_the_same_each_time() -> Non
         assert np.isfinite(one.truth).all()
         assert one.patients == len(one.truth) <= 80
     assert pretend_tasks(80, 4, ["heart rate"])[0].signal.tobytes() != rate.signal.tobytes()
+    twice = pretend_tasks(80, 3, ["age", "age"])
+    assert [one.name for one in twice] == ["age"]
     with pytest.raises(OurMistake, match="no task 'identity'"):
         pretend_tasks(80, 3, ["identity"])
 
@@ -44,6 +46,7 @@ def test_the_command_says_that_nobody_is_real_and_counts_no_bar(tmp_path: Path) 
     assert "bar" not in shown.output
     document = json.loads((tmp_path / "found" / "probe.json").read_text())
     assert document["bars"] == {}
+    assert "80 SIMULATED patients" in document["data"]
     assert {cell["sensors"] for cell in document["cells"]} == set(SENSORS)
     assert {one["sensors"] for one in document["single_sensor"]} == {"ecg", "ppg"}
     found = measurement.read(tmp_path / "found" / "measured-probe.json")
@@ -53,7 +56,8 @@ def test_the_command_says_that_nobody_is_real_and_counts_no_bar(tmp_path: Path) 
     assert "heart rate, ECG only: mean absolute error" in page.text
     assert "above random-init on" not in page.text
     assert "local-only, DP: not measured" not in page.text
-    assert any(name.endswith("skill.svg") for name in page.figures)
+    (figure,) = [data for name, data in page.figures.items() if name.endswith("skill.svg")]
+    assert b"80 SIMULATED patients" in figure
 
 
 @pytest.mark.parametrize("more", [["--data", "x"], ["--unseen-by", "x"]])

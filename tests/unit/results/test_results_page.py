@@ -128,7 +128,13 @@ def test_figures_of_a_warm_start_that_was_replaced_say_so(tmp_path: Path) -> Non
         measurement.write(tmp_path / "results" / "measured-bench-dp-step.json", made)
         page = results_page.make(tmp_path / "results").text
         assert ("which this package has replaced" in page) == said
-        assert ("earlier warm start of `small`" in page) == said
+        assert ("`warm-start:small` is an earlier warm start of `small`" in page) == said
+    both = {"warm-start:small": now, "before": earlier}
+    made = bench(1.2).model_copy(update={"weights": both})
+    measurement.write(tmp_path / "results" / "measured-bench-dp-step.json", made)
+    page = results_page.make(tmp_path / "results").text
+    assert "`before` is an earlier warm start of `small`" in page
+    assert "`warm-start:small` is" not in page
 
 
 def test_quick_sizes_answer_no_bar(tmp_path: Path) -> None:

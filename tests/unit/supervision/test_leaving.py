@@ -164,3 +164,12 @@ def test_a_supernode_that_is_wanted_again_is_not_told_to_leave_any_more(home: No
         loop._do(supervisor.Stay("SuperNode"))
         assert not rest.leave_mark(home).exists()
         loop._do(supervisor.Stay("SuperNode"))  # nothing had told it to
+
+
+def test_a_full_disk_at_the_mark_ends_no_node(home: NodeHome) -> None:
+    place = Place(home, "127.0.0.1:1", home.root, home.root, lambda _: 1, lambda _: None)
+    mark = rest.leave_mark(home)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.symlink_to("/dev/full")
+    with Family() as family:
+        Loop(place, settings_of(home), family, lambda _: None)._do(supervisor.Leave("SuperNode"))

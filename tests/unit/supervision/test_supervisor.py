@@ -200,7 +200,8 @@ def test_a_supernode_that_stayed_is_told_to_leave_at_the_next_rest() -> None:
 
 def test_ends_with_status_0_do_not_make_a_loop_without_pause() -> None:
     """The free pass is for one that was told to leave: not after a training that was asked to end
-    (its port was taken), nor with a cause, at rest either."""
+    (its port was taken), nor with a cause, nor
+    at rest while a round is unfinished."""
 
     def starts(*before: Event, cause: Cause = "", rest: Rest = "", unfinished: bool = False) -> int:
         state, _ = through(running(), *before)
@@ -216,6 +217,7 @@ def test_ends_with_status_0_do_not_make_a_loop_without_pause() -> None:
     assert starts() <= 7
     assert starts(Replace(9.0, "training"), Ended(9.5, "training", 0)) <= 7
     assert starts(rest="paused", unfinished=True, cause="refused") <= 7
+    assert starts(rest="paused", unfinished=True) <= 7
     state, _ = through(
         running(), Looked(1.0, "paused"), Ended(2.0, "training", 0), Looked(2.1),
         Ended(2.5, "SuperNode", 0, "refused"),
