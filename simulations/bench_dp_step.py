@@ -38,7 +38,7 @@ from shared_model.config import (
 )
 from shared_model.errors import OurMistake
 from shared_model.noise import NoiseSource, NonPrivateForTests, SystemNoise
-from simulations.bench_noise import one_thread
+from simulations.torch_threads import torch_threads
 
 PLAN = PrivacyPlan(sample_rate=1.0, noise_multiplier=1.1, clipping_norm=0.5, steps=1)
 CHUNK = 16
@@ -202,7 +202,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
         for ending, trainable in _TRAINED.items()
     }
     found: dict[str, float] = {}
-    with one_thread():
+    with torch_threads(1):
         peaks = {side: _in_a_child(side, list(cases.values()), tell) for side in SIDES}
         for place, (ending, case) in enumerate(cases.items()):
             tell(f"{case.preset}, {case.trainable}: do ours and Opacus' hooks agree?")

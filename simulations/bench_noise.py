@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +18,7 @@ from shared_model import privacy
 from shared_model.config import PrivacyPlan
 from shared_model.noise import SystemNoise
 from simulations.noise_laws import gaussian_p_values, integer_p_value
+from simulations.torch_threads import torch_threads
 
 PLAN = PrivacyPlan(sample_rate=0.1, noise_multiplier=1.1, clipping_norm=0.5, steps=1)
 DECLARED_PATIENTS = 2000
@@ -47,7 +47,7 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
 
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
     """All figures, at these sizes."""
-    with one_thread():
+    with torch_threads(1):
         return _speed(sizes, tell) | _laws(sizes.sample, tell)
 
 
@@ -93,14 +93,3 @@ def _laws(count: int, tell: Callable[[str], None]) -> dict[str, float]:
     tell("the law of small integers")
     found["integer_pmf_p"] = integer_p_value(noise.discrete_gaussian(count, SMALL), SMALL)
     return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

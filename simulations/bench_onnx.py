@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shared_model import mae, warm_start
+from simulations.torch_threads import torch_threads
 
 
 def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
@@ -35,8 +36,6 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
     mae.load_weights(model, weights)
     path = onnx_export.FingerprintPath(model).eval()
     sessions = [onnx_export.session(data) for data in (made.float32, made.int8)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def in_torch(signal: np.ndarray, valid: np.ndarray) -> None:
         with torch.inference_mode():
@@ -47,13 +46,11 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
         *(lambda s, v, one=one: onnx_export.run(one, s, v) for one in sessions),
     ]
     ratios, repeats = {}, 5 if quick else 40
-    try:
+    with torch_threads(1):
         for batch in (1, 32):
             tell(f"{repeats} times {batch} windows: torch, ONNX float32, ONNX int8")
             times = _interleaved(runs, batch, repeats)
             ratios[batch] = (times[0] / times[2], times[1] / times[2])
-    finally:
-        torch.set_num_threads(before)
     return {
         "size_bytes_int8": len(made.int8),
         "cosine_min": min(one["min"] for one in found.values()),

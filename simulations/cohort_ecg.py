@@ -16,14 +16,12 @@ from simulations.cohort_render import (
     Waves,
     backward,
     bursts,
-    butter_low,
     draw_waves,
     forward,
     frequencies,
-    noise_level,
-    one_pole_high,
     pick,
     spectral_noise,
+    through_device,
     unit,
 )
 from simulations.cohort_sites import F32, F64, LEADS, RHYTHMS, Acquisition
@@ -331,12 +329,15 @@ def record(
             x[rows] += noise * envelope[rows] * level(strength, 0.6)[rows, None].astype(np.float32)
     _jumps(rng, x, scale, fs_hz)
     spectrum += forward(x)
-    device = butter_low(frequency, np.minimum(acquisition.ecg_high_hz, 0.49 * fs_hz), 3)
-    coupling = one_pole_high(frequency, acquisition.ecg_low_hz)
-    spectrum *= device
-    spectrum *= coupling
-    told = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ecg"])
-    return backward(spectrum, samples), told
+    return through_device(
+        spectrum,
+        clean,
+        fs_hz,
+        low_hz=acquisition.ecg_low_hz,
+        high_hz=acquisition.ecg_high_hz,
+        order=3,
+        band_hz=BAND_HZ["ecg"],
+    )
 
 
 def _mains(

@@ -16,13 +16,11 @@ from simulations.cohort_render import (
     Waves,
     backward,
     bursts,
-    butter_low,
     draw_waves,
     forward,
     frequencies,
-    noise_level,
-    one_pole_high,
     spectral_noise,
+    through_device,
     unit,
 )
 from simulations.cohort_sites import F32, F64, PULSE_STYLES, Acquisition
@@ -218,12 +216,15 @@ def record(
         )
     _gain_steps(rng, x, fs_hz)
     spectrum += forward(x)
-    device = butter_low(frequency, np.minimum(acquisition.ppg_high_hz, 0.49 * fs_hz), 2)
-    coupling = one_pole_high(frequency, acquisition.ppg_low_hz)
-    spectrum *= device
-    spectrum *= coupling
-    told = noise_level(spectrum, forward(clean) * device * coupling, frequency, BAND_HZ["ppg"])
-    return backward(spectrum, samples), told
+    return through_device(
+        spectrum,
+        clean,
+        fs_hz,
+        low_hz=acquisition.ppg_low_hz,
+        high_hz=acquisition.ppg_high_hz,
+        order=2,
+        band_hz=BAND_HZ["ppg"],
+    )
 
 
 def _strides(rng: np.random.Generator, count: int, samples: int, fs_hz: float) -> F32:

@@ -132,6 +132,37 @@ def noise_level(
     return np.asarray(np.clip(np.log10(share), *NOISE_LEVELS), dtype=np.float64)
 
 
+def through_device(
+    spectrum: NDArray[np.complex64],
+    clean: F32,
+    fs_hz: float,
+    *,
+    low_hz: F64,
+    high_hz: F64,
+    order: int,
+    band_hz: tuple[float, float],
+) -> tuple[F32, F64]:
+    """What a device's filters leave of a signal with all its noise.
+
+    Args:
+        spectrum: of that signal (series, frequency); filtered in place.
+        clean: the signal without noise (series, sample).
+        low_hz, high_hz: corners (series,); the upper one below Nyquist's frequency at most.
+        band_hz: what windows keep, see `noise_level`.
+
+    Returns:
+        The recording (series, sample), and its noise level (series,).
+    """
+    samples = clean.shape[1]
+    frequency = frequencies(samples, fs_hz)
+    device = butter_low(frequency, np.minimum(high_hz, 0.49 * fs_hz), order)
+    coupling = one_pole_high(frequency, low_hz)
+    spectrum *= device
+    spectrum *= coupling
+    level = noise_level(spectrum, forward(clean) * device * coupling, frequency, band_hz)
+    return backward(spectrum, samples), level
+
+
 def bursts(
     rng: np.random.Generator,
     series: int,

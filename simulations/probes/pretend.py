@@ -39,9 +39,10 @@ def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -
     for name in wanted:
         kept = np.flatnonzero(paired & np.isfinite(fresh.truths[name]))
         index = np.arange(len(kept))
-        signal, valid = signals.setdefault(
-            kept.tobytes(), (fresh.signal[kept], fresh.valid[kept])
-        )  # the same arrays for the same patients: encoded once
+        key = kept.tobytes()
+        if key not in signals:
+            signals[key] = fresh.signal[kept], fresh.valid[kept]
+        signal, valid = signals[key]  # the same arrays for the same patients: encoded once
         made = Task(
             name=name,
             kind=fresh.kinds[name],

@@ -189,10 +189,9 @@ def test_training_with_the_person_term_makes_persons_easier_to_tell_apart() -> N
     from simulations.cohort import draw_windows
     from simulations.pretrain import Recipe, train
     from simulations.pretrain_terms import same_person
+    from simulations.torch_threads import torch_threads
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         signal, valid, labels = draw_windows(np.random.default_rng(9), 24, windows_per_patient=2)
         begun = warm_start.load("tiny")[1]
         lost = {}
@@ -206,8 +205,6 @@ def test_training_with_the_person_term_makes_persons_easier_to_tell_apart() -> N
             seen = torch.from_numpy(np.asarray(fingerprints(model, signal, valid))).float()
             person = torch.from_numpy(labels["patient"])
             lost[weight] = float(same_person(seen, person, torch.ones(24, dtype=torch.bool)))
-    finally:
-        torch.set_num_threads(threads)
     assert lost[1.0] < lost[0.0]
 
 

@@ -200,8 +200,7 @@ def test_a_supernode_that_stayed_is_told_to_leave_at_the_next_rest() -> None:
 
 def test_ends_with_status_0_do_not_make_a_loop_without_pause() -> None:
     """The free pass is for one that was told to leave: not after a training that was asked to end
-    (its port was taken), nor with a cause, nor
-    at rest while a round is unfinished."""
+    (its port was taken), nor with a cause, nor at rest while a round is unfinished."""
 
     def starts(*before: Event, cause: Cause = "", rest: Rest = "", unfinished: bool = False) -> int:
         state, _ = through(running(), *before)
