@@ -33,8 +33,10 @@ from client.egress import Mark
 
 pytestmark = [pytest.mark.deployed, pytest.mark.timeout(1800)]
 
-CUT_BYTES = 170_000
-MOST = 1.25
+CUT_BYTES = 690_000
+MOST = 1.15
+"""Of a submission's bytes. Two pieces of 32 may be lost with the line; the rest is headers, a tenth
+of a submission of the head alone (346 kB), which is why all parameters are trained here."""
 TICKS_S = {"alpha": 9.0, "beta": 4.0, "gamma": 0.2}
 
 
@@ -88,8 +90,8 @@ def test_long_outages_lose_nobody_either(tmp_path: Path, outage_s: float) -> Non
 
 
 def test_an_upload_that_is_cut_in_the_middle_goes_on_where_it_was(played: Played) -> None:
-    """All that went up beta's line, handshakes, request headers and the other trips included, is
-    under 1.25 submissions; the aim was 1.15. From the beginning again it would be 1.5."""
+    """All that went up beta's line, handshakes and request headers included, is under 1.15
+    submissions. From the beginning again it would be 1.5."""
     (submission,) = [one for one in played.far.sent("beta") if one.kind == "train-reply"]
     assert 0.4 * submission.body_bytes < CUT_BYTES < 0.6 * submission.body_bytes
     assert submission.body_bytes < played.up_bytes < MOST * submission.body_bytes

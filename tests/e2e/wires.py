@@ -6,10 +6,12 @@ with Wire("127.0.0.1", port) as wire:       # wire.port: where to connect instea
     wire.mend()
     wire.cut_after(up=200_000)              # cut by itself after so many more bytes upwards
     wire.up, wire.down                      # bytes carried to the target, and back
+    wire.up_until(time.time())              # those carried to the target before then
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import selectors
@@ -63,6 +65,7 @@ class Wire:
         self.target = (host, port)
         self.delay_s = delay_s
         self.up = self.down = 0
+        self._ups: list[tuple[float, int]] = []
         self.cuts = 0
         self.connections = 0
         self._state = "whole"
@@ -113,6 +116,11 @@ class Wire:
         """Cut by itself once so many more bytes went up."""
         with self._lock:
             self._left_up = up
+
+    def up_until(self, at_s: float) -> int:
+        """Bytes carried to the target before then (seconds since 1970, as a node's logs tell)."""
+        before = bisect.bisect_left(self._ups, at_s, key=lambda one: one[0])
+        return self._ups[before - 1][1] if before else 0
 
     @property
     def is_whole(self) -> bool:
@@ -204,6 +212,7 @@ class Wire:
             self.down += count
             return
         self.up += count
+        self._ups.append((time.time(), self.up))
         with self._lock:
             if self._left_up is None:
                 return
