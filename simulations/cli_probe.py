@@ -63,6 +63,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Random-init networks averaged.")
         ] = 3,
         draws: Annotated[int, typer.Option(min=20, help="Bootstrap samples of patients.")] = 500,
+        repeats: Annotated[
+            int, typer.Option(min=1, help="Partitions of patients into folds, averaged.")
+        ] = 5,
         seed: Annotated[
             int, typer.Option(help="Seed of folds, bootstrap and pretend patients.")
         ] = 0,
@@ -77,8 +80,9 @@ def register(app: typer.Typer) -> None:
         and of each alone. No bar counts there.
 
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
-        to random-init and to hand-made features are paired over the same bootstrap samples. Absent
-        folders are named. measured-probe.json is probe.json with what made it, for results.
+        to random-init and to hand-made features are paired over the same folds and bootstrap
+        samples; a figure is the mean over several partitions into folds. Absent folders are named.
+        measured-probe.json is probe.json with what made it, for results.
         A model that was trained on recordings here is probed with --unseen-by its run.
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
@@ -99,6 +103,7 @@ def register(app: typer.Typer) -> None:
             only=task,
             random_seeds=random_seeds,
             draws=draws,
+            repeats=repeats,
             seed=seed,
         )
         digests = words.pop("digests")
@@ -107,6 +112,7 @@ def register(app: typer.Typer) -> None:
             "release": words,
             "seed": seed,
             "draws": draws,
+            "repeats": repeats,
             **table.as_dict(),
             "bars": summary(table) if pretend is None else {},
         }
@@ -125,7 +131,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             terminal.print_json(document)
         else:
-            _print(table, words)
+            _print(table, words, repeats)
 
 
 def measure(
@@ -139,6 +145,7 @@ def measure(
     only: list[str] | None,
     random_seeds: int,
     draws: int,
+    repeats: int,
     seed: int,
 ) -> tuple[ProbeTable, dict[str, Any]]:
     """Load the rows and the tasks, run the table with a progress bar on stderr."""
@@ -194,6 +201,7 @@ def measure(
             rows,
             seed=seed,
             draws=draws,
+            repeats=repeats,
             skipped=skipped,
             on_done=lambda what: progress.update(bar, advance=1, description=what),
         )
@@ -234,7 +242,7 @@ def _rows(
     return rows, opened.words
 
 
-def _print(table: ProbeTable, words: dict[str, Any]) -> None:
+def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
     from simulations.probes.unseen import unseen_words
 
@@ -259,8 +267,8 @@ def _print(table: ProbeTable, words: dict[str, Any]) -> None:
         above += "+" if cell.over_hand_made is not None and cell.over_hand_made.low > 0 else ""
         line[cell.row] = _two_lines(cell.estimate) + above
     terminal.show(
-        "95 % intervals over patients; paired gain wholly above zero: * over random-init, "
-        "+ over hand-made",
+        f"95 % intervals over patients, mean over {repeats} partition(s) into folds; paired "
+        "gain wholly above zero: * over random-init, + over hand-made",
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )

@@ -69,9 +69,12 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         rows.append(row)
     text = table(["task, sensors, metric", "patients", *shown], rows)
     absent = [name for name in names if name not in measured]
+    repeats = figures.get("repeats", 1)
+    partitions = "one partition" if repeats == 1 else f"the mean over {repeats} partitions"
     text += [
         "",
         "Paired difference wholly above zero: * over random-init, + over hand-made features.",
+        f"A figure is {partitions} of patients into folds.",
     ]
     text += [f"- {line}" for line in unseen_words(figures.get("release", {}))]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]

@@ -28,6 +28,8 @@ from simulations.probes.rows import HAND_MADE, RANDOM, Encode, Row
 from simulations.probes.tasks import Task
 
 DRAWS = 500
+REPEATS = 5
+"""Partitions into folds; with the patients of one task, which partition it was decided bars."""
 METRICS = {
     "mae": "mean absolute error",
     "auroc": "AUROC",
@@ -115,10 +117,17 @@ def run_table(
     *,
     seed: int,
     draws: int = DRAWS,
+    repeats: int = REPEATS,
     skipped: dict[str, str] | None = None,
     on_done: Callable[[str], None] | None = None,
 ) -> ProbeTable:
-    """Measure every row on every task; `rows` must hold random-init for the differences."""
+    """Measure every row on every task; `rows` must hold random-init for the differences.
+
+    Args:
+        repeats: partitions of the patients into folds. A figure, and every bootstrap sample of it,
+            is the mean over them, each with its own predictions (Krstajic et al. 2014,
+            10.1186/1758-2946-6-10, "repeated V-fold cross-validation"); identity needs no fold.
+    """
     seen = _Seen(tasks)
     cells: list[Cell] = []
     losses: list[SensorLoss] = []
@@ -130,8 +139,11 @@ def run_table(
             measured: dict[str, Sampled] = {}
             for row in rows:
                 predictions = [
-                    _predict(task, seen.by(member, task, sensors), seed=seed)
+                    prediction
                     for member in row.members
+                    for prediction in _predictions(
+                        task, seen.by(member, task, sensors), seed=seed, repeats=repeats
+                    )
                 ]
                 values = [_value(p) for p in predictions]
                 samples = np.mean([bootstrap(p, counts) for p in predictions], axis=0)
@@ -199,13 +211,17 @@ class _Seen:
         return made
 
 
-def _predict(task: Task, features: np.ndarray, *, seed: int) -> Prediction:
+def _predictions(task: Task, features: np.ndarray, *, seed: int, repeats: int) -> list[Prediction]:
+    """One of each partition into folds; the only one where nothing is fitted."""
     features = task.pool(features)
     if task.kind == "verification":
-        return verification(features, task.group, task.session)
-    return out_of_fold(
-        features, task.truth, task.group, kind=task.kind, folds=task.folds, seed=seed
-    )
+        return [verification(features, task.group, task.session)]
+    return [
+        out_of_fold(
+            features, task.truth, task.group, kind=task.kind, folds=task.folds, seed=seed + repeat
+        )
+        for repeat in range(repeats)
+    ]
 
 
 def _value(prediction: Prediction) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shared_model.mae import PRESETS
+from simulations.probes import table as table_module
+from simulations.probes.evaluate import Prediction, verification
 from simulations.probes.rows import RANDOM, Row, random_init
-from simulations.probes.table import run_table
+from simulations.probes.table import Cell, run_table
 from simulations.probes.tasks import Task, load_tasks, share_of_af
 
 
@@ -41,10 +44,16 @@ def guesses(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(len(signal), 2))
 
 
+def noisy(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Features that hold half of the answer."""
+    rng = np.random.default_rng(2)
+    return signal[:, 0, :1] + rng.normal(size=(len(signal), 8))
+
+
 def test_row_that_knows_is_above_random_and_row_that_guesses_is_named() -> None:
     """The paired difference separates them, and the table says which is not above."""
     rows = [Row(RANDOM, (guesses,)), Row("knows", (knows,)), Row("guesses", (guesses,))]
-    table = run_table([pretend_task()], rows, seed=0, draws=100)
+    table = run_table([pretend_task()], rows, seed=0, draws=100, repeats=2)
     gain = {cell.row: cell.gain for cell in table.cells}
     assert gain[RANDOM] is None
     assert gain["knows"] is not None
@@ -52,6 +61,38 @@ def test_row_that_knows_is_above_random_and_row_that_guesses_is_named() -> None:
     assert [one["row"] for one in table.not_above()] == ["guesses"]
     assert table.overall["knows"].low > 0
     assert table.overall["guesses"].value == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_figure_is_the_mean_over_partitions_into_folds() -> None:
+    """Of the figure and of every bootstrap sample; one partition alone is one of those."""
+    rows = [Row(RANDOM, (guesses,)), Row("noisy", (noisy,))]
+
+    def measured(seed: int, repeats: int) -> tuple[Cell, float]:
+        table = run_table([pretend_task()], rows, seed=seed, draws=40, repeats=repeats)
+        (cell,) = [cell for cell in table.cells if cell.row == "noisy"]
+        assert cell.gain is not None
+        return cell, cell.gain.value
+
+    alone = [measured(seed, 1) for seed in (3, 4, 5)]
+    assert len({cell.estimate.value for cell, _ in alone}) == 3
+    mean, gain = measured(3, 3)
+    assert mean.estimate.value == pytest.approx(np.mean([one.estimate.value for one, _ in alone]))
+    assert gain == pytest.approx(np.mean([one for _, one in alone]))
+    assert mean.estimate.low < mean.estimate.value < mean.estimate.high
+
+
+def test_identity_has_no_folds_and_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fitted; more partitions change nothing, and cost nothing."""
+    calls: list[int] = []
+
+    def counted(features: np.ndarray, group: np.ndarray, session: np.ndarray) -> Prediction:
+        calls.append(len(features))
+        return verification(features, group, session)
+
+    monkeypatch.setattr(table_module, "verification", counted)
+    task = replace(pretend_task(), kind="verification")
+    run_table([task], [Row(RANDOM, (noisy,))], seed=0, draws=20, repeats=4)
+    assert len(calls) == len(task.sensors)
 
 
 def test_single_sensor_view_hides_the_other_sensor() -> None:

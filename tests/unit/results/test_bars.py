@@ -99,7 +99,7 @@ def test_differences_to_hand_made_features_and_losses_are_measured_pairwise() ->
         return signal[:, :, 5]
 
     rows = [Row(RANDOM, (guesses,)), Row(HAND_MADE, (guesses,)), Row("ours", (knows,))]
-    table = run_table([task], rows, seed=0, draws=60)
+    table = run_table([task], rows, seed=0, draws=60, repeats=2)
     by_row = {c.row: c for c in table.cells if c.sensors == "both"}
     ours, hand = by_row["ours"], by_row[HAND_MADE]
     assert ours.over_hand_made is not None
