@@ -247,7 +247,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.unseen import unseen_words
 
     pretend = words.get("pretend_patients")
-    whose = "" if pretend is None else f" · {pretend} SIMULATED patients, nobody's recordings"
+    whose = "" if pretend is None else f" · {pretend} SIMULATED patients drawn, nobody's recordings"
     terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}{whose}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")

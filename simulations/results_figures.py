@@ -79,7 +79,10 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
     axes.axvline(0, color="#999999", lw=0.6)
     axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
     drawn = figures.get("release", {}).get("pretend_patients")
-    whose = "" if drawn is None else f", {drawn} SIMULATED patients"
+    whose = ""
+    if drawn is not None:
+        most = max(cell["patients"] for cell in cells)
+        whose = f", {drawn} SIMULATED patients, {most} measured"
     axes.set_xlabel(f"skill (0: knows nothing, 1: perfect){whose}")
     figure.legend(loc="outside upper center", ncols=2 if max(map(len, rows)) < 30 else 1)
     return figure

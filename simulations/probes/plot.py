@@ -50,7 +50,8 @@ def plot_table(table: ProbeTable, path: Path, pretend: int | None = None) -> Non
     for k in range(len(lines) - 1):
         axes.axhline(k + 0.5, color="#dddddd", lw=0.6)
     axes.axvline(0, color="#999999", lw=0.8)
-    whose = "patients" if pretend is None else f"{pretend} SIMULATED patients"
+    measured = max((cell.patients for cell in table.cells), default=0)
+    whose = "patients" if pretend is None else f"{pretend} SIMULATED patients, {measured} measured"
     axes.set_xlabel(f"skill (0: knows nothing, 1: perfect), 95 % interval over {whose}")
     axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
