@@ -307,6 +307,8 @@ def _probe(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
         "fedprint-lab",
         "probe",
         str(demo.release),
+        "--repeats",
+        "1",
         "--data",
         str(data.absolute()),
         "--signer",

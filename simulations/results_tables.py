@@ -74,7 +74,7 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
     text += [
         "",
         "Paired difference wholly above zero: * over random-init, + over hand-made features.",
-        f"A figure is {partitions} of patients into folds.",
+        f"Figures are of {partitions} of patients into folds (identity is not fitted).",
     ]
     text += [f"- {line}" for line in unseen_words(figures.get("release", {}))]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]

@@ -3,7 +3,8 @@
 Protocol: that of PaPaGei (2410.20542, section 4), corrected: StandardScaler and the linear model
 are fitted on training patients only; the regularisation is chosen by an inner cross-validation that
 is grouped by patient too; every interval is a percentile bootstrap over patients of the pooled
-out-of-fold predictions; all rows share folds and bootstrap draws, so differences are paired.
+out-of-fold predictions; all rows share folds and bootstrap draws, so differences are paired. The
+table (`simulations.probes.table`) averages several partitions into folds.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from simulations.probes.tasks import Task
 
 DRAWS = 500
 REPEATS = 5
-"""Partitions into folds; with the patients of one task, which partition it was decided bars."""
+"""Partitions into folds; of few patients, which partition it is can decide a bar."""
 METRICS = {
     "mae": "mean absolute error",
     "auroc": "AUROC",
@@ -124,9 +124,10 @@ def run_table(
     """Measure every row on every task; `rows` must hold random-init for the differences.
 
     Args:
-        repeats: partitions of the patients into folds. A figure, and every bootstrap sample of it,
-            is the mean over them, each with its own predictions (Krstajic et al. 2014,
-            10.1186/1758-2946-6-10, "repeated V-fold cross-validation"); identity needs no fold.
+        repeats: partitions of the patients into folds (repeated nested cross-validation:
+            Krstajic et al. 2014, 10.1186/1758-2946-6-10). A figure is the mean over them, each with
+            its own predictions, and so is every bootstrap sample of it. Identity needs no fold.
+            Two seeds have no partition in common.
     """
     seen = _Seen(tasks)
     cells: list[Cell] = []
@@ -216,11 +217,10 @@ def _predictions(task: Task, features: np.ndarray, *, seed: int, repeats: int) -
     features = task.pool(features)
     if task.kind == "verification":
         return [verification(features, task.group, task.session)]
+    seeds = range(repeats * seed, repeats * (seed + 1))
     return [
-        out_of_fold(
-            features, task.truth, task.group, kind=task.kind, folds=task.folds, seed=seed + repeat
-        )
-        for repeat in range(repeats)
+        out_of_fold(features, task.truth, task.group, kind=task.kind, folds=task.folds, seed=one)
+        for one in seeds
     ]
 
 

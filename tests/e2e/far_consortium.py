@@ -212,27 +212,43 @@ def submission_of(far: Far, site: str) -> SentEntry:
     return found
 
 
-def play_with_outages(far: Far, stack: ExitStack, outage_s: float, cut_bytes: int) -> int:
+@dataclass(frozen=True)
+class CutUpload:
+    """A submission whose line was cut. Bytes up that line from hand-over to delivery, and to the
+    cut, by the times in the node's own log."""
+
+    body_bytes: int
+    up_bytes: int
+    before_cut_bytes: int
+
+
+def up_between(far: Far, site: str) -> int:
+    """Bytes up the site's line from its submission's hand-over to its delivery."""
+    submission, line = submission_of(far, site), far.wires[site]
+    assert submission.delivered_s is not None
+    return line.up_until(submission.delivered_s) - line.up_until(submission.handed_over_s)
+
+
+def play_with_outages(far: Far, stack: ExitStack, outage_s: float, cut_bytes: int) -> CutUpload:
     """One round that trains all parameters; the first site's line is silent in its training, the
     second's is cut when so many bytes of its submission went up, the third's silent between the
-    trips. Bytes up the second's line from hand-over to delivery, by the times in its own log: when
-    this process looks at a counter on a busy machine says nothing."""
+    trips."""
+    first, second, third = far.wires
+    line = far.wires[second]
+
+    def so_far() -> int:
+        if not handed_over(far, second):
+            return 0
+        return line.up - line.up_until(submission_of(far, second).handed_over_s)
+
+    line.cut_when(lambda: so_far() >= cut_bytes)
     coordinator = far.begin(stack, "spring", "--rounds", "1", "--trainable", "all")
     wait_for(lambda: far.told("sent: "), "the round is open")
-    first, second, third = far.wires
-    taken, line = far.taken(first), far.wires[second]
-
-    def cut() -> None:
-        wait_for(lambda: handed_over(far, second), "the submission that is to be cut")
-        went = line.up - line.up_until(submission_of(far, second).handed_over_s)
-        line.cut_after(up=max(1, cut_bytes - went))
-
-    armed = threading.Thread(target=cut)
+    taken = far.taken(first)
     training = threading.Thread(
         target=during,
         args=(lambda: far.taken(first) > taken, far.wires[first], outage_s, "silence"),
     )
-    armed.start()
     training.start()
     during(lambda: not line.is_whole, line, outage_s, "cut")
     wait_for(lambda: delivered(far, second), "the submission that was cut")
@@ -240,7 +256,10 @@ def play_with_outages(far: Far, stack: ExitStack, outage_s: float, cut_bytes: in
     during(lambda: far.told("agreeing"), far.wires[third], outage_s, "silence")
     wait_for(far.finished, "the run ends", outage_s + 300)
     assert coordinator.process.returncode == 0, coordinator.text()
-    armed.join()
     submission = submission_of(far, second)
+    assert line.cut_at is not None
     assert submission.delivered_s is not None
-    return line.up_until(submission.delivered_s) - line.up_until(submission.handed_over_s)
+    cut_s, cut_up = line.cut_at
+    assert submission.handed_over_s < cut_s < submission.delivered_s
+    before = cut_up - line.up_until(submission.handed_over_s)
+    return CutUpload(submission.body_bytes, up_between(far, second), before)

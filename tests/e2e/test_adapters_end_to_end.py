@@ -519,7 +519,7 @@ def test_the_onnx_export_of_the_release_agrees_with_it(trained, tmp_path, monkey
 def test_the_lab_probes_the_release_beside_its_warm_start(trained, data_root, tmp_path):
     """fedprint-lab probe, on a small real collection."""
     signer = trained.home("east").coordinator
-    few = ("--random-seeds", 1, "--draws", 20, "--task", "heart rate (PPG)")
+    few = ("--random-seeds", 1, "--draws", 20, "--repeats", 1, "--task", "heart rate (PPG)")
     done = run(
         lab_app, "probe", heart(trained), "--signer", signer, "--data", data_root, *few, "--json"
     )

@@ -4,7 +4,7 @@ with Wire("127.0.0.1", port) as wire:       # wire.port: where to connect instea
     wire.cut()                              # all connections end, new ones too
     wire.silence()                          # all connections stay, and nothing gets through
     wire.mend()
-    wire.cut_after(up=200_000)              # cut by itself after so many more bytes upwards
+    wire.cut_when(lambda: wire.up > 10**6)  # cut by itself: asked after each piece upwards
     wire.up, wire.down                      # bytes carried to the target, and back
     wire.up_until(time.time())              # those carried to the target before then
 """
@@ -69,7 +69,8 @@ class Wire:
         self.cuts = 0
         self.connections = 0
         self._state = "whole"
-        self._left_up: int | None = None
+        self.cut_at: tuple[float, int] | None = None
+        self._condition: Callable[[], bool] | None = None
         self._lock = threading.Lock()
         self._pairs: list[tuple[_Half, _Half]] = []
         self._listener = socket.create_server((bind, listen), backlog=64)
@@ -112,10 +113,12 @@ class Wire:
         with self._lock:
             self._state = "mended" if self._state == "silent" else "whole"
 
-    def cut_after(self, *, up: int) -> None:
-        """Cut by itself once so many more bytes went up."""
+    def cut_when(self, condition: Callable[[], bool]) -> None:
+        """Cut by itself once this holds. It is asked in the wire's own thread after each piece that
+        went up, before the next can: however slow the machine is, the moment is not missed.
+        `cut_at` then says when (seconds since 1970) and after how many bytes upwards."""
         with self._lock:
-            self._left_up = up
+            self._condition = condition
 
     def up_until(self, at_s: float) -> int:
         """Bytes carried to the target before then (seconds since 1970, as a node's logs tell)."""
@@ -214,12 +217,11 @@ class Wire:
         self.up += count
         self._ups.append((time.time(), self.up))
         with self._lock:
-            if self._left_up is None:
+            if self._condition is None or not self._condition():
                 return
-            self._left_up -= count
-            if self._left_up <= 0:
-                self._left_up, self._state = None, "cut"
-                self.cuts += 1
+            self._condition, self._state = None, "cut"
+            self.cut_at = self._ups[-1]
+            self.cuts += 1
 
     def _over(self, pair: tuple[_Half, _Half]) -> bool:
         if not any(half.ended and not half.waiting for half in pair):

@@ -38,7 +38,7 @@ def test_tasks_are_of_patients_with_both_sensors_and_the_same_each_time() -> Non
 def test_the_command_says_that_nobody_is_real_and_counts_no_bar(tmp_path: Path) -> None:
     command = [
         "probe", "warm-start:tiny", "--pretend", "80", "--task", "heart rate", "--random-seeds",
-        "1", "--draws", "20", "-o", str(tmp_path / "found"),
+        "1", "--draws", "20", "--repeats", "2", "-o", str(tmp_path / "found"),
     ]  # fmt: skip
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
@@ -53,6 +53,8 @@ def test_the_command_says_that_nobody_is_real_and_counts_no_bar(tmp_path: Path) 
     assert found.kind == "probe-pretend"
     page = results_page.make(tmp_path / "found")
     assert "80 simulated patients" in page.text
+    assert document["repeats"] == 2
+    assert "the mean over 2 partitions of patients into folds" in page.text
     assert "heart rate, ECG only: mean absolute error" in page.text
     assert "above random-init on" not in page.text
     assert "local-only, DP: not measured" not in page.text

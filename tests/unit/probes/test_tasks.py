@@ -10,9 +10,9 @@ import pytest
 
 from shared_model.mae import PRESETS
 from simulations.probes import table as table_module
-from simulations.probes.evaluate import Prediction, verification
+from simulations.probes.evaluate import Prediction, bootstrap_counts, interval, verification
 from simulations.probes.rows import RANDOM, Row, random_init
-from simulations.probes.table import Cell, run_table
+from simulations.probes.table import run_table
 from simulations.probes.tasks import Task, load_tasks, share_of_af
 
 
@@ -63,22 +63,29 @@ def test_row_that_knows_is_above_random_and_row_that_guesses_is_named() -> None:
     assert table.overall["guesses"].value == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_figure_is_the_mean_over_partitions_into_folds() -> None:
-    """Of the figure and of every bootstrap sample; one partition alone is one of those."""
+def test_a_figure_is_the_mean_over_partitions_into_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is every bootstrap sample of it, and of the difference to random-init. Two seeds have no
+    partition in common: seed 2 of three has the partitions 6, 7 and 8 of one."""
+    counts = bootstrap_counts(30, 40, np.random.default_rng(0))
+    monkeypatch.setattr(table_module, "bootstrap_counts", lambda *_: counts)
     rows = [Row(RANDOM, (guesses,)), Row("noisy", (noisy,))]
 
-    def measured(seed: int, repeats: int) -> tuple[Cell, float]:
-        table = run_table([pretend_task()], rows, seed=seed, draws=40, repeats=repeats)
-        (cell,) = [cell for cell in table.cells if cell.row == "noisy"]
-        assert cell.gain is not None
-        return cell, cell.gain.value
+    def measured(seed: int, repeats: int) -> list[tuple[float, np.ndarray]]:
+        found: list[tuple[float, np.ndarray]] = []
+        with monkeypatch.context() as spying:
+            spying.setattr(
+                table_module,
+                "interval",
+                lambda value, draws: (found.append((value, draws)), interval(value, draws))[1],
+            )
+            run_table([pretend_task()], rows, seed=seed, draws=40, repeats=repeats)
+        return found
 
-    alone = [measured(seed, 1) for seed in (3, 4, 5)]
-    assert len({cell.estimate.value for cell, _ in alone}) == 3
-    mean, gain = measured(3, 3)
-    assert mean.estimate.value == pytest.approx(np.mean([one.estimate.value for one, _ in alone]))
-    assert gain == pytest.approx(np.mean([one for _, one in alone]))
-    assert mean.estimate.low < mean.estimate.value < mean.estimate.high
+    alone = [measured(seed, 1) for seed in (6, 7, 8)]
+    assert len({one[0][0] for one in alone}) == 3
+    for place, (value, draws) in enumerate(measured(2, 3)):
+        assert value == pytest.approx(np.mean([one[place][0] for one in alone]))
+        np.testing.assert_allclose(draws, np.mean([one[place][1] for one in alone], axis=0))
 
 
 def test_identity_has_no_folds_and_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
