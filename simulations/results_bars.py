@@ -47,13 +47,22 @@ def _bench(
     return read
 
 
+def _whose(figures: dict[str, Any]) -> str:
+    """Which patients a probe's file is of."""
+    return (
+        "patients no run has read"
+        if figures.get("release", {}).get("unseen_by")
+        else "all patients"
+    )
+
+
 def _probe(key: str, words: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
     def read(figures: dict[str, Any]) -> Iterable[Found]:
         for row, said in figures["bars"].items():
             one = said[key]
             yield Found(
-                f"{row}: {words} on {one['by_interval']} of {one['tasks']} by interval, "
-                f"{one['by_point_estimate']} by point estimate",
+                f"{row}, {_whose(figures)}: {words} on {one['by_interval']} of {one['tasks']} by "
+                f"interval, {one['by_point_estimate']} by point estimate",
                 bool(one["reached"]),
             )
 
@@ -65,8 +74,8 @@ def _single(figures: dict[str, Any]) -> Iterable[Found]:
         one = said["single_sensor"]
         if one is not None:
             yield Found(
-                f"{row}: {100 * one['largest_relative_loss']:.1f} % ({one['task']}, "
-                f"{one['sensors']} only)",
+                f"{row}, {_whose(figures)}: {100 * one['largest_relative_loss']:.1f} % "
+                f"({one['task']}, {one['sensors']} only)",
                 bool(one["reached"]),
             )
 

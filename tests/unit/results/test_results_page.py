@@ -115,6 +115,23 @@ def test_answers_to_bars_are_computed(tmp_path: Path, value: float, answer: str)
     assert f"| <= 1.25 | {value:.3g} x | {answer} | measured-bench-dp-step.json |" in text
 
 
+def test_a_bar_of_probes_says_whose_patients_it_is_of(tmp_path: Path) -> None:
+    """All of the folders, or those alone that the runs of the models had not read."""
+    one = {"by_interval": 4, "by_point_estimate": 7, "tasks": 7, "reached": True}
+    said = {"above_random_init": one, "above_hand_made": one, "single_sensor": None}
+    probe = {
+        "cells": [cell("ours", 0.8)],
+        "skipped": {},
+        "single_sensor": [],
+        "bars": {"ours": said},
+    }
+    for seen, words in ((None, "all patients"), ({"runs": [], "left_out": {}}, "no run has read")):
+        figures = {**probe, "release": {"unseen_by": seen}}
+        measurement.write(tmp_path / "measured-probe.json", measured("probe", figures))
+        text = results_page.make(tmp_path).text
+        assert f"{words}: above hand-made features on 4 of 7 by interval" in text
+
+
 def test_figures_of_a_warm_start_that_was_replaced_say_so(tmp_path: Path) -> None:
     """By its digest, for nobody remembers which file was measured when; the packaged one says
     nothing."""
