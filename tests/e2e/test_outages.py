@@ -27,6 +27,7 @@ from far_consortium import (
     far_consortium,
     handed_over,
     play_with_outages,
+    submission_of,
     up_between,
 )
 from wires import Wire, why_no_namespaces
@@ -188,7 +189,7 @@ def test_a_small_round_completes_over_20_mbit_and_200_ms(tmp_path: Path) -> None
         took_s, up_bytes = time.monotonic() - there, up_between(far, "alpha")
         wait_for(far.finished, "the run ends")
         assert coordinator.process.returncode == 0, coordinator.text()
-        (submission,) = [one for one in far.sent("alpha") if one.kind == "train-reply"]
+        submission = submission_of(far, "alpha")
         record = far.record("small")
     assert [one.site for one in record.rounds[0].contributors] == list(SITES)
     print(

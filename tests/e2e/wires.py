@@ -64,7 +64,7 @@ class Wire:
     ) -> None:
         self.target = (host, port)
         self.delay_s = delay_s
-        self.up = self.down = 0
+        self.down = 0
         self._ups: list[tuple[float, int]] = []
         self.cuts = 0
         self.connections = 0
@@ -119,6 +119,11 @@ class Wire:
         `cut_at` then says when (seconds since 1970) and after how many bytes upwards."""
         with self._lock:
             self._condition = condition
+
+    @property
+    def up(self) -> int:
+        """Bytes carried to the target."""
+        return self._ups[-1][1] if self._ups else 0
 
     def up_until(self, at_s: float) -> int:
         """Bytes carried to the target before then (seconds since 1970, as a node's logs tell)."""
@@ -214,8 +219,7 @@ class Wire:
         if not half.up:
             self.down += count
             return
-        self.up += count
-        self._ups.append((time.time(), self.up))
+        self._ups.append((time.time(), self.up + count))
         with self._lock:
             if self._condition is None or not self._condition():
                 return
