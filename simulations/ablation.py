@@ -4,6 +4,7 @@
     preset = "tiny"
     seeds = [1, 2]
     steps = 400
+    begin_with = "warm-start"     # the packaged weights; without it, a model never trained
     [base]                        # fields of simulations.pretrain.Recipe (or of
                                   # simulations.designs.Design) that differ from their own
     [vary]                        # each value is one run a seed, everything else as in base
@@ -22,11 +23,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared_model import warm_start
 from shared_model import weights as weights_io
+from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular, write_atomic
 from shared_model.mae import PRESETS
@@ -40,6 +43,7 @@ from simulations.torch_threads import torch_threads
 
 BASE = "base"
 _LARGEST = 2**20
+_BEGUN = {"random": "from random weights", "warm-start": "from the packaged warm start"}
 _SCORES = 3
 """Of what a kept run holds: one with other scores is made again."""
 Value = float | int | str
@@ -48,7 +52,8 @@ _OF_DESIGN = {one.name for one in fields(Design)}
 
 
 class Ablation(BaseModel):
-    """What is varied. patients: fresh ones, on whom all are scored with the same seed."""
+    """What is varied. patients: fresh ones, on whom all are scored with the same seed; begin_with:
+    a model never trained, or the preset's packaged warm start, for what a next stage would gain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -58,6 +63,7 @@ class Ablation(BaseModel):
     steps: int = Field(400, ge=1, le=1_000_000)
     patients: int = Field(600, ge=80, le=100_000)
     threads: int = Field(1, ge=1, le=256)
+    begin_with: Literal["random", "warm-start"] = "random"
     base: dict[str, Value] = {}
     vary: dict[str, list[Value]] = {}
 
@@ -72,7 +78,14 @@ class Ablation(BaseModel):
             made = cls.model_validate(toml_of(path, "The ablation"))
         except ValidationError as error:
             raise OurMistake(f"The ablation {path} is wrong at {faults_of(error)[0]}.") from error
+        if made.begin_with == "warm-start":
+            warm_start.load(made.preset)
         for each in made.variants():
+            if made.design(each) != Design() and made.begin_with == "warm-start":
+                raise OurMistake(
+                    f"The packaged weights are of one design, and {each.words} is another.",
+                    do="Vary designs from models never trained: leave begin_with out.",
+                )
             made.design(each).config(PRESETS[made.preset])
             made.recipe(each, made.seeds[0])
         return made
@@ -179,7 +192,7 @@ def run(
             told(0)
             found[variant.words].append(_one(asked, variant, seed, out / "runs", told))
             told(asked.steps)
-        return figures_of(asked, found)
+        return figures_of(asked, found | _as_begun(asked))
     tell(f"{workers} at a time", 0, total)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_one, asked, *one, out / "runs") for one in each]
@@ -192,7 +205,16 @@ def run(
             raise
     for (variant, _), one in zip(each, waiting, strict=True):
         found[variant.words].append(one.result())
-    return figures_of(asked, found)
+    return figures_of(asked, found | _as_begun(asked))
+
+
+def _as_begun(asked: Ablation) -> dict[str, list[dict[str, Any]]]:
+    """A row of the weights that every run began with, the same for each seed."""
+    if asked.begin_with == "random":
+        return {}
+    config, begun, _ = warm_start.load(asked.preset)
+    with torch_threads(asked.threads):
+        return {"as begun, no step": [_scored(asked, config, begun, Design())] * len(asked.seeds)}
 
 
 def _one(
@@ -205,7 +227,10 @@ def _one(
     """Read a run's scores, or train it and write them."""
     recipe, design = asked.recipe(variant, seed), asked.design(variant)
     key = {"preset": asked.preset, "recipe": recipe.as_dict(), "design": design.as_dict(),
-           "patients": asked.patients, "threads": asked.threads, "scores": _SCORES}  # fmt: skip
+           "patients": asked.patients, "threads": asked.threads, "scores": _SCORES,
+           "begin_with": asked.begin_with}  # fmt: skip
+    if asked.begin_with == "warm-start":
+        key["begun"] = weights_io.digest(warm_start.load(asked.preset)[1])
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:24]}.json"
     if path.is_file():
@@ -226,7 +251,17 @@ def _trained(
     asked: Ablation, recipe: Recipe, design: Design, told: Callable[[int], None]
 ) -> dict[str, Any]:
     config = design.config(PRESETS[asked.preset])
-    trained, points = train(config, recipe, on_point=lambda point: told(point.step))
+    begun = warm_start.load(asked.preset)[1] if asked.begin_with == "warm-start" else None
+    trained, points = train(
+        config, recipe, start_from=begun, on_point=lambda point: told(point.step)
+    )
+    curve = [[point.step, point.masked, point.cross_modal] for point in points]
+    return {"curve": curve, **_scored(asked, config, trained, design)}
+
+
+def _scored(
+    asked: Ablation, config: ModelConfig, trained: weights_io.Weights, design: Design
+) -> dict[str, Any]:
     fresh, pairs = draw(asked.patients, 0), draw_pairs(asked.patients // 3, 0)
     fresh = replace(fresh, valid=regrouped(fresh.valid, design.patch_samples))
     pairs = replace(pairs, valid=regrouped(pairs.valid, design.patch_samples))
@@ -234,7 +269,6 @@ def _trained(
     return {
         "model": weights_io.digest(trained),
         "parameters": sum(int(value.size) for value in trained.values()),
-        "curve": [[point.step, point.masked, point.cross_modal] for point in points],
         "errors": scored.errors,
         "shifted": scored.shifted,
         "metrics": scored.metrics,
@@ -268,8 +302,9 @@ def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[
         "asked": asked.model_dump(mode="json"),
         "rows": rows,
         "in_words": [
-            f"Preset {asked.preset}, {asked.steps} steps a run; scored on {asked.patients} fresh "
-            "SIMULATED patients, the same for all. Intervals: 95 % over seeds (Student's t).",
+            f"Preset {asked.preset}, {asked.steps} steps a run {_BEGUN[asked.begin_with]}; scored "
+            f"on {asked.patients} fresh SIMULATED patients, the same for all. Intervals: 95 % over "
+            "seeds (Student's t).",
             "Tasks: AUROC (sinus rhythm, atrial fibrillation, hypertension) or mean absolute error "
             "(age, systolic pressure, heart rate). Skill: 0 knows nothing, 1 is perfect. Identity: "
             "AUROC of telling whether two windows are one patient's; no part of the skill.",

@@ -29,7 +29,6 @@ from shared_model.mae import (
     ECG,
     PPG,
     MaskedAutoencoder,
-    Views,
     build,
     load_weights,
     weights_of,
@@ -40,8 +39,10 @@ from simulations.cohort_sites import RHYTHMS
 from simulations.designs import regrouped
 from simulations.pretrain_terms import (
     Masking,
+    NegativeBank,
     SelfSimilarityHeads,
     Target,
+    contrast,
     draw_heads,
     draw_hidden,
     per_patch,
@@ -83,7 +84,9 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; weights, losses and sums are float32 in both."""
     contrast_weight: float = 0.0
-    """Of InfoNCE among a patient's own windows; needs `windows_per_patient` above 1."""
+    """Of InfoNCE among a patient's own windows; needs `windows_per_patient` above 1, or a bank."""
+    bank_size: int = 0
+    """Pretend strangers, drawn once, who are further negatives of `contrast_weight`."""
     windows_per_patient: int = 1
     """Windows in a row of one pretend patient; `batch` is a multiple."""
     person_weight: float = 0.0
@@ -135,8 +138,12 @@ def check(recipe: Recipe) -> None:
         wrong = "shares are in 0 ... 1, and beta2 is below 1"
     elif recipe.batch % recipe.windows_per_patient:
         wrong = "batch must be a multiple of windows_per_patient"
-    elif (recipe.contrast_weight or recipe.person_weight) and recipe.windows_per_patient < 2:
-        wrong = "contrast_weight and person_weight need windows_per_patient of 2 or more"
+    elif not 0 <= recipe.bank_size <= 65_536 or (recipe.bank_size and not recipe.contrast_weight):
+        wrong = "bank_size is 0 ... 65536, and needs contrast_weight above 0"
+    elif recipe.windows_per_patient < 2 and (
+        recipe.person_weight or (recipe.contrast_weight and not recipe.bank_size)
+    ):
+        wrong = "contrast_weight (without a bank) and person_weight need windows_per_patient >= 2"
     elif recipe.person_weight and recipe.batch < 2 * recipe.windows_per_patient:
         wrong = "person_weight needs at least two patients in a batch"
     elif recipe.precision not in {"float32", "bfloat16"}:
@@ -232,13 +239,17 @@ def train(
             betas=(0.9, recipe.beta2),
             weight_decay=recipe.weight_decay,
         )
+        bank = None
+        if recipe.bank_size:
+            bank = NegativeBank(recipe.bank_size, recipe.seed)
         sums = np.zeros(3)
         for step in range(recipe.steps):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
             loss, parts = _step_loss(
-                model, heads, alike, first if step == 0 else next(batches), recipe, masks
-            )
+                model, heads, alike, first if step == 0 else next(batches), recipe, masks,
+                bank,
+            )  # fmt: skip
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
@@ -262,6 +273,7 @@ def _step_loss(
     batch: Batch,
     recipe: Recipe,
     rng: np.random.Generator,
+    bank: NegativeBank | None = None,
 ) -> tuple[Tensor, np.ndarray]:
     signal, valid, labels = batch
     patches = fold(torch.from_numpy(signal))
@@ -275,6 +287,7 @@ def _step_loss(
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         views = model(patches, known, hidden)
         whole = model.fingerprint(patches, known) if recipe.both_seen == "whole" else None
+        strangers = None if bank is None else bank.fingerprints(model)
     views = views._replace(
         fingerprint=views.fingerprint.float(),
         predicted=(views.predicted[ECG].float(), views.predicted[PPG].float()),
@@ -298,7 +311,8 @@ def _step_loss(
         + recipe.auxiliary_weight * auxiliary
     )
     if recipe.contrast_weight:
-        loss = loss + recipe.contrast_weight * _contrast(views, patches, known, recipe)
+        apart = contrast(views, patches, known, recipe.windows_per_patient, strangers)
+        loss = loss + recipe.contrast_weight * apart
     if recipe.person_weight:
         person = torch.arange(len(signal)) // recipe.windows_per_patient
         told = [same_person(one, person, use) for one, use in seen]
@@ -308,22 +322,6 @@ def _step_loss(
         missed = [alike(k, one, right, has * use[:, None]) for k, (one, use) in enumerate(seen)]
         loss = loss + recipe.self_similarity_weight * torch.stack(missed).mean()
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])
-
-
-def _contrast(views: Views, patches: Tensor, known: Tensor, recipe: Recipe) -> Tensor:
-    """The contrast of `shared_model.losses`, windows of one pretend patient together."""
-    shape = (-1, recipe.windows_per_patient)
-
-    def split(one: Tensor) -> Tensor:
-        return one.unflatten(0, shape)  # type: ignore[no-untyped-call, no-any-return]
-
-    def pair(two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return split(two[ECG]), split(two[PPG])
-
-    grouped = Views(
-        split(views.fingerprint), pair(views.predicted), pair(views.places), pair(views.counted)
-    )
-    return losses.terms(grouped, split(patches), split(known)).contrast.mean()
 
 
 @contextmanager

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared_model import losses
 from shared_model.config import FINGERPRINT_SIZE, FS_HZ
-from shared_model.patches import draw_patch_masks
+from shared_model.mae import ECG, PPG, MaskedAutoencoder, Views
+from shared_model.patches import draw_patch_masks, fold
+from simulations.cohort import draw_windows
+from simulations.designs import regrouped
 
 Masking = Literal["complementary", "independent"]
 Target = Literal["samples", "per-patch"]
@@ -98,6 +102,83 @@ def same_person(fingerprint: Tensor, person: Tensor, use: Tensor) -> Tensor:
     lost = torch.logsumexp(alike, dim=1) - (alike * partner).sum(1) / partner.sum(1).clamp(min=1)
     has = partner.any(1).float()
     return (has * lost).sum() / has.sum().clamp(min=1.0)
+
+
+class NegativeBank:
+    """Fixed windows of pretend strangers, further negatives of the contrast inside a patient.
+
+    They depend on a seed and on nobody's data, so a loss with them stays a function of one patient,
+    the weights and public things.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        """Draw `size` strangers, a window each; those who lack a sensor are left out."""
+        signal, valid, _ = draw_windows(np.random.default_rng([seed, 2]), size)
+        kept = valid.any(-1).all(-1)
+        self._patches = fold(torch.from_numpy(signal[kept]))
+        self._valid = torch.from_numpy(regrouped(valid[kept], self._patches.shape[-1]))
+
+    @torch.no_grad()
+    def fingerprints(self, model: MaskedAutoencoder) -> tuple[Tensor, Tensor]:
+        """(stranger, 128) from ECG alone and from PPG alone, with today's weights, held still."""
+        alone = []
+        for channel in (ECG, PPG):
+            seen = torch.zeros_like(self._valid)
+            seen[:, channel] = self._valid[:, channel]
+            alone.append(model.fingerprint(self._patches, seen).float())
+        return alone[ECG], alone[PPG]
+
+
+def contrast(
+    views: Views,
+    patches: Tensor,
+    known: Tensor,
+    windows_per_patient: int,
+    strangers: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Mean over pretend patients of the contrast of `shared_model.losses`, the windows of one of
+    them together; with `strangers`, the fingerprints of a bank, `contrast_with_bank`."""
+    shape = (-1, windows_per_patient)
+
+    def split(one: Tensor) -> Tensor:
+        return one.unflatten(0, shape)  # type: ignore[no-untyped-call, no-any-return]
+
+    def pair(two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return split(two[ECG]), split(two[PPG])
+
+    grouped = Views(
+        split(views.fingerprint), pair(views.predicted), pair(views.places), pair(views.counted)
+    )
+    if strangers is None:
+        return losses.terms(grouped, split(patches), split(known)).contrast.mean()
+    ecg, ppg = grouped.fingerprint[..., -2, :], grouped.fingerprint[..., -1, :]
+    both = split(known).any(-1).all(-1).to(ecg.dtype)
+    return contrast_with_bank(ecg, ppg, both, strangers).mean()
+
+
+def contrast_with_bank(
+    ecg: Tensor, ppg: Tensor, both: Tensor, bank: tuple[Tensor, Tensor]
+) -> Tensor:
+    """InfoNCE (1807.03748) in the patient, as `shared_model.losses` has it, with the strangers of a
+    bank among the negatives.
+
+    Args:
+        ecg, ppg: (patient, segment, 128) unit norm.
+        both: (patient, segment), 1.0 where both modalities are there.
+        bank: fingerprints of `NegativeBank`, (stranger, 128) each.
+
+    Returns:
+        (patient,); 0 without a segment of both, and without a bank with fewer than two.
+    """
+    pair = both[..., :, None] * both[..., None, :]
+    own = ecg @ ppg.transpose(-1, -2) / losses.CONTRAST_TEMPERATURE + (pair - 1.0) * 1e4
+    right = torch.diagonal(own, dim1=-2, dim2=-1)
+    lost = torch.zeros_like(both)
+    for anchor, others, strangers in ((ecg, own, bank[PPG]), (ppg, own.mT, bank[ECG])):
+        further = anchor @ strangers.T / losses.CONTRAST_TEMPERATURE  # (patient, segment, stranger)
+        lost = lost + 0.5 * (torch.logsumexp(torch.cat([others, further], -1), -1) - right)
+    enough = (both.sum(-1) >= (1.0 if len(bank[ECG]) else 2.0)).to(ecg.dtype)
+    return enough * (both * lost).sum(-1) / both.sum(-1).clamp(min=1.0)
 
 
 def draw_heads(heads: nn.Module | None, generator: torch.Generator) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared_model import warm_start
 from shared_model.errors import OurMistake, Refused
 from shared_model.patches import draw_patch_masks
+from shared_model.weights import digest
 from simulations import ablation, gain
 from simulations.fresh_patients import Scores
 from simulations.gain import Run
@@ -138,7 +140,10 @@ def test_the_experiments_of_the_docs_are_read(name: str) -> None:
     assert Experiment.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").name
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation-contrast", "ablation-person"])
+@pytest.mark.parametrize(
+    "name",
+    [f"ablation{one}" for one in ("", "-contrast", "-design", "-person", "-whole")],
+)
 def test_the_ablations_of_the_docs_are_read(name: str) -> None:
     assert ablation.Ablation.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").vary
 
@@ -217,6 +222,8 @@ def test_only_the_named_field_differs_from_the_base(tmp_path: Path) -> None:
         ("batch = [0.5]", "type int"),
         ("steps = [5]", "no field"),
         ("contrast_weight = [0.1]", "windows_per_patient"),
+        ("bank_size = [8]", "needs contrast_weight"),
+        ("[base]\ncontrast_weight = 0.1\nbank_size = 8\n[vary]\nbank_size = [-1]", "bank_size is"),
         ("person_weight = [0.1]", "windows_per_patient"),
         ("person_weight = [-0.1]", "not below 0"),
         ("person_weight = [nan]", "finite number"),
@@ -262,6 +269,39 @@ def test_a_trained_variant_is_not_trained_again(
     cut.write_text(cut.read_text()[:50])
     assert ablation.run(asked, tmp_path, resume=True) == first
     assert trained == [64, 8, 8]
+
+
+def test_an_ablation_may_go_on_from_the_warm_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a next stage would gain: every run begins with it, and a row says what it was before."""
+    begun = warm_start.load("tiny")[1]
+    started: list[str] = []
+
+    def train(config, recipe, *, start_from, **_):  # type: ignore[no-untyped-def]
+        started.append(digest(start_from))
+        return {name: value * np.float32(0.9) for name, value in begun.items()}, []
+
+    def score(config, weights, *_):  # type: ignore[no-untyped-def]
+        return scores(0.3 if digest(weights) == digest(begun) else 0.2)
+
+    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "score", score)
+    monkeypatch.setattr(ablation, "identity", lambda *_: 0.5)
+    monkeypatch.setattr(ablation, "RECONSTRUCTION", {})
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'name = "a"\npatients = 80\nbegin_with = "warm-start"\n[vary]\nlearning_rate = [1e-3]\n'
+    )
+    figures = ablation.run(ablation.Ablation.from_toml(path), tmp_path / "out", resume=False)
+    assert started == [digest(begun)] * 4
+    rows = {row["variant"]: row for row in figures["rows"]}
+    assert list(rows) == ["base", "learning_rate = 0.001", "as begun, no step"]
+    assert rows["as begun, no step"]["minus base"]["value"] == pytest.approx(0.1)
+    assert "from the packaged warm start" in figures["in_words"][0]
+    path.write_text('name = "a"\nbegin_with = "warm-start"\n[vary]\ndecoder_blocks = [1]\n')
+    with pytest.raises(OurMistake, match="decoder_blocks = 1 is another"):
+        ablation.Ablation.from_toml(path)
 
 
 def test_the_screen_shows_every_score_of_every_variant(
