@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
         """
-        from simulations import measurement
+        from simulations import measurement, results_figures
         from simulations.probes.bars import summary
 
         if pretend is not None and (data is not None or unseen_by):
@@ -117,8 +117,6 @@ def register(app: typer.Typer) -> None:
             "bars": summary(table) if pretend is None else {},
         }
         if output is not None:
-            from simulations.probes.plot import plot_table
-
             measured = measurement.made_now(
                 "probe" if pretend is None else "probe-pretend",
                 document,
@@ -127,7 +125,8 @@ def register(app: typer.Typer) -> None:
             )
             write_atomic(output / "probe.json", json.dumps(document, indent=2).encode())
             measurement.write(output / "measured-probe.json", measured)
-            plot_table(table, output / "probe.png", pretend)
+            for picture in results_figures.draw(measured.kind, document, "png").values():
+                write_atomic(output / "probe.png", picture)
         if as_json:
             terminal.print_json(document)
         else:

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(kind: str, figures: dict[str, Any]) -> dict[str, bytes]:
-    """SVG by name; empty for a kind without a figure."""
+LEFT = -1.0
+"""Least skill on the axis: as far below knowing nothing as perfection is above."""
+
+
+def draw(kind: str, figures: dict[str, Any], form: str = "svg") -> dict[str, bytes]:
+    """Bytes in a format ("svg", "png", "pdf") by name; empty for a kind without a figure."""
     from simulations.lab.plots_style import rendered, style
 
     makers = {
@@ -28,7 +32,7 @@ def draw(kind: str, figures: dict[str, Any]) -> dict[str, bytes]:
         for name, make in makers.get(kind, {}).items():
             figure = make(figures)
             if figure is not None:
-                result[name] = rendered(figure, "svg")
+                result[name] = rendered(figure, form)
     return result
 
 
@@ -74,15 +78,20 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
             fmt=MARKERS[(k + again) % len(MARKERS)], color=COLOURS[k % len(COLOURS)], lw=0.7,
             ms=3.0, label=row,
         )  # fmt: skip
+        for cell, height in zip(found, at, strict=True):
+            if cell["skill"]["value"] < LEFT:
+                words = f" $\\leftarrow$ {cell['skill']['value']:.1f}"
+                axes.text(LEFT, height, words, color=COLOURS[k % len(COLOURS)], va="bottom")
     names = [task if sensors == "both" else f"{task}, {sensors}" for task, sensors in lines]
     axes.set_yticks(range(len(lines) - 1, -1, -1), names)
     axes.axvline(0, color="#999999", lw=0.6)
-    axes.set_xlim(left=max(-1.0, axes.get_xlim()[0]), right=1.0)
+    axes.set_xlim(left=max(LEFT, axes.get_xlim()[0]), right=1.0)
+    axes.locator_params(axis="x", nbins=5)
     drawn = figures.get("release", {}).get("pretend_patients")
     whose = ""
     if drawn is not None:
         most = max(cell["patients"] for cell in cells)
-        whose = f", {drawn} SIMULATED patients, {most} measured"
+        whose = f"\n{drawn} SIMULATED patients, {most} measured"
     axes.set_xlabel(f"skill (0: knows nothing, 1: perfect){whose}")
     figure.legend(loc="outside upper center", ncols=2 if max(map(len, rows)) < 30 else 1)
     return figure

@@ -227,3 +227,20 @@ def test_no_two_rows_of_the_skill_figure_look_alike_and_all_names_fit() -> None:
     assert len({(one.get_color(), one.get_marker()) for one in points}) == len(names)
     assert whole.x0 <= box.x0
     assert box.x1 <= whole.x1
+
+
+def test_a_skill_that_is_off_the_axis_is_said_in_figures() -> None:
+    """It was off the picture, with only the end of its interval in sight."""
+    far = {"value": -2.04, "low": -3.0, "high": -0.9}
+    near = {"value": -0.99, "low": -1.5, "high": -0.5}
+    cells = [
+        {"task": "age", "sensors": "ppg", "row": name, "skill": skill}
+        for name, skill in (("far", far), ("near", near))
+    ]
+    with style():
+        figure = results_figures._skill({"cells": cells})
+        assert figure is not None
+        (axes,) = figure.axes
+    (words,) = axes.texts
+    assert "-2.0" in words.get_text()
+    assert words.get_position() == (axes.get_xlim()[0], axes.containers[0].lines[0].get_ydata()[0])
