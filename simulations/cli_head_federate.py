@@ -77,8 +77,9 @@ def federate(
     """Train a head over several hospitals with differential privacy. LAB ONLY: no secure sum.
 
     The unit is the patient. Standardisation and directions are of simulated windows; temperature,
-    sets, band and distance come from a noisy histogram of other patients. Figures of held-out
-    patients have no noise: they go to report.json, which stays, unless the data are open.
+    sets, band, distance and the head's figures come from a noisy histogram of other patients.
+    Figures of held-out patients have no noise: they go to report.json, which stays, unless the data
+    are open.
 
     Example: fedprint-lab head federate vt -o heads/vt --epsilon 3 --mode distributed
     """
@@ -133,7 +134,8 @@ def federate(
             borders=borders, figures_public=figures_public, say=say,
         )  # fmt: skip
     write(output, made.head, made.report)
-    drawn = plots(output, made.head) if made.head.manifest.figures else []
+    own = made.head.manifest.figures_from == "patients"
+    drawn = plots(output, made.head) if made.head.manifest.figures and own else []
     _print(made.report, output, made.head.manifest.digest, drawn, as_json)
 
 
@@ -166,10 +168,11 @@ def _print(
         terminal.show("Spent, as a ledger would book it", spent, as_json=False)
     for line in report["words"]:
         terminal.out.print(line, highlight=False, markup=False)
-    if not report["figures_in_manifest"]:
+    if report["figures_from"] != "patients":
+        of = "come from the noisy histogram" if report["figures_in_manifest"] else "are none"
         terminal.out.print(
-            "The head has no figures: those above are of held-out patients, without noise, and "
-            "stay in report.json.",
+            f"The head's own figures {of}; those above are of held-out patients, without noise, "
+            "and stay in report.json.",
             highlight=False,
         )
     for plot in drawn:

@@ -6,7 +6,9 @@ A head abstains, in this order, where
 - there is no fingerprint of its sensors (the quality gate refused the window, or a sensor is
   missing or is there that it was not trained with),
 - the fingerprint lies farther from those it was trained on than nearly all of them (Mahalanobis),
-- more or less than one class is in its conformal set: it does not know.
+- more or less than one class is in its conformal set, or another class is more probable than the
+  one that is: it does not know. (Of a rare class the set may hold what is not probable: its few
+  patients promise nothing else. The set may say so; an answer may not.)
 """
 
 from __future__ import annotations
@@ -125,9 +127,10 @@ def _class(head: Head, scores: Numbers, distance: float) -> Answer:
     possible = tuple(name for name, share, least in pairs if share >= least)
     told = tuple(float(share) for share in probabilities)
     far = distance > manifest.distance.limit
-    sure = len(possible) == 1 and not far
+    most = manifest.classes[int(probabilities.argmax())]
+    sure = possible == (most,) and not far
     why = "" if sure else FAR if far else UNSURE
-    return Answer(possible[0] if sure else None, why, told, possible, distance=distance)
+    return Answer(most if sure else None, why, told, possible, distance=distance)
 
 
 def same_person(

@@ -108,6 +108,9 @@ def _facts(manifest: HeadManifest) -> Iterator[tuple[str, str]]:
         (
             f"{manifest.patients} patients, {manifest.items} items, {manifest.windows} windows; "
             f"{manifest.left_out} items left out (no fingerprint)"
+            if manifest.items
+            else f"{manifest.patients} patients, as the hospitals declare them; how many items and "
+            "windows they have is not stated"
         ),
     )
 
@@ -120,7 +123,13 @@ def _figures(manifest: HeadManifest) -> Iterator[str]:
         yield ""
     if not manifest.figures:
         return
-    yield "95 % intervals: bootstrap over patients."
+    if manifest.figures_from == "patients":
+        yield "95 % intervals: bootstrap over patients."
+    else:
+        yield (
+            "They come from a sum that has the noise of the privacy mechanism, and cost nothing "
+            "beyond it. 95 % intervals: that noise, and the chance of who the patients are."
+        )
     yield ""
     yield from _table(("figure", "value", "95 % interval"), [_row(f) for f in manifest.figures])
     yield "### By sex and by age"
@@ -159,7 +168,8 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
         whom = "the patients of each class" if sets.promise == "each class" else "all patients"
         yield (
             f"prediction sets that hold the truth for {sets.level:.0%} of {whom}: every class "
-            f"whose probability is at least: {least}; an answer is given where that is one class"
+            f"whose probability is at least: {least}; an answer is given where that is one class "
+            "and no other is more probable"
         )
         if 0.0 in sets.least:
             yield (

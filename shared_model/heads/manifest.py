@@ -253,6 +253,9 @@ class HeadManifest(_Strict):
     figures_public: Words
     """Who decided that figures of closed data, which have no noise, may be seen; "" if nobody."""
     groups: Annotated[tuple[Group, ...], Field(max_length=16)]
+    figures_from: Literal["patients", "noisy histogram"] = "patients"
+    """Whether figures and groups are of patients as they are, or of a sum with the mechanism's
+    noise; in the bytes only in the second case, so that heads of before are what they were."""
     regularisation: Positive
     temperature: Temperature | None
     sets: Sets | None
@@ -280,6 +283,8 @@ class HeadManifest(_Strict):
             raise ValueError("identity, and it alone, has a threshold")
         if self.sets is not None and len(self.sets.least) != len(self.classes):
             raise ValueError("every class has its least probability")
+        if self.figures_from != "patients" and self.privacy.mode == "without":
+            raise ValueError("a histogram has noise in a private training only")
         if not many and (self.temperature is not None or self.sets is not None):
             raise ValueError("only classes have a temperature or sets")
         return self
@@ -307,7 +312,9 @@ class HeadManifest(_Strict):
             *(() if sets is None else sets.curve),
             *(() if self.verification is None else self.verification.curve),
         )
-        named = (*self.figures, *self.class_counts, *(g for g in self.groups if g.figures))
+        named: tuple[BaseModel, ...] = self.class_counts
+        if self.figures_from == "patients":
+            named = (*named, *self.figures, *(g for g in self.groups if g.figures))
         return bool(curves or named) or any(value is not None for value in measured)
 
     @property
@@ -323,7 +330,10 @@ class HeadManifest(_Strict):
 
     def to_bytes(self) -> bytes:
         """Canonical bytes: what is signed and what lies in `head.json`."""
-        return canonical.encode(self.model_dump(mode="json"))
+        plain = self.model_dump(mode="json")
+        if self.figures_from == "patients":
+            del plain["figures_from"]
+        return canonical.encode(plain)
 
     @property
     def digest(self) -> str:

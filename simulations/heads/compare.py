@@ -53,7 +53,8 @@ def compare(
     """Train the asked head, the same without noise, and one of all patients at one place.
 
     The figures go into the head's manifest where its data are open or simulated, or where somebody
-    has decided that they may (`figures_public`); else they are in the report alone.
+    has decided that they may (`figures_public`); else they are in the report alone, and the
+    manifest has those of the noisy histogram.
 
     Raises:
         OurMistake: identity, of which nothing is trained; or see `settle`.
@@ -66,6 +67,10 @@ def compare(
         hospitals, model, space, ask, asked, borders=borders, on_round=_told(say, name, ask)
     )
     rows = [{"row": name, **_row(made.head, measured_on, asked)}]
+    own = made.head.manifest
+    if own.figures and own.figures_from != "patients":
+        told = {one.name: one.model_dump() for one in own.figures}
+        rows.append({"row": f"{name}: as the card has it, {own.figures_of}", **told})
     if ask.mode != "none":
         free = replace(ask, mode="none")
         say(words_of(free))
@@ -86,6 +91,7 @@ def compare(
         "hospitals": [one.model_dump() for one in privacy.spent],
         "words": [*privacy.words, borders],
         "figures_in_manifest": bool(head.manifest.figures),
+        "figures_from": head.manifest.figures_from,
     }
     return Compared(head, report)
 
@@ -163,6 +169,7 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
         "figures": found,
         "groups": figures.groups(measured),
         "figures_of": f"{data.patients} {OF_HELD_OUT}",
+        "figures_from": "patients",
         "figures_public": plain_words(public),
         "distance": manifest.distance.model_copy(update={"beyond": beyond}),
     }

@@ -32,7 +32,7 @@ from shared_model.heads.manifest import (
 )
 from shared_model.protocol import PRIVACY_UNIT
 from shared_model.secure_sum.numbers import Numbers
-from simulations.heads import collections, fit
+from simulations.heads import collections, fit, private_figures
 from simulations.heads import private_calibration as histogram
 from simulations.heads.collections import NOT_STATED
 from simulations.heads.private_steps import (
@@ -177,8 +177,8 @@ def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan
 
 @dataclass(frozen=True)
 class PrivateHead:
-    """A head as its mechanisms made it, without a figure of anybody. patients, spread: of the noisy
-    histogram."""
+    """A head as its mechanisms made it; its figures are of the noisy histogram, as are
+    patients and spread."""
 
     head: Head
     settled: Settled
@@ -213,15 +213,22 @@ def private_head(
     shape = histogram.shape_of(data.kind, len(data.classes))
     plan, epsilon = calibration_plan(settled, ask, int(np.prod(shape)))
     seen = _histogram(hospitals, draft, plan, settled, asked)
-    fields = _fields(data, space, seen, asked)
+    fields = _fields(data, space, seen, asked, noisy=ask.mode != "none")
+    told = private_figures.figures_of(
+        seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
+        draws=asked.draws, seed=asked.seed,
+    )  # fmt: skip
     fields |= {
+        "figures": told.figures,
+        "groups": told.groups,
+        "figures_of": plain_words(told.words),
+        "figures_from": "patients" if ask.mode == "none" else "noisy histogram",
         "privacy": _privacy(hospitals, settled, ask, epsilon),
         "class_counts": (),
         "patients": sum(settled.declared),
         "items": 0,
         "windows": 0,
         "left_out": 0,
-        "figures_of": "no figure is given here: figures of patients have no noise",
         "regularisation": 1.0,
         "notes": tuple(plain_words(note) for note in (borders, data.note) if note),
         "collections": _declared(hospitals, asked),
@@ -289,7 +296,12 @@ def _histogram(
 
 
 def _fields(
-    data: HeadData, space: PublicSpace, seen: histogram.ReadOff | None, asked: Asked
+    data: HeadData,
+    space: PublicSpace,
+    seen: histogram.ReadOff | None,
+    asked: Asked,
+    *,
+    noisy: bool = True,
 ) -> dict[str, Any]:
     """Calibration of the manifest; `seen` None: of a draft, before there is any."""
     fields: dict[str, Any] = {
@@ -311,7 +323,8 @@ def _fields(
             ece_after=None,
             reliability_before=(),
             reliability_after=(),
-            fitted_on="a noisy histogram of patients who took no part in the steps",
+            fitted_on=f"a histogram, {'with' if noisy else 'WITHOUT'} noise, of patients who "
+            "took no part in the steps",
         ),
         "sets": Sets(
             level=asked.level,

@@ -12,6 +12,9 @@ from simulations.heads.data import Floats, HeadData
 from simulations.probes.evaluate import bootstrap_counts, interval, metric
 
 AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
+FEMALE, MALE, NO_SEX, NO_AGE = "female", "male", "sex not known", "age not known"
+BY_SEX = (FEMALE, MALE, NO_SEX)
+BY_AGE = (*(name for _, _, name in AGES), NO_AGE)
 CURVE_POINTS = 20
 Measure = Callable[[Floats], float]
 """A figure for some weights of the items, (item,); NaN where it cannot be had."""
@@ -66,15 +69,16 @@ def measures(measured: Measured) -> dict[str, Measure]:
     labels = truth.astype(int)
     right = (shares.argmax(axis=1) == labels).astype(float)
     sets = shares >= measured.least
-    single = sets.sum(axis=1) == 1
-    inside = sets[np.arange(len(labels)), labels].astype(float)
+    rows = np.arange(len(labels))
+    answered = (sets.sum(axis=1) == 1) & sets[rows, shares.argmax(axis=1)]
+    inside = sets[rows, labels].astype(float)
     return {
         "AUROC": lambda w: auroc(shares, labels, w),
         "accuracy": lambda w: _mean(right, w),
         "share of the largest class": lambda w: _largest(labels, w),
         "truth in the set": lambda w: _mean(inside, w),
-        "answered": lambda w: _mean(single.astype(float), w),
-        "accuracy where answered": lambda w: _mean(inside, w * single),
+        "answered": lambda w: _mean(answered.astype(float), w),
+        "accuracy where answered": lambda w: _mean(right, w * answered),
     }
 
 
@@ -101,17 +105,22 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 def groups(measured: Measured) -> tuple[Group, ...]:
     """The main figure by sex and by age; none of fewer than 20 patients."""
-    return tuple(_group(measured, name, kept) for name, kept in _kinds(measured.data) if kept.any())
+    return tuple(_group(measured, name, kept) for name, kept in kinds(measured.data) if kept.any())
 
 
-def _kinds(data: HeadData) -> Iterator[tuple[str, Floats]]:
+def kinds(data: HeadData) -> Iterator[tuple[str, Floats]]:
+    """Groups by sex, then by age; every item is in one of each: name, 1 or 0 (item,)."""
     sex, age = data.people.sex[data.patient], data.people.age[data.patient]
-    for letter, name in (("F", "female"), ("M", "male"), ("", "sex not known")):
+    for letter, name in (("F", FEMALE), ("M", MALE)):
         yield name, (sex == letter).astype(np.float64)
+    yield NO_SEX, (~np.isin(sex, ("F", "M"))).astype(np.float64)
+    known = np.zeros(len(age), dtype=np.bool_)
     for low, high, name in AGES:
         with np.errstate(invalid="ignore"):
-            yield name, ((age >= low) & (age < high)).astype(np.float64)
-    yield "age not known", (~np.isfinite(age)).astype(np.float64)
+            inside = (age >= low) & (age < high)
+        known |= inside
+        yield name, inside.astype(np.float64)
+    yield NO_AGE, (~known).astype(np.float64)
 
 
 def _group(measured: Measured, name: str, kept: Floats) -> Group:

@@ -5,11 +5,14 @@ mean over his items of "which bin", in several rows at once:
 
 - classes: for each of a few temperatures, the class and the bin of its probability;
 - a number: the bin of the absolute error;
-- always: the bin of the Mahalanobis distance from simulated fingerprints.
+- always: the bin of the Mahalanobis distance from simulated fingerprints;
+- his sex, and in a row of its own his age group, with the share of his items that the head has
+  wrong (of a number the mean error, as a share of the largest): what the figures of a head are made
+  of (`simulations.heads.private_figures`).
 
-A row is a distribution, norm at most 1; R rows divided by sqrt(R) have norm at most 1 together,
-which is the clipping norm. The sum over hospitals goes through the same integers as a round's.
-Everything read off it afterwards is post-processing.
+A row is a distribution, norm at most its height; divided by the root of the heights' squares they
+have norm at most 1 together, which is the clipping norm. The sum over hospitals goes through the
+same integers as a round's. Everything read off it afterwards is post-processing.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
 from shared_model.noise import NoiseSource
 from shared_model.weights import Weights
+from simulations.heads.figures import BY_AGE, BY_SEX, kinds
 
 if TYPE_CHECKING:
     from shared_model.config import PrivacyPlan
@@ -43,9 +47,30 @@ SURELY = 3.0
 NAME = "histogram"
 
 
+FAR_ROW, SEX_ROW, AGE_ROW = -3, -2, -1
+"""Rows that every histogram has, after those of the kind."""
+GROUPS = 0.5
+"""Height of the rows of sex and age over that of the others: figures have twice the noise, so that
+thresholds have little more than without them."""
+
+
 def rows_of(kind: str) -> int:
     """Rows of the histogram."""
-    return (1 if kind == "number" else len(TEMPERATURES)) + 1
+    return (1 if kind == "number" else len(TEMPERATURES)) + 3
+
+
+def heights(kind: str) -> tuple[Floats, float]:
+    """Of the rows, (row, 1), and the root of their squares."""
+    made = np.ones((rows_of(kind), 1))
+    made[[SEX_ROW, AGE_ROW]] = GROUPS
+    return made, float(np.sqrt((made**2).sum()))
+
+
+def used_of(kind: str, classes: int) -> list[int]:
+    """Bins of each row that a patient can be in; the others hold noise alone."""
+    own = 1 if kind == "number" else len(TEMPERATURES)
+    groups = [2 * len(BY_SEX), 2 * len(BY_AGE)]
+    return [BINS * max(1, classes)] * own + [BINS, *groups]
 
 
 def shape_of(kind: str, classes: int) -> tuple[int, int]:
@@ -54,7 +79,8 @@ def shape_of(kind: str, classes: int) -> tuple[int, int]:
 
 
 def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
-    """Every patient's rows, (patient, row, bin), each row of sum 1; divided by sqrt(rows).
+    """Every patient's rows, (patient, row, bin), each of its height's sum; divided so that a
+    patient's norm is at most 1.
 
     Args:
         scale: of a number, public.
@@ -64,10 +90,11 @@ def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
     kind = data.kind
     places = [np.minimum(np.searchsorted(DISTANCES, distances(head, x)), BINS - 1)]
     if kind == "number":
-        error = np.abs(scores[:, 0] - data.truth) / scale / WIDEST_ERROR
-        places.insert(0, np.minimum((error * BINS).astype(int), BINS - 1))
+        wrong = np.minimum(np.abs(scores[:, 0] - data.truth) / scale / WIDEST_ERROR, 1.0)
+        places.insert(0, np.minimum((wrong * BINS).astype(int), BINS - 1))
     else:
         labels = data.truth.astype(int)
+        wrong = (scores.argmax(axis=1) != labels).astype(np.float64)
         of_truth = [softmax(scores, t)[np.arange(len(labels)), labels] for t in TEMPERATURES]
         bins = [np.minimum((p * BINS).astype(int), BINS - 1) for p in of_truth]
         places = [*(labels * BINS + place for place in bins), *places]
@@ -75,7 +102,13 @@ def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
     made = np.zeros((len(people), *shape_of(kind, len(data.classes))))
     for row, place in enumerate(places):
         np.add.at(made[:, row], (index, place), data.weight)
-    return np.asarray(made / np.sqrt(len(places)))
+    groups = np.stack([kept for _, kept in kinds(data)])  # (group, item)
+    for row, few in ((SEX_ROW, groups[: len(BY_SEX)]), (AGE_ROW, groups[len(BY_SEX) :])):
+        place = 2 * few.argmax(axis=0)
+        np.add.at(made[:, row], (index, place), data.weight * (1.0 - wrong))
+        np.add.at(made[:, row], (index, place + 1), data.weight * wrong)
+    height, norm = heights(kind)
+    return np.asarray(made * height / norm)
 
 
 def contribution(rows: npt.NDArray[np.float64], plan: PrivacyPlan, noise: NoiseSource) -> Weights:
@@ -91,7 +124,7 @@ def contribution(rows: npt.NDArray[np.float64], plan: PrivacyPlan, noise: NoiseS
 @dataclass(frozen=True)
 class ReadOff:
     """What the noisy histogram says. patients: how many it holds, noisy. spread: standard deviation
-    of one bin's noise, in patients."""
+    of one bin's noise, in patients; of the rows of sex and age 1 / GROUPS times as much."""
 
     temperature: float
     least: tuple[float, ...]
@@ -120,17 +153,20 @@ def read_off(
     Args:
         noise_std: of each entry, known from the mechanism.
     """
-    counts = noisy * np.sqrt(len(noisy))
-    spread = noise_std * float(np.sqrt(len(noisy)))
-    patients = max(float(counts.sum(axis=1).mean()), 1.0)
-    far = _edge(counts[-1][:BINS], far_level, patients, spread)
+    height, norm = heights(kind)
+    counts = noisy * norm / height
+    spread = noise_std * norm
+    classes = counts.shape[1] // BINS
+    told = [row[:used].sum() for row, used in zip(counts, used_of(kind, classes), strict=True)]
+    patients = max(float(np.average(told, weights=height[:, 0] ** 2)), 1.0)
+    far = _edge(counts[FAR_ROW][:BINS], far_level, patients, spread)
     far_limit = float(DISTANCES[far])
     if kind == "number":
         place = _edge(counts[0], level, patients, spread)
         half = (place + 1) / BINS * WIDEST_ERROR * scale
         return ReadOff(1.0, (), half, far_limit, patients, spread, counts)
     centres = (np.arange(BINS) + 0.5) / BINS
-    by_class = counts[:-1].reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
+    by_class = counts[:FAR_ROW].reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
     best = int(np.argmin(-(by_class * np.log(centres)).sum(axis=(1, 2))))
     rows = by_class[best][:, ::-1]  # from sure to unsure
     if promise == "overall":

@@ -15,8 +15,14 @@ import numpy as np
 
 from shared_model.errors import DataFault
 from shared_model.heads.arrays import Head
-from shared_model.heads.manifest import CurvePoint, Figure, Verification
-from simulations.heads import fit
+from shared_model.heads.manifest import (
+    FEWEST_IN_GROUP,
+    CurvePoint,
+    Figure,
+    Group,
+    Verification,
+)
+from simulations.heads import figures, fit
 from simulations.heads.data import Floats, HeadData, Places
 from simulations.probes.evaluate import bootstrap_counts, interval, metric
 
@@ -112,11 +118,13 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say) -> Head:
     all_pairs = Pairs(*(np.concatenate([getattr(p, n) for p in outside]) for n in _PARTS))
     everything = _standardised(data, np.arange(len(data.patient)))
     final = pairs(everything.x(data.fingerprints), data.patient, data.session)
-    found = _figures(data, all_pairs, np.concatenate(limits), asked)
+    shifted = np.concatenate(limits)
     away = distance(data, fit.OutOfFold(np.zeros((len(far), 1)), far, fold))
     fields = {
-        "figures": found,
-        "figures_of": "pairs of recordings of patients left out, within their fold",
+        "figures": _figures(data, all_pairs, shifted, asked),
+        "groups": _groups(data, all_pairs, shifted, asked),
+        "figures_of": "pairs of recordings of patients left out, within their fold; of a group, "
+        "pairs of two recordings of its patients",
         "verification": Verification(
             threshold=threshold_for(final, AIM),
             aim=f"set for {AIM:.0%} false accepts among the pairs trained on",
@@ -150,9 +158,30 @@ def _figures(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tupl
     made = []
     for name, measure in measures.items():
         value = measure(np.ones(len(found.score)))
+        if not np.isfinite(value):
+            continue
         one = interval(value, np.array([measure(found.weights(row)) for row in counts]))
         low, high = (v if np.isfinite(v) else None for v in (one.low, one.high))
         made.append(Figure(name=name, value=value, low=low, high=high))
+    return tuple(made)
+
+
+def _groups(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tuple[Group, ...]:
+    """The same by sex and by age; none of fewer than 20 patients."""
+    made = []
+    for name, kept in figures.kinds(data):
+        people = np.unique(data.patient[kept > 0])
+        if not len(people):
+            continue
+        rows = np.isin(found.first, people) & np.isin(found.second, people)
+        own = Pairs(*(getattr(found, part)[rows] for part in _PARTS))
+        if len(people) < FEWEST_IN_GROUP:
+            why = f"fewer than {FEWEST_IN_GROUP} patients: too few"
+            made.append(Group(name=name, figures=(), why_none=why))
+            continue
+        got = _figures(data, own, limits[rows], asked) if own.same.any() else ()
+        why = "" if got else "nobody here has two recordings"
+        made.append(Group(name=name, figures=got, why_none=why))
     return tuple(made)
 
 

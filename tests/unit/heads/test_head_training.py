@@ -11,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_model.errors import DataFault
-from shared_model.heads.answers import UNSURE, answer, logits, same_person, softmax, standardised
+from shared_model.heads.answers import (
+    FAR,
+    UNSURE,
+    answer,
+    logits,
+    same_person,
+    softmax,
+    standardised,
+)
 from shared_model.heads.card import card
 from shared_model.heads.manifest import Figure
-from simulations.heads import calibrate, fit
+from simulations.heads import calibrate, figures, fit
+from simulations.heads.compare import _measured
 from simulations.heads.data import checked
 from simulations.heads.train import train
 
@@ -245,3 +254,64 @@ def test_rare_class_is_not_given_up_for_the_many() -> None:
     assert head.manifest.sets.least[1] == 0.0
     assert {one.value for one in answer(head, data.fingerprints)} <= {None, "yes"}
     assert "too few patients for that promise" in card(head.manifest)
+
+
+def test_a_head_never_answers_what_is_less_probable_than_something_else() -> None:
+    """A class with few patients is in every set; where the other class is in none, the set is that
+    class alone, however improbable. It was answered: of a head for AF 81 in 100 of its answers."""
+    head = made_head()
+    sets = head.manifest.sets
+    assert sets is not None
+    rare = replace(
+        head,
+        manifest=head.manifest.model_copy(
+            update={"sets": sets.model_copy(update={"least": (0.9, 0.0)})}
+        ),
+    )
+    data = made_up(seed=8, strength=2.0)
+    found = answer(rare, data.fingerprints)
+    shares = np.array([one.probabilities for one in found])
+    between = (shares[:, 0] > 0.5) & (shares[:, 0] < 0.9)
+    assert between.any()
+    for one, inside in zip(found, between, strict=True):
+        if one.value is not None:
+            assert one.value == "yes"
+            assert one.probabilities[1] > 0.5
+        if inside:
+            assert one.possible == ("yes",)
+            assert one.why_abstained in {UNSURE, FAR}
+    assert any(one.value == "yes" for one in found)
+
+
+def test_what_the_card_calls_answered_is_what_the_head_answers() -> None:
+    """On the same items, with the same sets; but for those that are far, which figures leave in."""
+    head = made_head()
+    sets = head.manifest.sets
+    assert sets is not None
+    for least in (sets.least, (0.9, 0.0), (0.7, 0.6)):
+        manifest = head.manifest.model_copy(
+            update={
+                "sets": sets.model_copy(update={"least": least}),
+                "distance": head.manifest.distance.model_copy(update={"limit": 1e6}),
+            }
+        )
+        data = made_up(seed=8, strength=2.0)
+        measured = _measured(replace(head, manifest=manifest), data, asked())
+        answers = [one.value for one in answer(replace(head, manifest=manifest), data.fingerprints)]
+        names = [manifest.classes[int(truth)] for truth in data.truth]
+        given = np.array([one is not None for one in answers])
+        right = np.array([one == name for one, name in zip(answers, names, strict=True)])
+        found = {one.name: one.value for one in figures.figures(measured)}
+        assert found["answered"] == pytest.approx(given.mean())
+        assert found["accuracy where answered"] == pytest.approx(right[given].mean())
+
+
+def test_a_head_of_identity_is_measured_by_sex_and_by_age() -> None:
+    """Pairs of two recordings of the group's own patients; too few of them are no figure."""
+    head = made_head("identity")
+    groups = {group.name: group for group in head.manifest.groups}
+    assert {one.name for one in groups["female"].figures} >= {"AUROC", "equal error rate"}
+    assert groups["male"].figures[0].value > 0.6
+    few = [group for group in groups.values() if not group.figures]
+    assert few
+    assert all("fewer than 20" in group.why_none for group in few)
