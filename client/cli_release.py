@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake
 
 if TYPE_CHECKING:
-    from client.fingerprints import Fingerprinter, Summary
+    from client.fingerprints import Fault, Fingerprinter, Summary
     from client.home import NodeHome
     from shared_model.mae import MaskedAutoencoder
     from shared_model.release_signed import Release
@@ -118,6 +119,13 @@ def fingerprint(
             "--warm-start", help="Use the packaged warm start: no release, simulated signals only."
         ),
     ] = False,
+    sensors: Annotated[
+        str | None,
+        typer.Option(
+            help="ecg, ppg: the model sees this sensor alone; both: windows with both alone. "
+            "Windows without them are left out, and counted. Default: what each window has."
+        ),
+    ] = None,
     with_refused: Annotated[
         bool,
         typer.Option("--with-refused", help="Also list refused windows, without a fingerprint."),
@@ -128,17 +136,21 @@ def fingerprint(
     """Turn recordings into fingerprints: 128 numbers for every usable window of 10 seconds.
 
     Patients appear under this node's pseudonyms. Files that cannot be read are listed with their
-    cause, the rest goes in, and the exit status is 4.
+    cause, the rest goes in, and the exit status is 4. A head of one sensor answers for
+    fingerprints of that sensor: make them with --sensors.
 
     Example: fedprint-node fingerprint /data/icu -o icu.parquet
+    Example: fedprint-node fingerprint /data/icu -o icu-ecg.parquet --sensors ecg
     """
     from client.cli_data import Progress
-    from client.fingerprints import describe_source, fingerprint_file
+    from client.fingerprints import SENSORS, NothingRead, describe_source, fingerprint_file
     from client.home import NodeHome
     from client.mapping import Mapping
     from client.pseudonyms import load_or_create_key
     from client.records import count_recordings, guess_mapping, read_folder
 
+    if sensors not in (None, *SENSORS):
+        raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
     place = NodeHome.find(home)
     used, model_digest, run = model_in_use(place, release_folder, warm_start)
     if used is None:
@@ -151,17 +163,22 @@ def fingerprint(
         origin = "guessed from the files" if mapping is None else f"from {mapping}"
         terminal.err.print(f"Mapping, {origin}:", style="bold", highlight=False)
         terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
-    with Progress(count_recordings(source), hidden=as_json) as progress:
-        summary = fingerprint_file(
-            read_folder(source, chosen),
-            output,
-            fingerprint=run,
-            pseudonym_key=load_or_create_key(place),
-            metadata=describe_source(used, model_digest),
-            with_refused=with_refused,
-            on_recording=progress.advance,
-        )
-    _report(summary, output, used, as_json)
+    try:
+        with Progress(count_recordings(source), hidden=as_json) as progress:
+            summary = fingerprint_file(
+                read_folder(source, chosen),
+                output,
+                fingerprint=run,
+                pseudonym_key=load_or_create_key(place),
+                metadata=describe_source(used, model_digest, sensors),
+                sensors=sensors,
+                with_refused=with_refused,
+                on_recording=progress.advance,
+            )
+    except NothingRead as error:
+        show_faults(error.faults, as_json)
+        raise
+    _report(summary, output, used, sensors, as_json)
     if summary.faults:
         raise DataFault(
             f"{len(summary.faults)} recordings could not be read; the rest is in {output}.",
@@ -203,28 +220,39 @@ def opened_model(
     return used, used.manifest.model_digest, installation.load_model(used)
 
 
-def _report(summary: Summary, output: Path, used: Release | None, as_json: bool) -> None:
-    from client.fingerprints import FROM_WARM_START
+def show_faults(faults: Sequence[Fault], as_json: bool) -> None:
+    """What could not be read, where there is nothing else to be told."""
+    from client.fingerprints import fault_rows
+
+    if as_json:
+        terminal.print_json({"faults": fault_rows(faults)})
+    elif faults:
+        terminal.show("Not read", fault_rows(faults), as_json=False)
+
+
+def _report(
+    summary: Summary, output: Path, used: Release | None, sensors: str | None, as_json: bool
+) -> None:
+    from client.fingerprints import FROM_WARM_START, fault_rows
 
     told: dict[str, Any] = {
         "output": str(output),
         "source": FROM_WARM_START if used is None else f"release {used.manifest.number}",
         "patients": len(summary.patients),
         "recordings": summary.recordings,
+        "sensors": sensors or "as recorded",
         "fingerprints": summary.windows,
         "refused_windows": summary.refused_windows,
+        "windows_without_these_sensors": summary.other_sensors,
         "modalities": dict(sorted(summary.modalities.items())),
         "refusals": dict(sorted(summary.refusals.items())),
-        "faults": [
-            {"file": one.file, "cause": one.cause, "what": one.message, "do": one.do}
-            for one in summary.faults
-        ],
+        "faults": fault_rows(summary.faults),
     }
     if as_json:
         terminal.print_json(told)
         return
     if summary.faults:
-        terminal.show("Not read", told["faults"], as_json=False)
+        show_faults(summary.faults, as_json=False)
     rows = [
         {"": name.replace("_", " "), "value": _flat(value)}
         for name, value in told.items()

@@ -4,6 +4,7 @@ Columns: patient (pseudonym), recording (number within the patient), start_s, mo
 "ecg", "ppg", or "none" for refused windows), ecg_quality and ppg_quality (words), fingerprint
 (float32 x 128, unit length; null for refused windows). Neither a patient's identifier nor a
 file name is written. One recording and a bounded number of windows are in memory at a time.
+A file for chosen sensors has the windows that have them; the model sees nothing else of them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ from shared_model.windows import Windows
 WINDOWS_AT_ONCE = 2048
 """Windows held before they are written (20 MB)."""
 FORMAT = "1"
+MODEL_DIGEST_KEY = "fedprint.model_digest"
+SENSORS_KEY = "fedprint.sensors"
+"""Keys of the file's metadata, for who writes and who reads it. The second is there only where
+sensors were chosen."""
+SENSORS = ("both", *CHANNELS)
 FROM_RELEASE = "release"
 FROM_WARM_START = "packaged warm start, no release: trained on simulated signals only"
 
@@ -50,37 +56,60 @@ class Fault:
     do: str = ""
 
 
+def fault_rows(faults: Iterable[Fault]) -> list[dict[str, str]]:
+    """As tables and JSON show them."""
+    return [
+        {"file": one.file, "cause": one.cause, "what": one.message, "do": one.do} for one in faults
+    ]
+
+
+class NothingRead(DataFault):
+    """Not one recording could be used; `faults` say why."""
+
+    def __init__(self, message: str, *, faults: Sequence[Fault], do: str = "") -> None:
+        super().__init__(message, cause="nothing", do=do)
+        self.faults = tuple(faults)
+
+
 @dataclass
 class Summary:
-    """What was done; counts only, apart from the faults."""
+    """What was done; counts only, apart from the faults.
+
+    windows: with a fingerprint. other_sensors: usable ones that lack the chosen sensors.
+    """
 
     recordings: int = 0
     windows: int = 0
     refused_windows: int = 0
+    other_sensors: int = 0
     modalities: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
     patients: set[str] = field(default_factory=set, repr=False)
 
 
-def describe_source(release: Release | None, model_digest: str) -> dict[str, str]:
-    """Metadata of the file: which model made it, and in words what it is."""
+def describe_source(
+    release: Release | None, model_digest: str, sensors: str | None = None
+) -> dict[str, str]:
+    """Metadata of the file: which model made it, for which sensors, and in words what it is."""
     from importlib.metadata import version
 
     told = {
-        "format": FORMAT,
-        "version": version("fedprint"),
-        "model_digest": model_digest,
-        "source": FROM_WARM_START if release is None else FROM_RELEASE,
-        "window_s": f"{WINDOW_S:g}",
-        "fs_hz": f"{FS_HZ:g}",
-        "limits": LIMITS,
+        "fedprint.format": FORMAT,
+        "fedprint.version": version("fedprint"),
+        MODEL_DIGEST_KEY: model_digest,
+        "fedprint.source": FROM_WARM_START if release is None else FROM_RELEASE,
+        "fedprint.window_s": f"{WINDOW_S:g}",
+        "fedprint.fs_hz": f"{FS_HZ:g}",
+        "fedprint.limits": LIMITS,
     }
+    if sensors is not None:
+        told[SENSORS_KEY] = sensors
     if release is not None:
-        told["release_number"] = str(release.manifest.number)
-        told["release_name"] = release.manifest.name
-        told["release_digest"] = release.manifest.digest
-    return {f"fedprint.{name}": value for name, value in told.items()}
+        told["fedprint.release_number"] = str(release.manifest.number)
+        told["fedprint.release_name"] = release.manifest.name
+        told["fedprint.release_digest"] = release.manifest.digest
+    return told
 
 
 def fingerprint_file(
@@ -90,6 +119,7 @@ def fingerprint_file(
     fingerprint: Fingerprinter,
     pseudonym_key: bytes,
     metadata: Mapping[str, str],
+    sensors: str | None = None,
     with_refused: bool = False,
     on_recording: Callable[[], None] = lambda: None,
 ) -> Summary:
@@ -99,17 +129,20 @@ def fingerprint_file(
         recordings: from `client.records.read_folder`; a `ReadFault` is counted and passed over.
         fingerprint: the model, see `Fingerprinter`.
         metadata: of the file, see `describe_source`.
-        with_refused: also write windows that the quality gate refused, without a fingerprint.
+        sensors: "both", "ecg" or "ppg", see `seen_by`; None: what each window has.
+        with_refused: also write windows that the quality gate refused, and those without the
+            chosen sensors, without a fingerprint.
 
     Raises:
-        DataFault: not one recording could be read (cause "nothing"); no file is written.
+        NothingRead: not one recording could be read, or no window has these sensors; no file is
+            written.
         OurMistake: `output` cannot be written.
     """
     summary = Summary()
     with _writer(output, metadata) as write:
         held: list[_Held] = []
         count = 0
-        for patient, recording, windows in _windows(recordings, pseudonym_key, summary):
+        for patient, recording, windows in _windows(recordings, pseudonym_key, sensors, summary):
             chosen = windows if with_refused else windows.select(usable(windows))
             for start in range(0, len(chosen), WINDOWS_AT_ONCE):
                 part = chosen.select(np.arange(start, min(start + WINDOWS_AT_ONCE, len(chosen))))
@@ -121,13 +154,23 @@ def fingerprint_file(
             on_recording()
         if held:
             write(_table(held, fingerprint))
-        if not summary.recordings:
-            raise DataFault(
-                f"No recording could be read; {len(summary.faults)} files were refused.",
-                cause="nothing",
-                do="Read the causes above, or give a mapping with --mapping.",
-            )
+        _refuse_nothing(summary, sensors)
     return summary
+
+
+def _refuse_nothing(summary: Summary, sensors: str | None) -> None:
+    if not summary.recordings:
+        raise NothingRead(
+            f"No recording could be read; files refused: {len(summary.faults)}.",
+            faults=summary.faults,
+            do="Read the causes above, or give a mapping with --mapping.",
+        )
+    if summary.other_sensors and not summary.windows:
+        raise NothingRead(
+            f"None of {summary.other_sensors} usable windows has these sensors: {sensors}.",
+            faults=summary.faults,
+            do="Give other --sensors, or none for what each window has.",
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +181,10 @@ class _Held:
 
 
 def _windows(
-    recordings: Iterable[Recording | ReadFault], key: bytes, summary: Summary
+    recordings: Iterable[Recording | ReadFault],
+    key: bytes,
+    sensors: str | None,
+    summary: Summary,
 ) -> Iterator[tuple[str, str, Windows]]:
     """(patient pseudonym, recording number, all windows) of each readable recording."""
     seen: Counter[str] = Counter()
@@ -153,22 +199,47 @@ def _windows(
             continue
         patient = pseudonym_of(key, item.patient)
         seen[patient] += 1
-        _count(summary, patient, windows)
+        before = int(usable(windows).sum())
+        windows = windows if sensors is None else seen_by(windows, sensors)
+        _count(summary, patient, windows, before)
         yield patient, f"{seen[patient]:04d}", windows
 
 
-def _count(summary: Summary, patient: str, windows: Windows) -> None:
-    good = usable(windows)
+def _count(summary: Summary, patient: str, windows: Windows, before: int) -> None:
+    """before: windows that were usable with whatever sensors they have."""
+    good = int(usable(windows).sum())
     summary.patients.add(patient)
     summary.recordings += 1
-    summary.windows += int(good.sum())
-    summary.refused_windows += int((~good).sum())
+    summary.windows += good
+    summary.refused_windows += len(windows) - before
+    summary.other_sensors += before - good
     summary.modalities.update(name for name in modalities(windows) if name != "none")
     for index, channel in enumerate(CHANNELS):
         codes, counts = np.unique(windows.refusal[:, index], return_counts=True)
         for code, number in zip(codes, counts, strict=True):
             if code not in (quality.ACCEPTED, quality.ABSENT):
                 summary.refusals[f"{channel}: {quality.REASONS[int(code)]}"] += int(number)
+
+
+def seen_by(windows: Windows, sensors: str) -> Windows:
+    """Windows as these sensors alone see them; the quality gate has judged whatever was there.
+
+    Args:
+        sensors: "both", "ecg" or "ppg".
+
+    Returns:
+        As many windows. The other channel is absent; where one of these is missing, nothing of the
+        window is left.
+    """
+    wanted = np.array([sensors in ("both", name) for name in CHANNELS])  # (channel,)
+    signal, valid = windows.signal.copy(), windows.valid.copy()
+    refusal = windows.refusal.copy()
+    here = np.asarray(valid.any(axis=2))  # (window, channel)
+    lacking = ~here[:, wanted].all(axis=1)  # (window,)
+    signal[:, ~wanted], valid[:, ~wanted] = 0.0, False
+    refusal[:, ~wanted] = quality.ABSENT
+    valid[lacking] = False
+    return replace(windows, signal=signal, valid=valid, refusal=refusal)
 
 
 def usable(windows: Windows) -> np.ndarray:

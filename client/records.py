@@ -64,13 +64,15 @@ class Channel:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording of one patient. `patient` and `name` identify: hash them, never store them.
+    """One recording of one patient. `patient`, `name` and `file` identify: hash them, never store
+    them.
 
     channels: keys "ecg", "ppg", at least one.
     labels: columns that the mapping names and the identifier scan has passed.
     series: list columns that the mapping names (reference heart rates).
     digest: SHA-256 of the source bytes (of a Parquet row: of its name, rate and chosen channels).
     findings: what the scan found in its source. shown: its file's name, safe to show.
+    file: its path below the folder that is read, with its name behind it if the file has several.
     """
 
     patient: str = field(repr=False)
@@ -82,6 +84,7 @@ class Recording:
     digest: str
     findings: tuple[Finding, ...] = ()
     shown: str = ""
+    file: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,7 @@ class _Reader:
             digest=parsed.digest,
             findings=self._findings(),
             shown=item.shown,
+            file=item.relative if name == item.path.stem else f"{item.relative}: {name}",
         )
 
     def _channel(self, role: str, signal: Signal) -> Channel:

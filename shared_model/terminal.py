@@ -51,14 +51,17 @@ def run(app: Callable[[], Any]) -> None:
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Print rows as one table, or as one JSON array on stdout. One wide row is shown upright."""
+    """Print rows as one table, or as one JSON array on stdout. One wide row is shown upright.
+
+    A column stands where any row has it, whichever comes first.
+    """
     if as_json:
         print_json(list(rows))
         return
     if len(rows) == 1 and len(rows[0]) > WIDE_COLUMNS:
         rows = [{"what": name, "value": value} for name, value in rows[0].items()]
     table = Table(title=title, title_justify="left")
-    columns = list(rows[0]) if rows else []
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:
         right = bool(rows) and all(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(name, justify="right" if right else "left", overflow="fold")

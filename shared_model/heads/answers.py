@@ -3,8 +3,7 @@
     for one in answer(head, fingerprints, usable): one.text, one.why_abstained
 
 A head abstains, in this order, where
-- there is no fingerprint of its sensors (the quality gate refused the window, or a sensor is
-  missing or is there that it was not trained with),
+- there is no fingerprint of its sensors (the quality gate refused the window, or one is missing),
 - the fingerprint lies farther from those it was trained on than nearly all of them (Mahalanobis),
 - more or less than one class is in its conformal set, or another class is more probable than the
   one that is: it does not know. (Of a rare class the set may hold what is not probable: its few

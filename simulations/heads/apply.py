@@ -1,40 +1,58 @@
 """Answers of a head for recordings, or for a file of fingerprints.
 
     items = from_recordings(head, folder, model)       # reads, gates, makes fingerprints
-    items = from_parquet(head, file)                   # what `fedprint-node fingerprint` wrote
+    items = from_parquet(head, file)                   # simulations.heads.fingerprint_file
 
-Nobody is named: patients and recordings are numbered in the order in which they are read.
+A row says whose it is, so that who asked can act on it: patients by their number in the order of
+reading, and by pseudonym where the file has them; recordings as the file or folder names them. A
+file's name may name a patient: it is in the answers alone, never in a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from shared_model.config import FINGERPRINT_SIZE
-from shared_model.errors import DataFault, OurMistake, Refused
+from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import refuse_other_model
 from shared_model.heads.arrays import Head
 from simulations.models import NamedModel
 
-MOST_ROWS = 1_000_000
-MOST_BYTES = 2**30
+if TYPE_CHECKING:
+    from client.fingerprints import Fault
+    from client.records import Recording
+
+MOST_PAIRED = 2000
+OWN_COLUMNS = frozenset(
+    {"patient", "pseudonym", "recording", "start_s", "answer", "why"}
+    | {"possible", "low", "high", "distance"}
+)
+"""Of a row of answers; a class of such a name has another column."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """What answers are given for. patient, recording: numbers from 1; recording 0, start NaN: of
-    all of them. fingerprints: float32 (item, 128), NaN without one. faults: unreadable files."""
+    """What answers are given for.
+
+    patient: numbers from 1 in the order of reading. recording: likewise within the patient; 0: of
+    all of them. start_s: NaN: of all of them. fingerprints: float32 (item, 128), NaN without one.
+    pseudonyms: by patient, () where nobody has them. names: of recordings, by patient and
+    recording. faults: what could not be read.
+    """
 
     patient: npt.NDArray[np.int64]
     recording: npt.NDArray[np.int64]
     start_s: npt.NDArray[np.float64]
     fingerprints: npt.NDArray[np.float32] = field(repr=False)
-    faults: int = 0
+    pseudonyms: tuple[str, ...] = field(default=(), repr=False)
+    names: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
+    faults: tuple[Fault, ...] = ()
 
 
 def pooled(head: Head, windows: Items) -> Items:
@@ -52,12 +70,12 @@ def pooled(head: Head, windows: Items) -> Items:
     np.add.at(count, place[known], 1.0)
     with np.errstate(invalid="ignore"):
         mean = np.where(count[:, None] > 0, total / np.maximum(count, 1.0)[:, None], np.nan)
-    return Items(
-        found[:, 0],
-        found[:, 1],
-        np.full(len(found), np.nan),
-        mean.astype(np.float32),
-        windows.faults,
+    return replace(
+        windows,
+        patient=found[:, 0],
+        recording=found[:, 1],
+        start_s=np.full(len(found), np.nan),
+        fingerprints=mean.astype(np.float32),
     )
 
 
@@ -65,43 +83,40 @@ def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
     """Windows of recordings, of the head's sensors alone.
 
     Raises:
-        DataFault: nothing could be read.
+        NothingRead: not one recording could be read; it says why.
         Refused: the model is not the head's.
     """
+    from client.fingerprints import Fault, NothingRead, seen_by
     from client.records import ReadFault, guess_mapping, read_folder
     from simulations.probes.rows import encoder
     from simulations.probes.task import windows_of
 
     refuse_other_model(head, model.digest)
     encode = encoder(model.config, model.weights)
-    sensors = head.manifest.sensors
     people: dict[str, int] = {}
     seen: dict[int, int] = {}
+    names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
-    faults = 0
-    for recording in read_folder(source, guess_mapping(source)):
-        if isinstance(recording, ReadFault):
-            faults += 1
+    faults: list[Fault] = []
+    for item in read_folder(source, guess_mapping(source)):
+        if isinstance(item, ReadFault):
+            faults.append(Fault(item.file, item.cause, item.message, item.do))
             continue
         try:
-            windows = windows_of(recording, gate=head.manifest.gated)
-        except DataFault:
-            faults += 1
+            windows = seen_by(windows_of(item, gate=head.manifest.gated), head.manifest.sensors)
+        except DataFault as error:
+            faults.append(Fault(item.shown, error.cause, error.message, error.do))
             continue
-        person = people.setdefault(recording.patient, len(people) + 1)
+        person = people.setdefault(item.patient, len(people) + 1)
         seen[person] = seen.get(person, 0) + 1
-        signal, valid = windows.signal.astype(np.float32), windows.valid.copy()
-        lacking = np.zeros(len(valid), dtype=np.bool_)
-        for channel, name in enumerate(("ecg", "ppg")):
-            if sensors in (name, "both"):
-                lacking |= ~valid[:, channel].any(axis=1)
-            else:
-                signal[:, channel], valid[:, channel] = 0.0, False
-        valid[lacking] = False
-        parts.append((person, seen[person], windows.start_s, encode(signal, valid)))
+        names[person, seen[person]] = name_of(item)
+        made = encode(windows.signal, windows.valid)
+        parts.append((person, seen[person], windows.start_s, made))
     if not parts:
-        raise DataFault(
-            f"No recording could be read; {faults} files were refused.", cause="nothing"
+        raise NothingRead(
+            f"No recording could be read; files refused: {len(faults)}.",
+            faults=faults,
+            do="Read the causes above." if faults else "Name a folder of recordings.",
         )
     sizes = [len(part[3]) for part in parts]
     return Items(
@@ -109,119 +124,52 @@ def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
         np.repeat([part[1] for part in parts], sizes),
         np.concatenate([part[2] for part in parts]),
         np.concatenate([part[3] for part in parts]),
-        faults,
+        names=names,
+        faults=tuple(faults),
     )
 
 
-def from_parquet(head: Head, path: Path) -> Items:
-    """A file of fingerprints. Rows of other sensors than the head's have none for it.
-
-    Raises:
-        Refused: of another model (reason "model"), or not such a file (reason "fingerprints").
-    """
-    import pyarrow as arrow
-
-    if head.manifest.gated is False:
-        raise OurMistake(
-            "This head looks at windows that the quality gate refuses; they have no fingerprint.",
-            do="Apply it to the recordings themselves.",
-        )
-    try:
-        return _read(head, path)
-    except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise _refused("cannot be read") from error
-
-
-def _read(head: Head, path: Path) -> Items:
-    from pyarrow import parquet
-
-    if path.stat().st_size > MOST_BYTES:
-        raise _refused("is larger than any real one")
-    file = parquet.ParquetFile(path)
-    about = file.metadata
-    sizes = [about.row_group(place).total_byte_size for place in range(about.num_row_groups)]
-    if about.num_rows > MOST_ROWS or sum(sizes) > MOST_BYTES:
-        raise _refused("has more rows than any real one")
-    refuse_other_model(head, _digest(file.schema_arrow.metadata or {}))
-    table = file.read(["patient", "recording", "start_s", "modality", "fingerprint"])
-    modality = np.array(table["modality"].to_pylist(), dtype=str)
-    vectors = _vectors(table["fingerprint"])
-    vectors[modality != head.manifest.sensors] = np.nan
-    patient, recording = (
-        np.unique(np.array(table[name].to_pylist(), dtype=str), return_inverse=True)[1] + 1
-        for name in ("patient", "recording")
-    )
-    start = np.array(table["start_s"].to_pylist(), dtype=np.float64)
-    if start.shape != (len(vectors),) or modality.shape != start.shape:
-        raise _refused("has columns of another kind")
-    return Items(patient, recording, start, vectors)
-
-
-def _digest(metadata: dict[bytes, bytes]) -> str:
-    found = metadata.get(b"model_digest", b"")
-    if len(found) != 64 or not all(c in b"0123456789abcdef" for c in found):
-        raise _refused("does not say which model it is of")
-    return found.decode()
-
-
-def _vectors(column: object) -> npt.NDArray[np.float32]:
-    """float32 (row, 128); NaN where there is none.
-
-    Raises:
-        Refused: another type, or a fingerprint that is not of unit length.
-    """
-    import pyarrow as arrow
-
-    whole = column.combine_chunks()  # type: ignore[attr-defined]
-    kind = whole.type
-    if (
-        not arrow.types.is_fixed_size_list(kind)
-        or kind.list_size != FINGERPRINT_SIZE
-        or kind.value_type != arrow.float32()
-    ):
-        raise _refused("has fingerprints of another type")
-    made = np.full((len(whole), FINGERPRINT_SIZE), np.nan, dtype=np.float32)
-    good = ~np.asarray(whole.is_null().to_numpy(zero_copy_only=False))
-    flat = np.asarray(whole.drop_null().flatten().to_numpy(zero_copy_only=False))
-    if flat.shape != (int(good.sum()) * FINGERPRINT_SIZE,) or not np.isfinite(flat).all():
-        raise _refused("has fingerprints that are not finite")
-    rows = flat.reshape(-1, FINGERPRINT_SIZE)
-    if len(rows) and float(np.abs(np.linalg.norm(rows, axis=1) - 1.0).max()) > 1e-2:
-        raise _refused("has fingerprints that are not of unit length")
-    made[good] = rows
-    return made
-
-
-def _refused(what: str) -> Refused:
-    return Refused(
-        f"The file of fingerprints {what}.",
-        reason="fingerprints",
-        do="Make it with: fedprint-node fingerprint RECORDINGS -o FILE.parquet",
-    )
+def name_of(recording: Recording) -> str:
+    """Its file, as who asked for answers finds it; one that no screen can show is withheld."""
+    return recording.file if recording.file.isprintable() else recording.shown
 
 
 def rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
-    """A row for each answer, for a table or JSON."""
+    """A row for each answer, for a table or JSON: the same columns in every row, None where
+    nothing is known."""
     from shared_model.heads.answers import answer
 
+    classes = [f"class {one}" if one in OWN_COLUMNS else one for one in head.manifest.classes]
+    unknown = (None,) * len(classes)
     for place, one in enumerate(answer(head, items.fingerprints)):
-        start = float(items.start_s[place])
-        row: dict[str, object] = {"patient": int(items.patient[place])}
-        if items.recording[place]:
-            row["recording"] = int(items.recording[place])
-        if np.isfinite(start):
-            row["start_s"] = start
+        row = whose(items, place)
         row["answer"] = "abstain" if one.value is None else one.value
         row["why"] = one.why_abstained
         if head.manifest.kind == "classes":
-            row |= {
-                name: p for name, p in zip(head.manifest.classes, one.probabilities, strict=False)
-            }
-            row["possible"] = list(one.possible)
+            row |= dict(zip(classes, one.probabilities or unknown, strict=True))
+            row["possible"] = list(one.possible) if one.probabilities else None
         else:
             row |= {"low": one.low, "high": one.high}
         row["distance"] = one.distance
         yield row
+
+
+def whose(items: Items, place: int) -> dict[str, object]:
+    """Whose the item is, and where it stands."""
+    patient, recording = int(items.patient[place]), int(items.recording[place])
+    start = float(items.start_s[place])
+    return {
+        "patient": patient,
+        "pseudonym": items.pseudonyms[patient - 1] if items.pseudonyms else None,
+        "recording": items.names.get((patient, recording)),
+        "start_s": start if np.isfinite(start) else None,
+    }
+
+
+def in_a_word(items: Items, place: int) -> str:
+    """PSEUDONYM/RECORDING, or the patient's number in the place of the pseudonym."""
+    told = whose(items, place)
+    return f"{told['pseudonym'] or told['patient']}/{told['recording']}"
 
 
 def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
@@ -237,17 +185,15 @@ def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
     cosines, good = same_person(head, items.fingerprints)
     found = head.manifest.verification
     limit = 2.0 if found is None else found.threshold
+    words = [in_a_word(items, place) for place in range(len(good))]
     for first in range(len(good)):
         for second in range(first + 1, len(good)):
             known = bool(good[first] and good[second])
             cosine = float(cosines[first, second])
-            word = "abstain" if not known else "same" if cosine >= limit else "different"
+            said = "abstain" if not known else "same" if cosine >= limit else "different"
             yield {
-                "first": f"{items.patient[first]}/{items.recording[first]}",
-                "second": f"{items.patient[second]}/{items.recording[second]}",
-                "answer": word,
+                "first": words[first],
+                "second": words[second],
+                "answer": said,
                 "cosine": cosine if known else None,
             }
-
-
-MOST_PAIRED = 2000

@@ -14,12 +14,14 @@ from head_stand_ins import OTHER_DIGEST, made_head, made_up
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from client.fingerprints import MODEL_DIGEST_KEY, SENSORS_KEY
 from shared_model import mae, signing, weights
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
 from simulations import cli_head
-from simulations.heads.apply import from_parquet, pooled
+from simulations.heads.apply import pooled
+from simulations.heads.fingerprint_file import from_parquet
 from simulations.heads.tasks import TASKS, rhythm_at
 
 app = typer.Typer()
@@ -39,10 +41,11 @@ def run(*words: str) -> Any:
 
 
 def write_fingerprints(path: Path, head: Head, **changes: Any) -> Path:
-    """What `fedprint-node fingerprint` writes, of made-up patients."""
+    """A file as `fedprint-node fingerprint` writes it (test_head_apply.py runs that), of made-up
+    patients. changes: of its metadata; `columns` of its columns."""
     data = made_up(patients=6, items=3)
     columns = {
-        "patient": [f"p{n}" for n in data.patient],
+        "patient": [f"{n:032x}" for n in data.patient],
         "recording": ["0001"] * len(data.patient),
         "start_s": [10.0 * n for n in data.session],
         "modality": ["ecg"] * len(data.patient),
@@ -50,7 +53,7 @@ def write_fingerprints(path: Path, head: Head, **changes: Any) -> Path:
             arrow.array(data.fingerprints.reshape(-1)), 128
         ),
     } | changes.pop("columns", {})
-    metadata = {"model_digest": head.manifest.model.digest} | changes
+    metadata = {MODEL_DIGEST_KEY: head.manifest.model.digest} | changes
     parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), path)
     return path
 
@@ -96,7 +99,9 @@ def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_
     """The file says of which model they are; a file that does not say it is none."""
     head = files.read(folder)
     for number, digest in enumerate((OTHER_DIGEST, "", "x" * 64)):
-        path = write_fingerprints(tmp_path / f"{number}.parquet", head, model_digest=digest)
+        path = write_fingerprints(
+            tmp_path / f"{number}.parquet", head, **{MODEL_DIGEST_KEY: digest}
+        )
         with pytest.raises(Refused):
             from_parquet(head, path)
 
@@ -115,6 +120,100 @@ def test_columns_of_other_kinds_or_none_are_refused(folder: Path, tmp_path: Path
         parquet.write_table(whole.drop_columns([name]), tmp_path / "less.parquet")
         with pytest.raises(Refused):
             from_parquet(head, tmp_path / "less.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("patient", "Jane Doe"),
+        ("patient", "\x1b[2J" + "0" * 28),
+        ("patient", "0" * 33),
+        ("patient", None),
+        ("recording", "../0001"),
+        ("recording", "1"),
+        ("modality", "eeg"),
+        ("modality", None),
+        ("start_s", float("nan")),
+        ("start_s", None),
+    ],
+)
+def test_words_that_the_writer_never_writes_are_refused(
+    folder: Path, tmp_path: Path, column: str, value: Any
+) -> None:
+    """What is told of a row is of a closed form: no name, no bytes that drive a terminal."""
+    head = files.read(folder)
+    usual = {
+        "patient": "0" * 32, "recording": "0001", "modality": "ecg", "start_s": 0.0,
+    }[column]  # fmt: skip
+    path = write_fingerprints(
+        tmp_path / "f.parquet", head, columns={column: [usual] * 17 + [value]}
+    )
+    with pytest.raises(Refused) as caught:
+        from_parquet(head, path)
+    assert caught.value.reason == "fingerprints"
+    assert "Jane" not in str(caught.value)
+
+
+def test_one_long_text_for_many_rows_is_refused_before_it_is_spelled_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A megabyte that 100,000 rows name is 100 GB, of a file of a few kB."""
+    head = files.read(folder)
+    whole = parquet.read_table(write_fingerprints(tmp_path / "f.parquet", head))
+    rows = arrow.array(np.zeros(100_000, dtype=np.int32))
+    many = whole.take(rows)
+    long = arrow.DictionaryArray.from_arrays(rows, arrow.array(["0" * 2**20]))
+    many = many.set_column(many.schema.get_field_index("patient"), "patient", long)
+    parquet.write_table(many, tmp_path / "g.parquet", compression="zstd")
+    with pytest.raises(Refused):
+        from_parquet(head, tmp_path / "g.parquet")
+
+
+def test_patients_are_numbered_in_the_order_of_the_file(folder: Path, tmp_path: Path) -> None:
+    """Not by their pseudonyms' spelling; recordings within the patient, also where rows of several
+    patients alternate, each under the file's own words."""
+    head = files.read(folder)
+    who = [f"{n:032x}" for n in (9, 2, 9, 2, 5, 9)] * 3
+    which = ["0002", "0001", "0001", "0001", "0007", "0002"] * 3
+    path = write_fingerprints(
+        tmp_path / "f.parquet", head, columns={"patient": who, "recording": which}
+    )
+    found = from_parquet(head, path)
+    assert found.patient.tolist() == [1, 2, 1, 2, 3, 1] * 3
+    assert found.recording.tolist() == [1, 1, 2, 1, 1, 1] * 3
+    rows = run("apply", str(folder), str(path))["rows"]
+    assert [row["pseudonym"] for row in rows] == who
+    assert [row["recording"] for row in rows] == which
+    assert [row["patient"] for row in rows] == found.patient.tolist()
+
+
+def test_fingerprints_of_both_sensors_are_refused_for_a_head_of_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Abstaining from them looks as if the head did not know; the message says what to make."""
+    head = files.read(folder)
+    mixed = {"modality": ["both"] * 17 + ["ecg"]}
+    path = write_fingerprints(tmp_path / "f.parquet", head, columns=mixed)
+    with pytest.raises(Refused, match="17 of 18 fingerprints are of both sensors") as caught:
+        run("apply", str(folder), str(path))
+    assert "--sensors ecg" in caught.value.do
+    of_both = head.manifest.model_copy(update={"sensors": "both"})
+    found = from_parquet(Head(of_both, head.arrays), path)
+    assert np.isfinite(found.fingerprints).all(axis=1).tolist() == [True] * 17 + [False]
+
+
+@pytest.mark.parametrize("made_for", ["ppg", "both", "\x1b[2J", ""])
+def test_file_made_for_other_sensors_is_refused(
+    folder: Path, tmp_path: Path, made_for: str
+) -> None:
+    """As its metadata say."""
+    head = files.read(folder)
+    path = write_fingerprints(tmp_path / "f.parquet", head, **{SENSORS_KEY: made_for})
+    with pytest.raises(Refused) as caught:
+        from_parquet(head, path)
+    assert caught.value.message.isprintable()
+    assert ("--sensors ecg" in caught.value.do) == (made_for in ("ppg", "both"))
+    assert len(from_parquet(head, write_fingerprints(path, head, **{SENSORS_KEY: "ecg"})).patient)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])

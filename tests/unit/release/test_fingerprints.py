@@ -105,6 +105,52 @@ def test_the_file_says_which_model_made_it(tmp_path):
     assert b"Not a medical device" in told[b"fedprint.limits"]
 
 
+def test_one_sensor_gives_what_a_recording_of_it_alone_gives(tmp_path):
+    """The model sees no sample of the other; windows that lack it are left out, and counted."""
+    every = write(tmp_path / "all.parquet")
+    summary = write(tmp_path / "ecg.parquet", sensors="ecg")
+    alone = [
+        recording(item.patient, item.name, {"ecg": item.channels["ecg"]})
+        for item in recordings()
+        if not isinstance(item, ReadFault) and "ecg" in item.channels
+    ]
+    write(tmp_path / "alone.parquet", alone)
+    made, wanted = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("ecg", "alone"))
+    assert made.equals(wanted)
+    assert set(made["modality"].to_pylist()) == {"ecg"}
+    assert set(made["ppg_quality"].to_pylist()) == {"absent"}
+    assert summary.windows == len(made) > 0
+    assert summary.other_sensors == every.windows - summary.windows == every.modalities["ppg"] > 0
+    assert summary.refused_windows == every.refused_windows
+
+
+def test_both_sensors_leaves_out_windows_of_one(tmp_path):
+    every = write(tmp_path / "all.parquet")
+    summary = write(tmp_path / "both.parquet", sensors="both")
+    table = pq.read_table(tmp_path / "both.parquet")
+    assert set(table["modality"].to_pylist()) == {"both"}
+    assert len(table) == summary.windows == every.modalities["both"] > 0
+    listed = write(tmp_path / "listed.parquet", sensors="both", with_refused=True)
+    table = pq.read_table(tmp_path / "listed.parquet")
+    assert len(table) == every.windows + every.refused_windows
+    assert len(table) - table["fingerprint"].null_count == listed.windows == summary.windows
+
+
+def test_the_file_says_for_which_sensors_it_was_made_and_only_then(tmp_path):
+    assert describe_source(None, "0" * 64, "ppg")[fingerprints.SENSORS_KEY] == "ppg"
+    write(tmp_path / "out.parquet")
+    assert (
+        fingerprints.SENSORS_KEY.encode() not in pq.read_schema(tmp_path / "out.parquet").metadata
+    )
+
+
+def test_sensors_that_no_window_has_are_a_fault_and_write_nothing(tmp_path):
+    only = recording("other", "third", {"ppg": Channel(pulse(12, 4))})
+    with pytest.raises(DataFault, match="1 usable windows has these sensors: ecg"):
+        write(tmp_path / "out.parquet", [only], sensors="ecg")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refused_windows_are_listed_on_request_without_a_fingerprint(tmp_path):
     flat = recording("other", "flat", {"ecg": Channel(np.zeros(2500))})
     summary = write(tmp_path / "out.parquet", [flat, *recordings()], with_refused=True)
