@@ -147,6 +147,7 @@ def apply(
 
     place = NodeHome.find(home)
     head = personal.load(place, name)
+    personal.limit_of(head)  # one of before is refused before the work
     patients, _, _ = site_patients(place, head.sensors, warm_start, head)
     found = personal.answers(head, patients.mean)
     rows = [

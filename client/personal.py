@@ -220,26 +220,35 @@ def answers(head: PersonalHead, features: Array) -> list[dict[str, object]]:
         features: (item, 128); a row that is not finite has no fingerprint.
 
     Raises:
-        Refused: it is of before heads could abstain (reason "cannot-abstain").
+        Refused: as `limit_of`.
     """
-    far = head.far
-    if far is None or head.distance is None:
-        raise Refused(
-            f"An earlier version made the head {head.name}: it would answer for any patient, "
-            "however unlike those it was made of.",
-            reason="cannot-abstain",
-            do="Make it again on the same labels: fedprint-node personalise",
-        )
+    far, limit = limit_of(head)
     known = np.asarray(np.isfinite(features).all(axis=1))
     filled = np.where(known[:, None], features, head.mean)
     distances = away((filled - head.head.mean) / head.head.scale, *far)
     scores = head.head.scores(filled)
     made = []
     for is_known, distance, row in zip(known, distances, scores, strict=True):
-        why = NO_FINGERPRINT if not is_known else FAR if distance > head.distance.limit else ""
+        why = NO_FINGERPRINT if not is_known else FAR if distance > limit else ""
         answer = _number(head, row, why) if head.kind == "number" else _class(head, row, why)
         made.append({**answer, "why": why, "distance": float(distance) if is_known else None})
     return made
+
+
+def limit_of(head: PersonalHead) -> tuple[tuple[Array, Array], float]:
+    """Centre and factor of the distance, and the limit beyond which it abstains.
+
+    Raises:
+        Refused: it is of before heads could abstain (reason "cannot-abstain").
+    """
+    if head.far is None or head.distance is None:
+        raise Refused(
+            f"An earlier version made the head {head.name}: it would answer for any patient, "
+            "however unlike those it was made of.",
+            reason="cannot-abstain",
+            do="Make it again on the same labels: fedprint-node personalise",
+        )
+    return head.far, head.distance.limit
 
 
 def _number(head: PersonalHead, row: Array, why: str) -> dict[str, object]:

@@ -232,6 +232,9 @@ def test_a_signature_that_is_there_is_verified(
     assert isinstance(drift(home, "--head", slow).exception, OurMistake)  # whose would count?
     assert refused(home, "--head", slow, "--signer", "ab" * 32) == "signature"
     assert refused(home, "--head", slow, "--signer", own) == "not private"
+    files.write(slow / "open", made_head(open_data="made up"))
+    files.sign(slow / "open", key)
+    assert refused(home, "--head", slow / "open", "--signer", own) == "model"  # it was verified
     home.coordinator.write_text("{}")
     monkeypatch.setattr(install, "trusted_signer", lambda _: bytes(32))
     assert refused(home, "--head", slow) == "signature"
