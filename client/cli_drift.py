@@ -1,8 +1,10 @@
-"""fedprint-node drift: are this hospital's later patients like its earlier ones? Never sent."""
+"""fedprint-node drift: are this hospital's patients like its earlier ones, or like those that a
+head was trained on? Never sent."""
 
 from __future__ import annotations
 
 import datetime
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +13,13 @@ import typer
 
 from client.cli_personal import STAYS, AsJson, Home, WarmStart
 from shared_model import terminal
-from shared_model.errors import Refused
+from shared_model.errors import CannotTell, OurMistake, Refused
 
 if TYPE_CHECKING:
     from client.drift import Row
+    from client.drift_head import TrainedOn
+    from client.home import NodeHome
+    from shared_model.heads.arrays import Head
 
 MEANS = (
     "Reference against new patients, by patient, with permutation p-values (adjusted: for all rows "
@@ -23,9 +28,17 @@ MEANS = (
 )
 SIMULATED = (
     "then, now of a fingerprint: distance (MMD) from packaged SIMULATED windows, which no hospital "
-    "is like; a number to watch, no test. With the model's own training patients nobody can "
-    "compare: a release carries no statistics of them."
+    "is like; a number to watch, no test. Whether patients are like those that a head was trained "
+    "on: fedprint-node drift --head HEAD."
 )
+AGAINST_A_HEAD = (
+    "One item of each patient (the head's: patient, recording or window) against the head's limit "
+    "of distance; one-sided beta-binomial test that knows how many patients the limit rests on. "
+    "Assumes that patients come independently. Those that the head was trained on lie nearer than "
+    "others and hide drift: where they are in the store, keep a reference of them and say --new."
+)
+YES, NO, UNKNOWN = "drift", "no drift found", "cannot tell"
+PERSONAL = "personal:"
 
 
 def register(parent: typer.Typer) -> None:
@@ -38,6 +51,23 @@ def drift(
         bool,
         typer.Option("--baseline", help="Keep the present patients as the reference; at install."),
     ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEAD",
+            help="Compare with those that a head was trained on: its folder, or personal:NAME.",
+        ),
+    ] = None,
+    new: Annotated[
+        bool,
+        typer.Option("--new", help="With --head: only patients added since the reference."),
+    ] = False,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a signed head: release key (hex) or coordinator.json, if not this node's."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="PNG or PDF to draw the patients to (for this site alone).")
     ] = None,
@@ -45,40 +75,89 @@ def drift(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the patients added since the reference with those of the reference.
+    """Compare the patients added since the reference with those of the reference; or, with --head,
+    all patients, or the --new ones, with those that a head was trained on.
 
-    Exit status 3: something drifted. Nothing leaves this machine.
+    Exit status 0: no drift found; 3: drift; 6: cannot tell (too few patients yet, another model, a
+    file that is refused); 2 and 4: wrong call, bad data. Nothing leaves this machine.
 
     Example: fedprint-node drift --baseline
     Example: fedprint-node drift --json
+    Example: fedprint-node drift --head heads/hypertension
     """
+    from client.home import NodeHome
+
+    if head is not None and (baseline or plot is not None):
+        raise OurMistake("--head goes with neither --baseline nor --plot.")
+    if new and head is None:
+        raise OurMistake("--new goes with --head; without it only new patients are compared.")
+    if signer is not None and (head is None or head.startswith(PERSONAL)):
+        raise OurMistake("--signer is of a head's folder.", do="Say --head FOLDER, too.")
+    place = NodeHome.find(home)
+    try:
+        if baseline:
+            _keep(place, warm_start, as_json)
+            return
+        if head is not None:
+            found = _against_head(place, head, signer, new, warm_start, as_json)
+        else:
+            found = _since_reference(place, plot, warm_start, as_json)
+    except Refused as error:  # 3 is drift, and nothing else
+        raise _cannot_tell(error, as_json and not baseline) from error
+    if found:
+        raise typer.Exit(Refused.exit_code)
+
+
+def _cannot_tell(error: Refused, as_json: bool) -> CannotTell:
+    counts = error.counts if isinstance(error, CannotTell) else {}
+    if as_json:
+        terminal.print_json(
+            {"verdict": UNKNOWN, "drift": None, "reason": error.reason, "message": error.message,
+             "do": error.do, **counts}
+        )  # fmt: skip
+    told = f"Cannot tell. {error.message}"
+    return CannotTell(told, reason=error.reason, do=error.do, counts=counts)
+
+
+def _keep(place: NodeHome, warm_start: bool, as_json: bool) -> None:
+    """Make the reference."""
     from client import cli_release, drift_files
     from client import drift as check
     from client.cli_progress import counting_bar
-    from client.home import NodeHome
+    from client.store import open_store
+
+    _, digest, model = cli_release.opened_model(place, None, warm_start)
+    store = open_store(place)
+    with counting_bar("patients") as on_patient:
+        now = check.measure(store, model, on_patient=on_patient)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    sealed = drift_files.save(place, drift_files.Baseline.of(now, digest, today))
+    told: dict[str, Any] = {
+        "made": today, "patients": len(now.pseudonyms), "model": digest, "sealed": sealed,
+    }  # fmt: skip
+    if as_json:
+        terminal.print_json(told)
+    else:
+        terminal.show("Reference of the drift check", [told], as_json=False)
+        terminal.out.print(STAYS, highlight=False)
+
+
+def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_json: bool) -> bool:
+    """Later patients against the reference; whether something drifted."""
+    from client import cli_release, drift_files
+    from client import drift as check
+    from client.cli_progress import counting_bar
     from client.store import open_store
     from shared_model.simulated_windows import packaged
 
-    place = NodeHome.find(home)
     _, digest, model = cli_release.opened_model(place, None, warm_start)
     store = open_store(place)
-    reference = None if baseline else drift_files.load(place, store, digest)
-    with counting_bar("patients") as on_patient:
-        now = check.measure(store, model, on_patient=on_patient)
-    if reference is None:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        sealed = drift_files.save(place, drift_files.Baseline.of(now, digest, today))
-        told: dict[str, Any] = {
-            "made": today, "patients": len(now.pseudonyms), "model": digest, "sealed": sealed,
-        }  # fmt: skip
-        if as_json:
-            terminal.print_json(told)
-        else:
-            terminal.show("Reference of the drift check", [told], as_json=False)
-            terminal.out.print(STAYS, highlight=False)
-        return
+    reference = drift_files.load(place, store, digest)
     then = reference.measures
     held = frozenset(then.pseudonyms)
+    check.refuse_few(len(held), sum(name not in held for name in store.pseudonyms))
+    with counting_bar("patients") as on_patient:
+        now = check.measure(store, model, on_patient=on_patient)
     later = now.only(lambda name: name not in held)
     simulated = check.measure_simulated(packaged(), model)
     rows = check.compare(then, later, simulated)
@@ -92,8 +171,95 @@ def drift(
 
         draw(plot, then, later, simulated)
     _tell(rows, ratios, reference.made, found, as_json)
-    if found:
-        raise typer.Exit(Refused.exit_code)
+    return found
+
+
+def _against_head(
+    place: NodeHome, named: str, signer: str | None, new: bool, warm_start: bool, as_json: bool
+) -> bool:
+    """The store's patients, or the new ones, against those of a head; whether they are others."""
+    from client import cli_release, drift_files, drift_head, personal
+    from client.cli_progress import counting_bar
+    from client.site_fingerprints import of_items
+    from client.store import open_store
+    from shared_model.heads.answers import refuse_other_model
+
+    _, digest, run = cli_release.model_in_use(place, None, warm_start)
+    if named.startswith(PERSONAL):
+        own = personal.load(place, named.removeprefix(PERSONAL))
+        personal.refuse_other_model(own, digest)
+        trained, signature = drift_head.of_personal(own), "made at this node"
+    else:
+        opened, signature = _opened(place, Path(named), signer)
+        refuse_other_model(opened, digest)
+        trained = drift_head.of_head(opened)
+    store = open_store(place)
+    reference = drift_files.load(place, store, digest) if new else None
+    with counting_bar("fingerprints") as on_patient:
+        patients = of_items(store, run, trained.sensors, trained.item, on_patient=on_patient)
+    if reference is not None:
+        held = frozenset(one.pseudonym for one in reference.patients)
+        patients = patients.only(lambda name: name not in held)
+    found = drift_head.compare(trained, patients)
+    _tell_head(trained, found, signature, as_json)
+    return found.drifted
+
+
+def _opened(place: NodeHome, folder: Path, signer: str | None) -> tuple[Head, str]:
+    """A head from a folder, hostile until read, and what is known of its signature.
+
+    Raises:
+        Refused: as `shared_model.heads.files.verify`, or without a signature as `read`.
+        OurMistake: it is signed, and whose signature counts is not known here.
+    """
+    from client.install import trusted_signer
+    from shared_model.heads import files
+    from shared_model.release_files import read_signer
+
+    if signer is None and not os.path.lexists(folder / files.SIGNATURE):
+        return files.read(folder), "none: as a head that was trained here"
+    if signer is None and not place.coordinator.exists():
+        raise OurMistake(
+            "The head is signed, and this node has joined no coordinator whose key it knows.",
+            do="Say whose: --signer KEY, or --signer coordinator.json",
+        )
+    key = trusted_signer(place) if signer is None else read_signer(signer)
+    return files.verify(folder, key), "verified"
+
+
+def _tell_head(trained: TrainedOn, found: Any, signature: str, as_json: bool) -> None:
+    from shared_model.heads.exceedances import ERROR
+
+    verdict = YES if found.drifted else NO
+    told = {
+        "verdict": verdict,
+        "drift": found.drifted,
+        "head": trained.name,
+        "signature": signature,
+        "sensors": trained.sensors,
+        "item": trained.item,
+        **asdict(found),
+        "level": ERROR,
+        "words": found.words(trained),
+        "means": AGAINST_A_HEAD,
+    }
+    if as_json:
+        terminal.print_json(told)
+        return
+    shown = [
+        {"what": "signature", "value": signature},
+        {"what": "an item", "value": f"{trained.item}, {trained.sensors}"},
+        {"what": "patients with one", "value": found.patients},
+        {"what": "without", "value": found.without},
+        {"what": "beyond the limit", "value": found.beyond},
+        {"what": "expected", "value": found.expected_share * found.patients},
+        {"what": "drift from", "value": found.alarm_from},
+        {"what": "p", "value": found.p_value},
+    ]
+    terminal.show(f"Patients here against those of {trained.name}", shown, as_json=False)
+    for line in (found.words(trained), AGAINST_A_HEAD):
+        terminal.out.print(line, highlight=False, markup=False)
+    _verdict(verdict)
 
 
 def _tell(
@@ -101,11 +267,12 @@ def _tell(
 ) -> None:
     from client.drift import LEVEL
 
+    verdict = YES if found else NO
     told = [{**asdict(row), "drifted": row.drifted} for row in rows]
     if as_json:
         terminal.print_json(
-            {"drift": found, "level": LEVEL, "reference_made": made, "rows": told,
-             "error_over_simulated": ratios, "means": MEANS, "simulated": SIMULATED}
+            {"verdict": verdict, "drift": found, "level": LEVEL, "reference_made": made,
+             "rows": told, "error_over_simulated": ratios, "means": MEANS, "simulated": SIMULATED}
         )  # fmt: skip
         return
     shown = [
@@ -128,6 +295,8 @@ def _tell(
         terminal.out.print(f"Masked error over that of simulated windows, {when}: {words}")
     terminal.out.print(MEANS, highlight=False)
     terminal.out.print(SIMULATED, highlight=False)
-    terminal.out.print(
-        f"[bold]{'Drift.' if found else 'No drift found.'}[/] {STAYS}", highlight=False
-    )
+    _verdict(verdict)
+
+
+def _verdict(verdict: str) -> None:
+    terminal.out.print(f"[bold]{verdict.capitalize()}.[/] {STAYS}", highlight=False)

@@ -15,7 +15,9 @@ from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
     from client.home import NodeHome
-    from client.personal import Counted, PersonalHead
+    from client.personal import PersonalHead
+    from client.personal_labels import Labels
+    from client.personal_rows import Counted
     from client.site_fingerprints import Patients
 
 Home = Annotated[
@@ -62,13 +64,15 @@ def personalise(
     """Make a linear head on this hospital's own labels, over the installed release's fingerprints.
 
     Measured by cross-validation over patients, each answer by a head that never saw that patient,
-    with a 95 % interval over patients. Kept in the node's folder, encrypted if the window store is.
+    with a 95 % interval over patients. It abstains from patients far from those it was made of; a
+    number gets an interval. Kept in the node's folder, encrypted if the window store is.
 
     Example: fedprint-node personalise af.csv --name af -o af.json
     """
     from client import personal
     from client.home import NodeHome
     from client.personal_labels import read_labels
+    from client.personal_rows import joined, refuse_few
     from client.pseudonyms import load_key
     from shared_model.files import write_atomic
 
@@ -77,7 +81,8 @@ def personalise(
     place = NodeHome.find(home)
     read = read_labels(labels, load_key(place.pseudonym_key), label, patient_column)
     patients, digest, source = site_patients(place, sensors, warm_start, None)
-    features, values, counted = personal.joined(read, patients)
+    features, values, counted = joined(read, patients)
+    refuse_few(counted, sensors, lambda other: _labelled_having(place, read, other))
     made = personal.make(
         name or _name_of(read.column),
         read.column,
@@ -113,7 +118,7 @@ def list_heads(home: Home = None, as_json: AsJson = False) -> None:
         return
     rows = [
         {"head": head.name, "label": head.label, "patients": head.patients,
-         "sensors": head.sensors, "model": head.model_digest[:12],
+         "sensors": head.sensors, "model": head.model_digest[:12], "abstains from": head.far_words,
          "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items())}
         for head in heads
     ]  # fmt: skip
@@ -130,8 +135,9 @@ def apply(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer for every patient in the window store, by pseudonym. Those it was made of included:
-    their answers look better than they are. Not a medical device.
+    """Answer for every patient in the window store, by pseudonym; abstain, and say why, from those
+    far from whom it was made of. Those it was made of are answered too: their answers look better
+    than they are. A number has an interval. Not a medical device.
 
     Example: fedprint-node personal apply af -o answers.csv
     """
@@ -141,22 +147,27 @@ def apply(
 
     place = NodeHome.find(home)
     head = personal.load(place, name)
+    personal.limit_of(head)  # one of before is refused before the work
     patients, _, _ = site_patients(place, head.sensors, warm_start, head)
-    known = patients.known
-    names = [one for one, has in zip(patients.pseudonyms, known, strict=True) if has]
-    found = personal.answers(head, patients.mean[known])
-    rows = [{"pseudonym": one, **answer} for one, answer in zip(names, found, strict=True)]
+    found = personal.answers(head, patients.mean)
+    rows = [
+        {"pseudonym": one, **answer} for one, answer in zip(patients.pseudonyms, found, strict=True)
+    ]
+    abstained = sum(bool(row["why"]) for row in rows)
+    told = f"{len(rows) - abstained} answers, {abstained} abstained"
     if output is not None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(rows[0]) if rows else ["pseudonym"])
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(output, text.getvalue().encode(), mode=0o600)
-        terminal.err.print(f"{len(rows)} answers in {output}", highlight=False)
+        terminal.err.print(f"{told}, in {output}", highlight=False)
     elif as_json:
         terminal.print_json(rows)
     else:
         terminal.show(f"Answers of {head.name}", rows, as_json=False)
+        interval = f" Interval: {_interval(head)}." if head.band else ""
+        terminal.out.print(f"{told}.{interval}", highlight=False)
 
 
 @app.command()
@@ -202,6 +213,14 @@ def site_patients(
     return found, digest, source
 
 
+def _labelled_having(place: NodeHome, labels: Labels, sensors: str) -> int:
+    """Labelled patients of whom there is a fingerprint of these sensors."""
+    from client.site_fingerprints import patients_having
+    from client.store import open_store
+
+    return len(patients_having(open_store(place), sensors) & set(labels.values))
+
+
 def _name_of(column: str) -> str:
     made = "".join(one if one.isascii() and one.isalnum() else "-" for one in column.casefold())
     return made.strip("-")[:40]
@@ -215,6 +234,17 @@ def _rows(counted: Counted) -> dict[str, int]:
         "without a usable window of these sensors": counted.without_windows,
         "without a label": counted.unlabelled,
     }
+
+
+def _interval(head: PersonalHead) -> str:
+    if head.band is None:
+        return ""
+    band = head.band
+    measured = "" if band.coverage is None else f", measured {band.coverage:.0%}"
+    return (
+        f"{band.half_width:.4g} either way holds {band.level:.0%} of new patients like those it "
+        f"was made of{measured}"
+    )
 
 
 def _figures(head: PersonalHead) -> dict[str, str]:
@@ -237,6 +267,9 @@ def _show(head: PersonalHead, counted: Counted, source: str, sealed: bool) -> No
         *({"what": name, "value": value} for name, value in _rows(counted).items()),
     ]
     rows += [{"what": name, "value": text} for name, text in _figures(head).items()]
+    rows.append({"what": "abstains from", "value": head.far_words})
+    if head.band is not None:
+        rows.append({"what": "interval", "value": _interval(head)})
     kept = "encrypted" if sealed else "plain, as the window store is"
     rows.append({"what": "kept", "value": kept})
     terminal.show("Personal head, by cross-validation over patients", rows, as_json=False)

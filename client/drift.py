@@ -22,7 +22,7 @@ from client.site_fingerprints import SENSORS, seen_with, some_windows
 from client.store import WindowStore
 from shared_model import two_samples
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE
-from shared_model.errors import Refused
+from shared_model.errors import CannotTell, Refused
 from shared_model.mae import MaskedAutoencoder
 from shared_model.simulated_windows import SimulatedWindows
 
@@ -107,26 +107,44 @@ def compare(then: Measures, now: Measures, simulated: Measures) -> list[Row]:
     """Later patients against earlier ones, no patient in both.
 
     Raises:
-        Refused: fewer than `FEWEST_PATIENTS` in a group (reason "few-patients").
+        CannotTell: fewer than `FEWEST_PATIENTS` in a group, or none of the rows has as many of both
+            (reason "few-patients").
+        Refused: a patient is in both groups.
     """
     if set(then.pseudonyms) & set(now.pseudonyms):
         raise Refused("A patient is in both groups.", reason="few-patients")
-    smallest = min(len(then.pseudonyms), len(now.pseudonyms))
-    if smallest < FEWEST_PATIENTS:
-        raise Refused(
-            f"The reference has {len(then.pseudonyms)} patients, and {len(now.pseudonyms)} are new "
-            f"since; each needs {FEWEST_PATIENTS}.",
-            reason="few-patients",
-            do="Add recordings of later patients, or wait for more.",
-        )
+    refuse_few(len(then.pseudonyms), len(now.pseudonyms))
     rows = [_of_means(name, then, now, simulated) for name in SENSORS]
     rows += [_of_figure(name, then, now) for name in FIGURES]
     tested = [row for row in rows if row.p_value is not None]
+    if not tested:
+        raise CannotTell(
+            f"No figure has {FEWEST_PATIENTS} patients of both groups.",
+            reason="few-patients",
+            do="Add recordings of later patients, or wait for more.",
+            counts=_counts(len(then.pseudonyms), len(now.pseudonyms)),
+        )
     adjusted = iter(two_samples.holm([row.p_value for row in tested if row.p_value is not None]))
     return [
         row if row.p_value is None else Row(**{**row.__dict__, "adjusted": next(adjusted)})
         for row in rows
     ]
+
+
+def refuse_few(then: int, now: int) -> None:
+    """Raises CannotTell (reason "few-patients") where a group is too small to compare."""
+    if min(then, now) < FEWEST_PATIENTS:
+        raise CannotTell(
+            f"The reference has {then} patients, and {now} are new since; each needs "
+            f"{FEWEST_PATIENTS}.",
+            reason="few-patients",
+            do="Add recordings of later patients, or wait for more.",
+            counts=_counts(then, now),
+        )
+
+
+def _counts(then: int, now: int) -> dict[str, int]:
+    return {"patients_then": then, "patients_now": now, "patients_needed": FEWEST_PATIENTS}
 
 
 def over_simulated(site: Measures, simulated: Measures) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
     made = make(labels, patients, kind, model_digest, sensors)   # cross-validated, then fitted
     save(home, made)                                             # HOME/personal/NAME.json, sealed
+    answers(made, features)            # abstains far from its patients; numbers have an interval
 
 A head is a function of its patients, without noise: it is for this hospital alone.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,24 +18,29 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.home import NodeHome
-from client.personal_labels import Labels
+from client.personal_limits import expected_beyond, limits_of
+from client.personal_rows import FEWEST_PATIENTS
 from client.sealed_files import AGAIN, read_own, write_own
-from client.site_fingerprints import Patients
 from shared_model import canonical, linear_heads
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
+from shared_model.heads.answers import FAR, NO_FINGERPRINT
+from shared_model.heads.distance import away
+from shared_model.heads.manifest import Band, Distance
 from shared_model.linear_heads import Array, Kind, LinearHead
 
-FEWEST_PATIENTS = 20
 FEWEST_OF_A_CLASS = linear_heads.FOLDS
 MOST_CLASSES = 20
 LARGEST_BYTES = 4 * 1024 * 1024
 KIND = "personal head"
+COLUMNS = ("pseudonym", "probability", "low", "high", "why", "distance")
+"""Of the answers, beside the label's."""
 _WORDS_AS_CLASSES = 10
 """Numbers with more different values than this are a quantity, not classes."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Row = Annotated[tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
+Rows = Annotated[tuple[Row, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
 
 
 class _Strict(BaseModel):
@@ -53,9 +58,14 @@ class FigureSaid(_Strict):
 
 
 class PersonalHead(_Strict):
-    """A head as it lies in a file. classes: in the order of the outputs; () for a number."""
+    """A head as it lies in a file. classes: in the order of the outputs; () for a number.
 
-    format: Literal["personal-1"] = "personal-1"
+    far_mean, far_factor, distance: when it abstains (`shared_model.heads`). band: interval of a
+    number. Format "personal-1" of earlier versions has none of these: it is listed and removed, and
+    answers nothing.
+    """
+
+    format: Literal["personal-1", "personal-2"] = "personal-2"
     name: Name
     kind: Kind
     label: Annotated[str, Field(min_length=1, max_length=64)]
@@ -72,13 +82,40 @@ class PersonalHead(_Strict):
     weights: Annotated[tuple[Row, ...], Field(min_length=1, max_length=MOST_CLASSES)]
     offset: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=MOST_CLASSES)]
     figures: tuple[FigureSaid, ...]
+    far_mean: Row | None = None
+    far_factor: Rows | None = None
+    distance: Distance | None = None
+    band: Band | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> PersonalHead:
         outputs = len(self.classes) if self.kind == "class" else 1
         if len(self.weights) != outputs or len(self.offset) != outputs or min(self.scale) <= 0.0:
             raise ValueError("weights do not fit the classes")
+        far = (self.far_mean, self.far_factor, self.distance)
+        if any((one is not None) != (self.format == "personal-2") for one in far):
+            raise ValueError("a head of this format says when it abstains, one of before does not")
+        if (self.band is not None) != (self.kind == "number" and self.far_mean is not None):
+            raise ValueError("a number, and it alone, has a band")
         return self
+
+    @property
+    def far(self) -> tuple[Array, Array] | None:
+        """Centre (feature,) and factor (feature, feature) of the distance; None: it has none."""
+        if self.far_mean is None or self.far_factor is None:
+            return None
+        return np.array(self.far_mean), np.array(self.far_factor)
+
+    @property
+    def far_words(self) -> str:
+        """From whom it abstains, and what that promises."""
+        if self.distance is None:
+            return "cannot abstain, so it does not answer: make it again"
+        share = expected_beyond(self.patients, self.distance).share
+        told = f"patients far from those it was made of; of patients like those {share:.1%}"
+        aim = 1.0 - self.distance.level
+        few = f" ({self.patients} patients are too few to promise {aim:.0%})"
+        return told + (few if self.patients * aim < 1.0 else "")
 
     @property
     def head(self) -> LinearHead:
@@ -89,35 +126,6 @@ class PersonalHead(_Strict):
             np.array(self.weights),
             np.array(self.offset),
         )
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What became of the rows of the labels: counts, for this hospital's own screen."""
-
-    labelled: int
-    used: int
-    not_in_store: int
-    without_windows: int
-    unlabelled: int = 0
-    order: tuple[str, ...] = field(default=(), repr=False)
-
-
-def joined(labels: Labels, patients: Patients) -> tuple[Array, list[str | float], Counted]:
-    """Mean fingerprints (item, 128) and labels of the patients that have both, by pseudonym."""
-    place = {name: row for row, name in enumerate(patients.pseudonyms)}
-    here = [name for name in sorted(labels.values) if name in place]
-    used = [name for name in here if patients.known[place[name]]]
-    counted = Counted(
-        labelled=len(labels.values),
-        used=len(used),
-        not_in_store=len(labels.values) - len(here),
-        without_windows=len(here) - len(used),
-        unlabelled=labels.unlabelled,
-        order=tuple(used),
-    )
-    rows = [place[name] for name in used]
-    return patients.mean[rows], [labels.values[name] for name in used], counted
 
 
 def make(
@@ -133,13 +141,20 @@ def make(
     """Cross-validate over patients, then fit on all of them.
 
     Args:
+        label: the name of the label's column in the answers.
         kind: None: a number if all labels are numbers, of more than ten different values.
 
     Raises:
         Refused: fewer than `FEWEST_PATIENTS` patients (reason "few-patients"), one class only, or
             a class with fewer than `FEWEST_OF_A_CLASS` ("classes").
-        OurMistake: a word where numbers are asked for, a name that is none.
+        OurMistake: a word where numbers are asked for, a name that is none, a label that is called
+            as another column of the answers.
     """
+    if label in COLUMNS:
+        raise OurMistake(
+            f"The answers have another column called {label}.",
+            do="Give the column of the labels another name.",
+        )
     if len(values) < FEWEST_PATIENTS:
         raise Refused(
             f"{len(values)} patients have a label and a fingerprint; a head needs "
@@ -164,6 +179,7 @@ def make(
     groups = np.arange(len(values))
     found = linear_heads.cross_validated(features, truth, kind, groups)
     head = linear_heads.fitted(features, truth, kind, found.penalty)
+    limits = limits_of(features, truth, kind, found.answers)
     try:
         return PersonalHead.model_validate(
             {
@@ -181,6 +197,10 @@ def make(
                 "weights": tuple(_floats(row) for row in head.weights),
                 "offset": _floats(head.offset),
                 "figures": tuple(_said(one) for one in found.figures),
+                "far_mean": _floats(limits.far_mean),
+                "far_factor": tuple(_floats(row) for row in limits.far_factor),
+                "distance": limits.distance,
+                "band": limits.band,
             }
         )
     except ValidationError as error:
@@ -192,15 +212,57 @@ def make(
 
 
 def answers(head: PersonalHead, features: Array) -> list[dict[str, object]]:
-    """One answer an item: the number, or the likeliest class and its probability."""
-    scores = head.head.scores(features)
-    if head.kind == "number":
-        return [{head.label: float(row[0])} for row in scores]
-    best = scores.argmax(axis=1)
-    return [
-        {head.label: head.classes[int(one)], "probability": float(row[int(one)])}
-        for one, row in zip(best, scores, strict=True)
-    ]
+    """One answer an item: the number and its interval, or the likeliest class and its probability.
+
+    Where it abstains the answer is None, and `why` says why; else `why` is empty.
+
+    Args:
+        features: (item, 128); a row that is not finite has no fingerprint.
+
+    Raises:
+        Refused: as `limit_of`.
+    """
+    far, limit = limit_of(head)
+    known = np.asarray(np.isfinite(features).all(axis=1))
+    filled = np.where(known[:, None], features, head.mean)
+    distances = away((filled - head.head.mean) / head.head.scale, *far)
+    scores = head.head.scores(filled)
+    made = []
+    for is_known, distance, row in zip(known, distances, scores, strict=True):
+        why = NO_FINGERPRINT if not is_known else FAR if distance > limit else ""
+        answer = _number(head, row, why) if head.kind == "number" else _class(head, row, why)
+        made.append({**answer, "why": why, "distance": float(distance) if is_known else None})
+    return made
+
+
+def limit_of(head: PersonalHead) -> tuple[tuple[Array, Array], float]:
+    """Centre and factor of the distance, and the limit beyond which it abstains.
+
+    Raises:
+        Refused: it is of before heads could abstain (reason "cannot-abstain").
+    """
+    if head.far is None or head.distance is None:
+        raise Refused(
+            f"An earlier version made the head {head.name}: it would answer for any patient, "
+            "however unlike those it was made of.",
+            reason="cannot-abstain",
+            do="Make it again on the same labels: fedprint-node personalise",
+        )
+    return head.far, head.distance.limit
+
+
+def _number(head: PersonalHead, row: Array, why: str) -> dict[str, object]:
+    if why or head.band is None:
+        return {head.label: None, "low": None, "high": None}
+    value, half = float(row[0]), head.band.half_width
+    return {head.label: value, "low": value - half, "high": value + half}
+
+
+def _class(head: PersonalHead, row: Array, why: str) -> dict[str, object]:
+    if why:
+        return {head.label: None, "probability": None}
+    best = int(row.argmax())
+    return {head.label: head.classes[best], "probability": float(row[best])}
 
 
 def save(home: NodeHome, head: PersonalHead) -> bool:
@@ -302,4 +364,6 @@ def _said(figure: linear_heads.Figure) -> dict[str, object]:
 
 def described(head: PersonalHead) -> dict[str, object]:
     """What a head is, for screen and JSON: no weights, nothing of one patient."""
-    return json.loads(head.model_dump_json(exclude={"mean", "scale", "weights", "offset"}))  # type: ignore[no-any-return]
+    hidden = {"mean", "scale", "weights", "offset", "far_mean", "far_factor"}
+    told: dict[str, object] = json.loads(head.model_dump_json(exclude=hidden))
+    return {**told, "abstains": head.far_words}

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from client.fingerprints import Fingerprinter
 from client.store import WindowStore
-from shared_model.config import CHANNELS
+from shared_model.config import CHANNELS, FINGERPRINT_SIZE
+from shared_model.heads.manifest import Item
 
 WINDOWS_PER_PATIENT = 60
 """At most, evenly over the patient's windows in the order in which they were added."""
@@ -35,17 +36,21 @@ class Patients:
     def known(self) -> npt.NDArray[np.bool_]:
         return np.asarray(self.windows > 0)
 
+    def only(self, keep: Callable[[str], bool]) -> Patients:
+        """Of some patients, by pseudonym."""
+        rows = [row for row, name in enumerate(self.pseudonyms) if keep(name)]
+        names = tuple(self.pseudonyms[row] for row in rows)
+        return Patients(names, self.mean[rows], self.windows[rows])
+
 
 def seen_with(
     signal: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], sensors: str
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Windows as these sensors alone see them: those that have them all, the other one absent."""
-    wanted = [place for place, name in enumerate(CHANNELS) if sensors in ("both", name)]
-    here = np.asarray(valid.any(axis=2))  # (window, channel)
-    has = here[:, wanted].all(axis=1)
+    has = _having(valid, sensors)
     signal, valid = signal[has].copy(), valid[has].copy()
-    for place in range(len(CHANNELS)):
-        if place not in wanted:
+    for place, name in enumerate(CHANNELS):
+        if sensors not in ("both", name):
             signal[:, place], valid[:, place] = 0.0, False
     return signal, valid
 
@@ -64,7 +69,7 @@ def of_store(
         sensors: one of `SENSORS`. places: indices into the store's pseudonyms; all by default.
     """
     chosen = range(store.patient_count) if places is None else places
-    mean = np.full((len(chosen), 128), np.nan)
+    mean = np.full((len(chosen), FINGERPRINT_SIZE), np.nan)
     count = np.zeros(len(chosen), dtype=np.int64)
     for row, patient in enumerate(chosen):
         signal, valid = some_windows(store, patient)
@@ -76,11 +81,67 @@ def of_store(
     return Patients(tuple(store.pseudonyms[one] for one in chosen), mean, count)
 
 
+def of_items(
+    store: WindowStore,
+    fingerprint: Fingerprinter,
+    sensors: str,
+    item: Item,
+    *,
+    on_patient: Callable[[int, int], None] = lambda done, of: None,
+) -> Patients:
+    """One item of each patient, as a head sees it: the mean of the patient, that of one of his
+    recordings, or one window.
+
+    Which one follows from the pseudonym, a keyed digest: as good as drawn at random, the same at
+    every call, and it does not change when others come.
+    """
+    if item == "patient":
+        return of_store(store, fingerprint, sensors, on_patient=on_patient)
+    mean = np.full((store.patient_count, FINGERPRINT_SIZE), np.nan)
+    count = np.zeros(store.patient_count, dtype=np.int64)
+    for row, pseudonym in enumerate(store.pseudonyms):
+        windows = store.windows_of(row)
+        has = np.flatnonzero(_having(windows.valid, sensors))
+        if len(has):
+            lot = int(pseudonym[:12], 16)
+            chosen = has[[lot % len(has)]]
+            if item == "recording":
+                whose = store.recordings_of(row)[has]
+                own = np.unique(whose)
+                chosen = _evenly(has[whose == own[lot % len(own)]])
+            seen = seen_with(windows.signal[chosen], windows.valid[chosen], sensors)
+            mean[row] = fingerprint(*seen).astype(np.float64).mean(axis=0)
+            count[row] = len(chosen)
+        on_patient(row + 1, store.patient_count)
+    return Patients(store.pseudonyms, mean, count)
+
+
+def patients_having(store: WindowStore, sensors: str) -> frozenset[str]:
+    """Pseudonyms of the patients of whom `of_store` has a fingerprint of these sensors."""
+    return frozenset(
+        name
+        for row, name in enumerate(store.pseudonyms)
+        if len(np.flatnonzero(_having(some_windows(store, row)[1], sensors)))
+    )
+
+
+def _having(valid: npt.NDArray[np.bool_], sensors: str) -> npt.NDArray[np.bool_]:
+    """Which windows have all of these sensors, (window,)."""
+    wanted = [place for place, name in enumerate(CHANNELS) if sensors in ("both", name)]
+    here = np.asarray(valid.any(axis=2))  # (window, channel)
+    return np.asarray(here[:, wanted].all(axis=1))
+
+
+def _evenly(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """At most WINDOWS_PER_PATIENT of them, evenly spaced."""
+    count = min(len(rows), WINDOWS_PER_PATIENT)
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+
+
 def some_windows(
     store: WindowStore, patient: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Signal and valid of at most WINDOWS_PER_PATIENT windows, evenly spaced."""
     windows = store.windows_of(patient)
-    count = min(len(windows), WINDOWS_PER_PATIENT)
-    rows = np.linspace(0, len(windows) - 1, count).round().astype(np.int64)
+    rows = _evenly(np.arange(len(windows)))
     return windows.signal[rows], windows.valid[rows]

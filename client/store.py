@@ -162,6 +162,12 @@ class WindowStore:
         )  # few windows a patient
         return Windows(signal, valid, index["start_s"].copy(), index["refusal"].copy())
 
+    def recordings_of(self, patient_index: int) -> npt.NDArray[np.int64]:
+        """Which of the patient's recordings the windows of `windows_of` are of, (window,): 0 ..."""
+        where = self._rows[patient_index]
+        named = np.array([(part, self._parts[part].index["recording"][row]) for part, row in where])
+        return np.unique(named, axis=0, return_inverse=True)[1].astype(np.int64).ravel()
+
     def segments(
         self, patients: npt.NDArray[np.integer[Any]], segments: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:

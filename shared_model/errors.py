@@ -7,6 +7,7 @@ status.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -54,6 +55,21 @@ class BudgetExhausted(Refused):
 
     def __init__(self, message: str, *, do: str = "") -> None:
         super().__init__(message, reason="budget", do=do)
+
+
+class CannotTell(Refused):
+    """A check that has no answer: neither yes nor no.
+
+    counts: what there was and what it needs, by name; numbers of patients, none of one patient.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self, message: str, *, reason: str, do: str = "", counts: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, do=do)
+        self.counts = dict(counts or {})
 
 
 class DataFault(FedprintError):

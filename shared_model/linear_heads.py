@@ -74,6 +74,14 @@ class Measured:
     answers: Array = field(repr=False)
 
 
+def scaling(values: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each feature, (feature,); a constant one gets 1."""
+    scale: Array = values.std(0)
+    mean: Array = values.mean(0)
+    scale[scale <= 1e-12] = 1.0
+    return mean, scale
+
+
 def fitted(features: npt.ArrayLike, truth: Array, kind: Kind, penalty: float) -> LinearHead:
     """The head of all these items.
 
@@ -88,14 +96,13 @@ def fitted(features: npt.ArrayLike, truth: Array, kind: Kind, penalty: float) ->
         raise OurMistake("Features are (item, feature), truths (item,), two items at least.")
     if not (np.isfinite(values).all() and np.isfinite(truth).all()):
         raise OurMistake("Features or truths are not finite.")
-    mean, scale = values.mean(0), values.std(0)
-    scale = np.where(scale > 1e-12, scale, 1.0)
+    mean, scale = scaling(values)
     x = (values - mean) / scale
     if kind == "number":
         middle = float(truth.mean())
         square = x.T @ x + penalty * np.eye(x.shape[1])
-        weights = np.linalg.solve(square, x.T @ (truth - middle))[None]
-        return LinearHead(kind, mean, scale, weights, np.array([middle]))
+        weights: Array = np.asarray(np.linalg.solve(square, x.T @ (truth - middle)))
+        return LinearHead(kind, mean, scale, weights[None], np.array([middle]))
     return LinearHead(kind, mean, scale, *_multinomial(x, truth.astype(np.int64), penalty))
 
 

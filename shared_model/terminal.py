@@ -26,7 +26,7 @@ def run(app: Callable[[], Any]) -> None:
     """Run a Typer application (standalone_mode=False); faults become two lines and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 wrong call or configuration, 3 refused, 4 bad data,
-    5 a peer's fault, 130 interrupted.
+    5 a peer's fault, 6 a check that cannot tell, 130 interrupted.
     """
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads.arrays import Head
+from shared_model.heads.distance import away
 
 Numbers = npt.NDArray[np.float64]
 NO_FINGERPRINT = "no usable window of its sensors"
@@ -63,8 +64,7 @@ def standardised(head: Head, fingerprints: npt.NDArray[np.float32]) -> Numbers:
 
 def distances(head: Head, x: Numbers) -> Numbers:
     """Root of the squared Mahalanobis distance per feature: about 1 where x is as in training."""
-    turned = (x - head.arrays["far_mean"]) @ head.arrays["far_factor"].T.astype(np.float64)
-    return np.asarray(np.sqrt((turned**2).mean(axis=1)))
+    return away(x, head.arrays["far_mean"], head.arrays["far_factor"])
 
 
 def logits(head: Head, x: Numbers) -> Numbers:

@@ -7,11 +7,9 @@ helped to choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import numpy.typing as npt
 
+from shared_model.heads import calibration
 from shared_model.heads.answers import softmax
 from shared_model.heads.manifest import Bin
 from simulations.heads.data import Floats, Places
@@ -20,7 +18,8 @@ BINS = 10
 _WIDEST = (-3.0, 3.0)
 """Natural logarithm of the temperatures that are tried: 0.05 to 20."""
 
-Bools = npt.NDArray[np.bool_]
+Bools = calibration.Bools
+quantile, by_fold = calibration.quantile, calibration.by_fold
 
 
 def temperature(logits: Floats, truth: Floats, weight: Floats) -> float:
@@ -62,29 +61,6 @@ def reliability(shares: Floats, truth: Floats, weight: Floats) -> tuple[Bin, ...
 def calibration_error(bins: tuple[Bin, ...]) -> float:
     """Expected calibration error (Guo et al. 2017, equation 3)."""
     return _share(sum(one.share * abs(one.confidence - one.accuracy) for one in bins))
-
-
-def quantile(scores: Floats, weight: Floats, level: float, *, patients: int | None) -> float:
-    """Smallest score that at least `level` of the patients' weight lies at or below.
-
-    Args:
-        scores: (item,), large where the model was wrong. weight: (item,), 1 a patient in all.
-        patients: if given, a patient more is supposed, with an infinite score: the conformal
-            correction. A random item of a new patient is then at or below with probability
-            `level`, if patients are exchangeable (pooled: Dunn, Wasserman and Ramdas 2022,
-            1809.07441, section 4.1; exact only for one item a patient).
-    """
-    order = np.argsort(scores, kind="stable")
-    total = float(weight.sum()) + (0.0 if patients is None else float(weight.sum()) / patients)
-    reached = np.cumsum(weight[order]) / total
-    place = int(np.searchsorted(reached, level - 1e-12))
-    return float(scores[order[place]]) if place < len(scores) else float("inf")
-
-
-def by_fold(fold: Places, fit: Callable[[Bools], npt.ArrayLike]) -> Floats:
-    """For each item what was fitted on the patients of the other folds: (item, ...)."""
-    parts = {int(n): np.asarray(fit(fold != n), dtype=np.float64) for n in np.unique(fold)}
-    return np.stack([parts[int(n)] for n in fold])
 
 
 def temperatures_by_fold(fold: Places, logits: Floats, truth: Floats, weight: Floats) -> Floats:

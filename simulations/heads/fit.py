@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from shared_model.heads import distance as far
 from simulations.heads.data import Floats, HeadData, Places
 
 STRENGTHS = {"classes": (0.001, 0.01, 0.1, 1.0, 10.0), "number": (1.0, 10.0, 100.0, 1000.0)}
 """C of the logistic regression; alpha of the ridge."""
 INNER_FOLDS = 3
 _LEAST_SHARE = 1e-12
+spread, away = far.spread, far.away
 
 
 @dataclass(frozen=True)
@@ -148,21 +150,3 @@ def out_of_fold(data: HeadData, folds: int, seed: int) -> OutOfFold:
         distance[test] = away(fitted.x(data.fingerprints[test]), mean, factor)
         fold[test] = number
     return OutOfFold(outputs, distance, fold)
-
-
-def spread(x: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Mean, and the factor that whitens: inverse root of the covariance, shrunk as Ledoit and Wolf
-    (2004, J. Multivar. Anal. 88) do; (128,) and (128, 128)."""
-    from sklearn.covariance import ledoit_wolf
-
-    mean = np.average(x, axis=0, weights=weight)
-    root = np.sqrt(weight / weight.mean())[:, None]
-    covariance, _ = ledoit_wolf((x - mean) * root, assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, 1e-6 * values.max())
-    return mean, np.asarray((vectors / np.sqrt(values)) @ vectors.T)
-
-
-def away(x: Floats, mean: Floats, factor: Floats) -> Floats:
-    """Mahalanobis distance per feature, (item,)."""
-    return np.asarray(np.sqrt((((x - mean) @ factor.T) ** 2).mean(axis=1)))

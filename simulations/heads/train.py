@@ -14,6 +14,7 @@ import numpy as np
 
 from shared_model import canonical
 from shared_model.heads import arrays as arrays_io
+from shared_model.heads import calibration
 from shared_model.heads.answers import softmax
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import with_card
@@ -36,10 +37,9 @@ from simulations.heads.data import HeadData
 from simulations.heads.tasks import TASKS
 from simulations.models import NamedModel
 
-LEVEL = 0.9
+LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
-FAR_LEVEL = 0.99
-"""Share of the patients' items that are not to be called far."""
+FAR_LEVEL = calibration.FAR_LEVEL
 
 Say = Callable[[str], None]
 
@@ -126,10 +126,8 @@ def _number(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, A
     weight = data.weight
 
     def half(rows: calibrate.Bools) -> float:
-        found = calibrate.quantile(
-            error[rows], weight[rows], asked.level, patients=_patients(data, rows)
-        )
-        return found if np.isfinite(found) else BEYOND * float(error.max() + 1.0)
+        patients = _patients(data, rows)
+        return calibration.half_width(error[rows], weight[rows], asked.level, patients=patients)
 
     each = calibrate.by_fold(outside.fold, lambda rest: [half(rest)])
     measured = figures.Measured.of(data, outside.outputs, each, draws=asked.draws, seed=asked.seed)
@@ -146,24 +144,9 @@ def _number(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, A
     }
 
 
-BEYOND = 10.0
-"""Times the largest error seen: the band where so few patients promise no finite one."""
-
-
 def distance(data: HeadData, outside: fit.OutOfFold) -> Distance:
     """The limit, and which share of patients left out lies beyond what the others' say."""
-    far, weight = outside.distance, data.weight
-    limits = calibrate.by_fold(
-        outside.fold,
-        lambda rest: calibrate.quantile(far[rest], weight[rest], FAR_LEVEL, patients=None),
-    )
-    each = (far > limits).astype(np.float64)
-    return Distance(
-        limit=max(calibrate.quantile(far, weight, FAR_LEVEL, patients=None), 1e-6),
-        level=FAR_LEVEL,
-        beyond=float(np.average(each, weights=weight)),
-        from_what="the fingerprints trained on",
-    )
+    return calibration.distance_of(outside.distance, data.weight, outside.fold)
 
 
 NOT_PRIVATE = Privacy(

@@ -1,4 +1,4 @@
-"""A node with a window store of made-up patients."""
+"""A node with a window store of made-up patients; heads of made-up patients."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "heads"))

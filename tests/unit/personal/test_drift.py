@@ -17,7 +17,7 @@ from client.ingest import open_writer
 from client.pseudonyms import load_key, pseudonym_of
 from client.store import open_store
 from shared_model import mae, simulated_windows, warm_start
-from shared_model.errors import OurMistake, Refused
+from shared_model.errors import CannotTell, OurMistake, Refused
 from shared_model.simulated_windows import SimulatedWindows, packaged, packed, read
 from simulations.cli_simulated_windows import PATIENTS, SEED, made
 
@@ -166,12 +166,18 @@ def test_a_site_keeps_a_reference_and_compares_later_patients(home, tmp_path):
     site.add(home, range(0, 22, 2))
     assert isinstance(run(home).exception, OurMistake)
     assert run(home, "--baseline").exit_code == 0
-    assert isinstance(run(home).exception, Refused)  # nobody is new
+    early = run(home, "--json")  # nobody is new: on a timer's first day
+    assert isinstance(early.exception, CannotTell)
+    assert early.exception.exit_code == 6
+    said = json.loads(early.stdout)
+    assert (said["verdict"], said["drift"]) == ("cannot tell", None)
+    assert (said["patients_then"], said["patients_now"], said["patients_needed"]) == (11, 0, 10)
     site.add(home, range(100, 122, 2), "alike")
     alike = run(home, "--json", "--plot", str(tmp_path / "p.png"))
     assert alike.exit_code == 0, alike.output
     said = json.loads(alike.stdout)
     assert said["drift"] is False
+    assert said["verdict"] == "no drift found"
     assert {row["patients_now"] for row in said["rows"]} == {11}
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "p.png").stat().st_mode & 0o077 == 0
@@ -211,3 +217,27 @@ def test_a_reference_of_another_model_or_damaged_is_refused(home):
         with pytest.raises(Refused) as caught:
             drift_files.load(home, store, good["model_digest"])
         assert caught.value.reason == "files"
+        assert cannot_tell(run(home, "--json")) == "files"
+    path.write_text(json.dumps({**good, "model_digest": "ab" * 32, "patients": []}))
+    assert cannot_tell(run(home, "--json")) == "model"
+
+
+def cannot_tell(done) -> str:
+    """The reason; the exit status of drift is not taken."""
+    assert isinstance(done.exception, CannotTell)
+    assert done.exception.exit_code == 6
+    said = json.loads(done.stdout)
+    assert (said["verdict"], said["drift"]) == ("cannot tell", None)
+    return said["reason"]
+
+
+def test_where_no_row_has_enough_patients_there_is_no_verdict(simulated):
+    """Nothing was tested: that is not "no drift found"."""
+    empty = drift.Measures(
+        tuple(f"a{row}" for row in range(12)),
+        {one: np.full((12, 128), np.nan) for one in drift.SENSORS},
+        {one: np.full(12, np.nan) for one in drift.FIGURES},
+    )
+    other = replace(empty, pseudonyms=tuple(f"b{row}" for row in range(12)))
+    with pytest.raises(CannotTell, match="No figure"):
+        drift.compare(empty, other, simulated)

@@ -11,6 +11,7 @@ from pathlib import Path
 import made_up_site as site
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from client import egress, personal
@@ -20,6 +21,7 @@ from client.pseudonyms import load_key, pseudonym_of
 from client.sealed_files import read_own, write_own
 from client.store_key import CREDENTIAL
 from shared_model.errors import DataFault, OurMistake, Refused
+from shared_model.heads.answers import FAR, NO_FINGERPRINT
 
 RUNNER = CliRunner()
 KEY = bytes(32)
@@ -90,6 +92,7 @@ def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monk
     rows = [line.split(",") for line in answers.read_text().splitlines()[1:]]
     right = [row[1] == ("fast" if pseudonyms.index(row[0]) % 2 else "slow") for row in rows]
     assert len(rows) == 24
+    assert {row[3] for row in rows} == {""}  # nobody is far
     assert np.mean(right) > 0.9
     assert answers.stat().st_mode & 0o077 == 0
     assert run(home, "personal", "remove", "speed").exit_code == 0
@@ -130,6 +133,100 @@ def test_numbers_are_a_quantity_or_classes_by_how_many_there_are(features):
     aged = made(features, [float(one) for one in range(40)])
     assert (aged.kind, aged.classes) == ("number", ())
     assert {one.name for one in aged.figures} == {"mean absolute error", "correlation"}
+
+
+def test_patients_far_from_those_it_was_made_of_are_abstained_from(features):
+    """Neither age nor class of somebody unlike, nor of one without a window, and why; those alike
+    are answered, and of a number with an interval that holds nine in ten of further patients."""
+    rng = np.random.default_rng(1)
+    further = rng.standard_normal((200, 128))
+    truth = 50.0 + 10.0 * further[:, 0] + rng.standard_normal(200)
+    aged = personal.make(
+        "age", "age", further[:120], [float(one) for one in truth[:120]], kind="number",
+        sensors="ppg", model_digest="ab" * 32,
+    )  # fmt: skip
+    alike = personal.answers(aged, further[120:])
+    assert np.mean([one["why"] != "" for one in alike]) < 0.1
+    inside = [
+        one["low"] <= value <= one["high"]
+        for one, value in zip(alike, truth[120:], strict=True)
+        if not one["why"]
+    ]
+    assert 0.8 < np.mean(inside) < 1.0
+    classed = made(features, ["a", "b"] * 15)
+    for head in (aged, classed):
+        rows = personal.answers(head, np.stack([np.full(128, 9.0), np.full(128, np.nan)]))
+        assert [row["why"] for row in rows] == [FAR, NO_FINGERPRINT]
+        for row in rows:
+            said = [row[name] for name in row if name not in ("why", "distance")]
+            assert set(said) == {None}
+    assert "too few to promise" in classed.far_words
+    assert "too few" not in aged.far_words
+    assert aged.band is not None
+    assert classed.band is None
+
+
+def test_a_label_called_as_another_column_of_the_answers_is_a_mistake(features):
+    """Its answers would be lost behind that column's."""
+    for name in personal.COLUMNS:
+        with pytest.raises(OurMistake, match="another column"):
+            personal.make(
+                "x", name, features[:30], ["a", "b"] * 15, kind=None, sensors="both",
+                model_digest="ab" * 32,
+            )  # fmt: skip
+    with pytest.raises(OurMistake, match="too large"):
+        made(features, [1e12 * one for one in range(30)])
+
+
+def test_a_head_of_an_earlier_version_is_listed_and_removed_but_answers_nothing(home, features):
+    """It cannot abstain: a hospital would take its answer about anybody for one."""
+    body = json.loads(made(features, ["a", "b"] * 15, name="old").model_dump_json())
+    for name in ("far_mean", "far_factor", "distance", "band"):
+        del body[name]
+    with pytest.raises(ValidationError):
+        personal.PersonalHead.model_validate_json(json.dumps(body))
+    warm = warm_start_digest()
+    old = json.dumps({**body, "format": "personal-1", "model_digest": warm})
+    write_own(home, home.personal / "old.json", personal.KIND, old.encode())
+    listed = json.loads(run(home, "personal", "list", "--json").stdout)
+    assert "cannot abstain" in listed[0]["abstains"]
+    done = run(home, "personal", "apply", "old", "--warm-start")
+    assert isinstance(done.exception, Refused)
+    assert done.exception.reason == "cannot-abstain"
+    assert "personalise" in done.exception.do
+    unknown = run(home, "drift", "--head", "personal:old", "--warm-start")
+    assert unknown.exception.exit_code == 6
+    assert run(home, "personal", "remove", "old").exit_code == 0
+
+
+def warm_start_digest() -> str:
+    from shared_model import warm_start, weights
+
+    return weights.digest(warm_start.load()[1])
+
+
+def test_a_refusal_says_what_became_of_the_labels_and_which_sensors_would_do(tmp_path, monkeypatch):
+    """A store of PPG alone; identifiers that are none; too few whatever the sensors."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    items = []
+    for number in range(24):
+        one = site.prepared(number)
+        one.signal[:, 0], one.recorded[:, 0] = 0.0, False
+        items.append((site.patient_name(number), one))
+    site.write(node, items, "ppg")
+    labels = speeds(tmp_path / "speed.csv", range(26))
+    lacking = run(node, "personalise", labels, "--warm-start").exception
+    assert isinstance(lacking, Refused)
+    assert "2 are not in the store and 24 have no usable window of both sensors" in lacking.message
+    assert lacking.do == "Say --sensors ppg: 24 labelled patients have a usable window of ppg."
+    assert run(node, "personalise", labels, "--warm-start", "--sensors", "ppg").exit_code == 0
+    strangers = speeds(tmp_path / "others.csv", range(500, 530))
+    unknown = run(node, "personalise", strangers, "--warm-start", "--sensors", "ppg").exception
+    assert "30 are not in the store and 0 have no usable window of ppg" in unknown.message
+    assert "--patient-column" in unknown.do
+    few = run(node, "personalise", speeds(tmp_path / "few.csv", range(9)), "--warm-start").exception
+    assert "Label more patients" in few.do
 
 
 HOSTILE = {
@@ -220,7 +317,8 @@ def test_a_plain_file_beside_a_key_and_a_sealed_one_without_are_refused(tmp_path
 LOCAL = {
     "client.personal", "client.personal_labels", "client.site_fingerprints", "client.drift",
     "client.drift_files", "client.drift_plot", "client.sealed_files", "client.cli_personal",
-    "client.cli_drift", "shared_model.linear_heads", "shared_model.two_samples",
+    "client.cli_drift", "client.drift_head", "client.personal_limits", "client.personal_rows",
+    "shared_model.linear_heads", "shared_model.two_samples",
 }  # fmt: skip
 
 
