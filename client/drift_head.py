@@ -190,7 +190,8 @@ def compare(trained: TrainedOn, patients: Patients) -> Found:
 
 def _expected(about: HeadManifest) -> tuple[Expected, bool]:
     """Share expected beyond the limit, and whether the limit is of a histogram."""
-    noisy = about.distance.beyond is None
+    # Figures of held-out patients may stand in a private head; its limit is of the histogram still.
+    noisy = about.privacy.mode != "without" or about.distance.beyond is None
     patients = int(about.patients * CALIBRATED_SHARE) if noisy else about.patients
     if noisy and about.distance.limit >= WIDEST_NOISY_LIMIT:
         raise CannotTell(

@@ -103,6 +103,10 @@ def test_a_head_whose_noise_left_no_limit_does_not_say_what_it_was_trained_on(he
     assert kept.noisy
     assert kept.expected.share > drift_head.of_head(head).expected.share
     assert "noisy histogram" in drift_head.compare(kept, patients_of(1)).words(kept)
+    private = head.manifest.privacy.model_copy(update={"mode": "local"})
+    shown = drift_head.of_head(changed(head, privacy=private))  # with figures of held-out patients
+    assert said.beyond is not None
+    assert shown.noisy
 
 
 def test_what_is_supposed_of_a_private_head_is_what_the_lab_does() -> None:
