@@ -9,7 +9,7 @@ import typer
 
 from auditor import cli_selftest
 from auditor.ledger_commands import INCOMPLETE_EXIT, report, root_key_of, verify
-from shared_model import about, terminal
+from shared_model import about, commands, terminal
 from shared_model.errors import OurMistake, Refused
 
 app = typer.Typer(
@@ -171,4 +171,4 @@ app.command("report")(report)
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=True))
+    terminal.run(lambda: commands.command_of(app)(standalone_mode=True))

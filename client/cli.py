@@ -18,7 +18,7 @@ from client import (
     cli_roster,
     cli_run,
 )
-from shared_model import about, terminal
+from shared_model import about, commands, terminal
 
 app = typer.Typer(
     name="fedprint-node",
@@ -52,4 +52,4 @@ def root(version: about.Version = False) -> None:
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=False))
+    terminal.run(lambda: commands.command_of(app)(standalone_mode=False))

@@ -15,7 +15,7 @@ from server import (
     cli_run,
     cli_service,
 )
-from shared_model import about, terminal
+from shared_model import about, commands, terminal
 
 app = typer.Typer(
     name="fedprint-coordinator",
@@ -42,4 +42,4 @@ def root(version: about.Version = False) -> None:
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=False))
+    terminal.run(lambda: commands.command_of(app)(standalone_mode=False))

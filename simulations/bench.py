@@ -15,6 +15,7 @@ import typer
 
 from shared_model import terminal
 from shared_model.errors import OurMistake
+from simulations import outputs
 
 Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float]]
 """(quick, tell) -> figures; `tell` says on stderr what is being done."""
@@ -72,7 +73,12 @@ def register(app: typer.Typer) -> None:
         quick: Annotated[bool, typer.Option(help="Small sizes, to see that it runs.")] = False,
         output: Annotated[
             Path | None,
-            typer.Option("-o", "--output", help="Folder for measured-bench-NAME.json."),
+            typer.Option(
+                "-o",
+                "--output",
+                callback=outputs.folder,
+                help="Folder for measured-bench-NAME.json.",
+            ),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     ) -> None:

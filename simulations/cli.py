@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from shared_model import about, terminal
+from shared_model import about, commands, terminal
 from simulations import (
     bench,
     cli_ablate,
@@ -68,4 +68,4 @@ def root(version: about.Version = False) -> None:
 
 def main() -> None:
     """Console script."""
-    terminal.run(lambda: app(standalone_mode=False))
+    terminal.run(lambda: commands.command_of(app)(standalone_mode=False))

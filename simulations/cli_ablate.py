@@ -12,6 +12,7 @@ import typer
 
 from shared_model import terminal
 from shared_model.files import write_atomic
+from simulations import outputs
 
 _WHOLE = ("mean skill", "minus base", "identity")
 _AT_ONCE = 3
@@ -26,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def ablate(
     file: Annotated[Path, typer.Argument(help="What is varied, TOML.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for all that comes of it.")
+        Path,
+        typer.Option(
+            "-o", "--output", callback=outputs.folder, help="Folder for all that comes of it."
+        ),
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is trained, go on with the rest.")

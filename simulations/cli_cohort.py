@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared_model import terminal
 from shared_model.errors import OurMistake
+from simulations import outputs
 
 SIMULATED = "SIMULATED: pretend patients from the cohort simulator, no recording of anybody."
 
@@ -21,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def cohort(
-    out: Annotated[Path, typer.Argument(help="New folder; one folder a hospital inside.")],
+    out: Annotated[
+        Path,
+        typer.Argument(callback=outputs.folder, help="New folder; one folder a hospital inside."),
+    ],
     patients: Annotated[int, typer.Option(min=1, help="Patients in each hospital.")] = 40,
     windows_per_patient: Annotated[int, typer.Option(min=1, help="10-s windows a patient.")] = 12,
     sites: Annotated[int, typer.Option(min=1, max=100, help="Hospitals.")] = 3,
@@ -88,13 +92,16 @@ def cohort(
 
 
 def cohort_figure(
-    out: Annotated[Path, typer.Argument(help="PNG to write; `<name>_windows.png` beside it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(callback=outputs.file, help="PNG to write; `<name>_windows.png` beside it."),
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Folder with one folder of real recordings a site.")
     ] = None,
     windows: Annotated[int, typer.Option(min=20, help="Simulated windows.")] = 600,
     real_windows: Annotated[int, typer.Option(min=5, help="Most windows of a real site.")] = 300,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same simulated windows.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare spectra, heart rate and variability of simulated windows with real sites.

@@ -11,6 +11,7 @@ import typer
 
 from shared_model import terminal
 from shared_model.errors import DataFault
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.cross_modal_windows import Pairs
@@ -54,7 +55,12 @@ def cross_modal(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for measured-cross-modal.json and figures."),
+        typer.Option(
+            "-o",
+            "--output",
+            callback=outputs.folder,
+            help="Folder for measured-cross-modal.json and figures.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
+from simulations import outputs
 
 LIMITS = "Not a medical device. Fingerprints are personal data: they carry age, sex and identity."
 
@@ -28,7 +29,12 @@ def register(app: typer.Typer) -> None:
                 help="A release, `warm-start`, `warm-start:PRESET`, or a safetensors file."
             ),
         ],
-        output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the three files.")],
+        output: Annotated[
+            Path,
+            typer.Option(
+                "-o", "--output", callback=outputs.folder, help="Folder for the three files."
+            ),
+        ],
         signer: Annotated[
             str | None,
             typer.Option(help="Release key (hex) or coordinator.json; else nothing is verified."),

@@ -12,6 +12,7 @@ import typer
 from shared_model import terminal
 from shared_model.config import TRAINABLE
 from shared_model.protocol import PRIVACY_UNIT
+from simulations import outputs
 
 
 def register(app: typer.Typer) -> None:
@@ -20,11 +21,14 @@ def register(app: typer.Typer) -> None:
 
 
 def federate(
-    folder: Annotated[Path, typer.Argument(help="New or earlier folder of the consortium.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(callback=outputs.folder, help="New or earlier folder of the consortium."),
+    ],
     sites: Annotated[int, typer.Option(min=2, max=100, help="Pretend hospitals.")] = 3,
     patients: Annotated[int, typer.Option(min=2, help="Patients of the largest hospital.")] = 200,
     windows: Annotated[int, typer.Option(min=1, help="Windows per patient.")] = 6,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the whole run.")] = 3,
     mode: Annotated[
         str,
         typer.Option(
@@ -38,9 +42,13 @@ def federate(
         float | None, typer.Option(help="Of Adam, 0.001; in mode distributed of plain steps, 0.1.")
     ] = None,
     sample_rate: Annotated[float, typer.Option(help="Poisson rate of a patient in a step.")] = 0.1,
-    noise_multiplier: Annotated[float, typer.Option()] = 2.0,
-    clipping_norm: Annotated[float, typer.Option()] = 1.0,
-    preset: Annotated[str, typer.Option()] = "tiny",
+    noise_multiplier: Annotated[
+        float, typer.Option(min=0.0, help="Noise of a step over the clipping norm.")
+    ] = 2.0,
+    clipping_norm: Annotated[
+        float, typer.Option(min=0.0, help="L2 bound on what a patient adds to a step.")
+    ] = 1.0,
+    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
     trainable: Annotated[
         str, typer.Option(help=f"What hospitals train: {', '.join(TRAINABLE)}.")
     ] = "head",
@@ -60,7 +68,7 @@ def federate(
             help="Add the same integers without masks: same model, faster, NO SECURE SUM.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of patients, and of repeatable noise.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of patients, and of repeatable noise.")] = 1,
     engine: Annotated[str, typer.Option(help="in-process or ray")] = "in-process",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: this one only.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared_model import terminal
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.lab.site_rows import OnProgress
@@ -31,13 +32,21 @@ def federation(
     experiment: Annotated[Path, typer.Argument(help="The experiment's TOML file.")],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Keep the federation here; read it if it is there."),
+        typer.Option(
+            "-o",
+            "--out",
+            callback=outputs.folder,
+            help="Keep the federation here; read it if it is there.",
+        ),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Label whose mix is shown; the partition's by default.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw it: a file that ends in pdf, svg or png.")
+        Path | None,
+        typer.Option(
+            callback=outputs.file, help="Also draw it: a file that ends in pdf, svg or png."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, all sites.")] = False,
 ) -> None:

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import terminal
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.gain import Run
 
 Patients = Annotated[int, typer.Option(min=80, help="Fresh pretend patients.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the fresh patients and of the folds.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the JSON file.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", callback=outputs.folder, help="Folder for the JSON file."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 

@@ -13,12 +13,22 @@ import typer
 
 from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake
+from simulations import outputs
 
 if TYPE_CHECKING:
     from shared_model.heads.arrays import Head
     from simulations.heads.apply import Items
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+TASK_NAMES = (
+    "hypertension", "af", "rhythm", "vt", "age", "sex", "heart-rate", "quality", "identity",
+)  # fmt: skip
+LARGEST_SEED = 2**32 - 1
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASK_NAMES)}; see: head list.")
+]
+Level = Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of sets, bands.")]
+Draws = Annotated[int, typer.Option(min=20, max=10_000, help="Bootstrap samples.")]
 OVERALL = "Sets hold the truth for --level of all patients, not of those of each class."
 HeadFolder = Annotated[Path, typer.Argument(metavar="HEAD", help="Folder of a head.")]
 
@@ -77,8 +87,10 @@ def list_tasks(as_json: AsJson = False) -> None:
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="See: fedprint-lab head list.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    task: TaskName,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", callback=outputs.folder, help="Folder to write.")
+    ],
     on: Annotated[
         str,
         typer.Option(help="`warm-start`, `warm-start:PRESET`, a release, or a safetensors file."),
@@ -92,12 +104,19 @@ def train(
     sites: Annotated[
         list[Path] | None, typer.Option("--sites", help="Folders to take instead; repeatable.")
     ] = None,
-    sensors: Annotated[str | None, typer.Option(help="both, ecg or ppg.")] = None,
+    sensors: Annotated[
+        str | None,
+        typer.Option(
+            help="both, ecg or ppg; default: the task's usual, of --sites the first that do."
+        ),
+    ] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Folds over patients.")] = 5,
-    level: Annotated[float, typer.Option(min=0.5, max=0.99, help="Coverage of sets, bands.")] = 0.9,
+    level: Level = 0.9,
     overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
-    draws: Annotated[int, typer.Option(min=20, max=10_000, help="Bootstrap samples.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
+    draws: Draws = 500,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of folds and bootstrap.")
+    ] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
     open_data: Annotated[
         str,
@@ -121,7 +140,7 @@ def train(
     from simulations.models import open_model
 
     chosen = task_named(task)
-    used = chosen.sensors(sensors)
+    used = None if sites and sensors is None else chosen.sensors(sensors)
     free(output)
     model = open_model(on, signer)
     asked = Asked(
@@ -263,12 +282,12 @@ def is_fingerprints(source: Path) -> bool:
 @app.command()
 def sign(
     folder: HeadFolder,
-    key: Annotated[Path, typer.Option(help="Key file of the coordinator's releases.")],
+    key: Annotated[Path, typer.Option(help="The coordinator's release key: keys/release.pem.")],
     as_json: AsJson = False,
 ) -> None:
     """Sign a head for other hospitals. Refused if it was trained without noise on closed data.
 
-    Example: fedprint-lab head sign heads/hypertension --key coordinator/release.key
+    Example: fedprint-lab head sign heads/age --key ~/.fedprint/coordinator/keys/release.pem
     """
     from shared_model import signing
     from shared_model.heads import files
@@ -327,7 +346,9 @@ def plots(folder: Path, head: Head) -> list[Any]:
     """Draw what the manifest has curves for."""
     from simulations.heads.plots import draw_all
 
-    return draw_all(folder / "plots", head.manifest)
+    place = folder / "plots"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return draw_all(place, head.manifest)
 
 
 def report(head: Head, folder: Path, drawn: list[Any], as_json: bool) -> None:

@@ -11,10 +11,15 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
+from simulations import outputs
 from simulations.cli_head import (
+    LARGEST_SEED,
     OVERALL,
     AsJson,
+    Draws,
+    Level,
     Saying,
+    TaskName,
     command_line,
     free,
     plots,
@@ -31,10 +36,14 @@ def add(app: typer.Typer) -> None:
 
 
 def federate(
-    task: Annotated[str, typer.Argument(help="See: fedprint-lab head list.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    task: TaskName,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", callback=outputs.folder, help="Folder to write.")
+    ],
     mode: Annotated[str, typer.Option(help="local, distributed, or none.")] = "distributed",
-    epsilon: Annotated[float, typer.Option(min=0.01, help="Of each hospital's patients.")] = 3.0,
+    epsilon: Annotated[
+        float, typer.Option(min=0.01, max=1e4, help="Of each hospital's patients.")
+    ] = 3.0,
     hospitals: Annotated[
         int | None, typer.Option(min=2, max=100, help="Deal patients out among so many.")
     ] = None,
@@ -48,13 +57,24 @@ def federate(
     sites: Annotated[
         list[Path] | None, typer.Option("--sites", help="A hospital's folder; repeatable.")
     ] = None,
-    sensors: Annotated[str | None, typer.Option(help="both, ecg or ppg.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
-    steps: Annotated[int, typer.Option(min=1, help="Of a round in mode local.")] = 1,
-    sample_rate: Annotated[float, typer.Option(help="Poisson rate of a patient.")] = 0.2,
-    clipping_norm: Annotated[float, typer.Option()] = 1.0,
-    learning_rate: Annotated[float, typer.Option()] = 0.5,
-    delta: Annotated[float | None, typer.Option(help="Default: that of a policy.")] = None,
+    sensors: Annotated[
+        str | None, typer.Option(help="both, ecg or ppg; default: the usual.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of the training.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Of a round in mode local.")] = 1,
+    sample_rate: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Poisson rate of a patient; above 0.")
+    ] = 0.2,
+    clipping_norm: Annotated[
+        float,
+        typer.Option(min=0.0, max=1e4, help="L2 bound on what a patient adds to a step; above 0."),
+    ] = 1.0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Of plain steps; above 0.")
+    ] = 0.5,
+    delta: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Default: that of a policy.")
+    ] = None,
     threshold: Annotated[int | None, typer.Option(min=2, help="Mode distributed.")] = None,
     colluding: Annotated[int, typer.Option(min=0, help="Mode distributed.")] = 1,
     components: Annotated[
@@ -63,10 +83,10 @@ def federate(
     repeatable: Annotated[
         bool, typer.Option("--repeatable-non-private", help="Seeded noise: NO PRIVACY.")
     ] = False,
-    level: Annotated[float, typer.Option(min=0.5, max=0.99)] = 0.9,
+    level: Level = 0.9,
     overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
-    draws: Annotated[int, typer.Option(min=20, max=10_000)] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Of parts and bootstrap.")] = 0,
+    draws: Draws = 500,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of parts and bootstrap.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
     open_data: Annotated[str, typer.Option("--open-data", help="Why everybody has them.")] = "",
     figures_public: Annotated[
@@ -85,22 +105,24 @@ def federate(
     """
     from simulations.cli_probe import default_data
     from simulations.heads import hospitals as parts
-    from simulations.heads.compare import compare
+    from simulations.heads.compare import compare, refuse_identity
     from simulations.heads.data import load
     from simulations.heads.federate import Ask
     from simulations.heads.public import space_of
-    from simulations.heads.tasks import task_named
+    from simulations.heads.tasks import known, task_named
     from simulations.heads.train import Asked
     from simulations.models import open_model
 
     if mode not in ("local", "distributed", "none"):
         raise OurMistake(f"There is no mode {mode!r}.", do="Say local, distributed or none.")
     chosen = task_named(task)
-    if chosen.kind == "identity":
-        raise OurMistake("Nothing of identity is trained; there is nothing to federate.")
-    used = sensors or "both" if simulated else chosen.sensors(sensors)
+    refuse_identity(chosen.kind)
+    if simulated and (sites or data):
+        raise OurMistake(
+            "--simulated reads no recordings.", do="Leave out --sites and --data, or --simulated."
+        )
+    used = known(sensors or "both") if simulated else chosen.sensors(sensors)
     free(output)
-    model = open_model(on, signer)
     ask = Ask(
         mode=mode,  # type: ignore[arg-type]  # checked above
         epsilon=epsilon,
@@ -114,6 +136,8 @@ def federate(
         colluding=colluding,
         noise="NonPrivateForTests" if repeatable else "system",
     )
+    ask.experiment(seed)  # refuses what no training can be
+    model = open_model(on, signer)
     opened = SIMULATED if simulated else open_data
     asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level, promise(overall))
     with Saying() as say:

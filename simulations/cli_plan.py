@@ -10,6 +10,7 @@ import typer
 from shared_model import terminal
 from shared_model.config import TRAINABLE
 from shared_model.errors import OurMistake
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.lab.experiment import Experiment
@@ -59,7 +60,10 @@ def plan_command(
         bool, typer.Option(help="Time two steps of training here, for the hours.")
     ] = True,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw epsilon against noise-to-signal (pdf, svg, png).")
+        Path | None,
+        typer.Option(
+            callback=outputs.file, help="Draw epsilon against noise-to-signal (pdf, svg, png)."
+        ),
     ] = None,
     check: Annotated[
         list[Path] | None, typer.Option(help="Compare the prediction with this run's folder.")

@@ -13,6 +13,7 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.probes.rows import Row
@@ -67,10 +68,16 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Partitions of patients into folds, averaged.")
         ] = 5,
         seed: Annotated[
-            int, typer.Option(help="Seed of folds, bootstrap and pretend patients.")
+            int,
+            typer.Option(
+                min=0, max=2**32 - 1, help="Seed of folds, bootstrap and pretend patients."
+            ),
         ] = 0,
         output: Annotated[
-            Path | None, typer.Option("-o", "--output", help="Folder for probe.json, probe.png.")
+            Path | None,
+            typer.Option(
+                "-o", "--output", callback=outputs.folder, help="Folder for probe.json, probe.png."
+            ),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     ) -> None:
@@ -214,7 +221,7 @@ def _rows(
     release: str, signer: str | None, extra: list[str], random_seeds: int
 ) -> tuple[list[Row], dict[str, Any]]:
     from shared_model import warm_start, weights
-    from simulations.models import PACKAGED, open_model
+    from simulations.models import PACKAGED, open_model, read_weights
     from simulations.probes import rows as make
 
     opened = open_model(release, signer)
@@ -234,7 +241,7 @@ def _rows(
         name, _, path = item.partition("=")
         if not name or not path:
             raise OurMistake(f"--row {item!r} is not NAME=FILE.")
-        loaded = weights.from_bytes(Path(path).read_bytes(), like=trained)
+        loaded = read_weights(Path(path), like=trained)
         rows.append(make.weights_row(name, config, loaded))
         digests[name] = weights.digest(loaded)
     opened.words["digests"] = digests

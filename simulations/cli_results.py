@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from shared_model import terminal
-from shared_model.errors import Refused
+from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
+from simulations import outputs
 
 PAGE = Path("docs/results.md")
 
@@ -44,6 +45,10 @@ def results(
     """
     from simulations import results_page
 
+    if page.is_dir():
+        raise OurMistake(f"{page} is a folder.", do="Name the page's file.")
+    if not check:
+        outputs.file(page)
     folder = page.with_suffix("")
     if measure is not None:
         if check:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import terminal
+from simulations import outputs
 from simulations.lab import example
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def _plain(text: str) -> str:
 
 
 def new(
-    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    file: Annotated[
+        Path, typer.Argument(callback=outputs.file, help="The file to write; it must not exist.")
+    ],
 ) -> None:
     """See `_about_new`."""
     from shared_model.errors import Refused
@@ -50,7 +53,12 @@ def new(
 
 def run(
     file: Annotated[Path, typer.Argument(help="The experiment, TOML; see: fedprint-lab new.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for all that comes of it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", callback=outputs.folder, help="Folder for all that comes of it."
+        ),
+    ],
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in OUT; begin it if there is none."),

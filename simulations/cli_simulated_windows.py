@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shared_model import terminal
+from simulations import outputs
 
 PATIENTS, WINDOWS_A_PATIENT, SEED = 32, 4, 20261129
 
@@ -18,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def simulated_windows(
-    output: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    output: Annotated[
+        Path, typer.Argument(callback=outputs.file, help="Safetensors file to write.")
+    ],
     patients: Annotated[int, typer.Option(min=2, help="Simulated patients.")] = PATIENTS,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = SEED,
 ) -> None:

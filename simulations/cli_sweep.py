@@ -11,6 +11,7 @@ import typer
 
 from shared_model import terminal
 from shared_model.errors import OurMistake
+from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.lab.sweeps import EngineKind, Swept
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 Workers = Annotated[
     int, typer.Option(min=0, help="Runs at the same time, one core each; 0: as many as cores.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="New folder; earlier one with --resume.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", callback=outputs.folder, help="New folder; earlier one with --resume."
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep what is finished, go on with what was begun.")
 ]
@@ -71,7 +77,9 @@ def frontier(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="New folder; earlier one with --resume."),
+        typer.Option(
+            "--out", "-o", callback=outputs.folder, help="New folder; earlier one with --resume."
+        ),
     ] = None,
     epsilons: Annotated[str, typer.Option(help="With commas.")] = "1,3,8",
     hospitals: Annotated[str, typer.Option(help="With commas.")] = "4,16",

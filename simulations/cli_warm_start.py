@@ -11,6 +11,7 @@ import typer
 from shared_model import terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
+from simulations import outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,13 +28,20 @@ def register(app: typer.Typer) -> None:
 
     @app.command("warm-start")
     def warm_start(
-        output: Annotated[Path, typer.Argument(help="Folder for the three files.")],
+        output: Annotated[
+            Path, typer.Argument(callback=outputs.folder, help="Folder for the three files.")
+        ],
         preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
         steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3000,
-        seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 1,
+        seed: Annotated[
+            int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights and windows.")
+        ] = 1,
         threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
         keep: Annotated[
-            Path | None, typer.Option(help="Folder for intermediate weights, every 250 steps.")
+            Path | None,
+            typer.Option(
+                callback=outputs.folder, help="Folder for intermediate weights, every 250 steps."
+            ),
         ] = None,
         start_from: Annotated[Path | None, typer.Option(help="Go on from these weights.")] = None,
         batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 64,
@@ -80,6 +88,7 @@ def register(app: typer.Typer) -> None:
         from shared_model import weights as weights_io
         from shared_model.mae import PRESETS
         from simulations import pretrain
+        from simulations.models import read_weights
 
         if preset not in PRESETS:
             raise OurMistake(f"No preset {preset!r}.", do=f"Choose from: {', '.join(PRESETS)}.")
@@ -99,7 +108,7 @@ def register(app: typer.Typer) -> None:
         pretrain.check(recipe)
         first: Weights | None = None
         if start_from is not None:
-            first = weights_io.from_bytes(start_from.read_bytes())
+            first = read_weights(start_from)
         elapsed = pretrain.timed()
         weights, points = _train(preset, recipe, keep, first)
         words = (

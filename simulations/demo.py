@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shared_model import terminal
+from simulations import outputs
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def demo(
-        output: Annotated[Path, typer.Argument(help="Folder to make; must not exist yet.")],
+        output: Annotated[
+            Path,
+            typer.Argument(callback=outputs.folder, help="Folder to make; must not exist yet."),
+        ],
         data: Annotated[
             Path | None, typer.Option(help="Real recordings (FEDPRINT_DATA, ../shared/data).")
         ] = None,

@@ -9,7 +9,7 @@ from typing import Any
 from shared_model import warm_start
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
 from shared_model.weights import Weights
 
 PACKAGED = "warm-start"
@@ -63,12 +63,33 @@ def _named(name: str, config: ModelConfig, found: Weights, words: dict[str, Any]
     return NamedModel(config, found, facts | words)
 
 
+def read_weights(path: Path, *, like: Weights | None = None) -> Weights:
+    """Weights of a safetensors file that a user names.
+
+    Args:
+        like: names and shapes that the file must have.
+
+    Raises:
+        OurMistake: it cannot be read, or is too large.
+        Refused: it is no safetensors file, or has other weights.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise OurMistake(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > LARGEST_FILE:
+        raise OurMistake(f"{path.name} is larger than any model of fedprint.")
+    try:
+        return weights_io.from_bytes(data, like=like)
+    except Refused as error:
+        raise Refused(f"{path.name}: {error.message}", reason=error.reason) from error
+
+
 def _weights_file(path: Path) -> NamedModel:
     from shared_model.mae import PRESETS, build
 
-    if path.stat().st_size > LARGEST_FILE:
-        raise OurMistake(f"{path.name} is larger than any model of fedprint.")
-    found = weights_io.from_bytes(path.read_bytes())
+    found = read_weights(path)
     shapes = {name: value.shape for name, value in found.items()}
     for config in PRESETS.values():
         wanted = {n: tuple(value.shape) for n, value in build(config, 0).named_parameters()}

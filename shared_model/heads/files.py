@@ -34,7 +34,9 @@ SIGNATURE_BYTES = 64
 
 
 def write(folder: Path, head: Head) -> None:
-    """Write a head; the manifest comes last, and without it the folder is no head.
+    """Write a head for its owner; the manifest comes last, and without it the folder is no head.
+
+    Mode 0600: most heads must not leave the site. Whoever publishes one decides who may read it.
 
     Raises:
         OurMistake: the folder holds a head already, or cannot be written.
@@ -42,9 +44,9 @@ def write(folder: Path, head: Head) -> None:
     if (folder / MANIFEST).exists():
         raise OurMistake(f"{folder} holds a head already.", do="Choose another folder.")
     try:
-        write_atomic(folder / ARRAYS, arrays_io.to_bytes(head.arrays))
-        write_atomic(folder / CARD, card(head.manifest).encode())
-        write_atomic(folder / MANIFEST, head.manifest.to_bytes())
+        write_atomic(folder / ARRAYS, arrays_io.to_bytes(head.arrays), mode=0o600)
+        write_atomic(folder / CARD, card(head.manifest).encode(), mode=0o600)
+        write_atomic(folder / MANIFEST, head.manifest.to_bytes(), mode=0o600)
     except OSError as error:
         raise OurMistake(f"{folder} cannot be written: {error.strerror}.") from error
 

@@ -59,8 +59,7 @@ def compare(
     Raises:
         OurMistake: identity, of which nothing is trained; or see `settle`.
     """
-    if hospitals[0].fit.kind == "identity":
-        raise OurMistake("Nothing of identity is trained; there is nothing to federate.")
+    refuse_identity(hospitals[0].fit.kind)
     measured_on = together([one.measure for one in hospitals])
     name = words_of(ask)
     made = private_head(
@@ -94,6 +93,17 @@ def compare(
         "figures_from": head.manifest.figures_from,
     }
     return Compared(head, report)
+
+
+def refuse_identity(kind: str) -> None:
+    """Raises OurMistake for a head of identity, with why it is none that hospitals train."""
+    if kind == "identity":
+        raise OurMistake(
+            "For identity there is nothing to federate: no step with differential privacy trains "
+            "any of it. Its scale and its threshold are fitted from labelled pairs of recordings "
+            "of one site.",
+            do="Fit it at one site: fedprint-lab head train identity.",
+        )
 
 
 def words_of(ask: Ask) -> str:

@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.errors import DataFault, OurMistake
-from simulations.heads.tasks import HeadTask, Item, Kind
+from simulations.heads.tasks import FEWEST_PATIENTS, HeadTask, Item, Kind
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
-FEWEST_PATIENTS = 8
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class HeadData:
 
 def load(
     task: HeadTask,
-    sensors: str,
+    sensors: str | None,
     model: NamedModel,
     data: Path,
     *,
@@ -80,13 +79,23 @@ def load(
 ) -> HeadData:
     """Read recordings, make fingerprints, pool them by item.
 
+    Args:
+        sensors: None: the first with which the folders in `sites` have enough labelled patients;
+            the data's note says which.
+
     Raises:
         DataFault: no recording with labels, fewer than 8 patients, or one class alone.
     """
     from simulations.probes.rows import encoder
 
     say(f"reading recordings: {task.name}")
-    found = task.load(sensors, data, sites)
+    taken = ""
+    if sensors is None:
+        sensors, found = task.load_first(sites)
+        taken = f"sensors {sensors}: the first of this task's with enough patients in the folders"
+        say(taken)
+    else:
+        found = task.load(sensors, data, sites)
     say(f"fingerprints of {len(found.signal)} windows")
     features = found.pool(encoder(model.config, model.weights)(*found.windows(sensors)))
     good = np.isfinite(features).all(axis=1)
@@ -106,20 +115,28 @@ def load(
         people=found.people,
         windows=len(found.signal),
         left_out=int((~good).sum()),
-        note=found.note,
+        note="; ".join(part for part in (taken, found.note) if part),
     )
+    if made.patients < FEWEST_PATIENTS:
+        advice = task.advice(sensors, sites)
+        if advice:
+            raise DataFault(_few(made), cause="few", do=advice)
     return checked(made)
 
 
 def checked(data: HeadData) -> HeadData:
     """Raises DataFault where nothing can be learnt."""
     if data.patients < FEWEST_PATIENTS:
-        raise DataFault(
-            f"There are {data.patients} patients with labels; a head needs {FEWEST_PATIENTS}.",
-            cause="few",
-        )
+        raise DataFault(_few(data), cause="few", do="Add recordings, or choose other --sensors.")
     if data.kind == "classes":
         present = np.unique(data.truth)
         if len(present) < len(data.classes):
             raise DataFault("A class of this task has no patient in these data.", cause="few")
     return data
+
+
+def _few(data: HeadData) -> str:
+    return (
+        f"There are {data.patients} patients with labels and a fingerprint of sensors "
+        f"{data.sensors}; a head needs {FEWEST_PATIENTS}."
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from shared_model.accounting import epsilon_pld, noise_multiplier_for
 from shared_model.config import PrivacyPlan
@@ -56,6 +57,7 @@ from simulations.lab.beginning import bits_of, norm_bound_of
 from simulations.lab.experiment import Algorithm, Experiment
 from simulations.lab.experiment import Privacy as AskedPrivacy
 from simulations.lab.privacy_of_run import HARDLY_ANY, PrivacyOfRun
+from simulations.lab.reading import faults_of
 from simulations.lab.terms import Setup, weights_of_sites
 
 if TYPE_CHECKING:
@@ -93,7 +95,22 @@ class Ask:
     noise: Literal["system", "NonPrivateForTests"] = "system"
 
     def experiment(self, seed: int) -> Experiment:
-        """As the lab writes a run down."""
+        """As the lab writes a run down.
+
+        Raises:
+            OurMistake: a number that no training can have; says which.
+        """
+        if self.mode == "distributed" and self.steps != 1:
+            raise OurMistake("A round of mode distributed is one step.", do="Leave --steps out.")
+        try:
+            return self._experiment(seed)
+        except ValidationError as error:
+            raise OurMistake(
+                f"The head cannot be trained so: {'; '.join(faults_of(error))}.",
+                do="Correct the option of that name.",
+            ) from error
+
+    def _experiment(self, seed: int) -> Experiment:
         none = self.mode == "none"
         return Experiment(
             name="head",
@@ -133,8 +150,6 @@ def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -
     """
     if len(hospitals) < 2:
         raise OurMistake("A federation has at least two hospitals.")
-    if ask.mode == "distributed" and ask.steps != 1:
-        raise OurMistake("A round of mode distributed is one step.", do="Leave --steps out.")
     experiment = ask.experiment(seed)
     declared = tuple(one.declared for one in hospitals)
     privacy = PrivacyOfRun.of(

@@ -8,6 +8,7 @@ of numbers on the fingerprint.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,13 +53,37 @@ def standardisation(fingerprints: npt.NDArray[np.float32], weight: Floats) -> tu
 
 
 def splits(data: HeadData, folds: int, seed: int) -> list[tuple[Places, Places]]:
-    """Folds that share no patient; of classes, each has its share of every class."""
+    """Folds that share no patient; of classes, each has its share of every class, as far as there
+    are items of it: a class with fewer items than folds is in some of them only (`rare_words`)."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    kind = StratifiedGroupKFold if data.kind == "classes" else GroupKFold
-    splitter = kind(n_splits=min(folds, data.patients), shuffle=True, random_state=seed)
-    labels = data.truth if data.kind == "classes" else None
-    return list(splitter.split(data.fingerprints, labels, data.patient))
+    count = min(folds, data.patients)
+    if data.kind == "classes":
+        most = int(np.bincount(data.truth.astype(int)).max())
+        count = min(count, max(2, most))  # with fewer items of every class none can be shared out
+        if most >= count:
+            splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+            with warnings.catch_warnings():
+                # of a rare class; it is said in the head's notes, in words and with its name
+                warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
+                return list(splitter.split(data.fingerprints, data.truth, data.patient))
+    whole = GroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    return list(whole.split(data.fingerprints, None, data.patient))
+
+
+def rare_words(data: HeadData, folds: int) -> str:
+    """Which classes have fewer patients than folds, in words; "" if none has."""
+    patients = {
+        name: int(np.unique(data.patient[data.truth == place]).size)
+        for place, name in enumerate(data.classes)
+    }
+    rare = [f"{name} ({count})" for name, count in patients.items() if count < folds]
+    if not rare:
+        return ""
+    return (
+        f"classes with fewer patients than the {folds} folds asked for: {', '.join(rare)}; some "
+        "folds have nobody of them, and their figures are of very few"
+    )
 
 
 def fit(data: HeadData, rows: Places, strength: float) -> Fitted:

@@ -11,7 +11,7 @@ and a probe speak of the same thing; what a head asks in addition is made here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
 Make = Callable[[str, list[Path]], Task | None]
 
+SENSORS = ("both", "ecg", "ppg")
+FEWEST_PATIENTS = 8
 FEWEST_OF_CLASS = 2
 """Patients with a rhythm, below which it is no class: no fold could be measured on it."""
 RHYTHMS = {
@@ -88,34 +90,96 @@ class HeadTask:
             OurMistake: two of the folders have one name.
         """
         source = self.sources[sensors]
-        folders = list(sites)
+        folders = _folders(sites)
         if not folders:
             probes.require_data(data)
             found = (p for part in source.pattern.split() for p in data.glob(part) if p.is_dir())
             folders = sorted(found)
-        for folder in folders:
-            if not folder.is_dir():
-                raise DataFault(f"{folder} is no folder.", cause="absent")
         task = source.make(self.name, folders) if folders else None
         if task is None:
+            looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}."
             raise DataFault(
-                f"There are no recordings with labels for task {self.name}.",
+                f"There are no recordings with labels for task {self.name}, sensors {sensors}.",
                 cause="absent",
-                do=f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}.",
+                do=self.advice(sensors, sites) or looked,
             )
         return task
+
+    def load_first(self, sites: Sequence[Path]) -> tuple[str, Task]:
+        """Windows and truths, for the first of this task's sensors, the usual choice first, with
+        which enough patients of these folders have a label; and which sensors these are.
+
+        Raises:
+            DataFault: there are none; says how many patients there are with which sensors.
+            OurMistake: two of the folders have one name.
+        """
+        found = {}
+        for sensors, patients, task in self._patients(sites):
+            if task is not None and patients >= FEWEST_PATIENTS:
+                return sensors, task
+            found[sensors] = patients
+        counts = ", ".join(f"{sensors} {patients}" for sensors, patients in found.items())
+        raise DataFault(
+            f"Too few patients of these folders have a label for task {self.name} and a usable "
+            f"window: {counts}.",
+            cause="few",
+            do=f"A head needs {FEWEST_PATIENTS} patients. The labels are in docs/data-formats.md.",
+        )
+
+    def advice(self, sensors: str, sites: Sequence[Path]) -> str:
+        """With which other sensors these folders have enough patients; "" if with none."""
+        if not sites or len(self.sources) == 1:
+            return ""
+        others = {
+            one: patients
+            for one, patients, _ in self._patients(sites)
+            if one != sensors and patients >= FEWEST_PATIENTS
+        }
+        words = ", or ".join(f"--sensors {one} ({count} patients)" for one, count in others.items())
+        return f"These folders have enough with: {words}." if words else ""
+
+    def _patients(self, sites: Sequence[Path]) -> Iterator[tuple[str, int, Task | None]]:
+        """By sensors: patients with a label and a window in which all of them are, and the task."""
+        read: dict[Make, Task | None] = {}
+        folders = _folders(sites)
+        for sensors, source in self.sources.items():
+            if source.make not in read:
+                read[source.make] = source.make(self.name, folders)
+            task = read[source.make]
+            yield sensors, 0 if task is None else patients_with(task, sensors), task
+
+
+def _folders(sites: Sequence[Path]) -> list[Path]:
+    for folder in sites:
+        if not folder.is_dir():
+            raise DataFault(f"{folder} is no folder.", cause="absent")
+    return list(sites)
+
+
+def patients_with(task: Task, sensors: str) -> int:
+    """Patients of whom there is a window that has all of these sensors."""
+    ecg, ppg = (task.valid[:, channel].any(axis=1) for channel in (0, 1))  # (window,)
+    good = {"both": ecg & ppg, "ecg": ecg, "ppg": ppg}[sensors]
+    return int(np.unique(task.group[task.unit[good]]).size)
+
+
+def known(sensors: str) -> str:
+    """Sensors that there are.
+
+    Raises:
+        OurMistake: these are none.
+    """
+    if sensors not in SENSORS:
+        raise OurMistake(f"There are no sensors {sensors!r}.", do="Say both, ecg or ppg.")
+    return sensors
 
 
 def _of(name: str) -> Make:
     return probes.TASKS[name][1]
 
 
-def _number_of(label: str, sensors: tuple[str, ...]) -> Make:
-    return probes.patient_label(label, "mae", sensors, lambda r: number(r, label), "")
-
-
-def _sex(sensors: tuple[str, ...]) -> Make:
-    return probes.patient_label("sex", "auroc", sensors, probes.is_male, "male")
+_years = probes.patient_label("age", "mae", SENSORS, lambda r: number(r, "age"), "")
+_sex = probes.patient_label("sex", "auroc", SENSORS, probes.is_male, "")
 
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
@@ -170,11 +234,11 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
 
 _ICU, _CLINIC, _ECG_ID, _HOLTER = "icu_bidmc", "clinic_ppg_bp", "identity_ecg_id", "holter_*"
 _YEARS = {
-    sensors: Source(folder, _number_of("age", (sensors,)), "patient")
+    sensors: Source(folder, _years, "patient")
     for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
 }
 _SEXES = {
-    sensors: Source(folder, _sex((sensors,)), "patient")
+    sensors: Source(folder, _sex, "patient")
     for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
 }
 _ALARMS = {

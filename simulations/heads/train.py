@@ -76,7 +76,12 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    return written(data, model, asked, fitted, fields | {"distance": distance(data, outside)})
+    notes = (data.note, fit.rare_words(data, asked.folds) if data.classes else "")
+    fields |= {
+        "distance": distance(data, outside),
+        "notes": tuple(plain_words(note) for note in notes if note),
+    }
+    return written(data, model, asked, fitted, fields)
 
 
 def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, Any]:

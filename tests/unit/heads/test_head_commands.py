@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click.testing
 import numpy as np
 import pyarrow as arrow
 import pytest
@@ -16,13 +18,15 @@ from typer.testing import CliRunner
 
 from client.fingerprints import MODEL_DIGEST_KEY, SENSORS_KEY
 from shared_model import mae, signing, weights
+from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
 from simulations import cli_head
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
-from simulations.heads.tasks import TASKS, rhythm_at
+from simulations.heads.tasks import SENSORS, TASKS, Source, rhythm_at
+from simulations.probes.task import Task
 
 app = typer.Typer()
 cli_head.register(app)
@@ -271,8 +275,9 @@ def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:
         run("train", "hypertension", "-o", str(tmp_path / "x"), "--sensors", "ecg")
     with pytest.raises(DataFault):
         run("train", "sex", "-o", str(tmp_path / "x"), "--data", str(tmp_path / "nowhere"))
-    with pytest.raises(OurMistake, match="nothing to federate"):
+    with pytest.raises(OurMistake, match="nothing to federate") as refused:
         run("federate", "identity", "-o", str(tmp_path / "x"))
+    assert "head train identity" in refused.value.do
     assert not (tmp_path / "x").exists()
 
 
@@ -304,3 +309,113 @@ def test_head_of_real_recordings_is_trained_and_applied(data_root: Path, tmp_pat
     other.write_bytes(weights.to_bytes(mae.weights_of(mae.build(mae.PRESETS["tiny"], 1))))
     with pytest.raises(Refused, match="stands on"):
         run("apply", str(path), str(data_root / "clinic_ppg_bp"), "--on", str(other))
+
+
+def test_tasks_that_the_help_lists_are_all_tasks() -> None:
+    """The help is made without reading what the tasks are made of."""
+    assert set(cli_head.TASK_NAMES) == set(TASKS)
+    shown = click.testing.CliRunner().invoke(command_of(app), ["head", "federate", "--help"])
+    assert "hypertension" in shown.output
+
+
+def test_simulated_patients_and_folders_are_not_asked_for_together(tmp_path: Path) -> None:
+    """Nothing is read, nothing is written: the folder that is named need not even be there."""
+    for option in ("--sites", "--data"):
+        with pytest.raises(OurMistake, match="reads no recordings"):
+            run(
+                "federate", "hypertension", "-o", str(tmp_path / "x"), "--simulated", "30",
+                option, str(tmp_path / "nowhere"),
+            )  # fmt: skip
+    with pytest.raises(OurMistake, match="no sensors"):
+        run("federate", "age", "-o", str(tmp_path / "x"), "--simulated", "30", "--sensors", "eeg")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--sample-rate", "0"), ("--sample-rate", "3"), ("--clipping-norm", "-1"),
+        ("--clipping-norm", "0"), ("--learning-rate", "0"), ("--learning-rate", "10"),
+        ("--delta", "1"), ("--epsilon", "inf"), ("--seed", "-1"), ("--steps", "3"),
+    ],
+)  # fmt: skip
+def test_number_that_no_training_can_have_is_refused_in_words(
+    option: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 2, before a model is opened or a patient drawn."""
+
+    def opened(*_: object) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("simulations.models.open_model", opened)
+    words = ["head", "federate", "age", "-o", str(tmp_path / "x"), "--simulated", "30"]
+    done = CliRunner().invoke(app, [*words, option, value])
+    assert done.exit_code == 2 or isinstance(done.exception, OurMistake), done.output
+    if option == "--seed":
+        assert (
+            CliRunner().invoke(app, ["head", "train", "sex", "-o", "x", "--seed", "-1"]).exit_code
+            == 2
+        )
+
+
+def test_files_of_a_head_are_its_owners(folder: Path) -> None:
+    """Most heads must not leave the site; whoever publishes one opens it himself."""
+    for name in (files.MANIFEST, files.ARRAYS, files.CARD):
+        assert (folder / name).stat().st_mode & 0o777 == 0o600
+
+
+def windows_with(**patients: int) -> Task:
+    """A window of each of so many patients; by the sensors that it has."""
+    sensors = [name for name, count in patients.items() for _ in range(count)]
+    valid = np.zeros((len(sensors), 2, 50), dtype=bool)
+    for place, name in enumerate(sensors):
+        valid[place, 0], valid[place, 1] = name != "ppg", name != "ecg"
+    each = np.arange(len(sensors))
+    signal = np.zeros((len(sensors), 2, 1250), dtype=np.float32)
+    return Task("x", "mae", SENSORS, signal, valid, each, each + 20.0, each, 0 * each)
+
+
+@pytest.mark.parametrize(
+    ("patients", "taken"),
+    [
+        ({"ecg": 9}, "ecg"), ({"ppg": 9}, "ppg"), ({"both": 9}, "ppg"),
+        ({"ppg": 5, "ecg": 20}, "ecg"), ({"ppg": 7, "ecg": 7}, ""),
+    ],
+)  # fmt: skip
+def test_sensors_are_the_first_that_the_folders_have_enough_patients_with(
+    patients: dict[str, int], taken: str, tmp_path: Path
+) -> None:
+    """PPG is the task's usual; folders are read once; a refusal has the counts."""
+    asked = []
+
+    def make(name: str, folders: list[Path]) -> Task:
+        asked.append(folders)
+        return windows_with(**patients)
+
+    task = replace(
+        TASKS["age"], sources={one: Source("x", make, "patient") for one in ("ppg", "ecg", "both")}
+    )
+    if taken:
+        assert task.load_first([tmp_path])[0] == taken
+        other = "ecg" if taken == "ppg" else "ppg"
+        assert f"--sensors {taken} (" in task.advice(other, [tmp_path])
+    else:
+        with pytest.raises(DataFault, match="ppg 7, ecg 7, both 0"):
+            task.load_first([tmp_path])
+        assert not task.advice("ppg", [tmp_path])
+    assert len(asked) == 2
+    with pytest.raises(DataFault, match="no folder"):
+        task.load_first([tmp_path / "nowhere"])
+
+
+def test_head_is_trained_on_the_sensors_that_a_folder_has(data_root: Path, tmp_path: Path) -> None:
+    """A phone's PPG with heart rates, though the task's usual sensor is an ECG: said in the card;
+    asked for the ECG by name, it is refused with what would do."""
+    phone = ["--sites", str(data_root / "phone_welltory"), "--draws", "20"]
+    told = run("train", "heart-rate", "-o", str(tmp_path / "head"), *phone)
+    assert told["sensors"] == "ppg"
+    assert "sensors ppg: the first" in (tmp_path / "head" / "MODEL_CARD.md").read_text()
+    assert (tmp_path / "head" / "plots").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(DataFault) as refused:
+        run("train", "heart-rate", "-o", str(tmp_path / "x"), *phone, "--sensors", "ecg")
+    assert "--sensors ppg" in refused.value.do

@@ -315,3 +315,31 @@ def test_a_head_of_identity_is_measured_by_sex_and_by_age() -> None:
     few = [group for group in groups.values() if not group.figures]
     assert few
     assert all("fewer than 20" in group.why_none for group in few)
+
+
+def test_class_of_very_few_patients_is_named_in_the_card_and_not_on_stderr() -> None:
+    """Two patients with a window each, five folds: scikit-learn would warn, an error in tests."""
+    data = made_up(patients=42, items=1, classes=("no", "yes", "rare"))
+    few = np.flatnonzero(data.truth == 2)[:2]
+    truth = np.where(data.truth == 2, 0.0, data.truth)
+    truth[few] = 2.0
+    data = replace(data, truth=truth)
+    head = train(data, MODEL, asked(folds=5))
+    assert "rare (2)" in head.manifest.notes[-1]
+    assert "rare (2)" in card(head.manifest)
+    assert not train(made_up(), MODEL, asked(folds=5)).manifest.notes
+
+
+@pytest.mark.parametrize(("patients", "classes"), [(8, 2), (9, 3), (8, 8)])
+def test_fewer_patients_of_every_class_than_folds_give_fewer_folds(
+    patients: int, classes: int
+) -> None:
+    """No patient is on both sides, and everybody is left out once."""
+    data = made_up(patients=patients, items=1, classes=tuple("abcdefgh"[:classes]))
+    parts = fit.splits(data, 5, 0)
+    assert 2 <= len(parts) <= 5
+    left_out = np.concatenate([test for _, test in parts])
+    assert sorted(left_out) == list(range(patients))
+    for inside, test in parts:
+        assert not set(data.patient[inside]) & set(data.patient[test])
+    assert fit.out_of_fold(data, 5, 0).outputs.shape == (patients, classes)

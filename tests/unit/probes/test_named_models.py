@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from shared_model import mae, warm_start, weights
 from shared_model.errors import OurMistake, Refused
-from simulations.models import open_model
+from simulations.cli import app
+from simulations.models import open_model, read_weights
 
 
 def test_the_packaged_warm_start_is_opened_by_its_name() -> None:
@@ -42,3 +44,36 @@ def test_weights_of_no_preset_and_files_that_are_not_weights_are_refused(tmp_pat
         open_model(str(tmp_path / "absent"))
     with pytest.raises(OurMistake, match="packaged"):
         open_model("warm-start:huge")
+
+
+def test_file_of_weights_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
+    """Absent, a folder, no safetensors file, another model's."""
+    like = mae.weights_of(mae.build(mae.PRESETS["tiny"], 3))
+    for absent in (tmp_path / "absent", tmp_path):
+        with pytest.raises(OurMistake, match="cannot be read"):
+            read_weights(absent, like=like)
+    path = tmp_path / "mine.txt"
+    path.write_bytes(b"no weights")
+    with pytest.raises(Refused, match=r"mine\.txt: .*not valid safetensors"):
+        read_weights(path, like=like)
+    path.write_bytes(weights.to_bytes(mae.weights_of(mae.build(mae.PRESETS["small"], 3))))
+    with pytest.raises(Refused, match="do not fit"):
+        read_weights(path, like=like)
+
+
+def test_rows_of_a_probe_are_read_before_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is not there, after half an hour of measuring, would be late."""
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("tasks were read")
+
+    monkeypatch.setattr("simulations.probes.pretend.pretend_tasks", read)
+    words = ["probe", "warm-start", "--pretend", "80", "--row"]
+    for row in (f"mine={tmp_path / 'absent'}", "mine="):
+        done = CliRunner().invoke(app, [*words, row])
+        assert isinstance(done.exception, OurMistake), done.output
+    start = ["warm-start", str(tmp_path / "out"), "--start-from", str(tmp_path / "absent")]
+    assert isinstance(CliRunner().invoke(app, start).exception, OurMistake)
+    assert not (tmp_path / "out").exists()
