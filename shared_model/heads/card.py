@@ -37,6 +37,13 @@ PERSONAL = (
 )
 
 
+SURE = {
+    1: "; figures are of that rule, and programs of today abstain too where another is likelier",
+    2: " and no other is more probable",
+}
+"""By the manifest's format."""
+
+
 def card(manifest: HeadManifest) -> str:
     """The card as Markdown text."""
     return "\n".join([*_lines(manifest), ""])
@@ -126,9 +133,11 @@ def _figures(manifest: HeadManifest) -> Iterator[str]:
     if manifest.figures_from == "patients":
         yield "95 % intervals: bootstrap over patients."
     else:
+        noise = manifest.privacy.noise
+        of = "the noise of the privacy mechanism" if noise == "system" else f"noise ({noise})"
         yield (
-            "They come from a sum that has the noise of the privacy mechanism, and cost nothing "
-            "beyond it. 95 % intervals: that noise, and the chance of who the patients are."
+            f"They come from a sum that has {of}. 95 % intervals: that noise, and the chance of "
+            "who the patients are."
         )
     yield ""
     yield from _table(("figure", "value", "95 % interval"), [_row(f) for f in manifest.figures])
@@ -168,8 +177,8 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
         whom = "the patients of each class" if sets.promise == "each class" else "all patients"
         yield (
             f"prediction sets that hold the truth for {sets.level:.0%} of {whom}: every class "
-            f"whose probability is at least: {least}; an answer is given where that is one class "
-            "and no other is more probable"
+            f"whose probability is at least: {least}; an answer is given where that is one class"
+            f"{SURE[manifest.format]}"
         )
         if 0.0 in sets.least:
             yield (
@@ -180,7 +189,10 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
             yield f"measured on patients left out: the set holds the truth in {sets.coverage:.1%}"
         if sets.answered is not None:
             right = "" if sets.accuracy is None else f", of which {sets.accuracy:.1%} are right"
-            yield f"answered: {sets.answered:.1%} of the items{right}; the others: abstained"
+            yield (
+                f"answered: {sets.answered:.1%} of the items{right}; from the others, and from "
+                "those that are far, it abstains"
+            )
     if band is not None:
         yield f"interval for {band.level:.0%}: prediction +- {band.half_width:.3g} {manifest.unit}"
         if band.coverage is not None:

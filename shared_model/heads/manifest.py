@@ -23,7 +23,10 @@ from pydantic import (
 from shared_model import canonical
 from shared_model.errors import OurMistake, Refused
 
-FORMAT = 1
+FORMAT = 2
+"""1: the class of a set of one was answered, however improbable; figures of answers are of that
+rule. 2: it has to be the most probable one; and `figures_from`. Both are read; all heads answer by
+the second rule."""
 TAG = "head-manifest"
 """Type tag of the signature: one made for a release, or anything else, never verifies here."""
 MANIFEST_LIMIT_BYTES = 2**20
@@ -32,6 +35,13 @@ ARRAYS_LIMIT_BYTES = 2**20
 MOST_CLASSES = 32
 FEWEST_IN_GROUP = 20
 """Patients below which a group's figures are not given."""
+BY_SEX = ("female", "male", "sex not known")
+AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
+"""From, below, name."""
+BY_AGE = (*(name for _, _, name in AGES), "age not known")
+NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class",
+                 "mean absolute error (at most ")  # fmt: skip
+"""How names of figures of a noisy histogram begin: there are no others."""
 
 LIMITS = (
     "For research. Not a medical device: not for diagnosis, monitoring or treatment. Figures hold "
@@ -60,7 +70,8 @@ class _Strict(BaseModel):
 
 
 class Figure(_Strict):
-    """A measured figure with its 95 % bootstrap interval over patients; None: not estimable."""
+    """A measured figure with its 95 % interval, bootstrap over patients or, of a noisy histogram,
+    over its noise and the chance of patients; None: not estimable."""
 
     name: Name
     value: Finite
@@ -132,8 +143,8 @@ class Sets(_Strict):
     says, of the rare sick as of the many healthy; `overall`: of all together. least: 0 where a
     class has too few patients to promise anything: it is in every set. coverage, answered,
     accuracy: measured on patients who had no part in `least`: items whose set holds the truth,
-    items with a set of one class (the others are abstained from), and how many of these answers are
-    right. None: not measured.
+    items whose set is the most probable class alone (the others are abstained from, and those that
+    are far), and how many of these answers are right. None: not measured.
     """
 
     level: Share
@@ -226,7 +237,7 @@ class ArraysFile(_Strict):
 class HeadManifest(_Strict):
     """What `head.json` says; see the module. classes: () unless kind is "classes"."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     task: Name
     about: Words
     kind: Kind
@@ -255,7 +266,7 @@ class HeadManifest(_Strict):
     groups: Annotated[tuple[Group, ...], Field(max_length=16)]
     figures_from: Literal["patients", "noisy histogram"] = "patients"
     """Whether figures and groups are of patients as they are, or of a sum with the mechanism's
-    noise; in the bytes only in the second case, so that heads of before are what they were."""
+    noise; format 1 has no such field, and patients' figures alone."""
     regularisation: Positive
     temperature: Temperature | None
     sets: Sets | None
@@ -283,11 +294,21 @@ class HeadManifest(_Strict):
             raise ValueError("identity, and it alone, has a threshold")
         if self.sets is not None and len(self.sets.least) != len(self.classes):
             raise ValueError("every class has its least probability")
-        if self.figures_from != "patients" and self.privacy.mode == "without":
-            raise ValueError("a histogram has noise in a private training only")
+        if self.figures_from != "patients":
+            self._of_a_histogram()
         if not many and (self.temperature is not None or self.sets is not None):
             raise ValueError("only classes have a temperature or sets")
         return self
+
+    def _of_a_histogram(self) -> None:
+        """Nothing but what a noisy histogram can tell."""
+        if self.format == 1 or self.privacy.mode == "without" or self.figures_public:
+            raise ValueError("a histogram has noise in a private training only")
+        named = [*self.figures, *(one for group in self.groups for one in group.figures)]
+        if not all(one.name.startswith(NOISY_FIGURES) for one in named):
+            raise ValueError("a histogram tells no such figure")
+        if {group.name for group in self.groups} - {*BY_SEX, *BY_AGE}:
+            raise ValueError("a histogram tells of no such group")
 
     @property
     def outputs(self) -> int:
@@ -315,6 +336,9 @@ class HeadManifest(_Strict):
         named: tuple[BaseModel, ...] = self.class_counts
         if self.figures_from == "patients":
             named = (*named, *self.figures, *(g for g in self.groups if g.figures))
+        counted = self.items or self.windows or self.left_out
+        if counted and self.privacy.mode != "without":
+            return True
         return bool(curves or named) or any(value is not None for value in measured)
 
     @property
@@ -331,7 +355,7 @@ class HeadManifest(_Strict):
     def to_bytes(self) -> bytes:
         """Canonical bytes: what is signed and what lies in `head.json`."""
         plain = self.model_dump(mode="json")
-        if self.figures_from == "patients":
+        if self.format == 1:
             del plain["figures_from"]
         return canonical.encode(plain)
 

@@ -70,6 +70,11 @@ if TYPE_CHECKING:
 CALIBRATION_ROUND = 0
 """Its place among rounds, which count from 1: seeded noise of its own."""
 MOST_ITEMS = 60
+FOUND_CLASSES = "rhythm"
+"""The task whose classes are not written down but found in the data."""
+NO_FIGURE = private_figures.Found(
+    (), (), "no figure is given here: without noise they would be of patients as they are"
+)
 LAB_ONLY = (
     "LAB ONLY: no secure sum of a deployed run was in force, no ledger was kept and no policy of a "
     "hospital was asked. Clipping, noise and accounting are those of a deployed run."
@@ -215,8 +220,17 @@ def private_head(
 
     Nothing that the head holds was computed from a patient in another way: scale, directions and
     the distance's centre are of simulated windows, counts are declared ones.
+
+    Raises:
+        OurMistake: the task's classes are found by looking at the patients, which are not open.
     """
     data = hospitals[0].fit
+    if data.task == FOUND_CLASSES and ask.mode != "none" and not asked.open_data:
+        raise OurMistake(
+            "The classes of rhythm are those that two patients have at least: which there are "
+            "tells of single patients, at no epsilon.",
+            do="Federate another task, or say why everybody has these data: --open-data",
+        )
     outputs = outputs_of(data.kind, len(data.classes))
     unit = LinearUnit(outputs, space.components, data.kind)
     settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
@@ -229,15 +243,18 @@ def private_head(
     plan, epsilon = calibration_plan(settled, ask, int(np.prod(shape)))
     seen = _histogram(hospitals, draft, plan, settled, asked)
     fields = _fields(data, space, seen, asked, noisy=ask.mode != "none")
-    told = private_figures.figures_of(
-        seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
-        draws=asked.draws, seed=asked.seed,
-    )  # fmt: skip
+    private = ask.mode != "none"
+    told = NO_FIGURE
+    if private:
+        told = private_figures.figures_of(
+            seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
+            draws=asked.draws, seed=asked.seed,
+        )  # fmt: skip
     fields |= {
         "figures": told.figures,
         "groups": told.groups,
         "figures_of": plain_words(told.words),
-        "figures_from": "patients" if ask.mode == "none" else "noisy histogram",
+        "figures_from": "noisy histogram" if private else "patients",
         "privacy": _privacy(hospitals, settled, ask, epsilon),
         "class_counts": (),
         "patients": sum(settled.declared),
@@ -245,7 +262,7 @@ def private_head(
         "windows": 0,
         "left_out": 0,
         "regularisation": 1.0,
-        "notes": tuple(plain_words(note) for note in (borders, data.note) if note),
+        "notes": (plain_words(borders),),  # a task's own note may count its patients
         "collections": _declared(hospitals, asked),
     }
     return PrivateHead(

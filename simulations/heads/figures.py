@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared_model.heads.manifest import FEWEST_IN_GROUP, CurvePoint, Figure, Group
+from shared_model.heads.manifest import (
+    AGES,
+    BY_AGE,
+    BY_SEX,
+    FEWEST_IN_GROUP,
+    CurvePoint,
+    Figure,
+    Group,
+)
 from simulations.heads.data import Floats, HeadData
 from simulations.probes.evaluate import bootstrap_counts, interval, metric
 
-AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
-FEMALE, MALE, NO_SEX, NO_AGE = "female", "male", "sex not known", "age not known"
-BY_SEX = (FEMALE, MALE, NO_SEX)
-BY_AGE = (*(name for _, _, name in AGES), NO_AGE)
 CURVE_POINTS = 20
 Measure = Callable[[Floats], float]
 """A figure for some weights of the items, (item,); NaN where it cannot be had."""
@@ -111,16 +115,16 @@ def groups(measured: Measured) -> tuple[Group, ...]:
 def kinds(data: HeadData) -> Iterator[tuple[str, Floats]]:
     """Groups by sex, then by age; every item is in one of each: name, 1 or 0 (item,)."""
     sex, age = data.people.sex[data.patient], data.people.age[data.patient]
-    for letter, name in (("F", FEMALE), ("M", MALE)):
+    for letter, name in zip("FM", BY_SEX, strict=False):
         yield name, (sex == letter).astype(np.float64)
-    yield NO_SEX, (~np.isin(sex, ("F", "M"))).astype(np.float64)
+    yield BY_SEX[-1], (~np.isin(sex, ("F", "M"))).astype(np.float64)
     known = np.zeros(len(age), dtype=np.bool_)
     for low, high, name in AGES:
         with np.errstate(invalid="ignore"):
             inside = (age >= low) & (age < high)
         known |= inside
         yield name, inside.astype(np.float64)
-    yield NO_AGE, (~known).astype(np.float64)
+    yield BY_AGE[-1], (~known).astype(np.float64)
 
 
 def _group(measured: Measured, name: str, kept: Floats) -> Group:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.policy import rounded_patients
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.data import HeadData
 from simulations.heads.tasks import HeadTask
@@ -26,6 +27,8 @@ HELD_OUT, CALIBRATE = 0.25, 0.25
 FEWEST = 4
 """Patients of a hospital that take part in the steps."""
 _GOLDEN = 0.6180339887498949
+_SHUFFLE = 7919.0
+"""Of a lot: its later digits, which say nothing of the part that its first ones give."""
 Truth = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 SIMULATED: dict[str, tuple[str, Truth]] = {
     "hypertension": ("hypertension", lambda values: values >= 2),
@@ -39,7 +42,7 @@ SIMULATED: dict[str, tuple[str, Truth]] = {
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital's patients. declared: those that fit, as it would declare them."""
+    """A hospital's patients."""
 
     name: str
     fit: HeadData = field(repr=False)
@@ -48,8 +51,9 @@ class Hospital:
 
     @property
     def declared(self) -> int:
-        """Patients that take part in the steps."""
-        return self.fit.patients
+        """Patients that take part in the steps, rounded as a node's set-up rounds: this number is
+        public, and in every manifest."""
+        return rounded_patients(self.fit.patients) if self.fit.patients else 0
 
 
 def divided(name: str, data: HeadData, seed: int) -> Hospital:
@@ -97,9 +101,9 @@ def shared_out(data: HeadData, count: int | None, seed: int) -> tuple[list[Hospi
             for place, name in enumerate(folders)
         ]
         return made, "each folder of recordings is a hospital"
-    people = np.unique(data.patient)
-    dealt = np.full(int(data.patient.max()) + 1, -1)
-    dealt[people] = generator("head hospitals", seed).permutation(len(people)) % count
+    # By each patient's own lot: one patient more or less moves nobody else to another hospital.
+    drawn = np.mod(data.people.lot * _SHUFFLE + (seed * _GOLDEN) % 1.0, 1.0)
+    dealt = np.minimum((drawn * count).astype(int), count - 1)
     made = [divided(f"part-{place + 1}", data.of(dealt == place), seed) for place in range(count)]
     return made, (
         f"PRETEND HOSPITALS: the patients of {len(folders)} folders dealt out at random among "

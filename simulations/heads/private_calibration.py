@@ -6,6 +6,7 @@ mean over his items of "which bin", in several rows at once:
 - classes: for each of a few temperatures, the class and the bin of its probability;
 - a number: the bin of the absolute error;
 - always: the bin of the Mahalanobis distance from simulated fingerprints;
+- of two classes, the class and the bin of the logit at temperature 1: for the area under the curve;
 - his sex, and in a row of its own his age group, with the share of his items that the head has
   wrong (of a number the mean error, as a share of the largest): what the figures of a head are made
   of (`simulations.heads.private_figures`).
@@ -28,9 +29,10 @@ import torch
 from shared_model import privacy
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
+from shared_model.heads.manifest import BY_SEX
 from shared_model.noise import NoiseSource
 from shared_model.weights import Weights
-from simulations.heads.figures import BY_AGE, BY_SEX, kinds
+from simulations.heads.figures import kinds
 
 if TYPE_CHECKING:
     from shared_model.config import PrivacyPlan
@@ -47,35 +49,39 @@ SURELY = 3.0
 NAME = "histogram"
 
 
-FAR_ROW, SEX_ROW, AGE_ROW = -3, -2, -1
-"""Rows that every histogram has, after those of the kind."""
+LOGIT_ROW, FAR_ROW, SEX_ROW, AGE_ROW = -4, -3, -2, -1
+"""After the rows of the kind; the first only of two classes."""
+LOGITS = np.array(
+    [-6, -4, -3, -2.5, -2, -1.5, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6]
+)
+"""Inner edges of the logit's bins."""
 GROUPS = 0.5
-"""Height of the rows of sex and age over that of the others: figures have twice the noise, so that
-thresholds have little more than without them."""
+"""Height of the rows for figures alone (logit, sex, age) over that of the others: figures have
+twice the noise, so that thresholds have little more than without them."""
 
 
-def rows_of(kind: str) -> int:
+def own_rows(kind: str) -> int:
+    """Rows that calibrate: of a number one, of classes one a temperature."""
+    return 1 if kind == "number" else len(TEMPERATURES)
+
+
+def rows_of(kind: str, classes: int) -> int:
     """Rows of the histogram."""
-    return (1 if kind == "number" else len(TEMPERATURES)) + 3
+    return own_rows(kind) + (4 if classes == 2 else 3)
 
 
-def heights(kind: str) -> tuple[Floats, float]:
+def heights(kind: str, classes: int) -> tuple[Floats, float]:
     """Of the rows, (row, 1), and the root of their squares."""
-    made = np.ones((rows_of(kind), 1))
+    made = np.ones((rows_of(kind, classes), 1))
     made[[SEX_ROW, AGE_ROW]] = GROUPS
+    if classes == 2:
+        made[LOGIT_ROW] = GROUPS
     return made, float(np.sqrt((made**2).sum()))
-
-
-def used_of(kind: str, classes: int) -> list[int]:
-    """Bins of each row that a patient can be in; the others hold noise alone."""
-    own = 1 if kind == "number" else len(TEMPERATURES)
-    groups = [2 * len(BY_SEX), 2 * len(BY_AGE)]
-    return [BINS * max(1, classes)] * own + [BINS, *groups]
 
 
 def shape_of(kind: str, classes: int) -> tuple[int, int]:
     """(row, bin); of classes a row has the bins of one class after those of another."""
-    return rows_of(kind), BINS * max(1, classes)
+    return rows_of(kind, classes), BINS * max(1, classes)
 
 
 def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
@@ -85,29 +91,35 @@ def told(head: Head, data: HeadData, scale: float) -> npt.NDArray[np.float64]:
     Args:
         scale: of a number, public.
     """
-    x = standardised(head, data.fingerprints)
+    good = np.isfinite(data.fingerprints).all(axis=1) & np.isfinite(data.truth)
+    weight = np.where(good, data.weight, 0.0)
+    truth = np.where(good, data.truth, 0.0)
+    x = standardised(head, np.where(good[:, None], data.fingerprints, 0.0).astype(np.float32))
     scores = logits(head, x)
-    kind = data.kind
+    kind, classes = data.kind, len(data.classes)
     places = [np.minimum(np.searchsorted(DISTANCES, distances(head, x)), BINS - 1)]
     if kind == "number":
-        wrong = np.minimum(np.abs(scores[:, 0] - data.truth) / scale / WIDEST_ERROR, 1.0)
+        wrong = np.minimum(np.abs(scores[:, 0] - truth) / scale / WIDEST_ERROR, 1.0)
         places.insert(0, np.minimum((wrong * BINS).astype(int), BINS - 1))
     else:
-        labels = data.truth.astype(int)
+        labels = truth.astype(int)
         wrong = (scores.argmax(axis=1) != labels).astype(np.float64)
         of_truth = [softmax(scores, t)[np.arange(len(labels)), labels] for t in TEMPERATURES]
         bins = [np.minimum((p * BINS).astype(int), BINS - 1) for p in of_truth]
+        if classes == 2:
+            logit = scores[:, 1] - scores[:, 0]
+            places.insert(0, labels * BINS + np.searchsorted(LOGITS, logit, side="right"))
         places = [*(labels * BINS + place for place in bins), *places]
     people, index = np.unique(data.patient, return_inverse=True)
-    made = np.zeros((len(people), *shape_of(kind, len(data.classes))))
+    made = np.zeros((len(people), *shape_of(kind, classes)))
     for row, place in enumerate(places):
-        np.add.at(made[:, row], (index, place), data.weight)
+        np.add.at(made[:, row], (index, place), weight)
     groups = np.stack([kept for _, kept in kinds(data)])  # (group, item)
     for row, few in ((SEX_ROW, groups[: len(BY_SEX)]), (AGE_ROW, groups[len(BY_SEX) :])):
         place = 2 * few.argmax(axis=0)
-        np.add.at(made[:, row], (index, place), data.weight * (1.0 - wrong))
-        np.add.at(made[:, row], (index, place + 1), data.weight * wrong)
-    height, norm = heights(kind)
+        np.add.at(made[:, row], (index, place), weight * (1.0 - wrong))
+        np.add.at(made[:, row], (index, place + 1), weight * wrong)
+    height, norm = heights(kind, classes)
     return np.asarray(made * height / norm)
 
 
@@ -123,8 +135,9 @@ def contribution(rows: npt.NDArray[np.float64], plan: PrivacyPlan, noise: NoiseS
 
 @dataclass(frozen=True)
 class ReadOff:
-    """What the noisy histogram says. patients: how many it holds, noisy. spread: standard deviation
-    of one bin's noise, in patients; of the rows of sex and age 1 / GROUPS times as much."""
+    """What the noisy histogram says. patients: how many it holds, noisy, by the rows that
+    calibrate. spread: standard deviation of one bin's noise, in patients; of the rows for figures
+    alone 1 / GROUPS times as much."""
 
     temperature: float
     least: tuple[float, ...]
@@ -153,12 +166,13 @@ def read_off(
     Args:
         noise_std: of each entry, known from the mechanism.
     """
-    height, norm = heights(kind)
+    classes = 0 if kind == "number" else noisy.shape[1] // BINS
+    height, norm = heights(kind, classes)
     counts = noisy * norm / height
     spread = noise_std * norm
-    classes = counts.shape[1] // BINS
-    told = [row[:used].sum() for row, used in zip(counts, used_of(kind, classes), strict=True)]
-    patients = max(float(np.average(told, weights=height[:, 0] ** 2)), 1.0)
+    own = counts[: own_rows(kind)]
+    told = [*own.sum(axis=1), counts[FAR_ROW][:BINS].sum()]
+    patients = max(float(np.mean(told)), 1.0)
     far = _edge(counts[FAR_ROW][:BINS], far_level, patients, spread)
     far_limit = float(DISTANCES[far])
     if kind == "number":
@@ -166,7 +180,7 @@ def read_off(
         half = (place + 1) / BINS * WIDEST_ERROR * scale
         return ReadOff(1.0, (), half, far_limit, patients, spread, counts)
     centres = (np.arange(BINS) + 0.5) / BINS
-    by_class = counts[:FAR_ROW].reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
+    by_class = own.reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
     best = int(np.argmin(-(by_class * np.log(centres)).sum(axis=(1, 2))))
     rows = by_class[best][:, ::-1]  # from sure to unsure
     if promise == "overall":

@@ -200,7 +200,7 @@ def test_first_row_without_a_fingerprint_keeps_the_probabilities(
     assert rows[-1][WELL] + rows[-1][SICK] == pytest.approx(1.0)
     words = ["head", "apply", str(heads["ecg"]), str(recordings)]
     shown = CliRunner().invoke(lab, words, env={"COLUMNS": "300"}, catch_exceptions=False).output
-    heading = next(line for line in shown.splitlines() if "patient" in line)
+    heading = next(line for line in shown.splitlines() if "patient" in line and "start_s" in line)
     assert WELL in heading
     assert SICK in heading
     assert "recording" in heading

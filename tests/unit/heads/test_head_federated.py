@@ -105,16 +105,16 @@ def test_windows_of_a_patient_are_one_term(space: PublicSpace) -> None:
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_one_patient_moves_the_histogram_by_no_more_than_one(seed: int) -> None:
-    """All rows of a patient together have norm at most 1, the clipping norm; the rows of sex and
-    age, with half the height, make the others' noise 4 % larger than it was without them."""
+    """All rows of a patient together have norm at most 1, the clipping norm; the rows of figures,
+    with half the height, make the others' noise 6 % larger than it was without them."""
     head = _heads()
     data = made_up(patients=8, items=3, seed=seed, strength=3.0)
     rows = histogram.told(head, data, 1.0)
     assert rows.shape == (8, *histogram.shape_of("classes", 2))
     assert np.linalg.norm(rows.reshape(8, -1), axis=1).max() <= 1.0 + 1e-12
-    height, norm = histogram.heights("classes")
+    height, norm = histogram.heights("classes", 2)
     assert np.allclose(rows.sum(axis=2) * norm, height[:, 0])
-    assert norm**2 == pytest.approx(6.0 + 2.0 * 0.25)
+    assert norm**2 == pytest.approx(6.0 + 3.0 * 0.25)
 
 
 _made: list[Any] = []

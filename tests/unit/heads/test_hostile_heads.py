@@ -151,7 +151,7 @@ def test_changed_byte_of_the_manifest_is_refused_or_harmless(data: st.DataObject
         {"seed": 2**70},
         {"kind": "number"},
         {"temperature": None},
-        {"format": 2},
+        {"format": 3},
         {"unknown": 1},
         {"model": {"digest": "0" * 63, "preset": "tiny", "source": ""}},
         {"arrays": {"digest": "0" * 64, "size_bytes": 2**40}},

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from head_stand_ins import MODEL, asked, made_up
+from head_stand_ins import MODEL, asked, made_head, made_up
+from pydantic import ValidationError
 
-from shared_model.errors import Refused
+from shared_model.errors import OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
-from shared_model.heads.manifest import HeadManifest
+from shared_model.heads.manifest import BY_AGE, BY_SEX, Figure, Group, HeadManifest
 from simulations.heads import figures, private_figures
 from simulations.heads import private_calibration as histogram
 from simulations.heads.compare import _measured
@@ -51,7 +52,7 @@ def heads(space: PublicSpace) -> dict[str, Head]:
 def read(head: Head, data: HeadData, noise_std: float = 0.0, seed: int = 0) -> histogram.ReadOff:
     scale = AGE_SCALE if data.kind == "number" else 1.0
     total = histogram.told(head, data, scale).sum(axis=0)
-    total = total + noise_std * np.random.default_rng(seed).normal(size=total.shape)
+    total = total + noise_std * np.random.default_rng([seed, 1]).normal(size=total.shape)
     return histogram.read_off(
         total, data.kind, level=0.9, promise="each class", far_level=0.99, scale=scale,
         noise_std=noise_std,
@@ -66,20 +67,21 @@ def told(seen: histogram.ReadOff, data: HeadData) -> Found:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "main"), [("classes", "accuracy"), ("number", "mean absolute error")]
-)
+MAIN = [("classes", "accuracy"), ("number", "mean absolute error")]
+
+
+@pytest.mark.parametrize(("kind", "main"), MAIN)
 def test_without_noise_they_are_the_figures_of_the_patients(
     heads: dict[str, Head], kind: str, main: str
 ) -> None:
-    """By sex and by age too; the area under the curve up to the width of its bins."""
+    """By sex and age too; the area under the curve up to the width of its bins."""
     data = made_up(kind, patients=300, seed=5, strength=2.0)
     found = told(read(heads[kind], data), data)
     measured = _measured(heads[kind], data, asked())
     of_patients = {one.name: one.value for one in figures.figures(measured)}
-    assert {one.name: one.value for one in found.figures}[main] == pytest.approx(of_patients[main])
+    by_name = {one.name.partition(" (")[0]: one.value for one in found.figures}
+    assert by_name[main] == pytest.approx(of_patients[main])
     if kind == "classes":
-        by_name = {one.name: one.value for one in found.figures}
         assert by_name["AUROC"] == pytest.approx(of_patients["AUROC"], abs=0.02)
         assert 0.6 < by_name["AUROC"] < 0.98
         share = of_patients["share of the largest class"]
@@ -93,18 +95,40 @@ def test_without_noise_they_are_the_figures_of_the_patients(
     assert "about 300 patients" in found.words
 
 
-def test_an_interval_holds_the_patients_figure_as_often_as_it_says(heads: dict[str, Head]) -> None:
-    """Noise of the mechanism drawn 200 times; 95 % intervals, which count the patients' chance too,
-    hold the figure without noise in nearly all."""
-    data = made_up(patients=300, seed=5, strength=2.0)
-    exact = {one.name: one.value for one in told(read(heads["classes"], data), data).figures}
-    held = dict.fromkeys(exact, 0)
-    for seed in range(200):
+def test_a_figure_is_right_on_the_whole_and_its_interval_holds_what_is_true(
+    heads: dict[str, Head],
+) -> None:
+    """Other patients and other noise a hundred times; true is what 6,000 patients say. A curve from
+    the row with the temperature that the noise makes look best lay 0.07 too high."""
+    many = made_up(patients=6000, items=1, seed=77, strength=2.0)
+    measured = _measured(heads["classes"], many, asked())
+    true = {one.name: one.value for one in figures.figures(measured)}
+    values: dict[str, list[float]] = {"AUROC": [], "accuracy": []}
+    held = dict.fromkeys(values, 0)
+    for seed in range(100):
+        data = made_up(patients=300, items=1, seed=seed, strength=2.0)
         for one in told(read(heads["classes"], data, 1.5, seed), data).figures:
-            assert one.low is not None
-            assert one.high is not None
-            held[one.name] += one.low <= exact[one.name] <= one.high
-    assert min(held.values()) >= 185, held
+            name = one.name.partition(" (")[0]
+            if name in values:
+                assert one.low is not None
+                assert one.high is not None
+                values[name].append(one.value)
+                held[name] += one.low <= true[name] <= one.high
+    for name, found in values.items():
+        assert len(found) > 80
+        assert np.mean(found) == pytest.approx(true[name], abs=0.02), name
+        assert held[name] >= 0.9 * len(found), name
+
+
+def test_a_head_that_gives_everybody_the_same_has_no_area_to_tell(heads: dict[str, Head]) -> None:
+    """All pairs are ties: one half, and the interval says that it may be anything."""
+    data = made_up(patients=300, items=1, seed=5)
+    head = heads["classes"]
+    blank = {name: np.zeros_like(head.arrays[name]) for name in ("weight", "bias")}
+    same = replace(head, arrays={**head.arrays, **blank})
+    area = told(read(same, data), data).figures[0]
+    assert area.name == "AUROC (from 20 bins)"
+    assert (area.value, area.low, area.high) == (0.5, 0.0, 1.0)
 
 
 def test_noise_that_hides_the_patients_is_no_figure(heads: dict[str, Head]) -> None:
@@ -125,7 +149,7 @@ def test_noisy_figures_tell_nothing_and_may_be_signed(space: PublicSpace, tmp_pa
     head = trained(space, made_up(patients=1500, items=1), "local")
     manifest = head.manifest
     assert manifest.figures_from == "noisy histogram"
-    assert {one.name for one in manifest.figures} >= {"AUROC", "accuracy"}
+    assert {one.name for one in manifest.figures} >= {"AUROC (from 20 bins)", "accuracy"}
     named = {group.name for group in manifest.groups if group.figures}
     assert {"female", "male", "40 to 64 years"} <= named
     assert not manifest.tells
@@ -143,23 +167,74 @@ def test_noisy_figures_tell_nothing_and_may_be_signed(space: PublicSpace, tmp_pa
     assert "hides" in few.figures_of
 
 
-def test_what_a_manifest_says_of_its_figures_is_checked(heads: dict[str, Head]) -> None:
-    manifest = heads["classes"].manifest
-    assert manifest.figures_from == "patients"
-    assert manifest.tells
-    plain = manifest.to_bytes()
-    assert b"figures_from" not in plain
-    for word in (b"patients", b"noisy histogram"):
-        written = plain.replace(b'"figures_of"', b'"figures_from":"' + word + b'","figures_of"')
-        with pytest.raises(Refused) as caught:
-            HeadManifest.from_bytes(written)
-        assert caught.value.reason == "manifest"
+def test_what_a_manifest_says_of_its_figures_is_checked(space: PublicSpace) -> None:
+    """Nothing passes for noisy that a histogram cannot tell; heads of format 1 keep their bytes."""
+    plain = made_head().manifest
+    assert plain.figures_from == "patients"
+    assert plain.tells
+    manifest = trained(space, made_up(patients=600, items=1), "local").manifest
+    assert manifest.figures_from == "noisy histogram"
+    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
+    other = Figure(name="answered", value=0.5, low=None, high=None)
+    for wrong in (
+        {"figures": (other,)},
+        {"groups": (Group(name="nurses", figures=(), why_none=""),)},
+        {"figures_public": "the steering group"},
+        {"privacy": plain.privacy},
+        {"format": 1},
+    ):
+        with pytest.raises(ValidationError, match="histogram"):
+            HeadManifest(**(fields | wrong))
+    assert manifest.model_copy(update={"items": 1}).tells
+    before = plain.model_copy(update={"format": 1}).to_bytes()
+    assert b"figures_from" not in before
+    assert HeadManifest.from_bytes(before).to_bytes() == before
+    assert "figures are of that rule" in card(HeadManifest.from_bytes(before))
+    with pytest.raises(Refused) as caught:
+        HeadManifest.from_bytes(
+            before.replace(b'"figures_of"', b'"figures_from":"patients","figures_of"')
+        )
+    assert caught.value.reason == "manifest"
 
 
-def test_a_training_without_noise_does_not_speak_of_noise(heads: dict[str, Head]) -> None:
+def test_a_training_without_noise_has_no_figure_and_does_not_speak_of_noise(
+    heads: dict[str, Head],
+) -> None:
     text = card(heads["classes"].manifest)
     assert "WITHOUT noise" in text
     assert "noisy" not in text
+    assert heads["classes"].manifest.figures == ()
+
+
+def test_what_a_task_notes_of_its_patients_is_not_in_a_private_head(space: PublicSpace) -> None:
+    """A note may count them: "only 3 patients have AF". Nor may closed data name the classes."""
+    data = replace(made_up(patients=90), note="only 3 patients have AF")
+    head = trained(space, data, "local")
+    assert "only 3" not in card(head.manifest)
+    with pytest.raises(OurMistake, match="tells of single patients"):
+        trained(space, replace(data, task="rhythm"), "local")
+
+
+def test_one_patient_more_moves_nobody_to_another_hospital() -> None:
+    """Hospitals that patients are dealt out to, as parts, follow from each one's own lot."""
+    data = made_up(patients=90)
+    without = data.of(np.arange(90) != 17)
+    gone = 0
+    for whole, less in zip(shared_out(data, 3, 0)[0], shared_out(without, 3, 0)[0], strict=True):
+        for part in ("fit", "calibrate", "measure"):
+            one, other = getattr(whole, part), getattr(less, part)
+            assert set(other.fingerprints[:, 0]) <= set(one.fingerprints[:, 0])
+            gone += len(one.truth) - len(other.truth)
+    assert gone == 3  # the items of patient 17
+
+
+def test_a_patient_without_finite_numbers_counts_for_nobody(heads: dict[str, Head]) -> None:
+    data = made_up(patients=8, items=2)
+    fingerprints = data.fingerprints.copy()
+    fingerprints[0:2] = np.nan
+    rows = histogram.told(heads["classes"], replace(data, fingerprints=fingerprints), 1.0)
+    assert not rows[0].any()
+    assert rows[1].any()
 
 
 def test_each_patient_is_in_one_group_of_each_kind() -> None:
@@ -171,6 +246,6 @@ def test_each_patient_is_in_one_group_of_each_kind() -> None:
         age=np.array([-3.0, 39.0, np.nan, 300.0, np.inf, 64.5]),
     )
     named = dict(figures.kinds(replace(data, people=people)))
-    assert list(named) == [*figures.BY_SEX, *figures.BY_AGE]
-    for names in (figures.BY_SEX, figures.BY_AGE):
+    assert list(named) == [*BY_SEX, *BY_AGE]
+    for names in (BY_SEX, BY_AGE):
         assert (sum(named[name] for name in names) == 1.0).all()
