@@ -158,6 +158,29 @@ def test_one_item_of_a_patient_is_taken_whatever_he_has(home: Any, run_model: An
     assert patients_having(store, "ppg") == set(store.pseudonyms)
 
 
+def test_windows_are_chosen_among_those_with_the_sensors(home: Any) -> None:
+    """Of two hundred windows three have both: all three count, for the mean, one recording's, and
+    who has any; sixty evenly of all would miss most or all of them."""
+    one = site.prepared(1, 200)
+    lacking = np.setdiff1d(np.arange(200), [11, 12, 101])
+    one.signal[lacking, 1], one.recorded[lacking, 1] = 0.0, False
+    site.write(home, [(site.patient_name(1), one)], "rare")
+    store = open_store(home)
+
+    def first_samples(signal: Any, valid: Any) -> Any:
+        return np.repeat(signal[:, 0, :1], 128, axis=1)
+
+    for found in (
+        of_store(store, first_samples, "both"),
+        of_items(store, first_samples, "both", "recording"),
+    ):
+        assert found.windows.tolist() == [3]
+        expected = one.signal[[11, 12, 101], 0, 0].mean()
+        np.testing.assert_allclose(found.mean[0], expected, atol=0.05)  # kept in 8 bits
+    assert of_store(store, first_samples, "ecg").windows.tolist() == [60]
+    assert patients_having(store, "both") == patients_having(store, "ppg") == {store.pseudonyms[0]}
+
+
 @pytest.fixture
 def slow(home: Any, model: NamedModel, run_model: Any, tmp_path: Path) -> Path:
     """A head of thirty patients with slow hearts, who are not in the store any more; in the store
