@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_personal import STAYS, AsJson, Home, WarmStart
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import CannotTell, OurMistake, Refused
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def drift(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="PNG or PDF to draw the patients to (for this site alone).")
+        Path | None,
+        typer.Option(
+            callback=outputs.file, help="PNG, PDF or SVG of the patients, for this site alone."
+        ),
     ] = None,
     warm_start: WarmStart = False,
     home: Home = None,
@@ -85,8 +88,11 @@ def drift(
     Example: fedprint-node drift --json
     Example: fedprint-node drift --head heads/hypertension
     """
+    from client.drift_plot import refuse_other_endings
     from client.home import NodeHome
 
+    if plot is not None:
+        refuse_other_endings(plot)
     if head is not None and (baseline or plot is not None):
         raise OurMistake("--head goes with neither --baseline nor --plot.")
     if new and head is None:
@@ -147,6 +153,7 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
     from client import cli_release, drift_files
     from client import drift as check
     from client.cli_progress import counting_bar
+    from client.drift_plot import draw
     from client.store import open_store
     from shared_model.simulated_windows import packaged
 
@@ -166,11 +173,9 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
         "now": check.over_simulated(later, simulated),
     }
     found = any(row.drifted for row in rows)
-    if plot is not None:
-        from client.drift_plot import draw
-
-        draw(plot, then, later, simulated)
     _tell(rows, ratios, reference.made, found, as_json)
+    if plot is not None:  # what was found is told, whatever becomes of the picture
+        draw(plot, then, later, simulated)
     return found
 
 

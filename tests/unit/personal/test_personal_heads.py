@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from client.personal_labels import read_labels
 from client.pseudonyms import load_key, pseudonym_of
 from client.sealed_files import read_own, write_own
 from client.store_key import CREDENTIAL
+from shared_model import outputs
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads.answers import FAR, NO_FINGERPRINT
 
@@ -98,6 +100,27 @@ def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monk
     assert run(home, "personal", "remove", "speed").exit_code == 0
     assert not path.exists()
     assert isinstance(run(home, "personal", "remove", "speed").exception, OurMistake)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
+    """A folder, or below a file: no head is kept. A disk that is full at the end: it is told."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    site.add(node, range(24))
+    labels = speeds(tmp_path / "speed.csv", range(24))
+    for wrong in (tmp_path, labels / "x.json"):
+        done = run(node, "personalise", labels, "--warm-start", "-o", wrong)
+        assert isinstance(done.exception, OurMistake)
+        assert personal.names(node) == []
+        assert isinstance(run(node, "personal", "apply", "x", "-o", wrong).exception, OurMistake)
+
+    def full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(outputs, "write_atomic", full_disk)
+    done = run(node, "personalise", labels, "--warm-start", "--json", "-o", tmp_path / "x.json")
+    assert isinstance(done.exception, OurMistake)
+    assert json.loads(done.stdout)["name"] == "speed"
 
 
 @pytest.fixture
