@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared_model import outputs, terminal
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
 
 if TYPE_CHECKING:
     from client.home import NodeHome
@@ -109,7 +109,8 @@ def personalise(
 
 @app.command("list")
 def list_heads(home: Home = None, as_json: AsJson = False) -> None:
-    """Show this node's personal heads and what was measured of them.
+    """Show this node's personal heads and what was measured of them. A file that is refused is a
+    row, too: which, and why.
 
     Example: fedprint-node personal list
     """
@@ -117,17 +118,25 @@ def list_heads(home: Home = None, as_json: AsJson = False) -> None:
     from client.home import NodeHome
 
     place = NodeHome.find(home)
-    heads = [personal.load(place, name) for name in personal.names(place)]
-    if as_json:
-        terminal.print_json([personal.described(head) for head in heads])
-        return
-    rows = [
-        {"head": head.name, "label": head.label, "patients": head.patients,
-         "sensors": head.sensors, "model": head.model_digest[:12], "abstains from": head.far_words,
-         "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items())}
-        for head in heads
-    ]  # fmt: skip
-    terminal.show("Personal heads; they stay here", rows, as_json=False)
+    rows = [_listed(place, name, as_json) for name in personal.names(place)]
+    terminal.show("Personal heads; they stay here", rows, as_json=as_json)
+
+
+def _listed(place: NodeHome, name: str, whole: bool) -> dict[str, object]:
+    """A row of the list; one bad file does not hide the others."""
+    from client import personal
+
+    try:
+        head = personal.load(place, name)
+    except (Refused, OurMistake) as error:
+        return {"name" if whole else "head": name, "refused": str(error)}
+    if whole:
+        return personal.described(head)
+    return {
+        "head": head.name, "label": head.label, "patients": head.patients,
+        "sensors": head.sensors, "model": head.model_digest[:12], "abstains from": head.far_words,
+        "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items()),
+    }  # fmt: skip
 
 
 @app.command()

@@ -154,11 +154,11 @@ def compare(trained: TrainedOn, patients: Patients) -> Found:
     """Count and test; the units are patients.
 
     Raises:
-        CannotTell: too few patients, of the site or of the head (reason "few-patients").
+        CannotTell: too few patients, of the site or of the head (reason "few-patients"), or the
+            head's numbers give no distance ("no-reference").
     """
     known = patients.known
-    x = (patients.mean[known] - trained.mean) / trained.scale
-    beyond = int((away(x, trained.far_mean, trained.far_factor) > trained.limit).sum())
+    beyond = int((_distances(trained, patients.mean[known]) > trained.limit).sum())
     among, without = int(known.sum()), int((~known).sum())
     alarm = trained.expected.alarm_from(among)
     counts = {
@@ -186,6 +186,19 @@ def compare(trained: TrainedOn, patients: Patients) -> Found:
         )
     p_value = trained.expected.p_value(beyond, among)
     return Found(among, without, beyond, trained.expected.share, p_value, alarm)
+
+
+def _distances(trained: TrainedOn, mean: Numbers) -> Numbers:
+    with np.errstate(all="ignore"):  # refused below
+        x = (mean - trained.mean) / trained.scale
+        found = away(x, trained.far_mean, trained.far_factor)
+    if not np.isfinite(found).all():
+        raise CannotTell(
+            f"{NO_WORD}: its numbers give no distance.",
+            reason="no-reference",
+            do="Ask whoever gave you the head for another.",
+        )
+    return found
 
 
 def _expected(about: HeadManifest) -> tuple[Expected, bool]:

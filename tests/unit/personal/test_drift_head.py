@@ -92,6 +92,18 @@ def test_too_few_patients_of_either_side_cannot_be_told(head: Head) -> None:
     assert windows.value.reason == "windows"
 
 
+def test_a_head_whose_numbers_give_no_distance_is_no_verdict(head: Head) -> None:
+    """A distance that is no number is beyond no limit: that would be "no drift found"."""
+    trained = drift_head.of_head(head)
+    for wrong in (
+        replace(trained, scale=np.full(128, 1e-320)),
+        replace(trained, far_factor=np.full((128, 128), np.nan)),
+    ):
+        with pytest.raises(CannotTell) as caught:
+            drift_head.compare(wrong, patients_of(1))
+        assert caught.value.reason == "no-reference"
+
+
 def test_a_head_whose_noise_left_no_limit_does_not_say_what_it_was_trained_on(head: Head) -> None:
     """Of a private head the limit is of a noisy histogram; where there is one, more are allowed."""
     said = head.manifest.distance

@@ -315,6 +315,43 @@ def test_a_head_of_another_model_or_a_damaged_file_is_refused(home, features):
         personal.load(home, "../../keys/identity")
 
 
+HUGE = {
+    "patients without end": {"patients": 10**400},
+    "more patients than people": {"patients": 10**30},
+    "huge weights": {"weights": [[1e308] * 128] * 2},
+    "a huge factor": {"far_factor": [[1e308] * 128] * 128},
+    "no scale to speak of": {"scale": [1e-320] * 128},
+    "a huge penalty": {"penalty": 1e300},
+    "huge counts": {"counts": {"a": 10**30}},
+    "a huge figure": {"figures": [{"name": "x", "value": 1e300, "low": 0.0, "high": 0.0,
+                                   "reference": 0.0}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_numbers_beyond_any_heads_are_refused_and_hide_no_other_head(
+    tmp_path, features, case, monkeypatch
+):
+    """They would overflow into answers that are no numbers, and a verdict of no drift."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    good = made(features, ["a", "b"] * 15)
+    personal.save(node, good)
+    body = {**json.loads(good.model_dump_json()), "name": "bad", **HUGE[case]}
+    write_own(node, node.personal / "bad.json", personal.KIND, json.dumps(body).encode())
+    with pytest.raises(Refused) as caught:
+        personal.load(node, "bad")
+    assert caught.value.reason == "files"
+    (node.personal / "No Name.json").write_text("{}")
+    done = run(node, "personal", "list", "--json")
+    assert done.exit_code == 0
+    listed = {one["name"]: one.get("refused", "") for one in json.loads(done.stdout)}
+    assert listed.pop("x") == ""
+    assert set(listed) == {"bad", "No Name"}
+    assert all(listed.values())
+    assert "bad" in run(node, "personal", "list").stdout
+
+
 def test_a_plain_file_beside_a_key_and_a_sealed_one_without_are_refused(tmp_path, monkeypatch):
     """As the window store does it; and no two writings have one ciphertext."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
