@@ -37,6 +37,7 @@ AGAINST_A_HEAD = (
     "Assumes that patients come independently. Those that the head was trained on lie nearer than "
     "others and hide drift: where they are in the store, keep a reference of them and say --new."
 )
+NO_SIGNATURE = "NONE: nobody vouches for it; trust it only if it was trained here"
 YES, NO, UNKNOWN = "drift", "no drift found", "cannot tell"
 PERSONAL = "personal:"
 
@@ -222,7 +223,7 @@ def _opened(place: NodeHome, folder: Path, signer: str | None) -> tuple[Head, st
     from shared_model.release_files import read_signer
 
     if signer is None and not os.path.lexists(folder / files.SIGNATURE):
-        return files.read(folder), "none: as a head that was trained here"
+        return files.read(folder), NO_SIGNATURE
     if signer is None and not place.coordinator.exists():
         raise OurMistake(
             "The head is signed, and this node has joined no coordinator whose key it knows.",
@@ -257,7 +258,7 @@ def _tell_head(trained: TrainedOn, found: Any, signature: str, as_json: bool) ->
         {"what": "patients with one", "value": found.patients},
         {"what": "without", "value": found.without},
         {"what": "beyond the limit", "value": found.beyond},
-        {"what": "expected", "value": found.expected_share * found.patients},
+        {"what": "expected, at most", "value": found.expected_share * found.patients},
         {"what": "drift from", "value": found.alarm_from},
         {"what": "p", "value": found.p_value},
     ]

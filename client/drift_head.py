@@ -60,6 +60,7 @@ class TrainedOn:
 @dataclass(frozen=True)
 class Found:
     """patients: of the store with a usable item of the head's sensors; without: the others.
+    expected_share: at most; the distances that the limit was chosen among are a little larger.
     beyond: of `patients`, farther than the limit. alarm_from: as many would be drift."""
 
     patients: int
@@ -78,20 +79,21 @@ class Found:
         share, likely = self.expected_share, self.expected_share * self.patients
         told = (
             f"{self.beyond} of {self.patients} patients lie farther out than nearly all of those "
-            f"that {trained.name} was trained on; of patients like those {likely:.2g} are expected "
-            f"({share:.1%}). "
+            f"that {trained.name} was trained on; of patients like those up to {likely:.2g} are "
+            f"expected ({share:.1%}). "
         )
         if trained.noisy:
             told += NOISY
         if self.drifted:
             return told + (
-                "So many are no chance: patients or devices here are other ones than the head was "
-                "trained on. It abstains from those, and what was measured of it need not hold "
-                "for the others."
+                f"Of alike sites one in {round(1.0 / ERROR)} at most has so many by chance: most "
+                "likely patients or devices here are other ones than the head was trained on. It "
+                "abstains from those, and what was measured of it need not hold for the others."
             )
         return told + (
-            f"Chance explains that; drift is said from {self.alarm_from} on. A difference that "
-            "stays within the limit is not seen."
+            f"Chance alone can give as many; drift is said from {self.alarm_from} on. That they "
+            "are alike is not shown: a shift that leaves most within the limit, were it of all "
+            "patients, is not seen."
         )
 
 

@@ -114,10 +114,10 @@ class PersonalHead(_Strict):
         if self.distance is None:
             return "cannot abstain, so it does not answer: make it again"
         share = expected_beyond(self.patients, self.distance).share
-        told = f"patients far from those it was made of; of patients like those {share:.1%}"
+        told = f"patients far from those it was made of; of patients like those up to {share:.1%}"
         aim = 1.0 - self.distance.level
         few = f" ({self.patients} patients are too few to promise {aim:.0%})"
-        return told + (few if self.patients * aim < 1.0 else "")
+        return told + (few if share > aim + 1e-9 else "")
 
     @property
     def head(self) -> LinearHead:

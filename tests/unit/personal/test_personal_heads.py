@@ -184,7 +184,11 @@ def test_patients_far_from_those_it_was_made_of_are_abstained_from(features):
             said = [row[name] for name in row if name not in ("why", "distance")]
             assert set(said) == {None}
     assert "too few to promise" in classed.far_words
-    assert "too few" not in aged.far_words
+    assert "up to 1.7% (120 patients are too few to promise 1%)" in aged.far_words
+    promised = {n: classed.model_copy(update={"patients": n}).far_words for n in (99, 100)}
+    assert "up to 1.0%" in promised[99]
+    assert "too few" not in promised[99]  # its largest distance is that of one in a hundred
+    assert "up to 2.0% (100 patients are too few" in promised[100]
     assert aged.band is not None
     assert classed.band is None
 
