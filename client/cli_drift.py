@@ -110,19 +110,22 @@ def drift(
         else:
             found = _since_reference(place, plot, warm_start, as_json)
     except Refused as error:  # 3 is drift, and nothing else
-        raise _cannot_tell(error, as_json and not baseline) from error
+        raise _cannot_tell(error, baseline, as_json) from error
     if found:
         raise typer.Exit(Refused.exit_code)
 
 
-def _cannot_tell(error: Refused, as_json: bool) -> CannotTell:
+def _cannot_tell(error: Refused, baseline: bool, as_json: bool) -> CannotTell:
+    """The status, and with --json the document; of a reference, which tells nothing, no verdict in
+    words."""
     counts = error.counts if isinstance(error, CannotTell) else {}
     if as_json:
         terminal.print_json(
             {"verdict": UNKNOWN, "drift": None, "reason": error.reason, "message": error.message,
              "do": error.do, **counts}
         )  # fmt: skip
-    told = f"Cannot tell. {error.message}"
+    what = "No reference was kept." if baseline else "Cannot tell."
+    told = f"{what} {error.message}"
     return CannotTell(told, reason=error.reason, do=error.do, counts=counts)
 
 

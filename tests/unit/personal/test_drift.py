@@ -13,6 +13,7 @@ from scipy.signal import butter, filtfilt
 from typer.testing import CliRunner
 
 from client import drift, drift_files
+from client import store as store_module
 from client.cli import app
 from client.ingest import open_writer
 from client.pseudonyms import load_key, pseudonym_of
@@ -187,6 +188,20 @@ def test_a_site_keeps_a_reference_and_compares_later_patients(home, tmp_path):
     other = run(home)
     assert other.exit_code == 3
     assert "Drift." in other.stdout
+
+
+def test_a_reference_that_is_refused_has_the_document_and_words_of_its_own(home, monkeypatch):
+    """Status 6, never that of drift; it had an empty output, and told of a check."""
+
+    def closed(*_, **__):
+        raise Refused("The window store is not encrypted.", reason="store-key", do="Encrypt it.")
+
+    monkeypatch.setattr(store_module, "open_store", closed)
+    done = run(home, "--baseline", "--json")
+    assert cannot_tell(done) == "store-key"
+    assert done.exception.message == "No reference was kept. The window store is not encrypted."
+    assert done.exception.do == "Encrypt it."
+    assert run(home, "--baseline").stdout == ""
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_and_never_hides_the_verdict(
