@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_personal import STAYS, AsJson, Home, WarmStart
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import CannotTell, OurMistake, Refused
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ AGAINST_A_HEAD = (
     "Assumes that patients come independently. Those that the head was trained on lie nearer than "
     "others and hide drift: where they are in the store, keep a reference of them and say --new."
 )
+NO_SIGNATURE = "NONE: nobody vouches for it; trust it only if it was trained here"
 YES, NO, UNKNOWN = "drift", "no drift found", "cannot tell"
 PERSONAL = "personal:"
 
@@ -69,7 +70,10 @@ def drift(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="PNG or PDF to draw the patients to (for this site alone).")
+        Path | None,
+        typer.Option(
+            callback=outputs.file, help="PNG, PDF or SVG of the patients, for this site alone."
+        ),
     ] = None,
     warm_start: WarmStart = False,
     home: Home = None,
@@ -85,8 +89,11 @@ def drift(
     Example: fedprint-node drift --json
     Example: fedprint-node drift --head heads/hypertension
     """
+    from client.drift_plot import refuse_other_endings
     from client.home import NodeHome
 
+    if plot is not None:
+        refuse_other_endings(plot)
     if head is not None and (baseline or plot is not None):
         raise OurMistake("--head goes with neither --baseline nor --plot.")
     if new and head is None:
@@ -103,19 +110,22 @@ def drift(
         else:
             found = _since_reference(place, plot, warm_start, as_json)
     except Refused as error:  # 3 is drift, and nothing else
-        raise _cannot_tell(error, as_json and not baseline) from error
+        raise _cannot_tell(error, baseline, as_json) from error
     if found:
         raise typer.Exit(Refused.exit_code)
 
 
-def _cannot_tell(error: Refused, as_json: bool) -> CannotTell:
+def _cannot_tell(error: Refused, baseline: bool, as_json: bool) -> CannotTell:
+    """The status, and with --json the document; of a reference, which tells nothing, no verdict in
+    words."""
     counts = error.counts if isinstance(error, CannotTell) else {}
     if as_json:
         terminal.print_json(
             {"verdict": UNKNOWN, "drift": None, "reason": error.reason, "message": error.message,
              "do": error.do, **counts}
         )  # fmt: skip
-    told = f"Cannot tell. {error.message}"
+    what = "No reference was kept." if baseline else "Cannot tell."
+    told = f"{what} {error.message}"
     return CannotTell(told, reason=error.reason, do=error.do, counts=counts)
 
 
@@ -147,6 +157,7 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
     from client import cli_release, drift_files
     from client import drift as check
     from client.cli_progress import counting_bar
+    from client.drift_plot import draw
     from client.store import open_store
     from shared_model.simulated_windows import packaged
 
@@ -166,11 +177,9 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
         "now": check.over_simulated(later, simulated),
     }
     found = any(row.drifted for row in rows)
-    if plot is not None:
-        from client.drift_plot import draw
-
-        draw(plot, then, later, simulated)
     _tell(rows, ratios, reference.made, found, as_json)
+    if plot is not None:  # what was found is told, whatever becomes of the picture
+        draw(plot, then, later, simulated)
     return found
 
 
@@ -217,7 +226,7 @@ def _opened(place: NodeHome, folder: Path, signer: str | None) -> tuple[Head, st
     from shared_model.release_files import read_signer
 
     if signer is None and not os.path.lexists(folder / files.SIGNATURE):
-        return files.read(folder), "none: as a head that was trained here"
+        return files.read(folder), NO_SIGNATURE
     if signer is None and not place.coordinator.exists():
         raise OurMistake(
             "The head is signed, and this node has joined no coordinator whose key it knows.",
@@ -252,7 +261,7 @@ def _tell_head(trained: TrainedOn, found: Any, signature: str, as_json: bool) ->
         {"what": "patients with one", "value": found.patients},
         {"what": "without", "value": found.without},
         {"what": "beyond the limit", "value": found.beyond},
-        {"what": "expected", "value": found.expected_share * found.patients},
+        {"what": "expected, at most", "value": found.expected_share * found.patients},
         {"what": "drift from", "value": found.alarm_from},
         {"what": "p", "value": found.p_value},
     ]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared_model import terminal
-from shared_model.errors import OurMistake
+from shared_model import outputs, terminal
+from shared_model.errors import OurMistake, Refused
 
 if TYPE_CHECKING:
     from client.home import NodeHome
@@ -55,7 +55,13 @@ def personalise(
     ] = None,
     sensors: Annotated[str, typer.Option(help="both, ecg or ppg.")] = "both",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write what was measured here, as JSON.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            callback=outputs.file,
+            help="Write what was measured here, as JSON.",
+        ),
     ] = None,
     warm_start: WarmStart = False,
     home: Home = None,
@@ -74,7 +80,6 @@ def personalise(
     from client.personal_labels import read_labels
     from client.personal_rows import joined, refuse_few
     from client.pseudonyms import load_key
-    from shared_model.files import write_atomic
 
     if kind not in (None, "class", "number"):
         raise OurMistake("--kind is class or number.")
@@ -94,17 +99,18 @@ def personalise(
     )
     sealed = personal.save(place, made)
     told = {**personal.described(made), "source": source, "rows": _rows(counted), "sealed": sealed}
-    if output is not None:
-        write_atomic(output, (json.dumps(told, indent=2) + "\n").encode(), mode=0o600)
     if as_json:
         terminal.print_json(told)
-        return
-    _show(made, counted, source, sealed)
+    else:
+        _show(made, counted, source, sealed)
+    if output is not None:  # the head is kept and told, whatever becomes of the file
+        outputs.write(output, (json.dumps(told, indent=2) + "\n").encode())
 
 
 @app.command("list")
 def list_heads(home: Home = None, as_json: AsJson = False) -> None:
-    """Show this node's personal heads and what was measured of them.
+    """Show this node's personal heads and what was measured of them. A file that is refused is a
+    row, too: which, and why.
 
     Example: fedprint-node personal list
     """
@@ -112,24 +118,35 @@ def list_heads(home: Home = None, as_json: AsJson = False) -> None:
     from client.home import NodeHome
 
     place = NodeHome.find(home)
-    heads = [personal.load(place, name) for name in personal.names(place)]
-    if as_json:
-        terminal.print_json([personal.described(head) for head in heads])
-        return
-    rows = [
-        {"head": head.name, "label": head.label, "patients": head.patients,
-         "sensors": head.sensors, "model": head.model_digest[:12], "abstains from": head.far_words,
-         "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items())}
-        for head in heads
-    ]  # fmt: skip
-    terminal.show("Personal heads; they stay here", rows, as_json=False)
+    rows = [_listed(place, name, as_json) for name in personal.names(place)]
+    terminal.show("Personal heads; they stay here", rows, as_json=as_json)
+
+
+def _listed(place: NodeHome, name: str, whole: bool) -> dict[str, object]:
+    """A row of the list; one bad file does not hide the others."""
+    from client import personal
+
+    try:
+        head = personal.load(place, name)
+    except (Refused, OurMistake) as error:
+        return {"name" if whole else "head": name, "refused": str(error)}
+    if whole:
+        return personal.described(head)
+    return {
+        "head": head.name, "label": head.label, "patients": head.patients,
+        "sensors": head.sensors, "model": head.model_digest[:12], "abstains from": head.far_words,
+        "measured": "; ".join(f"{what} {text}" for what, text in _figures(head).items()),
+    }  # fmt: skip
 
 
 @app.command()
 def apply(
     name: Annotated[str, typer.Argument(help="Of the head; see: fedprint-node personal list")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="CSV to write, for this user alone.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", callback=outputs.file, help="CSV to write, for this user alone."
+        ),
     ] = None,
     warm_start: WarmStart = False,
     home: Home = None,
@@ -143,7 +160,6 @@ def apply(
     """
     from client import personal
     from client.home import NodeHome
-    from shared_model.files import write_atomic
 
     place = NodeHome.find(home)
     head = personal.load(place, name)
@@ -160,7 +176,7 @@ def apply(
         writer = csv.DictWriter(text, list(rows[0]) if rows else ["pseudonym"])
         writer.writeheader()
         writer.writerows(rows)
-        write_atomic(output, text.getvalue().encode(), mode=0o600)
+        outputs.write(output, text.getvalue().encode())
         terminal.err.print(f"{told}, in {output}", highlight=False)
     elif as_json:
         terminal.print_json(rows)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from client.site_fingerprints import SENSORS, seen_with, some_windows
+from client.site_fingerprints import SENSORS, some_seen_with
 from client.store import WindowStore
 from shared_model import two_samples
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE
@@ -89,7 +89,8 @@ def measure(
     }
     made = _empty(store.pseudonyms)
     for row, name in enumerate(store.pseudonyms):
-        _fill(made, row, model, *some_windows(store, row))
+        windows = store.windows_of(row)
+        _fill(made, row, model, windows.signal, windows.valid)
         made.figures["refused_share"][row] = shares.get(name, np.nan)
         on_patient(row + 1, store.patient_count)
     return made
@@ -175,7 +176,7 @@ def _fill(
     from shared_model.reconstruction import reconstruction_scores
 
     for sensors in SENSORS:
-        seen = seen_with(signal, valid, sensors)
+        seen = some_seen_with(signal, valid, sensors)
         if len(seen[0]):
             mean = fingerprints(model, *seen).astype(np.float64).mean(axis=0)
             made.means[sensors][row] = mean

@@ -60,6 +60,7 @@ class TrainedOn:
 @dataclass(frozen=True)
 class Found:
     """patients: of the store with a usable item of the head's sensors; without: the others.
+    expected_share: at most; the distances that the limit was chosen among are a little larger.
     beyond: of `patients`, farther than the limit. alarm_from: as many would be drift."""
 
     patients: int
@@ -78,20 +79,21 @@ class Found:
         share, likely = self.expected_share, self.expected_share * self.patients
         told = (
             f"{self.beyond} of {self.patients} patients lie farther out than nearly all of those "
-            f"that {trained.name} was trained on; of patients like those {likely:.2g} are expected "
-            f"({share:.1%}). "
+            f"that {trained.name} was trained on; of patients like those up to {likely:.2g} are "
+            f"expected ({share:.1%}). "
         )
         if trained.noisy:
             told += NOISY
         if self.drifted:
             return told + (
-                "So many are no chance: patients or devices here are other ones than the head was "
-                "trained on. It abstains from those, and what was measured of it need not hold "
-                "for the others."
+                f"Of alike sites one in {round(1.0 / ERROR)} at most has so many by chance: most "
+                "likely patients or devices here are other ones than the head was trained on. It "
+                "abstains from those, and what was measured of it need not hold for the others."
             )
         return told + (
-            f"Chance explains that; drift is said from {self.alarm_from} on. A difference that "
-            "stays within the limit is not seen."
+            f"Chance alone can give as many; drift is said from {self.alarm_from} on. That they "
+            "are alike is not shown: a shift that leaves most within the limit, were it of all "
+            "patients, is not seen."
         )
 
 
@@ -154,11 +156,11 @@ def compare(trained: TrainedOn, patients: Patients) -> Found:
     """Count and test; the units are patients.
 
     Raises:
-        CannotTell: too few patients, of the site or of the head (reason "few-patients").
+        CannotTell: too few patients, of the site or of the head (reason "few-patients"), or the
+            head's numbers give no distance ("no-reference").
     """
     known = patients.known
-    x = (patients.mean[known] - trained.mean) / trained.scale
-    beyond = int((away(x, trained.far_mean, trained.far_factor) > trained.limit).sum())
+    beyond = int((_distances(trained, patients.mean[known]) > trained.limit).sum())
     among, without = int(known.sum()), int((~known).sum())
     alarm = trained.expected.alarm_from(among)
     counts = {
@@ -186,6 +188,19 @@ def compare(trained: TrainedOn, patients: Patients) -> Found:
         )
     p_value = trained.expected.p_value(beyond, among)
     return Found(among, without, beyond, trained.expected.share, p_value, alarm)
+
+
+def _distances(trained: TrainedOn, mean: Numbers) -> Numbers:
+    with np.errstate(all="ignore"):  # refused below
+        x = (mean - trained.mean) / trained.scale
+        found = away(x, trained.far_mean, trained.far_factor)
+    if not np.isfinite(found).all():
+        raise CannotTell(
+            f"{NO_WORD}: its numbers give no distance.",
+            reason="no-reference",
+            do="Ask whoever gave you the head for another.",
+        )
+    return found
 
 
 def _expected(about: HeadManifest) -> tuple[Expected, bool]:

@@ -9,23 +9,28 @@ import numpy as np
 
 from client.drift import Measures
 from client.site_fingerprints import SENSORS
+from shared_model import outputs
 from shared_model.errors import OurMistake
-from shared_model.files import write_atomic
 
 STYLES = (("simulated", "0.75", "."), ("reference", "tab:blue", "o"), ("new", "tab:red", "x"))
 FORMATS = (".png", ".pdf", ".svg")
+
+
+def refuse_other_endings(path: Path) -> None:
+    """Raises OurMistake: another ending than `FORMATS`."""
+    if path.suffix not in FORMATS:
+        raise OurMistake(f"A plot is one of {', '.join(FORMATS)}.")
 
 
 def draw(path: Path, then: Measures, now: Measures, simulated: Measures) -> None:
     """Write the figure, mode 0600: a point is a patient, without a name.
 
     Raises:
-        OurMistake: another ending than `FORMATS`.
+        OurMistake: another ending than `FORMATS`, or it cannot be written.
     """
     from matplotlib.figure import Figure
 
-    if path.suffix not in FORMATS:
-        raise OurMistake(f"A plot is one of {', '.join(FORMATS)}.")
+    refuse_other_endings(path)
     figure = Figure(figsize=(9.0, 3.2), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(SENSORS))
     for axes, sensors in zip(panels, SENSORS, strict=True):
@@ -46,4 +51,4 @@ def draw(path: Path, then: Measures, now: Measures, simulated: Measures) -> None
     panels[0].legend(fontsize=7)
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix[1:])
-    write_atomic(path, stream.getvalue(), mode=0o600)
+    outputs.write(path, stream.getvalue())

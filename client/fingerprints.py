@@ -295,6 +295,13 @@ def _table(held: list[_Held], fingerprint: Fingerprinter) -> dict[str, Any]:
     }
 
 
+def _named(name: str, output: Path) -> None:
+    try:
+        os.replace(name, output)
+    except OSError as error:
+        raise OurMistake(f"{output} cannot be written.", do="Choose another place.") from error
+
+
 @contextmanager
 def _writer(
     output: Path, metadata: Mapping[str, str]
@@ -303,6 +310,8 @@ def _writer(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if output.is_dir():
+        raise OurMistake(f"{output} is a folder.", do="Name a file.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(
@@ -318,7 +327,7 @@ def _writer(
                 yield lambda columns: writer.write_table(pa.table(columns, schema=schema))
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, output)
+        _named(name, output)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -25,8 +25,9 @@ from shared_model import canonical, linear_heads
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads.answers import FAR, NO_FINGERPRINT
+from shared_model.heads.arrays import SMALLEST_SCALE
 from shared_model.heads.distance import away
-from shared_model.heads.manifest import Band, Distance
+from shared_model.heads.manifest import Band, Count, Distance, Finite, Positive
 from shared_model.linear_heads import Array, Kind, LinearHead
 
 FEWEST_OF_A_CLASS = linear_heads.FOLDS
@@ -38,7 +39,6 @@ COLUMNS = ("pseudonym", "probability", "low", "high", "why", "distance")
 _WORDS_AS_CLASSES = 10
 """Numbers with more different values than this are a quantity, not classes."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Row = Annotated[tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
 Rows = Annotated[tuple[Row, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
 
@@ -51,10 +51,10 @@ class FigureSaid(_Strict):
     """As `linear_heads.Figure`; None: not a number."""
 
     name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    reference: float | None
+    value: Finite | None
+    low: Finite | None
+    high: Finite | None
+    reference: Finite | None
 
 
 class PersonalHead(_Strict):
@@ -74,9 +74,9 @@ class PersonalHead(_Strict):
     ]
     sensors: Literal["both", "ecg", "ppg"]
     model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    patients: Annotated[int, Field(ge=FEWEST_PATIENTS)]
-    counts: dict[str, int]
-    penalty: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    patients: Annotated[Count, Field(ge=FEWEST_PATIENTS)]
+    counts: dict[str, Count]
+    penalty: Positive
     mean: Row
     scale: Row
     weights: Annotated[tuple[Row, ...], Field(min_length=1, max_length=MOST_CLASSES)]
@@ -90,8 +90,10 @@ class PersonalHead(_Strict):
     @model_validator(mode="after")
     def _fits(self) -> PersonalHead:
         outputs = len(self.classes) if self.kind == "class" else 1
-        if len(self.weights) != outputs or len(self.offset) != outputs or min(self.scale) <= 0.0:
+        if len(self.weights) != outputs or len(self.offset) != outputs:
             raise ValueError("weights do not fit the classes")
+        if min(self.scale) < SMALLEST_SCALE:
+            raise ValueError("a scale is not above zero")
         far = (self.far_mean, self.far_factor, self.distance)
         if any((one is not None) != (self.format == "personal-2") for one in far):
             raise ValueError("a head of this format says when it abstains, one of before does not")
@@ -112,10 +114,10 @@ class PersonalHead(_Strict):
         if self.distance is None:
             return "cannot abstain, so it does not answer: make it again"
         share = expected_beyond(self.patients, self.distance).share
-        told = f"patients far from those it was made of; of patients like those {share:.1%}"
+        told = f"patients far from those it was made of; of patients like those up to {share:.1%}"
         aim = 1.0 - self.distance.level
         few = f" ({self.patients} patients are too few to promise {aim:.0%})"
-        return told + (few if self.patients * aim < 1.0 else "")
+        return told + (few if share > aim + 1e-9 else "")
 
     @property
     def head(self) -> LinearHead:
@@ -207,7 +209,9 @@ def make(
         where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
         raise OurMistake(
             f"This makes no personal head: {where}.",
-            do="A name has small letters, digits and hyphens: --name af",
+            do="A name has small letters, digits and hyphens: --name af"
+            if where == "name"
+            else "Give labels that are short words, or numbers in a larger unit.",
         ) from error
 
 

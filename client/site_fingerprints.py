@@ -17,7 +17,7 @@ from shared_model.config import CHANNELS, FINGERPRINT_SIZE
 from shared_model.heads.manifest import Item
 
 WINDOWS_PER_PATIENT = 60
-"""At most, evenly over the patient's windows in the order in which they were added."""
+"""At most, of those with the sensors asked for; evenly, in the order in which they were added."""
 SENSORS = ("both", *CHANNELS)
 
 
@@ -55,6 +55,15 @@ def seen_with(
     return signal, valid
 
 
+def some_seen_with(
+    signal: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], sensors: str
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """As `seen_with`, at most WINDOWS_PER_PATIENT of them: chosen among those that have them all,
+    so that a sensor worn now and then is not missed between the others' windows."""
+    rows = _evenly(np.flatnonzero(_having(valid, sensors)))
+    return seen_with(signal[rows], valid[rows], sensors)
+
+
 def of_store(
     store: WindowStore,
     fingerprint: Fingerprinter,
@@ -72,8 +81,8 @@ def of_store(
     mean = np.full((len(chosen), FINGERPRINT_SIZE), np.nan)
     count = np.zeros(len(chosen), dtype=np.int64)
     for row, patient in enumerate(chosen):
-        signal, valid = some_windows(store, patient)
-        signal, valid = seen_with(signal, valid, sensors)
+        windows = store.windows_of(patient)
+        signal, valid = some_seen_with(windows.signal, windows.valid, sensors)
         if len(signal):
             mean[row] = fingerprint(signal, valid).astype(np.float64).mean(axis=0)
             count[row] = len(signal)
@@ -121,7 +130,7 @@ def patients_having(store: WindowStore, sensors: str) -> frozenset[str]:
     return frozenset(
         name
         for row, name in enumerate(store.pseudonyms)
-        if len(np.flatnonzero(_having(some_windows(store, row)[1], sensors)))
+        if _having(store.windows_of(row).valid, sensors).any()
     )
 
 
@@ -136,12 +145,3 @@ def _evenly(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """At most WINDOWS_PER_PATIENT of them, evenly spaced."""
     count = min(len(rows), WINDOWS_PER_PATIENT)
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-
-
-def some_windows(
-    store: WindowStore, patient: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Signal and valid of at most WINDOWS_PER_PATIENT windows, evenly spaced."""
-    windows = store.windows_of(patient)
-    rows = _evenly(np.arange(len(windows)))
-    return windows.signal[rows], windows.valid[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 
@@ -12,11 +13,12 @@ from scipy.signal import butter, filtfilt
 from typer.testing import CliRunner
 
 from client import drift, drift_files
+from client import store as store_module
 from client.cli import app
 from client.ingest import open_writer
 from client.pseudonyms import load_key, pseudonym_of
 from client.store import open_store
-from shared_model import mae, simulated_windows, warm_start
+from shared_model import mae, outputs, simulated_windows, warm_start
 from shared_model.errors import CannotTell, OurMistake, Refused
 from shared_model.simulated_windows import SimulatedWindows, packaged, packed, read
 from simulations.cli_simulated_windows import PATIENTS, SEED, made
@@ -186,6 +188,44 @@ def test_a_site_keeps_a_reference_and_compares_later_patients(home, tmp_path):
     other = run(home)
     assert other.exit_code == 3
     assert "Drift." in other.stdout
+
+
+def test_a_reference_that_is_refused_has_the_document_and_words_of_its_own(home, monkeypatch):
+    """Status 6, never that of drift; it had an empty output, and told of a check."""
+
+    def closed(*_, **__):
+        raise Refused("The window store is not encrypted.", reason="store-key", do="Encrypt it.")
+
+    monkeypatch.setattr(store_module, "open_store", closed)
+    done = run(home, "--baseline", "--json")
+    assert cannot_tell(done) == "store-key"
+    assert done.exception.message == "No reference was kept. The window store is not encrypted."
+    assert done.exception.do == "Encrypt it."
+    assert run(home, "--baseline").stdout == ""
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_and_never_hides_the_verdict(
+    home, tmp_path, monkeypatch
+):
+    """Below a file, or of another ending: nothing is measured. A disk that is full at the end:
+    the document is there."""
+    site.add(home, range(0, 22, 2))
+    assert run(home, "--baseline").exit_code == 0
+    site.add(home, range(101, 123, 2), "fast")
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(drift, "measure", None)
+        for wrong in (tmp_path / "file" / "x.png", tmp_path, tmp_path / "x.txt"):
+            done = run(home, "--json", "--plot", str(wrong))
+            assert isinstance(done.exception, OurMistake), done.output
+    monkeypatch.setattr(outputs, "write_atomic", full_disk)
+    done = run(home, "--json", "--plot", str(tmp_path / "x.png"))
+    assert isinstance(done.exception, OurMistake)
+    assert json.loads(done.stdout)["verdict"] == "drift"
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "full")
 
 
 def test_who_leaves_the_store_leaves_the_reference(home):

@@ -62,7 +62,8 @@ def test_patients_of_the_same_making_are_alike_and_shifted_ones_are_not(head: He
     trained = drift_head.of_head(head)
     alike = drift_head.compare(trained, patients_of(1, without=3))
     assert (alike.patients, alike.without, alike.drifted) == (37, 3, False)
-    assert "Chance explains that" in alike.words(trained)
+    assert "Chance alone can give as many" in alike.words(trained)
+    assert "That they are alike is not shown" in alike.words(trained)
     other = drift_head.compare(trained, patients_of(1, shift=1.5))
     assert other.drifted
     assert other.beyond >= other.alarm_from
@@ -90,6 +91,18 @@ def test_too_few_patients_of_either_side_cannot_be_told(head: Head) -> None:
     with pytest.raises(CannotTell) as windows:
         drift_head.of_head(changed(head, gated=False))
     assert windows.value.reason == "windows"
+
+
+def test_a_head_whose_numbers_give_no_distance_is_no_verdict(head: Head) -> None:
+    """A distance that is no number is beyond no limit: that would be "no drift found"."""
+    trained = drift_head.of_head(head)
+    for wrong in (
+        replace(trained, scale=np.full(128, 1e-320)),
+        replace(trained, far_factor=np.full((128, 128), np.nan)),
+    ):
+        with pytest.raises(CannotTell) as caught:
+            drift_head.compare(wrong, patients_of(1))
+        assert caught.value.reason == "no-reference"
 
 
 def test_a_head_whose_noise_left_no_limit_does_not_say_what_it_was_trained_on(head: Head) -> None:
@@ -158,6 +171,29 @@ def test_one_item_of_a_patient_is_taken_whatever_he_has(home: Any, run_model: An
     assert patients_having(store, "ppg") == set(store.pseudonyms)
 
 
+def test_windows_are_chosen_among_those_with_the_sensors(home: Any) -> None:
+    """Of two hundred windows three have both: all three count, for the mean, one recording's, and
+    who has any; sixty evenly of all would miss most or all of them."""
+    one = site.prepared(1, 200)
+    lacking = np.setdiff1d(np.arange(200), [11, 12, 101])
+    one.signal[lacking, 1], one.recorded[lacking, 1] = 0.0, False
+    site.write(home, [(site.patient_name(1), one)], "rare")
+    store = open_store(home)
+
+    def first_samples(signal: Any, valid: Any) -> Any:
+        return np.repeat(signal[:, 0, :1], 128, axis=1)
+
+    for found in (
+        of_store(store, first_samples, "both"),
+        of_items(store, first_samples, "both", "recording"),
+    ):
+        assert found.windows.tolist() == [3]
+        expected = one.signal[[11, 12, 101], 0, 0].mean()
+        np.testing.assert_allclose(found.mean[0], expected, atol=0.05)  # kept in 8 bits
+    assert of_store(store, first_samples, "ecg").windows.tolist() == [60]
+    assert patients_having(store, "both") == patients_having(store, "ppg") == {store.pseudonyms[0]}
+
+
 @pytest.fixture
 def slow(home: Any, model: NamedModel, run_model: Any, tmp_path: Path) -> Path:
     """A head of thirty patients with slow hearts, who are not in the store any more; in the store
@@ -192,13 +228,13 @@ def test_a_site_asks_whether_it_is_like_those_a_head_was_trained_on(home: Any, s
     assert alike.exit_code == 0, alike.output
     said = json.loads(alike.stdout)
     assert (said["verdict"], said["patients"]) == ("no drift found", 12)
-    assert said["signature"].startswith("none")
+    assert "nobody vouches for it" in said["signature"]
     assert drift(home, "--baseline").exit_code == 0
     assert refused(home, "--head", slow, "--new") == "few-patients"
     site.add(home, range(101, 125, 2), "fast")
     other = drift(home, "--head", slow)
     assert other.exit_code == 3
-    assert "no chance" in " ".join(other.stdout.split())
+    assert "one in 100 at most has so many by chance" in " ".join(other.stdout.split())
     new = drift(home, "--head", slow, "--new", "--json")
     assert new.exit_code == 3
     assert json.loads(new.stdout)["patients"] == 12
@@ -234,6 +270,9 @@ def test_a_signature_that_is_there_is_verified(
     (slow / files.SIGNATURE).write_bytes(signed)
     own = signing.public_bytes(key).hex()
     assert isinstance(drift(home, "--head", slow).exception, OurMistake)  # whose would count?
+    (slow / files.SIGNATURE).rename(slow.parent / "taken away")
+    assert "nobody vouches for it" in drift(home, "--head", slow, "--json").stdout
+    (slow.parent / "taken away").rename(slow / files.SIGNATURE)
     assert refused(home, "--head", slow, "--signer", "ab" * 32) == "signature"
     assert refused(home, "--head", slow, "--signer", own) == "not private"
     files.write(slow / "open", made_head(open_data="made up"))

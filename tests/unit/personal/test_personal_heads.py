@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from client.personal_labels import read_labels
 from client.pseudonyms import load_key, pseudonym_of
 from client.sealed_files import read_own, write_own
 from client.store_key import CREDENTIAL
+from shared_model import outputs
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads.answers import FAR, NO_FINGERPRINT
 
@@ -100,6 +102,27 @@ def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monk
     assert isinstance(run(home, "personal", "remove", "speed").exception, OurMistake)
 
 
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
+    """A folder, or below a file: no head is kept. A disk that is full at the end: it is told."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    site.add(node, range(24))
+    labels = speeds(tmp_path / "speed.csv", range(24))
+    for wrong in (tmp_path, labels / "x.json"):
+        done = run(node, "personalise", labels, "--warm-start", "-o", wrong)
+        assert isinstance(done.exception, OurMistake)
+        assert personal.names(node) == []
+        assert isinstance(run(node, "personal", "apply", "x", "-o", wrong).exception, OurMistake)
+
+    def full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(outputs, "write_atomic", full_disk)
+    done = run(node, "personalise", labels, "--warm-start", "--json", "-o", tmp_path / "x.json")
+    assert isinstance(done.exception, OurMistake)
+    assert json.loads(done.stdout)["name"] == "speed"
+
+
 @pytest.fixture
 def features():
     return np.random.default_rng(0).standard_normal((40, 128))
@@ -161,7 +184,11 @@ def test_patients_far_from_those_it_was_made_of_are_abstained_from(features):
             said = [row[name] for name in row if name not in ("why", "distance")]
             assert set(said) == {None}
     assert "too few to promise" in classed.far_words
-    assert "too few" not in aged.far_words
+    assert "up to 1.7% (120 patients are too few to promise 1%)" in aged.far_words
+    promised = {n: classed.model_copy(update={"patients": n}).far_words for n in (99, 100)}
+    assert "up to 1.0%" in promised[99]
+    assert "too few" not in promised[99]  # its largest distance is that of one in a hundred
+    assert "up to 2.0% (100 patients are too few" in promised[100]
     assert aged.band is not None
     assert classed.band is None
 
@@ -290,6 +317,43 @@ def test_a_head_of_another_model_or_a_damaged_file_is_refused(home, features):
             personal.load(home, "x")
     with pytest.raises(OurMistake):
         personal.load(home, "../../keys/identity")
+
+
+HUGE = {
+    "patients without end": {"patients": 10**400},
+    "more patients than people": {"patients": 10**30},
+    "huge weights": {"weights": [[1e308] * 128] * 2},
+    "a huge factor": {"far_factor": [[1e308] * 128] * 128},
+    "no scale to speak of": {"scale": [1e-320] * 128},
+    "a huge penalty": {"penalty": 1e300},
+    "huge counts": {"counts": {"a": 10**30}},
+    "a huge figure": {"figures": [{"name": "x", "value": 1e300, "low": 0.0, "high": 0.0,
+                                   "reference": 0.0}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_numbers_beyond_any_heads_are_refused_and_hide_no_other_head(
+    tmp_path, features, case, monkeypatch
+):
+    """They would overflow into answers that are no numbers, and a verdict of no drift."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    good = made(features, ["a", "b"] * 15)
+    personal.save(node, good)
+    body = {**json.loads(good.model_dump_json()), "name": "bad", **HUGE[case]}
+    write_own(node, node.personal / "bad.json", personal.KIND, json.dumps(body).encode())
+    with pytest.raises(Refused) as caught:
+        personal.load(node, "bad")
+    assert caught.value.reason == "files"
+    (node.personal / "No Name.json").write_text("{}")
+    done = run(node, "personal", "list", "--json")
+    assert done.exit_code == 0
+    listed = {one["name"]: one.get("refused", "") for one in json.loads(done.stdout)}
+    assert listed.pop("x") == ""
+    assert set(listed) == {"bad", "No Name"}
+    assert all(listed.values())
+    assert "bad" in run(node, "personal", "list").stdout
 
 
 def test_a_plain_file_beside_a_key_and_a_sealed_one_without_are_refused(tmp_path, monkeypatch):

@@ -216,6 +216,18 @@ def test_an_output_that_cannot_be_written_is_our_mistake(tmp_path):
         write(tmp_path / "file" / "out.parquet")
 
 
+def test_an_output_that_is_a_folder_is_our_mistake_before_a_recording_is_read(tmp_path):
+    """It could not take the file's name in the end."""
+
+    def unread():
+        raise AssertionError("it was read first")
+        yield
+
+    with pytest.raises(OurMistake, match="is a folder"):
+        write(tmp_path, unread())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_window_without_a_whole_token_is_not_usable():
     from shared_model.windows import Windows
 

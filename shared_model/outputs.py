@@ -1,0 +1,77 @@
+"""Where a command is to write, checked before it computes: callbacks of options and arguments.
+
+output: Annotated[Path, typer.Option("-o", callback=outputs.folder)]
+plot: Annotated[Path | None, typer.Option(callback=outputs.file)] = None
+
+Nothing is made by these: a command that is refused for another reason leaves nothing behind.
+
+outputs.write(plot, data)            # afterwards, for this user alone
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shared_model.errors import OurMistake
+from shared_model.files import write_atomic
+
+
+def folder(path: Path | None) -> Path | None:
+    """A folder that is there and can be written, or that can be made.
+
+    Raises:
+        OurMistake: it is a file, lies below one, or may not be written.
+    """
+    if path is not None:
+        _writable(path, path)
+    return path
+
+
+def file(path: Path | None) -> Path | None:
+    """A file that can be written, or written again.
+
+    Raises:
+        OurMistake: it is a folder, lies below a file, or may not be written.
+    """
+    if path is not None:
+        if path.is_dir():
+            raise OurMistake(f"{path} is a folder.", do="Name a file.")
+        _writable(path.parent, path)
+    return path
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, mode 0600.
+
+    Raises:
+        OurMistake: it cannot be written.
+    """
+    try:
+        write_atomic(path, data, mode=0o600)
+    except OSError as error:
+        raise OurMistake(
+            f"{path} cannot be written: {os.strerror(error.errno or 0)}.",
+            do="Free room or name another place.",
+        ) from error
+
+
+def _writable(place: Path, asked: Path) -> None:
+    """Whether the nearest of `place` and what is above it that is there is a folder for us."""
+    try:
+        nearest = next(one for one in (place, *place.absolute().parents) if _is_there(one))
+    except OSError as error:
+        raise OurMistake(f"{asked} cannot be written: {error.strerror}.") from error
+    if not nearest.is_dir():
+        raise OurMistake(f"{nearest} is no folder.", do="Name a folder, or a new one.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OurMistake(f"{nearest} cannot be written by this user.", do="Name another folder.")
+
+
+def _is_there(path: Path) -> bool:
+    """A link that leads nowhere is there too: no folder can be made in its place."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
