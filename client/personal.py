@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.home import NodeHome
 from client.personal_limits import expected_beyond, limits_of
@@ -38,7 +38,16 @@ COLUMNS = ("pseudonym", "probability", "low", "high", "why", "distance")
 """Of the answers, beside the label's."""
 _WORDS_AS_CLASSES = 10
 """Numbers with more different values than this are a quantity, not classes."""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("no screen can show this")
+    return text
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Shown = Annotated[str, Field(max_length=64), AfterValidator(_printable)]
 Row = Annotated[tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
 Rows = Annotated[tuple[Row, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)]
 
@@ -68,14 +77,12 @@ class PersonalHead(_Strict):
     format: Literal["personal-1", "personal-2"] = "personal-2"
     name: Name
     kind: Kind
-    label: Annotated[str, Field(min_length=1, max_length=64)]
-    classes: Annotated[
-        tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MOST_CLASSES)
-    ]
+    label: Annotated[Shown, Field(min_length=1)]
+    classes: Annotated[tuple[Shown, ...], Field(max_length=MOST_CLASSES)]
     sensors: Literal["both", "ecg", "ppg"]
     model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     patients: Annotated[Count, Field(ge=FEWEST_PATIENTS)]
-    counts: dict[str, Count]
+    counts: dict[Shown, Count]
     penalty: Positive
     mean: Row
     scale: Row

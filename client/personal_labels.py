@@ -45,8 +45,9 @@ def read_labels(
 
     Raises:
         Refused: no regular file, or too large.
-        DataFault: not UTF-8 CSV, ragged rows, too many, or a patient with two different labels
-            (cause "labels"); lines are named by number, values never.
+        DataFault: not UTF-8 CSV, ragged rows, too many, characters that no screen shows, or a
+            patient with two different labels (cause "labels"); lines are named by number, values
+            never.
         OurMistake: no such column, or one that identifies patients.
     """
     data = read_regular(path, LARGEST_BYTES)
@@ -69,7 +70,7 @@ def read_labels(
                 raise _fault(f"has another number of cells in line {reader.line_num}")
             if reader.line_num > MOST_ROWS:
                 raise _fault(f"has more than {MOST_ROWS} lines")
-            value = _value(row[what], header[what])
+            value = _value(row[what], header[what], reader.line_num)
             if value is None or not row[who].strip():
                 unlabelled += 1
                 continue
@@ -84,6 +85,8 @@ def read_labels(
 def _columns(header: list[str], column: str | None, patient: str | None) -> tuple[int, int]:
     if len(header) != len(set(header)) or not all(header):
         raise _fault("has a column without a name, or one twice")
+    if not all(name.isprintable() for name in header):
+        raise _fault("has a column whose name no screen can show")
     names = [patient] if patient else [one for one in PATIENT_COLUMNS if one in header]
     if not names or names[0] not in header:
         raise OurMistake(
@@ -102,7 +105,7 @@ def _columns(header: list[str], column: str | None, patient: str | None) -> tupl
     return header.index(names[0]), header.index(chosen)
 
 
-def _value(cell: str, column: str) -> str | float | None:
+def _value(cell: str, column: str, line: int) -> str | float | None:
     if is_identifying(column, cell):
         raise OurMistake(
             "The column of the labels holds what identifies patients (names, dates, numbers).",
@@ -110,6 +113,8 @@ def _value(cell: str, column: str) -> str | float | None:
         )
     if cell.strip().casefold() not in MISSING and len(cell.strip()) > MAXIMUM_LENGTH:
         raise _fault(f"has a label of more than {MAXIMUM_LENGTH} characters")
+    if not cell.strip().isprintable():
+        raise _fault(f"has a label that no screen can show in line {line}")
     return label_value(cell)
 
 

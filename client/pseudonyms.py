@@ -59,10 +59,13 @@ def load_key(path: Path) -> bytes:
 
 def pseudonym_of(key: bytes, patient: str) -> str:
     """32 hexadecimal digits for a patient identifier (outer blanks and Unicode form ignored)."""
-    name = unicodedata.normalize("NFC", patient.strip())
-    return hmac.new(key, name.encode("utf-8", "surrogateescape"), sha256).hexdigest()[
-        :PSEUDONYM_DIGITS
-    ]
+    name = same_patient(patient).encode("utf-8", "surrogateescape")
+    return hmac.new(key, name, sha256).hexdigest()[:PSEUDONYM_DIGITS]
+
+
+def same_patient(identifier: str) -> str:
+    """The one spelling of an identifier, whatever its outer blanks and its Unicode form."""
+    return unicodedata.normalize("NFC", identifier.strip())
 
 
 def keyed_digest(key: bytes, kind: str, value: str) -> str:

@@ -29,6 +29,7 @@ from client.formats.base import (
 from client.identifiers import Finding, find_in_name, find_in_texts, safe_name
 from client.labels import labels_of
 from client.mapping import Mapping, Role, lead_of, unit_of
+from client.pseudonyms import same_patient
 from client.tables import Row, Tables
 from shared_model.errors import DataFault, OurMistake
 
@@ -67,6 +68,7 @@ class Recording:
     """One recording of one patient. `patient`, `name` and `file` identify: hash them, never store
     them.
 
+    patient: as `same_patient` spells it, so that equal ones are one patient's.
     channels: keys "ecg", "ppg", at least one.
     labels: columns that the mapping names and the identifier scan has passed.
     series: list columns that the mapping names (reference heart rates).
@@ -265,9 +267,10 @@ class _Reader:
     ) -> Iterator[Recording | ReadFault]:
         """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
-        found = str(cells.get(self.mapping.patient_column) or "").strip() or patient
+        cell = str(cells.get(self.mapping.patient_column) or "")
+        found = same_patient(cell) or same_patient(patient)
         if self.mapping.one_file_is_one_patient:
-            found = str(Path(item.relative).with_suffix(""))
+            found = same_patient(str(Path(item.relative).with_suffix("")))
         if not found:
             fail(
                 "no-patient",

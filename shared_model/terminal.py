@@ -12,6 +12,7 @@ import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shared_model.errors import FedprintError
 
@@ -37,9 +38,9 @@ def run(app: Callable[[], Any]) -> None:
         error.show()
         sys.exit(error.exit_code)
     except FedprintError as error:
-        err.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)
+        err.print(Text.assemble(("error:", "bold red"), " ", plain(error.message)))
         if error.do:
-            err.print(f"[bold]do:[/] {_plain(error.do)}", highlight=False)
+            err.print(Text.assemble(("do:", "bold"), " ", plain(error.do)))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted")
@@ -53,20 +54,22 @@ def run(app: Callable[[], Any]) -> None:
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """Print rows as one table, or as one JSON array on stdout. One wide row is shown upright.
 
-    A column stands where any row has it, whichever comes first.
+    A column stands where any row has it, whichever comes first. Title, columns and values are plain
+    text, whoever wrote them: nothing in them styles, links, or drives the terminal.
     """
     if as_json:
         print_json(list(rows))
         return
     if len(rows) == 1 and len(rows[0]) > WIDE_COLUMNS:
         rows = [{"what": name, "value": value} for name, value in rows[0].items()]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(plain(title), style="table.title"), title_justify="left")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:
         right = bool(rows) and all(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        heading = Text(plain(name))
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
+        table.add_row(*(Text(_cell(row.get(name))) for name in columns))
     out.print(table)
 
 
@@ -80,8 +83,11 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return _plain(str(value))
+    return plain(str(value))
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def plain(text: str) -> str:
+    """Text that a terminal shows and never obeys: blanks and "?" for what no screen shows."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else " " if one.isspace() else "?" for one in text
+    )

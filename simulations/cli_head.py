@@ -275,7 +275,7 @@ def is_fingerprints(source: Path) -> bool:
     try:
         read_footer(source, source.stat().st_size)
         return "fingerprint" in parquet.read_schema(source).names
-    except (arrow.ArrowException, DataFault, OSError):
+    except (arrow.ArrowException, DataFault, OSError, ValueError):  # the last: a name in no UTF-8
         return False
 
 

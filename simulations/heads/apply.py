@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from client.records import Recording
 
 MOST_PAIRED = 2000
+ANSWERED_AT_ONCE = 50_000
 OWN_COLUMNS = frozenset(
     {"patient", "pseudonym", "recording", "start_s", "answer", "why"}
     | {"possible", "low", "high", "distance"}
@@ -141,7 +142,13 @@ def rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
 
     classes = [f"class {one}" if one in OWN_COLUMNS else one for one in head.manifest.classes]
     unknown = (None,) * len(classes)
-    for place, one in enumerate(answer(head, items.fingerprints)):
+    parts = range(0, len(items.patient), ANSWERED_AT_ONCE)
+    answers = (
+        one
+        for start in parts
+        for one in answer(head, items.fingerprints[start : start + ANSWERED_AT_ONCE])
+    )
+    for place, one in enumerate(answers):
         row = whose(items, place)
         row["answer"] = "abstain" if one.value is None else one.value
         row["why"] = one.why_abstained

@@ -7,6 +7,8 @@ and everything that a row carries on (pseudonym, recording, sensors) is of a clo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.fingerprints import MODEL_DIGEST_KEY, SENSORS_KEY
-from client.formats.parquet_footer import read_footer
+from client.formats.parquet_footer import Chunk, read_footer
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads.answers import refuse_other_model
@@ -23,11 +25,13 @@ from simulations.heads.apply import Items
 
 MOST_ROWS = 1_000_000
 MOST_BYTES = 2**30
+ROWS_AT_ONCE = 50_000
 TEXTS = {
     "patient": re.compile(r"[0-9a-f]{32}"),
     "recording": re.compile(r"[0-9]{4,7}"),
     "modality": re.compile(r"both|ecg|ppg|none"),
 }
+COLUMNS = (*TEXTS, "start_s", "fingerprint")
 IN_WORDS = {"ecg": "the ECG alone", "ppg": "the PPG alone", "both": "both sensors"}
 MAKE = "Make it with: fedprint-node fingerprint RECORDINGS -o FILE.parquet"
 
@@ -52,7 +56,7 @@ def from_parquet(head: Head, path: Path) -> Items:
     try:
         return _read(head, path)
     except (
-        arrow.ArrowException, DataFault, OSError, KeyError, TypeError, ValueError
+        arrow.ArrowException, DataFault, OSError, LookupError, TypeError, ValueError
     ) as error:  # fmt: skip
         raise _refused("cannot be read") from error
 
@@ -63,29 +67,81 @@ def _read(head: Head, path: Path) -> Items:
     size_bytes = path.stat().st_size
     if size_bytes > MOST_BYTES:
         raise _refused("is larger than any real one")
-    if sum(chunk.unpacked_bytes for chunk in read_footer(path, size_bytes)) > MOST_BYTES:
+    chunks = read_footer(path, size_bytes)
+    if sum(chunk.unpacked_bytes for chunk in chunks) > MOST_BYTES:
         raise _refused("unpacks to more than any real one")
     with parquet.ParquetFile(path, read_dictionary=list(TEXTS)) as file:
-        if file.metadata.num_rows > MOST_ROWS:
-            raise _refused("has more rows than any real one")
         metadata = file.schema_arrow.metadata or {}
         refuse_other_model(head, _digest(metadata))
         _refuse_made_for_others(head, metadata.get(SENSORS_KEY.encode()))
         _check_types(file.schema_arrow)
-        table = file.read([*TEXTS, "start_s", "fingerprint"])
-    vectors = _vectors(table["fingerprint"])
-    modality = _texts(table["modality"], "modality")
-    _refuse_both_for_one(head, modality)
-    vectors[modality != head.manifest.sensors] = np.nan
-    start_s = np.asarray(table["start_s"].to_numpy(), dtype=np.float64)
-    if not np.isfinite(start_s).all():
-        raise _refused("has windows that begin at no time")
-    return _items(
-        _texts(table["patient"], "patient"),
-        _texts(table["recording"], "recording"),
-        start_s,
-        vectors,
+        windows = _windows(file, _row_count(file.metadata, chunks))
+    _refuse_both_for_one(head, windows.modality)
+    windows.vectors[windows.modality != head.manifest.sensors] = np.nan
+    return _items(windows.patient, windows.recording, windows.start_s, windows.vectors)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Columns of the file, a row each."""
+
+    patient: npt.NDArray[np.str_]
+    recording: npt.NDArray[np.str_]
+    modality: npt.NDArray[np.str_]
+    start_s: npt.NDArray[np.float64]
+    vectors: npt.NDArray[np.float32]
+
+
+def _row_count(metadata: Any, chunks: Sequence[Chunk]) -> int:
+    """Rows, by everything that says how many there are.
+
+    The reader goes by the values of each column, not by the number in the footer.
+
+    Raises:
+        Refused: more than `MOST_ROWS`, or one place contradicts another.
+    """
+    groups = [metadata.row_group(place).num_rows for place in range(metadata.num_row_groups)]
+    if sum(groups) > MOST_ROWS:
+        raise _refused("has more rows than any real one")
+    agree = metadata.num_rows == sum(groups) and min(groups, default=0) >= 0
+    for chunk in chunks:
+        if chunk.column in COLUMNS:  # a fingerprint has 128 values, one that is missing a single
+            most = FINGERPRINT_SIZE if chunk.column == "fingerprint" else 1
+            rows = groups[chunk.group]
+            agree = agree and rows <= chunk.values <= most * rows
+    if not agree:
+        raise _refused("contradicts itself about its number of rows")
+    return sum(groups)
+
+
+def _windows(file: Any, rows: int) -> _Windows:
+    """All rows, some at a time: a few bytes unpack to a great many.
+
+    Raises:
+        Refused: more or fewer than `rows`, or something that is none.
+    """
+    made = _Windows(
+        np.empty(rows, dtype="<U32"),
+        np.empty(rows, dtype="<U7"),
+        np.empty(rows, dtype="<U4"),
+        np.empty(rows, dtype=np.float64),
+        np.empty((rows, FINGERPRINT_SIZE), dtype=np.float32),
     )
+    done = 0
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS)):
+        place = slice(done, done + len(batch))
+        done += len(batch)
+        if done > rows:
+            break
+        for name in TEXTS:
+            getattr(made, name)[place] = _texts(batch[name], name)
+        made.start_s[place] = batch["start_s"].to_numpy(zero_copy_only=False)
+        made.vectors[place] = _vectors(batch["fingerprint"])
+    if done != rows:
+        raise _refused("contradicts itself about its number of rows")
+    if not np.isfinite(made.start_s).all():
+        raise _refused("has windows that begin at no time")
+    return made
 
 
 def _items(
@@ -185,14 +241,16 @@ def _texts(column: Any, name: str) -> npt.NDArray[np.str_]:
     Raises:
         Refused: something is missing, or of another form.
     """
+    import pyarrow as pa
+
     if column.null_count:
         raise _refused("has empty places")
-    whole = column.unify_dictionaries().combine_chunks()
-    known = whole.dictionary.to_pylist()
+    places = np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    used, place = np.unique(places, return_inverse=True)
+    known = column.dictionary.take(pa.array(used)).to_pylist()
     if not all(isinstance(one, str) and TEXTS[name].fullmatch(one) for one in known):
         raise _refused(f"has a {name} that is none")
-    places = np.asarray(whole.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-    return np.array(known or [""], dtype=np.str_)[places]
+    return np.array(known or [""], dtype=np.str_)[place]
 
 
 def _vectors(column: Any) -> npt.NDArray[np.float32]:
@@ -201,10 +259,9 @@ def _vectors(column: Any) -> npt.NDArray[np.float32]:
     Raises:
         Refused: a fingerprint that is not finite, or not of unit length.
     """
-    whole = column.combine_chunks()
-    made = np.full((len(whole), FINGERPRINT_SIZE), np.nan, dtype=np.float32)
-    good = ~np.asarray(whole.is_null().to_numpy(zero_copy_only=False))
-    flat = np.asarray(whole.drop_null().flatten().to_numpy(zero_copy_only=False))
+    made = np.full((len(column), FINGERPRINT_SIZE), np.nan, dtype=np.float32)
+    good = ~np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    flat = np.asarray(column.drop_null().flatten().to_numpy(zero_copy_only=False))
     if flat.shape != (int(good.sum()) * FINGERPRINT_SIZE,) or not np.isfinite(flat).all():
         raise _refused("has fingerprints that are not finite")
     rows = flat.reshape(-1, FINGERPRINT_SIZE)

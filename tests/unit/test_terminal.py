@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from rich.console import Console
 
 from shared_model import terminal
+from shared_model.errors import OurMistake
 
 
 def test_column_that_the_first_row_lacks_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,3 +17,34 @@ def test_column_that_the_first_row_lacks_is_shown(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "probability" in shown
     assert "0.75" in shown
+
+
+HOSTILE = (
+    "sub\\[/].csv", "x\\[link=http://evil]y[/link]", "a\\\\[/]", "[bold]b", ":smile:",
+    "\x1b]0;pw\x07", "\x1b[2J", "\x9b2J", "\u202eevil",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_that_others_wrote_styles_or_drives_the_terminal(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Title, column, value, and both lines of an error are shown as they are, on a real terminal
+    too; what no screen shows is a question mark."""
+
+    def fails() -> None:
+        raise OurMistake(text, do=text)
+
+    for name, stderr in (("out", False), ("err", True)):
+        console = Console(stderr=stderr, force_terminal=True, width=200)
+        monkeypatch.setattr(terminal, name, console)
+    terminal.show(text, [{text: text, "n": 1.5}], as_json=False)
+    with pytest.raises(SystemExit):
+        terminal.run(fails)
+    shown = capsys.readouterr()
+    styles = re.compile(r"\x1b\[[0-9;]*m")
+    table, error = styles.sub("", shown.out), styles.sub("", shown.err)
+    as_shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u202e]", "?", text)
+    assert table.count(as_shown) == 3
+    assert error == f"error: {as_shown}\ndo: {as_shown}\n"
+    assert "\x1b" not in table + error

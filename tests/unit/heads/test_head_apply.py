@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as arrow
 import pytest
 import typer
 from head_stand_ins import asked, made_up
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from client import cli_release
@@ -24,6 +26,7 @@ from simulations import cli_head
 from simulations.heads.apply import name_of
 from simulations.heads.train import train
 from simulations.models import open_model
+from simulations.probes import task
 
 SICK, WELL = "stage 1 or 2", "below stage 1"
 FIRST, SECOND = "P-1", "P-0"
@@ -145,6 +148,37 @@ def test_answers_say_whose_they_are(
     assert {(row["patient"], row["pseudonym"], row["recording"]) for row in rows} == {
         (1, None, "a/one.csv"), (1, None, "a/two.csv"), (2, None, "b/one.csv"),
     }  # fmt: skip
+
+
+def test_patient_in_two_unicode_forms_is_one_on_both_roads(
+    recordings: Path, heads: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two devices spell a name in two ways; numbers of patients and figures must not differ."""
+    place = tmp_path / "ward"
+    place.mkdir()
+    table = ["recording,patient_id,fs_hz"]
+    for number, patient in enumerate(("Zo\u00eb-1", "Zoe\u0308-1", "Bob-2")):
+        (place / f"{number}.csv").write_bytes((recordings / "b/one.csv").read_bytes())
+        table.append(f"{number}.csv,{patient},125")
+    (place / "recordings.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    path = tmp_path / "out.parquet"
+    fingerprints(place, path, "--sensors", "ecg")
+    for source in (path, place):
+        rows = apply(heads["ecg"], source)["rows"]
+        assert [row["patient"] for row in rows] == [1] * 6 + [2] * 3
+    assert len({one.patient for one in task.recordings([place])}) == 2
+
+
+def test_file_whose_columns_are_no_text_is_not_of_fingerprints(
+    recordings: Path, heads: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is read as recordings, and refused as such, in words."""
+    path = tmp_path / "x.parquet"
+    parquet.write_table(arrow.table({"naam": [1.0]}), path)
+    path.write_bytes(path.read_bytes().replace(b"naam", b"\xff\xfeam"))
+    assert not cli_head.is_fingerprints(path)
+    done = CliRunner().invoke(lab, ["head", "apply", str(heads["ecg"]), str(path)])
+    assert isinstance(done.exception, DataFault)
 
 
 def test_pairs_of_recordings_are_named(recordings: Path, tmp_path: Path) -> None:

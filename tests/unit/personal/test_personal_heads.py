@@ -265,6 +265,8 @@ HOSTILE = {
     "twice a column": b"patient,af,af\nMRN-00001,1,1\n",
     "long label": b"patient,af\nMRN-00001," + b"x" * 65 + b"\n",
     "no pseudonym": b"pseudonym,af\nMRN-00001,1\n",
+    "label that drives a terminal": b"patient,af\nMRN-00001,\x1b[2Jxx\n",
+    "column that drives a terminal": b"patient,\x1b]0;xx\x07\nMRN-00001,1\n",
     "long cell": b"patient,af\n" + b"x" * 200_000 + b",1\n",
 }
 
@@ -354,6 +356,17 @@ def test_numbers_beyond_any_heads_are_refused_and_hide_no_other_head(
     assert set(listed) == {"bad", "No Name"}
     assert all(listed.values())
     assert "bad" in run(node, "personal", "list").stdout
+
+
+@pytest.mark.parametrize("field", ["label", "classes", "counts"])
+def test_a_head_whose_words_drive_a_terminal_is_none(features, field):
+    """A file that somebody passed on; its words stand in tables and answers."""
+    head = made(features, ["a", "b"] * 15)
+    fields = head.model_dump()
+    assert personal.PersonalHead.model_validate(fields) == head
+    words = {"label": "\x1b[2J", "classes": ("a", "\x1b[2J"), "counts": {"a": 15, "\x07": 15}}
+    with pytest.raises(ValueError, match="no screen can show this"):
+        personal.PersonalHead.model_validate({**fields, field: words[field]})
 
 
 def test_a_plain_file_beside_a_key_and_a_sealed_one_without_are_refused(tmp_path, monkeypatch):
