@@ -14,12 +14,14 @@ import pytest
 import typer
 from head_stand_ins import asked, made_up
 from pyarrow import parquet
+from rich.console import Console
 from typer.testing import CliRunner
 
 from client import cli_release
 from client.home import NodeHome
 from client.pseudonyms import load_key, pseudonym_of
 from client.records import Recording
+from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from simulations import cli_head
@@ -34,6 +36,13 @@ FIRST, SECOND = "P-1", "P-0"
 lab, node = typer.Typer(), typer.Typer()
 cli_head.register(lab)
 cli_release.register(node)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen on which no word is broken, whatever the width was when the console was made."""
+    monkeypatch.setattr(terminal, "out", Console(width=300))
+    monkeypatch.setattr(terminal, "err", Console(stderr=True, width=300))
 
 
 @lab.callback()
@@ -233,7 +242,7 @@ def test_first_row_without_a_fingerprint_keeps_the_probabilities(
     assert {tuple(row) for row in rows} == {tuple(rows[-1])}
     assert rows[-1][WELL] + rows[-1][SICK] == pytest.approx(1.0)
     words = ["head", "apply", str(heads["ecg"]), str(recordings)]
-    shown = CliRunner().invoke(lab, words, env={"COLUMNS": "300"}, catch_exceptions=False).output
+    shown = CliRunner().invoke(lab, words, catch_exceptions=False).output
     heading = next(line for line in shown.splitlines() if "patient" in line and "start_s" in line)
     assert WELL in heading
     assert SICK in heading
@@ -274,7 +283,7 @@ def test_unreadable_files_are_listed_the_rest_is_answered_and_the_status_is_4(
     assert all(one["cause"] and one["what"] for one in told["faults"])
     assert len(told["rows"]) == 9
     assert "jane" not in done.stdout
-    shown = CliRunner().invoke(lab, words, env={"COLUMNS": "300"})
+    shown = CliRunner().invoke(lab, words)
     assert isinstance(shown.exception, DataFault)
     assert "broken.edf" in shown.output
     assert told["faults"][0]["cause"] in shown.output
@@ -292,7 +301,7 @@ def test_where_nothing_can_be_read_the_causes_are_shown(
         (lab, ["head", "apply", str(heads["ecg"]), str(tmp_path / "README.md")]),
         (node, ["fingerprint", str(tmp_path / "README.md"), "-o", str(tmp_path / "f"), *place]),
     ):
-        done = CliRunner().invoke(app, [*words, *options], env={"COLUMNS": "300"})
+        done = CliRunner().invoke(app, [*words, *options])
         assert isinstance(done.exception, DataFault)
         assert "not-a-recording" in done.stdout
         assert "README.md" in done.stdout
