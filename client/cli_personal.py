@@ -213,8 +213,8 @@ def site_patients(
     """
     from client import cli_release, personal
     from client.cli_progress import counting_bar
-    from client.fingerprints import FROM_WARM_START
-    from client.site_fingerprints import SENSORS, of_store
+    from client.fingerprints import FROM_WARM_START, SENSORS
+    from client.site_fingerprints import of_store
     from client.store import open_store
 
     if sensors not in SENSORS:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from client.site_fingerprints import SENSORS, some_seen_with
+from client.fingerprints import SENSORS
+from client.site_fingerprints import some_seen_with
 from client.store import WindowStore
 from shared_model import two_samples
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.drift import FIGURES, Measures
+from client.fingerprints import SENSORS
 from client.home import NodeHome
 from client.sealed_files import AGAIN, read_own, write_own
-from client.site_fingerprints import SENSORS
 from client.store import WindowStore
 from client.store_format import Hex32, Hex64
 from shared_model import canonical

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from client.drift import Measures
-from client.site_fingerprints import SENSORS
+from client.fingerprints import SENSORS
 from shared_model import outputs
 from shared_model.errors import OurMistake
 

@@ -231,15 +231,25 @@ def seen_by(windows: Windows, sensors: str) -> Windows:
         As many windows. The other channel is absent; where one of these is missing, nothing of the
         window is left.
     """
-    wanted = np.array([sensors in ("both", name) for name in CHANNELS])  # (channel,)
+    wanted = _wanted(sensors)
     signal, valid = windows.signal.copy(), windows.valid.copy()
     refusal = windows.refusal.copy()
-    here = np.asarray(valid.any(axis=2))  # (window, channel)
-    lacking = ~here[:, wanted].all(axis=1)  # (window,)
+    lacking = ~having(valid, sensors)
     signal[:, ~wanted], valid[:, ~wanted] = 0.0, False
     refusal[:, ~wanted] = quality.ABSENT
     valid[lacking] = False
     return replace(windows, signal=signal, valid=valid, refusal=refusal)
+
+
+def having(valid: np.ndarray, sensors: str) -> np.ndarray:
+    """bool (window,): which windows have all of these sensors; valid: (window, channel, token)."""
+    here = np.asarray(valid.any(axis=2))  # (window, channel)
+    return np.asarray(here[:, _wanted(sensors)].all(axis=1))
+
+
+def _wanted(sensors: str) -> np.ndarray:
+    """bool (channel,)"""
+    return np.array([sensors in ("both", name) for name in CHANNELS])
 
 
 def usable(windows: Windows) -> np.ndarray:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from client.fingerprints import SENSORS
 from client.personal_labels import Labels
-from client.site_fingerprints import SENSORS, Patients
+from client.site_fingerprints import Patients
 from shared_model.errors import Refused
 from shared_model.linear_heads import Array
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from client.fingerprints import Fingerprinter
+from client.fingerprints import Fingerprinter, having
 from client.store import WindowStore
 from shared_model.config import CHANNELS, FINGERPRINT_SIZE
 from shared_model.heads.manifest import Item
 
 WINDOWS_PER_PATIENT = 60
 """At most, of those with the sensors asked for; evenly, in the order in which they were added."""
-SENSORS = ("both", *CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def seen_with(
     signal: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], sensors: str
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Windows as these sensors alone see them: those that have them all, the other one absent."""
-    has = _having(valid, sensors)
+    has = having(valid, sensors)
     signal, valid = signal[has].copy(), valid[has].copy()
     for place, name in enumerate(CHANNELS):
         if sensors not in ("both", name):
@@ -60,7 +59,7 @@ def some_seen_with(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """As `seen_with`, at most WINDOWS_PER_PATIENT of them: chosen among those that have them all,
     so that a sensor worn now and then is not missed between the others' windows."""
-    rows = _evenly(np.flatnonzero(_having(valid, sensors)))
+    rows = _evenly(np.flatnonzero(having(valid, sensors)))
     return seen_with(signal[rows], valid[rows], sensors)
 
 
@@ -75,7 +74,8 @@ def of_store(
     """Mean fingerprint of each patient.
 
     Args:
-        sensors: one of `SENSORS`. places: indices into the store's pseudonyms; all by default.
+        sensors: one of `client.fingerprints.SENSORS`. places: indices into the store's pseudonyms;
+            all by default.
     """
     chosen = range(store.patient_count) if places is None else places
     mean = np.full((len(chosen), FINGERPRINT_SIZE), np.nan)
@@ -110,7 +110,7 @@ def of_items(
     count = np.zeros(store.patient_count, dtype=np.int64)
     for row, pseudonym in enumerate(store.pseudonyms):
         windows = store.windows_of(row)
-        has = np.flatnonzero(_having(windows.valid, sensors))
+        has = np.flatnonzero(having(windows.valid, sensors))
         if len(has):
             lot = int(pseudonym[:12], 16)
             chosen = has[[lot % len(has)]]
@@ -130,15 +130,8 @@ def patients_having(store: WindowStore, sensors: str) -> frozenset[str]:
     return frozenset(
         name
         for row, name in enumerate(store.pseudonyms)
-        if _having(store.windows_of(row).valid, sensors).any()
+        if having(store.windows_of(row).valid, sensors).any()
     )
-
-
-def _having(valid: npt.NDArray[np.bool_], sensors: str) -> npt.NDArray[np.bool_]:
-    """Which windows have all of these sensors, (window,)."""
-    wanted = [place for place, name in enumerate(CHANNELS) if sensors in ("both", name)]
-    here = np.asarray(valid.any(axis=2))  # (window, channel)
-    return np.asarray(here[:, wanted].all(axis=1))
 
 
 def _evenly(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -108,7 +108,7 @@ def terms(views: Views, patches: Tensor, valid: Tensor) -> Terms:
         masked=_mean(masked_error, masked_count),
         cross_modal=_mean(cross_error, cross_count),
         alignment=_mean((both * _alignment(ecg, ppg)).sum(-1), both.sum(-1)),
-        contrast=_contrast(ecg, ppg, both),
+        contrast=contrast(ecg, ppg, both),
     )
 
 
@@ -149,7 +149,7 @@ def _alignment(ecg: Tensor, ppg: Tensor) -> Tensor:
     return 1.0 - 0.5 * (toward_ppg + toward_ecg)
 
 
-def _contrast(ecg: Tensor, ppg: Tensor, both: Tensor) -> Tensor:
+def contrast(ecg: Tensor, ppg: Tensor, both: Tensor) -> Tensor:
     """InfoNCE (1807.03748) in the patient: its own other segments are the only negatives.
 
     Args:

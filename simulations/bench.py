@@ -13,9 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from simulations import outputs
 
 Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float]]
 """(quick, tell) -> figures; `tell` says on stderr what is being done."""

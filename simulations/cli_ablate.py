@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.files import write_atomic
-from simulations import outputs
 
 _WHOLE = ("mean skill", "minus base", "identity")
 _AT_ONCE = 3

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from simulations import outputs
 
 SIMULATED = "SIMULATED: pretend patients from the cohort simulator, no recording of anybody."
 

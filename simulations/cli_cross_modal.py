@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import DataFault
-from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.cross_modal_windows import Pairs

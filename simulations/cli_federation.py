@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.config import TRAINABLE
 from shared_model.protocol import PRIVACY_UNIT
-from simulations import outputs
 
 
 def register(app: typer.Typer) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shared_model import terminal
-from simulations import outputs
+from shared_model import outputs, terminal
 
 if TYPE_CHECKING:
     from simulations.lab.site_rows import OnProgress

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_model import terminal
-from simulations import outputs
+from shared_model import outputs, terminal
 
 if TYPE_CHECKING:
     from simulations.gain import Run

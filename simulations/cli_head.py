@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import DataFault, OurMistake
-from simulations import outputs
 
 if TYPE_CHECKING:
     from shared_model.heads.arrays import Head

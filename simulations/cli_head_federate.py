@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
-from simulations import outputs
 from simulations.cli_head import (
     LARGEST_SEED,
     OVERALL,

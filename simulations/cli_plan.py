@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.config import TRAINABLE
 from shared_model.errors import OurMistake
-from simulations import outputs
 
 if TYPE_CHECKING:
     from simulations.lab.experiment import Experiment

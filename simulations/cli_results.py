@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
-from simulations import outputs
 
 PAGE = Path("docs/results.md")
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_model import terminal
-from simulations import outputs
+from shared_model import outputs, terminal
 from simulations.lab import example
 
 if TYPE_CHECKING:

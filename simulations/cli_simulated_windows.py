@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared_model import terminal
-from simulations import outputs
+from shared_model import outputs, terminal
 
 PATIENTS, WINDOWS_A_PATIENT, SEED = 32, 4, 20261129
 

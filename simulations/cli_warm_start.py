@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
-from simulations import outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -239,17 +239,14 @@ def train(
             betas=(0.9, recipe.beta2),
             weight_decay=recipe.weight_decay,
         )
-        bank = None
-        if recipe.bank_size:
-            bank = NegativeBank(recipe.bank_size, recipe.seed)
+        bank = NegativeBank(recipe.bank_size, recipe.seed) if recipe.bank_size else None
         sums = np.zeros(3)
         for step in range(recipe.steps):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
             loss, parts = _step_loss(
-                model, heads, alike, first if step == 0 else next(batches), recipe, masks,
-                bank,
-            )  # fmt: skip
+                model, heads, alike, first if step == 0 else next(batches), recipe, masks, bank
+            )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
@@ -311,7 +308,7 @@ def _step_loss(
         + recipe.auxiliary_weight * auxiliary
     )
     if recipe.contrast_weight:
-        apart = contrast(views, patches, known, recipe.windows_per_patient, strangers)
+        apart = contrast(views, known, recipe.windows_per_patient, strangers)
         loss = loss + recipe.contrast_weight * apart
     if recipe.person_weight:
         person = torch.arange(len(signal)) // recipe.windows_per_patient

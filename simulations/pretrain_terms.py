@@ -131,7 +131,6 @@ class NegativeBank:
 
 def contrast(
     views: Views,
-    patches: Tensor,
     known: Tensor,
     windows_per_patient: int,
     strangers: tuple[Tensor, Tensor] | None,
@@ -139,20 +138,12 @@ def contrast(
     """Mean over pretend patients of the contrast of `shared_model.losses`, the windows of one of
     them together; with `strangers`, the fingerprints of a bank, `contrast_with_bank`."""
     shape = (-1, windows_per_patient)
-
-    def split(one: Tensor) -> Tensor:
-        return one.unflatten(0, shape)  # type: ignore[no-untyped-call, no-any-return]
-
-    def pair(two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return split(two[ECG]), split(two[PPG])
-
-    grouped = Views(
-        split(views.fingerprint), pair(views.predicted), pair(views.places), pair(views.counted)
-    )
+    alone = views.fingerprint.unflatten(0, shape)  # type: ignore[no-untyped-call]
+    ecg, ppg = alone[..., -2, :], alone[..., -1, :]  # (patient, segment, 128)
+    has = known.any(-1).all(-1)  # (window,): both sensors
+    both = has.unflatten(0, shape).to(ecg.dtype)  # type: ignore[no-untyped-call]
     if strangers is None:
-        return losses.terms(grouped, split(patches), split(known)).contrast.mean()
-    ecg, ppg = grouped.fingerprint[..., -2, :], grouped.fingerprint[..., -1, :]
-    both = split(known).any(-1).all(-1).to(ecg.dtype)
+        return losses.contrast(ecg, ppg, both).mean()
     return contrast_with_bank(ecg, ppg, both, strangers).mean()
 
 

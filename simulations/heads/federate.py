@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,20 +22,9 @@ from shared_model.accounting import epsilon_pld, noise_multiplier_for
 from shared_model.config import PrivacyPlan
 from shared_model.distributed import Shares, mechanism
 from shared_model.errors import OurMistake
-from shared_model.heads.manifest import (
-    Band,
-    Collection,
-    Distance,
-    Privacy,
-    Sets,
-    Spent,
-    Temperature,
-)
-from shared_model.protocol import PRIVACY_UNIT
 from shared_model.secure_sum.numbers import Numbers
-from simulations.heads import collections, fit, private_figures
+from simulations.heads import fit, private_figures, private_manifest
 from simulations.heads import private_calibration as histogram
-from simulations.heads.collections import NOT_STATED
 from simulations.heads.private_steps import (
     LinearUnit,
     noise_of,
@@ -47,9 +36,7 @@ from simulations.heads.private_steps import (
 from simulations.heads.public import NUMBERS, PublicSpace
 from simulations.heads.train import (
     FAR_LEVEL,
-    NOT_PRIVATE,
     Asked,
-    plain_name,
     plain_words,
     written,
 )
@@ -74,10 +61,6 @@ FOUND_CLASSES = "rhythm"
 """The task whose classes are not written down but found in the data."""
 NO_FIGURE = private_figures.Found(
     (), (), "no figure is given here: without noise they would be of patients as they are"
-)
-LAB_ONLY = (
-    "LAB ONLY: no secure sum of a deployed run was in force, no ledger was kept and no policy of a "
-    "hospital was asked. Clipping, noise and accounting are those of a deployed run."
 )
 Mode = Literal["local", "distributed", "none"]
 
@@ -238,11 +221,13 @@ def private_head(
     parts = [(one.name, tensors(one.fit, space, min(most, MOST_ITEMS))) for one in hospitals]
     found = trained(parts, settled.setup, settled.declared, settled.weights, unit, on_round)
     fitted = _folded(found, space, data)
-    draft = written(data, model, asked, fitted, _fields(data, space, None, asked))
+    draft = written(
+        data, model, asked, fitted, private_manifest.calibrated(data, space, None, asked)
+    )
     shape = histogram.shape_of(data.kind, len(data.classes))
     plan, epsilon = calibration_plan(settled, ask, int(np.prod(shape)))
     seen = _histogram(hospitals, draft, plan, settled, asked)
-    fields = _fields(data, space, seen, asked, noisy=ask.mode != "none")
+    fields = private_manifest.calibrated(data, space, seen, asked, noisy=ask.mode != "none")
     private = ask.mode != "none"
     told = NO_FIGURE
     if private:
@@ -255,7 +240,7 @@ def private_head(
         "groups": told.groups,
         "figures_of": plain_words(told.words),
         "figures_from": "noisy histogram" if private else "patients",
-        "privacy": _privacy(hospitals, settled, ask, epsilon),
+        "privacy": private_manifest.privacy_of(hospitals, settled, ask, epsilon),
         "class_counts": (),
         "patients": sum(settled.declared),
         "items": 0,
@@ -263,7 +248,7 @@ def private_head(
         "left_out": 0,
         "regularisation": 1.0,
         "notes": (plain_words(borders),),  # a task's own note may count its patients
-        "collections": _declared(hospitals, asked),
+        "collections": private_manifest.collections_of(hospitals, asked),
     }
     return PrivateHead(
         written(data, model, asked, fitted, fields), settled, seen.patients, seen.spread
@@ -325,96 +310,3 @@ def _histogram(
         scale=scale,
         noise_std=std,
     )
-
-
-def _fields(
-    data: HeadData,
-    space: PublicSpace,
-    seen: histogram.ReadOff | None,
-    asked: Asked,
-    *,
-    noisy: bool = True,
-) -> dict[str, Any]:
-    """Calibration of the manifest; `seen` None: of a draft, before there is any."""
-    fields: dict[str, Any] = {
-        "far": space.far,
-        "distance": Distance(
-            limit=1e9 if seen is None else seen.far,
-            level=FAR_LEVEL,
-            beyond=None,
-            from_what="simulated fingerprints",
-        ),
-    }
-    if data.kind == "number":
-        half = 1.0 if seen is None else seen.half_width
-        return fields | {"band": Band(level=asked.level, half_width=half, coverage=None)}
-    return fields | {
-        "temperature": Temperature(
-            temperature=1.0 if seen is None else seen.temperature,
-            ece_before=None,
-            ece_after=None,
-            reliability_before=(),
-            reliability_after=(),
-            fitted_on=f"a histogram, {'with' if noisy else 'WITHOUT'} noise, of patients who "
-            "took no part in the steps",
-        ),
-        "sets": Sets(
-            level=asked.level,
-            promise=asked.promise,
-            least=(0.0,) * len(data.classes) if seen is None else seen.least,
-            coverage=None,
-            answered=None,
-            accuracy=None,
-            curve=(),
-        ),
-    }
-
-
-def _privacy(
-    hospitals: Sequence[Hospital], settled: Settled, ask: Ask, calibration: float
-) -> Privacy:
-    """As the manifest states it; the dearer of steps and histogram is what a patient pays."""
-    run, experiment = settled.privacy, settled.setup.experiment
-    if ask.mode == "none":
-        return NOT_PRIVATE.model_copy(update={"words": (plain_words(LAB_ONLY),)})
-    steps = run.plan.steps * experiment.rounds
-    epsilon = max(run.epsilon(experiment.rounds) or math.inf, calibration)
-    words = [LAB_ONLY, *run.words()]
-    words.append(
-        f"Temperature, sets, band and distance come from one noisy histogram (sample rate 1) of "
-        f"other patients than those of the steps, at epsilon {calibration:.3g}: a patient pays for "
-        f"one of the two."
-    )
-    return Privacy(
-        mode=ask.mode,
-        unit=PRIVACY_UNIT,
-        noise="system" if settled.setup.noise == "system" else "seeded, NOT PRIVATE",
-        sample_rate=run.plan.sample_rate,
-        noise_multiplier=run.plan.noise_multiplier,
-        clipping_norm=run.plan.clipping_norm,
-        steps=steps,
-        threshold=run.threshold,
-        colluding=run.colluding,
-        spent=tuple(
-            Spent(
-                hospital=plain_name(one.name),
-                declared_patients=count,
-                epsilon=epsilon,
-                delta=run.delta,
-            )
-            for one, count in zip(hospitals, settled.declared, strict=True)
-        ),
-        words=tuple(plain_words(line) for line in words),
-    )
-
-
-def _declared(hospitals: Sequence[Hospital], asked: Asked) -> tuple[Collection, ...]:
-    made = []
-    for one in hospitals:
-        folders = one.fit.people.folders
-        what, known = collections.about(folders[0]) if len(folders) == 1 else (NOT_STATED,) * 2
-        licence = plain_words(asked.licence) if asked.licence else known
-        made.append(
-            Collection(name=plain_name(one.name), what=what, licence=licence, patients=one.declared)
-        )
-    return tuple(made)

@@ -13,9 +13,9 @@ import auditor.cli
 import client.cli
 import server.cli
 import simulations.cli
+from shared_model import outputs
 from shared_model.commands import command_of, walk
 from shared_model.errors import OurMistake
-from simulations import outputs
 
 PROGRAMS = {
     "fedprint-node": client.cli,

@@ -149,10 +149,10 @@ def test_the_alignment_pulls_each_side_toward_the_other() -> None:
 def test_contrast_in_a_patient_needs_two_segments_with_both_sensors() -> None:
     unit = torch.eye(4)[None, :3]
     both = torch.tensor([[1.0, 0.0, 0.0]])
-    assert losses._contrast(unit, unit, both).item() == 0.0
+    assert losses.contrast(unit, unit, both).item() == 0.0
     both = torch.tensor([[1.0, 1.0, 0.0]])
-    good = losses._contrast(unit, unit, both).item()
-    swapped = losses._contrast(unit, unit[:, [1, 0, 2]], both).item()
+    good = losses.contrast(unit, unit, both).item()
+    swapped = losses.contrast(unit, unit[:, [1, 0, 2]], both).item()
     assert good == pytest.approx(np.log1p(np.exp(-10.0)), abs=1e-4)
     assert swapped == pytest.approx(10.0, abs=1e-3)
 

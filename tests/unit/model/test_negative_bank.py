@@ -23,7 +23,7 @@ def test_a_bank_of_nobody_is_the_contrast_of_private_training() -> None:
     )
     both = torch.tensor([[1.0, 1, 1, 1], [1, 0, 1, 0], [0, 0, 1, 0]])
     nobody = (strange[:0], strange[:0])
-    plain = losses._contrast(ecg, ppg, both)
+    plain = losses.contrast(ecg, ppg, both)
     assert torch.allclose(contrast_with_bank(ecg, ppg, both, nobody), plain, atol=1e-5)
     assert plain[2] == 0.0
     more = contrast_with_bank(ecg, ppg, both, (strange, strange))
