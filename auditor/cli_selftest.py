@@ -102,4 +102,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _tell(text: str) -> None:
-    terminal.err.print(text, highlight=False, markup=False)
+    terminal.err.print(text, highlight=False)

@@ -159,4 +159,4 @@ def _print(lines: list[str]) -> None:
     from shared_model.code_difference import visible
 
     for line in map(visible, lines):
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

@@ -115,7 +115,7 @@ def show(
     ]  # fmt: skip
     terminal.show("Window store", rows, as_json=False)
     _show_refusals(summary["refusals"], summary["windows"])
-    terminal.out.print(cli_data_key.in_words(store), highlight=False, markup=False)
+    terminal.out.print(cli_data_key.in_words(store), highlight=False)
     if patients:
         rows = [
             {"pseudonym": row.pseudonym, "data sets": ", ".join(row.data_sets),
@@ -276,7 +276,7 @@ def _agree_on_mapping(path: Path, given: Path | None, *, yes: bool, as_json: boo
     if not as_json:
         source = "guessed from the files" if given is None else f"from {given}"
         terminal.err.print(f"Mapping, {source}:", style="bold", highlight=False)
-        terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
+        terminal.err.print(chosen.to_toml(), highlight=False)
         confirm("Read the recordings with this mapping?", yes=yes)
     elif not yes:
         raise OurMistake("With --json nobody is asked.", do="Give --yes as well.")
@@ -300,7 +300,6 @@ def _agree_on_findings(report: AddReport, *, yes: bool, as_json: bool) -> None:
     for finding in findings[:_SHOWN_FINDINGS]:
         terminal.err.print(
             f"  {finding.file}: {finding.field}: {finding.kind} ({finding.length} characters)",
-            markup=False,
             highlight=False,
         )
     if len(findings) > _SHOWN_FINDINGS:

@@ -37,4 +37,4 @@ def done(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         terminal.print_json(document)
     else:
-        terminal.out.print(text, highlight=False, markup=False, soft_wrap=True)
+        terminal.out.print(text, highlight=False, soft_wrap=True)

@@ -267,7 +267,7 @@ def _tell_head(trained: TrainedOn, found: Any, signature: str, as_json: bool) ->
     ]
     terminal.show(f"Patients here against those of {trained.name}", shown, as_json=False)
     for line in (found.words(trained), AGAINST_A_HEAD):
-        terminal.out.print(line, highlight=False, markup=False)
+        terminal.out.print(line, highlight=False)
     _verdict(verdict)
 
 
@@ -308,4 +308,4 @@ def _tell(
 
 
 def _verdict(verdict: str) -> None:
-    terminal.out.print(f"[bold]{verdict.capitalize()}.[/] {STAYS}", highlight=False)
+    terminal.heading(f"{verdict.capitalize()}.", f" {STAYS}")

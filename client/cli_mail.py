@@ -117,4 +117,4 @@ def _now() -> datetime.datetime:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

@@ -121,7 +121,7 @@ def start(home: Home = None) -> None:
     def started() -> None:
         terminal.err.print(f"The node is started. Logs: {place.logs}. Stop it with Ctrl-C.")
 
-    node.serve(place, started, lambda words: terminal.err.print(words, markup=False))
+    node.serve(place, started, terminal.err.print)
 
 
 def status(home: Home = None, as_json: AsJson = False) -> None:

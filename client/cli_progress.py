@@ -14,7 +14,7 @@ def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich import progress
 
     bar = progress.Progress(
-        progress.TextColumn(what),
+        progress.TextColumn(what, markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),

@@ -27,4 +27,4 @@ def now() -> datetime.datetime:
 def print_lines(lines: list[str]) -> None:
     """On standard output, as they are."""
     for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

@@ -162,7 +162,7 @@ def fingerprint(
     if not as_json:
         origin = "guessed from the files" if mapping is None else f"from {mapping}"
         terminal.err.print(f"Mapping, {origin}:", style="bold", highlight=False)
-        terminal.err.print(chosen.to_toml(), markup=False, highlight=False)
+        terminal.err.print(chosen.to_toml(), highlight=False)
     try:
         with Progress(count_recordings(source), hidden=as_json) as progress:
             summary = fingerprint_file(

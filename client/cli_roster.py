@@ -220,4 +220,4 @@ def _shown(book: RosterBook, data: bytes, root: bytes) -> Roster:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

@@ -122,4 +122,4 @@ def waiting(place: NodeHome) -> str:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

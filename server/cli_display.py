@@ -52,7 +52,6 @@ class Display:
         self.bar.console.print(
             f"{time.monotonic() - self.began:7.1f} s  round {event['round']}  {event['kind']}"
             f"{': ' if about else ''}{about}",
-            markup=False,
             highlight=False,
         )
 

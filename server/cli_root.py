@@ -39,7 +39,6 @@ def init(home: Home = None) -> None:
         f"Next: carry {place.public} to the coordinator and run there: "
         "fedprint-coordinator init --root root.json",
         soft_wrap=True,
-        markup=False,
     )
 
 
@@ -92,7 +91,6 @@ def sign(
         f"Wrote {output}. Next: carry it to the coordinator and run there: "
         "fedprint-coordinator roster import roster.json",
         soft_wrap=True,
-        markup=False,
     )
 
 
@@ -116,4 +114,4 @@ def _print_differences(old: Roster | None, new: Roster) -> None:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        terminal.out.print(line, soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(line, soft_wrap=True, highlight=False)

@@ -23,12 +23,11 @@ def show_and_exit(findings: Sequence[Finding], *, as_json: bool) -> None:
     else:
         width = max((len(finding.check) for finding in findings), default=0)
         for finding in findings:
-            colour = _COLOURS[finding.state]
-            terminal.out.print(f"[{colour}]{finding.state:9}[/] ", end="")
-            line = f"{finding.check:{width}}  {finding.found}"
+            line = f" {finding.check:{width}}  {finding.found}"
             if finding.do:
                 line += f". Do: {finding.do}"
-            terminal.out.print(line, markup=False, highlight=False, soft_wrap=True)
+            style = _COLOURS[finding.state]
+            terminal.heading(f"{finding.state:9}", line, style=style, soft_wrap=True)
         count = {state: sum(f.state == state for f in findings) for state in _COLOURS}
         words = ", ".join(f"{number} {state}" for state, number in count.items())
         terminal.out.print(words, highlight=False)

@@ -5,22 +5,42 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from shared_model.errors import FedprintError
 
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
-
 INTERRUPTED = 130
 WIDE_COLUMNS = 5
+
+
+class Screen(Console):
+    """A console that shows words as they are, whoever wrote them: what is styled is a Text.
+
+    Nothing in a string is markup or the name of a picture. Whatever is shown, a table and a bar
+    too, no character of it drives the terminal.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does it; rich's own orders to the terminal are segments of another kind."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else plain(text), style, control)
+
+
+out = Screen()
+err = Screen(stderr=True)
 
 
 def run(app: Callable[[], Any]) -> None:
@@ -71,6 +91,11 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> Non
     for row in rows:
         table.add_row(*(Text(_cell(row.get(name))) for name in columns))
     out.print(table)
+
+
+def heading(first: str, rest: str, *, style: str = "bold", soft_wrap: bool = False) -> None:
+    """One line on stdout of which the first words stand out."""
+    out.print(Text.assemble((plain(first), style), plain(rest)), soft_wrap=soft_wrap)
 
 
 def print_json(value: Any) -> None:

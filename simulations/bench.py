@@ -105,4 +105,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _on_stderr(text: str) -> None:
-    terminal.err.print(text, highlight=False, markup=False)
+    terminal.err.print(text, highlight=False)

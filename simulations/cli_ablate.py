@@ -52,7 +52,7 @@ def ablate(
 
     asked = core.Ablation.from_toml(file)
     began = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal.err) as progress:
         bar = progress.add_task("first windows", total=None)
 

@@ -153,7 +153,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeRemainingColumn(),
         console=terminal.err,

@@ -158,7 +158,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
     from simulations import cross_modal as core
     from simulations.cross_modal_windows import read_pairs
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal.err, transient=True) as progress:
         total = sum(count_recordings(folder) for folder in folders)
         bar = progress.add_task("reading recordings", total=total)
@@ -173,7 +173,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
-    terminal.out.print(f"[bold]One sensor from the other[/] · {figures['model']['source']}")
+    terminal.heading("One sensor from the other", f" · {figures['model']['source']}")
     if "signature" in figures["model"]:
         terminal.out.print(f"signature: {figures['model']['signature']}")
     for direction, rows in figures["directions"].items():

@@ -203,9 +203,7 @@ def _progress(rounds: int) -> Iterator[Callable[[Any], None]]:
             bar.update(task, completed=step.completed)
             if step.kind not in ("sent", "accepted"):
                 about = " ".join(text for text in (step.site, step.detail) if text)
-                bar.console.print(
-                    f"round {step.round} {step.kind}{': ' if about else ''}{about}", markup=False
-                )
+                bar.console.print(f"round {step.round} {step.kind}{': ' if about else ''}{about}")
 
         yield tell
 

@@ -91,21 +91,19 @@ def federation(
     if len(sites) > _SHOWN_SITES:
         terminal.out.print(f"{len(sites) - _SHOWN_SITES} more sites: --json shows all.")
     for site, why in left_out.items():
-        terminal.out.print(f"{site}: left out, {why}", markup=False)
+        terminal.out.print(f"{site}: left out, {why}")
     terminal.out.print(
         f"{source['says']}. train, held: patients. ECG, PPG: windows with that sensor. HR: median "
         "of patients, beats/min.",
-        markup=False,
     )
     if shown is not None:
         terminal.out.print(
             f"apart: how far a site's mix of {shown} is from that of all; 0 the same, 1 nothing in "
             "common (total variation).",
-            markup=False,
         )
     for made in (out, plot):
         if made is not None:
-            terminal.out.print(str(made), markup=False)
+            terminal.out.print(str(made))
 
 
 def _cells(row: SiteRow, label: str | None) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _folder(out: Path | None) -> Iterator[Path]:
 def _progress() -> Iterator[OnProgress]:
     """A bar with time left on stderr; it begins anew with each kind of work."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),

@@ -173,8 +173,11 @@ def _on_the_bar(total: int) -> Iterator[Callable[[str], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=terminal.err, transient=True) as progress:
         bar = progress.add_task("measuring", total=total)
         yield lambda what: progress.update(bar, advance=1, description=what)

@@ -254,7 +254,7 @@ def show_answers(
     if len(rows) > len(shown):
         terminal.out.print(f"{len(rows) - len(shown)} more rows: say --json.")
     for name, value in told.items():
-        terminal.out.print(f"{name}: {value}", highlight=False, markup=False)
+        terminal.out.print(f"{name}: {value}", highlight=False)
     if faults:
         terminal.show("Not read", faults, as_json=False)
 
@@ -331,7 +331,11 @@ class Saying:
     def __enter__(self) -> Any:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(*columns, console=terminal.err, transient=True)
         self._progress.start()
         bar = self._progress.add_task("", total=None)
@@ -367,6 +371,6 @@ def report(head: Head, folder: Path, drawn: list[Any], as_json: bool) -> None:
     from rich.markdown import Markdown
 
     terminal.out.print(Markdown(card(head.manifest)))
-    terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False, markup=False)
+    terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False)
     for plot in drawn:
-        terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False, markup=False)
+        terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)

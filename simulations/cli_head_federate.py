@@ -190,7 +190,7 @@ def _print(
     if spent:
         terminal.show("Spent, as a ledger would book it", spent, as_json=False)
     for line in report["words"]:
-        terminal.out.print(line, highlight=False, markup=False)
+        terminal.out.print(line, highlight=False)
     if report["figures_from"] != "patients":
         of = "come from the noisy histogram" if report["figures_in_manifest"] else "are none"
         terminal.out.print(
@@ -199,8 +199,8 @@ def _print(
             highlight=False,
         )
     for plot in drawn:
-        terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False, markup=False)
-    terminal.out.print(f"head {digest} in {output}", highlight=False, markup=False)
+        terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)
+    terminal.out.print(f"head {digest} in {output}", highlight=False)
 
 
 def _interval(one: dict[str, Any]) -> dict[str, str]:

@@ -219,9 +219,9 @@ def _show(found: Plan, said: tuple[str, ...], rows: list[dict[str, Any]]) -> Non
         as_json=False,
     )
     for text in said:
-        terminal.out.print(f"* {text}", soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(f"* {text}", soft_wrap=True, highlight=False)
     for text in found.words:
-        terminal.out.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
 
 
 def _check(folders: list[Path], timing: bool, as_json: bool) -> None:

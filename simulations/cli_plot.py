@@ -52,7 +52,7 @@ def report(
 
 def _print(made: Report) -> None:
     for line in made.words:
-        terminal.out.print(f"- {line}", soft_wrap=True, highlight=False, markup=False)
+        terminal.out.print(f"- {line}", soft_wrap=True, highlight=False)
     rows = [
         {
             "plot": plot.title,
@@ -62,7 +62,7 @@ def _print(made: Report) -> None:
         for plot in made.plots
     ]
     terminal.show("Plots", rows, as_json=False)
-    terminal.out.print(str(made.path), soft_wrap=True, highlight=False, markup=False)
+    terminal.out.print(str(made.path), soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
     """What is being drawn, on standard error."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=terminal.err, transient=True) as bar:
         task = bar.add_task("reading the run", total=None)
         yield lambda title: bar.update(task, description=f"drawing: {title}")

@@ -172,7 +172,7 @@ def measure(
     seen = [Seen.by(run) for run in unseen_by]
     rows, words = _rows(release, signer, extra, random_seeds)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -253,7 +253,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
 
     pretend = words.get("pretend_patients")
     whose = "" if pretend is None else f" · {pretend} SIMULATED patients drawn, nobody's recordings"
-    terminal.out.print(f"[bold]Probes of frozen fingerprints[/] · {words['source']}{whose}")
+    terminal.heading("Probes of frozen fingerprints", f" · {words['source']}{whose}")
     if "signature" in words:
         terminal.out.print(f"signature: {words['signature']}")
     if isinstance(words.get("warm_start"), str):

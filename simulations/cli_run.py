@@ -92,12 +92,11 @@ def run(
         terminal.err.print(
             f"Interrupted. Go on with: fedprint-lab run {file} -o {out} --resume",
             highlight=False,
-            markup=False,
             soft_wrap=True,
         )
         raise
     _show(result, as_json=as_json)
-    terminal.err.print(f"Report: {report.path}", highlight=False, markup=False, soft_wrap=True)
+    terminal.err.print(f"Report: {report.path}", highlight=False, soft_wrap=True)
 
 
 class _Refusals:
@@ -116,7 +115,7 @@ class _Refusals:
         found = refused([row])
         if found is not None and not self._said:
             self._said = True
-            terminal.err.print(refused_words(found), highlight=False, markup=False, soft_wrap=True)
+            terminal.err.print(refused_words(found), highlight=False, soft_wrap=True)
 
     def on_evaluation(self, rows: list[dict[str, Any]]) -> None:
         """Nothing that is measured refuses."""
@@ -134,7 +133,7 @@ def _show(result: Result, *, as_json: bool) -> None:
     rows = [{"what": name, "value": value} for name, value in about.items()]
     terminal.show(f"Experiment {about['name']}: {result.folder}", rows, as_json=False)
     for line in words:
-        terminal.out.print(f"- {line}", soft_wrap=True, highlight=False, markup=False)
+        terminal.out.print(f"- {line}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def _progress(rounds: int) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import TimeRemainingColumn as Left
 
     columns: Any = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),

@@ -151,7 +151,7 @@ def frontier(
         return
     terminal.show(f"Frontier: {chosen}", [_point(one) for one in points], as_json=False)
     for text in found.words:
-        terminal.out.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
     for path in made:
         terminal.out.print(str(path), soft_wrap=True)
 
@@ -210,11 +210,9 @@ def show(found: Swept, as_json: bool) -> None:
             f"- {len(found.probes) - len(probes)} more measurements do not fit here."
         )
     for row in found.failed:
-        terminal.out.print(
-            f"! {row['run']}: {row['error']}", soft_wrap=True, markup=False, highlight=False
-        )
+        terminal.out.print(f"! {row['run']}: {row['error']}", soft_wrap=True, highlight=False)
     for text in found.words:
-        terminal.out.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
+        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
     terminal.out.print(f"All columns: {found.folder / 'sweep.csv'}", soft_wrap=True)
 
 
@@ -263,6 +261,6 @@ def on_the_bar() -> Iterator[Callable[[int, int, str], None]]:
         def told(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total)
             if what:
-                bar.console.print(what, markup=False, highlight=False, soft_wrap=True)
+                bar.console.print(what, highlight=False, soft_wrap=True)
 
         yield told

@@ -149,8 +149,11 @@ def _train(
     from simulations import pretrain
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=terminal.err) as progress:
         bar = progress.add_task("first windows", total=recipe.steps)
 

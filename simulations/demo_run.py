@@ -52,7 +52,7 @@ def run(settings: Settings) -> dict[str, Any]:
             summary = summarise(demo, time.monotonic() - began)
     terminal.err.print(f"Report: {demo.root / 'report.html'} (opens without a network)")
     for line in summary["in_words"]:
-        terminal.err.print(f"- {line}", highlight=False, markup=False)
+        terminal.err.print(f"- {line}", highlight=False)
     return summary
 
 
@@ -93,7 +93,7 @@ def _step(demo: Demo, title: str, refresh: Callable[[], None]) -> Iterator[Step]
         refresh()
         if not terminal.err.is_terminal:
             line = f"{step.seconds:6.0f} s  {step.title}: {step.state}  {step.detail}"
-            terminal.err.print(line, markup=False, highlight=False)
+            terminal.err.print(line, highlight=False)
 
 
 def _display(demo: Demo, began: float) -> Table:
@@ -104,5 +104,5 @@ def _display(demo: Demo, began: float) -> Table:
     table.add_column("what happened", overflow="fold")
     for step in demo.steps:
         seconds = f"{step.seconds:.0f}" if step.seconds else ""
-        table.add_row(step.title, step.state, seconds, step.detail.replace("[", "\\["))
+        table.add_row(step.title, step.state, seconds, step.detail)
     return table

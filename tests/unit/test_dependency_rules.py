@@ -106,3 +106,23 @@ def test_only_records_and_formats_read_recordings() -> None:
         if name.startswith(("client/formats/", "client/records.py", "simulations/cohort")):
             continue
         assert not tops(path) & parsers, name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_words_at_the_terminal_are_never_markup(path: Path) -> None:
+    """Names that others chose are in most lines: no screen but terminal.out and terminal.err, no
+    markup on them, and none in a bar's words, for which rich's default is markup."""
+    if path == ROOT / "shared_model" / "terminal.py":
+        return
+    assert "rich.console" not in imports(path), "show it on terminal.out or terminal.err"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        assert given.get("markup", "False") == "False", f"line {node.lineno}"
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        if name == "TextColumn" and "task.description" in ast.unparse(node.args[0]):
+            assert given.get("markup") == "False", f"line {node.lineno}: say markup=False"
+        if ast.unparse(node.func) in ("terminal.out.print", "terminal.err.print"):
+            written = "".join(ast.unparse(one) for one in node.args)
+            assert "[/" not in written, f"line {node.lineno}: shown as it is; use a Text"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from rich.console import Console
+import typer
+from rich.progress import Progress, TextColumn
 
 from shared_model import terminal
 from shared_model.errors import OurMistake
+from shared_model.findings import Finding
+from shared_model.findings_table import show_and_exit
 
 
 def test_column_that_the_first_row_lacks_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,8 +39,8 @@ def test_nothing_that_others_wrote_styles_or_drives_the_terminal(
         raise OurMistake(text, do=text)
 
     for name, stderr in (("out", False), ("err", True)):
-        console = Console(stderr=stderr, force_terminal=True, width=200)
-        monkeypatch.setattr(terminal, name, console)
+        screen = terminal.Screen(stderr=stderr, force_terminal=True, width=200)
+        monkeypatch.setattr(terminal, name, screen)
     terminal.show(text, [{text: text, "n": 1.5}], as_json=False)
     with pytest.raises(SystemExit):
         terminal.run(fails)
@@ -48,3 +51,30 @@ def test_nothing_that_others_wrote_styles_or_drives_the_terminal(
     assert table.count(as_shown) == 3
     assert error == f"error: {as_shown}\ndo: {as_shown}\n"
     assert "\x1b" not in table + error
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_printed_line_styles_or_drives_the_terminal(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line, a heading, a check's finding and a bar: most of what is printed is no table."""
+    screen = terminal.Screen(force_terminal=True, width=200)
+    monkeypatch.setattr(terminal, "out", screen)
+    terminal.heading("Probes", f" of {text}")
+    with pytest.raises(typer.Exit):
+        show_and_exit([Finding(text, "ok", text, text)], as_json=False)
+    terminal.out.print(f"note: {text}")
+    bar = Progress(TextColumn("{task.description}", markup=False), auto_refresh=False)
+    bar.add_task(text)
+    terminal.out.print(bar.get_renderable())
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    as_shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u202e]", "?", text)
+    heading, check, count, line, told = (one.rstrip() for one in shown.splitlines())
+    assert heading == f"Probes of {as_shown}"
+    assert check == f"ok        {as_shown}  {as_shown}. Do: {as_shown}"
+    assert count == "1 ok, 0 attention, 0 broken"
+    rung = as_shown.removesuffix("?")  # rich itself leaves out a bell
+    assert line in (f"note: {as_shown}", f"note: {rung}")
+    assert as_shown.startswith(told)  # a bar is as wide as rich takes its words to be
+    assert len(told) >= len(as_shown) - 2
+    assert "\x1b" not in shown
