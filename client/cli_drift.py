@@ -299,7 +299,8 @@ def _tell(
     terminal.show(f"Since the reference of {made}", shown, as_json=False)
     for when, ratio in ratios.items():
         words = ", ".join(
-            f"{name.replace('masked_', '')} {value:.3g}" for name, value in ratio.items()
+            f"{name.replace('masked_', '')} {terminal.figure(value, '.3g')}"
+            for name, value in ratio.items()
         )
         terminal.out.print(f"Masked error over that of simulated windows, {when}: {words}")
     terminal.out.print(MEANS, highlight=False)

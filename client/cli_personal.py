@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +103,7 @@ def personalise(
     else:
         _show(made, counted, source, sealed)
     if output is not None:  # the head is kept and told, whatever becomes of the file
-        outputs.write(output, (json.dumps(told, indent=2) + "\n").encode())
+        outputs.write(output, (outputs.document(told) + "\n").encode())
 
 
 @app.command("list")

@@ -1,4 +1,5 @@
-"""Where a command is to write, checked before it computes: callbacks of options and arguments.
+"""Where a command is to write, checked before it computes (callbacks of options and arguments),
+and the one form of its JSON documents.
 
 output: Annotated[Path, typer.Option("-o", callback=outputs.folder)]
 plot: Annotated[Path | None, typer.Option(callback=outputs.file)] = None
@@ -6,12 +7,17 @@ plot: Annotated[Path | None, typer.Option(callback=outputs.file)] = None
 Nothing is made by these: a command that is refused for another reason leaves nothing behind.
 
 outputs.write(plot, data)            # afterwards, for this user alone
+outputs.document(figures)            # JSON, null where a figure is not known
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
@@ -54,6 +60,23 @@ def write(path: Path, data: bytes) -> None:
             f"{path} cannot be written: {os.strerror(error.errno or 0)}.",
             do="Free room or name another place.",
         ) from error
+
+
+def document(value: Any, *, indent: int = 2) -> str:
+    """JSON that every reader takes: it has neither NaN nor infinity, and no command is to fail at
+    its end for one figure."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is none, or has no end."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _writable(place: Path, asked: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from shared_model import outputs
 from shared_model.errors import FedprintError
 
 INTERRUPTED = 130
@@ -98,16 +100,21 @@ def heading(first: str, rest: str, *, style: str = "bold", soft_wrap: bool = Fal
     out.print(Text.assemble((plain(first), style), plain(rest)), soft_wrap=soft_wrap)
 
 
+def figure(value: float | None, form: str) -> str:
+    """A number as text, or "not known": a figure that nothing could be measured of."""
+    return "not known" if value is None or math.isnan(value) else format(value, form)
+
+
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, nothing else."""
-    typer.echo(json.dumps(value, indent=2, sort_keys=False, default=str))
+    """One JSON document on stdout, nothing else; null where a figure is not known."""
+    typer.echo(json.dumps(outputs.finite(value), indent=2, allow_nan=False, default=str))
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return figure(value, ".4g")
     return plain(str(value))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +54,7 @@ def register(app: typer.Typer) -> None:
         output.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             write_atomic(output / name, data)
-        write_atomic(output / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_atomic(output / "manifest.json", outputs.document(manifest).encode())
         if as_json:
             terminal.print_json(manifest)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,7 +166,7 @@ def write(output: Path, head: Any, report: dict[str, Any]) -> None:
     from shared_model.heads import files
 
     files.write(output, head)
-    body = json.dumps(report, indent=1, sort_keys=True).encode()
+    body = outputs.document(report, indent=1).encode()
     write_atomic(output / "report.json", body, mode=0o600)
 
 
@@ -207,4 +206,4 @@ def _interval(one: dict[str, Any]) -> dict[str, str]:
     low, high = one["low"], one["high"]
     known = low is not None and high is not None
     interval = f"{low:.3f} to {high:.3f}" if known else "not estimable"
-    return {"value": f"{one['value']:.3f}", "95 % interval": interval}
+    return {"value": terminal.figure(one["value"], ".3f"), "95 % interval": interval}

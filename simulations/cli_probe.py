@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import time
 from pathlib import Path
@@ -15,6 +15,7 @@ from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 
 if TYPE_CHECKING:
+    from simulations.probes.evaluate import Estimate
     from simulations.probes.rows import Row
     from simulations.probes.table import ProbeTable
 
@@ -129,7 +130,7 @@ def register(app: typer.Typer) -> None:
                 weights=digests,
                 seconds=time.monotonic() - began,
             )
-            write_atomic(output / "probe.json", json.dumps(document, indent=2).encode())
+            write_atomic(output / "probe.json", outputs.document(document).encode())
             measurement.write(output / "measured-probe.json", measured)
             for picture in results_figures.draw(measured.kind, document, "png").values():
                 write_atomic(output / "probe.png", picture)
@@ -293,9 +294,16 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         terminal.out.print(f"not measured: {name}: {why}")
 
 
-def _two_lines(estimate: Any) -> str:
-    return f"{estimate.value:.3f}\n[{estimate.low:.3f}, {estimate.high:.3f}]"
+def _two_lines(estimate: Estimate) -> str:
+    return "\n".join(_parts(estimate))
 
 
-def _three(estimate: Any) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _three(estimate: Estimate) -> str:
+    return " ".join(_parts(estimate))
+
+
+def _parts(estimate: Estimate) -> tuple[str, str]:
+    """A value and its interval; with few patients there may be none of either."""
+    ends = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return terminal.figure(estimate.value, ".3f"), ends if known else "(no interval)"

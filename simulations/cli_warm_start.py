@@ -206,14 +206,13 @@ def _manifest(
 
 def _write(output: Path, preset: str, weights: Weights, manifest: dict[str, Any]) -> None:
     import io
-    import json
 
     from shared_model import weights as weights_io
 
     output.mkdir(parents=True, exist_ok=True)
     stem = f"warm_start_{preset}"
     write_atomic(output / f"{stem}.safetensors", weights_io.to_bytes(weights))
-    write_atomic(output / f"{stem}.json", json.dumps(manifest, indent=1).encode())
+    write_atomic(output / f"{stem}.json", outputs.document(manifest, indent=1).encode())
     image = io.BytesIO()
     curve_of(manifest).savefig(image, dpi=120, format="png")
     write_atomic(output / f"{stem}.png", image.getvalue())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shared_model import outputs, terminal
 from shared_model.files import write_atomic
 from simulations.report import Figure, ReportTable, Section, write_report
 
@@ -46,7 +47,7 @@ def held_out_curve(demo: Demo) -> list[dict[str, Any]]:
         document.append(
             {"source": source.name, "patients": patients, "windows": len(signal), "curve": curve}
         )
-    write_atomic(demo.root / "held_out.json", json.dumps(document, indent=2).encode())
+    write_atomic(demo.root / "held_out.json", outputs.document(document).encode())
     _plot_curve(demo, document)
     return document
 
@@ -99,7 +100,7 @@ def summarise(demo: Demo, seconds: float) -> dict[str, Any]:
         "audit_sums": sums,
         "commands": demo.commands,
     }
-    write_atomic(demo.root / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomic(demo.root / "summary.json", outputs.document(summary).encode())
     _write(demo, summary, held_out, audit, manifest, table)
     return summary
 
@@ -124,13 +125,7 @@ def _in_words(
         else "The hospitals are SIMULATED: nothing here says anything about real patients.",
         *_learned(manifest),
     ]
-    words += [
-        f"Unseen patients of {one['source']} ({one['patients']}): masked reconstruction error "
-        f"{one['curve'][-1]['masked']:.2f} of the trivial predictor's, cross-modal "
-        f"{one['curve'][-1]['cross_modal']:.2f} (warm start alone: "
-        f"{one['curve'][0]['masked']:.2f} and {one['curve'][0]['cross_modal']:.2f})."
-        for one in held_out
-    ]
+    words += [_unseen(one) for one in held_out]
     words += [
         f"{one['site']}: epsilon {one['epsilon']:.2f} at delta {one['delta']:g}, privacy unit "
         f"{one['unit']}, trust model {one['trust_model']}."
@@ -144,11 +139,24 @@ def _in_words(
         words.append("Probes were NOT measured: they need real recordings.")
     else:
         for name, gain in table["mean_gain_over_random_init"].items():
+            value, low, high = (terminal.figure(gain[x], "+.3f") for x in ("value", "low", "high"))
             words.append(
-                f"Probes, mean gain over random-init: {name} {gain['value']:+.3f} "
-                f"[{gain['low']:+.3f}, {gain['high']:+.3f}] skill."
+                f"Probes, mean gain over random-init: {name} {value} [{low}, {high}] skill."
             )
     return words
+
+
+def _unseen(one: dict[str, Any]) -> str:
+    """Of a folder with one sensor nothing cross-modal is known."""
+    began, ended = (
+        [terminal.figure(point[name], ".2f") for name in ("masked", "cross_modal")]
+        for point in (one["curve"][0], one["curve"][-1])
+    )
+    return (
+        f"Unseen patients of {one['source']} ({one['patients']}): masked reconstruction error "
+        f"{ended[0]} of the trivial predictor's, cross-modal {ended[1]} (warm start alone: "
+        f"{began[0]} and {began[1]})."
+    )
 
 
 def _learned(manifest: dict[str, Any]) -> list[str]:

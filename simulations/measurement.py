@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared_model import outputs
 from shared_model.errors import OurMistake
 from shared_model.files import read_regular, write_atomic
 
@@ -60,7 +61,7 @@ class Measurement(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return (json.dumps(self.model_dump(), indent=1, allow_nan=False) + "\n").encode()
+        return (outputs.document(self.model_dump(), indent=1) + "\n").encode()
 
 
 def made_now(

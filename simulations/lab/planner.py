@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from shared_model import outputs
 from shared_model.accounting import default_delta
 from shared_model.distributed import Shares
 from shared_model.errors import OurMistake
@@ -111,7 +112,7 @@ class Plan:
             content["traffic"]["dominates"] = self.traffic.dominates
         if self.time is not None:
             content["time"]["dominates"] = self.time.dominates
-        plain: dict[str, Any] = _finite(content)
+        plain: dict[str, Any] = outputs.finite(content)
         return plain
 
 
@@ -313,13 +314,3 @@ def _words(experiment: Experiment, why_no_round: str) -> tuple[str, ...]:
         "top. Times are one thread of this machine's, idle."
     )
     return tuple(said)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

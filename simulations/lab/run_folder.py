@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from shared_model import outputs
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import locked
@@ -134,7 +135,7 @@ class RunFolder:
         self._write("result.json", content)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomic(self.path / name, (outputs.document(content) + "\n").encode())
 
 
 def _same(before: Experiment, now: Experiment) -> None:

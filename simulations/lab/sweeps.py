@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared_model import outputs
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 from shared_model.locks import locked
@@ -211,5 +212,5 @@ def collect(plan: Sweep, points: Sequence[Point], out: Path) -> Swept:
     found = Swept(out, tuple(rows), plan.varied)
     sweep_table.write(rows, out)
     content = {"runs": len(rows), "failed": len(found.failed), "words": found.words}
-    write_atomic(out / "result.json", json.dumps(content, indent=1).encode())
+    write_atomic(out / "result.json", outputs.document(content, indent=1).encode())
     return found

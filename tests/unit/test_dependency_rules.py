@@ -126,3 +126,13 @@ def test_words_at_the_terminal_are_never_markup(path: Path) -> None:
         if ast.unparse(node.func) in ("terminal.out.print", "terminal.err.print"):
             written = "".join(ast.unparse(one) for one in node.args)
             assert "[/" not in written, f"line {node.lineno}: shown as it is; use a Text"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if p.name.startswith("cli_")], ids=lambda p: p.name
+)
+def test_commands_have_one_form_of_json(path: Path) -> None:
+    """json.dumps writes NaN, which is no JSON: terminal.print_json and outputs.document do not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("json.dumps", "json.dump"), f"line {node.lineno}"

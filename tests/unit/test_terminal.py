@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from pathlib import Path
 
 import pytest
 import typer
 from rich.progress import Progress, TextColumn
 
-from shared_model import terminal
+from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 from shared_model.findings import Finding
 from shared_model.findings_table import show_and_exit
@@ -20,6 +23,29 @@ def test_column_that_the_first_row_lacks_is_shown(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "probability" in shown
     assert "0.75" in shown
+
+
+def test_figure_that_is_no_number_is_null_or_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the screen, in its JSON and in a file: JSON has no NaN, and a command does not fail at its
+    end for one figure."""
+
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    rows = [{"task": "af", "auroc": math.nan, "ends": (0.5, -math.inf, [math.inf])}]
+    want = [{"task": "af", "auroc": None, "ends": [0.5, None, [None]]}]
+    terminal.show("Figures", rows, as_json=True)
+    assert json.loads(capsys.readouterr().out, parse_constant=refused) == want
+    assert json.loads(outputs.document(rows), parse_constant=refused) == want
+    terminal.show("Figures", [{"task": "af", "auroc": math.nan}], as_json=False)
+    shown = capsys.readouterr().out
+    assert "not known" in shown
+    assert "nan" not in shown
+    assert [terminal.figure(one, ".2f") for one in (None, math.nan, 0.5)] == [
+        "not known", "not known", "0.50",
+    ]  # fmt: skip
+    with pytest.raises(TypeError):  # what JSON has no type for, no file is to hold as text
+        outputs.document({"path": Path()})
 
 
 HOSTILE = (
@@ -78,3 +104,19 @@ def test_no_printed_line_styles_or_drives_the_terminal(
     assert as_shown.startswith(told)  # a bar is as wide as rich takes its words to be
     assert len(told) >= len(as_shown) - 2
     assert "\x1b" not in shown
+
+
+def test_reports_of_what_could_not_be_measured_end_in_words() -> None:
+    """Unseen patients with one sensor have no cross-modal error; a task with few patients has no
+    interval. A command does not fail at its end for that."""
+    from simulations import cli_probe, demo_report
+    from simulations.probes.evaluate import Estimate
+
+    point = {"masked": 0.5, "cross_modal": None}
+    one = {"source": "icu_x", "patients": 3, "curve": [point, point]}
+    assert "cross-modal not known (warm start alone: 0.50 and not known)" in demo_report._unseen(
+        one
+    )
+    assert cli_probe._three(Estimate(0.5, math.nan, math.nan)) == "0.500 (no interval)"
+    assert cli_probe._three(Estimate(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
+    assert cli_probe._two_lines(Estimate(math.nan, 0.1, 0.2)).startswith("not known\n")
