@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any
 
 from client.identifiers import kind_of_column, kinds_in
@@ -12,13 +13,21 @@ MAXIMUM_LENGTH = 64
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "?", "#n/a"})
 
 
+def plain_spaces(text: str) -> str:
+    """One plain space for all spaces in a row, none at the ends. Spreadsheets write no-break and
+    other spaces (Unicode's Zs) that no eye tells apart; what is none stays, tabs and controls too.
+    """
+    plain = ("".join(" " if unicodedata.category(one) == "Zs" else one for one in text)).strip()
+    return " ".join(filter(None, plain.split(" ")))
+
+
 def label_value(value: Any) -> str | float | None:
     """A cell as a label: a finite number, a short text, or None for what is missing or too long."""
     if value is None:
         return None
     if isinstance(value, bool):
         return float(value)
-    text = str(value).strip()
+    text = plain_spaces(str(value))
     if text.casefold() in MISSING or len(text) > MAXIMUM_LENGTH or not text.isprintable():
         return None
     try:
@@ -30,7 +39,7 @@ def label_value(value: Any) -> str | float | None:
 
 def is_identifying(column: str, value: Any) -> bool:
     """True if a column's name or a cell's value is an identifier."""
-    return kind_of_column(column) is not None or bool(kinds_in(str(value)))
+    return kind_of_column(column) is not None or bool(kinds_in(plain_spaces(str(value))))
 
 
 def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]:

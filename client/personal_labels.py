@@ -2,6 +2,7 @@
 
     labels = read_labels(path, key, column="af")
 
+A word is the same with whatever spaces (`labels.plain_spaces`): a no-break space makes no class.
 An identifier becomes a pseudonym at once, and neither it nor a label is in any error.
 """
 
@@ -13,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.labels import MAXIMUM_LENGTH, MISSING, is_identifying, label_value
+from client.labels import MAXIMUM_LENGTH, MISSING, is_identifying, label_value, plain_spaces
 from client.pseudonyms import pseudonym_of
 from shared_model.errors import DataFault, OurMistake
 from shared_model.files import read_regular
@@ -61,8 +62,8 @@ def read_labels(
     found: dict[str, str | float] = {}
     unlabelled = 0
     try:
-        header = [name.strip() for name in next(reader, [])]
-        who, what = _columns(header, column, patient_column)
+        header = [plain_spaces(name) for name in next(reader, [])]
+        who, what = _columns(header, _name(column), _name(patient_column))
         for row in reader:
             if not row:
                 continue
@@ -105,15 +106,21 @@ def _columns(header: list[str], column: str | None, patient: str | None) -> tupl
     return header.index(names[0]), header.index(chosen)
 
 
+def _name(given: str | None) -> str | None:
+    """As the header's names are read."""
+    return None if given is None else plain_spaces(given)
+
+
 def _value(cell: str, column: str, line: int) -> str | float | None:
     if is_identifying(column, cell):
         raise OurMistake(
             "The column of the labels holds what identifies patients (names, dates, numbers).",
             do="Give a column of outcomes: words or numbers that many patients share.",
         )
-    if cell.strip().casefold() not in MISSING and len(cell.strip()) > MAXIMUM_LENGTH:
+    text = plain_spaces(cell)
+    if text.casefold() not in MISSING and len(text) > MAXIMUM_LENGTH:
         raise _fault(f"has a label of more than {MAXIMUM_LENGTH} characters")
-    if not cell.strip().isprintable():
+    if not text.isprintable():
         raise _fault(f"has a label that no screen can show in line {line}")
     return label_value(cell)
 

@@ -267,6 +267,9 @@ HOSTILE = {
     "no pseudonym": b"pseudonym,af\nMRN-00001,1\n",
     "label that drives a terminal": b"patient,af\nMRN-00001,\x1b[2Jxx\n",
     "column that drives a terminal": b"patient,\x1b]0;xx\x07\nMRN-00001,1\n",
+    "zero-width space": "patient,af\nMRN-00001,x\u200bx\n".encode(),
+    "tab inside": b"patient,af\nMRN-00001,xx\txx\n",
+    "line separator": "patient,af\nMRN-00001,xx\u2028xx\n".encode(),
     "long cell": b"patient,af\n" + b"x" * 200_000 + b",1\n",
 }
 
@@ -279,6 +282,29 @@ def test_hostile_labels_are_refused_without_a_patients_name(tmp_path, case):
     assert caught.value.cause == "labels"
     assert "MRN" not in str(caught.value)
     assert "xx" not in str(caught.value)
+
+
+SPACES = [" ", "\u00a0", "\u202f", "\u2007", "\u3000", "  ", " \u00a0 "]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_label_is_the_same_with_whatever_spaces(tmp_path, space):
+    """Hospital spreadsheets write no-break spaces; no eye tells "stage 1" from "stage 1"."""
+    text = f"{space}patient,the{space}stage\nMRN-00001,{space}stage{space}1{space}\n"
+    path = csv_of(tmp_path / "x.csv", text + f"MRN-00001,stage 1\nMRN-00002,{space}\n")
+    for column in (None, "the stage", f"the{space}stage"):
+        read = read_labels(path, KEY, column)
+        assert read.column == "the stage"
+        assert read.values == {pseudonym_of(KEY, "MRN-00001"): "stage 1"}
+        assert read.unlabelled == 1
+
+
+def test_an_identifier_behind_another_space_is_one(tmp_path):
+    """A name or a date is found whatever its spaces."""
+    for cell in ("03\u00a0Feb\u00a01950", "1950-02-03\u00a0"):
+        dates = csv_of(tmp_path / "z.csv", f"patient,af\nMRN-00001,{cell}\n")
+        with pytest.raises(OurMistake, match="identifies"):
+            read_labels(dates, KEY)
 
 
 def test_columns_that_are_none_or_that_identify_are_mistakes(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.labels import label_value
 from client.mapping import ChannelMapping, Mapping, lead_of, unit_of
 from shared_model.errors import OurMistake
 
@@ -110,3 +111,13 @@ def test_examples_in_the_documentation_are_mappings() -> None:
     for example in examples:
         mapping = Mapping.from_toml(example)
         assert mapping.ecg.names or mapping.ppg.names
+
+
+def test_label_with_another_space_is_the_label() -> None:
+    """A no-break space took a recording's label away, and the whole column from the guess."""
+    for text in ("stage\u00a01", " stage  1", "stage\u202f1\u00a0"):
+        assert label_value(text) == "stage 1"
+    assert label_value("\u00a0") is None
+    assert label_value("\u00a042\u00a0") == 42.0
+    assert label_value("stage\t1") is None
+    assert label_value("stage\x1b1") is None
