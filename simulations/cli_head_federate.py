@@ -105,7 +105,7 @@ def federate(
     from simulations.heads import hospitals as parts
     from simulations.heads.compare import compare, refuse_identity
     from simulations.heads.data import load
-    from simulations.heads.federate import Ask
+    from simulations.heads.federate import Ask, refuse_found_classes
     from simulations.heads.public import space_of
     from simulations.heads.tasks import known, task_named
     from simulations.heads.train import Asked
@@ -135,8 +135,9 @@ def federate(
         noise="NonPrivateForTests" if repeatable else "system",
     )
     ask.experiment(seed)  # refuses what no training can be
-    model = open_model(on, signer)
     opened = SIMULATED if simulated else open_data
+    refuse_found_classes(chosen.name, mode, opened)
+    model = open_model(on, signer)
     asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level, promise(overall))
     with Saying() as say:
         if simulated:

@@ -178,6 +178,17 @@ def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan
     return plan, epsilon_pld([priced], run.delta)
 
 
+def refuse_found_classes(task: str, mode: str, open_data: str) -> None:
+    """Raises OurMistake for a private head whose classes are found by looking at the patients,
+    where these are not open."""
+    if task == FOUND_CLASSES and mode != "none" and not open_data:
+        raise OurMistake(
+            "The classes of rhythm are those that two patients have at least: which there are "
+            "tells of single patients, at no epsilon.",
+            do="Federate another task, or say why everybody has these data: --open-data",
+        )
+
+
 @dataclass(frozen=True)
 class PrivateHead:
     """A head as its mechanisms made it; its figures are of the noisy histogram, as are
@@ -208,12 +219,7 @@ def private_head(
         OurMistake: the task's classes are found by looking at the patients, which are not open.
     """
     data = hospitals[0].fit
-    if data.task == FOUND_CLASSES and ask.mode != "none" and not asked.open_data:
-        raise OurMistake(
-            "The classes of rhythm are those that two patients have at least: which there are "
-            "tells of single patients, at no epsilon.",
-            do="Federate another task, or say why everybody has these data: --open-data",
-        )
+    refuse_found_classes(data.task, ask.mode, asked.open_data)
     outputs = outputs_of(data.kind, len(data.classes))
     unit = LinearUnit(outputs, space.components, data.kind)
     settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)

@@ -358,6 +358,28 @@ def test_number_that_no_training_can_have_is_refused_in_words(
         )
 
 
+def test_classes_found_in_closed_data_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took minutes of reading to say so. Open data, and no privacy, go on to the reading."""
+
+    class Opened(Exception):
+        pass
+
+    def opened(*_: object) -> None:
+        raise Opened
+
+    monkeypatch.setattr("simulations.models.open_model", opened)
+    words = ["federate", "rhythm", "-o", str(tmp_path / "x"), "--hospitals", "3"]
+    for mode in ("local", "distributed"):
+        with pytest.raises(OurMistake, match="tells of single patients"):
+            run(*words, "--mode", mode)
+        with pytest.raises(Opened):
+            run(*words, "--mode", mode, "--open-data", "PhysioNet, CC BY 4.0")
+    with pytest.raises(Opened):
+        run(*words, "--mode", "none")
+
+
 def test_files_of_a_head_are_its_owners(folder: Path) -> None:
     """Most heads must not leave the site; whoever publishes one opens it himself."""
     for name in (files.MANIFEST, files.ARRAYS, files.CARD):
