@@ -230,6 +230,11 @@ def read_input(head: Head, source: Path, on: str, signer: str | None, as_json: b
     from simulations.heads.fingerprint_file import from_parquet
     from simulations.models import open_model
 
+    if signer is not None and is_fingerprints(source):
+        raise OurMistake(
+            "A file of fingerprints is read without the model: --signer verifies nothing.",
+            do="Leave out --signer, or name recordings. The head's own key: --head-signer",
+        )
     try:
         with Saying() as say:
             say("reading")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shared_model import terminal
 from shared_model.accounting import default_delta, noise_multiplier_for
 from shared_model.children import Child, Family
 from shared_model.errors import OurMistake
@@ -292,13 +293,15 @@ def _reconstruct(demo: Demo, family: Family, refresh: Callable[[], None]) -> str
 
     curve = held_out_curve(demo)
     return "error / trivial: " + "; ".join(
-        f"{one['source']}: masked {one['curve'][-1]['masked']:.2f}, "
-        f"cross-modal {one['curve'][-1]['cross_modal']:.2f}"
+        f"{one['source']}: masked {terminal.figure(one['curve'][-1]['masked'], '.2f')}, "
+        f"cross-modal {terminal.figure(one['curve'][-1]['cross_modal'], '.2f')}"
         for one in curve
     )
 
 
 def _probe(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
+    from simulations.results_tables import interval
+
     if not demo.real:
         return "NOT MEASURED: probes need real recordings (see --data)"
     data = demo.settings.data
@@ -318,7 +321,7 @@ def _probe(demo: Demo, family: Family, refresh: Callable[[], None]) -> str:
     )
     table = json.loads((demo.root / "probe" / "probe.json").read_text())
     gain = table["mean_gain_over_random_init"]["release"]
-    return f"mean gain over random-init {gain['value']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]"
+    return f"mean gain over random-init {interval(gain, 3)}"
 
 
 STEPS: tuple[tuple[str, Callable[[Demo, Family, Callable[[], None]], str]], ...] = (

@@ -39,16 +39,18 @@ def open_model(name: str, signer: str | None = None) -> NamedModel:
             is not looked at, and `words` say so.
 
     Raises:
-        OurMistake: nothing by that name, or weights of no preset.
+        OurMistake: nothing by that name, weights of no preset, or a signer of what nobody signed.
         Refused: the file or release is not what it says.
     """
     kind, _, preset = name.partition(":")
     if kind == PACKAGED:
+        _refuse_signer(name, signer)
         config, found, _ = warm_start.load(preset or "tiny")
         words = {"private_training": "none: simulator only"}
         return _named(name, config, found, words)
     path = Path(name)
     if path.is_file() and path.suffix == ".safetensors":
+        _refuse_signer(path.name, signer)
         return _weights_file(path)
     if not path.exists():
         raise OurMistake(
@@ -56,6 +58,15 @@ def open_model(name: str, signer: str | None = None) -> NamedModel:
             do=f"Name {PACKAGED}, {PACKAGED}:small, a release, or a .safetensors file.",
         )
     return _release(path, signer)
+
+
+def _refuse_signer(name: str, signer: str | None) -> None:
+    """Who gives a key wants it looked at."""
+    if signer is not None:
+        raise OurMistake(
+            f"{name} has no signature that --signer could verify; only a release has.",
+            do="Leave out --signer, or name a release.",
+        )
 
 
 def _named(name: str, config: ModelConfig, found: Weights, words: dict[str, Any]) -> NamedModel:

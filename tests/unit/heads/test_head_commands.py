@@ -97,6 +97,8 @@ def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -
     assert found["signature"].startswith("NOT CHECKED")
     assert {row["answer"] for row in found["rows"]} <= {"no", "yes", "abstain"}
     assert found["answers"] + found["abstained"] == 18
+    with pytest.raises(OurMistake, match="--signer verifies nothing"):
+        run("apply", str(folder), str(path), "--signer", "ab" * 32)
 
 
 def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_path: Path) -> None:

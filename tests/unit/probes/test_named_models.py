@@ -46,6 +46,21 @@ def test_weights_of_no_preset_and_files_that_are_not_weights_are_refused(tmp_pat
         open_model("warm-start:huge")
 
 
+def test_a_signer_of_what_nobody_signed_is_refused(tmp_path: Path) -> None:
+    """Who gives a key wants it looked at: it was ignored for all that is no release."""
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(weights.to_bytes(mae.weights_of(mae.build(mae.PRESETS["tiny"], 3))))
+    for name in ("warm-start", "warm-start:tiny", str(path)):
+        with pytest.raises(OurMistake, match="no signature") as refused:
+            open_model(name, "ab" * 32)
+        assert "--signer" in refused.value.do
+    for command in ("probe", "cross-modal", "export"):
+        words = [command, "warm-start", "--signer", "ab" * 32, "-o", str(tmp_path / "out")]
+        words += ["--pretend", "80"] if command == "probe" else []
+        assert isinstance(CliRunner().invoke(app, words).exception, OurMistake)
+    assert not (tmp_path / "out").exists()
+
+
 def test_file_of_weights_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
     """Absent, a folder, no safetensors file, another model's."""
     like = mae.weights_of(mae.build(mae.PRESETS["tiny"], 3))
