@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.fingerprints import having
 from client.policy import rounded_patients
+from client.site_fingerprints import seen_with
+from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.data import HeadData
 from simulations.heads.tasks import HeadTask
@@ -205,13 +208,9 @@ def features_of(
     """Fingerprints of some sensors, float32 (window, 128); NaN where one of them is missing."""
     from simulations.probes.rows import encoder
 
-    signal, valid = signal.copy(), valid.copy()
-    for channel, name in enumerate(("ecg", "ppg")):
-        if sensors == "both":
-            valid[~valid[:, channel].any(axis=1)] = False
-        elif sensors != name:
-            signal[:, channel], valid[:, channel] = 0.0, False
-    made: npt.NDArray[np.float32] = encoder(model.config, model.weights)(signal, valid)
+    made = np.full((len(signal), FINGERPRINT_SIZE), np.nan, dtype=np.float32)
+    encode = encoder(model.config, model.weights)
+    made[having(valid, sensors)] = encode(*seen_with(signal, valid, sensors))
     return made
 
 

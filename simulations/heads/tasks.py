@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from client.fingerprints import SENSORS
 from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault, OurMistake
@@ -29,7 +30,6 @@ Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
 Make = Callable[[str, list[Path]], Task | None]
 
-SENSORS = ("both", "ecg", "ppg")
 FEWEST_PATIENTS = 8
 FEWEST_OF_CLASS = 2
 """Patients with a rhythm, below which it is no class: no fold could be measured on it."""
@@ -243,7 +243,7 @@ _SEXES = {
 }
 _ALARMS = {
     sensors: Source("icu_alarms_*", _of("true ventricular tachycardia"), "window")
-    for sensors in ("both", "ecg", "ppg")
+    for sensors in SENSORS
 }
 _RATES = {
     "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from client.fingerprints import SENSORS
 from simulations.lab import evaluate_probes as probes
 from simulations.lab.evaluate_network import Fixed, Network
 from simulations.lab.evaluate_probes import Label, Measured, Scores, samples
@@ -58,7 +59,7 @@ def _scores(fixed: Fixed, network: Network) -> list[tuple[str, Scores]]:
     if not fixed.labels or not len(fixed.chosen.measured):
         return []
     found = []
-    for sensors in probes.SENSORS:
+    for sensors in SENSORS:
         features = network.fingerprints(fixed.signals, sensors)
         for label in fixed.labels:
             seed = fixed.experiment.seed

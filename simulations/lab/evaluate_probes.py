@@ -23,7 +23,6 @@ from simulations.lab.experiment import Experiment
 from simulations.probes.evaluate import Prediction, bootstrap, metric
 
 F64 = npt.NDArray[np.float64]
-SENSORS = ("both", "ecg", "ppg")
 MOST_CLASSES = 20
 WHOLE_NUMBER_CLASSES = 8
 LEAST_FITTED, LEAST_MEASURED, LEAST_AT_A_SITE = 6, 4, 3

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from client.fingerprints import SENSORS, having
 from shared_model.errors import OurMistake
 from simulations.fresh_patients import CLASSES, FOLDS, NUMBERS, draw
 from simulations.probes.task import Task
-
-SENSORS = ("both", "ecg", "ppg")
 
 
 def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -> list[Task]:
@@ -34,7 +33,7 @@ def pretend_tasks(patients: int, seed: int, only: Iterable[str] | None = None) -
             )
     fresh = draw(patients, seed)
     signals: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
-    paired = np.asarray(fresh.valid.any(axis=2)).min(axis=1)
+    paired = having(fresh.valid, "both")
     tasks = []
     for name in wanted:
         kept = np.flatnonzero(paired & np.isfinite(fresh.truths[name]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.fingerprints import SENSORS
 from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault
@@ -206,7 +207,7 @@ def _vt(name: str, folders: list[Path]) -> Task | None:
         at = good[np.abs(windows.start_s[good] - (alarm_s - WINDOW_S)) < WINDOW_S / 2]
         if len(at):
             build.add(windows, at[-1:], truth, recording, 0)
-    return build.task(name, "auroc", ("both", "ecg", "ppg"), note="the window before the alarm")
+    return build.task(name, "auroc", SENSORS, note="the window before the alarm")
 
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
@@ -256,7 +257,7 @@ TASKS: dict[str, tuple[str, Callable[[str, list[Path]], Task | None]]] = {
     ),
     "heart rate (ICU)": (
         "icu_bidmc",
-        recording_rate(("both", "ecg", "ppg"), "truth: the monitor's mean over the recording"),
+        recording_rate(SENSORS, "truth: the monitor's mean over the recording"),
     ),
     "heart rate (wrist, motion)": ("wearable_*", _hr_motion),
     "atrial fibrillation": ("holter_*", _af),
@@ -274,7 +275,7 @@ TASKS: dict[str, tuple[str, Callable[[str, list[Path]], Task | None]]] = {
     "sex (ECG)": ("identity_ecg_id", patient_label("sex", "auroc", ("ecg",), is_male, "male")),
     "sex (ICU)": (
         "icu_bidmc",
-        patient_label("sex", "auroc", ("both", "ecg", "ppg"), is_male, "male"),
+        patient_label("sex", "auroc", SENSORS, is_male, "male"),
     ),
     "true ventricular tachycardia": ("icu_alarms_*", _vt),
     "recording quality": ("quality_*", _quality),

@@ -136,3 +136,13 @@ def test_commands_have_one_form_of_json(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in ("json.dumps", "json.dump"), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_choices_of_sensors_stand_in_one_place(path: Path) -> None:
+    """client.fingerprints.SENSORS; a literal type has to say them itself."""
+    tree = ast.parse(path.read_text())
+    said = [n.slice for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple) and node not in said:
+            assert ast.unparse(node) != "('both', 'ecg', 'ppg')", f"line {node.lineno}"

@@ -16,7 +16,7 @@ from head_stand_ins import OTHER_DIGEST, made_head, made_up
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from client.fingerprints import MODEL_DIGEST_KEY, SENSORS_KEY
+from client.fingerprints import MODEL_DIGEST_KEY, SENSORS, SENSORS_KEY
 from shared_model import mae, signing, weights
 from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
@@ -25,7 +25,7 @@ from shared_model.heads.arrays import Head
 from simulations import cli_head
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
-from simulations.heads.tasks import SENSORS, TASKS, Source, rhythm_at
+from simulations.heads.tasks import TASKS, Source, rhythm_at
 from simulations.probes.task import Task
 
 app = typer.Typer()

@@ -27,9 +27,10 @@ from simulations.heads import private_calibration as histogram
 from simulations.heads.compare import compare, with_figures
 from simulations.heads.data import HeadData
 from simulations.heads.federate import Ask, PrivateHead, calibration_plan, private_head, settle
-from simulations.heads.hospitals import Hospital, divided, shared_out, together
+from simulations.heads.hospitals import Hospital, divided, features_of, shared_out, together
 from simulations.heads.private_steps import LinearUnit, PatientTensors, noise_of, summed, tensors
 from simulations.heads.public import PublicSpace, of_fingerprints
+from simulations.models import open_model
 
 ROUNDS = 12
 
@@ -319,3 +320,18 @@ def test_distributed_round_is_one_step_and_a_federation_has_two_hospitals(
         shared_out(made_up(), None, 0)
     named = shared_out(made_up(patients=90, folders=("a", "b", "c")), None, 0)[0]
     assert [one.name for one in named] == ["a", "b", "c"]
+
+
+def test_fingerprints_of_one_sensor_do_not_see_the_other() -> None:
+    """Windows without a sensor have no fingerprint of it; NaN where one of both is missing."""
+    signal = np.random.default_rng(0).standard_normal((4, 2, 1250)).astype(np.float32)
+    valid = np.ones((4, 2, 50), dtype=bool)
+    valid[1, 0], valid[2, 1], valid[3] = False, False, False
+    model = open_model("warm-start")
+    for sensors, known in (("both", [0]), ("ecg", [0, 2]), ("ppg", [0, 1])):
+        found = features_of(model, sensors, signal, valid)
+        assert list(np.flatnonzero(np.isfinite(found).all(axis=1))) == known
+        other = signal.copy()
+        if sensors != "both":
+            other[:, 1 if sensors == "ecg" else 0] += 1.0
+        assert np.array_equal(features_of(model, sensors, other, valid), found, equal_nan=True)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.fingerprints import SENSORS
 from shared_model.errors import OurMistake
 from simulations import measurement, results_page
 from simulations.cli import app
-from simulations.probes.pretend import SENSORS, pretend_tasks
+from simulations.probes.pretend import pretend_tasks
 
 
 def test_tasks_are_of_patients_with_both_sensors_and_the_same_each_time() -> None:
