@@ -41,8 +41,9 @@ from simulations.heads.train import (
     written,
 )
 from simulations.lab.beginning import bits_of, norm_bound_of
-from simulations.lab.experiment import Algorithm, Experiment
-from simulations.lab.experiment import Privacy as AskedPrivacy
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Algorithm
+from simulations.lab.experiment_tables import Privacy as AskedPrivacy
 from simulations.lab.privacy_of_run import HARDLY_ANY, PrivacyOfRun
 from simulations.lab.reading import faults_of
 from simulations.lab.terms import Setup, weights_of_sites

@@ -14,7 +14,8 @@ from typing import Any
 
 from shared_model.errors import OurMistake
 from shared_model.roster import default_threshold
-from simulations.lab.experiment import MAX_HOSPITALS, Experiment
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import MAX_HOSPITALS
 from simulations.lab.plan_question import patients_of
 from simulations.lab.planner import Plan, most_times, plan
 from simulations.lab.privacy_of_run import PrivacyOfRun

@@ -23,7 +23,7 @@ from shared_model.server_optimisers import (
     rate_of,
 )
 from shared_model.weights import Weights
-from simulations.lab.experiment import Algorithm
+from simulations.lab.experiment_tables import Algorithm
 
 if TYPE_CHECKING:
     from torch import nn

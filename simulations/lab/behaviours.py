@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from shared_model.config import FS_HZ, PATCH_SAMPLES, WINDOW_SAMPLES
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Behaviour, Experiment
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Behaviour
 from simulations.lab.keyed import chosen_sites, generator
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from shared_model.config import CHANNELS, FS_HZ, PATCH_SAMPLES, WINDOW_SAMPLES
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Federation, SiteEffect
+from simulations.lab.experiment_tables import Federation, SiteEffect
 from simulations.lab.keyed import chosen_sites, generator
 
 Signal = npt.NDArray[np.float32]

@@ -20,7 +20,7 @@ import numpy as np
 from shared_model.errors import FedprintError, OurMistake
 from shared_model.secure_sum.primitives import Words
 from simulations.lab.client_app import Job, client_app
-from simulations.lab.experiment import Engine as EngineConfig
+from simulations.lab.experiment_tables import Engine as EngineConfig
 from simulations.lab.pool import Engine, OnSite, Told, opened
 from simulations.lab.terms import RoundInput
 

@@ -12,7 +12,8 @@ from shared_model.errors import OurMistake
 from simulations.lab import effects, partition, recorded
 from simulations.lab.data import PatientRows, SiteInfo
 from simulations.lab.drawn import POOL, Patients, chunks, draw
-from simulations.lab.experiment import Experiment, Federation
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Federation
 from simulations.lab.from_formulas import order_for, workers_for
 from simulations.lab.patient_pool import PatientPool, PoolReader
 from simulations.lab.processes import in_order

@@ -28,7 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared_model import canonical
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
-from simulations.lab.experiment import MAX_HOSPITALS, Experiment, Seed
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import MAX_HOSPITALS, Seed
 from simulations.lab.reading import faults_of
 from simulations.lab.space import ABSENT, Sweep
 from simulations.lab.sweep_table import LOSS

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Chosen
+from simulations.lab.experiment_tables import Chosen
 
 Key = str | int
 _SHOWN = 8

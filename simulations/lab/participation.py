@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Behaviour, Experiment
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Behaviour
 from simulations.lab.keyed import chosen_sites, generator
 
 Reason = Literal["not asked", "drop-out", "late", "link"]

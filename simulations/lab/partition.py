@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Partition
+from simulations.lab.experiment_tables import Partition
 from simulations.lab.keyed import generator
 
 Rows = npt.NDArray[np.int64]

@@ -38,7 +38,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared_model import canonical
 from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Experiment, Seed
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Seed
 from simulations.lab.reading import faults_of, toml_of
 
 MOST_RUNS = 10_000

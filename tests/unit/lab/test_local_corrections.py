@@ -16,7 +16,8 @@ from shared_model.errors import OurMistake
 from shared_model.noise import NonPrivateForTests
 from shared_model.server_optimisers import ControlVariates, FedAvg, control_of
 from simulations.lab import algorithms
-from simulations.lab.experiment import Algorithm, Experiment
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Algorithm
 
 SGD = LocalTraining(segments=1, optimiser="sgd", learning_rate=0.05)
 PLAN = PrivacyPlan(sample_rate=0.5, noise_multiplier=0.5, clipping_norm=0.5, steps=3)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from shared_model.errors import OurMistake
 from simulations.lab import behaviours
 from simulations.lab.behaviours import Acting, Poisoned, add_trigger, backdoor_success, of, target
-from simulations.lab.experiment import Behaviour, Experiment
+from simulations.lab.experiment import Experiment
+from simulations.lab.experiment_tables import Behaviour
 
 SITES = ("a", "b", "c", "d")
 RNG = np.random.default_rng(1)

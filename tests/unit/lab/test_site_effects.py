@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared_model.errors import OurMistake
 from simulations.lab import effects
 from simulations.lab.effects import PlacedEffect, apply, effects_of, standardised
-from simulations.lab.experiment import Federation, SiteEffect
+from simulations.lab.experiment_tables import Federation, SiteEffect
 
 KEY = (1, "site-1")
 ECG, PPG = 0, 1

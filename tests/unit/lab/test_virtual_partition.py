@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared_model.errors import OurMistake
-from simulations.lab.experiment import Partition
+from simulations.lab.experiment_tables import Partition
 from simulations.lab.partition import classes, shares, site_name, sizes_of
 
 
