@@ -43,6 +43,12 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Real recordings (default FEDPRINT_DATA, ../shared/data)."),
         ] = None,
+        sites: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--sites", help="Folders to take instead, whatever their names; repeatable."
+            ),
+        ] = None,
         signer: Annotated[
             str | None,
             typer.Option(help="Release key (hex) or coordinator.json; else nothing is verified."),
@@ -83,8 +89,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Probe frozen fingerprints on real sites: patient-disjoint, 95 % intervals over patients.
 
-        With --pretend nothing real is read: tasks are the simulator's own truths, of both sensors
-        and of each alone. No bar counts there.
+        Tasks are those of the known collections below --data. With --sites they are those that the
+        folders' own labels allow: docs/probes.md has the list. With --pretend nothing real is
+        read: tasks are the simulator's own truths. No bar counts there.
 
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
         to random-init and to hand-made features are paired over the same folds and bootstrap
@@ -93,18 +100,22 @@ def register(app: typer.Typer) -> None:
         A model that was trained on recordings here is probed with --unseen-by its run.
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
+        Example: fedprint-lab probe warm-start:small --sites /mnt/ward-7 --json
         """
         from simulations import measurement, results_figures
         from simulations.probes.bars import summary
 
         if pretend is not None and (data is not None or unseen_by):
             raise OurMistake("--pretend reads no recordings: leave out --data and --unseen-by.")
+        if sites and (data is not None or pretend is not None):
+            raise OurMistake("--sites says which recordings: leave out --data and --pretend.")
         began = time.monotonic()
         table, words = measure(
             release,
             data or default_data(),
             signer=signer,
             extra=row or [],
+            sites=sites or [],
             unseen_by=unseen_by or [],
             pretend=pretend,
             only=task,
@@ -146,6 +157,7 @@ def measure(
     *,
     signer: str | None,
     extra: list[str],
+    sites: list[Path],
     unseen_by: list[Path],
     pretend: int | None,
     only: list[str] | None,
@@ -164,11 +176,12 @@ def measure(
     )
 
     from simulations.probes.pretend import pretend_tasks
+    from simulations.probes.site_tasks import site_tasks
     from simulations.probes.table import run_table
     from simulations.probes.tasks import load_tasks, require_data
     from simulations.probes.unseen import Seen, without
 
-    if pretend is None:
+    if pretend is None and not sites:
         require_data(data)
     seen = [Seen.by(run) for run in unseen_by]
     rows, words = _rows(release, signer, extra, random_seeds)
@@ -180,12 +193,16 @@ def measure(
     )
     with Progress(*columns, console=terminal.err, transient=True) as progress:
         bar = progress.add_task("reading recordings", total=None)
-        if pretend is None:
-            tasks, skipped = load_tasks(
-                data,
-                only=only,
-                on_task=lambda name: progress.update(bar, description=f"reading: {name}"),
-            )
+
+        def reading(name: str) -> None:
+            progress.update(bar, description=f"reading: {name}")
+
+        words["sites"] = None
+        if sites:
+            tasks, skipped, read = site_tasks(sites, only=only, on_task=reading)
+            words["sites"] = read.words(sites)
+        elif pretend is None:
+            tasks, skipped = load_tasks(data, only=only, on_task=reading)
         else:
             progress.update(bar, description="simulating patients")
             tasks, skipped = pretend_tasks(pretend, seed, only), {}
@@ -197,7 +214,7 @@ def measure(
             gone = {name: why for name, (task, why) in left.items() if task is not None}
         if not tasks:
             raise OurMistake(
-                f"No probe task can be measured with {data}.",
+                f"No probe task can be measured with {', '.join(str(s) for s in sites) or data}.",
                 do="; ".join(f"{name}: {why}" for name, why in skipped.items()),
             )
         total = sum(len(one.sensors) for one in tasks) * len(rows)
@@ -250,6 +267,7 @@ def _rows(
 
 def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
+    from simulations.probes.site_tasks import sites_words
     from simulations.probes.unseen import unseen_words
 
     pretend = words.get("pretend_patients")
@@ -286,7 +304,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
         )
-    for sentence in unseen_words(words):
+    for sentence in (*sites_words(words), *unseen_words(words)):
         terminal.out.print(sentence)
     for name, note in words.get("notes", {}).items():
         terminal.out.print(f"note: {name}: {note}")

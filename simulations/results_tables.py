@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from simulations.measurement import Measurement
+from simulations.probes.site_tasks import sites_words
 from simulations.probes.unseen import unseen_words
 from simulations.results_bars import NOT_MEASURED
 from simulations.results_rows import REQUIRED
@@ -76,7 +77,9 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         "Paired difference wholly above zero: * over random-init, + over hand-made features.",
         f"Figures are of {partitions} of patients into folds (identity is not fitted).",
     ]
-    text += [f"- {line}" for line in unseen_words(figures.get("release", {}))]
+    about = figures.get("release", {})
+    text += [f"- {line}" for line in (*sites_words(about), *unseen_words(about))]
+    text += [f"- {task}: {note}" for task, note in (about.get("notes") or {}).items()]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]
     text += [f"- {task}: {NOT_MEASURED}: {why}" for task, why in figures["skipped"].items()]
     return [*text, "", "One sensor alone, relative loss against both:", "", *_sensors(figures)]

@@ -24,6 +24,7 @@ from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Windows
 from simulations.probes import tasks as probes
+from simulations.probes import truths
 from simulations.probes.task import Builder, Task, number, recordings, usable, windows_of
 
 Kind = Literal["classes", "number", "identity"]
@@ -93,8 +94,7 @@ class HeadTask:
         folders = _folders(sites)
         if not folders:
             probes.require_data(data)
-            found = (p for part in source.pattern.split() for p in data.glob(part) if p.is_dir())
-            folders = sorted(found)
+            folders = probes.folders_for(source.pattern, data)
         task = source.make(self.name, folders) if folders else None
         if task is None:
             looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}."
@@ -178,8 +178,8 @@ def _of(name: str) -> Make:
     return probes.TASKS[name][1]
 
 
-_years = probes.patient_label("age", "mae", SENSORS, lambda r: number(r, "age"), "")
-_sex = probes.patient_label("sex", "auroc", SENSORS, probes.is_male, "")
+_years = probes.patient_label("mae", SENSORS, truths.age)
+_sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
@@ -232,14 +232,15 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
     )
 
 
-_ICU, _CLINIC, _ECG_ID, _HOLTER = "icu_bidmc", "clinic_ppg_bp", "identity_ecg_id", "holter_*"
+_ICU, _CLINIC, _HOLTER = "icu_bidmc | icu_*", "clinic_ppg_bp | clinic_*", "holter_*"
+_ECG = "identity_ecg_id holter_* | identity_* holter_*"
 _YEARS = {
     sensors: Source(folder, _years, "patient")
-    for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
+    for sensors, folder in (("ppg", _CLINIC), ("ecg", _ECG), ("both", _ICU))
 }
 _SEXES = {
     sensors: Source(folder, _sex, "patient")
-    for sensors, folder in (("ppg", _CLINIC), ("ecg", f"{_ECG_ID} {_HOLTER}"), ("both", _ICU))
+    for sensors, folder in (("ppg", _CLINIC), ("ecg", _ECG), ("both", _ICU))
 }
 _ALARMS = {
     sensors: Source("icu_alarms_*", _of("true ventricular tachycardia"), "window")

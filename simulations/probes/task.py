@@ -56,6 +56,8 @@ class Task:
     note: str = ""
     people: People | None = None
     classes: tuple[str, ...] = ()
+    gated: bool = True
+    """False where quality itself is the question, so that a missing sensor is part of it."""
 
     @property
     def patients(self) -> int:
@@ -63,10 +65,16 @@ class Task:
 
     def of_patients(self, kept: np.ndarray) -> Task | None:
         """The task with these patients alone (patient,), numbered anew; None if nothing is left."""
-        units = kept[self.group]  # (unit,)
-        if not units.any():
+        return self.of_windows(kept[self.group][self.unit])
+
+    def of_windows(self, windows: np.ndarray) -> Task | None:
+        """The task with these windows alone (window,), units and patients of whom none is left out
+        are numbered anew; None if nothing is left."""
+        if not windows.any():
             return None
-        windows = units[self.unit]  # (window,)
+        units, kept = np.zeros(len(self.truth), dtype=bool), np.zeros(self.patients, dtype=bool)
+        units[self.unit[windows]] = True  # (unit,)
+        kept[self.group[units]] = True  # (patient,)
         people = self.people
         if people is not None:
             people = replace(

@@ -1,8 +1,8 @@
 """The probe tasks: which windows of which real recordings, with which truth.
 
-A task's folder is found by name below the data folder; a task whose folders are absent is skipped
-with the reason. Windows that the quality gate refused count as missing, except where quality itself
-is the question.
+A task's folders are found by name below the data folder, those of the known collections first; a
+task whose folders are absent, or have too few patients, is skipped with the reason. Windows that
+the quality gate refused count as missing, except where quality itself is the question.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault
 from shared_model.windows import Windows
+from simulations.probes import truths
+from simulations.probes.suitable import suitable
 from simulations.probes.task import (
     Builder,
     Task,
     number,
     recordings,
-    sex_of,
     usable,
     windows_of,
 )
 
-__all__ = ["TASKS", "Task", "load_tasks", "require_data"]
+__all__ = ["TASKS", "Task", "folders_for", "load_tasks", "require_data"]
 
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
@@ -48,13 +49,33 @@ def load_tasks(
             continue
         if on_task is not None:
             on_task(name)
-        folders = sorted(p for part in pattern.split() for p in data.glob(part) if p.is_dir())
+        folders = folders_for(pattern, data)
         task = make(name, folders) if folders else None
         if task is None:
-            skipped[name] = f"no {pattern} with labels below the data folder"
+            skipped[name] = (
+                f"no {pattern.replace(' | ', ', nor ')} with labels below the data folder"
+            )
+            continue
+        found, why = suitable(task)
+        if found is None:
+            skipped[name] = why
         else:
-            tasks.append(task)
+            tasks.append(found)
     return tasks, skipped
+
+
+def folders_for(pattern: str, data: Path) -> list[Path]:
+    """Folders below `data` by name.
+
+    Args:
+        pattern: names with *, separated by spaces; " | " before names that count where nothing
+            answers to those before it: another clinic's folder, in place of the known one's.
+    """
+    for choice in pattern.split(" | "):
+        found = sorted(p for part in choice.split() for p in data.glob(part) if p.is_dir())
+        if found:
+            return found
+    return []
 
 
 def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray, np.ndarray]]:
@@ -73,7 +94,7 @@ def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray
         yield recording, windows, beats, good[::step]
 
 
-def _af(name: str, folders: list[Path]) -> Task | None:
+def annotated_af(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     for recording, windows, _, chosen in holter(folders):
         rhythms = [(e.time_s, e.kind[7:]) for e in recording.events if e.kind.startswith("rhythm:")]
@@ -104,7 +125,7 @@ def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> f
     return inside / (end - start)
 
 
-def _hr_ecg(name: str, folders: list[Path]) -> Task | None:
+def annotated_rate(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     for recording, windows, beats, chosen in holter(folders):
         for i in chosen:
@@ -117,7 +138,7 @@ def _hr_ecg(name: str, folders: list[Path]) -> Task | None:
 
 
 def patient_label(
-    label: str, kind: str, sensors: tuple[str, ...], recode: Callable[[Recording], float], note: str
+    kind: str, sensors: tuple[str, ...], recode: Callable[[Recording], float], note: str = ""
 ) -> Callable[[str, list[Path]], Task | None]:
     """One unit a patient: the mean over all windows of all the patient's recordings."""
 
@@ -145,18 +166,7 @@ def patient_label(
             build.session.append(0)
         return build.task(name, kind, sensors, note=note)
 
-    make.__doc__ = f"Patient-level {label}."
     return make
-
-
-def _hypertension(recording: Recording) -> float:
-    stage = str(recording.labels.get("hypertension", ""))
-    return float(stage.startswith("Stage")) if stage else float("nan")
-
-
-def is_male(recording: Recording) -> float:
-    """1, 0 or NaN (not known)."""
-    return {"M": 1.0, "F": 0.0}.get(sex_of(recording), float("nan"))
 
 
 def recording_rate(sensors: tuple[str, ...], note: str) -> Callable[[str, list[Path]], Task | None]:
@@ -165,18 +175,20 @@ def recording_rate(sensors: tuple[str, ...], note: str) -> Callable[[str, list[P
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
         for recording in recordings(folders):
-            truth = number(recording, "hr")
+            truth = truths.heart_rate(recording)
+            if not np.isfinite(truth):
+                continue
             windows = windows_of(recording)
             chosen = usable(windows)
             chosen = chosen[:: max(1, len(chosen) // 12)]
-            if np.isfinite(truth) and len(chosen):
+            if len(chosen):
                 build.add(windows, chosen, truth, recording, 0)
         return build.task(name, "mae", sensors, note=note)
 
     return make
 
 
-def _hr_motion(name: str, folders: list[Path]) -> Task | None:
+def reference_rate(name: str, folders: list[Path]) -> Task | None:
     """Wrist PPG on a treadmill; truth: the reference rate at the window."""
     build = Builder()
     for recording in recordings(folders):
@@ -196,7 +208,7 @@ def _hr_motion(name: str, folders: list[Path]) -> Task | None:
     return build.task(name, "mae", ("ppg",), note="wrist PPG under heavy motion")
 
 
-def _vt(name: str, folders: list[Path]) -> Task | None:
+def true_vt(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     for recording in recordings(folders):
         truth, alarm_s = number(recording, "vt_true"), number(recording, "alarm_s")
@@ -210,14 +222,17 @@ def _vt(name: str, folders: list[Path]) -> Task | None:
     return build.task(name, "auroc", SENSORS, note="the window before the alarm")
 
 
-def _quality(name: str, folders: list[Path]) -> Task | None:
-    """Windows as they are, not gated; one unit a recording over its three leads."""
+def quality(name: str, folders: list[Path]) -> Task | None:
+    """Windows as they are, not gated; one unit a patient over leads I, II and V2, or over the lead
+    that is usually taken where these names are not there."""
     build = Builder()
     units: dict[str, int] = {}
-    for lead in ("lead_II", "lead_I", "lead_V2"):
+    for lead in ("lead_II", "lead_I", "lead_V2", None):
+        if lead is None and units:
+            break  # the leads were found by name
         for recording in recordings(folders, lead):
             truth = number(recording, "acceptable")
-            if not np.isfinite(truth):
+            if not np.isfinite(truth) or "ecg" not in recording.channels:
                 continue
             windows = windows_of(recording, gate=False)
             unit = units.setdefault(recording.patient, len(units))
@@ -230,11 +245,16 @@ def _quality(name: str, folders: list[Path]) -> Task | None:
                 build.valid.append(windows.valid[i])
                 build.unit.append(unit)
     return build.task(
-        name, "auroc", ("ecg",), pooling="mean+sd", note="not gated; leads I, II and V2 together"
+        name,
+        "auroc",
+        ("ecg",),
+        pooling="mean+sd",
+        gated=False,
+        note="not gated; leads I, II and V2 together",
     )
 
 
-def _identity(name: str, folders: list[Path]) -> Task | None:
+def identity(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     sessions: dict[str, int] = {}
     for recording in recordings(folders):
@@ -249,37 +269,32 @@ def _identity(name: str, folders: list[Path]) -> Task | None:
     )
 
 
+_CLINIC, _ICU = "clinic_ppg_bp | clinic_*", "icu_bidmc | icu_*"
+_PERSONS = "identity_ecg_id | identity_*"
+
 TASKS: dict[str, tuple[str, Callable[[str, list[Path]], Task | None]]] = {
-    "heart rate (ECG)": ("holter_*", _hr_ecg),
+    "heart rate (ECG)": ("holter_*", annotated_rate),
     "heart rate (PPG)": (
-        "clinic_ppg_bp",
-        patient_label("heart rate", "mae", ("ppg",), lambda r: number(r, "hr"), "2.1-s recordings"),
+        _CLINIC,
+        patient_label("mae", ("ppg",), truths.heart_rate, "2.1-s recordings"),
     ),
     "heart rate (ICU)": (
-        "icu_bidmc",
+        _ICU,
         recording_rate(SENSORS, "truth: the monitor's mean over the recording"),
     ),
-    "heart rate (wrist, motion)": ("wearable_*", _hr_motion),
-    "atrial fibrillation": ("holter_*", _af),
+    "heart rate (wrist, motion)": ("wearable_*", reference_rate),
+    "atrial fibrillation": ("holter_*", annotated_af),
     "hypertension": (
-        "clinic_ppg_bp",
-        patient_label(
-            "hypertension", "auroc", ("ppg",), _hypertension, "stage 1 or 2 against less"
-        ),
+        _CLINIC,
+        patient_label("auroc", ("ppg",), truths.hypertension, "stage 1 or 2 against less"),
     ),
-    "age": (
-        "clinic_ppg_bp",
-        patient_label("age", "mae", ("ppg",), lambda r: number(r, "age"), "years"),
-    ),
-    "sex (PPG)": ("clinic_ppg_bp", patient_label("sex", "auroc", ("ppg",), is_male, "male")),
-    "sex (ECG)": ("identity_ecg_id", patient_label("sex", "auroc", ("ecg",), is_male, "male")),
-    "sex (ICU)": (
-        "icu_bidmc",
-        patient_label("sex", "auroc", SENSORS, is_male, "male"),
-    ),
-    "true ventricular tachycardia": ("icu_alarms_*", _vt),
-    "recording quality": ("quality_*", _quality),
-    "identity": ("identity_*", _identity),
+    "age": (_CLINIC, patient_label("mae", ("ppg",), truths.age, "years")),
+    "sex (PPG)": (_CLINIC, patient_label("auroc", ("ppg",), truths.is_male, "male")),
+    "sex (ECG)": (_PERSONS, patient_label("auroc", ("ecg",), truths.is_male, "male")),
+    "sex (ICU)": (_ICU, patient_label("auroc", SENSORS, truths.is_male, "male")),
+    "true ventricular tachycardia": ("icu_alarms_*", true_vt),
+    "recording quality": ("quality_*", quality),
+    "identity": ("identity_*", identity),
 }
 
 

@@ -7,13 +7,14 @@ what was chosen by held-out figures has seen them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulations.lots import Lots, place_of
+from simulations.probes.suitable import enough
 from simulations.probes.task import Task
 
 
@@ -51,8 +52,8 @@ class Seen:
 def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
     """The task without the patients of these runs, and how many are gone, or why nothing is left.
 
-    Folds become as many as the smaller class has patients; with fewer than two the task is given
-    up, because then no fold could be both trained and measured.
+    Folds become as many as the smaller class has patients; with too few of them the task is given
+    up (`simulations.probes.suitable`).
     """
     people = task.people
     if people is None:
@@ -65,20 +66,8 @@ def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
     left = task.of_patients(kept)
     if left is None:
         return None, gone
-    most = _folds(left)
-    if most < 2:
-        return None, f"{gone}, and of the others too few are of one class"
-    return replace(left, folds=most), gone
-
-
-def _folds(task: Task) -> int:
-    """As many as the task has, or as many patients as its smaller class has."""
-    if task.kind == "verification":
-        return task.folds
-    if task.kind != "auroc":
-        return min(task.folds, task.patients)
-    sides = [np.unique(task.group[task.truth == side]).size for side in (0.0, 1.0)]
-    return min(task.folds, *sides)
+    found, why = enough(left)
+    return (None, f"{gone}, of the others: {why}") if found is None else (found, gone)
 
 
 def unseen_words(words: Mapping[str, Any]) -> list[str]:

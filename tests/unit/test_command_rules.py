@@ -44,7 +44,8 @@ READ = {
     "report out", "gain folders", "private-stage folders", "against-pooled federated",
     "against-pooled pooled", "public-loss home", "head show folder", "head apply folder",
     "head apply source", "head sign folder", "head verify folder", "head sign --key",
-    "head train --sites", "head federate --sites", "probe --unseen-by", "plan --check",
+    "head train --sites", "head federate --sites", "probe --sites", "probe --unseen-by",
+    "plan --check",
     "plan --experiment", "warm-start --start-from",
 }  # fmt: skip
 """Places that the lab's commands read; beside every `--data`. `head sign` writes into its folder,
