@@ -1,7 +1,7 @@
 """Bytes of a deployed round, from the messages themselves: built, sealed, measured, thrown away.
 
-    found = messages_of(run, declared=(500, 500, 500), threshold=3)
-    down, up = per_round(found, run.epoch_rounds)        # at one site
+    made = round_of(config, declared=(500, 500, 500), threshold=3)
+    made.down, made.up                                   # at one site
 
 Every header is made by the functions that coordinator and nodes make theirs with, signed with keys
 made here, and every body has the length of a real one: a parser of the protocol is given it where
@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,18 +48,14 @@ from shared_model.protocol_sum import (
     VerifyRequest,
 )
 from shared_model.roster import Roster
-from shared_model.secure_sum.numbers import Numbers
 from shared_model.secure_sum.opening import Opened, Seeds, read_shares, rows_body
 from shared_model.secure_sum.primitives import DIGEST_BYTES, SEED_BYTES
 from shared_model.secure_sum.submission import SALT_BYTES, Submission, row_bytes
 from shared_model.secure_sum.transcript import Transcript, of_request
 from shared_model.secure_sum.verification import make_statement, statement_bytes
 from shared_model.verify_body import verify_body
+from simulations.lab.deployed_messages import MODEL, DeployedRound, Message, Trip
 
-Trip = Literal["epoch", "submit", "agree", "open", "close", "verify"]
-IN_THE_ROUND: tuple[Trip, ...] = ("submit", "agree", "open")
-"""Trips that a round waits for; the closing exchange goes on beside later rounds."""
-MODEL = "the model"
 FEWEST, MOST = 2, protocol.MAX_PARTICIPANTS
 _ROUND, _EPOCH = 10, 1_750_000_000
 """A round in the middle of a run; epochs are numbered by the seconds since 1970."""
@@ -70,48 +65,6 @@ _EPSILON = 2.718281828459045
 """As many digits as a computed one."""
 _ENTRIES_BEFORE = 2 + 2 * (_ROUND - 1)
 """Of a ledger: opened, approved, and two a round."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message between the coordinator and one site, and what it is for. Sizes in bytes."""
-
-    trip: Trip
-    to_site: bool
-    header: int
-    body: int
-    what: str
-
-    @property
-    def bytes(self) -> int:
-        return self.header + self.body
-
-
-@dataclass(frozen=True)
-class DeployedRound:
-    """The messages of one round at one site, and the parameters of its sum.
-
-    state: bytes of the server step's state in the request's body; a run's first round has none.
-    """
-
-    messages: tuple[Message, ...]
-    numbers: Numbers
-    epoch_rounds: int
-    state: int = 0
-
-    def share(self, message: Message) -> float:
-        """Bytes of this message that fall to one round: an epoch's are shared by its rounds."""
-        return message.bytes / (self.epoch_rounds if message.trip == "epoch" else 1)
-
-    @property
-    def down(self) -> float:
-        """Bytes to a site in a round."""
-        return sum(self.share(one) for one in self.messages if one.to_site)
-
-    @property
-    def up(self) -> float:
-        """Bytes from a site in a round."""
-        return sum(self.share(one) for one in self.messages if not one.to_site)
 
 
 def round_of(

@@ -110,7 +110,8 @@ def traffic_of(
     """
     from client.policy import rounded_patients
     from shared_model.roster import default_threshold
-    from simulations.lab.deployed_bytes import IN_THE_ROUND, MODEL, round_of
+    from simulations.lab.deployed_bytes import round_of
+    from simulations.lab.deployed_messages import IN_THE_ROUND, MODEL
 
     shared = experiment.privacy.mode == "distributed"
     found = round_of(

@@ -15,7 +15,8 @@ from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations import federation
 from simulations.lab import algorithms, conduct
-from simulations.lab.deployed_bytes import MODEL, DeployedRound, round_of
+from simulations.lab.deployed_bytes import round_of
+from simulations.lab.deployed_messages import MODEL, DeployedRound
 from simulations.lab.experiment import Experiment
 from simulations.lab.plan_check import check
 
