@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulations.measurement import Measurement
+from simulations.probes.bars import not_counted
 
 NOT_MEASURED = "not measured"
 
@@ -75,7 +76,7 @@ def _single(figures: dict[str, Any]) -> Iterable[Found]:
         if one is not None:
             yield Found(
                 f"{row}, {_whose(figures)}: {100 * one['largest_relative_loss']:.1f} % "
-                f"({one['task']}, {one['sensors']} only)",
+                f"({one['task']}, {one['sensors']} only){not_counted(one)}",
                 bool(one["reached"]),
             )
 

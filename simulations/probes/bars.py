@@ -6,12 +6,15 @@ ventricular tachycardia, recording quality, identity. One that is measured on se
 each counts by its first choice of sensors (both, where both can serve it). "Above" is said twice:
 by the interval of the paired difference, which must lie above zero as a whole, and by the point
 estimate, which with few patients says little.
+
+What one sensor loses counts on tasks that the row itself can serve with both: where their AUROC is
+above chance by its whole interval. A loss against a coin is noise; it is named, and not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from simulations.probes.evaluate import Estimate
@@ -44,12 +47,10 @@ def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
     over_hand_made = _counts(
         (cell.task, cell.over_hand_made) for cell in cells if not cell.task.startswith(RATE_TASKS)
     )
-    losses = [
-        (one.task, one.sensors, one.loss)
-        for one in table.losses
-        if one.row == name and one.kind == "auroc"
-    ]
-    worst = max(losses, key=lambda one: one[2].value, default=None)
+    served = {cell.task for cell in cells if cell.skill.low > 0}
+    losses = [one for one in table.losses if one.row == name and one.kind == "auroc"]
+    counted = [one for one in losses if one.task in served]
+    worst = max(counted, key=lambda one: one.loss.value, default=None)
     return {
         "above_random_init": over_random | {
             "bar": f"{RANDOM_BAR} of {RANDOM_OF}",
@@ -60,13 +61,14 @@ def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
             "reached": _reached(over_hand_made, HAND_MADE_BAR, HAND_MADE_OF),
         },
         "single_sensor": None if worst is None else {
-            "task": worst[0],
-            "sensors": worst[1],
-            "largest_relative_loss": round(worst[2].value, 5),
-            "low": _rounded(worst[2].low),
-            "high": _rounded(worst[2].high),
+            "task": worst.task,
+            "sensors": worst.sensors,
+            "largest_relative_loss": round(worst.loss.value, 5),
+            "low": _rounded(worst.loss.low),
+            "high": _rounded(worst.loss.high),
             "bar": LOSS_BAR,
-            "reached": worst[2].value <= LOSS_BAR,
+            "reached": worst.loss.value <= LOSS_BAR,
+            "not_above_chance": sorted({one.task for one in losses} - served),
         },
     }  # fmt: skip
 
@@ -122,5 +124,12 @@ def sentences(table: ProbeTable) -> list[str]:
                 f"{name}: largest loss of AUROC with one sensor "
                 f"{100 * single['largest_relative_loss']:.1f} % ({single['task']}, "
                 f"{single['sensors']} only); bar {100 * LOSS_BAR:g} %: {reached}"
+                + not_counted(single)
             )
     return lines
+
+
+def not_counted(single: Mapping[str, Any]) -> str:
+    """Of `single_sensor`, in words: tasks that both sensors cannot serve, "" if there are none."""
+    tasks = single.get("not_above_chance")
+    return f"; not counted, both sensors no better than chance: {', '.join(tasks)}" if tasks else ""

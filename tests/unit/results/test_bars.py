@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,22 @@ def test_the_largest_loss_of_a_single_sensor_decides() -> None:
     assert not single["single_sensor"]["reached"]
     nothing = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}))["ours"]
     assert nothing["single_sensor"] is None
+
+
+def test_a_loss_against_chance_is_named_and_not_counted() -> None:
+    """By the interval of the figure of both sensors, whatever is lost."""
+    losses = tuple(
+        SensorLoss(task, "ppg", "ours", "auroc", Estimate(loss, 0.0, 0.9))
+        for task, loss in (("coin", 0.4), ("known", 0.02))
+    )
+    coin = replace(cell("coin", SURE, SURE, "both"), skill=UNSURE)
+    known = cell("known", SURE, SURE, "both")
+    table = ProbeTable((coin, known), {}, {}, losses)
+    single = bars.summary(table)["ours"]["single_sensor"]
+    assert (single["task"], single["reached"]) == ("known", True)
+    assert single["not_above_chance"] == ["coin"]
+    assert "no better than chance: coin" in bars.sentences(table)[-1]
+    assert bars.summary(ProbeTable((coin,), {}, {}, losses[:1]))["ours"]["single_sensor"] is None
 
 
 def test_differences_to_hand_made_features_and_losses_are_measured_pairwise() -> None:
