@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
 
         Tasks are those of the known collections below --data. With --sites they are those that the
         folders' own labels allow: docs/probes.md has the list. With --pretend nothing real is
-        read: tasks are the simulator's own truths. No bar counts there.
+        read: tasks are the simulator's own truths. No bar counts in these two.
 
         Rows: random-init, hand-made features, warm start, the release, and any --row. Differences
         to random-init and to hand-made features are paired over the same folds and bootstrap
@@ -125,6 +125,7 @@ def register(app: typer.Typer) -> None:
             seed=seed,
         )
         digests = words.pop("digests")
+        kind = "probe-pretend" if pretend is not None else "probe-sites" if sites else "probe"
         document = {
             **({} if pretend is None else {"data": f"{pretend} SIMULATED patients, no recordings"}),
             "release": words,
@@ -132,11 +133,11 @@ def register(app: typer.Typer) -> None:
             "draws": draws,
             "repeats": repeats,
             **table.as_dict(),
-            "bars": summary(table) if pretend is None else {},
+            "bars": summary(table) if kind == "probe" else {},
         }
         if output is not None:
             measured = measurement.made_now(
-                "probe" if pretend is None else "probe-pretend",
+                kind,
                 document,
                 weights=digests,
                 seconds=time.monotonic() - began,
@@ -176,7 +177,7 @@ def measure(
     )
 
     from simulations.probes.pretend import pretend_tasks
-    from simulations.probes.site_tasks import site_tasks
+    from simulations.probes.site_tasks import require_read, site_tasks
     from simulations.probes.table import run_table
     from simulations.probes.tasks import load_tasks, require_data
     from simulations.probes.unseen import Seen, without
@@ -184,6 +185,8 @@ def measure(
     if pretend is None and not sites:
         require_data(data)
     seen = [Seen.by(run) for run in unseen_by]
+    if sites:
+        require_read(sites, [(one.run, one.folders) for one in seen])
     rows, words = _rows(release, signer, extra, random_seeds)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -212,11 +215,9 @@ def measure(
             tasks = [task for task, _ in left.values() if task is not None]
             skipped |= {name: why for name, (task, why) in left.items() if task is None}
             gone = {name: why for name, (task, why) in left.items() if task is not None}
+        where = ", ".join(str(one) for one in sites) or str(data)
         if not tasks:
-            raise OurMistake(
-                f"No probe task can be measured with {', '.join(str(s) for s in sites) or data}.",
-                do="; ".join(f"{name}: {why}" for name, why in skipped.items()),
-            )
+            raise _nothing(where, skipped, words)
         total = sum(len(one.sensors) for one in tasks) * len(rows)
         progress.update(bar, total=total, completed=0)
         table = run_table(
@@ -228,10 +229,26 @@ def measure(
             skipped=skipped,
             on_done=lambda what: progress.update(bar, advance=1, description=what),
         )
+    if not table.cells:
+        raise _nothing(where, table.skipped, words)
     words["unseen_by"] = {"runs": [one.words() for one in seen], "left_out": gone} if seen else None
     words["notes"] = {one.name: one.note for one in tasks if one.note}
     words["pretend_patients"] = pretend
     return table, words
+
+
+def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurMistake:
+    """No task could be measured, and why, files that could not be read among it."""
+    from simulations.probes.site_tasks import unreadable_words
+
+    met = words.get("sites")
+    reasons = [f"{name}: {why}" for name, why in skipped.items()]
+    if met:
+        faults = unreadable_words(met["unreadable"])
+        reasons = [f"{met['recordings']} recordings were read", *faults, *reasons]
+        if faults:
+            reasons.append("fedprint-node data mapping tells how a folder is read")
+    return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
 
 
 def _rows(
@@ -296,7 +313,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
-    for sentence in sentences(table) if pretend is None else []:
+    for sentence in sentences(table) if pretend is None and not words.get("sites") else []:
         terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")

@@ -21,6 +21,7 @@ def draw(kind: str, figures: dict[str, Any], form: str = "svg") -> dict[str, byt
 
     makers = {
         "probe": {"skill": _skill},
+        "probe-sites": {"skill": _skill},
         "probe-pretend": {"skill": _skill},
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},

@@ -40,6 +40,9 @@ fedprint-lab private-stage out/private-stage -o docs/results/private-stage
 """
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "probe": ("Probes of frozen fingerprints on real patients", results_tables.probe),
+    "probe-sites": (
+        "Probes of frozen fingerprints on other folders", results_tables.sites_probe
+    ),
     "probe-pretend": (
         "Probes of frozen fingerprints on pretend patients", results_tables.pretend_probe
     ),

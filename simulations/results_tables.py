@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from simulations.measurement import Measurement
@@ -50,6 +51,11 @@ def pretend_probe(figures: dict[str, Any]) -> list[str]:
     return [words, "", *probe(figures, required=())]
 
 
+def sites_probe(figures: dict[str, Any]) -> list[str]:
+    """The same of folders that nobody has named here; no bar of the issue counts there."""
+    return probe(figures, required=())
+
+
 def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[str]:
     """Task x sensors by row, with every row of `model.md`; then gains and sensors."""
     cells = figures["cells"]
@@ -78,7 +84,9 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         f"Figures are of {partitions} of patients into folds (identity is not fitted).",
     ]
     about = figures.get("release", {})
-    text += [f"- {line}" for line in (*sites_words(about), *unseen_words(about))]
+    text += [
+        f"- {escape(line, quote=False)}" for line in (*sites_words(about), *unseen_words(about))
+    ]
     text += [f"- {task}: {note}" for task, note in (about.get("notes") or {}).items()]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]
     text += [f"- {task}: {NOT_MEASURED}: {why}" for task, why in figures["skipped"].items()]

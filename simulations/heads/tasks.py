@@ -25,7 +25,7 @@ from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Windows
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.task import Builder, Task, number, recordings, usable, windows_of
+from simulations.probes.task import Builder, Task, usable, windows_of
 
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
@@ -178,20 +178,19 @@ def _of(name: str) -> Make:
     return probes.TASKS[name][1]
 
 
-_years = probes.patient_label("mae", SENSORS, truths.age)
+_years = probes.patient_label("mae", SENSORS, truths.age, spread=probes.AGE_SPREAD)
 _sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
     """One item a window of every lead, not gated; each has the experts' word on its recording."""
     build = Builder()
-    for lead in ("lead_II", "lead_I", "lead_V2"):
-        for recording in recordings(folders, lead):
-            truth = number(recording, "acceptable")
-            windows = windows_of(recording, gate=False)
-            if np.isfinite(truth):
-                for i in usable(windows):
-                    build.add(windows, np.array([i]), truth, recording, 0)
+    for recording in probes.leads_of(folders):
+        truth = truths.acceptable(recording)
+        windows = windows_of(recording, gate=False)
+        if np.isfinite(truth):
+            for i in usable(windows):
+                build.add(windows, np.array([i]), truth, recording, 0)
     return build.task(name, "auroc", ("ecg",), note="not gated; leads I, II and V2")
 
 
@@ -232,8 +231,8 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
     )
 
 
-_ICU, _CLINIC, _HOLTER = "icu_bidmc | icu_*", "clinic_ppg_bp | clinic_*", "holter_*"
-_ECG = "identity_ecg_id holter_* | identity_* holter_*"
+_ICU, _CLINIC, _HOLTER = "icu_bidmc|icu_*", "clinic_ppg_bp|clinic_*", "holter_*"
+_ECG = "identity_ecg_id|identity_* holter_*"
 _YEARS = {
     sensors: Source(folder, _years, "patient")
     for sensors, folder in (("ppg", _CLINIC), ("ecg", _ECG), ("both", _ICU))

@@ -9,6 +9,7 @@ table (`simulations.probes.table`) averages several partitions into folds.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,8 @@ from shared_model.errors import OurMistake
 
 RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 LOGISTIC_CS = (0.001, 0.01, 0.1, 1.0)
+_STRONGEST = {"mae": -1, "auroc": 0}
+"""Place of the strongest regularisation among these."""
 CONFIDENCE = 0.95
 _MOST_WEIGHTS = 2_000_000
 """Weights of bootstrap samples in memory at once."""
@@ -141,15 +144,31 @@ def out_of_fold(
         folds: number of patient-disjoint folds; for "auroc" stratified by class.
 
     Raises:
-        OurMistake: fewer patients (or patients of a class) than folds.
+        OurMistake: fewer patients (or patients of a class) than folds, or a fold leaves one class
+            alone to train on.
     """
-    if np.unique(group).size < folds:
-        raise OurMistake("A probe needs at least as many patients as folds.")
+    require_folds(truth, group, kind=kind, folds=folds, seed=seed)
     score = np.full(len(truth), np.nan)
     for train, test in _splits(features, truth, group, kind, folds, seed):
         model = _fit(features[train], truth[train], group[train], kind, seed)
         score[test] = _predict(model, features[test], kind)
     return Prediction(kind=kind, truth=truth.astype(np.float64), score=score, group=group)
+
+
+def require_folds(
+    truth: np.ndarray, group: np.ndarray, *, kind: str, folds: int, seed: int
+) -> None:
+    """Whether the patients can be shared out so; which features they have does not matter.
+
+    Raises:
+        OurMistake: see `out_of_fold`.
+    """
+    if np.unique(group).size < folds:
+        raise OurMistake("A probe needs at least as many patients as folds.")
+    nothing = np.zeros((len(truth), 1))
+    for train, _ in _splits(nothing, truth, group, kind, folds, seed):
+        if kind == "auroc" and np.unique(truth[train]).size < 2:
+            raise OurMistake("A fold leaves patients of one class alone to train on.")
 
 
 def verification(features: np.ndarray, group: np.ndarray, session: np.ndarray) -> Prediction:
@@ -176,7 +195,10 @@ def _splits(
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     else:
         splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    return list(splitter.split(features, truth, group))
+    with warnings.catch_warnings():
+        # few of a class are said in the task's note, not once for every fold
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(splitter.split(features, truth, group))
 
 
 def _prepare() -> tuple[SimpleImputer, StandardScaler]:
@@ -205,9 +227,12 @@ def _predict(model: Pipeline, features: np.ndarray, kind: str) -> np.ndarray:
 def _fit(
     features: np.ndarray, truth: np.ndarray, group: np.ndarray, kind: str, seed: int
 ) -> Pipeline:
-    """Choose the regularisation by grouped inner cross-validation, then fit on everything."""
-    folds = 3
+    """Choose the regularisation by grouped inner cross-validation, then fit on everything. Where
+    too few patients are there to choose by, it is the strongest."""
+    folds = min(3, np.unique(group).size)
     losses = []
+    if folds < 2:
+        return _candidates(kind)[_STRONGEST[kind]].fit(features, truth)
     for candidate in _candidates(kind):
         score = np.full(len(truth), np.nan)
         for train, test in _splits(features, truth, group, kind, folds, seed):
@@ -218,5 +243,5 @@ def _fit(
         done = np.isfinite(score)
         value = metric(kind, truth[done], score[done], np.ones(int(done.sum())))
         losses.append(value if kind == "mae" else -value)
-    best = _candidates(kind)[int(np.nanargmin(losses))]
-    return best.fit(features, truth)
+    chosen = _STRONGEST[kind] if np.isnan(losses).all() else int(np.nanargmin(losses))
+    return _candidates(kind)[chosen].fit(features, truth)

@@ -15,6 +15,8 @@ from client.fingerprints import having
 from simulations.probes.task import Task
 
 FEWEST_PATIENTS = 8
+FEW_OF_CLASS = 10
+"""Patients of the smaller class, below which the note says how many."""
 FEWEST_OF_CLASS = 3
 """Patients of the smaller class: with two, a training fold has one, and nothing can be chosen."""
 
@@ -59,6 +61,8 @@ def enough(task: Task) -> tuple[Task | None, str]:
         again = int((np.bincount(task.group) > 1).sum())
         if again < FEWEST_OF_CLASS:
             return None, f"{again} patients have two recordings; {FEWEST_OF_CLASS} are needed"
+    if task.kind == "mae" and np.ptp(task.truth) == 0:
+        return None, "the truth is the same of everybody"
     if task.kind == "auroc" and min(of_classes(task)) < FEWEST_OF_CLASS:
         return None, (
             f"{min(of_classes(task))} patients of the smaller class; {FEWEST_OF_CLASS} are needed"
@@ -74,4 +78,7 @@ def suitable(task: Task) -> tuple[Task | None, str]:
     found, why = enough(left)
     if found is None:
         return None, "; ".join(one for one in (why, words) if one)
-    return replace(found, note="; ".join(one for one in (found.note, words) if one)), ""
+    few = ""
+    if found.kind == "auroc" and min(of_classes(found)) < FEW_OF_CLASS:
+        few = f"only {min(of_classes(found))} patients of the smaller class"
+    return replace(found, note="; ".join(one for one in (found.note, few, words) if one)), ""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from shared_model.errors import OurMistake
 from simulations.probes.evaluate import (
     Estimate,
     Prediction,
@@ -21,6 +22,7 @@ from simulations.probes.evaluate import (
     interval,
     metric,
     out_of_fold,
+    require_folds,
     skill,
     verification,
 )
@@ -133,7 +135,12 @@ def run_table(
     cells: list[Cell] = []
     losses: list[SensorLoss] = []
     gains: dict[str, list[Sampled]] = {row.name: [] for row in rows if row.name != RANDOM}
+    skipped = dict(skipped or {})
     for task in tasks:
+        why = _unfit(task, seed=seed, repeats=repeats)
+        if why:
+            skipped[task.name] = why
+            continue
         counts = bootstrap_counts(task.patients, draws, np.random.default_rng(seed))
         by_sensors: dict[str, dict[str, Sampled]] = {}
         for sensors in task.sensors:
@@ -167,7 +174,24 @@ def run_table(
         for name, found in gains.items()
         if found
     }
-    return ProbeTable(tuple(cells), overall, dict(skipped or {}), tuple(losses))
+    return ProbeTable(tuple(cells), overall, skipped, tuple(losses))
+
+
+def _unfit(task: Task, *, seed: int, repeats: int) -> str:
+    """Why a task's patients cannot be shared out into folds; "" if they can."""
+    if task.kind == "verification":
+        return ""
+    try:
+        for one in _seeds(seed, repeats):
+            require_folds(task.truth, task.group, kind=task.kind, folds=task.folds, seed=one)
+    except OurMistake as fault:
+        return fault.message
+    return ""
+
+
+def _seeds(seed: int, repeats: int) -> range:
+    """Of the partitions; two seeds have none in common."""
+    return range(repeats * seed, repeats * (seed + 1))
 
 
 def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list[SensorLoss]:
@@ -217,10 +241,9 @@ def _predictions(task: Task, features: np.ndarray, *, seed: int, repeats: int) -
     features = task.pool(features)
     if task.kind == "verification":
         return [verification(features, task.group, task.session)]
-    seeds = range(repeats * seed, repeats * (seed + 1))
     return [
         out_of_fold(features, task.truth, task.group, kind=task.kind, folds=task.folds, seed=one)
-        for one in seeds
+        for one in _seeds(seed, repeats)
     ]
 
 

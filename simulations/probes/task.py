@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -191,16 +192,37 @@ def recordings(folders: Sequence[Path], lead: str | None = None) -> Iterator[Rec
     Raises:
         OurMistake: two of the folders have one name.
     """
-    named = {place_of(folder): folder for folder in folders}
-    if len(named) < len(folders):
-        raise OurMistake("Two of the folders have one name.", do="Rename one of them.")
-    for place, folder in named.items():
+    for place, folder in named(folders).items():
         mapping = guess_mapping(folder)
         if lead is not None:
             mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
             if not isinstance(item, ReadFault):
                 yield replace(item, patient=f"{item.patient}\n{place}")
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by what they are called.
+
+    Raises:
+        OurMistake: two have one name, are the same, or one lies in another: patients would be
+            there twice.
+    """
+    whole = {folder: folder.resolve() for folder in folders}
+    for first, second in combinations(folders, 2):
+        inner, outer = sorted((whole[first], whole[second]), key=lambda one: -len(one.parts))
+        if inner == outer or outer in inner.parents:
+            raise OurMistake(
+                f"{first} and {second} are the same folder, or one lies in the other.",
+                do="Name each recording's folder once.",
+            )
+    found = {place_of(folder): folder for folder in folders}
+    if len(found) < len(folders):
+        raise OurMistake(
+            "Two of the folders have one name, so that their patients cannot be told apart.",
+            do="Rename one of them.",
+        )
+    return found
 
 
 def windows_of(recording: Recording, *, gate: bool = True) -> Windows:
@@ -218,15 +240,24 @@ def usable(windows: Windows) -> np.ndarray:
     return np.flatnonzero(windows.valid.any(axis=(1, 2)))
 
 
+def word_of(recording: Recording, label: str) -> str:
+    """A label as a word, blanks at its ends removed; "" if there is none. The column's name may be
+    written in capitals."""
+    for name in (label, *recording.labels):
+        if name.casefold() == label and name in recording.labels:
+            return " ".join(str(recording.labels[name]).split())
+    return ""
+
+
 def number(recording: Recording, label: str) -> float:
     """A label as a number; NaN if it is none."""
     try:
-        return float(recording.labels[label])
-    except (KeyError, ValueError):
+        return float(word_of(recording, label))
+    except ValueError:
         return float("nan")
 
 
 def sex_of(recording: Recording) -> str:
     """ "F", "M" or "" (not known)."""
-    word = str(recording.labels.get("sex", "")).strip().upper()
+    word = word_of(recording, "sex").upper()
     return {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}.get(word, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.fingerprints import SENSORS
+from client.fingerprints import SENSORS, having
 from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault
@@ -22,6 +22,7 @@ from simulations.probes.suitable import suitable
 from simulations.probes.task import (
     Builder,
     Task,
+    named,
     number,
     recordings,
     usable,
@@ -30,9 +31,15 @@ from simulations.probes.task import (
 
 __all__ = ["TASKS", "Task", "folders_for", "load_tasks", "require_data"]
 
+Make = Callable[[str, list[Path]], Task | None]
+"""Of a name and folders, the task; None if no recording has a truth and a usable window."""
+AGE_SPREAD = 5.0
+"""Years over which a patient may have been recorded."""
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
 MAX_WINDOWS_PER_PATIENT = 60
+FIRST_BEAT_S = 1.5
+CONTRADICTS = "patients of whom recordings say different things are left out"
 
 
 def load_tasks(
@@ -52,9 +59,8 @@ def load_tasks(
         folders = folders_for(pattern, data)
         task = make(name, folders) if folders else None
         if task is None:
-            skipped[name] = (
-                f"no {pattern.replace(' | ', ', nor ')} with labels below the data folder"
-            )
+            looked = pattern.replace("|", ", nor ")
+            skipped[name] = f"no {looked} with labels below the data folder"
             continue
         found, why = suitable(task)
         if found is None:
@@ -68,14 +74,17 @@ def folders_for(pattern: str, data: Path) -> list[Path]:
     """Folders below `data` by name.
 
     Args:
-        pattern: names with *, separated by spaces; " | " before names that count where nothing
-            answers to those before it: another clinic's folder, in place of the known one's.
+        pattern: names with *, separated by spaces; "|" before a name that counts where nothing
+            answers to the one before it: another clinic's folder, in place of the known one's.
     """
-    for choice in pattern.split(" | "):
-        found = sorted(p for part in choice.split() for p in data.glob(part) if p.is_dir())
-        if found:
-            return found
-    return []
+    found: set[Path] = set()
+    for part in pattern.split():
+        for choice in part.split("|"):
+            here = {path for path in data.glob(choice) if path.is_dir()}
+            found |= here
+            if here:
+                break
+    return sorted(found)
 
 
 def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray, np.ndarray]]:
@@ -95,24 +104,28 @@ def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray
 
 
 def annotated_af(name: str, folders: list[Path]) -> Task | None:
+    """Windows wholly in or wholly out of AF, of recordings whose rhythm is annotated."""
     build = Builder()
     for recording, windows, _, chosen in holter(folders):
-        rhythms = [(e.time_s, e.kind[7:]) for e in recording.events if e.kind.startswith("rhythm:")]
+        rhythms = known_rhythms(recording)
         for i in chosen:
             start, end = windows.start_s[i], windows.start_s[i] + WINDOW_S
+            if not rhythms or start < rhythms[0][0]:
+                continue  # nobody says what the rhythm was
             share = share_of_af(rhythms, start, end)
             if share in {0.0, 1.0}:
                 build.add(windows, np.array([i]), share, recording, 0)
-    if not any(build.truth):
-        return None
-    positive = {p for p, t in zip(build.patient, build.truth, strict=True) if t == 1.0}
-    return build.task(
-        name,
-        "auroc",
-        ("ecg",),
-        folds=max(2, min(3, len(positive))),
-        note=f"windows wholly in or wholly out of AF; only {len(positive)} patients have AF",
-    )
+    note = "windows wholly in or wholly out of AF"
+    return build.task(name, "auroc", ("ecg",), folds=3, note=note)
+
+
+def known_rhythms(recording: Recording) -> list[tuple[float, str]]:
+    """Annotated rhythms by their beginnings; one that is noted at the first beat, within a second
+    and a half, was there from the start."""
+    found = sorted((e.time_s, e.kind[7:]) for e in recording.events if e.kind[:7] == "rhythm:")
+    if found and found[0][0] <= FIRST_BEAT_S:
+        found[0] = (0.0, found[0][1])
+    return found
 
 
 def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> float:
@@ -138,9 +151,18 @@ def annotated_rate(name: str, folders: list[Path]) -> Task | None:
 
 
 def patient_label(
-    kind: str, sensors: tuple[str, ...], recode: Callable[[Recording], float], note: str = ""
-) -> Callable[[str, list[Path]], Task | None]:
-    """One unit a patient: the mean over all windows of all the patient's recordings."""
+    kind: str,
+    sensors: tuple[str, ...],
+    recode: Callable[[Recording], float],
+    note: str = "",
+    spread: float = 0.0,
+) -> Make:
+    """One unit a patient: the mean over all windows of all the patient's recordings.
+
+    Args:
+        spread: how far apart a patient's recordings may be; their mean is the truth. Who is further
+            apart, or of two classes, is left out, and counted in the note.
+    """
 
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
@@ -150,32 +172,49 @@ def patient_label(
             if not np.isfinite(truth):
                 continue
             windows = windows_of(recording)
-            chosen = usable(windows)[:MAX_WINDOWS_PER_PATIENT]
+            chosen = _first(windows, sensors)
             if len(chosen):
                 build.know(recording)
                 per_patient.setdefault(recording.patient, []).append((windows, chosen, truth))
+        left_out = 0
         for patient, parts in per_patient.items():
+            said = np.unique([truth for _, _, truth in parts])
+            if said[-1] - said[0] > spread:
+                left_out += 1
+                continue
             unit = len(build.truth)
             for windows, chosen, _ in parts:
                 for i in chosen:
                     build.signal.append(windows.signal[i])
                     build.valid.append(windows.valid[i])
                     build.unit.append(unit)
-            build.truth.append(parts[0][2])
+            build.truth.append(float(said.mean()))
             build.patient.append(patient)
             build.session.append(0)
-        return build.task(name, kind, sensors, note=note)
+        gone = f"{left_out} {CONTRADICTS}" if left_out else ""
+        return build.task(name, kind, sensors, note="; ".join(one for one in (note, gone) if one))
 
     return make
 
 
-def recording_rate(sensors: tuple[str, ...], note: str) -> Callable[[str, list[Path]], Task | None]:
-    """One unit a recording with a heart rate label of its own."""
+def _first(windows: Windows, sensors: tuple[str, ...]) -> np.ndarray:
+    """The first usable windows; of too many, those with all of the sensors before the others."""
+    good = usable(windows)
+    if len(good) > MAX_WINDOWS_PER_PATIENT and len(sensors) > 1:
+        whole = having(windows.valid[good], "both")
+        good = np.concatenate([good[whole], good[~whole]])
+    return np.sort(good[:MAX_WINDOWS_PER_PATIENT])
+
+
+def recording_label(
+    kind: str, sensors: tuple[str, ...], recode: Callable[[Recording], float], note: str
+) -> Make:
+    """One unit a recording with a label of its own: about 12 of its windows, evenly spaced."""
 
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
         for recording in recordings(folders):
-            truth = truths.heart_rate(recording)
+            truth = recode(recording)
             if not np.isfinite(truth):
                 continue
             windows = windows_of(recording)
@@ -183,13 +222,13 @@ def recording_rate(sensors: tuple[str, ...], note: str) -> Callable[[str, list[P
             chosen = chosen[:: max(1, len(chosen) // 12)]
             if len(chosen):
                 build.add(windows, chosen, truth, recording, 0)
-        return build.task(name, "mae", sensors, note=note)
+        return build.task(name, kind, sensors, note=note)
 
     return make
 
 
 def reference_rate(name: str, folders: list[Path]) -> Task | None:
-    """Wrist PPG on a treadmill; truth: the reference rate at the window."""
+    """Truth: a reference device's rate at the window. Where it gives times, one for each value."""
     build = Builder()
     for recording in recordings(folders):
         rate = recording.series.get("hr_reference_bpm")
@@ -197,6 +236,9 @@ def reference_rate(name: str, folders: list[Path]) -> Task | None:
             continue
         # TROIKA gives one value per 8 s every 2 s; BAMI-1 gives the times.
         at_s = recording.series.get("hr_reference_time_s", 4.0 + 2.0 * np.arange(len(rate)))
+        if len(at_s) != len(rate):
+            continue
+        rate = np.where((rate >= truths.RATES_BPM[0]) & (rate <= truths.RATES_BPM[1]), rate, np.nan)
         windows = windows_of(recording)
         for i in usable(windows)[:MAX_WINDOWS_PER_PATIENT]:
             if not windows.valid[i, 1].any():
@@ -205,13 +247,13 @@ def reference_rate(name: str, folders: list[Path]) -> Task | None:
             inside = (at_s >= start) & (at_s <= start + WINDOW_S) & np.isfinite(rate)
             if inside.any():
                 build.add(windows, np.array([i]), float(rate[inside].mean()), recording, 0)
-    return build.task(name, "mae", ("ppg",), note="wrist PPG under heavy motion")
+    return build.task(name, "mae", ("ppg",), note="truth: a reference device's rate at the window")
 
 
 def true_vt(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     for recording in recordings(folders):
-        truth, alarm_s = number(recording, "vt_true"), number(recording, "alarm_s")
+        truth, alarm_s = truths.true_alarm(recording), number(recording, "alarm_s")
         if not np.isfinite(truth + alarm_s):
             continue
         windows = windows_of(recording)
@@ -223,35 +265,39 @@ def true_vt(name: str, folders: list[Path]) -> Task | None:
 
 
 def quality(name: str, folders: list[Path]) -> Task | None:
-    """Windows as they are, not gated; one unit a patient over leads I, II and V2, or over the lead
-    that is usually taken where these names are not there."""
+    """Windows as they are, not gated; one unit a recording over its leads."""
     build = Builder()
-    units: dict[str, int] = {}
-    for lead in ("lead_II", "lead_I", "lead_V2", None):
-        if lead is None and units:
-            break  # the leads were found by name
-        for recording in recordings(folders, lead):
-            truth = number(recording, "acceptable")
-            if not np.isfinite(truth) or "ecg" not in recording.channels:
-                continue
-            windows = windows_of(recording, gate=False)
-            unit = units.setdefault(recording.patient, len(units))
-            if unit == len(build.truth):
-                build.truth.append(truth)
-                build.patient.append(recording.patient)
-                build.session.append(0)
-            for i in range(len(windows.signal)):
-                build.signal.append(windows.signal[i])
-                build.valid.append(windows.valid[i])
-                build.unit.append(unit)
-    return build.task(
-        name,
-        "auroc",
-        ("ecg",),
-        pooling="mean+sd",
-        gated=False,
-        note="not gated; leads I, II and V2 together",
-    )
+    units: dict[tuple[str, str], int] = {}
+    for recording in leads_of(folders):
+        truth = truths.acceptable(recording)
+        if not np.isfinite(truth):
+            continue
+        windows = windows_of(recording, gate=False)
+        unit = units.setdefault((recording.patient, recording.name), len(units))
+        if unit == len(build.truth):
+            build.truth.append(truth)
+            build.patient.append(recording.patient)
+            build.session.append(0)
+        for i in range(len(windows.signal)):
+            build.signal.append(windows.signal[i])
+            build.valid.append(windows.valid[i])
+            build.unit.append(unit)
+    note = "not gated; leads I, II and V2 together where they have these names"
+    return build.task(name, "auroc", ("ecg",), pooling="mean+sd", gated=False, note=note)
+
+
+def leads_of(folders: list[Path]) -> Iterator[Recording]:
+    """ECG recordings once for each of leads I, II and V2; of a folder without these names, once
+    with the lead that is usually taken."""
+    for folder in named(folders).values():
+        found = False
+        for lead in ("lead_II", "lead_I", "lead_V2"):
+            for recording in recordings([folder], lead):
+                if "ecg" in recording.channels:
+                    found = True
+                    yield recording
+        if not found:
+            yield from (one for one in recordings([folder]) if "ecg" in one.channels)
 
 
 def identity(name: str, folders: list[Path]) -> Task | None:
@@ -269,18 +315,19 @@ def identity(name: str, folders: list[Path]) -> Task | None:
     )
 
 
-_CLINIC, _ICU = "clinic_ppg_bp | clinic_*", "icu_bidmc | icu_*"
-_PERSONS = "identity_ecg_id | identity_*"
+_CLINIC, _ICU = "clinic_ppg_bp|clinic_*", "icu_bidmc|icu_*"
+_PERSONS = "identity_ecg_id|identity_*"
+_STATED_RATE = "truth: label hr of the recording"
 
-TASKS: dict[str, tuple[str, Callable[[str, list[Path]], Task | None]]] = {
+TASKS: dict[str, tuple[str, Make]] = {
     "heart rate (ECG)": ("holter_*", annotated_rate),
     "heart rate (PPG)": (
         _CLINIC,
-        patient_label("mae", ("ppg",), truths.heart_rate, "2.1-s recordings"),
+        patient_label("mae", ("ppg",), truths.heart_rate, "truth: label hr of the visit", np.inf),
     ),
     "heart rate (ICU)": (
         _ICU,
-        recording_rate(SENSORS, "truth: the monitor's mean over the recording"),
+        recording_label("mae", SENSORS, truths.heart_rate, _STATED_RATE),
     ),
     "heart rate (wrist, motion)": ("wearable_*", reference_rate),
     "atrial fibrillation": ("holter_*", annotated_af),
@@ -288,7 +335,7 @@ TASKS: dict[str, tuple[str, Callable[[str, list[Path]], Task | None]]] = {
         _CLINIC,
         patient_label("auroc", ("ppg",), truths.hypertension, "stage 1 or 2 against less"),
     ),
-    "age": (_CLINIC, patient_label("mae", ("ppg",), truths.age, "years")),
+    "age": (_CLINIC, patient_label("mae", ("ppg",), truths.age, "years", AGE_SPREAD)),
     "sex (PPG)": (_CLINIC, patient_label("auroc", ("ppg",), truths.is_male, "male")),
     "sex (ECG)": (_PERSONS, patient_label("auroc", ("ecg",), truths.is_male, "male")),
     "sex (ICU)": (_ICU, patient_label("auroc", SENSORS, truths.is_male, "male")),

@@ -1,27 +1,36 @@
-"""Truths out of a recording's own labels; a word that is not known is no truth, never a "no"."""
+"""Truths out of a recording's own labels; a word that is not known is no truth, never a "no".
+
+Numbers outside what a living patient has (a pressure in kPa, a rate of 0) are not known either.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 
 from client.records import Recording
-from simulations.probes.task import number, sex_of
+from simulations.probes.task import number, sex_of, word_of
 
 NOT_KNOWN = float("nan")
 SBP_MMHG, DBP_MMHG = 140.0, 90.0
 """Stage 1 begins here (JNC-7, doi 10.1161/01.HYP.0000107251.49515.c2)."""
-_STAGE = re.compile(r"stage\s*[1-3]\b")
-_BELOW = frozenset(
-    {"normal", "normotensive", "prehypertension", "pre-hypertension", "elevated"}
-)  # fmt: skip
+AGES, RATES_BPM, SBPS_MMHG, DBPS_MMHG = (0.0, 120.0), (20.0, 300.0), (50.0, 300.0), (20.0, 200.0)
+"""What is believed."""
+_STAGE = re.compile(r"stage\s*[1-3]( hypertension)?")
+_BELOW = frozenset({"normal", "normotensive", "prehypertension", "pre-hypertension", "elevated"})
 _YES = frozenset({"1", "1.0", "yes", "y", "true"})
 _NO = frozenset({"0", "0.0", "no", "n", "false", "none"})
 _AF = frozenset({"af", "afib", "atrial fibrillation"})
 _NOT_AF = frozenset({"n", "nsr", "sr", "normal", "sinus", "sinus rhythm", "normal sinus rhythm"})
 
 
-def _word(recording: Recording, label: str) -> str:
-    return " ".join(str(recording.labels.get(label, "")).split()).casefold()
+def _within(value: float, limits: tuple[float, float]) -> float:
+    return value if limits[0] <= value <= limits[1] else NOT_KNOWN
+
+
+def _yes_or_no(word: str, yes: frozenset[str] = _YES, no: frozenset[str] = _NO) -> float:
+    word = word.casefold()
+    return 1.0 if word in yes else 0.0 if word in no else NOT_KNOWN
 
 
 def hypertension(recording: Recording) -> float:
@@ -30,25 +39,35 @@ def hypertension(recording: Recording) -> float:
     Label `hypertension` as a stage ("Stage 1 hypertension", "stage2"), as words for less, or as yes
     and no; where there is none, labels `sbp` and `dbp` in mmHg.
     """
-    word = _word(recording, "hypertension")
+    word = word_of(recording, "hypertension").casefold()
     if word:
-        if _STAGE.match(word) or word in _YES | {"hypertension", "hypertensive"}:
+        if _STAGE.fullmatch(word):
             return 1.0
-        return 0.0 if word in _BELOW | _NO else NOT_KNOWN
-    sbp, dbp = number(recording, "sbp"), number(recording, "dbp")
-    if sbp >= SBP_MMHG or dbp >= DBP_MMHG:
-        return 1.0
-    return 0.0 if sbp < SBP_MMHG and dbp < DBP_MMHG else NOT_KNOWN
+        return _yes_or_no(word, _YES | {"hypertension", "hypertensive"}, _BELOW | _NO)
+    sbp = _within(number(recording, "sbp"), SBPS_MMHG)
+    dbp = _within(number(recording, "dbp"), DBPS_MMHG)
+    if math.isnan(sbp + dbp) or dbp >= sbp:
+        return NOT_KNOWN
+    return float(sbp >= SBP_MMHG or dbp >= DBP_MMHG)
 
 
 def atrial_fibrillation(recording: Recording) -> float:
     """1, 0 or NaN (not known): label `af` as yes or no, or label `rhythm` of the whole recording,
     AF or sinus; other rhythms are not asked about."""
-    word = _word(recording, "af")
+    word = word_of(recording, "af")
     if word:
-        return 1.0 if word in _YES | _AF else 0.0 if word in _NO | _NOT_AF else NOT_KNOWN
-    rhythm = _word(recording, "rhythm")
-    return 1.0 if rhythm in _AF else 0.0 if rhythm in _NOT_AF else NOT_KNOWN
+        return _yes_or_no(word, _YES | _AF, _NO | _NOT_AF)
+    return _yes_or_no(word_of(recording, "rhythm"), _AF, _NOT_AF)
+
+
+def true_alarm(recording: Recording) -> float:
+    """1, 0 or NaN (not known): label `vt_true`."""
+    return _yes_or_no(word_of(recording, "vt_true"))
+
+
+def acceptable(recording: Recording) -> float:
+    """1, 0 or NaN (not known): label `acceptable`."""
+    return _yes_or_no(word_of(recording, "acceptable"))
 
 
 def is_male(recording: Recording) -> float:
@@ -58,9 +77,9 @@ def is_male(recording: Recording) -> float:
 
 def age(recording: Recording) -> float:
     """Years; NaN if not known."""
-    return number(recording, "age")
+    return _within(number(recording, "age"), AGES)
 
 
 def heart_rate(recording: Recording) -> float:
     """Label `hr` in bpm: of the recording, or measured beside it; NaN if not known."""
-    return number(recording, "hr")
+    return _within(number(recording, "hr"), RATES_BPM)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from shared_model.errors import DataFault, OurMistake
+from simulations import measurement, results_page
 from simulations.cli import app
 from simulations.cohort import SiteEffects, draw_cohort, write_site
-from simulations.probes.site_tasks import QUESTIONS, by_sensors, site_tasks, sites_words
+from simulations.probes.site_tasks import (
+    QUESTIONS,
+    Read,
+    by_sensors,
+    require_read,
+    site_tasks,
+    sites_words,
+)
 from simulations.probes.task import Task
 from simulations.probes.tasks import folders_for, load_tasks
 
@@ -70,9 +81,10 @@ def test_what_cannot_be_read_is_counted_by_its_cause(ward: Path, tmp_path: Path)
     assert skipped == {}
     assert sum(read.unreadable.values()) == 1
     lines = sites_words({"sites": read.words([ward, other])})
-    assert lines[0] == f"folders: ward-7, other, {PATIENTS} recordings"
-    assert "pooled" in lines[1]
-    assert lines[2].startswith("not readable: 1 files: ")
+    assert lines[0] == f"folders: ward-7, other: {PATIENTS} recordings"
+    assert lines[1] == f"SIMULATED: {PATIENTS} of them say that they are nobody's"
+    assert "pooled" in lines[2]
+    assert lines[3].startswith("not readable: 1 files: ")
     assert sites_words({"sites": None}) == []
     with pytest.raises(DataFault, match="is no folder"):
         site_tasks([ward, tmp_path / "absent"])
@@ -101,8 +113,10 @@ def made_of(ecg: int, ppg: int, both: int) -> Task:
 def test_too_few_patients_with_both_sensors_are_asked_by_sensor() -> None:
     """Each alone, with those who have it; or nothing, and why for each."""
     sensors = ("both", "ecg", "ppg")
-    (whole,), _ = by_sensors(made_of(20, 3, 9), sensors)
+    (whole,), _ = by_sensors(made_of(8, 3, 9), sensors)
     assert (whole.sensors, whole.patients) == (sensors, 9)
+    some, _ = by_sensors(made_of(20, 3, 9), sensors)
+    assert [one.name for one in some] == ["age", "age (ECG)"]
     (alone,), why = by_sensors(made_of(20, 3, 4), sensors)
     assert (alone.name, alone.sensors, alone.patients, why) == ("age (ECG)", ("ecg",), 24, "")
     rates = replace(made_of(20, 20, 4), name="heart rate (stated)")
@@ -118,12 +132,14 @@ def test_too_few_patients_with_both_sensors_are_asked_by_sensor() -> None:
 
 def test_another_clinic_stands_in_for_the_known_one_and_not_beside_it(tmp_path: Path) -> None:
     """Only where the known collection's folder is absent are others of its kind taken."""
-    pattern = "clinic_ppg_bp | clinic_*"
+    pattern = "clinic_ppg_bp|clinic_* holter_*"
     assert folders_for(pattern, tmp_path) == []
+    (tmp_path / "holter_x").mkdir()
+    assert folders_for(pattern, tmp_path) == [tmp_path / "holter_x"]
     (tmp_path / "clinic_north").mkdir()
-    assert folders_for(pattern, tmp_path) == [tmp_path / "clinic_north"]
+    assert folders_for(pattern, tmp_path) == [tmp_path / "clinic_north", tmp_path / "holter_x"]
     (tmp_path / "clinic_ppg_bp").mkdir()
-    assert folders_for(pattern, tmp_path) == [tmp_path / "clinic_ppg_bp"]
+    assert folders_for(pattern, tmp_path) == [tmp_path / "clinic_ppg_bp", tmp_path / "holter_x"]
 
 
 def test_other_names_below_the_data_folder_are_read(ward: Path, tmp_path: Path) -> None:
@@ -142,9 +158,150 @@ def test_the_command_probes_a_folder_and_says_which(ward: Path, tmp_path: Path) 
     assert shown.exit_code == 0, shown.output
     document = json.loads(shown.stdout)
     assert document["release"]["sites"]["folders"] == ["ward-7"]
+    assert document["bars"] == {}
+    kept = measurement.read(tmp_path / "out" / "measured-probe.json")
+    assert kept.kind == "probe-sites"
+    page = results_page.make(tmp_path / "out").text
+    assert "Probes of frozen fingerprints on other folders" in page
+    assert "- SIMULATED: 24 of them" in page
     assert {cell["sensors"] for cell in document["cells"]} == {"both", "ecg", "ppg"}
-    assert (tmp_path / "out" / "measured-probe.json").is_file()
     for other in (["--pretend", "80"], ["--data", str(tmp_path)]):
         refused = CliRunner().invoke(app, [*words, *other])
         assert isinstance(refused.exception, OurMistake)
         assert "--sites says which" in str(refused.exception)
+
+
+def study(folder: Path, rows: list[dict[str, object]]) -> Path:
+    """A Parquet study: a row a recording of 20 s of ECG and PPG, with its labels."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(len(rows))
+    time = np.arange(20 * 125) / 125
+    beat = np.exp(-(((time % 0.8) - 0.3) ** 2) / 0.0005)
+    pulse = np.sin(2 * np.pi * time / 0.8) + 0.3 * np.sin(4 * np.pi * time / 0.8)
+    signals = {
+        "ecg": [beat + 0.01 * rng.standard_normal(len(time)) for _ in rows],
+        "ppg": [pulse + 0.01 * rng.standard_normal(len(time)) for _ in rows],
+    }
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    table = pa.table({"fs_hz": [125.0] * len(rows), **columns, **signals})
+    pq.write_table(table, folder / "recordings.parquet")
+    return folder
+
+
+def rows_of(patients: int, each: int = 1, **labels: Callable[[int, int], object]) -> list[dict]:
+    return [
+        {
+            "recording": f"r{patient}-{number}",
+            "patient_id": f"p{patient}",
+            **{name: say(patient, number) for name, say in labels.items()},
+        }
+        for patient in range(patients)
+        for number in range(each)
+    ]
+
+
+def task_of(folder: Path, name: str) -> Task:
+    tasks, skipped, _ = site_tasks([folder], only=[name])
+    assert tasks, skipped
+    return tasks[0]
+
+
+def test_facts_of_a_recording_have_a_truth_each(tmp_path: Path) -> None:
+    """A patient with an AF recording and one in sinus rhythm is both, by recording."""
+    made = rows_of(
+        8,
+        2,
+        rhythm=lambda patient, number: "AFIB" if (patient + number) % 2 else "sinus",
+        acceptable=lambda patient, number: number,
+        hr=lambda patient, number: 60 + 10 * number,
+    )
+    folder = study(tmp_path / "study", made)
+    for name, truth in (
+        ("atrial fibrillation (stated)", [float((p + n) % 2) for p in range(8) for n in range(2)]),
+        ("recording quality", [0.0, 1.0] * 8),
+        ("heart rate (stated)", [60.0, 70.0] * 8),
+    ):
+        found = task_of(folder, name)
+        assert found.truth.tolist() == truth
+        assert found.group.tolist() == [patient for patient in range(8) for _ in range(2)]
+    assert task_of(folder, "identity").patients == 8
+
+
+def test_patients_of_whom_recordings_say_different_things_are_left_out(tmp_path: Path) -> None:
+    """Sex, hypertension and age are of the patient; ages of some years apart are the same one."""
+    made = rows_of(
+        12,
+        2,
+        sex=lambda patient, number: "M" if (patient + (number if patient == 3 else 0)) % 2 else "F",
+        sbp=lambda patient, number: 160 if patient < 5 or (patient == 7 and number) else 120,
+        dbp=lambda *_: 80,
+        Age=lambda patient, number: 40 + patient + (30 if patient == 2 else 2) * number,
+    )
+    folder = study(tmp_path / "study", made)
+    sex, pressure, years = (task_of(folder, name) for name in ("sex", "hypertension", "age"))
+    assert sex.truth.tolist() == [float(one % 2) for one in range(12) if one != 3]
+    assert pressure.truth.tolist() == [1.0] * 5 + [0.0] * 6
+    assert years.truth.tolist() == [41.0 + one for one in range(12) if one != 2]
+    for found in (sex, pressure, years):
+        assert "1 patients of whom recordings say different things are left out" in found.note
+
+
+def test_labels_that_are_not_understood_are_counted(tmp_path: Path) -> None:
+    """Beside those that are; and where none is, that is the reason."""
+    made = rows_of(
+        20, sex=lambda p, _: ("F", "M", "F", "M", "x")[p % 5], acceptable=lambda *_: "perhaps"
+    )
+    tasks, skipped, _ = site_tasks(
+        [study(tmp_path / "study", made)], only=["sex", "recording quality"]
+    )
+    assert [task.name for task in tasks] == ["sex"]
+    assert tasks[0].patients == 16
+    assert "what 4 recordings say of sex is not known here" in tasks[0].note
+    assert skipped["recording quality"] == "what 20 recordings say of acceptable is not known here"
+
+
+def test_pooled_folders_keep_patients_apart_and_say_who_may_be_the_same(tmp_path: Path) -> None:
+    """Equal identifiers of two folders are two patients, and the output says how many there are."""
+    made = rows_of(6, age=lambda patient, _: 40 + patient)
+    folders = [study(tmp_path / name, made) for name in ("north", "south")]
+    (found,), _, read = site_tasks(folders, only=["age (ECG)"])
+    assert found.patients == 12
+    assert read.shared == 6
+    assert any("6 identifiers are in several folders" in one for one in sites_words(
+        {"sites": read.words(folders)}))  # fmt: skip
+
+
+def test_folders_that_hold_a_patient_twice_are_refused_before_reading(tmp_path: Path) -> None:
+    """One inside another, or the same through a link."""
+    inner = study(tmp_path / "all" / "part", rows_of(8, age=lambda patient, _: 40 + patient))
+    (tmp_path / "link").symlink_to(inner)
+    for other in (tmp_path / "all", tmp_path / "link"):
+        with pytest.raises(OurMistake, match="one lies in the other"):
+            site_tasks([other, inner], on_task=pytest.fail)
+
+
+def test_a_run_that_read_none_of_the_folders_leaves_nobody_out(tmp_path: Path) -> None:
+    """So that it is refused: the figures would say that somebody was left out."""
+    require_read([tmp_path / "ward"], [("mine", frozenset({"ward", "other"}))])
+    with pytest.raises(OurMistake, match="mine has read none of these folders"):
+        require_read([tmp_path / "copy"], [("mine", frozenset({"ward"}))])
+
+
+def test_reference_times_that_do_not_fit_the_rates_are_no_truth(tmp_path: Path) -> None:
+    """One short in a row: that recording has none, and the others are read."""
+    made = rows_of(
+        9,
+        hr_reference_bpm=lambda *_: [70.0, 72.0, 74.0, 0.0],
+        hr_reference_time_s=lambda patient, _: [2.0, 8.0, 14.0, 18.0][: 4 - (patient == 4)],
+    )
+    found = task_of(study(tmp_path / "study", made), "heart rate (reference)")
+    assert found.patients == 8
+    assert set(found.truth.tolist()) == {71.0, 74.0}
+
+
+def test_a_folders_name_is_shown_as_words(tmp_path: Path) -> None:
+    """Neither the terminal nor the page obeys it."""
+    folder = tmp_path / "ward\n\x1b[31m<b>"
+    words = {"sites": Read(recordings=1).words([folder])}
+    (line,) = sites_words(words)
+    assert line == "folders: ward ?[31m<b>: 1 recordings"

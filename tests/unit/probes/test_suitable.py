@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulations.probes.rows import RANDOM, Row
 from simulations.probes.suitable import enough, suitable, with_its_sensors
+from simulations.probes.table import run_table
 from simulations.probes.task import Task
 
 PATIENTS = 12
@@ -62,9 +64,10 @@ def test_what_is_left_out_is_counted_in_the_note() -> None:
     assert why == ""
     assert left is not None
     assert left.note == (
-        "said before; 4 of 36 windows lack a sensor and are left out, 1 items with them"
+        "said before; only 5 patients of the smaller class; "
+        "4 of 36 windows lack a sensor and are left out, 1 items with them"
     )
-    whole, _ = suitable(task())
+    whole, _ = suitable(task("mae"))
     assert whole is not None
     assert whole.note == ""
 
@@ -101,6 +104,10 @@ def test_no_window_with_both_is_no_task() -> None:
             "2 patients of the smaller class; 3 are needed",
         ),
         (
+            replace(task("mae"), truth=np.full(PATIENTS, 50.0)),
+            "the truth is the same of everybody",
+        ),
+        (
             replace(task(), kind="verification"),
             "0 patients have two recordings; 3 are needed",
         ),
@@ -119,3 +126,38 @@ def test_folds_are_as_many_as_the_smaller_class_has_patients() -> None:
     number, _ = enough(task("mae"))
     assert number is not None
     assert number.folds == 5
+
+
+def guesses(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Features that hold nothing."""
+    return np.random.default_rng(1).normal(size=(len(signal), 3))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_who_is_enough_can_be_probed_or_is_said_not_to_be(seed: int) -> None:
+    """Windows of mixed truth, patients of very many and of one: a figure, or a reason, no error."""
+    rng = np.random.default_rng(seed)
+    patients = int(rng.integers(8, 13))
+    group = np.repeat(np.arange(patients), rng.choice([1, 2, 5, 20], patients))
+    often = np.where(np.arange(patients) < rng.integers(3, 5), rng.choice([0.1, 0.5, 0.9]), 0.0)
+    index = np.arange(len(group))
+    made = replace(
+        task(sensors=("ecg",)),
+        signal=np.zeros((len(group), 2, 3)),
+        valid=np.ones((len(group), 2, 50), dtype=bool),
+        unit=index,
+        truth=(rng.random(len(group)) < often[group]).astype(float),
+        group=group,
+        session=np.zeros(len(group), dtype=np.int64),
+    )
+    found, why = enough(made)
+    if found is None:
+        assert why
+        return
+    rows = [Row(RANDOM, (guesses,))]
+    table = run_table([found], rows, seed=seed % 7, draws=20, repeats=1)
+    assert len(table.cells) + len(table.skipped) == 1
+    for cell in table.cells:
+        assert 0 <= cell.estimate.value <= 1

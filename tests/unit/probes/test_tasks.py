@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.formats.base import Event
+from client.records import Recording
 from shared_model.mae import PRESETS
+from shared_model.windows import Windows
 from simulations.probes import table as table_module
+from simulations.probes import tasks as tasks_module
 from simulations.probes.evaluate import Prediction, bootstrap_counts, interval, verification
 from simulations.probes.rows import RANDOM, Row, random_init
 from simulations.probes.table import run_table
-from simulations.probes.tasks import Task, load_tasks, share_of_af
+from simulations.probes.tasks import Task, known_rhythms, load_tasks, share_of_af
 
 
 def pretend_task(kind: str = "auroc", sensors: tuple[str, ...] = ("ecg",)) -> Task:
@@ -142,6 +146,49 @@ def test_share_of_atrial_fibrillation_follows_the_rhythm_that_holds() -> None:
     assert share_of_af(rhythms, 20.0, 30.0) == 1.0
 
 
+def annotated(*events: tuple[float, str]) -> Recording:
+    made = tuple(Event(time_s=at, kind=kind) for at, kind in events)
+    return Recording(
+        patient="p", name="r", channels={}, labels={}, events=made, series={}, digest=""
+    )
+
+
+def test_a_rhythm_noted_at_the_first_beat_was_there_from_the_start() -> None:
+    """One that is noted later says nothing of the time before it."""
+    assert known_rhythms(annotated((0.3, "rhythm:AFIB"), (60.0, "rhythm:N"))) == [
+        (0.0, "AFIB"),
+        (60.0, "N"),
+    ]
+    assert known_rhythms(annotated((12.0, "rhythm:N"), (3.0, "beat:N"))) == [(12.0, "N")]
+    assert known_rhythms(annotated((0.3, "beat:N"))) == []
+
+
+def test_nobody_is_taken_for_free_of_af_whose_rhythm_nobody_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three recordings: AF throughout, sinus from the third window on, no rhythm at all."""
+    window = Windows(
+        signal=np.zeros((4, 2, 1250), dtype=np.float32),
+        valid=np.ones((4, 2, 50), dtype=bool),
+        start_s=np.arange(4) * 10.0,
+        refusal=np.zeros((4, 2), dtype=np.uint8),
+    )
+    said = (
+        annotated((0.2, "rhythm:AFIB")),
+        annotated((20.0, "rhythm:N")),
+        annotated((0.2, "beat:N")),
+    )
+    named = [replace(one, patient=f"p{number}\nx") for number, one in enumerate(said)]
+    monkeypatch.setattr(
+        tasks_module,
+        "holter",
+        lambda _: ((one, window, np.array([]), np.arange(4)) for one in named),
+    )
+    task = tasks_module.annotated_af("af", [])
+    assert task is not None
+    assert task.truth.tolist() == [1.0] * 4 + [0.0] * 2
+
+
 def test_absent_folders_are_named_and_nothing_else_is_done(tmp_path: Path) -> None:
     """No data, no silent zero."""
     tasks, skipped = load_tasks(tmp_path, only=["hypertension", "nonsense"])
@@ -157,7 +204,10 @@ def test_real_sites_give_tasks_with_their_labels(data_root: Path) -> None:
     by_name = {task.name: task for task in tasks}
     assert by_name["hypertension"].patients == len(by_name["hypertension"].truth)
     assert set(by_name["hypertension"].truth) == {0.0, 1.0}
-    assert by_name["true ventricular tachycardia"].sensors == ("both", "ecg", "ppg")
+    alarms = by_name["true ventricular tachycardia"]
+    assert alarms.sensors == ("both", "ecg", "ppg")
+    assert alarms.valid.any(axis=2).all(), "windows that lack a sensor are left out"
+    assert "windows lack a sensor" in alarms.note
     for task in tasks:
         assert task.group.max() + 1 == task.patients
         assert task.valid.any(axis=(1, 2)).all()

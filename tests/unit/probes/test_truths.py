@@ -36,8 +36,14 @@ def said(**labels: str | float) -> Recording:
         ({"sbp": 140, "dbp": 70}, 1.0),
         ({"sbp": 120, "dbp": 90}, 1.0),
         ({"sbp": 139, "dbp": 89}, 0.0),
-        ({"sbp": 150}, 1.0),
+        ({"sbp": 150}, None),
         ({"sbp": 120}, None),
+        ({"sbp": 0, "dbp": 0}, None),
+        ({"sbp": 18.6, "dbp": 12}, None),
+        ({"sbp": 90, "dbp": 100}, None),
+        ({"Hypertension": "YES"}, 1.0),
+        ({"hypertension": "Stage 1 ruled out"}, None),
+        ({"hypertension": 3}, None),
         ({"dbp": "nan", "sbp": 120}, None),
         ({}, None),
     ],
@@ -86,6 +92,20 @@ def test_sex_age_and_rate_are_not_known_where_nothing_is_said() -> None:
     """Never a default."""
     for read in (truths.is_male, truths.age, truths.heart_rate):
         assert math.isnan(read(said(sex="other", age="old", hr="")))
+    for impossible in (-1, 121, 1e308, "inf"):
+        assert math.isnan(truths.age(said(age=impossible)))
+    for impossible in (0, 19, 1e300):
+        assert math.isnan(truths.heart_rate(said(hr=impossible)))
     assert truths.is_male(said(sex="f")) == 0.0
+    assert truths.is_male(said(Sex="Male")) == 1.0
     assert truths.age(said(age="61")) == 61.0
     assert truths.heart_rate(said(hr=72)) == 72.0
+
+
+@pytest.mark.parametrize(
+    ("word", "truth"), [(1, 1.0), ("0", 0.0), ("yes", 1.0), (2, None), (0.5, None), ("", None)]
+)
+def test_experts_words_are_yes_or_no(word: str | float, truth: float | None) -> None:
+    """A third class, or a half, is neither."""
+    for found in (truths.acceptable(said(acceptable=word)), truths.true_alarm(said(vt_true=word))):
+        assert math.isnan(found) if truth is None else found == truth

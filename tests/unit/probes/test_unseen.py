@@ -137,7 +137,7 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
     made = {"name": "read", "privacy": {"mode": "none"}, "federation": federation}
     (tmp_path / "run" / "experiment.toml").write_text(Experiment.from_dict(made).to_toml())
     assert Seen.by(tmp_path / "run").folders == {"ward"}
-    with pytest.raises(OurMistake, match="one name"):
+    with pytest.raises(OurMistake, match="the same folder"):
         list(recordings([folder, link]))
 
 
