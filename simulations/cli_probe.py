@@ -125,14 +125,15 @@ def register(app: typer.Typer) -> None:
             seed=seed,
         )
         digests = words.pop("digests")
+        figures = table.as_dict()
         document = {
             **({} if pretend is None else {"data": f"{pretend} SIMULATED patients, no recordings"}),
             "release": words,
             "seed": seed,
             "draws": draws,
             "repeats": repeats,
-            **table.as_dict(),
-            "bars": summary(table) if pretend is None else {},
+            **figures,
+            "bars": summary(figures) if pretend is None else {},
         }
         if output is not None:
             measured = measurement.made_now(
@@ -296,7 +297,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
-    for sentence in sentences(table) if pretend is None else []:
+    for sentence in sentences(table.as_dict()) if pretend is None else []:
         terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")

@@ -1,10 +1,15 @@
-"""Markdown tables of the results page, from the figures of a file; nothing is computed anew."""
+"""Markdown tables of the results page, from the figures of a file.
+
+Figures are the file's. Answers to bars are not: `simulations.gain_answers` makes them of the
+figures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.site_tasks import sites_words
 from simulations.probes.unseen import unseen_words
@@ -153,6 +158,19 @@ def rows_of(figures: dict[str, Any]) -> list[str]:
     return [*table(head, body), "", *(f"- {line}" for line in figures.get("in_words", []))]
 
 
+def gain(figures: dict[str, Any]) -> list[str]:
+    """`rows_of` with the answers of today's rules; a share's interval is in the words."""
+    rows = gain_rows(figures["rows"])
+    for row in rows:
+        row.pop("share_interval", None)
+    return rows_of({**figures, "rows": rows})
+
+
+def against_pooled(figures: dict[str, Any]) -> list[str]:
+    """The same of ratios."""
+    return rows_of({**figures, "rows": pooled_rows(figures["rows"])})
+
+
 def private_stage(figures: dict[str, Any]) -> list[str]:
     """One row a point of a sweep: what it changes, what it costs, what the loss falls by."""
     head = [
@@ -176,7 +194,28 @@ def private_stage(figures: dict[str, Any]) -> list[str]:
         ]
         for row in figures["rows"]
     ]
-    return [*table(head, body), "", *(f"- {line}" for line in figures["in_words"])]
+    lines = [*figures["in_words"], *_of_private_stages(figures["rows"])]
+    return [*table(head, body), "", *(f"- {line}" for line in lines)]
+
+
+def _of_private_stages(rows: list[dict[str, Any]]) -> list[str]:
+    """What the figures do not hold, or do not mean."""
+    shares = [(row["mode"], row["of_reference_percent"]) for row in rows]
+    above = [one for mode, one in shares if mode != NONE and one and one["value"] > 100]
+    said = []
+    if above:
+        said.append(
+            "Shares above 100 % are more than there was: the reference without privacy (unclipped, "
+            "few ways of training tried) was itself not at its best. Every share here is an upper "
+            "figure."
+        )
+    spent = sorted({_spent(row) for row in rows if row["epsilon"] is not None})
+    if len(spent) == 1:
+        said.append(
+            f"One epsilon and mode alone ({spent[0]}): the figures say nothing of other ones. "
+            "An axis of epsilon is drawn by `fedprint-lab frontier`."
+        )
+    return said
 
 
 def _spent(row: dict[str, Any]) -> str:
