@@ -16,6 +16,14 @@ from simulations.probes.unseen import unseen_words
 from simulations.results_bars import NOT_MEASURED
 from simulations.results_rows import REQUIRED
 
+RECONSTRUCTION = {
+    "masked": "masked half",
+    "masked_ecg": "masked ECG",
+    "masked_ppg": "masked PPG",
+    "cross_modal": "cross-modal",
+    "ppg_to_ecg": "PPG to ECG",
+    "ecg_to_ppg": "ECG to PPG",
+}
 SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
 
 
@@ -126,6 +134,8 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
             ["windows without a true rate", *(str(row["no_true_rate"]) for row in sites.values())],
         ]
         text += [f"{seen} -> {made}:", "", *table(["", *sites], counts + rows), ""]
+    if "reconstruction" in figures:
+        text += [*_reconstruction(figures["reconstruction"]), ""]
     cited = figures["cited"]
     text += [
         f"Cited, not measured here: {cited['source']}: {cited['raw_ppg_bpm']} bpm from raw PPG, "
@@ -141,6 +151,13 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     text += table(["site", "windows", "left out", "why"], rows)
     return text + [f"- {site}: {NOT_MEASURED}: no such folder" for site in figures["absent_sites"]]
+
+
+def _reconstruction(sites: dict[str, dict[str, Any]]) -> list[str]:
+    """Errors over trivial by site, of masked halves and of one sensor from the other."""
+    head = ["error over trivial, as it is", *RECONSTRUCTION.values()]
+    return table(head, [[site, *(interval(row[key], 3) for key in RECONSTRUCTION)]
+                        for site, row in sites.items()])  # fmt: skip
 
 
 def flat(figures: dict[str, Any]) -> list[str]:
