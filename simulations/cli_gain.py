@@ -158,7 +158,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
     return {
         key: interval(value, 4) if isinstance(value, dict) else value
         for key, value in row.items()
-        if key not in {"trained", "words"}
+        if key not in {"trained", "words", "share_interval"}
     }
 
 

@@ -126,14 +126,15 @@ def register(app: typer.Typer) -> None:
         )
         digests = words.pop("digests")
         kind = "probe-pretend" if pretend is not None else "probe-sites" if sites else "probe"
+        figures = table.as_dict()
         document = {
             **({} if pretend is None else {"data": f"{pretend} SIMULATED patients, no recordings"}),
             "release": words,
             "seed": seed,
             "draws": draws,
             "repeats": repeats,
-            **table.as_dict(),
-            "bars": summary(table) if kind == "probe" else {},
+            **figures,
+            "bars": summary(figures) if kind == "probe" else {},
         }
         if output is not None:
             measured = measurement.made_now(
@@ -313,7 +314,8 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         [{**line, **{name: line.get(name, "-") for name in names}} for line in lines.values()],
         as_json=False,
     )
-    for sentence in sentences(table) if pretend is None and not words.get("sites") else []:
+    counted = pretend is None and not words.get("sites")
+    for sentence in sentences(table.as_dict()) if counted else []:
         terminal.out.print(sentence)
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")

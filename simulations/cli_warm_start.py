@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
         ] = "masked",
         bfloat16: Annotated[
             bool,
-            typer.Option("--bfloat16", help="Matrix products in bfloat16: up to twice as fast."),
+            typer.Option("--bfloat16", help="Matrix products in bfloat16; the rest in float32."),
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
     ) -> None:

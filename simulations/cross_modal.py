@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from shared_model.config import CHANNELS, FS_HZ, TOKENS
+from shared_model.losses import masked_queries
 from shared_model.mae import ECG, PPG, MaskedAutoencoder
 from shared_model.patches import draw_patch_masks, fold, unfold
 from simulations import cross_modal_measures as measures
@@ -68,35 +69,49 @@ class Made:
 
 
 def reconstruct(model: MaskedAutoencoder, signal: F32, batch: int = 128) -> F32:
-    """Each channel of whole windows made from the other alone.
+    """Each channel of whole windows made from the other alone: `made` of `reconstruct_all`."""
+    return reconstruct_all(model, signal, batch)[0]
+
+
+def reconstruct_all(model: MaskedAutoencoder, signal: F32, batch: int = 128) -> tuple[F32, F64]:
+    """Each channel of whole windows made from the other alone, and from half of both.
 
     Args:
         signal: (window, channel=2, sample=1250), valid throughout.
 
     Returns:
-        The same shape: channel c was made without a look at channel c.
+        made: the same shape; channel c was made without a look at channel c.
+        masked: (window, channel), squared error of the hidden half over that of the window's mean
+            there; what is hidden of one channel is seen of the other.
     """
-    made = np.empty_like(signal)
-    # One patch mask, because the pass wants one; the views that see one sensor do not use it.
-    hidden = draw_patch_masks(np.random.default_rng(0), (batch, 1))
+    made, masked = np.empty_like(signal), np.empty(signal.shape[:2])
+    hidden = draw_patch_masks(np.random.default_rng(0), (len(signal), 1))
     with torch.inference_mode():
         for start in range(0, len(signal), batch):
-            part = signal[start : start + batch]
-            patches = fold(torch.from_numpy(np.ascontiguousarray(part)))
+            here = slice(start, start + batch)
+            part = np.ascontiguousarray(signal[here])
+            patches = fold(torch.from_numpy(part))
             known = torch.ones((len(part), len(CHANNELS), TOKENS), dtype=torch.bool)
-            views = model(patches, known, torch.from_numpy(hidden[: len(part)]))
+            views = model(patches, known, torch.from_numpy(hidden[here]))
             for channel in (ECG, PPG):
                 whole = views.predicted[channel][..., -TOKENS:, :]  # (window, token, patch_sample)
-                made[start : start + batch, channel] = unfold(whole).numpy()
-    return made
+                made[here, channel] = unfold(whole).numpy()
+                asked = views.places[channel][:, : masked_queries(1), None]  # (window, query, 1)
+                truth = torch.take_along_dim(patches[:, channel], asked, dim=1)
+                answered = views.predicted[channel][:, : masked_queries(1)]
+                mean = patches[:, channel].mean(dim=(1, 2), keepdim=True)
+                trivial = (truth - mean).square().mean(dim=(1, 2))
+                error = (truth - answered).square().mean(dim=(1, 2))
+                masked[here, channel] = torch.where(trivial > 0, error / trivial, torch.nan).numpy()
+    return made, masked
 
 
 def measure(
     model: MaskedAutoencoder, pairs: Pairs, on_step: Callable[[str], None] | None = None
-) -> dict[str, Made]:
-    """All windows, both directions."""
+) -> tuple[dict[str, Made], F64]:
+    """All windows: both directions, and the masked errors of `reconstruct_all`."""
     tell = on_step or (lambda _: None)
-    made = reconstruct(model, pairs.signal)
+    made, masked = reconstruct_all(model, pairs.signal)
     tell("made")
     rates = {}
     for channel, name in ((ECG, "ECG"), (PPG, "PPG")):
@@ -112,7 +127,7 @@ def measure(
             pairs, made[:, target], target, rates[target], found, rates[source], disputed
         )
         tell(name)
-    return result
+    return result, masked
 
 
 def _direction(
@@ -160,11 +175,7 @@ def table(
 
     "no_true_rate": windows whose recorded target has no rate to compare with.
     """
-    groups = {ALL_SITES: np.ones(len(pairs), dtype=np.bool_)}
-    for site in pairs.sites:
-        inside = pairs.of_site(site)
-        if inside.any():
-            groups[site] = inside
+    groups = _groups(pairs)
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, one in done.items():
         rows: dict[str, dict[str, Any]] = {}
@@ -181,6 +192,41 @@ def table(
             }
         result[name] = rows
     return result
+
+
+def reconstruction(
+    pairs: Pairs, done: dict[str, Made], masked: F64, *, draws: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """{site: {figure: {value, low, high}}}: errors over trivial, as the model put the signals.
+
+    Names and errors are those of `shared_model.reconstruction`, which takes all windows together;
+    here patients count alike.
+    """
+    crossed = {name: one.figures["error_over_trivial"] for name, one in done.items()}
+    figures = {
+        "masked": masked.mean(axis=1),
+        "masked_ecg": masked[:, ECG],
+        "masked_ppg": masked[:, PPG],
+        "cross_modal": np.mean(list(crossed.values()), axis=0),
+        **crossed,
+    }
+    return {
+        site: {
+            name: as_json(by_patient(values[inside], pairs.patient[inside], draws=draws, seed=seed))
+            for name, values in figures.items()
+        }
+        for site, inside in _groups(pairs).items()
+    }
+
+
+def _groups(pairs: Pairs) -> dict[str, npt.NDArray[np.bool_]]:
+    """Windows (window,) of all sites, and of each that has any."""
+    groups = {ALL_SITES: np.ones(len(pairs), dtype=np.bool_)}
+    for site in pairs.sites:
+        inside = pairs.of_site(site)
+        if inside.any():
+            groups[site] = inside
+    return groups
 
 
 def by_patient(

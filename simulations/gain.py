@@ -17,20 +17,18 @@ import numpy as np
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations.fresh_patients import Scores, draw, score
+from simulations.gain_answers import AUROC, BARS, NONE, gain_rows, pooled_answer, pooled_rows
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
 from simulations.lab.varied import batch
 
-NONE = "none"
 UNIT_LOSS, SKILL = "unit loss", "skill"
 MEASURES = (UNIT_LOSS, SKILL)
 """What training lowers; and what linear probes make of the fingerprint. A share of one is no share
 of the other: a loss can fall while no probe moves."""
-BARS = {"local": 0.4, "distributed": 0.7}
 ASKED, ASKED_BATCH, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 256, 3.0, 5
 """Hospitals, patients of each, segments of a patient; expected batch; the bar is for these."""
-AUROC_BAR, MAE_BAR = 0.98, 1.03
 DRAWS = 2000
 
 
@@ -129,19 +127,20 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
         group[run.experiment.seed] = run
     if not any(key[0] == NONE for key in groups):
         raise OurMistake("No run is without privacy (mode none): there is nothing to keep.")
-    rows, answers, references = [], [], []
+    rows, as_asked, references = [], [], []
     for measure in MEASURES:
         best = _best(groups, measure)
         references.append(f"{measure}: {best[2]}")
         for key, group in sorted(groups.items(), key=str):
-            row = _row(key, group, groups[best], measure)
-            rows.append(row)
-            if key[0] in BARS:
-                answers.append(
-                    {"mode": key[0], "epsilon": key[1], "measure": measure,
-                     "reached": row["reached"], "words": f"{measure}: {row['words']}",
-                     "as_asked": _as_asked(group)}
-                )  # fmt: skip
+            rows.append(_row(key, group, groups[best], measure))
+            as_asked.append(_as_asked(group))
+    rows = gain_rows(rows)
+    answers = [
+        {"mode": row["mode"], "epsilon": row["epsilon"], "measure": row["measure"],
+         "reached": row["reached"], "words": f"{row['measure']}: {row['words']}",
+         "as_asked": asked}
+        for row, asked in zip(rows, as_asked, strict=True) if row["mode"] in BARS
+    ]  # fmt: skip
     first = runs[0].before
     return {
         "rows": rows,
@@ -214,17 +213,6 @@ def _row(
     free = np.array([reference[seed].gain(measure) for seed in seeds])
     gain = with_ends(ours.tolist())
     share, ends = share_of(ours, free)
-    bar = BARS.get(mode)
-    reached = None if bar is None else bool(share is not None and share >= bar)
-    if share is None:
-        words = "no share: the runs without privacy do not gain"
-        if mode != NONE:
-            mean = float(ours.mean())
-            words += f"; these {'lose' if mean < 0 else 'gain'} {abs(mean):.4f}"
-    else:
-        words = f"{100 * share:.0f} % of the gain kept ({len(seeds)} seeds)"
-        if ends is not None:
-            words += f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
     return {
         "measure": measure,
         "mode": mode,
@@ -233,9 +221,7 @@ def _row(
         "seeds": len(seeds),
         "gain": gain,
         "share": share,
-        "bar": bar,
-        "reached": reached,
-        "words": words,
+        "share_interval": ends,
     }
 
 
@@ -263,35 +249,22 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
         OurMistake: the two are not the same training but for who holds the patients.
     """
     _comparable(federated, pooled)
-    rows: list[dict[str, Any]] = []
-    margins: list[tuple[float, str, float]] = []
-    for task, kind in federated.after.kinds.items():
-        ratio = federated.after.metrics[task] / pooled.after.metrics[task]
-        reached = ratio >= AUROC_BAR if kind == "auroc" else ratio <= MAE_BAR
-        margin = ratio - AUROC_BAR if kind == "auroc" else MAE_BAR - ratio
-        rows.append(
+    rows = pooled_rows(
+        [
             {
                 "task": task,
-                "metric": "AUROC" if kind == "auroc" else "mean absolute error",
+                "metric": AUROC if kind == "auroc" else "mean absolute error",
                 "starting model": federated.before.metrics[task],
                 "federated": federated.after.metrics[task],
                 "pooled": pooled.after.metrics[task],
-                "ratio": ratio,
-                "bar": f">= {AUROC_BAR:g}" if kind == "auroc" else f"<= {MAE_BAR:g}",
-                "reached": bool(reached),
             }
-        )
-        margins.append((margin, task, ratio))
-    worst = min(margins)
+            for task, kind in federated.after.kinds.items()
+        ]
+    )
     moved = pooled.after.skill - pooled.before.skill
-    return {
+    figures = {
         "rows": rows,
-        "worst": {
-            "words": f"{sum(row['reached'] for row in rows)} of {len(rows)} tasks; nearest to or "
-            f"furthest beyond its bar: {worst[1]}, ratio {worst[2]:.3f}"
-            + ("" if moved > 0 else "; pooled training gained nothing, so this says nothing"),
-            "reached": all(row["reached"] for row in rows) if moved > 0 else None,
-        },
+        "pooled_skill_gain": moved,
         "in_words": [
             "Fresh SIMULATED patients, probes of frozen fingerprints.",
             "Both share one pool of patients; which few of it each run holds out differs.",
@@ -299,6 +272,14 @@ def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
             "near 1 says nothing.",
             *words([federated, pooled]),
         ],
+    }
+    answer = pooled_answer(figures)
+    return figures | {
+        "worst": {
+            "words": "; ".join(part for part in (answer.words, answer.beside) if part),
+            "ratios_reached": answer.ratios_reached,
+            "reached": answer.reached,
+        }
     }
 
 

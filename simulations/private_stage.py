@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from shared_model.errors import OurMistake
-from simulations.gain import NONE, SKILL, UNIT_LOSS, Run, finished_below, read_runs, share_of, words
+from simulations.gain import SKILL, UNIT_LOSS, Run, finished_below, read_runs, share_of, words
+from simulations.gain_answers import NONE
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result

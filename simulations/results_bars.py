@@ -1,6 +1,7 @@
 """The bars of issue 7, and what a file of results says of each: reached, not reached, not measured.
 
-The bars are the issue's own; the values come out of files alone.
+The bars are the issue's own. Values and answers come of a file's figures by the rules of today:
+what a file says of itself ("reached") is not read.
 """
 
 from __future__ import annotations
@@ -9,18 +10,31 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from simulations.cross_modal import RATE_BAR_BPM
+from simulations.gain_answers import BARS as MODES
+from simulations.gain_answers import gain_rows, is_upper, pooled_answer
 from simulations.measurement import Measurement
-from simulations.probes.bars import not_counted
+from simulations.probes.bars import not_counted, summary
 
 NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One file's answer. value: in words; reached: None where the file cannot say."""
+    """One file's answer. value: in words; reached: None where the file cannot say.
+
+    beside: what must not be read without the answer, in the same cell.
+    """
 
     value: str
     reached: bool | None
+    beside: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The cell."""
+        said = {True: "**reached**", False: "not reached", None: "no answer"}[self.reached]
+        return f"{said}; {self.beside}" if self.beside else said
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ def _whose(figures: dict[str, Any]) -> str:
 
 def _probe(key: str, words: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
     def read(figures: dict[str, Any]) -> Iterable[Found]:
-        for row, said in figures["bars"].items():
+        for row, said in summary(figures).items():
             one = said[key]
             yield Found(
                 f"{row}, {_whose(figures)}: {words} on {one['by_interval']} of {one['tasks']} by "
@@ -71,7 +85,7 @@ def _probe(key: str, words: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
 
 
 def _single(figures: dict[str, Any]) -> Iterable[Found]:
-    for row, said in figures["bars"].items():
+    for row, said in summary(figures).items():
         one = said["single_sensor"]
         if one is not None:
             yield Found(
@@ -88,26 +102,31 @@ def _rate(figures: dict[str, Any]) -> Iterable[Found]:
         yield Found(
             f"all sites: {error:.2f} bpm, {lost:.2f} % of windows lost; the PPG itself "
             f"{row['raw_rate_error_bpm']['value']:.2f} bpm",
-            error <= figures["bar"]["bar_bpm"],
+            error <= RATE_BAR_BPM,
         )
 
 
 def _gain(mode: str) -> Callable[[dict[str, Any]], Iterable[Found]]:
     def read(figures: dict[str, Any]) -> Iterable[Found]:
-        for one in figures["shares"]:
-            if one["mode"] != mode:
+        rows = [row for row in gain_rows(figures["rows"]) if row["mode"] in MODES]
+        for row, run in zip(rows, figures["shares"], strict=True):
+            if row["mode"] != mode:
                 continue
-            if one["as_asked"]:
-                yield Found(one["words"], one["reached"])
+            value, beside = f"{row['measure']}: {row['words']}", ""
+            if is_upper(row):
+                beside = "an upper figure"
+            if run["as_asked"]:
+                yield Found(value, row["reached"], beside)
             else:
-                yield Found(f"{one['words']} (other sizes than asked)", None)
+                yield Found(f"{value} (other sizes than asked)", None)
 
     return read
 
 
 def _pooled(figures: dict[str, Any]) -> Iterable[Found]:
-    worst = figures["worst"]
-    yield Found(worst["words"], worst["reached"])
+    """The bar as it is written is of ratios; what they are worth stands beside it."""
+    one = pooled_answer(figures)
+    yield Found(one.words, one.ratios_reached, one.beside)
 
 
 BARS = (
@@ -150,6 +169,5 @@ def lines(measured: dict[str, Measurement]) -> list[tuple[str, str, str, str, st
         if not answers:
             rows.append((one.figure, one.bar, NOT_MEASURED, NOT_MEASURED, ""))
         for found, name in answers:
-            said = {True: "**reached**", False: "not reached", None: "no answer"}[found.reached]
-            rows.append((one.figure, one.bar, found.value, said, name))
+            rows.append((one.figure, one.bar, found.value, found.answer, name))
     return rows

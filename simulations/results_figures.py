@@ -25,7 +25,7 @@ def draw(kind: str, figures: dict[str, Any], form: str = "svg") -> dict[str, byt
         "probe-pretend": {"skill": _skill},
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},
-        "private-stage": {"fall": _bars, "frontier": _frontier},
+        "private-stage": {"fall": _bars, "fall-by-parameters": _parameters},
         "ablation": {"error": _bars},
     }
     result = {}
@@ -166,7 +166,7 @@ _APART, _ALIKE = 1.1, 1.1
 the first factor apart: else they cover each other."""
 
 
-def _frontier(figures: dict[str, Any]) -> Figure | None:
+def _parameters(figures: dict[str, Any]) -> Figure | None:
     """Trained parameters against the fall of the loss, of every private point."""
     from simulations.lab.plots_style import COLOURS, MARKERS, panels
 

@@ -1,4 +1,8 @@
-"""Markdown tables of the results page, from the figures of a file; nothing is computed anew."""
+"""Markdown tables of the results page, from the figures of a file.
+
+Figures are the file's. Answers to bars are not: `simulations.gain_answers` makes them of the
+figures.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,21 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.site_tasks import sites_words
 from simulations.probes.unseen import unseen_words
 from simulations.results_bars import NOT_MEASURED
 from simulations.results_rows import REQUIRED
 
+RECONSTRUCTION = {
+    "masked": "masked half",
+    "masked_ecg": "masked ECG",
+    "masked_ppg": "masked PPG",
+    "cross_modal": "cross-modal",
+    "ppg_to_ecg": "PPG to ECG",
+    "ecg_to_ppg": "ECG to PPG",
+}
 SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
 
 
@@ -129,6 +142,8 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
             ["windows without a true rate", *(str(row["no_true_rate"]) for row in sites.values())],
         ]
         text += [f"{seen} -> {made}:", "", *table(["", *sites], counts + rows), ""]
+    if "reconstruction" in figures:
+        text += [*_reconstruction(figures["reconstruction"]), ""]
     cited = figures["cited"]
     text += [
         f"Cited, not measured here: {cited['source']}: {cited['raw_ppg_bpm']} bpm from raw PPG, "
@@ -146,6 +161,13 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
     return text + [f"- {site}: {NOT_MEASURED}: no such folder" for site in figures["absent_sites"]]
 
 
+def _reconstruction(sites: dict[str, dict[str, Any]]) -> list[str]:
+    """Errors over trivial by site, of masked halves and of one sensor from the other."""
+    head = ["error over trivial, as it is", *RECONSTRUCTION.values()]
+    return table(head, [[site, *(interval(row[key], 3) for key in RECONSTRUCTION)]
+                        for site, row in sites.items()])  # fmt: skip
+
+
 def flat(figures: dict[str, Any]) -> list[str]:
     """Of a benchmark: names and numbers."""
     rows = [[key, f"{value:.4g}"] for key, value in figures["figures"].items()]
@@ -159,6 +181,19 @@ def rows_of(figures: dict[str, Any]) -> list[str]:
     head = list(dict.fromkeys(key for row in found for key in row))
     body = [[_cell(row.get(key)) for key in head] for row in found]
     return [*table(head, body), "", *(f"- {line}" for line in figures.get("in_words", []))]
+
+
+def gain(figures: dict[str, Any]) -> list[str]:
+    """`rows_of` with the answers of today's rules; a share's interval is in the words."""
+    rows = gain_rows(figures["rows"])
+    for row in rows:
+        row.pop("share_interval", None)
+    return rows_of({**figures, "rows": rows})
+
+
+def against_pooled(figures: dict[str, Any]) -> list[str]:
+    """The same of ratios."""
+    return rows_of({**figures, "rows": pooled_rows(figures["rows"])})
 
 
 def private_stage(figures: dict[str, Any]) -> list[str]:
@@ -184,7 +219,28 @@ def private_stage(figures: dict[str, Any]) -> list[str]:
         ]
         for row in figures["rows"]
     ]
-    return [*table(head, body), "", *(f"- {line}" for line in figures["in_words"])]
+    lines = [*figures["in_words"], *_of_private_stages(figures["rows"])]
+    return [*table(head, body), "", *(f"- {line}" for line in lines)]
+
+
+def _of_private_stages(rows: list[dict[str, Any]]) -> list[str]:
+    """What the figures do not hold, or do not mean."""
+    shares = [(row["mode"], row["of_reference_percent"]) for row in rows]
+    above = [one for mode, one in shares if mode != NONE and one and one["value"] > 100]
+    said = []
+    if above:
+        said.append(
+            "Shares above 100 % are more than there was: the reference without privacy (unclipped, "
+            "few ways of training tried) was itself not at its best. Every share here is an upper "
+            "figure."
+        )
+    spent = sorted({_spent(row) for row in rows if row["epsilon"] is not None})
+    if len(spent) == 1:
+        said.append(
+            f"One epsilon and mode alone ({spent[0]}): the figures say nothing of other ones. "
+            "An axis of epsilon is drawn by `fedprint-lab frontier`."
+        )
+    return said
 
 
 def _spent(row: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The issue's bars, read off a probe table: on how many tasks a row is above the baselines.
+"""The issue's bars, read off a document of probes: on how many tasks a row is above the baselines.
+
+The document is what `fedprint-lab probe` writes. The command and the results page both ask here, so
+that a verdict which an older file holds is never shown: figures are the file's, rules are today's.
 
 The issue counts eight tasks: heart rate, atrial fibrillation, hypertension, age, sex, true
 ventricular tachycardia, recording quality, identity. One that is measured on several collections
@@ -13,44 +16,56 @@ above chance by its whole interval. A loss against a coin is noise; it is named,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from simulations.probes.evaluate import Estimate
 from simulations.probes.rows import HAND_MADE, RANDOM
-from simulations.probes.table import Cell, ProbeTable
+from simulations.probes.table import METRICS
 
 RATE_TASKS = "heart rate"
 """Tasks whose names begin so: hand-made features hold the answer itself."""
 RANDOM_BAR, RANDOM_OF = 6, 8
 HAND_MADE_BAR, HAND_MADE_OF = 4, 7
 LOSS_BAR = 0.05
+Figure = Mapping[str, float | None]
+"""{"value", "low", "high"}; None where there is none."""
 
 
-def summary(table: ProbeTable) -> dict[str, Any]:
-    """For each row that is no baseline: counts over tasks, single-sensor loss, and the bars."""
+def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+    """For each row that is no baseline: counts over tasks, single-sensor loss, and the bars.
+
+    Args:
+        document: `cells` and `single_sensor` as `ProbeTable.as_dict` has them; nothing else is
+            looked at.
+    """
+    cells = document["cells"]
     first: dict[str, str] = {}
-    for cell in table.cells:
-        first.setdefault(cell.task, cell.sensors)
-    counted = [cell for cell in table.cells if first[cell.task] == cell.sensors]
-    names = list(dict.fromkeys(cell.row for cell in table.cells))
+    for cell in cells:
+        first.setdefault(cell["task"], cell["sensors"])
+    counted = [cell for cell in cells if first[cell["task"]] == cell["sensors"]]
     return {
-        name: _row(table, [cell for cell in counted if cell.row == name], name)
-        for name in names
+        name: _row(
+            [cell for cell in counted if cell["row"] == name],
+            [one for one in document["single_sensor"] if one["row"] == name],
+        )
+        for name in dict.fromkeys(cell["row"] for cell in cells)
         if name not in {RANDOM, HAND_MADE}
     }
 
 
-def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
-    over_random = _counts((cell.task, cell.gain) for cell in cells)
+def _row(cells: list[dict[str, Any]], losses: list[dict[str, Any]]) -> dict[str, Any]:
+    over_random = _counts((cell["task"], cell["gain_over_random_init"]) for cell in cells)
     over_hand_made = _counts(
-        (cell.task, cell.over_hand_made) for cell in cells if not cell.task.startswith(RATE_TASKS)
+        (cell["task"], cell["gain_over_hand_made"])
+        for cell in cells
+        if not cell["task"].startswith(RATE_TASKS)
     )
-    served = {cell.task for cell in cells if cell.skill.low > 0}
-    losses = [one for one in table.losses if one.row == name and one.kind == "auroc"]
-    counted = [one for one in losses if one.task in served]
-    worst = max(counted, key=lambda one: one.loss.value, default=None)
+    served = {cell["task"] for cell in cells if _above(cell["skill"], "low")}
+    losses = [one for one in losses if one["metric"] == METRICS["auroc"]]
+    counted = [
+        one for one in losses if one["task"] in served and one["relative_loss"]["value"] is not None
+    ]
+    worst = max(counted, key=lambda one: one["relative_loss"]["value"], default=None)
     return {
         "above_random_init": over_random | {
             "bar": f"{RANDOM_BAR} of {RANDOM_OF}",
@@ -61,35 +76,39 @@ def _row(table: ProbeTable, cells: list[Cell], name: str) -> dict[str, Any]:
             "reached": _reached(over_hand_made, HAND_MADE_BAR, HAND_MADE_OF),
         },
         "single_sensor": None if worst is None else {
-            "task": worst.task,
-            "sensors": worst.sensors,
-            "largest_relative_loss": round(worst.loss.value, 5),
-            "low": _rounded(worst.loss.low),
-            "high": _rounded(worst.loss.high),
+            "task": worst["task"],
+            "sensors": worst["sensors"],
+            "largest_relative_loss": worst["relative_loss"]["value"],
+            "low": worst["relative_loss"]["low"],
+            "high": worst["relative_loss"]["high"],
             "bar": LOSS_BAR,
-            "reached": worst.loss.value <= LOSS_BAR,
-            "not_above_chance": sorted({one.task for one in losses} - served),
+            "reached": worst["relative_loss"]["value"] <= LOSS_BAR,
+            "not_above_chance": sorted({one["task"] for one in losses} - served),
         },
     }  # fmt: skip
 
 
-def _rounded(value: float) -> float | None:
-    return round(value, 5) if math.isfinite(value) else None
+def _above(one: Figure, end: str) -> bool:
+    """Whether a value, or an end of its interval, is known and above zero."""
+    number = one[end]
+    return number is not None and number > 0
 
 
-def _counts(differences: Iterable[tuple[str, Estimate | None]]) -> dict[str, Any]:
-    tasks: dict[str, dict[str, Estimate]] = {}
+def _counts(differences: Iterable[tuple[str, Figure | None]]) -> dict[str, Any]:
+    tasks: dict[str, dict[str, Figure]] = {}
     for name, one in differences:
         if one is not None:
             tasks.setdefault(name.partition(" (")[0], {})[name] = one
     return {
         "tasks": len(tasks),
-        "by_interval": sum(_most(one.low > 0 for one in of.values()) for of in tasks.values()),
+        "by_interval": sum(
+            _most(_above(one, "low") for one in of.values()) for of in tasks.values()
+        ),
         "by_point_estimate": sum(
-            _most(one.value > 0 for one in of.values()) for of in tasks.values()
+            _most(_above(one, "value") for one in of.values()) for of in tasks.values()
         ),
         "not_by_interval": [
-            name for of in tasks.values() for name, one in of.items() if not one.low > 0
+            name for of in tasks.values() for name, one in of.items() if not _above(one, "low")
         ],
     }
 
@@ -105,10 +124,10 @@ def _reached(counts: dict[str, Any], wanted: int, of: int) -> bool:
     return bool(counts["tasks"]) and counts["by_interval"] * of >= wanted * counts["tasks"]
 
 
-def sentences(table: ProbeTable) -> list[str]:
+def sentences(document: Mapping[str, Any]) -> list[str]:
     """The summary in words, one line a fact."""
     lines = []
-    for name, row in summary(table).items():
+    for name, row in summary(document).items():
         for key, words in (("above_random_init", "above random-init"),
                            ("above_hand_made", "above hand-made features")):  # fmt: skip
             one = row[key]

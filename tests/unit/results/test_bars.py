@@ -25,7 +25,7 @@ def test_above_needs_the_whole_interval_and_points_are_counted_beside_it() -> No
     table = ProbeTable(
         (cell("a", SURE, UNSURE), cell("b", UNSURE, SURE), cell("c", WORSE, WORSE)), {}, {}
     )
-    row = bars.summary(table)["ours"]
+    row = bars.summary(table.as_dict())["ours"]
     assert row["above_random_init"]["by_interval"] == 1
     assert row["above_random_init"]["by_point_estimate"] == 2
     assert row["above_random_init"]["not_by_interval"] == ["b", "c"]
@@ -35,7 +35,7 @@ def test_above_needs_the_whole_interval_and_points_are_counted_beside_it() -> No
 def test_heart_rate_is_left_out_of_the_count_over_hand_made_features_only() -> None:
     cells = [cell(f"task {k}", SURE, SURE if k < 4 else WORSE) for k in range(7)]
     table = ProbeTable((*cells, cell("heart rate (ECG)", SURE, SURE)), {}, {})
-    row = bars.summary(table)["ours"]
+    row = bars.summary(table.as_dict())["ours"]
     assert (row["above_random_init"]["tasks"], row["above_hand_made"]["tasks"]) == (8, 7)
     assert row["above_hand_made"]["by_interval"] == 4
     assert row["above_hand_made"]["reached"]
@@ -52,7 +52,7 @@ def test_a_task_of_several_collections_is_one_and_above_where_most_of_them_are()
         {},
         {},
     )
-    row = bars.summary(table)["ours"]
+    row = bars.summary(table.as_dict())["ours"]
     assert row["above_random_init"]["tasks"] == 3
     assert row["above_random_init"]["by_interval"] == 2
     assert row["above_random_init"]["not_by_interval"] == ["sex (2)", "sex (3)", "heart rate (2)"]
@@ -62,7 +62,7 @@ def test_a_task_of_several_collections_is_one_and_above_where_most_of_them_are()
 def test_a_task_counts_once_by_its_first_sensors() -> None:
     """Both sensors decide; ECG alone being worse takes nothing away."""
     table = ProbeTable((cell("a", SURE, SURE, "both"), cell("a", WORSE, WORSE, "ecg")), {}, {})
-    assert bars.summary(table)["ours"]["above_random_init"]["tasks"] == 1
+    assert bars.summary(table.as_dict())["ours"]["above_random_init"]["tasks"] == 1
 
 
 def test_the_largest_loss_of_a_single_sensor_decides() -> None:
@@ -71,10 +71,10 @@ def test_the_largest_loss_of_a_single_sensor_decides() -> None:
         SensorLoss("a", "ppg", "ours", "auroc", Estimate(0.07, 0.0, 0.2)),
         SensorLoss("b", "ppg", "ours", "mae", Estimate(0.9, 0.0, 1.0)),
     )
-    single = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}, losses))["ours"]
+    single = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}, losses).as_dict())["ours"]
     assert single["single_sensor"]["largest_relative_loss"] == 0.07
     assert not single["single_sensor"]["reached"]
-    nothing = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}))["ours"]
+    nothing = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}).as_dict())["ours"]
     assert nothing["single_sensor"] is None
 
 
@@ -87,11 +87,12 @@ def test_a_loss_against_chance_is_named_and_not_counted() -> None:
     coin = replace(cell("coin", SURE, SURE, "both"), skill=UNSURE)
     known = cell("known", SURE, SURE, "both")
     table = ProbeTable((coin, known), {}, {}, losses)
-    single = bars.summary(table)["ours"]["single_sensor"]
+    single = bars.summary(table.as_dict())["ours"]["single_sensor"]
     assert (single["task"], single["reached"]) == ("known", True)
     assert single["not_above_chance"] == ["coin"]
-    assert "no better than chance: coin" in bars.sentences(table)[-1]
-    assert bars.summary(ProbeTable((coin,), {}, {}, losses[:1]))["ours"]["single_sensor"] is None
+    assert "no better than chance: coin" in bars.sentences(table.as_dict())[-1]
+    alone = ProbeTable((coin,), {}, {}, losses[:1]).as_dict()
+    assert bars.summary(alone)["ours"]["single_sensor"] is None
 
 
 def test_differences_to_hand_made_features_and_losses_are_measured_pairwise() -> None:

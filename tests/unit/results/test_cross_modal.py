@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from shared_model import warm_start
 from shared_model.mae import build, load_weights
+from shared_model.patches import draw_patch_masks
+from shared_model.reconstruction import reconstruction_scores
 from simulations import cross_modal, cross_modal_measures
 from simulations.cross_modal_windows import Pairs, folders_of, may_be_drawn, read_pairs
 
@@ -123,6 +125,38 @@ def test_a_channel_is_made_without_a_look_at_it() -> None:
     again = cross_modal.reconstruct(model, other, batch=2)
     np.testing.assert_allclose(again[:, 0], made[:, 0], atol=1e-5)
     assert np.abs(again[:, 1] - made[:, 1]).max() > 1e-4
+
+
+def test_masked_errors_are_those_of_the_reconstruction_scores() -> None:
+    """Of whole windows with the same masks, batch by batch; by patient, patients count alike."""
+    config, weights, _ = warm_start.load("tiny")
+    model = build(config, 0)
+    load_weights(model, weights)
+    signal = np.stack([np.stack([beating(bpm, 3), beating(bpm)]) for bpm in (55, 70, 90, 110, 140)])
+    made, masked = cross_modal.reconstruct_all(model, signal, batch=2)
+    known = np.ones((5, 2, 50), dtype=bool)
+    scores = reconstruction_scores(model, signal, known, np.random.default_rng(0))
+    hidden = draw_patch_masks(np.random.default_rng(0), (5, 1))[:, 0]  # (window, channel, token)
+    squares = np.square(signal.reshape(5, 2, 50, 25)).mean(axis=-1)
+    trivial = (squares * hidden).sum(axis=-1)  # each window's mean is zero
+    whole = (masked * trivial).sum(axis=0) / trivial.sum(axis=0)
+    np.testing.assert_allclose(whole, [scores["masked_ecg"], scores["masked_ppg"]], rtol=1e-4)
+    pairs = pairs_of(signal, [0, 0, 0, 0, 1])
+    rates = np.full(5, 60.0)
+    done = {
+        name: cross_modal._direction(pairs, made[:, at], at, rates, rates, rates, rates > 99)
+        for name, (_, at) in cross_modal.DIRECTIONS.items()
+    }
+    row = cross_modal.reconstruction(pairs, done, masked, draws=50, seed=0)["here"]
+    assert set(row) == set(scores)
+    assert row["masked"]["value"] == pytest.approx(
+        (masked[:4].mean() + masked[4].mean()) / 2, abs=1e-4
+    )
+    crossed = [row[name]["value"] for name in cross_modal.DIRECTIONS]
+    assert row["cross_modal"]["value"] == pytest.approx(np.mean(crossed), abs=1e-4)
+    assert np.mean([done[name].figures["error_over_trivial"] for name in done]) == pytest.approx(
+        scores["cross_modal"], rel=1e-4
+    )
 
 
 def test_what_the_gate_left_out_is_counted(data_root: Path) -> None:

@@ -53,6 +53,24 @@ def test_the_share_is_of_the_gain_and_not_of_the_figure() -> None:
     assert not gain.shares(runs[:2] + distributed)["shares"][0]["reached"]
 
 
+@pytest.mark.parametrize(("gained", "upper"), [(0.1, False), (0.11, True)])
+def test_more_kept_than_there_was_is_said_to_be_an_upper_figure(gained: float, upper: bool) -> None:
+    """The reference without privacy was not at its best; its own 100 % is no such share."""
+    free = [a_run("none", k, 0.1) for k in (1, 2)]
+    kept = [a_run("local", k, gained) for k in (1, 2)]
+    found = gain.shares([*free, *kept])
+    for row in found["rows"]:
+        assert ("upper figure" in row["words"]) == (upper and row["mode"] == "local")
+    assert all(("one way of training measured" in one["words"]) == upper for one in found["shares"])
+    assert all(one["reached"] for one in found["shares"])
+    other = [
+        replace(one, experiment=one.experiment.with_values({"algorithm.learning_rate": 0.5}))
+        for one in free
+    ]
+    words = gain.shares([*free, *other, *kept])["shares"][0]["words"]
+    assert ("2 ways measured" in words) == upper
+
+
 def test_a_loss_that_falls_and_probes_that_do_not_move_are_two_answers() -> None:
     """Neither measure speaks for the other, and each finds its own reference."""
     loss_only = replace(scores(0.2), loss=0.8)
@@ -191,7 +209,9 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     assert found["worst"]["reached"]
     assert {row["ratio"] for row in found["rows"]} == {1.0}
     nothing = [replace(run, after=run.before) for run in (federated, pooled)]
-    assert gain.against_pooled(*nothing)["worst"]["reached"] is None
+    empty = gain.against_pooled(*nothing)["worst"]
+    assert (empty["reached"], empty["ratios_reached"]) == (None, True)
+    assert "pooled training gained nothing" in empty["words"]
     behind = a_run("none", 1, 0.05, hospitals=10, patients=20, **pool)
     assert not gain.against_pooled(behind, pooled)["worst"]["reached"]
     for other in (

@@ -245,11 +245,21 @@ def test_the_table_says_no_privacy_where_there_is_none() -> None:
     assert "NO PRIVACY" in next(line for line in lines if "mode none" in line and "| 3 |" in line)
 
 
+def test_what_the_table_does_not_say_is_said_below_it() -> None:
+    """Shares above 100 %, and that one epsilon is no frontier of privacy."""
+    lines = results_tables.private_stage(compared(a_sweep()))
+    assert not any("upper figure" in line for line in lines)
+    assert any("One epsilon and mode alone (2.99, distributed)" in line for line in lines)
+    better = [a_stage({"algorithm.segments": 4}, seed, 0.2) for seed in (1, 2, 3)]
+    lines = results_tables.private_stage(compared([*a_sweep(), *better]))
+    assert any("upper figure" in line for line in lines)
+
+
 def test_figures_are_drawn_from_the_numbers_of_the_file_alone() -> None:
-    """Both; the reference is a line of the frontier and no point; the same bytes again."""
+    """Both; the reference is a line and no point; the same bytes again."""
     found = json.loads(json.dumps(compared(a_sweep())))
     drawn = results_figures.draw("private-stage", found)
-    assert set(drawn) == {"fall", "frontier"}
+    assert set(drawn) == {"fall", "fall-by-parameters"}
     assert drawn == results_figures.draw("private-stage", found)
     moved = json.loads(json.dumps(found))
     moved["plotted_line"]["value"] = 0.2
@@ -257,7 +267,10 @@ def test_figures_are_drawn_from_the_numbers_of_the_file_alone() -> None:
     assert all(other[name] != drawn[name] for name in drawn)
     free = json.loads(json.dumps(found))
     free["rows"][2]["parameters"] = 9
-    assert results_figures.draw("private-stage", free)["frontier"] == drawn["frontier"]
+    assert (
+        results_figures.draw("private-stage", free)["fall-by-parameters"]
+        == drawn["fall-by-parameters"]
+    )
 
 
 def test_points_of_like_size_stand_side_by_side_around_their_number() -> None:

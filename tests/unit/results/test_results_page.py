@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from shared_model.errors import OurMistake, Refused
-from simulations import cli_results, measurement, results_figures, results_page
+from simulations import cli_results, measurement, results_bars, results_figures, results_page
 from simulations.lab.plots_style import style
 from simulations.measurement import Machine, Measurement
 from simulations.results_rows import REQUIRED
@@ -117,19 +117,97 @@ def test_answers_to_bars_are_computed(tmp_path: Path, value: float, answer: str)
 
 def test_a_bar_of_probes_says_whose_patients_it_is_of(tmp_path: Path) -> None:
     """All of the folders, or those alone that the runs of the models had not read."""
-    one = {"by_interval": 4, "by_point_estimate": 7, "tasks": 7, "reached": True}
-    said = {"above_random_init": one, "above_hand_made": one, "single_sensor": None}
-    probe = {
-        "cells": [cell("ours", 0.8)],
-        "skipped": {},
-        "single_sensor": [],
-        "bars": {"ours": said},
-    }
+    sure, unsure = ({"value": 0.2, "low": low, "high": 0.3} for low in (0.1, -0.1))
+    cells = [
+        {**cell("ours", 0.8), "task": f"task {k}", "gain_over_hand_made": sure if k < 4 else unsure}
+        for k in range(7)
+    ]
+    probe = {"cells": cells, "skipped": {}, "single_sensor": []}
     for seen, words in ((None, "all patients"), ({"runs": [], "left_out": {}}, "no run has read")):
         figures = {**probe, "release": {"unseen_by": seen}}
         measurement.write(tmp_path / "measured-probe.json", measured("probe", figures))
         text = results_page.make(tmp_path).text
-        assert f"{words}: above hand-made features on 4 of 7 by interval" in text
+        assert f"{words}: above hand-made features on 4 of 7 by interval, 7 by point" in text
+
+
+def turned_round(value: Any) -> Any:
+    """The same with every verdict the other way, and without what repeats verdicts."""
+    if isinstance(value, list):
+        return [turned_round(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: not one if key == "reached" else turned_round(one)
+        for key, one in value.items()
+        if key not in {"bars", "worst"}
+    }
+
+
+def test_no_verdict_that_a_file_holds_is_on_the_page() -> None:
+    """The project's own files with every "reached" turned round: the same bars, the same tables."""
+    files = results_page.read_all(ROOT / "docs" / "results")
+    turned = {
+        name: one.model_copy(update={"figures": turned_round(one.figures)})
+        for name, one in files.items()
+    }
+    assert any('"reached"' in json.dumps(one.figures) for one in files.values())
+    assert results_bars.lines(turned) == results_bars.lines(files)
+    for name, one in files.items():
+        show = results_page.SECTIONS[one.kind][1]
+        assert show(turned[name].figures) == show(one.figures), name
+
+
+def test_a_verdict_of_older_rules_is_made_anew(tmp_path: Path) -> None:
+    """A share below its bar that the file calls reached, in the bars and in the table."""
+    row = {"measure": "unit loss", "epsilon": 3.0, "trained": "so", "seeds": 5,
+           "gain": {"value": 0.1, "low": 0.1, "high": 0.1}}  # fmt: skip
+    kept = {**row, "mode": "local", "share": 0.39, "bar": 0.3, "reached": True,
+            "words": "99 % of it [30, 48]"}  # fmt: skip
+    free = {**row, "mode": "none", "epsilon": None, "share": 1.0, "bar": None, "reached": None,
+            "words": ""}  # fmt: skip
+    run_of = {"mode": "local", "epsilon": 3.0, "measure": "unit loss", "reached": True,
+              "words": "99 %", "as_asked": True}  # fmt: skip
+    figures = {"rows": [free, kept], "shares": [run_of], "in_words": []}
+    measurement.write(tmp_path / "measured-gain.json", measured("gain", figures))
+    text = results_page.make(tmp_path).text
+    assert "| unit loss: 39 % of the gain kept (5 seeds) [30, 48] | not reached |" in text
+    assert "| 0.39 | 0.4 | False | 39 % of the gain kept (5 seeds) [30, 48] |" in text
+    assert "99 %" not in text
+
+
+def pooled(pooled_auroc: float, **more: Any) -> dict[str, Any]:
+    """One task; the starting model is at 0.8, the federated one at 0.9."""
+    row = {"task": "rhythm", "metric": "AUROC", "starting model": 0.8, "federated": 0.9,
+           "pooled": pooled_auroc, "ratio": 1.0, "bar": "", "reached": True}  # fmt: skip
+    return {"rows": [row], "worst": {"words": "1 of 1", "reached": True}, "in_words": [], **more}
+
+
+@pytest.mark.parametrize(
+    ("figures", "answer"),
+    [
+        (pooled(0.9, pooled_skill_gain=0.2), "| **reached** |"),
+        (pooled(0.95, pooled_skill_gain=0.2), "| not reached |"),
+        (pooled(0.9, pooled_skill_gain=-0.1), "| **reached**; but pooled training gained nothing,"),
+        (pooled(0.95, pooled_skill_gain=0), "| not reached; but pooled training gained nothing,"),
+        (pooled(0.9, in_words=["Pooled training moved mean skill by -0.0014: where"]),
+         "| **reached**; but pooled training gained nothing,"),
+        (pooled(0.9), "| **reached**; the file does not say whether pooled training gained |"),
+    ],
+)  # fmt: skip
+def test_ratios_to_a_pooled_model_that_gained_nothing_say_so_in_the_same_cell(
+    tmp_path: Path, figures: dict[str, Any], answer: str
+) -> None:
+    """The issue's bar is of ratios: they are shown, and so is that they may be empty."""
+    measurement.write(
+        tmp_path / "measured-against-pooled.json", measured("against-pooled", figures)
+    )
+    lines = results_page.make(tmp_path).text.splitlines()
+    line = next(line for line in lines if line.startswith("| federated without DP against pooled"))
+    assert answer in line
+    assert f"ratio {0.9 / figures['rows'][0]['pooled']:.3f}" in line
+    assert ("by -0.0014 and is above the starting model on 1 of 1" in line) == bool(
+        figures["in_words"]
+    )
 
 
 def test_figures_of_a_warm_start_that_was_replaced_say_so(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What `gain` and `against-pooled` answer to the issue's bars, from the figures of a file alone.
+
+The commands ask here when they write a file, and the results page asks again: of a file that older
+rules made, the figures are shown, and its verdicts are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "none"
+BARS = {"local": 0.4, "distributed": 0.7}
+AUROC_BAR, MAE_BAR = 0.98, 1.03
+AUROC = "AUROC"
+UPPER = (
+    "more than there was: the reference without privacy (unclipped, {ways}) was itself not at its "
+    "best, so the share is an upper figure"
+)
+_MOVED = re.compile(r"moved mean skill by ([+-]\d+\.\d+)")
+_ENDS = re.compile(r" \[(-?\d+), (-?\d+)\]")
+
+
+def gain_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `gain` with their answer: `bar`, `reached` and `words` are made anew."""
+    ways = Counter(row["measure"] for row in rows if row["mode"] == NONE)
+    return [_answered(row, ways[row["measure"]]) for row in rows]
+
+
+def _answered(row: Mapping[str, Any], ways: int) -> dict[str, Any]:
+    share, mode = row["share"], row["mode"]
+    bar = BARS.get(mode)
+    if share is None:
+        words = "no share: the runs without privacy do not gain"
+        mean = row["gain"]["value"]
+        if mode != NONE:
+            words += f"; these {'lose' if mean < 0 else 'gain'} {abs(mean):.4f}"
+    else:
+        words = f"{100 * share:.0f} % of the gain kept ({row['seeds']} seeds){_interval(row)}"
+        if is_upper(row):
+            known = "one way of training measured" if ways == 1 else f"{ways} ways measured"
+            words += f"; {UPPER.format(ways=known)}"
+    reached = None if bar is None else bool(share is not None and share >= bar)
+    return {**row, "bar": bar, "reached": reached, "words": words}
+
+
+def is_upper(row: Mapping[str, Any]) -> bool:
+    """Whether a private run keeps more than the runs without privacy gained."""
+    return row["mode"] != NONE and row["share"] is not None and row["share"] > 1.0
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """In percent; files of before `share_interval` have it in their words only."""
+    if "share_interval" in row:
+        ends = row["share_interval"]
+        return "" if ends is None else f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
+    found = _ENDS.search(row.get("words", ""))
+    return found.group() if found else ""
+
+
+def pooled_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `against-pooled`, a task each: `ratio`, `bar` and `reached` are made anew."""
+    return [_held(row) for row in rows]
+
+
+def _held(row: Mapping[str, Any]) -> dict[str, Any]:
+    ratio = row["federated"] / row["pooled"]
+    ranked = row["metric"] == AUROC
+    return {
+        **row,
+        "ratio": ratio,
+        "bar": f">= {AUROC_BAR:g}" if ranked else f"<= {MAE_BAR:g}",
+        "reached": bool(ratio >= AUROC_BAR if ranked else ratio <= MAE_BAR),
+    }
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A federation against pooled training.
+
+    ratios_reached: the bar as it is written, which looks at ratios alone. gained: whether pooled
+    training moved mean skill up, None where the file cannot say. Without a gain both are the
+    starting model still, and a ratio of 1 says nothing of federations.
+    """
+
+    words: str
+    ratios_reached: bool
+    gained: bool | None
+
+    @property
+    def reached(self) -> bool | None:
+        """Of ratios that say something."""
+        return self.ratios_reached if self.gained else None
+
+    @property
+    def beside(self) -> str:
+        """What must stand beside the answer of the ratios."""
+        if self.gained:
+            return ""
+        if self.gained is None:
+            return "the file does not say whether pooled training gained"
+        return "but pooled training gained nothing, so the comparison says nothing"
+
+
+def pooled_answer(figures: Mapping[str, Any]) -> Pooled:
+    """Of the figures of `against-pooled`: `rows`, and how far pooled training moved mean skill."""
+    rows = pooled_rows(figures["rows"])
+    held = sum(row["reached"] for row in rows)
+    worst = min(rows, key=_margin)
+    better = sum(_better(row) for row in rows)
+    moved = _moved(figures)
+    words = (
+        f"ratios within their bars: {held} of {len(rows)} tasks; nearest to or furthest beyond: "
+        f"{worst['task']}, ratio {worst['ratio']:.3f}"
+    )
+    if moved is not None:
+        words += (
+            f"; pooled training moved mean skill by {moved:+.4f} and is above the starting model "
+            f"on {better} of {len(rows)} tasks"
+        )
+    return Pooled(words, held == len(rows), None if moved is None else moved > 0)
+
+
+def _margin(row: Mapping[str, Any]) -> float:
+    ratio = float(row["ratio"])
+    return ratio - AUROC_BAR if row["metric"] == AUROC else MAE_BAR - ratio
+
+
+def _better(row: Mapping[str, Any]) -> bool:
+    rise = row["pooled"] - row["starting model"]
+    return bool(rise > 0 if row["metric"] == AUROC else rise < 0)
+
+
+def _moved(figures: Mapping[str, Any]) -> float | None:
+    """Mean skill of the pooled model over the starting one's; older files say it in a sentence."""
+    if "pooled_skill_gain" in figures:
+        return float(figures["pooled_skill_gain"])
+    found = _MOVED.search(" ".join(figures["in_words"]))
+    return float(found.group(1)) if found else None
