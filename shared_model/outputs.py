@@ -6,6 +6,7 @@ plot: Annotated[Path | None, typer.Option(callback=outputs.file)] = None
 
 Nothing is made by these: a command that is refused for another reason leaves nothing behind.
 
+outputs.make(folder)                 # the last check before hours of work: it can be written
 outputs.write(plot, data)            # afterwards, for this user alone
 outputs.document(figures)            # JSON, null where a figure is not known
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,26 @@ def file(path: Path | None) -> Path | None:
             raise OurMistake(f"{path} is a folder.", do="Name a file.")
         _writable(path.parent, path)
     return path
+
+
+def make(folder: Path) -> None:
+    """Make the folder and prove that a file can be written there; the file is gone again.
+
+    Rights alone do not tell: root has all of them in /proc, and a disk may be full.
+
+    Raises:
+        OurMistake: no file can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".new") as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise OurMistake(
+            f"{folder} cannot be written: {os.strerror(error.errno or 0)}.",
+            do="Free room or name another folder.",
+        ) from error
 
 
 def write(path: Path, data: bytes) -> None:

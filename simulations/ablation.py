@@ -1,157 +1,66 @@
 """Short warm-start trainings that vary one thing at a time, scored on fresh pretend patients.
 
-    name = "warm-start"
-    preset = "tiny"
-    seeds = [1, 2]
-    steps = 400
-    begin_with = "warm-start"     # the packaged weights; without it, a model never trained
-    [base]                        # fields of simulations.pretrain.Recipe (or of
-                                  # simulations.designs.Design) that differ from their own
-    [vary]                        # each value is one run a seed, everything else as in base
-    cross_modal_weight = [0.0, 1.0]
-    decoder_blocks = [1]
+    asked = Ablation.from_toml(path)              # `ablation_asked`: what is varied
+    done = run(asked, out, resume=False)          # trains and scores; each run is a small file
+    done.figures                                  # means and differences to the base
 
-No real patient is looked at, so that nothing is chosen on test patients.
+A run has a process of its own with `workers`, and says what made it (`ablation_runs`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
-from multiprocessing import get_context
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from shared_model import warm_start
+from shared_model import outputs, warm_start
 from shared_model import weights as weights_io
 from shared_model.config import ModelConfig
-from shared_model.errors import OurMistake, Refused
-from shared_model.files import read_regular, write_atomic
+from shared_model.errors import Refused
 from shared_model.mae import PRESETS
-from shared_model.protocol import PresetName
+from simulations import ablation_runs as runs
+from simulations.ablation_asked import BASE, Ablation, Variant
+from simulations.ablation_workers import side_by_side
 from simulations.designs import Design, in_force, regrouped
 from simulations.fresh_patients import RECONSTRUCTION, draw, draw_pairs, identity, score
 from simulations.lab.frontiers import with_ends
-from simulations.lab.reading import faults_of, toml_of
-from simulations.pretrain import Recipe, check, train
-from simulations.torch_threads import torch_threads
+from simulations.pretrain import Recipe, train
+from simulations.torch_threads import check_threads, torch_threads
 
-BASE = "base"
-_LARGEST = 2**20
+__all__ = ["Ablated", "Ablation", "Variant", "answer", "figures_of", "run"]
+
+ENTRY = "simulations.ablation:answer"
+_UNTOUCHED = "as begun, no step"
 _BEGUN = {"random": "from random weights", "warm-start": "from the packaged warm start"}
 _SCORES = 3
 """Of what a kept run holds: one with other scores is made again."""
-Value = float | int | str
-_OF_RECIPE = {one.name for one in fields(Recipe)} - {"steps", "seed"}
-_OF_DESIGN = {one.name for one in fields(Design)}
-
-
-class Ablation(BaseModel):
-    """What is varied. patients: fresh ones, on whom all are scored with the same seed; begin_with:
-    a model never trained, or the preset's packaged warm start, for what a next stage would gain."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str = Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")
-    preset: PresetName = "tiny"
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1, 2)
-    steps: int = Field(400, ge=1, le=1_000_000)
-    patients: int = Field(600, ge=80, le=100_000)
-    threads: int = Field(1, ge=1, le=256)
-    begin_with: Literal["random", "warm-start"] = "random"
-    base: dict[str, Value] = {}
-    vary: dict[str, list[Value]] = {}
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Ablation:
-        """Read a file.
-
-        Raises:
-            OurMistake: says what is wrong with it.
-        """
-        try:
-            made = cls.model_validate(toml_of(path, "The ablation"))
-        except ValidationError as error:
-            raise OurMistake(f"The ablation {path} is wrong at {faults_of(error)[0]}.") from error
-        if made.begin_with == "warm-start":
-            warm_start.load(made.preset)
-        for each in made.variants():
-            if made.design(each) != Design() and made.begin_with == "warm-start":
-                raise OurMistake(
-                    f"The packaged weights are of one design, and {each.words} is another.",
-                    do="Vary designs from models never trained: leave begin_with out.",
-                )
-            made.design(each).config(PRESETS[made.preset])
-            made.recipe(each, made.seeds[0])
-        return made
-
-    def variants(self) -> list[Variant]:
-        """The base, then each value of each field alone."""
-        return [Variant(BASE, None)] + [
-            Variant(name, value) for name, values in self.vary.items() for value in values
-        ]
-
-    def recipe(self, variant: Variant, seed: int) -> Recipe:
-        """A variant's recipe.
-
-        Raises:
-            OurMistake: no such field, or a value of another type, or one that cannot be trained.
-        """
-        plain = Recipe(steps=self.steps, seed=seed)
-        changed = {k: v for k, v in self._changed(variant).items() if k not in _OF_DESIGN}
-        made = replace(plain, **_typed(plain, changed))
-        check(made)
-        return made
-
-    def design(self, variant: Variant) -> Design:
-        """A variant's design of the model.
-
-        Raises:
-            OurMistake: as `recipe`.
-        """
-        changed = {k: v for k, v in self._changed(variant).items() if k in _OF_DESIGN}
-        return replace(Design(), **_typed(Design(), changed))
-
-    def _changed(self, variant: Variant) -> dict[str, Value]:
-        changed = dict(self.base)
-        if variant.value is not None:
-            changed[variant.field] = variant.value
-        for name in changed:
-            if name not in _OF_RECIPE | _OF_DESIGN:
-                raise OurMistake(
-                    f"A recipe has no field {name!r}.",
-                    do=f"It has: {', '.join(sorted(_OF_RECIPE | _OF_DESIGN))}.",
-                )
-        return changed
-
-
-def _typed(plain: Recipe | Design, changed: dict[str, Value]) -> dict[str, Any]:
-    """The values in the types that the fields have."""
-    made = {}
-    for name, value in changed.items():
-        kind = type(getattr(plain, name))
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-        if not fits or isinstance(value, bool):
-            raise OurMistake(f"{name} must be of type {kind.__name__}.")
-        made[name] = kind(value)
-    return made
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One field with one value; the base has none."""
+class Ablated:
+    """What came of it. made: what made the runs (`ablation_runs.made_of`); begun: digest of the
+    packaged weights that all began with, by the row that shows them."""
 
-    field: str
-    value: Value | None
+    figures: dict[str, Any]
+    made: dict[str, Any]
+    begun: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One run: what it is, and what a file of it must say to be kept."""
+
+    variant: Variant
+    seed: int
+    key: dict[str, Any]
 
     @property
     def words(self) -> str:
-        return BASE if self.value is None else f"{self.field} = {self.value}"
+        return f"{self.variant.words}, seed {self.seed}"
 
 
 def run(
@@ -161,16 +70,21 @@ def run(
     resume: bool,
     workers: int = 1,
     on_step: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Train and score all; a run that is there already is not trained again.
+    on_kept: Callable[[str], None] = lambda words: None,
+) -> Ablated:
+    """Train and score all; a run that the same code and versions made already is not made again.
 
     Args:
         workers: runs at the same time, each in a process of its own; scores do not depend on it.
         on_step: told what is trained, steps of all runs done, and all there are; with several
             workers once a run.
+        on_kept: with `resume`, told before the first step how many runs are kept, and why the
+            others are not.
 
     Raises:
-        Refused: the folder holds something, and `resume` is not asked for.
+        Refused: the folder holds something, and `resume` is not asked for; or the package's files
+            have changed since it began.
+        OurMistake: no file can be written there, or the machine has not so many threads.
     """
     if out.exists() and any(out.iterdir()) and not resume:
         raise Refused(
@@ -178,34 +92,101 @@ def run(
             reason="exists",
             do="Choose another folder, or go on: --resume",
         )
+    check_threads(asked.threads)
+    folder, origin = out / "runs", runs.Origin.here()
+    outputs.make(folder)
+    each = _each(asked)
+    looked = [runs.kept(folder, one.key, origin) for one in each]
+    found = {one.words: it for one, (it, _) in zip(each, looked, strict=True) if it is not None}
+    if resume:
+        on_kept(runs.words_of(why for _, why in looked))
+    stay, total = len(found), asked.steps * len(each)
     tell = on_step or (lambda words, done, total: None)
-    each = [(variant, seed) for variant in asked.variants() for seed in asked.seeds]
-    total = asked.steps * len(each)
-    found: dict[str, list[dict[str, Any]]] = {variant.words: [] for variant, _ in each}
-    if workers == 1:
-        for place, (variant, seed) in enumerate(each):
-            words, done = f"{variant.words}, seed {seed}", place * asked.steps
+    left = [one for one in each if one.words not in found]
+    make = _one_by_one if workers == 1 else partial(_side_by_side, workers=workers)
 
-            def told(step: int, words: str = words, done: int = done) -> None:
-                tell(words, done + step, total)
+    def told(words: str, done: int) -> None:
+        tell(words, stay * asked.steps + done, total)
 
-            told(0)
-            found[variant.words].append(_one(asked, variant, seed, out / "runs", told))
-            told(asked.steps)
-        return figures_of(asked, found | _as_begun(asked))
-    tell(f"{workers} at a time", 0, total)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_one, asked, *one, out / "runs") for one in each]
-        try:
-            for count, one in enumerate(as_completed(waiting)):
-                one.result()
-                tell(f"{count + 1} of {len(each)} runs", (count + 1) * asked.steps, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for (variant, _), one in zip(each, waiting, strict=True):
-        found[variant.words].append(one.result())
-    return figures_of(asked, found | _as_begun(asked))
+    with closing(make(asked, left, origin.code, told)) as trained:
+        for one, made, seconds in trained:
+            it = runs.sealed(one.key, made, origin, seconds=seconds, threads=asked.threads)
+            runs.keep(folder, it)
+            found[one.words] = it
+    by_variant = {
+        variant.words: [found[one.words] for one in each if one.variant == variant]
+        for variant in asked.variants()
+    }
+    return Ablated(
+        figures_of(asked, by_variant | _as_begun(asked)),
+        runs.made_of({one.words: found[one.words] for one in each}, kept=stay),
+        {} if asked.begin_with == "random" else {_UNTOUCHED: each[0].key["begun"]},
+    )
+
+
+def _each(asked: Ablation) -> list[_Asked]:
+    """All runs, seed by seed of each variant."""
+    key = {"preset": asked.preset, "patients": asked.patients, "threads": asked.threads,
+           "scores": _SCORES, "begin_with": asked.begin_with}  # fmt: skip
+    if asked.begin_with == "warm-start":
+        key["begun"] = weights_io.digest(warm_start.load(asked.preset)[1])
+    return [
+        _Asked(
+            variant,
+            seed,
+            key
+            | {"recipe": asked.recipe(variant, seed).as_dict()}
+            | {"design": asked.design(variant).as_dict()},
+        )
+        for variant in asked.variants()
+        for seed in asked.seeds
+    ]
+
+
+_Tell = Callable[[str, int], None]
+"""(what is done, steps done of the runs that are trained now)."""
+_Made = Generator[tuple[_Asked, runs.Run, float]]
+"""A run, its scores, and how many seconds it took."""
+
+
+def _one_by_one(asked: Ablation, left: Sequence[_Asked], code: str, tell: _Tell) -> _Made:
+    """In this process."""
+    for place, one in enumerate(left):
+        done = place * asked.steps
+
+        def told(step: int, words: str = one.words, done: int = done) -> None:
+            tell(words, done + step)
+
+        told(0)
+        began = time.monotonic()
+        made = _made(asked, one.variant, one.seed, code, told)
+        yield one, made, time.monotonic() - began
+        told(asked.steps)
+
+
+def _side_by_side(
+    asked: Ablation, left: Sequence[_Asked], code: str, tell: _Tell, *, workers: int
+) -> _Made:
+    """In processes of their own."""
+    told = {"asked": asked.model_dump(mode="json"), "code": code}
+    orders = [
+        told | {"field": one.variant.field, "value": one.variant.value, "seed": one.seed}
+        for one in left
+    ]
+    tell(f"{workers} at a time", 0)
+    with closing(side_by_side(ENTRY, orders, workers)) as answers:
+        for count, (place, done) in enumerate(answers):
+            yield left[place], done["made"], done["seconds"]
+            tell(f"{count + 1} of {len(left)} runs", (count + 1) * asked.steps)
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """A worker's: train and score one run."""
+    began = time.monotonic()
+    asked = Ablation.model_validate(order["asked"])
+    variant = Variant(order["field"], order["value"])
+    made = _made(asked, variant, order["seed"], order["code"], lambda step: None)
+    return {"made": made, "seconds": time.monotonic() - began}
 
 
 def _as_begun(asked: Ablation) -> dict[str, list[dict[str, Any]]]:
@@ -214,37 +195,19 @@ def _as_begun(asked: Ablation) -> dict[str, list[dict[str, Any]]]:
         return {}
     config, begun, _ = warm_start.load(asked.preset)
     with torch_threads(asked.threads):
-        return {"as begun, no step": [_scored(asked, config, begun, Design())] * len(asked.seeds)}
+        return {_UNTOUCHED: [_scored(asked, config, begun, Design())] * len(asked.seeds)}
 
 
-def _one(
-    asked: Ablation,
-    variant: Variant,
-    seed: int,
-    folder: Path,
-    told: Callable[[int], None] = lambda step: None,
-) -> dict[str, Any]:
-    """Read a run's scores, or train it and write them."""
-    recipe, design = asked.recipe(variant, seed), asked.design(variant)
-    key = {"preset": asked.preset, "recipe": recipe.as_dict(), "design": design.as_dict(),
-           "patients": asked.patients, "threads": asked.threads, "scores": _SCORES,
-           "begin_with": asked.begin_with}  # fmt: skip
-    if asked.begin_with == "warm-start":
-        key["begun"] = weights_io.digest(warm_start.load(asked.preset)[1])
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{digest[:24]}.json"
-    if path.is_file():
-        try:
-            kept: dict[str, Any] = json.loads(read_regular(path, _LARGEST))
-            if kept["key"] == key:
-                return kept
-        except (ValueError, KeyError, TypeError):
-            pass  # not whole or not ours: trained again
+def _made(
+    asked: Ablation, variant: Variant, seed: int, code: str, told: Callable[[int], None]
+) -> runs.Run:
+    """Train a run and score it, by the code of this digest alone."""
+    runs.refuse_other_code(code)
+    design = asked.design(variant)
     with torch_threads(asked.threads), in_force(design):
-        made = _trained(asked, recipe, design, told)
-    kept = {"key": key, **made}
-    write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
-    return kept
+        made = _trained(asked, asked.recipe(variant, seed), design, told)
+    runs.refuse_other_code(code)
+    return made
 
 
 def _trained(
@@ -281,21 +244,21 @@ def figures_of(asked: Ablation, found: dict[str, list[dict[str, Any]]]) -> dict[
     """Means over seeds with Student's t intervals, and differences to the base, paired by seed."""
     base = [one["skill"] for one in found[BASE]]
     rows = []
-    for words, runs in found.items():
-        row: dict[str, Any] = {"variant": words, "seeds": len(runs)}
-        row["mean skill"] = with_ends([one["skill"] for one in runs])
+    for words, of_it in found.items():
+        row: dict[str, Any] = {"variant": words, "seeds": len(of_it)}
+        row["mean skill"] = with_ends([one["skill"] for one in of_it])
         row["minus base"] = (
             None
             if words == BASE
-            else with_ends([one["skill"] - b for one, b in zip(runs, base, strict=True)])
+            else with_ends([one["skill"] - b for one, b in zip(of_it, base, strict=True)])
         )
         for key, title in RECONSTRUCTION.items():
-            row[title] = with_ends([one["errors"][key] for one in runs])
-        for key in runs[0]["shifted"]:
-            row[f"r shifted, {key}"] = with_ends([one["shifted"][key] for one in runs])
-        row["identity"] = with_ends([one["identity"] for one in runs])
-        for task in runs[0]["metrics"]:
-            row[task] = with_ends([one["metrics"][task] for one in runs])
+            row[title] = with_ends([one["errors"][key] for one in of_it])
+        for key in of_it[0]["shifted"]:
+            row[f"r shifted, {key}"] = with_ends([one["shifted"][key] for one in of_it])
+        row["identity"] = with_ends([one["identity"] for one in of_it])
+        for task in of_it[0]["metrics"]:
+            row[task] = with_ends([one["metrics"][task] for one in of_it])
         rows.append(row)
     return {
         "name": asked.name,

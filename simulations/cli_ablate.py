@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import shlex
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shared_model import outputs, terminal
 from shared_model.files import write_atomic
+
+if TYPE_CHECKING:
+    from simulations.ablation import Ablation
+    from simulations.measurement import Measurement
 
 _WHOLE = ("mean skill", "minus base", "identity")
 _AT_ONCE = 3
@@ -32,7 +38,10 @@ def ablate(
         ),
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what is trained, go on with the rest.")
+        bool,
+        typer.Option(
+            "--resume", help="Keep runs that the same code and versions made, train the rest."
+        ),
     ] = False,
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Runs at the same time; a core each, and a bit.")
@@ -41,16 +50,47 @@ def ablate(
 ) -> None:
     """Vary one thing of the warm start at a time; score on fresh SIMULATED patients only.
 
-    Writes measured-ablation.json, ablation.svg, ablation.pdf and one small file a run.
+    Writes measured-ablation.json, ablation-error.svg (each variant's skill) and,
+    in runs/, a small file a run, which says what made it; --resume keeps those of
+    the same code and versions.
+
+    Exit status 130 after Ctrl-C, 143 after SIGTERM: finished runs are kept.
 
     Example: fedprint-lab ablate docs/experiments/ablation.toml -o ablation
     """
+    from simulations import ablation as core
+    from simulations.ablation_workers import Ended, ended_by_signals
+
+    asked = core.Ablation.from_toml(file)
+    try:
+        with ended_by_signals():
+            document = _measured(asked, output, resume, workers)
+    except Ended as ended:
+        again = shlex.join(
+            ["fedprint-lab", "ablate", str(file), "-o", str(output), "--resume"]
+            + (["--workers", str(workers)] if workers > 1 else [])
+        )
+        name = signal.Signals(ended.number).name
+        terminal.err.print(f"Ended by {name}. Go on with: {again}", highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + ended.number) from ended
+    if as_json:
+        terminal.print_json(document.model_dump())
+        return
+    figures = document.figures
+    seeds = f"{len(asked.seeds)} seed{'s' if len(asked.seeds) > 1 else ''}"
+    for title, rows in tables(figures["rows"]):
+        terminal.show(f"{asked.name}, {seeds}: {title}", rows, as_json=False)
+    for line in figures["in_words"]:
+        terminal.out.print(line)
+
+
+def _measured(asked: Ablation, output: Path, resume: bool, workers: int) -> Measurement:
+    """Train and score with a bar on standard error; write what came of it."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from simulations import ablation as core
     from simulations import measurement, results_figures
 
-    asked = core.Ablation.from_toml(file)
     began = time.monotonic()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal.err) as progress:
@@ -61,21 +101,20 @@ def ablate(
             if not terminal.err.is_terminal and done % asked.steps == 0:
                 terminal.err.print(f"{done} of {total} steps: {words}", highlight=False)
 
-        figures = core.run(asked, output, resume=resume, workers=workers, on_step=told)
+        def kept(words: str) -> None:
+            progress.console.print(words, highlight=False, soft_wrap=True)
+
+        done = core.run(asked, output, resume=resume, workers=workers, on_step=told, on_kept=kept)
     document = measurement.made_now(
-        "ablation", figures, weights={}, seconds=time.monotonic() - began
+        "ablation",
+        done.figures | {"runs": done.made},
+        weights=done.begun,
+        seconds=time.monotonic() - began,
     )
     measurement.write(output / "measured-ablation.json", document)
-    for name, data in results_figures.draw("ablation", figures).items():
+    for name, data in results_figures.draw("ablation", done.figures).items():
         write_atomic(output / f"ablation-{name}.svg", data)
-    if as_json:
-        terminal.print_json(document.model_dump())
-        return
-    seeds = f"{len(asked.seeds)} seed{'s' if len(asked.seeds) > 1 else ''}"
-    for title, rows in tables(figures["rows"]):
-        terminal.show(f"{asked.name}, {seeds}: {title}", rows, as_json=False)
-    for line in figures["in_words"]:
-        terminal.out.print(line)
+    return document
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[dict[str, str]]]]:

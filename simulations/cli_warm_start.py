@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[
             int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights and windows.")
         ] = 1,
-        threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+        threads: Annotated[
+            int, typer.Option(min=1, help="Threads of torch; at most the machine's cores.")
+        ] = 2,
         keep: Annotated[
             Path | None,
             typer.Option(
@@ -88,10 +90,11 @@ def register(app: typer.Typer) -> None:
         from shared_model.mae import PRESETS
         from simulations import pretrain
         from simulations.models import read_weights
+        from simulations.torch_threads import check_threads
 
         if preset not in PRESETS:
             raise OurMistake(f"No preset {preset!r}.", do=f"Choose from: {', '.join(PRESETS)}.")
-        torch.set_num_threads(threads)
+        check_threads(threads)
         recipe = pretrain.Recipe(
             steps=steps,
             seed=seed,
@@ -108,15 +111,11 @@ def register(app: typer.Typer) -> None:
         first: Weights | None = None
         if start_from is not None:
             first = read_weights(start_from)
+        _make_room(output, preset, keep)
+        torch.set_num_threads(threads)
         elapsed = pretrain.timed()
         weights, points = _train(preset, recipe, keep, first)
-        words = (
-            f"fedprint-lab warm-start OUT --preset {preset} --steps {steps} --seed {seed}"
-            f" --batch {batch} --learning-rate {learning_rate:g} --cross-modal {cross_modal:g}"
-            f" --auxiliary {auxiliary:g} --person {person:g}"
-            f" --windows-per-patient {windows_per_patient} --both-seen {both_seen}"
-            f"{' --bfloat16' if bfloat16 else ''}"
-        )
+        words = command_of(preset, recipe, threads)
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
         if first is not None:
             manifest["made_by"] = f"{words} --start-from WEIGHTS"
@@ -131,6 +130,31 @@ def register(app: typer.Typer) -> None:
                 f"simulated windows only; error over trivial: masked {last.masked:.3f}, "
                 f"cross-modal {last.cross_modal:.3f}"
             )
+
+
+def command_of(preset: str, recipe: Recipe, threads: int) -> str:
+    """The command with every option on which the weights depend, but --start-from."""
+    return (
+        f"fedprint-lab warm-start OUT --preset {preset} --steps {recipe.steps}"
+        f" --seed {recipe.seed} --threads {threads} --batch {recipe.batch}"
+        f" --learning-rate {recipe.learning_rate} --cross-modal {recipe.cross_modal_weight}"
+        f" --auxiliary {recipe.auxiliary_weight} --person {recipe.person_weight}"
+        f" --windows-per-patient {recipe.windows_per_patient} --both-seen {recipe.both_seen}"
+        f"{' --bfloat16' if recipe.precision == 'bfloat16' else ''}"
+    )
+
+
+def _make_room(output: Path, preset: str, keep: Path | None) -> None:
+    """Before hours of training: what will be written can be.
+
+    Raises:
+        OurMistake: a folder takes no file, or a file's place is taken by a folder.
+    """
+    for end in (".safetensors", ".json", ".png"):
+        outputs.file(output / f"warm_start_{preset}{end}")
+    for folder in (output, keep):
+        if folder is not None:
+            outputs.make(folder)
 
 
 def _train(
@@ -209,7 +233,6 @@ def _write(output: Path, preset: str, weights: Weights, manifest: dict[str, Any]
 
     from shared_model import weights as weights_io
 
-    output.mkdir(parents=True, exist_ok=True)
     stem = f"warm_start_{preset}"
     write_atomic(output / f"{stem}.safetensors", weights_io.to_bytes(weights))
     write_atomic(output / f"{stem}.json", outputs.document(manifest, indent=1).encode())

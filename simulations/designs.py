@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.config import PATCH_SAMPLES, WINDOW_SAMPLES, ModelConfig
+from shared_model.config import (
+    CHANNELS,
+    FINGERPRINT_SIZE,
+    PATCH_SAMPLES,
+    WINDOW_SAMPLES,
+    ModelConfig,
+)
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
@@ -24,7 +30,13 @@ if TYPE_CHECKING:
 
 Positions = Literal["both", "sines", "slopes"]
 Pooling = Literal["mean", "max"]
-_CHANGED = ("encoder_blocks", "bottleneck_blocks", "decoder_blocks", "decoder_width")
+_BLOCKS = ("encoder_blocks", "bottleneck_blocks", "decoder_blocks")
+SIZES = (*_BLOCKS, "decoder_width")
+"""Fields of a `ModelConfig` that a design changes."""
+MOST_BLOCKS = 64
+WIDEST = 4096
+MOST_PARAMETERS = 50_000_000
+"""Of a model that an ablation trains; `base` has 9.8 million."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,12 @@ class Design:
 
     def __post_init__(self) -> None:
         wrong = ""
-        if min(getattr(self, name) for name in _CHANGED) < 0:
+        if min(getattr(self, name) for name in SIZES) < 0:
             wrong = "blocks and widths are not below 0"
+        elif max(getattr(self, name) for name in _BLOCKS) > MOST_BLOCKS:
+            wrong = f"blocks are at most {MOST_BLOCKS}"
+        elif self.decoder_width > WIDEST:
+            wrong = f"decoder_width is at most {WIDEST}"
         elif self.decoder_width % 8:
             wrong = "decoder_width must be a multiple of 8"
         elif self.positions not in get_args(Positions):
@@ -64,10 +80,40 @@ class Design:
 
     def config(self, preset: ModelConfig) -> ModelConfig:
         """The preset with other blocks and widths."""
-        return replace(preset, **{k: getattr(self, k) for k in _CHANGED if getattr(self, k)})
+        return replace(preset, **{k: getattr(self, k) for k in SIZES if getattr(self, k)})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def parameters_of(design: Design, preset: ModelConfig) -> int:
+    """How many parameters its model has, counted as `shared_model.mae` makes it; none is made.
+
+    Raises:
+        OurMistake: too many to train.
+    """
+    config = design.config(preset)
+    width, narrow, patch = config.width, config.decoder_width, design.patch_samples
+
+    def linear(inside: int, outside: int) -> int:
+        return (inside + 1) * outside
+
+    def block(size: int) -> int:
+        inner = int(size * config.mlp_ratio)
+        return 4 * linear(size, size) + linear(size, inner) + linear(inner, size) + 4 * size
+
+    encoder = linear(patch, width) + config.encoder_blocks * block(width) + width
+    bottleneck = config.bottleneck_blocks * block(width)
+    head = 2 * width + linear(width, FINGERPRINT_SIZE)
+    decoder = linear(FINGERPRINT_SIZE, narrow) + config.decoder_blocks * block(narrow)
+    decoder += linear(narrow, patch) + 5 * narrow  # two norms and the mask token
+    count = len(CHANNELS) * (encoder + decoder) + bottleneck + head
+    if count > MOST_PARAMETERS:
+        raise OurMistake(
+            f"The design cannot be trained: it has {count:,} parameters, and an ablation's has at "
+            f"most {MOST_PARAMETERS:,}."
+        )
+    return count
 
 
 def regrouped(valid: npt.NDArray[np.bool_], patch_samples: int) -> npt.NDArray[np.bool_]:

@@ -72,19 +72,24 @@ def made_now(
         measurement=1,
         kind=kind,
         command=command_line(),
-        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        date=now(),
         seconds=round(seconds, 1),
         commit=commit_of(Path(__file__).parent),
         machine=Machine(
             system=platform.platform(),
-            processor=_processor(),
+            processor=processor(),
             cores=os.cpu_count() or 1,
             threads=os.environ.get("OMP_NUM_THREADS", "as many as cores"),
         ),
-        versions={"python": platform.python_version()} | _versions(),
+        versions=versions(),
         weights=weights,
         figures=figures,
     )
+
+
+def now() -> str:
+    """The minute, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 def write(path: Path, measured: Measurement) -> None:
@@ -134,7 +139,7 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def _processor() -> str:
+def processor() -> str:
     """Its name as Linux says it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -144,8 +149,9 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

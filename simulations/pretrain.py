@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing as mp
+import signal as signals
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ from simulations.pretrain_terms import (
     self_similarity,
 )
 
+LARGEST_BATCH = 4096
+"""Windows of a step; all of them are in memory, several times."""
 BothSeen = Literal["masked", "whole"]
 Batch = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
@@ -136,6 +139,8 @@ def check(recipe: Recipe) -> None:
         wrong = "learning_rate, gradient_norm, batch and windows_per_patient must be above 0"
     elif not all(0 <= one <= 1 for one in shares) or not 0 <= recipe.beta2 < 1:
         wrong = "shares are in 0 ... 1, and beta2 is below 1"
+    elif recipe.batch > LARGEST_BATCH:
+        wrong = f"batch is at most {LARGEST_BATCH}"
     elif recipe.batch % recipe.windows_per_patient:
         wrong = "batch must be a multiple of windows_per_patient"
     elif not 0 <= recipe.bank_size <= 65_536 or (recipe.bank_size and not recipe.contrast_weight):
@@ -355,6 +360,7 @@ def simulated_batches(recipe: Recipe) -> Iterator[Iterator[Batch]]:
 
 def _simulate(out: Connection, recipe: Recipe) -> None:
     """Child: draw batch after batch until the parent goes away."""
+    signals.signal(signals.SIGINT, signals.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
     from simulations.cohort import draw_windows
 
     torch.set_num_threads(1)

@@ -118,7 +118,8 @@ def make(folder: Path) -> Page:
             lines.append("")
     lines += ["", "## What made the files", ""]
     for name, one in measured.items():
-        lines += results_tables.origin(name, one)
+        with _whole(name):
+            lines += results_tables.origin(name, one)
     return Page("\n".join(lines).rstrip() + "\n", figures)
 
 

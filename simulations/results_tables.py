@@ -53,8 +53,26 @@ def origin(name: str, one: Measurement) -> list[str]:
         f"  {one.date}, {one.seconds:.0f} s, commit {one.commit}",
         f"  {one.machine.processor}, {one.machine.cores} cores, threads {one.machine.threads}, "
         f"{one.machine.system}; {versions}",
+        *_runs(one),
     ]
     return lines + [f"  weights of {row}: {digest}" for row, digest in one.weights.items()]
+
+
+def _runs(one: Measurement) -> list[str]:
+    """What made the runs that a file puts together; in words where it cannot say so."""
+    made = one.figures.get("runs") if one.kind == "ablation" else None
+    if made is not None:
+        return [
+            f"  {made['count']} runs, {made['kept']} of them kept from earlier: "
+            f"{made['seconds']:.0f} s together, {made['first']} to {made['last']}, commit "
+            f"{', '.join(made['commits'])}, code {made['code'][:12]}, "
+            f"{', '.join(made['processors'])}"
+        ]
+    if "--resume" in one.command.split():
+        return [
+            "  runs may be kept from earlier: commit and seconds are those of putting them together"
+        ]
+    return []
 
 
 def pretend_probe(figures: dict[str, Any]) -> list[str]:

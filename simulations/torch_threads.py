@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from shared_model.errors import OurMistake
+
+ALWAYS = 2
+"""Threads that any machine takes: the default of some commands."""
+
+
+def check_threads(count: int) -> None:
+    """More threads than cores are slower, and very many end torch.
+
+    Raises:
+        OurMistake: this machine has not so many cores.
+    """
+    most = max(ALWAYS, os.cpu_count() or 1)
+    if count > most:
+        raise OurMistake(
+            f"{count} threads are more than this machine has cores.", do=f"Take at most {most}."
+        )
 
 
 @contextmanager

@@ -39,6 +39,38 @@ def test_the_manifest_names_the_commands_the_recipe_and_where_it_started() -> No
     assert ("started_from" in manifest) == ("--start-from" in commands[-1])
 
 
+@pytest.mark.parametrize("preset", warm_start.packaged())
+def test_the_manifest_s_command_asks_for_its_recipe(preset: str) -> None:
+    """What is typed again trains in the same way: an option left out would be today's default."""
+    from shared_model.commands import command_of
+    from simulations.cli import app
+
+    _, _, manifest = warm_start.load(preset)
+    made_by = manifest["made_by"]
+    last = made_by if isinstance(made_by, str) else made_by[-1]
+    command = command_of(app).commands["warm-start"]  # type: ignore[attr-defined]
+    given = command.make_context("warm-start", last.split()[2:]).params
+    recipe = manifest["recipe"]
+    asked = {
+        "steps": given["steps"],
+        "seed": given["seed"],
+        "batch": given["batch"],
+        "learning_rate": given["learning_rate"],
+        "cross_modal_weight": given["cross_modal"],
+        "auxiliary_weight": given["auxiliary"],
+        "person_weight": given["person"],
+        "windows_per_patient": given["windows_per_patient"],
+        "both_seen": given["both_seen"],
+        "precision": "bfloat16" if given["bfloat16"] else "float32",
+    }
+    assert {name: asked[name] for name in asked if name in recipe} == {
+        name: recipe[name] for name in asked if name in recipe
+    }
+    assert {"steps", "seed", "batch", "learning_rate", "auxiliary_weight"} <= set(recipe)
+    assert (given["preset"], given["threads"]) == (preset, manifest["threads"])
+    assert (given["start_from"] is not None) == ("started_from" in manifest)
+
+
 def test_it_beats_the_trivial_predictor_on_unseen_simulated_windows(
     packaged: mae.MaskedAutoencoder,
 ) -> None:

@@ -334,3 +334,57 @@ def test_the_command_takes_both_seen_and_refuses_another_word(tmp_path: Path) ->
     wrong = CliRunner().invoke(app, [*plain, "--both-seen", "some"])
     assert isinstance(wrong.exception, OurMistake)
     assert "--both-seen" in wrong.exception.message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["/proc/x"], "cannot be written"),
+        (["OUT", "--keep", "/proc/x"], "cannot be written"),
+        (["TAKEN"], "is a folder"),
+        (["OUT", "--threads", "100000"], "more than this machine has cores"),
+        (["OUT", "--batch", "1000000"], "batch is at most"),
+    ],
+)
+def test_what_cannot_be_written_or_trained_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    """Root may write in /proc by its rights, and no file can be made there."""
+    from simulations import pretrain
+    from simulations.cli import app
+
+    def train(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(pretrain, "train", train)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "TAKEN" / "warm_start_tiny.safetensors").mkdir(parents=True)
+    refused = CliRunner().invoke(app, ["warm-start", *words]).exception
+    assert isinstance(refused, OurMistake)
+    assert said in refused.message
+
+
+def test_the_manifest_names_every_option_that_the_weights_depend_on() -> None:
+    """Its command, typed again, asks for the same recipe with as many threads."""
+    from shared_model.commands import command_of as program
+    from simulations import pretrain
+    from simulations.cli import app
+    from simulations.cli_warm_start import command_of
+
+    recipe = pretrain.Recipe(
+        steps=7, seed=3, batch=6, learning_rate=0.00123456789, cross_modal_weight=0.3,
+        auxiliary_weight=0.7, person_weight=0.05, windows_per_patient=2, both_seen="whole",
+        precision="bfloat16",
+    )  # fmt: skip
+    words = command_of("small", recipe, 1).split()
+    asked = program(app).commands["warm-start"]  # type: ignore[attr-defined]
+    options = {one for param in asked.params for one in param.opts if one.startswith("--")}
+    assert options - set(words) == {"--keep", "--start-from", "--json"}
+    given = asked.make_context("warm-start", words[2:]).params
+    assert (given["preset"], given["threads"], given["bfloat16"]) == ("small", 1, True)
+    assert given["learning_rate"] == recipe.learning_rate
+    assert given["steps"] == 7
+    assert given["seed"] == 3
+    assert (given["batch"], given["windows_per_patient"]) == (6, 2)
+    assert (given["cross_modal"], given["auxiliary"], given["person"]) == (0.3, 0.7, 0.05)
+    assert given["both_seen"] == "whole"

@@ -15,7 +15,7 @@ from shared_model import losses, mae, mae_layers, patches
 from shared_model.config import LocalTraining
 from shared_model.errors import OurMistake
 from simulations import ablation
-from simulations.designs import Design, in_force, regrouped
+from simulations.designs import Design, in_force, parameters_of, regrouped
 from simulations.pretrain_terms import LAGS_S, draw_hidden, per_patch, self_similarity
 
 TINY = mae.PRESETS["tiny"]
@@ -58,6 +58,16 @@ def test_every_design_learns_from_a_window_and_leaves_no_trace(design: Design) -
     assert torch.allclose(fingerprint.norm(dim=-1), torch.ones(3), atol=1e-5)
     after = (mae_layers.SLOPES, mae.TOKENS, mae.pool, patches.TOKENS, losses.VISIBLE_TOKENS)
     assert before == after
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda one: str(one)[7:40])
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_parameters_are_counted_without_a_model(design: Design, preset: str) -> None:
+    """As many as the model has that is made."""
+    with in_force(design):
+        model = mae.build(design.config(mae.PRESETS[preset]), 0)
+    made = sum(value.numel() for value in model.parameters())
+    assert parameters_of(design, mae.PRESETS[preset]) == made
 
 
 def test_the_product_s_own_design_changes_no_bit() -> None:
@@ -174,6 +184,10 @@ def test_an_ablation_varies_recipe_and_design_alike(tmp_path: Path) -> None:
         ('target = ["beats"]', "target is"),
         ("self_similarity_weight = [-1.0]", "not below 0"),
         ("width = [64]", "no field"),
+        ("encoder_blocks = [100000000]", "blocks are at most 64"),
+        ("decoder_width = [1000000000]", "decoder_width is at most 4096"),
+        ("decoder_width = [4096]", "parameters"),
+        ("batch = [1000000]", "batch is at most"),
     ],
 )
 def test_what_cannot_be_varied_is_refused_before_anything_runs(
@@ -254,6 +268,9 @@ def test_runs_side_by_side_give_the_table_of_runs_one_by_one(tmp_path: Path) -> 
     side = ablation.run(
         asked, tmp_path / "two", resume=False, workers=2, on_step=lambda _, *n: told.append(n)
     )
-    assert ablation.run(asked, tmp_path / "one", resume=False) == side
+    one = ablation.run(asked, tmp_path / "one", resume=False)
+    assert one.figures == side.figures
+    assert one.made["models"] == side.made["models"]
     assert told[-1] == (4, 4)
-    assert side["rows"][0]["mean skill"] != side["rows"][1]["mean skill"]
+    rows = side.figures["rows"]
+    assert rows[0]["mean skill"] != rows[1]["mean skill"]

@@ -287,8 +287,10 @@ def test_a_trained_variant_is_not_trained_again(
         ablation.run(asked, tmp_path, resume=False)
     cut = next(p for p in (tmp_path / "runs").iterdir() if '"batch": 8' in p.read_text())
     cut.write_text(cut.read_text()[:50])
-    assert ablation.run(asked, tmp_path, resume=True) == first
+    again = ablation.run(asked, tmp_path, resume=True)
     assert trained == [64, 8, 8]
+    assert again.figures == first.figures
+    assert again.made["models"] == first.made["models"]
 
 
 def test_an_ablation_may_go_on_from_the_warm_start(
@@ -313,8 +315,10 @@ def test_an_ablation_may_go_on_from_the_warm_start(
     path.write_text(
         'name = "a"\npatients = 80\nbegin_with = "warm-start"\n[vary]\nlearning_rate = [1e-3]\n'
     )
-    figures = ablation.run(ablation.Ablation.from_toml(path), tmp_path / "out", resume=False)
+    done = ablation.run(ablation.Ablation.from_toml(path), tmp_path / "out", resume=False)
+    figures = done.figures
     assert started == [digest(begun)] * 4
+    assert done.begun == {"as begun, no step": digest(begun)}
     rows = {row["variant"]: row for row in figures["rows"]}
     assert list(rows) == ["base", "learning_rate = 0.001", "as begun, no step"]
     assert rows["as begun, no step"]["minus base"]["value"] == pytest.approx(0.1)
