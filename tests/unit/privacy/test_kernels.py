@@ -206,6 +206,28 @@ def test_a_number_that_is_computed_another_way_is_found_in_the_model_that_has_it
         check_kernels("tiny", TRAINING, 2, weights=weights)
 
 
+def test_threads_that_disagree_about_denormal_numbers_are_found() -> None:
+    """Which only a model of the coordinator's choice shows: gradients of reconstruction reach the
+    bottleneck as denormal numbers, and one thread flushes them to zero."""
+    weights = warm_start.load("tiny")[1]
+    for name in ("decoders.0.memory.weight", "decoders.1.memory.weight"):
+        weights[name] = weights[name] * np.float32(1e-36)
+    asked = LocalTraining(alignment_weight=0.0, trainable="bottleneck")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        torch.ones(1 << 20).exp()  # the second thread is there, and keeps what it began with
+        check_kernels("tiny", asked, 8, weights=weights)
+        known_from.cache_clear()
+        if not torch.set_flush_denormal(True):  # of this thread alone
+            pytest.skip("this processor does not flush denormal numbers")
+        with pytest.raises(Refused, match="changes with the other patients"):
+            check_kernels("tiny", asked, 8, weights=weights)
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
 def test_weights_whose_gradients_are_no_numbers_are_alike_at_every_place() -> None:
     """Such a patient contributes zero; that is not for this check to refuse."""
     weights = {
