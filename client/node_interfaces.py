@@ -157,7 +157,7 @@ class Node:
     """Everything that answering takes. `from_home` makes the deployed one.
 
     ready: raises Refused("not-ready") if the operator has set up no store; it reads nothing in it.
-    able: raises Refused("not-ready") if this machine cannot train such a round.
+    able: raises Refused("not-ready") if this machine cannot train such a round from such weights.
     data: called only after the spend is booked, once for each round.
     minimum_contributors: fewest survivors in a sum that this hospital agrees to.
     dimension: number of parameters that the request trains.
@@ -187,7 +187,7 @@ class Node:
     entropy: Callable[[int], bytes] = os.urandom
     allow_unmasked: bool = False
     awake: Callable[[], None] = lambda: None
-    able: Callable[[TrainRequest], None] = lambda request: None
+    able: Callable[[TrainRequest, Weights], None] = lambda request, weights: None
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from client.training import PatientBatches
 
 
-def able(request: TrainRequest, *, declared_patients: int, gpus: int) -> None:
+def able(request: TrainRequest, weights: Weights, *, declared_patients: int, gpus: int) -> None:
     """This machine can train such a round.
+
+    Args:
+        weights: the model's own, checked.
 
     Raises:
         Refused: it cannot ("not-ready").
@@ -34,7 +37,7 @@ def able(request: TrainRequest, *, declared_patients: int, gpus: int) -> None:
 
     chunk = chunk_of(request.privacy, declared_patients)
     devices = devices_of(gpus)
-    check_kernels(request.preset, request.training, chunk, devices)
+    check_kernels(request.preset, request.training, chunk, devices, weights)
 
 
 def check_model(request: TrainRequest, body: bytes) -> Weights:

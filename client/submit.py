@@ -68,7 +68,7 @@ def submit(node: Node, request: TrainRequest, header: bytes, body: bytes) -> tup
     node.approvals.check(request.plan, booked=node.books.booked(run, number))
     node.books.check_own(request.known_head(node.site))
     node.ready()
-    node.able(request)
+    node.able(request, weights)
     return _trained(node, sum_round, member, roster, request_digest, weights, body)
 
 

@@ -26,7 +26,8 @@ from client.node_interfaces import Node
 from client.round import answer
 from client.round_log import log_to
 from shared_model import protocol, protocol_open, protocol_sum, roster, signing
-from shared_model.errors import DataFault, OurMistake
+from shared_model import weights as weights_io
+from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.noise import SystemNoise
 from shared_model.protocol import Participant, Refusal, TrainReply, seal
 from shared_model.protocol_open import open_answer
@@ -267,6 +268,22 @@ def test_a_node_without_a_store_refuses_before_it_books(consortium):
     node = replace(consortium.nodes["alpha"], ready=nothing)
     assert opened(ask(with_node(consortium, node))).reason == "not-ready"
     assert node.books.reserved == []
+
+
+def test_a_machine_that_cannot_train_these_weights_refuses_before_it_books(consortium):
+    """It is asked about the very weights that were sent."""
+    seen = []
+
+    def unable(request, weights):
+        seen.append(weights)
+        raise Refused("Its kernels differ.", reason="not-ready")
+
+    node = replace(consortium.nodes["alpha"], able=unable)
+    assert opened(ask(with_node(consortium, node))).reason == "not-ready"
+    assert untouched(node)
+    _, body = consortium.request()
+    (weights,) = seen
+    assert weights_io.digest(weights) == weights_io.digest(weights_io.from_bytes(body))
 
 
 def test_the_same_request_gets_the_same_bytes_and_trains_once(consortium):

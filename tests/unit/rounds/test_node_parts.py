@@ -142,14 +142,28 @@ def test_a_node_that_names_gpus_it_does_not_have_is_not_ready_and_books_nothing(
         writer.publish([])
     plan = PrivacyPlan(sample_rate=0.5, noise_multiplier=1.0, clipping_norm=1.0, steps=1)
     asked = SimpleNamespace(privacy=plan, preset="tiny", training=LocalTraining())
-    node_from_home(home).able(asked)
+    weights = mae.weights_of(mae.build(mae.PRESETS["tiny"], 0))
+    node_from_home(home).able(asked, weights)
     content = home.config.read_text()
     home.config.write_text(content.replace("gpus = 0", "gpus = 1"))
     assert home.config.read_text() != content
     with pytest.raises(Refused, match="torch sees 0") as caught:
-        node_from_home(home).able(asked)
+        node_from_home(home).able(asked, weights)
     assert caught.value.reason == "not-ready"
     assert chain_at(home).length == 0
+
+
+def test_the_machine_is_looked_at_with_the_weights_of_the_request(home, monkeypatch):
+    """Not with some other model's: the coordinator chooses the numbers that kernels see."""
+    seen = []
+    monkeypatch.setattr("client.kernels.independent_from", lambda kind, sent: seen.append(sent))
+    monkeypatch.setattr("client.kernels.known_from", lambda kind, sent: seen.append(sent))
+    plan = PrivacyPlan(sample_rate=0.5, noise_multiplier=1.0, clipping_norm=1.0, steps=1)
+    asked = SimpleNamespace(privacy=plan, preset="tiny", training=LocalTraining())
+    weights = mae.weights_of(mae.build(mae.PRESETS["tiny"], 7))
+    with pytest.raises(Refused, match="changes with the other patients"):
+        node_from_home(home).able(asked, weights)
+    assert [sent.weights for sent in seen] == [weights]
 
 
 def test_an_emptied_store_is_ready_and_trains_on_noise_alone(home):
