@@ -15,6 +15,7 @@ measured on them, for the shapes of a round, before the round is booked:
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,8 @@ _APART = 0.1
 decoder's last layer of zeros stops gradients, and products with 0 or 1 are not rounded."""
 _RECORDED = 0.9
 """Share of the tokens of pretend patients that are valid."""
-_FIRST, _EVEN, _ODD, _ALL = slice(1), slice(0, None, 2), slice(1, None, 2), slice(None)
-_MODELS = 4
-"""Received models whose answers are kept in memory, for hospitals simulated in one process."""
+_MODELS = 1
+"""Received models whose answers are kept in memory: hospitals simulated in one process share it."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,10 @@ def every_term(training: LocalTraining) -> LocalTraining:
 
 def independent(kind: Kind) -> bool:
     """Whether a pretend patient's gradient has the same bits at every place of a chunk, whoever
-    else is there: others, much larger ones, no numbers at all, nobody but copies of itself as in a
-    padded chunk.
+    else is there: at the first beside others and beside copies of itself as in a padded chunk; then
+    at the places whose number has a bit set, and at those where it has not, for every bit, beside
+    others without numbers and beside much larger ones. Any two places differ in a bit, so that each
+    is the patient's while the other is somebody else's.
 
     Which kernel computes a product is chosen by shapes: so pretend patients of noise and random
     weights tell about the real ones.
@@ -150,25 +152,39 @@ def independent(kind: Kind) -> bool:
             if name in held:
                 held[name].copy_(value)
     alone = _Alone(kind, unit, held)
-    if not (alone.same(_FIRST) and alone.found_something()):
+    places = torch.arange(kind.chunk)
+    alone.same(places == 0)  # what all others are held against
+    unseen = alone.without_gradient()
+    if unseen:
         raise Refused(
-            "The kernels of this machine could not be looked at: a trained tensor's gradient is "
+            f"The kernels of this machine could not be looked at: the gradient of {unseen[0]} is "
             f"zero or not finite for preset {kind.preset} on {kind.device}.",
             reason="not-ready",
             do="Set gpus = 0 in node.toml, or compare versions with the coordinator's operator: "
             "fedprint-node --version",
         )
-    return alone.same(_EVEN, larger=1e6) and alone.same(_ODD, larger=torch.nan) and alone.same(_ALL)
+    if not alone.same(places >= 0):
+        return False
+    return all(
+        alone.same((places >> bit) % 2 == value, larger=larger)
+        for bit in range((kind.chunk - 1).bit_length())
+        for value in (0, 1)
+        for larger in (torch.nan, 1e6)
+    )
 
 
 def independent_from(kind: Kind, sent: Sent) -> bool:
-    """As `independent` from the weights that were received, with the request's own loss, beside
-    others and much larger ones. Zeros may be: a new model has them.
+    """As `independent` from the weights that were received, with the request's own loss: at half of
+    the places beside much larger others, at the other half beside others without numbers. Zeros may
+    be: a new model has them. Which half, and who the patients are, nobody can know before.
     """
     model = mae.build(mae.PRESETS[kind.preset], 0)
     mae.load_weights(model, sent.weights)
-    alone = _Alone(kind, *prepared(model, kind.training))
-    return alone.same(_EVEN, larger=1e6) and alone.same(_ODD)
+    seed = int.from_bytes(os.urandom(16))
+    alone = _Alone(kind, *prepared(model, kind.training), seed=seed)
+    order = np.random.default_rng(seed).permutation(kind.chunk)
+    half = torch.from_numpy(order < (kind.chunk + 1) // 2)
+    return alone.same(half, larger=1e6) and alone.same(~half, larger=torch.nan)
 
 
 known = functools.cache(independent)
@@ -178,21 +194,22 @@ known_from = functools.lru_cache(maxsize=_MODELS)(independent_from)
 class _Alone:
     """A pretend patient's gradient at some places of a chunk, other patients at the rest."""
 
-    def __init__(self, kind: Kind, unit: nn.Module, held: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, kind: Kind, unit: nn.Module, held: Mapping[str, Tensor], seed: int = 0
+    ) -> None:
         self._unit, self._kind = unit.to(kind.device), kind
         self._held = {name: value.to(kind.device) for name, value in held.items()}
-        everybody, rng = np.arange(kind.chunk + 1), np.random.default_rng(0)
+        everybody, rng = np.arange(kind.chunk + 1), np.random.default_rng(seed)
         self._batch = unit_batch(_Noise(kind.chunk + 1), everybody, kind.training, rng)
         self._before: dict[str, Tensor] = {}  # (1, *shape)
 
-    def same(self, places: slice, larger: float = 1.0) -> bool:
+    def same(self, here: Tensor, larger: float = 1.0) -> bool:
         """Whether it has the same bits at each of these places, and as it had at those before.
 
         Args:
-            larger: how many times as large the signals of the others are; may be NaN.
+            here: bool (chunk,). larger: how many times as large the signals of the others are; may
+                be NaN.
         """
-        here = torch.zeros(self._kind.chunk, dtype=torch.bool)
-        here[places] = True
         if not here.any():
             return True
         who = torch.where(here, 0, torch.arange(1, self._kind.chunk + 1))
@@ -200,14 +217,18 @@ class _Alone:
         patches[~here] *= larger
         rows = [value.to(self._kind.device) for value in (patches, valid, hidden)]
         gradients = privacy.per_patient_gradients(self._unit, self._held, rows)
-        found = {name: value[places] for name, value in gradients.items()}
+        found = {name: value[here.to(value.device)] for name, value in gradients.items()}
         if not self._before:
             self._before = {name: value[:1].clone() for name, value in found.items()}
         return all(_alike(found[name], value) for name, value in self._before.items())
 
-    def found_something(self) -> bool:
-        """Whether each trained tensor had a gradient, and numbers alone."""
-        return all(bool(one.isfinite().all() and one.any()) for one in self._before.values())
+    def without_gradient(self) -> list[str]:
+        """Trained tensors whose gradient was zero, or held what is no number."""
+        return [
+            name
+            for name, one in self._before.items()
+            if not bool(one.isfinite().all() and one.any())
+        ]
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:

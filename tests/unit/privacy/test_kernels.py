@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from client import kernels
-from client.kernels import Kind, check_kernels, known, known_from
+from client.kernels import Kind, check_kernels, every_term, independent, known, known_from
 from shared_model import mae, privacy, warm_start
 from shared_model.config import LocalTraining
 from shared_model.errors import Refused
@@ -70,6 +70,84 @@ def test_gradients_that_know_of_the_others_are_refused(
     assert caught.value.reason == "not-ready"
 
 
+def later(rows: torch.Tensor, by: int) -> torch.Tensor:
+    """Each place's neighbour `by` places on, or back; zeros where there is none."""
+    if by < 0:
+        return later(rows.flip(0), -by).flip(0)
+    return torch.cat([rows[by:], torch.zeros_like(rows[:by])])
+
+
+def only(rows: torch.Tensor, parity: int) -> torch.Tensor:
+    """1 at places of this parity, else 0."""
+    here = torch.arange(len(rows)) % 2 == parity
+    return here.to(rows.dtype).view(-1, *[1] * (rows.ndim - 1))
+
+
+@pytest.mark.parametrize(
+    ("others", "leak"),
+    [
+        *(
+            (
+                f"no number {by} places on, from parity {parity}",
+                lambda rows, by=by, parity=parity: torch.where(
+                    only(rows, parity) > 0, rows + 0 * later(rows, by), rows
+                ),
+            )
+            for by in (-4, -3, -2, -1, 1, 2, 3, 4)
+            for parity in (0, 1)
+        ),
+        (
+            "a little of every second place",
+            lambda rows: rows + 1e-2 * (later(rows, 2) - rows).nan_to_num(0.0),
+        ),
+        ("half of the one four places on", lambda rows: 0.5 * rows + 0.5 * later(rows, 4)),
+        (
+            "much larger ones alone",
+            lambda rows: rows * (1 + 1e-6 * (later(rows, 2).abs() > 1e3)),
+        ),
+        (
+            "copies alone",
+            lambda rows: rows * (1 + 1e-6 * float(torch.equal(rows, rows[:1].expand_as(rows)))),
+        ),
+    ],
+)
+def test_whoever_is_told_of_at_whichever_place_is_found(
+    monkeypatch: pytest.MonkeyPatch, others: str, leak: Any
+) -> None:
+    """A first way of sharing places out put the same patient on every second one, and was blind to
+    what those told each other: half of another patient was mixed in, unseen."""
+    real = privacy.per_patient_gradients
+    monkeypatch.setattr(
+        privacy,
+        "per_patient_gradients",
+        lambda *given: {name: leak(value) for name, value in real(*given).items()},
+    )
+    assert not independent(Kind("tiny", every_term(TRAINING), 8, CPU)), others
+
+
+def test_the_received_model_is_looked_at_by_places_that_nobody_knows_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two halves each is the patient's once; other noise each time."""
+    asked: list[tuple[list[bool], float]] = []
+
+    def same(alone: Any, here: torch.Tensor, larger: float = 1.0) -> bool:
+        asked.append((here.tolist(), larger))
+        return True
+
+    weights = warm_start.load("tiny")[1]
+    kind, sent = Kind("tiny", TRAINING, 16, CPU), kernels.Sent("x", weights)
+    monkeypatch.setattr(kernels._Alone, "same", same)
+    for _ in range(4):
+        assert kernels.independent_from(kind, sent)
+    for (first, larger), (second, none) in zip(asked[::2], asked[1::2], strict=True):
+        assert [not one for one in first] == second
+        assert sum(first) == 8
+        assert larger == 1e6
+        assert none != none
+    assert len({tuple(first) for first, _ in asked[::2]}) > 1
+
+
 def test_it_is_measured_once_for_each_kind_of_round_and_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,11 +166,12 @@ def test_it_is_measured_once_for_each_kind_of_round_and_device(
     other = replace(TRAINING, learning_rate=0.5, alignment_weight=0.0, contrast_weight=7.0)
     check_kernels("tiny", other, 2)
     assert len(calls) == once > 0
-    check_kernels("tiny", TRAINING, 3)
-    assert len(calls) == 2 * once
+    check_kernels("tiny", TRAINING, 3)  # another bit of a place's number
+    assert len(calls) > 2 * once
+    before = len(calls)
     for change in ({"segments": 2}, {"patch_masks": 2}, {"trainable": "norms"}):
         check_kernels("tiny", replace(TRAINING, **change), 2)  # type: ignore[arg-type]
-    assert len(calls) == 5 * once
+    assert len(calls) == before + 3 * once
 
 
 def test_how_many_threads_and_how_exact_products_make_another_kind_of_round() -> None:
