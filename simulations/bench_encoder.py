@@ -60,10 +60,10 @@ class Sizes:
 
     preset: str = "small"
     batch: int = 32
-    windows: int = 128
+    windows: int = 96
     recording: int = 64
-    repeats: int = 21
-    steps: int = 7
+    repeats: int = 11
+    steps: int = 5
     backend: str = "inductor"
 
 
@@ -306,7 +306,7 @@ def _bfloat16_speedup(sizes: Sizes) -> float:
         "float32": partial(fingerprints, model_of(config, weights, cpu), *first),
         "bfloat16": partial(fingerprints, model_of(config, weights, cpu, InBfloat16), *first),
     }
-    median = by_turns(sides, sizes.repeats, cpu)
+    median = by_turns(sides, sizes.steps, cpu)
     return median["float32"] / median["bfloat16"]
 
 
