@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,22 @@ import typer
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 
-Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float]]
+
+@dataclass(frozen=True)
+class Measured:
+    """What a benchmark gives that has more to say than figures.
+
+    figures: None is "not measured", and a note says why. weights: digest of each model that was
+    measured, by its name. devices: what computed, in words.
+    """
+
+    figures: Mapping[str, float | None]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    devices: str = "cpu"
+
+
+Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float] | Measured]
 """(quick, tell) -> figures; `tell` says on stderr what is being done."""
 
 BENCHES = {
@@ -29,13 +45,14 @@ BENCHES = {
     "store": "simulations.bench_store:figures",
     "simulator": "simulations.bench_simulator:figures",
     "onnx": "simulations.bench_onnx:figures",
+    "encoder": "simulations.bench_encoder:figures",
 }
 
 
 def run_bench(
     name: str, *, quick: bool = False, tell: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """Run one benchmark: {"name", "quick", "figures", "machine", "versions"}.
+    """Run one benchmark: {"name", "quick", "figures", "notes", "weights", "machine", "versions"}.
 
     Args:
         quick: small sizes, to see that it runs; the bars are for the full sizes.
@@ -45,16 +62,22 @@ def run_bench(
         raise OurMistake(f"No benchmark {name!r}.", do=f"Choose from: {', '.join(BENCHES)}.")
     module, function = BENCHES[name].split(":")
     measure: Figures = getattr(importlib.import_module(module), function)
+    found = measure(quick, tell or (lambda _: None))
+    if not isinstance(found, Measured):
+        found = Measured(found)
     return {
         "name": name,
         "quick": quick,
-        "figures": measure(quick, tell or (lambda _: None)),
+        "figures": dict(found.figures),
+        "notes": list(found.notes),
+        "weights": dict(found.weights),
         "machine": {
             "system": platform.platform(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
+            "devices": found.devices,
         },
         "versions": {
             package: version(package)
@@ -92,9 +115,13 @@ def register(app: typer.Typer) -> None:
         if output is not None:
             from simulations import measurement
 
-            figures = {key: result[key] for key in ("name", "quick", "figures")}
+            figures = {key: result[key] for key in ("name", "quick", "figures", "notes")}
             measured = measurement.made_now(
-                "bench", figures, weights={}, seconds=time.monotonic() - began
+                "bench",
+                figures,
+                weights=result["weights"],
+                seconds=time.monotonic() - began,
+                devices=result["machine"]["devices"],
             )
             measurement.write(output / f"measured-bench-{name}.json", measured)
         if as_json:
@@ -102,6 +129,8 @@ def register(app: typer.Typer) -> None:
             return
         rows = [{"figure": key, "value": value} for key, value in result["figures"].items()]
         terminal.show(f"bench {name}", rows, as_json=False)
+        for note in result["notes"]:
+            terminal.out.print(note, highlight=False)
 
 
 def _on_stderr(text: str) -> None:

@@ -45,7 +45,7 @@ CHUNK = 16
 """Patients at once on all sides: what `train_round` takes of 16 declared patients or more."""
 AGREEMENT = 1e-5
 """Largest difference of two clipped sums over C that is rounding."""
-_TRAINED: dict[str, Trainable] = {"": "head", "_all": "all"}
+ENDINGS: dict[str, Trainable] = {"": "head", "_all": "all"}
 """What is trained, by the ending of its figures' names."""
 _MEGABYTE = 1 << 20
 
@@ -199,7 +199,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> dict[str, float]:
     """All figures, at these sizes: of the default training, and `..._all` of all parameters."""
     cases = {
         ending: Case(sizes.preset, trainable, sizes.patients)
-        for ending, trainable in _TRAINED.items()
+        for ending, trainable in ENDINGS.items()
     }
     found: dict[str, float] = {}
     with torch_threads(1):

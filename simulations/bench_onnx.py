@@ -12,23 +12,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shared_model import mae, warm_start
+from shared_model import mae
+from simulations.bench import Measured
+from simulations.bench_weights import packaged_or_random
 from simulations.torch_threads import torch_threads
 
 
-def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
+def figures(quick: bool, tell: Callable[[str], None]) -> Measured:
     """Interleaved; medians. Random weights, said on stderr, if no `small` is packaged."""
     import torch
 
     from simulations import onnx_export
 
     preset = "tiny" if quick else "small"
-    if preset in warm_start.packaged():
-        config, weights, _ = warm_start.load(preset)
-    else:
-        tell(f"no warm start of {preset} is packaged: RANDOM weights, agreement means nothing")
-        config = mae.PRESETS[preset]
-        weights = mae.weights_of(mae.build(config, 0))
+    config, weights, digests = packaged_or_random(preset, tell)
     tell("exporting")
     made = onnx_export.export(config, weights)
     found = onnx_export.agreement(config, weights, made.int8, windows=64 if quick else 256)
@@ -51,7 +48,7 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
             tell(f"{repeats} times {batch} windows: torch, ONNX float32, ONNX int8")
             times = _interleaved(runs, batch, repeats)
             ratios[batch] = (times[0] / times[2], times[1] / times[2])
-    return {
+    made_figures = {
         "size_bytes_int8": len(made.int8),
         "cosine_min": min(one["min"] for one in found.values()),
         "cosine_median": min(one["median"] for one in found.values()),
@@ -60,6 +57,7 @@ def figures(quick: bool, tell: Callable[[str], None]) -> dict[str, float]:
         "speedup_batch_32": ratios[32][0],
         "speedup_vs_onnx_float32": min(onnx_ratio for _, onnx_ratio in ratios.values()),
     }
+    return Measured(made_figures, digests)
 
 
 def _interleaved(

@@ -74,7 +74,11 @@ def register(app: typer.Typer) -> None:
         ] = "masked",
         bfloat16: Annotated[
             bool,
-            typer.Option("--bfloat16", help="Matrix products in bfloat16; the rest in float32."),
+            typer.Option(
+                "--bfloat16",
+                help="Matrix products in bfloat16: 1.7 times as fast (`bench encoder`), but slower "
+                "on a processor without instructions for it.",
+            ),
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
     ) -> None:

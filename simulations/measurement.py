@@ -26,7 +26,7 @@ _SHORT = Field(max_length=2000)
 
 
 class Machine(BaseModel):
-    """What ran it. Nothing that names a host or a user."""
+    """What ran it. Nothing that names a host or a user. devices: what torch computed on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -34,6 +34,7 @@ class Machine(BaseModel):
     processor: str = _SHORT
     cores: int = Field(ge=1)
     threads: str = Field(max_length=40)
+    devices: str = Field("cpu", max_length=400)
 
 
 class Measurement(BaseModel):
@@ -65,7 +66,12 @@ class Measurement(BaseModel):
 
 
 def made_now(
-    kind: str, figures: dict[str, Any], *, weights: dict[str, str], seconds: float
+    kind: str,
+    figures: dict[str, Any],
+    *,
+    weights: dict[str, str],
+    seconds: float,
+    devices: str = "cpu",
 ) -> Measurement:
     """A measurement that this process has just made, with its own command line."""
     return Measurement(
@@ -80,6 +86,7 @@ def made_now(
             processor=processor(),
             cores=os.cpu_count() or 1,
             threads=os.environ.get("OMP_NUM_THREADS", "as many as cores"),
+            devices=devices,
         ),
         versions=versions(),
         weights=weights,

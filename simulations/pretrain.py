@@ -249,7 +249,7 @@ def train(
         for step in range(recipe.steps):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
-            loss, parts = _step_loss(
+            loss, parts = step_loss(
                 model, heads, alike, first if step == 0 else next(batches), recipe, masks, bank
             )
             optimiser.zero_grad(set_to_none=True)
@@ -268,7 +268,7 @@ def train(
     return weights_of(model), points
 
 
-def _step_loss(
+def step_loss(
     model: MaskedAutoencoder,
     heads: AuxiliaryHeads,
     alike: SelfSimilarityHeads | None,
@@ -277,6 +277,7 @@ def _step_loss(
     rng: np.random.Generator,
     bank: NegativeBank | None = None,
 ) -> tuple[Tensor, np.ndarray]:
+    """The loss of one step; masked and cross-modal error and auxiliary loss for the curve."""
     signal, valid, labels = batch
     patches = fold(torch.from_numpy(signal))
     known = torch.from_numpy(regrouped(valid, patches.shape[-1]))

@@ -48,11 +48,12 @@ def interval(one: dict[str, Any] | None, digits: int) -> str:
 def origin(name: str, one: Measurement) -> list[str]:
     """What made a file, as a list."""
     versions = ", ".join(f"{package} {number}" for package, number in one.versions.items())
+    computed = "" if one.machine.devices == "cpu" else f" on {one.machine.devices}"
     lines = [
         f"- `{name}`: `{one.command}`",
         f"  {one.date}, {one.seconds:.0f} s, commit {one.commit}",
-        f"  {one.machine.processor}, {one.machine.cores} cores, threads {one.machine.threads}, "
-        f"{one.machine.system}; {versions}",
+        f"  {one.machine.processor}, {one.machine.cores} cores, threads {one.machine.threads}"
+        f"{computed}, {one.machine.system}; {versions}",
         *_runs(one),
     ]
     return lines + [f"  weights of {row}: {digest}" for row, digest in one.weights.items()]
@@ -188,9 +189,14 @@ def _reconstruction(sites: dict[str, dict[str, Any]]) -> list[str]:
 
 def flat(figures: dict[str, Any]) -> list[str]:
     """Of a benchmark: names and numbers."""
-    rows = [[key, f"{value:.4g}"] for key, value in figures["figures"].items()]
+    rows = [
+        [key, NOT_MEASURED if value is None else f"{value:.4g}"]
+        for key, value in figures["figures"].items()
+    ]
     quick = " (quick sizes)" if figures.get("quick") else ""
-    return table([f"{figures['name']}{quick}", "value"], rows)
+    lines = table([f"{figures['name']}{quick}", "value"], rows)
+    notes = [f"- {note}" for note in figures.get("notes", [])]
+    return [*lines, "", *notes] if notes else lines
 
 
 def rows_of(figures: dict[str, Any]) -> list[str]:

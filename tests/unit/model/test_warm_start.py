@@ -285,7 +285,7 @@ def test_labels_may_look_at_whole_windows_of_both_sensors() -> None:
         heads = pretrain.AuxiliaryHeads(batch[2])
         pretrain.draw_heads(heads, torch.Generator().manual_seed(1))
         model = build(PRESETS["tiny"], 0)
-        loss, parts = pretrain._step_loss(
+        loss, parts = pretrain.step_loss(
             model, heads, None, batch, recipe, np.random.default_rng(1)
         )
         if both_seen == "whole":
@@ -300,7 +300,7 @@ def test_labels_may_look_at_whole_windows_of_both_sensors() -> None:
             use = [one.any(-1).any(-1) for one in _views(torch.from_numpy(valid))]
             by_hand = sum(float(heads(k, views[k], truth, use[k]).detach()) for k in range(3))
             assert parts[2] == pytest.approx(by_hand, rel=1e-4)
-            plain, _ = pretrain._step_loss(
+            plain, _ = pretrain.step_loss(
                 model, heads, None, batch, replace(recipe, person_weight=0.0),
                 np.random.default_rng(1),
             )  # fmt: skip
