@@ -57,7 +57,7 @@ def test_what_opacus_step_costs_is_the_files_figure(page: str) -> None:
         assert shown_as(words, ratio), f"{words}: {ratio}"
 
 
-@pytest.mark.parametrize("name", ["dp-step", "onnx"])
+@pytest.mark.parametrize("name", ["dp-step", "onnx", "encoder", "store"])
 def test_seen_columns_of_benchmarks_with_a_file_are_its_figures(name: str) -> None:
     """By the names in a row's first cell; of dp-step a second column is of all parameters."""
     figures, held = bench(name), 0
