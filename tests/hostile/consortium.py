@@ -172,6 +172,7 @@ class Hospital:
             train=self._train,
             check_model=lambda request, data: weights_io.from_bytes(data),
             dimension=lambda request, weights: weights["head"].size,
+            able=lambda request, weights: None,  # nothing is trained: these are no model's weights
             entropy=self.entropy,
             log=self.log.append,
             approvals=_Yes(node.books),
