@@ -174,9 +174,10 @@ def independent(kind: Kind) -> bool:
 
 
 def independent_from(kind: Kind, sent: Sent) -> bool:
-    """As `independent` from the weights that were received, with the request's own loss: at half of
-    the places beside much larger others, at the other half beside others without numbers. Zeros may
-    be: a new model has them. Which half, and who the patients are, nobody can know before.
+    """As `independent` from the weights that were received, with the request's own loss: at one
+    place beside others, at half of the places beside much larger ones, at the other half beside
+    others without numbers. Zeros may be: a new model has them. Which places, and who the patients
+    are, nobody can know before.
     """
     model = mae.build(mae.PRESETS[kind.preset], 0)
     mae.load_weights(model, sent.weights)
@@ -184,6 +185,7 @@ def independent_from(kind: Kind, sent: Sent) -> bool:
     alone = _Alone(kind, *prepared(model, kind.training), seed=seed)
     order = np.random.default_rng(seed).permutation(kind.chunk)
     half = torch.from_numpy(order < (kind.chunk + 1) // 2)
+    alone.same(torch.from_numpy(order == 0))  # what the others are held against
     return alone.same(half, larger=1e6) and alone.same(~half, larger=torch.nan)
 
 
