@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,14 +27,10 @@ from typing import Any
 
 from shared_model.children import tether
 from shared_model.errors import FedprintError, OurMistake, Refused
+from simulations.worker_process import gone, started
 
 Order = dict[str, Any]
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ENDS_S = 10.0
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from simulations.ablation_workers import serve; serve(*sys.argv[2:])"
-)
 
 
 class Ended(KeyboardInterrupt):
@@ -103,41 +98,24 @@ class _Worker:
         try:
             self.connection.send_bytes(json.dumps(order).encode())
         except OSError as error:
-            raise self._gone() from error
+            raise gone(self.process, "--workers") from error
 
     def receive(self) -> dict[str, Any]:
         try:
             told = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise self._gone() from error
+            raise gone(self.process, "--workers") from error
         if "fault" in told:
             raise _fault(**told)
         answer: dict[str, Any] = told["answer"]
         return answer
 
-    def _gone(self) -> FedprintError:
-        how = "does not answer"
-        with suppress(subprocess.TimeoutExpired):
-            status = self.process.wait(_ENDS_S)
-            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        return FedprintError(
-            f"A worker process is gone ({how}).",
-            do="If it was killed for want of memory, take fewer --workers. Go on with --resume.",
-        )
-
 
 @contextmanager
 def _worker(entry: str) -> Iterator[_Worker]:
     ours, theirs = Pipe()
-    arguments = (str(theirs.fileno()), str(os.getpid()), entry)
     with ours, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(sys.path), *arguments],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which ends its workers
-        )
+        process = started("simulations.ablation_workers:serve", theirs, entry)
         try:
             theirs.close()
             yield _Worker(ours, process)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from shared_model.errors import FedprintError, OurMistake
 from shared_model.secure_sum.primitives import Words
 from simulations.lab.client_app import Job, client_app, forget
 from simulations.lab.terms import RoundInput
+from simulations.worker_process import gone, started
 
 Told = list[dict[str, Any]]
 OnSite = Callable[[int], None]
@@ -43,11 +43,6 @@ _CRASHED = b"\0"
 _LOOK_S = 1.0
 _MESSAGES = 16
 """To each worker in a round, about; with more sites than that a message asks for several."""
-_ENDS_S = 10.0
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from simulations.lab.pool import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 class Engine(Protocol):
@@ -141,38 +136,20 @@ class _Process:
         try:
             self.connection.send_bytes(header)
         except OSError as error:
-            raise self._gone() from error
+            raise gone(self.process, "workers") from error
 
     def receive(self) -> bytes:
         try:
             return self.connection.recv_bytes()
         except (EOFError, OSError) as error:
-            raise self._gone() from error
-
-    def _gone(self) -> FedprintError:
-        try:
-            status = self.process.wait(_ENDS_S)
-        except subprocess.TimeoutExpired:
-            status = 0
-        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        return FedprintError(
-            f"A worker process is gone ({how}).",
-            do="If it was killed for want of memory, take fewer workers. Go on with --resume.",
-        )
+            raise gone(self.process, "workers") from error
 
 
 @contextmanager
 def _process(job: Job) -> Iterator[_Process]:
     ours, theirs = Pipe()
-    arguments = (str(theirs.fileno()), str(os.getpid()))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), *arguments],
-        pass_fds=(theirs.fileno(),),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for this process, which ends its workers
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    process = started("simulations.lab.pool:serve", theirs, env=os.environ | one_thread)
     theirs.close()
     try:
         desk = _Process(ours, process)
@@ -184,10 +161,10 @@ def _process(job: Job) -> Iterator[_Process]:
         process.wait()
 
 
-def serve(descriptor: int, parent: int) -> None:
+def serve(descriptor: str, parent: str) -> None:
     """Entry of a worker process."""
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    with Connection(descriptor) as connection:
+    threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
+    with Connection(int(descriptor)) as connection:
         maker, setup, key = json.loads(connection.recv_bytes())
         app = client_app(Job(maker, bytes.fromhex(setup), key))
         while True:

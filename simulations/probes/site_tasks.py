@@ -247,7 +247,7 @@ def by_sensors(task: Task | None, sensors: tuple[str, ...]) -> tuple[list[Task],
     if task is None:
         return [], "no usable window has a truth"
     whole, why = suitable(replace(task, sensors=sensors))
-    tasks, reasons = ([], [why]) if whole is None else ([whole], [])
+    tasks = [] if whole is None else [whole]
     if len(sensors) == 1:
         return tasks, why
     reasons = [f"both sensors: {why}"]

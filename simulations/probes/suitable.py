@@ -26,8 +26,7 @@ def with_its_sensors(task: Task) -> tuple[Task | None, str]:
     none); None if nothing is left. Where quality is the question, everything stays."""
     if not task.gated:
         return task, ""
-    both = "both" in task.sensors or len(task.sensors) > 1
-    kept = having(task.valid, "both" if both else task.sensors[0])
+    kept = having(task.valid, "both" if len(task.sensors) > 1 else task.sensors[0])
     if kept.all():
         return task, ""
     left = task.of_windows(kept)

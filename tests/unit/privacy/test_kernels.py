@@ -29,6 +29,19 @@ def _anew() -> Any:
         kept.cache_clear()
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each chunk whose gradients are taken."""
+    calls: list[int] = []
+    real = privacy.per_patient_gradients
+
+    def counting(*given: Any) -> Any:
+        calls.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(privacy, "per_patient_gradients", counting)
+    return calls
+
+
 def moved(weights: Weights) -> Weights:
     """A model beside this one."""
     return {name: value * np.float32(1.01) for name, value in weights.items()}
@@ -152,14 +165,7 @@ def test_it_is_measured_once_for_each_kind_of_round_and_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a coordinator names and no kernel depends on does not make it begin anew."""
-    calls: list[int] = []
-    real = privacy.per_patient_gradients
-
-    def counting(*given: Any) -> Any:
-        calls.append(1)
-        return real(*given)
-
-    monkeypatch.setattr(privacy, "per_patient_gradients", counting)
+    calls = counted(monkeypatch)
     check_kernels("tiny", TRAINING, 2)
     once = len(calls)
     check_kernels("tiny", TRAINING, 2, (CPU, CPU))
@@ -194,14 +200,7 @@ def test_each_received_model_is_looked_at_and_each_only_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A coordinator chooses its numbers anew in each round, and what the loss counts."""
-    calls: list[int] = []
-    real = privacy.per_patient_gradients
-
-    def counting(*given: Any) -> Any:
-        calls.append(1)
-        return real(*given)
-
-    monkeypatch.setattr(privacy, "per_patient_gradients", counting)
+    calls = counted(monkeypatch)
     weights = warm_start.load("tiny")[1]
     check_kernels("tiny", TRAINING, 2, weights=weights)
     seen = [len(calls)]
