@@ -85,6 +85,7 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
                 axes.text(LEFT, height, words, color=COLOURS[k % len(COLOURS)], va="bottom")
     names = [task if sensors == "both" else f"{task}, {sensors}" for task, sensors in lines]
     axes.set_yticks(range(len(lines) - 1, -1, -1), names)
+    axes.set_ylim(-0.5, len(lines) - 0.5)  # a single task's markers would lie on the edges
     axes.axvline(0, color="#999999", lw=0.6)
     axes.set_xlim(left=max(LEFT, axes.get_xlim()[0]), right=1.0)
     axes.locator_params(axis="x", nbins=5)

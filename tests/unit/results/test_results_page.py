@@ -322,3 +322,20 @@ def test_a_skill_that_is_off_the_axis_is_said_in_figures() -> None:
     (words,) = axes.texts
     assert "-2.0" in words.get_text()
     assert words.get_position() == (axes.get_xlim()[0], axes.containers[0].lines[0].get_ydata()[0])
+
+
+def test_a_picture_of_one_task_does_not_cut_its_markers() -> None:
+    cells = [cell(row, 0.8) for row in ("random-init", "hand-made features", "warm start")]
+    with style():
+        figure = results_figures._skill({"cells": cells})
+    assert figure is not None
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    heights = [float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() != "None"]
+    assert len(heights) >= 3
+    assert all(low + 0.1 < height < high - 0.1 for height in heights)
+    tasks = [{**one, "task": task} for one in cells for task in ("age", "sex", "identity")]
+    with style():
+        several = results_figures._skill({"cells": tasks})
+    assert several is not None
+    assert several.axes[0].get_ylim() == (-0.5, 2.5)
