@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ import typer
 from shared_model import outputs, terminal
 
 if TYPE_CHECKING:
-    from simulations.gain import Run
+    from simulations.gain import Scored
 
 Patients = Annotated[int, typer.Option(min=80, help="Fresh pretend patients.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the fresh patients and of the folds.")]
@@ -50,7 +50,8 @@ def gain(
     began = time.monotonic()
     with _on_the_bar(len(every)) as told:
         runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
-    _end("gain", core.shares(runs), runs, (patients, seed), began, output, as_json)
+    figures = core.shares(runs) | _drawn(patients, seed)
+    _end("gain", figures, runs, began, output, as_json)
 
 
 def private_stage(
@@ -60,6 +61,13 @@ def private_stage(
     seeds: Annotated[
         str | None, typer.Option(help="Only runs of these seeds, with commas.")
     ] = None,
+    unseen: Annotated[
+        bool,
+        typer.Option(
+            "--unseen",
+            help="Unit loss of REAL patients: those of the runs' folders whose lots no run read.",
+        ),
+    ] = False,
     patients: Patients = 1000,
     seed: Seed = 0,
     output: Output = None,
@@ -69,6 +77,8 @@ def private_stage(
 
     Each point is told by what it changes of the sweep's first: trained parameters, bytes, epsilon,
     fall of the unit loss and gain of probe skill on fresh SIMULATED patients, and gradient passes.
+    With --unseen, the fall on REAL patients whom no run has read; --patients and --seed then say
+    nothing.
 
     Example: fedprint-lab private-stage swept/ -o docs/results/private-stage
     """
@@ -78,10 +88,23 @@ def private_stage(
     chosen = None if seeds is None else [int(one) for one in numbers(seeds, int)]
     every = [run for folder in folders for run in core.ordered(folder, chosen)]
     began = time.monotonic()
+    if unseen:
+        from simulations import private_stage_unseen as real
+
+        with _on_the_bar(len(every)) as told:
+            stages, whose = real.read_unseen(
+                every,
+                on_done=told,
+                on_progress=lambda what, done, total: told(f"{what}, {done} of {total}", 0),
+            )
+        figures = real.compared_unseen(stages, whose)
+        _end("private-stage-unseen", figures, [one.run for one in stages], began, output, as_json)
+        return
     with _on_the_bar(len(every)) as told:
         points = core.read_points(every, patients=patients, seed=seed, on_done=told)
     runs = [point.run for point in points]
-    _end("private-stage", core.compared(points), runs, (patients, seed), began, output, as_json)
+    figures = core.compared(points) | _drawn(patients, seed)
+    _end("private-stage", figures, runs, began, output, as_json)
 
 
 def against_pooled(
@@ -101,22 +124,25 @@ def against_pooled(
     began = time.monotonic()
     with _on_the_bar(2) as told:
         runs = core.read_runs([federated, pooled], patients=patients, seed=seed, on_done=told)
-    figures = core.against_pooled(*runs)
-    _end("against-pooled", figures, runs, (patients, seed), began, output, as_json)
+    figures = core.against_pooled(*runs) | _drawn(patients, seed)
+    _end("against-pooled", figures, runs, began, output, as_json)
+
+
+def _drawn(patients: int, seed: int) -> dict[str, Any]:
+    """Of the fresh pretend patients, for the file."""
+    return {"fresh_patients": patients, "seed": seed}
 
 
 def _end(
     kind: str,
     figures: dict[str, Any],
-    runs: list[Run],
-    drawn: tuple[int, int],
+    runs: Sequence[Scored],
     began: float,
     output: Path | None,
     as_json: bool,
 ) -> None:
     from simulations import measurement
 
-    figures |= {"fresh_patients": drawn[0], "seed": drawn[1]}
     digests = {"starting model": runs[0].start} | {run.name: run.digest for run in runs}
     document = measurement.made_now(
         kind, figures, weights=digests, seconds=time.monotonic() - began
@@ -126,7 +152,7 @@ def _end(
     if as_json:
         terminal.print_json(document.model_dump())
         return
-    shown = _of_a_point if kind == "private-stage" else _cells
+    shown = _of_a_point if kind.startswith("private-stage") else _cells
     terminal.show(kind, [shown(row) for row in figures["rows"]], as_json=False)
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
@@ -163,7 +189,8 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _on_the_bar(total: int) -> Iterator[Callable[[str], None]]:
+def _on_the_bar(total: int) -> Iterator[Callable[..., None]]:
+    """Say what is done, and whether it was one of the total (1) or on the way to it (0)."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -180,4 +207,4 @@ def _on_the_bar(total: int) -> Iterator[Callable[[str], None]]:
     )
     with Progress(*columns, console=terminal.err, transient=True) as progress:
         bar = progress.add_task("measuring", total=total)
-        yield lambda what: progress.update(bar, advance=1, description=what)
+        yield lambda what, advance=1: progress.update(bar, advance=advance, description=what)

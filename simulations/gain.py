@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,21 @@ of the other: a loss can fall while no probe moves."""
 ASKED, ASKED_BATCH, ASKED_EPSILON, ASKED_SEEDS = (10, 2000, 2), 256, 3.0, 5
 """Hospitals, patients of each, segments of a patient; expected batch; the bar is for these."""
 DRAWS = 2000
+
+
+class Scored(Protocol):
+    """A finished run and the scores of its models. start, digest: of its first and last weights."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def experiment(self) -> Experiment: ...
+    @property
+    def start(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -311,7 +326,7 @@ def _comparable(federated: Run, pooled: Run) -> None:
         )
 
 
-def words(runs: Sequence[Run]) -> list[str]:
+def words(runs: Sequence[Scored]) -> list[str]:
     """What must be said beside the figures: mock noise, and what the patients are."""
     said = []
     private = [run for run in runs if run.mode != NONE]

@@ -16,12 +16,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from shared_model.errors import OurMistake
-from simulations.gain import SKILL, UNIT_LOSS, Run, finished_below, read_runs, share_of, words
+from simulations.gain import (
+    SKILL,
+    UNIT_LOSS,
+    Run,
+    Scored,
+    finished_below,
+    read_runs,
+    share_of,
+    words,
+)
 from simulations.gain_answers import NONE
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
@@ -31,15 +40,18 @@ from simulations.lab.varied import batch, changed, differing, fields_of, relativ
 _ONE_SEED = "One seed: there is no interval, and no point is shown to be better than another."
 
 
+R_co = TypeVar("R_co", bound=Scored, covariant=True)
+
+
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[R_co]):
     """A finished run, scored, and what it cost.
 
     parameters: trained. bytes_up: of a hospital in a round, as the lab counts them. epsilon: spent,
     with its delta; None without privacy.
     """
 
-    run: Run
+    run: R_co
     parameters: int
     bytes_up: float
     epsilon: float | None
@@ -87,19 +99,24 @@ def read_points(
     patients: int,
     seed: int,
     on_done: Callable[[str], None] | None = None,
-) -> list[Stage]:
+) -> list[Stage[Run]]:
     """Score finished runs on fresh pretend patients, and read what they cost.
 
     Raises:
         OurMistake: a folder holds no run, or one that has not ended, or is named twice; or no round
             of a run asked anybody.
     """
-    costs = [_cost(Result.open(folder)) for folder in folders]
+    costs = [cost_of(Result.open(folder)) for folder in folders]
     runs = read_runs(folders, patients=patients, seed=seed, on_done=on_done)
     return [Stage(run, *cost) for run, cost in zip(runs, costs, strict=True)]
 
 
-def _cost(result: Result) -> tuple[int, float, float | None, float]:
+def cost_of(result: Result) -> tuple[int, float, float | None, float]:
+    """The last four fields of a `Stage`.
+
+    Raises:
+        OurMistake: no round of the run asked anybody.
+    """
     from shared_model import mae
     from simulations.lab.beginning import starting_model
 
@@ -113,21 +130,15 @@ def _cost(result: Result) -> tuple[int, float, float | None, float]:
     return trained, about["bytes_up"] / asked, about["epsilon"], about["delta"]
 
 
-def compared(stages: Sequence[Stage]) -> dict[str, Any]:
+def compared(stages: Sequence[Stage[Run]]) -> dict[str, Any]:
     """One row a point, the first run's point first: it is the base.
 
     Raises:
         OurMistake: runs begin with different models, a run is there twice, all are one point, or
             points have different seeds.
     """
-    groups = _groups(stages)
+    groups, names = points_by_seed(stages)
     base = next(iter(groups.values()))
-    names = differing([group[0].experiment for group in groups.values()])
-    if not names:
-        raise OurMistake(
-            "All runs are one point: nothing but the seed differs.",
-            do="Name the folder of a sweep with [grid] or [[points]].",
-        )
     free = [group for group in groups.values() if group[0].run.mode == NONE]
     best = max(free, key=lambda group: _mean(group, UNIT_LOSS)) if free else None
     rows = [
@@ -148,11 +159,17 @@ def compared(stages: Sequence[Stage]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _groups(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
-    """Runs of a point, by seed; points in the order in which they come."""
+def points_by_seed(
+    stages: Sequence[Stage[R_co]],
+) -> tuple[dict[str, list[Stage[R_co]]], tuple[str, ...]]:
+    """Runs of a point, by seed; points in the order in which they come. And the fields that differ.
+
+    Raises:
+        OurMistake: see `compared`.
+    """
     if len({one.run.start for one in stages}) != 1:
         raise OurMistake("The runs begin with different models: their losses do not compare.")
-    groups: dict[str, list[Stage]] = {}
+    groups: dict[str, list[Stage[R_co]]] = {}
     for one in stages:
         key = json.dumps(fields_of(one.experiment), sort_keys=True)
         groups.setdefault(key, []).append(one)
@@ -171,18 +188,24 @@ def _groups(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
                 do="Let all runs of the sweep finish, or name the --seeds that are complete.",
             )
         group.sort(key=lambda one: one.experiment.seed)
-    return groups
+    names = differing([group[0].experiment for group in groups.values()])
+    if not names:
+        raise OurMistake(
+            "All runs are one point: nothing but the seed differs.",
+            do="Name the folder of a sweep with [grid] or [[points]].",
+        )
+    return groups, names
 
 
-def _mean(group: Sequence[Stage], measure: str) -> float:
+def _mean(group: Sequence[Stage[Run]], measure: str) -> float:
     return math.fsum(one.run.gain(measure) for one in group) / len(group)
 
 
 def _row(
     number: int,
-    group: Sequence[Stage],
-    base: Sequence[Stage],
-    best: Sequence[Stage] | None,
+    group: Sequence[Stage[Run]],
+    base: Sequence[Stage[Run]],
+    best: Sequence[Stage[Run]] | None,
     names: Sequence[str],
 ) -> dict[str, Any]:
     falls = [one.run.gain(UNIT_LOSS) for one in group]
@@ -191,16 +214,8 @@ def _row(
     if best is not None:
         share, ends = share_of(np.array(falls), np.array([s.run.gain(UNIT_LOSS) for s in best]))
     low, high = ends if ends is not None else (None, None)
-    spent = [one.epsilon for one in group if one.epsilon is not None]
-    first, origin = group[0].experiment, base[0].experiment
     return {
-        "number": number,
-        "point": "base" if group is base else changed(first, origin, names),
-        "mode": first.privacy.mode,
-        "seeds": len(group),
-        "parameters": group[0].parameters,
-        "bytes_up": math.fsum(one.bytes_up for one in group) / len(group),
-        "epsilon": max(spent) if spent else None,
+        **about_point(number, group, base, names),
         "loss": with_ends([one.run.after.loss for one in group]),
         "fall": with_ends(falls),
         "more_than_base": None
@@ -214,28 +229,78 @@ def _row(
             "high": None if high is None else 100.0 * high,
         },
         "skill_gain": with_ends([one.run.gain(SKILL) for one in group]),
+    }
+
+
+def about_point(
+    number: int, group: Sequence[Stage[Scored]], base: Sequence[Stage[Scored]], names: Sequence[str]
+) -> dict[str, Any]:
+    """What a point changes and what it costs, whoever's patients it is measured on.
+
+    Args:
+        group: runs of the point. base: those that it is told against. names: see `differing`.
+    """
+    spent = [one.epsilon for one in group if one.epsilon is not None]
+    first, origin = group[0].experiment, base[0].experiment
+    return {
+        "number": number,
+        "point": "base" if group is base else changed(first, origin, names),
+        "mode": first.privacy.mode,
+        "seeds": len(group),
+        "parameters": group[0].parameters,
+        "bytes_up": math.fsum(one.bytes_up for one in group) / len(group),
+        "epsilon": max(spent) if spent else None,
         "relative_cost": relative_cost(first, origin),
     }
 
 
 def _in_words(
-    base: Sequence[Stage],
+    base: Sequence[Stage[Run]],
     reference: dict[str, Any] | None,
     rows: Sequence[dict[str, Any]],
     names: Sequence[str],
-    stages: Sequence[Stage],
+    stages: Sequence[Stage[Run]],
 ) -> list[str]:
     """What must be said beside the table."""
-    origin, start = base[0].experiment, base[0].run.before
-    size, fields = batch(origin), fields_of(origin)
-    batches = "" if size is None else f", expected batch {size:.0f} at a hospital"
-    deltas = {one.delta for one in stages if one.epsilon is not None}
-    said = [
+    start = base[0].run.before
+    return [
         "Fall of the unit loss on fresh SIMULATED patients that nobody trained on, last model "
         f"against starting model: unit loss {start.loss:.4f}, skill {start.skill:.4f} (mean over "
         "probe tasks of the frozen fingerprint).",
+        *about_the_points(base, reference, rows, names, stages),
+        _ONE_SEED
+        if len(base) == 1
+        else f"Intervals are over {len(base)} seeds, 95 %: Student's t; of a share, a bootstrap.",
+        *about_costs(),
+        *words([one.run for one in stages]),
+    ]
+
+
+def about_costs() -> list[str]:
+    """What gradient passes and bytes count, and what not."""
+    return [
+        "Cost: gradient passes, expected patients x K x A x steps x rounds, over the base's: "
+        "arithmetic, not a time. What is trained changes a pass's time too, and is not in it.",
+        "Bytes: a hospital's packed vector of a round; no headers, shares or closing exchange.",
+    ]
+
+
+def about_the_points(
+    base: Sequence[Stage[Scored]],
+    reference: dict[str, Any] | None,
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    stages: Sequence[Stage[Scored]],
+) -> list[str]:
+    """What the base is, what epsilon is of, and which point is the reference."""
+    origin = base[0].experiment
+    size, fields, of = batch(origin), fields_of(origin), origin.federation
+    batches = "" if size is None else f", expected batch {size:.0f} at a hospital"
+    deltas = {one.delta for one in stages if one.epsilon is not None}
+    hospitals = len(of.folders) if of.source == "folders" else of.hospitals
+    said = [
         f"Base: {', '.join(told(name, fields[name], names) for name in names)}{batches}; "
-        f"{origin.federation.hospitals} hospitals, {origin.rounds} rounds of "
+        f"{hospitals} hospitals, {origin.rounds} rounds of "
         f"{origin.algorithm.steps} steps, preset {origin.model.preset}. Every other point is named "
         "by what it changes.",
     ]
@@ -255,15 +320,4 @@ def _in_words(
         )
         if reference["of_reference_percent"] is None:
             said.append("The reference's loss does not fall: there is no share of its fall.")
-    said.append(
-        _ONE_SEED
-        if len(base) == 1
-        else f"Intervals are over {len(base)} seeds, 95 %: Student's t; of a share, a bootstrap."
-    )
-    return [
-        *said,
-        "Cost: gradient passes, expected patients x K x A x steps x rounds, over the base's: "
-        "arithmetic, not a time. What is trained changes a pass's time too, and is not in it.",
-        "Bytes: a hospital's packed vector of a round; no headers, shares or closing exchange.",
-        *words([one.run for one in stages]),
-    ]
+    return said

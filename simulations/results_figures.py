@@ -26,6 +26,7 @@ def draw(kind: str, figures: dict[str, Any], form: str = "svg") -> dict[str, byt
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},
         "private-stage": {"fall": _bars, "fall-by-parameters": _parameters},
+        "private-stage-unseen": {"fall": _bars, "fall-by-parameters": _parameters},
         "ablation": {"error": _bars},
     }
     result = {}

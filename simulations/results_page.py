@@ -38,6 +38,7 @@ fedprint-lab ablate docs/experiments/ablation.toml -o docs/results/ablation
 fedprint-lab against-pooled out/federated out/pooled -o docs/results/against-pooled
 fedprint-lab gain out/gain -o docs/results/gain
 fedprint-lab private-stage out/private-stage -o docs/results/private-stage
+fedprint-lab private-stage out/private-stage-real --unseen -o docs/results/private-stage-real
 ```
 """
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
@@ -55,6 +56,10 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "gain": ("What privacy leaves of the gain, simulated hospitals", results_tables.gain),
     "private-stage": (
         "The private stage: what is trained, and how, simulated hospitals",
+        results_tables.private_stage,
+    ),
+    "private-stage-unseen": (
+        "The private stage on real recordings, patients that no run has read",
         results_tables.private_stage,
     ),
     "ablation": ("Ablations, simulated patients only", results_tables.rows_of),

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from client.ingest import prepare_recording
 from client.records import Recording, guess_mapping, read_folder
+from shared_model import mae
+from shared_model.config import LocalTraining
 from shared_model.errors import OurMistake
+from shared_model.losses import unit_loss
+from shared_model.patches import draw_patch_masks, fold
 from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lab import sources
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
+from simulations.unseen_losses import Unseen, losses, unseen_by
 
 WARD = SiteEffects(name="ward", missing=0.3, rhythms={"sinus": 0.5, "af": 0.5})
 
@@ -105,6 +111,57 @@ def test_only_patients_of_the_lots_are_read_and_two_halves_are_all(
     assert halves[0] | halves[1] == whole
     assert not halves[0] & halves[1]
     assert min(map(len, halves)) > 0
+
+
+def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
+    folders: list[Path], natural: FederationData
+) -> None:
+    """Both halves, first and last window each; one of many windows is one patient."""
+    ends = {
+        (windows[0], windows[-1])
+        for site in (0, 1) for windows in patients_of(natural, site)
+    }  # fmt: skip
+    found = []
+    for read, other in (([0.0, 0.5], (0.5, 1.0)), ([0.5, 1.0], (0.0, 0.5))):
+        unseen = unseen_by([experiment(folders, lots=read), experiment(folders, lots=read)])
+        assert unseen.lots == other
+        found += [(one[0].tobytes(), one[1].tobytes()) for one in unseen.signal]
+    assert set(found) == ends
+    assert len(found) == 10
+
+
+def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing() -> None:
+    """The same patients, the same masks; who has nothing has no loss."""
+    config, rng = mae.PRESETS["tiny"], np.random.default_rng(3)
+    weights = mae.weights_of(mae.build(config, 1))
+    signal = rng.standard_normal((3, 2, 2, 1250)).astype(np.float16)
+    valid = np.ones((3, 2, 2, 50), dtype=bool)
+    valid[1, 1], valid[2] = False, False
+    lost = losses(config, weights, Unseen(signal, valid, 1, (0.5, 1.0)))
+    assert np.isfinite(lost).tolist() == [True, True, False]
+    other = signal.copy()
+    other[1, 1] = 9.0  # valid nowhere
+    assert losses(config, weights, Unseen(other, valid, 1, (0.5, 1.0)))[1] == lost[1]
+    model = mae.build(config, 0)
+    mae.load_weights(model, weights)
+    hidden = torch.from_numpy(draw_patch_masks(np.random.default_rng([0, 81]), (3, 1, 2)))
+    patches = fold(torch.from_numpy(signal.astype(np.float32)))
+    with torch.inference_mode():
+        alone = unit_loss(model, patches[0], torch.from_numpy(valid[0]), hidden[0], LocalTraining())
+    assert lost[0] == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_runs_that_leave_nobody_unread_or_read_different_lots_are_refused(
+    folders: list[Path],
+) -> None:
+    for lots in ([0.0, 1.0], [0.2, 0.6]):
+        with pytest.raises(OurMistake, match="leave no patients"):
+            unseen_by([experiment(folders, lots=lots)])
+    with pytest.raises(OurMistake, match="same patients"):
+        unseen_by([experiment(folders, lots=[0.0, one]) for one in (0.4, 0.5)])
+    pretend = Experiment.from_dict({"name": "x", "privacy": {"mode": "none"}})
+    with pytest.raises(OurMistake, match="leave no patients"):
+        unseen_by([pretend])
 
 
 def test_lots_that_hold_nobody_or_choose_among_pretend_patients_are_refused(
