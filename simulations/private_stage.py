@@ -37,6 +37,8 @@ from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
 from simulations.lab.varied import batch, changed, differing, fields_of, relative_cost, told
 
+_PRIVACY = {"privacy.mode", "privacy.epsilon"}
+"""Points that differ from the base in these alone are a frontier of privacy against utility."""
 _ONE_SEED = "One seed: there is no interval, and no point is shown to be better than another."
 
 
@@ -242,6 +244,8 @@ def about_point(
     """
     spent = [one.epsilon for one in group if one.epsilon is not None]
     first, origin = group[0].experiment, base[0].experiment
+    ours, theirs = fields_of(first), fields_of(origin)
+    moved = {name for name in names if ours[name] != theirs[name]}
     return {
         "number": number,
         "point": "base" if group is base else changed(first, origin, names),
@@ -250,6 +254,7 @@ def about_point(
         "parameters": group[0].parameters,
         "bytes_up": math.fsum(one.bytes_up for one in group) / len(group),
         "epsilon": max(spent) if spent else None,
+        "only_privacy": moved <= _PRIVACY,
         "relative_cost": relative_cost(first, origin),
     }
 

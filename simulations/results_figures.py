@@ -25,8 +25,8 @@ def draw(kind: str, figures: dict[str, Any], form: str = "svg") -> dict[str, byt
         "probe-pretend": {"skill": _skill},
         "cross-modal": {"rate-error": _rates},
         "gain": {"gain": _bars},
-        "private-stage": {"fall": _bars, "fall-by-parameters": _parameters},
-        "private-stage-unseen": {"fall": _bars, "fall-by-parameters": _parameters},
+        "private-stage": _STAGES,
+        "private-stage-unseen": _STAGES,
         "ablation": {"error": _bars},
     }
     result = {}
@@ -194,6 +194,38 @@ def _parameters(figures: dict[str, Any]) -> Figure | None:
     axes.set_ylabel(textwrap.fill(figures["plotted_words"], 34))
     figure.legend(loc="outside upper center", ncols=1)
     return figure
+
+
+def _epsilons(figures: dict[str, Any]) -> Figure | None:
+    """Epsilon against the fall of the loss, by mode: points that differ from the base in nothing
+    else. None where no mode has two."""
+    from simulations.lab.plots_style import COLOURS, MARKERS, panels
+
+    modes: dict[str, list[dict[str, Any]]] = {}
+    for row in figures["rows"]:
+        if row.get("only_privacy") and row["epsilon"] is not None:
+            modes.setdefault(row["mode"], []).append(row)
+    if max(map(len, modes.values()), default=0) < 2:
+        return None
+    figure, (axes,) = panels(1, height_in=2.4)
+    for k, (mode, rows) in enumerate(sorted(modes.items())):
+        rows.sort(key=lambda row: row["epsilon"])
+        ends = [_ends(row["fall"]) for row in rows]
+        axes.errorbar(
+            [row["epsilon"] for row in rows], [row["fall"]["value"] for row in rows],
+            yerr=[[low for low, _ in ends], [high for _, high in ends]],
+            fmt=MARKERS[k], color=COLOURS[k], lw=0.8, ls="-", ms=3.5, label=mode,
+        )  # fmt: skip
+    _held_against(figures, axes.axhline)
+    axes.axhline(0, color="#999999", lw=0.6)
+    axes.set_xscale("log")
+    axes.set_xlabel("epsilon spent by one patient at one hospital")
+    axes.set_ylabel(textwrap.fill(figures["plotted_words"], 34))
+    figure.legend(loc="outside upper center", ncols=1)
+    return figure
+
+
+_STAGES = {"fall": _bars, "fall-by-parameters": _parameters, "fall-by-epsilon": _epsilons}
 
 
 def _side_by_side(numbers: list[int]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,18 @@ def test_the_sweep_of_the_docs_changes_one_thing_at_a_time() -> None:
     assert free
 
 
+def test_the_sweep_over_epsilon_changes_privacy_alone() -> None:
+    """So that its points are a frontier; several epsilons in both modes, and one reference."""
+    points = points_of(Sweep.from_toml(FILE.with_name("private-stage-epsilon.toml")))
+    first = [one.experiment for one in points if one.experiment.seed == points[0].experiment.seed]
+    assert fields_of(first[0]) == fields_of(BASE)
+    private = [one for one in first if one.privacy.mode != "none"]
+    assert len(private) == len(first) - 1
+    assert set(differing(private)) == {"privacy.mode", "privacy.epsilon"}
+    for mode in ("distributed", "local"):
+        assert len({one.privacy.epsilon for one in private if one.privacy.mode == mode}) >= 3
+
+
 def a_swept_folder(folder: Path, seeds: list[int]) -> list[Path]:
     """A sweep's folder, all of whose runs have an experiment and a result."""
     plan = Sweep.from_dict(
@@ -271,6 +284,23 @@ def test_figures_are_drawn_from_the_numbers_of_the_file_alone() -> None:
         results_figures.draw("private-stage", free)["fall-by-parameters"]
         == drawn["fall-by-parameters"]
     )
+
+
+def test_a_frontier_is_of_points_that_differ_in_privacy_alone() -> None:
+    """Two epsilons of a mode draw it; a point that differs in more is not on it."""
+    found = compared(a_sweep())
+    assert [row["only_privacy"] for row in found["rows"]] == [True, False, False]
+    assert "fall-by-epsilon" not in results_figures.draw("private-stage", found)
+    tighter = [a_stage({"privacy.epsilon": 1.0}, seed, 0.02) for seed in (1, 2, 3)]
+    local = [a_stage({"privacy.mode": "local"}, seed, 0.01) for seed in (1, 2, 3)]
+    found = compared([*a_sweep(), *tighter, *local])
+    assert [row["only_privacy"] for row in found["rows"]][3:] == [True, True]
+    found["rows"][3]["epsilon"] = 0.99
+    drawn = results_figures.draw("private-stage", found)["fall-by-epsilon"]
+    assert {b"distributed", b"local"} <= set(re.findall(rb"<!-- (\w+) -->", drawn))
+    other = json.loads(json.dumps(found))
+    other["rows"][1]["fall"]["value"] = 0.3  # adapters: not on it
+    assert results_figures.draw("private-stage", other)["fall-by-epsilon"] == drawn
 
 
 def test_points_of_like_size_stand_side_by_side_around_their_number() -> None:
