@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import outputs, terminal
+from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
     from simulations.gain import Scored
@@ -65,11 +66,15 @@ def private_stage(
         bool,
         typer.Option(
             "--unseen",
-            help="Unit loss of REAL patients: those of the runs' folders whose lots no run read.",
+            help="Unit loss of REAL patients: of the folders' lots that none of the runs read.",
         ),
     ] = False,
-    patients: Patients = 1000,
-    seed: Seed = 0,
+    patients: Annotated[
+        int | None, typer.Option(min=80, help="Fresh pretend patients; 1000.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the fresh patients and of the folds; 0.")
+    ] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -77,8 +82,7 @@ def private_stage(
 
     Each point is told by what it changes of the sweep's first: trained parameters, bytes, epsilon,
     fall of the unit loss and gain of probe skill on fresh SIMULATED patients, and gradient passes.
-    With --unseen, the fall on REAL patients whom no run has read; --patients and --seed then say
-    nothing.
+    With --unseen, the fall on REAL patients of the runs' folders whom none of the runs has read.
 
     Example: fedprint-lab private-stage swept/ -o docs/results/private-stage
     """
@@ -91,15 +95,19 @@ def private_stage(
     if unseen:
         from simulations import private_stage_unseen as real
 
+        if patients is not None or seed is not None:
+            raise OurMistake("--unseen draws no pretend patients: leave out --patients and --seed.")
+
         with _on_the_bar(len(every)) as told:
-            stages, whose = real.read_unseen(
+            stages, measured = real.read_unseen(
                 every,
                 on_done=told,
                 on_progress=lambda what, done, total: told(f"{what}, {done} of {total}", 0),
             )
-        figures = real.compared_unseen(stages, whose)
+        figures = real.compared_unseen(stages, measured)
         _end("private-stage-unseen", figures, [one.run for one in stages], began, output, as_json)
         return
+    patients, seed = patients or 1000, seed or 0
     with _on_the_bar(len(every)) as told:
         points = core.read_points(every, patients=patients, seed=seed, on_done=told)
     runs = [point.run for point in points]

@@ -334,5 +334,7 @@ def words(runs: Sequence[Scored]) -> list[str]:
         said.append("Noise of the private runs REPEATS (NonPrivateForTests): its size is true, its "
                     "protection is none.")  # fmt: skip
     sources = sorted({run.experiment.federation.source for run in runs})
-    said.append(f"Patients that trained: {', '.join(sources)}.")
+    called = {"folders": "REAL, of folders of recordings"}
+    trained = ", ".join(called.get(one, one) for one in sources)
+    said.append(f"Patients that trained: {trained}.")
     return said

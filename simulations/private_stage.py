@@ -302,7 +302,8 @@ def about_the_points(
     size, fields, of = batch(origin), fields_of(origin), origin.federation
     batches = "" if size is None else f", expected batch {size:.0f} at a hospital"
     deltas = {one.delta for one in stages if one.epsilon is not None}
-    hospitals = len(of.folders) if of.source == "folders" else of.hospitals
+    natural = of.source == "folders" and of.partition.kind == "natural"
+    hospitals = len(of.folders) if natural else of.hospitals
     said = [
         f"Base: {', '.join(told(name, fields[name], names) for name in names)}{batches}; "
         f"{hospitals} hospitals, {origin.rounds} rounds of "

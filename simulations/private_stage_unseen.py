@@ -1,28 +1,36 @@
-"""What private training changes, and how, on real patients whom no run has read.
+"""What private training changes, and how, on real patients whom none of the runs has read.
 
-    runs = read_unseen(folders)                  # unit losses of each patient, before and after
-    figures = compared_unseen(runs)              # of a measured file of kind private-stage-unseen
+    stages, patients = read_unseen(folders)      # unit losses of each patient, before and after
+    figures = compared_unseen(stages, patients)  # of a measured file of kind private-stage-unseen
 
-As `simulations.private_stage`, but patients are real and so few that they, not seeds, decide what
-can be told. A fall is the mean over seeds and patients; its interval is a bootstrap that draws both
-anew: 95 %, percentile. Differences and shares are paired over patients and seeds.
+As `simulations.private_stage`, but patients are real, and so few that they decide what can be told
+as much as seeds do. A fall is the mean over seeds and patients. Its interval, 95 %, reaches
+sqrt(a^2 + b^2) either way, where a and b are those of Student's t for the mean over patients and
+for the mean over seeds (two crossed random effects; what is between them is in both, so that it is
+wide rather than narrow; with Satterthwaite's degrees of freedom two seeds would give too short
+ones). Differences between points are taken patient by patient and seed by seed first; of a share r
+of a reference's fall f, the interval is that of (o - r f) / f.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations.gain import words
 from simulations.gain_answers import NONE
+from simulations.lab import recorded
 from simulations.lab.experiment import Experiment
+from simulations.lab.frontiers import CONFIDENCE
 from simulations.lab.result import Result
 from simulations.private_stage import (
     Stage,
@@ -32,12 +40,12 @@ from simulations.private_stage import (
     cost_of,
     points_by_seed,
 )
-from simulations.unseen_losses import OnProgress, losses, unseen_by
+from simulations.unseen_losses import OnProgress, Unseen, losses, unseen_by
 
 F64 = npt.NDArray[np.float64]
-DRAWS = 2000
+Bools = npt.NDArray[np.bool_]
 LEAST_PATIENTS = 20
-"""With fewer nothing is told: a bootstrap of so few is too narrow."""
+"""Of fewer no figure is told."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,25 @@ class UnseenRun:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Whom the losses are of."""
+class Measured:
+    """The patients of the losses.
 
-    folders: int
+    both: (patient,), who has both sensors in a window. sites: name, patients, patients with both.
+    """
+
+    both: Bools = field(repr=False)
+    sites: tuple[tuple[str, int, int], ...]
     lots: tuple[float, float]
+
+    @classmethod
+    def of(cls, unseen: Unseen, known: Bools) -> Measured:
+        """Those whose loss is known."""
+        both, site = unseen.both[known], unseen.site[known]
+        rows = [
+            (name, int((site == k).sum()), int(both[site == k].sum()))
+            for k, name in enumerate(unseen.sites)
+        ]
+        return cls(both, tuple(rows), unseen.lots)
 
 
 def read_unseen(
@@ -69,69 +91,107 @@ def read_unseen(
     *,
     on_done: Callable[[str], None] | None = None,
     on_progress: OnProgress | None = None,
-) -> tuple[list[Stage[UnseenRun]], Told]:
+) -> tuple[list[Stage[UnseenRun]], Measured]:
     """Unit losses of finished runs on patients whom none of them read, and what they cost.
 
     Raises:
         OurMistake: a folder holds no run, or one that has not ended, or is named twice; the runs
-            read different patients, or left none; or too few patients are left.
+            do not compare (see `compared_unseen`); they read different patients, or folders that
+            are called otherwise now, or left too few; or a model has no finite loss.
     """
     from simulations.lab.beginning import starting_model
 
     if len({folder.resolve() for folder in folders}) != len(folders):
         raise OurMistake("A run is named twice.")
     results = [Result.open(folder) for folder in folders]
-    costs = [cost_of(result) for result in results]
-    unseen = unseen_by([result.experiment for result in results], on_progress)
-    starts: dict[str, F64] = {}
-    stages = []
-    for result, cost in zip(results, costs, strict=True):
-        config, first = starting_model(result.experiment)
-        start = weights_io.digest(first)
-        if start not in starts:
-            starts[start] = losses(config, first, unseen)
-        known = np.isfinite(starts[start])
-        after = losses(config, result.weights(), unseen)[known]
+    stages, nothing = [], np.zeros(0)
+    for result in results:
         told = result.experiment
         name = f"{told.privacy.mode}, seed {told.seed}, {told.identity[:12]}"
-        run = UnseenRun(name, told, start, result.digest, starts[start][known], after)
-        stages.append(Stage(run, *cost))
+        start = weights_io.digest(starting_model(told)[1])
+        run = UnseenRun(name, told, start, result.digest, nothing, nothing)
+        stages.append(Stage(run, *cost_of(result)))
+    points_by_seed(stages)
+    for result in results:
+        _refuse_renamed(result)
+    unseen = unseen_by([one.experiment for one in stages], on_progress)
+    known = np.asarray(np.any(unseen.valid, axis=(1, 2, 3)))
+    _refuse_few(int(known.sum()))
+    config, first = starting_model(stages[0].experiment)
+    before = _finite(losses(config, first, unseen)[known], "the starting model")
+    scored = []
+    for result, stage in zip(results, stages, strict=True):
+        after = losses(config, result.weights(), unseen)[known]
+        after = _finite(after, f"the last model of {result.folder}")
+        scored.append(replace(stage, run=replace(stage.run, before=before, after=after)))
         if on_done is not None:
             on_done(result.folder.name)
-    return stages, Told(unseen.folders, unseen.lots)
+    return scored, Measured.of(unseen, known)
 
 
-def compared_unseen(stages: Sequence[Stage[UnseenRun]], told: Told) -> dict[str, Any]:
-    """One row a point, the first run's point first: it is the base.
+def _refuse_renamed(result: Result) -> None:
+    """A lot follows from the folder's name: called otherwise, its patients have other lots."""
+    federation = result.experiment.federation
+    if federation.source != "folders" or federation.partition.kind != "natural":
+        return
+    there = set(recorded.site_names(federation.folders))
+    gone = sorted(set(result.sites().column("site").to_pylist()) - there)
+    if gone:
+        raise OurMistake(
+            f"The run read folders that are not called so any more: {', '.join(gone)}.",
+            do="Call the folders of recordings as they were: who is unread follows from the name.",
+        )
 
-    Raises:
-        OurMistake: runs begin with different models, a run is there twice, all are one point,
-            points have different seeds, or too few patients were measured.
-    """
-    groups, names = points_by_seed(stages)
-    base = next(iter(groups.values()))
-    patients = len(base[0].run.before)
+
+def _refuse_few(patients: int) -> None:
     if patients < LEAST_PATIENTS:
         raise OurMistake(
             f"{patients} patients are unread and have a usable window; {LEAST_PATIENTS} are "
             "needed.",
             do="Let runs read fewer lots, or leave out --unseen to measure on pretend patients.",
         )
+
+
+def _finite(lost: F64, whose: str) -> F64:
+    if not np.isfinite(lost).all():
+        raise OurMistake(
+            f"The unit loss of {whose} is not finite for {int((~np.isfinite(lost)).sum())} "
+            "patients.",
+            do="Leave the run out: its training has diverged.",
+        )
+    return lost
+
+
+def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> dict[str, Any]:
+    """One row a point, the first run's point first: it is the base.
+
+    Raises:
+        OurMistake: runs begin with different models, a run is there twice, all are one point, or
+            points have different seeds.
+    """
+    groups, names = points_by_seed(stages)
+    base = next(iter(groups.values()))
     free = [group for group in groups.values() if group[0].run.mode == NONE]
     best = max(free, key=lambda group: float(_falls(group).mean())) if free else None
-    draw = _Draws(len(base), patients)
     rows = [
-        _row(number, group, base, best, names, draw)
+        _row(number, group, base, best, names, measured.both)
         for number, group in enumerate(groups.values(), start=1)
     ]
     reference = next((row for row, group in zip(rows, groups.values(), strict=True)
                       if group is best), None)  # fmt: skip
+    seeds = "" if len(base) > 1 else "; one seed: what its noise does is in no interval"
     return {
         "rows": rows,
-        "patients": patients,
+        "patients": len(measured.both),
+        "patients_with_both": int(measured.both.sum()),
+        "sites": [
+            {"name": name, "patients": patients, "with_both": both}
+            for name, patients, both in measured.sites
+        ],
         "in_words": [
-            *_whose(base, patients, told),
+            *_whose(base, measured),
             *about_the_points(base, reference, rows, names, stages),
+            *_of_shares(reference),
             *about_costs(),
             *words([one.run for one in stages]),
         ],
@@ -139,8 +199,7 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], told: Told) -> dict[str,
             "name": f"without privacy: point {reference['number']}", **reference["fall"]
         },
         "plotted": [{"name": f"{row['number']} {row['point']}", **row["fall"]} for row in rows],
-        "plotted_words": "fall of the unit loss of unread real patients, 95 % over them"
-        + (" and seeds" if len(base) > 1 else "; one seed"),
+        "plotted_words": "fall of the unit loss of unread real patients, 95 %; not paired" + seeds,
     }  # fmt: skip
 
 
@@ -149,27 +208,20 @@ def _falls(group: Sequence[Stage[UnseenRun]]) -> F64:
     return np.stack([one.run.before - one.run.after for one in group])
 
 
-class _Draws:
-    """Bootstrap of patients and seeds, the same for every figure, so that all are paired."""
-
-    def __init__(self, seeds: int, patients: int) -> None:
-        rng = np.random.default_rng(0)
-        self.seeds = rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), DRAWS) / seeds
-        drawn = rng.multinomial(patients, np.full(patients, 1.0 / patients), DRAWS)
-        self.patients = drawn / patients
-
-    def means(self, values: F64) -> F64:
-        """(draw,) of (seed, patient)."""
-        found: F64 = ((self.seeds @ values) * self.patients).sum(axis=1)
-        return found
-
-    def interval(self, values: F64) -> dict[str, float]:
-        return {"value": float(values.mean()), **_ends(self.means(values))}
-
-
-def _ends(drawn: F64) -> dict[str, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"low": float(low), "high": float(high)}
+def interval(values: F64) -> dict[str, float]:
+    """Mean of (seed, patient) and its 95 % interval over both, see the module; over patients alone
+    where there is one seed."""
+    mean = float(values.mean())
+    parts = [(values.mean(axis=0), values.shape[1])]
+    if len(values) > 1:
+        parts.append((values.mean(axis=1), len(values)))
+    reaches = [
+        float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * float(np.std(one, ddof=1))
+        / math.sqrt(count)
+        for one, count in parts
+    ]  # fmt: skip
+    reach = math.hypot(*reaches)
+    return {"value": mean, "low": mean - reach, "high": mean + reach}
 
 
 def _row(
@@ -178,41 +230,64 @@ def _row(
     base: Sequence[Stage[UnseenRun]],
     best: Sequence[Stage[UnseenRun]] | None,
     names: Sequence[str],
-    draw: _Draws,
+    both: Bools,
 ) -> dict[str, Any]:
     falls = _falls(group)
     return {
         **about_point(number, group, base, names),
-        "loss": draw.interval(np.stack([one.run.after for one in group])),
-        "fall": draw.interval(falls),
-        "more_than_base": None if group is base else draw.interval(falls - _falls(base)),
-        "of_reference_percent": None if best is None else _share(falls, _falls(best), draw),
-        "skill_gain": None,
+        "loss": interval(np.stack([one.run.after for one in group])),
+        "fall": interval(falls),
+        "more_than_base": None if group is base else interval(falls - _falls(base)),
+        "of_reference_percent": None if best is None else _share(falls, _falls(best)),
+        "fall_with_both": interval(falls[:, both]) if both.sum() >= LEAST_PATIENTS else None,
     }
 
 
-def _share(ours: F64, free: F64, draw: _Draws) -> dict[str, float | None] | None:
-    """Ratio of mean falls in percent; None where the reference's loss does not fall. Without an
-    interval where in a tenth of the samples it does not."""
-    if free.mean() <= 0:
+def _share(ours: F64, free: F64) -> dict[str, float] | None:
+    """Mean fall over the reference's in percent; None where the reference's is not above zero by
+    its interval, which would make the ratio one of noise."""
+    if interval(free)["low"] <= 0:
         return None
-    value = 100.0 * float(ours.mean() / free.mean())
-    below = draw.means(free)
-    if (below <= 0).mean() > 0.1:
-        return {"value": value, "low": None, "high": None}
-    kept = below > 0
-    return {"value": value, **_ends(100.0 * draw.means(ours)[kept] / below[kept])}
+    share = float(ours.mean() / free.mean())
+    around = interval((ours - share * free) / free.mean())
+    return {
+        "value": 100.0 * share,
+        "low": 100.0 * (share + around["low"]),
+        "high": 100.0 * (share + around["high"]),
+    }
 
 
-def _whose(base: Sequence[Stage[UnseenRun]], patients: int, told: Told) -> list[str]:
-    start = float(base[0].run.before.mean())
-    seeds = len(base)
-    return [
-        f"Fall of the unit loss on {patients} REAL patients of {told.folders} folders whom no run "
-        f"has read (lots {told.lots[0]:g} to {told.lots[1]:g}), last model against starting model: "
-        f"unit loss {start:.4f}. First and last window of each, patients of all folders alike. "
-        "No label is looked at: this is not the skill of a probe.",
-        "Intervals are 95 %, a bootstrap over patients"
-        + (f" and {seeds} seeds." if seeds > 1 else "; one seed: what noise does is not in them."),
-        "Who chooses a point by these figures has used these patients for it.",
+def _of_shares(reference: dict[str, Any] | None) -> list[str]:
+    if reference is None or reference["of_reference_percent"] is not None:
+        return []
+    return ["The reference's fall is not above zero by its interval: there is no share of it."]
+
+
+def _whose(base: Sequence[Stage[UnseenRun]], measured: Measured) -> list[str]:
+    start, seeds = float(base[0].run.before.mean()), len(base)
+    patients, both = len(measured.both), int(measured.both.sum())
+    of = "; ".join(
+        f"{name} {count}" + (f" ({with_both} with both sensors)" if with_both else " (one sensor)")
+        for name, count, with_both in measured.sites
+    )
+    said = [
+        f"Fall of the unit loss on {patients} REAL patients whom none of these runs has read (lots "
+        f"{measured.lots[0]:g} to {measured.lots[1]:g}), last model against starting model: unit "
+        f"loss {start:.4f}. At most two windows of each, the first and the last; no label is "
+        "looked at: this is not the skill of a probe.",
+        f"Patients by folder: {of}. All weigh alike. Of the {patients - both} without both sensors "
+        "the unit loss has no cross-modal term.",
+        "Intervals are 95 %, of Student's t over patients"
+        + (
+            f" and {seeds} seeds."
+            if seeds > 1
+            else ". ONE SEED: what its noise does is in no interval, and no private point is shown "
+            "to be better than another."
+        ),
+        "Unread by these runs: other measurements may have looked at these patients, and whoever "
+        "chooses a point by these figures has used them for it. One person under two identifiers "
+        "may be on both sides.",
     ]
+    if any(one.experiment.model.weights is not None for one in base):
+        said.append("Runs begin with weights of a file: whom that was trained on is not known.")
+    return said

@@ -222,10 +222,21 @@ def against_pooled(figures: dict[str, Any]) -> list[str]:
 
 def private_stage(figures: dict[str, Any]) -> list[str]:
     """One row a point of a sweep: what it changes, what it costs, what the loss falls by."""
+    return _stages(figures, "gain of skill", "skill_gain")
+
+
+def private_stage_unseen(figures: dict[str, Any]) -> list[str]:
+    """The same of real patients, whose skill is not measured."""
+    both = f"fall, {figures['patients_with_both']} patients with both sensors"
+    return _stages(figures, both, "fall_with_both")
+
+
+def _stages(figures: dict[str, Any], last: str, key: str) -> list[str]:
+    """key: of the last column's interval in a row."""
     head = [
         "", "point", "trained parameters", "kB up a hospital and round", "epsilon",
         "gradient passes / base's", "unit loss", "fall of the loss", "fall - base's",
-        "% of the fall without privacy", "gain of skill",
+        "% of the fall without privacy", last,
     ]  # fmt: skip
     body = [
         [
@@ -239,7 +250,7 @@ def private_stage(figures: dict[str, Any]) -> list[str]:
             interval(row["fall"], 4),
             interval(row["more_than_base"], 4),
             interval(row["of_reference_percent"], 0),
-            interval(row["skill_gain"], 4),
+            interval(row[key], 4),
         ]
         for row in figures["rows"]
     ]
@@ -262,7 +273,8 @@ def _of_private_stages(rows: list[dict[str, Any]]) -> list[str]:
     if len(spent) == 1:
         said.append(
             f"One epsilon and mode alone ({spent[0]}): the figures say nothing of other ones. "
-            "An axis of epsilon is drawn by `fedprint-lab frontier`."
+            "An axis of epsilon: `docs/experiments/private-stage-epsilon.toml`, or `fedprint-lab "
+            "frontier`."
         )
     return said
 

@@ -1,27 +1,27 @@
-"""What a model loses on real patients whom no run has read: those of the other lots.
+"""What a model loses on real patients whom certain runs have not read: those of the other lots.
 
     unseen = unseen_by(experiments)              # reads the recordings of the runs' folders
     lost = losses(config, weights, unseen)       # (patient,), NaN where nothing can be measured
 
 Unseen is meant as in `simulations.probes.unseen`: whom a run held out of training counts as seen.
-No label of a patient is looked at.
+No label of a patient is looked at, and nothing of a patient is written: two windows of each are
+kept in memory.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.config import LocalTraining, ModelConfig
+from shared_model.config import TOKENS, WINDOW_SAMPLES, LocalTraining, ModelConfig
 from shared_model.errors import OurMistake
 from shared_model.weights import Weights
-from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
+from simulations.lab.patient_pool import Piece
 
 F64 = npt.NDArray[np.float64]
 WINDOWS = 2
@@ -33,26 +33,65 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Unseen:
-    """signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
-    channel, token=50). folders: that were read. lots: [first, end) of these patients."""
+    """Patients in a row.
+
+    signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
+    channel, token=50). site: (patient,), index into sites. lots: [first, end) of these patients.
+    """
 
     signal: npt.NDArray[np.float16] = field(repr=False)
     valid: npt.NDArray[np.bool_] = field(repr=False)
-    folders: int
+    site: npt.NDArray[np.int64] = field(repr=False)
+    sites: tuple[str, ...]
     lots: tuple[float, float]
 
     def __len__(self) -> int:
         return len(self.signal)
 
+    @property
+    def both(self) -> npt.NDArray[np.bool_]:
+        """(patient,): a window has both sensors. Of the others, terms of the unit loss are 0."""
+        sensors = np.any(self.valid, axis=3)  # (patient, window, channel)
+        return np.asarray(np.any(np.all(sensors, axis=2), axis=1))
+
+
+class _Ends:
+    """Where a reader puts patients: first and last window of each piece, in memory alone."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]] = []
+        self.signal: list[npt.NDArray[np.float16]] = []
+        self.valid: list[npt.NDArray[np.bool_]] = []
+        self.site: list[str] = []
+
+    def write(self, signal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Piece:
+        ends = [0, len(signal) - 1]
+        self._pieces.append((signal[ends].astype(np.float16), np.array(valid[ends])))
+        return len(self._pieces) - 1, len(signal)
+
+    def add_pieces(
+        self, pieces: tuple[Piece, ...], labels: dict[str, str | float], natural: str
+    ) -> None:
+        (first, known_first), (last, known_last) = (
+            self._pieces[pieces[k][0]] for k in (0, -1)
+        )  # fmt: skip
+        valid = np.stack([known_first[0], known_last[1]])
+        if sum(count for _, count in pieces) == 1:
+            valid[1] = False
+        self.signal.append(np.stack([first[0], last[1]]))
+        self.valid.append(valid)
+        self.site.append(natural)
+
 
 def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None = None) -> Unseen:
-    """Patients of the runs' folders with lots that none of them read.
+    """Patients of the runs' folders with lots that none of these runs read.
 
     Raises:
         OurMistake: the runs did not read the same lots of the same folders, or left no lots, or
             some on both sides; or the recordings are not there.
     """
-    from simulations.lab import sources
+    from simulations.lab import recorded
+    from simulations.lots import Lots
 
     asked = {(one.federation.folders, one.federation.lots) for one in experiments}
     if len(asked) != 1:
@@ -69,15 +108,24 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
             do="--unseen is for runs on folders with federation.lots from 0 to less than 1, or "
             "from more than 0 to 1. Without it, models are measured on pretend patients.",
         )
-    first = experiments[0]
-    of = {
-        "source": "folders", "folders": folders, "lots": left, "held_out": 0.0, "hospitals": 1,
-        "partition": {"kind": "iid"},  # one pool: a folder may have a single patient
-    }  # fmt: skip
-    others = first.model_copy(update={"federation": type(first.federation).model_validate(of)})
-    with tempfile.TemporaryDirectory(prefix="fedprint-unseen-") as temporary:
-        data = sources.prepare(others, Path(temporary), on_progress)
-        return _taken(data, len(folders), left)
+    total, ends, done = recorded.count(folders), _Ends(), 0
+
+    def on_recording() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress("reading recordings", min(done, total), total)
+
+    for name, folder in recorded.site_names(folders).items():
+        recorded.read_into(ends, folder, name, Lots(*left), on_recording)
+    sites = tuple(sorted(set(ends.site)))
+    return Unseen(
+        np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES),
+        np.array(ends.valid, dtype=np.bool_).reshape(-1, WINDOWS, 2, TOKENS),
+        np.array([sites.index(one) for one in ends.site], dtype=np.int64),
+        sites,
+        left,
+    )
 
 
 def _others(read: tuple[float, float]) -> tuple[float, float] | None:
@@ -87,15 +135,6 @@ def _others(read: tuple[float, float]) -> tuple[float, float] | None:
     if read[1] == 1.0 and read[0] > 0.0:
         return 0.0, read[0]
     return None
-
-
-def _taken(data: FederationData, folders: int, lots: tuple[float, float]) -> Unseen:
-    """First and last window of each patient."""
-    first, windows = data.table["first"], data.table["windows"]
-    rows = np.stack([first, first + windows - 1], axis=1)  # (patient, window)
-    valid = np.array(data.valid[rows])
-    valid[windows == 1, 1] = False
-    return Unseen(np.array(data.signal[rows]), valid, folders, lots)
 
 
 def losses(config: ModelConfig, weights: Weights, unseen: Unseen) -> F64:

@@ -6,13 +6,28 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from shared_model.canonical import digest_of
 from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
-from simulations.lab.patient_pool import PatientPool, Piece
+from simulations.lab.patient_pool import Piece
 from simulations.lots import Lots, lot_of, place_of
+
+
+class Pool(Protocol):
+    """Where a folder's patients go: `simulations.lab.patient_pool.PatientPool`, or less."""
+
+    def write(self, signal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Piece:
+        """Take windows whose patient is added later."""
+
+    def add_pieces(
+        self, pieces: tuple[Piece, ...], labels: dict[str, str | float], natural: str
+    ) -> None:
+        """Add one patient whose windows were written before, in this order."""
 
 
 @dataclass
@@ -82,7 +97,7 @@ def count(folders: tuple[str, ...]) -> int:
 
 
 def read_into(
-    pool: PatientPool, folder: Path, site: str, lots: Lots, on_recording: Callable[[], None]
+    pool: Pool, folder: Path, site: str, lots: Lots, on_recording: Callable[[], None]
 ) -> Read:
     """Put a folder's patients of these lots into the pool, one recording in memory at a time.
 

@@ -114,19 +114,27 @@ def test_only_patients_of_the_lots_are_read_and_two_halves_are_all(
 
 
 def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
-    folders: list[Path], natural: FederationData
+    folders: list[Path], natural: FederationData, tmp_path: Path
 ) -> None:
-    """Both halves, first and last window each; one of many windows is one patient."""
+    """First and last window of each patient of the other half, none of whom a run of this half
+    has; one of many windows is one patient."""
     ends = {
-        (windows[0], windows[-1])
+        (windows[0], windows[-1]): natural.sites[site].name
         for site in (0, 1) for windows in patients_of(natural, site)
     }  # fmt: skip
     found = []
-    for read, other in (([0.0, 0.5], (0.5, 1.0)), ([0.5, 1.0], (0.0, 0.5))):
-        unseen = unseen_by([experiment(folders, lots=read), experiment(folders, lots=read)])
+    for number, (lots, other) in enumerate((([0.0, 0.5], (0.5, 1.0)), ([0.5, 1.0], (0.0, 0.5)))):
+        run = experiment(folders, lots=lots, held_out=0.0, partition={"kind": "iid"}, hospitals=1)
+        read = {one.tobytes() for one in sources.prepare(run, tmp_path / str(number)).signal}
+        unseen = unseen_by([run, run])
         assert unseen.lots == other
-        found += [(one[0].tobytes(), one[1].tobytes()) for one in unseen.signal]
-    assert set(found) == ends
+        assert len(unseen)
+        for signal, site in zip(unseen.signal, unseen.site, strict=True):
+            pair = (signal[0].tobytes(), signal[1].tobytes())
+            assert not set(pair) & read
+            assert ends[pair] == unseen.sites[site]
+            found.append(pair)
+    assert set(found) == set(ends)
     assert len(found) == 10
 
 
@@ -137,11 +145,12 @@ def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing
     signal = rng.standard_normal((3, 2, 2, 1250)).astype(np.float16)
     valid = np.ones((3, 2, 2, 50), dtype=bool)
     valid[1, 1], valid[2] = False, False
-    lost = losses(config, weights, Unseen(signal, valid, 1, (0.5, 1.0)))
+    place = np.zeros(3, dtype=np.int64)
+    lost = losses(config, weights, Unseen(signal, valid, place, ("a",), (0.5, 1.0)))
     assert np.isfinite(lost).tolist() == [True, True, False]
     other = signal.copy()
     other[1, 1] = 9.0  # valid nowhere
-    assert losses(config, weights, Unseen(other, valid, 1, (0.5, 1.0)))[1] == lost[1]
+    assert losses(config, weights, Unseen(other, valid, place, ("a",), (0.5, 1.0)))[1] == lost[1]
     model = mae.build(config, 0)
     mae.load_weights(model, weights)
     hidden = torch.from_numpy(draw_patch_masks(np.random.default_rng([0, 81]), (3, 1, 2)))
