@@ -7,16 +7,17 @@ one.
 
 from __future__ import annotations
 
-from server import rounds
+from server import epochs, rounds
 from server.desk import Desk, Terms
+from server.epochs import Epoch
 from server.post import Answer, Letter
 from server.round_folder import StoredReply
 from server.sum_desk import Shares
 from shared_model import protocol, protocol_open
 from shared_model.errors import OurMistake, PeerFault
 from shared_model.noise import SystemNoise
-from shared_model.protocol import Refusal, TrainReply
-from shared_model.roster import RosterEntry
+from shared_model.protocol import EpochKeyEntry, Refusal, TrainReply
+from shared_model.roster import Roster, RosterEntry
 from shared_model.secure_sum.submission import Submission
 from shared_model.secure_sum.transcript import Transcript
 
@@ -58,6 +59,21 @@ def event_of(answer: Answer, desk: Desk, *, private: bool) -> rounds.Event:
             )
         case _:
             raise OurMistake(f"There is no trip {letter.trip!r} in a round.")
+
+
+def key_event(
+    answer: Answer, epoch: Epoch, roster: Roster
+) -> tuple[rounds.KeyArrived | rounds.RefusalArrived, EpochKeyEntry | None]:
+    """What the answer to a request for an epoch's key means, and the key if it brought one.
+
+    Raises:
+        PeerFault: names the site; no legal answer.
+    """
+    letter = answer.letter
+    said = epochs.read_key(answer.header, answer.body, site=letter.site, epoch=epoch, roster=roster)
+    if isinstance(said, Refusal):
+        return refusal_event(letter, said), None
+    return rounds.KeyArrived(letter.site, letter.number), said
 
 
 def refusal_event(letter: Letter, refusal: Refusal) -> rounds.RefusalArrived:

@@ -21,39 +21,39 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from server import epochs, rounds
-from server.answers import event_of, refusal_event, trip_of
+from server.answers import event_of, key_event, trip_of
 from server.checkpoints import Journal, RunFolder
 from server.closing import Closings
 from server.desk import NOT_CONTINUED, abandoned
 from server.epochs import Epoch, EpochBook
 from server.ledgers import LedgerArchive
 from server.post import Answer, Letter, Pace, Post
-from server.progress import PAUSES, UNMASKED, Progress, counts, other_version, spare
+from server.progress import PAUSES, UNMASKED, Progress, counts, spare
 from server.restart import taken_up
 from server.round_work import TRIPS, RoundWork
-from server.run_records import LateRecord, RunRecord, as_base64, from_base64
+from server.run_records import RunRecord, from_base64
 from server.run_start import (
     StartingModel,
     begin,
-    check_bounds,
-    closed_round,
     plan_of,
+    refuse_bare,
+    replayed,
     settings_of,
     starting_model,
+    with_roster,
 )
+from server.side_notes import SideNotes
 from server.transport import Transport
-from shared_model import protocol, protocol_open, signing
+from shared_model import protocol, signing
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake, PeerFault, Refused
 from shared_model.ledger_note import LedgerMismatch
-from shared_model.protocol import EpochKeyEntry, Refusal
+from shared_model.protocol import EpochKeyEntry
 from shared_model.protocol_open import OtherVersion
-from shared_model.roster import open_signed
 
 __all__ = ["UNMASKED", "Progress", "StartingModel", "begin", "run", "settings_of", "starting_model"]
 
@@ -98,12 +98,8 @@ def run(
         if signing.public_bytes(key).hex() != journal.record.run_key:
             raise OurMistake("This is not the run key that the run began with.")
         config = journal.record.config
-        bare = config.privacy.mode == "distributed" and config.aggregation != "secure-sum"
-        if bare and not non_private_for_tests:
-            raise OurMistake(
-                "Mode distributed is private under the secure sum only.",
-                do="Mask the updates, or simulate with noise that repeats and promises nothing.",
-            )
+        if not non_private_for_tests:
+            refuse_bare(config)
         epochs_of_run = book or EpochBook(folder.path / "epochs.json")
         archive = ledgers or LedgerArchive(folder.path / "ledgers")
         loop = _Loop(
@@ -152,11 +148,10 @@ class _Loop:
         self.state = rounds.RunState(settings_of(config, roster))
         self.epoch: Epoch | None = book.of(roster, config.run)
         self.ledgers = ledgers
-        self.post = Post(transport, clock, config.gather_s, self._not_taken)
-        lost_s = self.state.settings.keying_s
-        self.closings = Closings(
-            journal.folder, key, self.post, clock, config.gather_s, lost_s, self._tell
-        )
+        self.notes = SideNotes(journal, wall_clock, self._tell)
+        self.post = Post(transport, clock, config.gather_s, self.notes.not_taken)
+        times = config.gather_s, self.state.settings.keying_s
+        self.closings = Closings(journal.folder, key, self.post, clock, *times, self._tell)
         self.work = RoundWork(
             journal, key, self.post, self.closings, wall_clock, self._tell, ledgers
         )
@@ -171,11 +166,11 @@ class _Loop:
     def restore(self, resume_paused: bool) -> None:
         """Bring machine and model to where the folder stands."""
         record = self.journal.record
-        state = self._replayed(record)
+        state = replayed(record)
         if resume_paused and state.phase != "finished":
             last = record.rounds[-1].round if record.rounds else 0
             record = record.model_copy(update={"resumed_after": last})
-            state = self._replayed(record)
+            state = replayed(record)
         self.state = state
         self.closings.restore(record)
         stored = self.journal.folder.stored_open_round(record)
@@ -193,13 +188,6 @@ class _Loop:
         if stored is not None:
             self._continue(stored.number, stored.request)
 
-    def _replayed(self, record: RunRecord) -> rounds.RunState:
-        return rounds.replay(
-            settings_of(record.config, record.roster),
-            [closed_round(item) for item in record.rounds],
-            resumed_after=record.resumed_after,
-        )
-
     def _continue(self, number: int, header: bytes) -> None:
         """Take up a round that was open, with the same requests and the answers that had come."""
         record, files = self.journal.record, self.journal.folder.round(number)
@@ -212,7 +200,7 @@ class _Loop:
             files.forget_open()
             files.forget_submissions()
             self.journal.folder.forget_sum(number)
-            self.state = self._replayed(self.journal.record)
+            self.state = replayed(self.journal.record)
             self._tell("closed", detail=NOT_CONTINUED)
             return
         self.work.take_up(found.desk, found.shares)
@@ -277,27 +265,14 @@ class _Loop:
         if data is None or data == self.seen_roster:
             return
         record = self.journal.record
-        signed = open_signed(data, bytes.fromhex(record.root_key))
+        held, newer = with_roster(record, data)
         self.seen_roster = data
-        version, last = signed.roster.version, record.roster.version
-        if version < last:
-            return
-        if version == last:
-            if signed.roster.digest != record.roster.digest:
-                raise Refused(
-                    f"The imported roster and the run's are both version {version}, and differ.",
-                    reason="roster",
-                    do="The root key signed two rosters of one version: call its holder.",
-                )
-            # the same, perhaps with countersignatures that have come since
-            self.journal.save(rosters=(*record.rosters[:-1], as_base64(data)))
-            return
-        check_bounds(signed.roster)
-        settings_of(record.config, signed.roster)
-        self.journal.save(rosters=(*record.rosters, as_base64(data)))
-        self.state = self._replayed(self.journal.record)
-        self.epoch = self.book.of(signed.roster, record.run)
-        self._tell("roster", detail=f"version {version}, {len(signed.roster.sites)} sites")
+        if held != record.rosters:
+            self.journal.save(rosters=held)
+        if newer is not None:
+            self.state = replayed(self.journal.record)
+            self.epoch = self.book.of(newer, record.run)
+            self._tell("roster", detail=f"version {newer.version}, {len(newer.sites)} sites")
 
     # ------------------------------------------------------------ actions
 
@@ -357,7 +332,7 @@ class _Loop:
         for answer in self.post.collect():
             moved = True
             if answer.late:
-                self._void(answer)
+                self.notes.late(answer)
             elif answer.letter.trip in ("close", "verify"):
                 self.closings.receive(answer)
             else:
@@ -367,26 +342,6 @@ class _Loop:
             self._had_its_turn(letter)
         return moved
 
-    def _void(self, answer: Answer) -> None:
-        """A submission after its time: nothing is made of it, and it is written down."""
-        site, number, record = answer.letter.site, answer.letter.number, self.journal.record
-        if any((one.site, one.round) == (site, number) for one in record.late):
-            return
-        request = protocol.header_digest(answer.letter.header)
-        try:
-            identity = record.roster.entry(site).identity
-            said = protocol_open.open_answer(answer.header, identity, site=site)
-        except (PeerFault, OurMistake):
-            return  # not the site's word, or the site has left the roster
-        asked = (record.run, number, request)
-        if isinstance(said, Refusal) or (said.run, said.round, said.request_digest) != asked:
-            return
-        late = LateRecord(
-            site=site, round=number, at=self.wall_clock(), header=as_base64(answer.header)
-        )
-        self.journal.save(late=(*record.late, late))
-        self._tell("late", site, f"its submission to round {number} came too late and is void")
-
     def _receive(self, answer: Answer) -> None:
         """What came as a site's answer; whatever it is, the site has had its turn."""
         letter = answer.letter
@@ -395,9 +350,9 @@ class _Loop:
         try:
             event = self._event(answer)
             if not (isinstance(event, rounds.RefusalArrived) and event.reason == "version"):
-                self._turn_away(letter.site, None)
+                self.notes.turn_away(letter.site, None)
         except OtherVersion as fault:  # signed by the site, and made by another version
-            self._turn_away(letter.site, "version", fault.version)
+            self.notes.turn_away(letter.site, "version", fault.version)
             event = rounds.RefusalArrived(letter.site, trip_of(letter), letter.number, "version")
         except PeerFault as fault:
             self._tell("incident", letter.site, fault.message)
@@ -408,29 +363,10 @@ class _Loop:
         if isinstance(event, rounds.RefusalArrived):
             if event.reason != "version":
                 self._tell("refused", letter.site, event.reason)
-            elif letter.site not in {one.site for one in self.journal.record.turned_away}:
-                self._turn_away(letter.site, "version")
+            elif not self.notes.known_away(letter.site):
+                self.notes.turn_away(letter.site, "version")
         self._step(event)
         self._had_its_turn(letter)
-
-    def _not_taken(self, site: str, word: str) -> None:
-        """What the transport says of a letter: a bundle that is refused is told."""
-        if word == "bundle-refused":
-            self._turn_away(site, "bundle")
-
-    def _turn_away(
-        self, site: str, reason: Literal["bundle", "version"] | None, speaks: int | None = None
-    ) -> None:
-        """Tell, once, and keep for `status` that a site cannot work with this software, or can."""
-        record = self.journal.record
-        found = record.turning_away(site, reason, speaks)
-        if found == record.turned_away:
-            return
-        known = {(one.site, one.reason, one.speaks) for one in record.turned_away}
-        self.journal.save(turned_away=found)
-        if reason is not None and (site, reason, speaks) not in known:
-            words = reason if speaks is None else other_version(speaks)
-            self._tell("refused", site, words)
 
     def _event(self, answer: Answer) -> rounds.Event:
         letter = answer.letter
@@ -438,18 +374,13 @@ class _Loop:
             return event_of(answer, self.work.desk, private=self.private)
         if self.epoch is None:
             raise OurMistake("No epoch has begun.")
-        roster = self.journal.record.roster
-        said = epochs.read_key(
-            answer.header, answer.body, site=letter.site, epoch=self.epoch, roster=roster
-        )
-        if isinstance(said, Refusal):
-            event = refusal_event(letter, said)
-            if (event.trip, event.reason) == ("keying", "budget"):
-                record = self.journal.record
-                self.journal.save(refused_keys=record.refusing_key(letter.site, answer.header))
-            return event
-        self.keys[letter.site] = said
-        return rounds.KeyArrived(letter.site, letter.number)
+        record = self.journal.record
+        event, key = key_event(answer, self.epoch, record.roster)
+        if key is not None:
+            self.keys[letter.site] = key
+        elif event == rounds.RefusalArrived(letter.site, "keying", letter.number, "budget"):
+            self.journal.save(refused_keys=record.refusing_key(letter.site, answer.header))
+        return event
 
     def _had_its_turn(self, letter: Letter) -> None:
         """No answer to this letter will come; unless the site was asked again, it is lost."""

@@ -139,6 +139,19 @@ def check_shared_noise(config: RunConfig, roster: Roster, dimension: int) -> Non
     )
 
 
+def refuse_bare(config: RunConfig) -> None:
+    """Mode distributed is private under the secure sum only.
+
+    Raises:
+        OurMistake: the run is in mode distributed and not masked.
+    """
+    if config.privacy.mode == "distributed" and config.aggregation != "secure-sum":
+        raise OurMistake(
+            "Mode distributed is private under the secure sum only.",
+            do="Mask the updates, or simulate with noise that repeats and promises nothing.",
+        )
+
+
 def check_bounds(roster: Roster) -> None:
     """Threshold and weights are within the protocol's bounds; validity is for the nodes to judge.
 
@@ -321,3 +334,40 @@ def closed_round(item: RoundRecord) -> rounds.ClosedRound:
         answered=frozenset(spoke | {one.site for one in item.contributors}),
         excused=item.reason == NOT_CONTINUED,
     )
+
+
+def replayed(record: RunRecord) -> rounds.RunState:
+    """Where the machine of rounds stands after those of the record."""
+    return rounds.replay(
+        settings_of(record.config, record.roster),
+        [closed_round(item) for item in record.rounds],
+        resumed_after=record.resumed_after,
+    )
+
+
+def with_roster(record: RunRecord, data: bytes) -> tuple[tuple[str, ...], Roster | None]:
+    """The record's rosters with one that the operator has imported, and that one if it is newer.
+
+    An older one changes nothing; the same takes the last one's place, perhaps with
+    countersignatures that have come since.
+
+    Raises:
+        PeerFault: of "coordinator"; the run's root key did not sign it.
+        Refused: it has the version of the run's and is another ("roster"), or is too large.
+        OurMistake: it does not fit the run's settings.
+    """
+    signed = rosters.open_signed(data, bytes.fromhex(record.root_key))
+    version, last = signed.roster.version, record.roster.version
+    if version < last:
+        return record.rosters, None
+    if version == last:
+        if signed.roster.digest != record.roster.digest:
+            raise Refused(
+                f"The imported roster and the run's are both version {version}, and differ.",
+                reason="roster",
+                do="The root key signed two rosters of one version: call its holder.",
+            )
+        return (*record.rosters[:-1], as_base64(data)), None
+    check_bounds(signed.roster)
+    settings_of(record.config, signed.roster)
+    return (*record.rosters, as_base64(data)), signed.roster
