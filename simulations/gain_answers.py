@@ -112,7 +112,8 @@ def pooled_answer(figures: Mapping[str, Any]) -> Pooled:
     worst = min(rows, key=_margin)
     better = sum(_better(row) for row in rows)
     moved = _moved(figures)
-    words = (
+    trained = figures.get("trained")  # absent in older files
+    words = ("" if trained is None else f"{trained}: ") + (
         f"ratios within their bars: {held} of {len(rows)} tasks; nearest to or furthest beyond: "
         f"{worst['task']}, ratio {worst['ratio']:.3f}"
     )

@@ -212,6 +212,13 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     empty = gain.against_pooled(*nothing)["worst"]
     assert (empty["reached"], empty["ratios_reached"]) == (None, True)
     assert "pooled training gained nothing" in empty["words"]
+    assert found["worst"]["words"].startswith(found["trained"])
+    assert "pooled" not in found["trained"]
+    assert any("One seed" in line for line in found["in_words"])
+    begun = pooled.experiment.with_values({"model.begin_with": "random-weights"})
+    apart = gain.against_pooled(federated, replace(pooled, experiment=begun))["trained"]
+    assert "from warm start" in apart
+    assert "pooled from random weights" in apart
     behind = a_run("none", 1, 0.05, hospitals=10, patients=20, **pool)
     assert not gain.against_pooled(behind, pooled)["worst"]["reached"]
     for other in (
