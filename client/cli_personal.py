@@ -52,6 +52,12 @@ def personalise(
     kind: Annotated[
         str | None, typer.Option(help="class or number; by default what the labels look like.")
     ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help="A word that is no label, as an empty cell is; may be repeated."
+        ),
+    ] = None,
     sensors: Annotated[str, typer.Option(help="both, ecg or ppg.")] = "both",
     output: Annotated[
         Path | None,
@@ -83,7 +89,10 @@ def personalise(
     if kind not in (None, "class", "number"):
         raise OurMistake("--kind is class or number.")
     place = NodeHome.find(home)
-    read = read_labels(labels, load_key(place.pseudonym_key), label, patient_column)
+    read = read_labels(
+        labels, load_key(place.pseudonym_key), label, patient_column, missing=missing or (),
+        kind=kind,
+    )  # fmt: skip
     patients, digest, source = site_patients(place, sensors, warm_start, None)
     features, values, counted = joined(read, patients)
     refuse_few(counted, sensors, lambda other: _labelled_having(place, read, other))

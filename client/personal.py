@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from client.home import NodeHome
 from client.personal_limits import expected_beyond, limits_of
 from client.personal_rows import FEWEST_PATIENTS
+from client.personal_words import named
 from client.sealed_files import AGAIN, read_own, write_own
 from shared_model import canonical, linear_heads
 from shared_model.config import FINGERPRINT_SIZE
@@ -156,8 +157,8 @@ def make(
     Raises:
         Refused: fewer than `FEWEST_PATIENTS` patients (reason "few-patients"), one class only, or
             a class with fewer than `FEWEST_OF_A_CLASS` ("classes").
-        OurMistake: a word where numbers are asked for, a name that is none, a label that is called
-            as another column of the answers.
+        OurMistake: a word where numbers are asked for, or among many numbers; a name that is none,
+            a label that is called as another column of the answers.
     """
     if label in COLUMNS:
         raise OurMistake(
@@ -173,13 +174,15 @@ def make(
         )
     numbers = [value for value in values if isinstance(value, float)]
     if kind is None:
-        many = len(set(numbers)) > _WORDS_AS_CLASSES
-        kind = "number" if len(numbers) == len(values) and many else "class"
+        kind = "number" if len(set(numbers)) > _WORDS_AS_CLASSES else "class"
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = {}
     if kind == "number":
         if len(numbers) != len(values):
-            raise OurMistake("Some labels are words, not numbers.", do="Say --kind class.")
+            raise OurMistake(
+                f"{len(numbers)} labels are numbers, {len(values) - len(numbers)} are words.",
+                do="Say --missing WORD for a word that is no label, or --kind class.",
+            )
         if len(set(numbers)) == 1:
             raise Refused("All labels are one number.", reason="classes")
         truth = np.array(numbers)
@@ -354,7 +357,7 @@ def _classes(values: Sequence[str | float]) -> tuple[Array, tuple[str, ...], Map
     if len(classes) > MOST_CLASSES or min(counts.values()) < FEWEST_OF_A_CLASS:
         raise Refused(
             f"There are {len(classes)} classes (at most {MOST_CLASSES}), and the smallest has "
-            f"{min(counts.values())} patients (at least {FEWEST_OF_A_CLASS}).",
+            f"{min(counts.values())} patients (at least {FEWEST_OF_A_CLASS}): {named(counts)}.",
             reason="classes",
             do="Join small classes, or label more patients.",
         )

@@ -23,18 +23,21 @@ class Measured:
     """What a benchmark gives that has more to say than figures.
 
     figures: None is "not measured", and a note says why. weights: digest of each model that was
-    measured, by its name. devices: what computed, in words.
+    measured, by its name. devices: what computed, in words. packages: others than those of every
+    benchmark whose versions matter.
     """
 
     figures: Mapping[str, float | None]
     weights: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     devices: str = "cpu"
+    packages: tuple[str, ...] = ()
 
 
 Figures = Callable[[bool, Callable[[str], None]], Mapping[str, float] | Measured]
 """(quick, tell) -> figures; `tell` says on stderr what is being done."""
 
+PACKAGES = ("fedprint", "numpy", "scipy", "torch", "flwr", "cryptography")
 BENCHES = {
     "ingest": "simulations.bench_ingest:figures",
     "secure-sum": "simulations.bench_secure_sum:figures",
@@ -79,10 +82,7 @@ def run_bench(
             "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
             "devices": found.devices,
         },
-        "versions": {
-            package: version(package)
-            for package in ("fedprint", "numpy", "scipy", "torch", "flwr", "cryptography")
-        },
+        "versions": {package: version(package) for package in (*PACKAGES, *found.packages)},
     }
 
 
@@ -122,6 +122,7 @@ def register(app: typer.Typer) -> None:
                 weights=result["weights"],
                 seconds=time.monotonic() - began,
                 devices=result["machine"]["devices"],
+                packages=tuple(name for name in result["versions"] if name not in PACKAGES),
             )
             measurement.write(output / f"measured-bench-{name}.json", measured)
         if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import outputs, terminal
-from shared_model.errors import DataFault
+from shared_model.errors import DataFault, OurMistake
 
 if TYPE_CHECKING:
     from simulations.cross_modal import F64, Made
@@ -44,7 +44,11 @@ def cross_modal(
     ] = None,
     site: Annotated[
         list[str] | None,
-        typer.Option("--site", help="Folder below the data folder, * allowed; may be repeated."),
+        typer.Option(
+            "--site",
+            help="Folder of recordings: its name below the data folder, or its path; * allowed; "
+            "may be repeated.",
+        ),
     ] = None,
     signer: Annotated[
         str | None,
@@ -109,20 +113,24 @@ def measured(
 
     Raises:
         DataFault: no folder of real recordings, or nothing in it with both sensors.
+        OurMistake: two folders of one name.
     """
     from simulations import cross_modal as core
     from simulations.cross_modal_figures import draw_all
     from simulations.cross_modal_windows import SITES, folders_of
     from simulations.probes.tasks import require_data
 
-    require_data(data)
-    folders, absent = folders_of(data, sites or SITES)
+    if not sites:
+        require_data(data)
+    folders, absent = folders_of(data, sites or None)
     if not folders:
         raise DataFault(
-            f"None of the sites {', '.join(sites or SITES)} is below {data}.",
+            f"None of the sites {', '.join(sites or SITES)} is a folder, below {data} or by its "
+            "own path.",
             cause="absent",
-            do="Pass --data FOLDER, or --site NAME of a folder with ECG and PPG.",
+            do="Pass --data FOLDER, or --site FOLDER with ECG and PPG.",
         )
+    _refuse_one_name(folders)
     pairs, done, masked = _run(opened, folders, most)
     rows = core.table(pairs, done, draws=draws, seed=seed)
     plots = [] if output is None else draw_all(output, pairs, done)
@@ -151,6 +159,17 @@ def measured(
             for plot in plots
         },
     }
+
+
+def _refuse_one_name(folders: list[Path]) -> None:
+    """Raises OurMistake: figures and counts are by a folder's name, and one would hide another."""
+    names = [folder.name for folder in folders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OurMistake(
+            f"{names.count(twice[0])} folders are called {twice[0]}.",
+            do="Measure one at a time, or give one another name.",
+        )
 
 
 def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dict[str, Made], F64]:
@@ -204,7 +223,7 @@ def _print(figures: dict[str, Any]) -> None:
         )
     terminal.out.print(f"note: {figures['note']}")
     for site in figures["absent_sites"]:
-        terminal.out.print(f"not measured: {site}: no such folder below the data folder")
+        terminal.out.print(f"not measured: {site}: no such folder")
 
 
 def _line(site: str, row: dict[str, Any], seen: str) -> dict[str, str]:

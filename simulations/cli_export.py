@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 from shared_model.files import write_atomic
 
+FLOAT32, INT8, MANIFEST = "fingerprint.onnx", "fingerprint.int8.onnx", "manifest.json"
 LIMITS = "Not a medical device. Fingerprints are personal data: they carry age, sex and identity."
 
 
@@ -30,7 +33,10 @@ def register(app: typer.Typer) -> None:
         output: Annotated[
             Path,
             typer.Option(
-                "-o", "--output", callback=outputs.folder, help="Folder for the three files."
+                "-o",
+                "--output",
+                callback=outputs.folder,
+                help="Folder for the three files; one that holds an export is refused.",
             ),
         ],
         signer: Annotated[
@@ -49,12 +55,10 @@ def register(app: typer.Typer) -> None:
 
         Example: fedprint-lab export warm-start:small -o exported
         """
+        _free(output)
         terminal.err.print("exporting, then comparing on simulated windows (about a minute)")
         files, manifest = _export(model, signer, int8)
-        output.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomic(output / name, data)
-        write_atomic(output / "manifest.json", outputs.document(manifest).encode())
+        _write(output, {**files, MANIFEST: outputs.document(manifest).encode()})
         if as_json:
             terminal.print_json(manifest)
             return
@@ -69,6 +73,35 @@ def register(app: typer.Typer) -> None:
         ]
         terminal.show("Agreement with the model, on simulated windows", rows, as_json=False)
         terminal.out.print(LIMITS)
+
+
+def _free(folder: Path) -> None:
+    """Raises OurMistake where a file of an export is there: it would stay beside another's manifest
+    or be lost. It is said before the work."""
+    there = [name for name in (FLOAT32, INT8, MANIFEST) if os.path.lexists(folder / name)]
+    if there:
+        raise OurMistake(f"{folder} holds {', '.join(there)} already.", do="Choose another folder.")
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """All of them or none; the manifest comes last.
+
+    Raises:
+        OurMistake: one is there, or cannot be written.
+    """
+    _free(folder)
+    written = []
+    try:
+        for name, data in files.items():
+            write_atomic(folder / name, data)
+            written.append(folder / name)
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise OurMistake(
+            f"{folder} cannot be written: {os.strerror(error.errno or 0)}.",
+            do="Free room or name another folder.",
+        ) from error
 
 
 def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -86,9 +119,9 @@ def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes]
     opened = open_model(name, signer)
     facts = {"model_digest": opened.digest, "limits": LIMITS}
     made = onnx_export.export(opened.config, opened.weights, facts)
-    files = {"fingerprint.onnx": made.float32}
+    files = {FLOAT32: made.float32}
     if int8:
-        files["fingerprint.int8.onnx"] = made.int8
+        files[INT8] = made.int8
     described: dict[str, Any] = {}
     for file, data in files.items():
         found = onnx_export.agreement(opened.config, opened.weights, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -51,16 +53,34 @@ def may_be_drawn(site: str) -> bool:
     return any(fnmatch(site, pattern) for pattern in OPEN_COLLECTIONS)
 
 
-def folders_of(data: Path, patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Folders below `data`, and the patterns to which nothing answers."""
-    found: list[Path] = []
+def folders_of(data: Path, sites: Iterable[str] | None = None) -> tuple[list[Path], list[str]]:
+    """Folders that are named below `data` or, where there is none, by their own path; and the names
+    to which nothing answers. A * stands for any letters, in both.
+
+    Args:
+        sites: None: `SITES`, below `data` alone.
+    """
+    found: dict[Path, Path] = {}
     absent: list[str] = []
-    for pattern in patterns:
-        here = sorted(path for path in data.glob(pattern) if path.is_dir())
-        found += [path for path in here if path not in found]
+    for site in SITES if sites is None else sites:
+        here = _matching(data, site) if sites is None else _named(site, data)
+        for path in here:
+            found.setdefault(path.resolve(), path)
         if not here:
-            absent.append(pattern)
-    return found, absent
+            absent.append(site)
+    return [path if path.name not in ("", "..") else whole for whole, path in found.items()], absent
+
+
+def _named(site: str, data: Path) -> list[Path]:
+    """Of an absolute path, and of one that begins with a dot, `data` is not asked."""
+    below = [] if site.startswith((".", "/")) else _matching(data, site)
+    return below or _matching(Path(), site)
+
+
+def _matching(root: Path, site: str) -> list[Path]:
+    """Folders; what cannot be looked at is none."""
+    names = [site] if os.path.isdir(root / site) else sorted(glob.glob(site, root_dir=root))
+    return [root / name for name in names if name and os.path.isdir(root / name)]
 
 
 def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> Pairs:

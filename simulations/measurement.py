@@ -72,8 +72,13 @@ def made_now(
     weights: dict[str, str],
     seconds: float,
     devices: str = "cpu",
+    packages: tuple[str, ...] = (),
 ) -> Measurement:
-    """A measurement that this process has just made, with its own command line."""
+    """A measurement that this process has just made, with its own command line.
+
+    Args:
+        packages: others than `PACKAGES` whose versions are said.
+    """
     return Measurement(
         measurement=1,
         kind=kind,
@@ -88,7 +93,7 @@ def made_now(
             threads=os.environ.get("OMP_NUM_THREADS", "as many as cores"),
             devices=devices,
         ),
-        versions=versions(),
+        versions=versions(packages),
         weights=weights,
         figures=figures,
     )
@@ -156,10 +161,10 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def versions() -> dict[str, str]:
+def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
     """Of Python and of the packages that figures depend on, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

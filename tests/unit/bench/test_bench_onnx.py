@@ -1,9 +1,12 @@
-"""`bench onnx` writes a file that says whose weights it measured."""
+"""`bench onnx` writes a file that says whose weights it measured, how long both sides took, and
+with which versions."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from shared_model import warm_start, weights
@@ -12,9 +15,20 @@ from simulations.cli import app
 
 
 def test_bench_onnx_says_which_weights_it_measured(tmp_path: Path) -> None:
-    """By their digest (ADR 35); it had none."""
+    """By their digest (ADR 35); it had none. Milliseconds stand beside the ratios, that are of
+    them; so do both sizes, and the versions of what exported and ran the files."""
     done = CliRunner().invoke(app, ["bench", "onnx", "--quick", "-o", str(tmp_path)])
     assert done.exit_code == 0, done.stderr
     made = measurement.read(tmp_path / "measured-bench-onnx.json")
     assert made.weights == {"warm-start:tiny": weights.digest(warm_start.load("tiny")[1])}
     assert made.figures["figures"]["cosine_min"] > 0.9
+    figures = made.figures["figures"]
+    assert figures["size_bytes_float32"] > figures["size_bytes_int8"] > 0
+    for batch in (1, 32):
+        torch_ms, float32_ms, int8_ms = (
+            figures[f"{side}_batch_{batch}_ms"] for side in ("torch", "onnx_float32", "onnx_int8")
+        )
+        assert float32_ms > 0
+        assert figures[f"speedup_batch_{batch}"] == pytest.approx(torch_ms / int8_ms)
+    for package in ("onnx", "onnxruntime"):
+        assert made.versions[package] == version(package)

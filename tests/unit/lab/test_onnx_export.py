@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 from shared_model import mae, warm_start
-from shared_model.errors import Refused
-from simulations import onnx_export
+from shared_model.errors import OurMistake, Refused
+from simulations import cli_export, onnx_export
 from simulations.cli import app
 
 ROOT = Path(__file__).parents[3]
@@ -99,3 +101,63 @@ def test_the_command_writes_files_and_a_manifest_and_the_documented_lines_run(
     exec(code.group(1), scope)
     assert np.shape(scope["fingerprint"]) == (1, 128)
     assert torch.get_num_threads() == threads
+
+
+def exporting(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[int]:
+    """The command with made-up files in place of a minute's work; how often it was asked."""
+    asked: list[int] = []
+
+    def made_up(*_: object) -> tuple[dict[str, bytes], dict[str, object]]:
+        asked.append(1)
+        return {name: b"new" for name in names}, {"model_digest": "ab", "files": {}}
+
+    monkeypatch.setattr(cli_export, "_export", made_up)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["fingerprint.onnx", "fingerprint.int8.onnx", "manifest.json"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_an_export_is_never_written_over_or_beside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """With --no-int8 the old int8 file stayed beside the new manifest; a folder in a file's place
+    ended in a traceback. Refused before the work; all that is there stays as it was."""
+    asked = exporting(monkeypatch, "fingerprint.onnx")
+    place = tmp_path / name
+    if kind == "file":
+        place.write_bytes(b"old")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    for more in ((), ("--no-int8",)):
+        done = CliRunner().invoke(app, ["export", "warm-start", *more, "-o", str(tmp_path)])
+        assert isinstance(done.exception, OurMistake)
+        assert f"holds {name} already" in done.exception.message
+    assert asked == []
+    assert os.listdir(tmp_path) == [name]
+    assert kind != "file" or place.read_bytes() == b"old"
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at the second file; and a folder with other files is no obstacle."""
+    exporting(monkeypatch, "fingerprint.onnx", "fingerprint.int8.onnx")
+    (tmp_path / "notes.txt").write_text("mine")
+    whole = cli_export.write_atomic
+
+    def full_disk(path: Path, data: bytes) -> None:
+        if "int8" in path.name:
+            raise OSError(errno.ENOSPC, "full")
+        whole(path, data)
+
+    words = ["export", "warm-start", "-o", str(tmp_path), "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_export, "write_atomic", full_disk)
+        done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, OurMistake)
+    assert "No space left" in done.exception.message
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert len(os.listdir(tmp_path)) == 4

@@ -284,6 +284,107 @@ def test_hostile_labels_are_refused_without_a_patients_name(tmp_path, case):
     assert "xx" not in str(caught.value)
 
 
+def rows_of(*counts: tuple[str, int], header: str = "patient,af") -> str:
+    """CSV: of each cell so many patients."""
+    cells = [cell for cell, count in counts for _ in range(count)]
+    lines = [f"{site.patient_name(at)},{cell}" for at, cell in enumerate(cells)]
+    return "\n".join([header, *lines, ""])
+
+
+@pytest.mark.parametrize(
+    "word", ["none", "None", "-", "--", "?", "NA", "n/a", "nan", "null", "inf"]
+)
+def test_any_word_is_a_class_and_an_empty_cell_alone_is_no_label(tmp_path, word):
+    """A head of mild, severe and "none" called all healthy patients mild or severe."""
+    text = rows_of(("mild", 2), (word, 3), ("", 1), ("\u00a0", 1))
+    path = csv_of(tmp_path / "x.csv", text)
+    read = read_labels(path, KEY)
+    assert sorted(read.values.values()) == sorted(["mild", "mild", word, word, word])
+    assert read.unlabelled == 2
+    for said in (word, f" {word.upper()} ", word.casefold()):
+        other = read_labels(path, KEY, missing=["absent", said])
+        assert set(other.values.values()) == {"mild"}
+        assert other.unlabelled == 5
+
+
+def test_a_number_that_means_missing_is_a_number(tmp_path):
+    """999 and 999.0 are one; 99 is another."""
+    path = csv_of(tmp_path / "x.csv", rows_of(("999", 2), ("999.0", 1), ("99", 1), ("1e1", 1)))
+    read = read_labels(path, KEY, missing=["999"])
+    assert sorted(read.values.values()) == [10.0, 99.0]
+    assert read.unlabelled == 3
+    dated = csv_of(tmp_path / "y.csv", rows_of(("01.01.1900", 2), ("7", 1)))
+    assert read_labels(dated, KEY, missing=["01.01.1900"]).unlabelled == 2
+
+
+def test_a_head_knows_its_class_called_none(tmp_path, monkeypatch):
+    """Through the command: counted and among the answers; with --missing it is left out."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    node = site.node(tmp_path / "node")
+    site.add(node, range(24))
+    lines = [f"{site.patient_name(n)},{'none' if n % 2 else 'mild'}" for n in range(24)]
+    labels = csv_of(tmp_path / "x.csv", "\n".join(["patient,degree", *lines, ""]))
+    done = run(node, "personalise", labels, "--warm-start", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["counts"] == {"mild": 12, "none": 12}
+    assert told["rows"]["without a label"] == 0
+    rows = json.loads(run(node, "personal", "apply", "degree", "--warm-start", "--json").stdout)
+    assert {row["degree"] for row in rows} == {"mild", "none"}
+    few = run(node, "personalise", labels, "--warm-start", "--missing", "NONE").exception
+    assert isinstance(few, Refused)
+    assert "12 rows have no label" in few.message
+
+
+def test_classes_that_differ_only_in_capitals_are_refused_and_named(tmp_path):
+    """By name where five patients share one; a rarer spelling could name a patient."""
+    text = rows_of(("yes", 6), ("Yes", 5), ("YES ", 2), ("no", 9), ("no ", 3))
+    with pytest.raises(DataFault) as caught:
+        read_labels(csv_of(tmp_path / "x.csv", text), KEY)
+    assert "A class is spelled in 3 ways" in caught.value.message
+    assert "Yes (5 patients), yes (6 patients), 1 of fewer than 5 patients" in caught.value.message
+    assert "YES" not in str(caught.value)
+    accents = rows_of(("caf\u00e9", 5), ("cafe\u0301", 5))
+    with pytest.raises(DataFault, match="spelled in 2 ways"):
+        read_labels(csv_of(tmp_path / "y.csv", accents), KEY)
+    many = rows_of(*((word, 5) for n in range(4) for word in (f"a{n}", f"A{n}")))
+    with pytest.raises(DataFault, match=r"4 classes are spelled in 8 ways.*, 3 more"):
+        read_labels(csv_of(tmp_path / "z.csv", many), KEY)
+
+
+@pytest.mark.parametrize("cell", ['"69,41"', '"-0,5"', '"1.234,5"', '"1,234.5"'])
+def test_numbers_with_a_decimal_comma_are_told(tmp_path, cell):
+    """They were words, and each a class; asked for as classes they are."""
+    path = csv_of(tmp_path / "x.csv", rows_of((cell, 3), ("7", 2)))
+    for kind in (None, "number"):
+        with pytest.raises(DataFault, match="decimal comma, of 3 patients") as caught:
+            read_labels(path, KEY, kind=kind)
+        assert "3.5" in caught.value.do
+        assert cell.strip('"') not in str(caught.value)
+    assert cell.strip('"') in read_labels(path, KEY, kind="class").values.values()
+
+
+@pytest.mark.parametrize(("mark", "words"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_other_separators_than_commas_are_told(tmp_path, mark, words):
+    """A table saved by a spreadsheet in German; it asked for --patient-column."""
+    text = rows_of(("3,5", 4)).replace(",", mark)
+    with pytest.raises(DataFault, match=f"separated by {words}"):
+        read_labels(csv_of(tmp_path / "x.csv", text), KEY)
+
+
+def test_words_among_many_numbers_and_thin_classes_are_told(features):
+    """Which word means missing the hospital knows; which classes there are is said."""
+    mixed = [float(one) for one in range(30)] + ["NA"] * 3
+    for kind in (None, "number"):
+        with pytest.raises(OurMistake, match="30 labels are numbers, 3 are words") as caught:
+            made(features, mixed, kind=kind)
+        assert "--missing" in caught.value.do
+    with pytest.raises(Refused) as thin:
+        made(features, ["mild"] * 20 + ["Dr. Rare"] * 4)
+    assert "mild (20 patients), 1 of fewer than 5 patients" in thin.value.message
+    assert "Rare" not in str(thin.value)
+
+
 SPACES = [" ", "\u00a0", "\u202f", "\u2007", "\u3000", "  ", " \u00a0 "]
 
 
@@ -421,6 +522,7 @@ LOCAL = {
     "client.personal", "client.personal_labels", "client.site_fingerprints", "client.drift",
     "client.drift_files", "client.drift_plot", "client.sealed_files", "client.cli_personal",
     "client.cli_drift", "client.drift_head", "client.personal_limits", "client.personal_rows",
+    "client.personal_words",
     "shared_model.linear_heads", "shared_model.two_samples",
 }  # fmt: skip
 

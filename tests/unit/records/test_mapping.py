@@ -113,6 +113,12 @@ def test_examples_in_the_documentation_are_mappings() -> None:
         assert mapping.ecg.names or mapping.ppg.names
 
 
+def test_words_for_unknown_in_a_table_of_recordings_are_no_label() -> None:
+    """Not so in a hospital's own file of labels: see personal/test_personal_heads.py."""
+    for text in ("none", "NA", "-", "?", "nan", "", "inf"):
+        assert label_value(text) is None
+
+
 def test_label_with_another_space_is_the_label() -> None:
     """A no-break space took a recording's label away, and the whole column from the guess."""
     for text in ("stage\u00a01", " stage  1", "stage\u202f1\u00a0"):

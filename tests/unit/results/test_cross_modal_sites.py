@@ -1,0 +1,87 @@
+"""`cross-modal --site`: a name below the data folder, or a path of one's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from shared_model.errors import DataFault, OurMistake
+from simulations.cli import app
+from simulations.cross_modal_windows import folders_of
+
+
+def test_a_site_is_a_name_below_the_data_or_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An absolute path ended in a traceback; a folder named twice is one."""
+    data = tmp_path / "data"
+    for name in (
+        "data/icu_a",
+        "data/icu_b",
+        "data/icu_bidmc",
+        "own/ward7",
+        "own/ward [8]",
+        "own/icu_a",
+        "here",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "own" / "file").touch()
+    monkeypatch.chdir(tmp_path / "own")
+
+    def found(*sites: str) -> list[Path]:
+        return [folder.resolve() for folder in folders_of(data, sites)[0]]
+
+    ward, icu = tmp_path / "own" / "ward7", data / "icu_a"
+    for site in (str(ward), "ward7", "./ward7", "../own/ward7", "war?7", f"{tmp_path}/own/ward?"):
+        assert found(site) == [ward]
+    assert found("icu_a") == [icu]  # below the data, not the one beside it
+    assert found("./icu_a") == [tmp_path / "own" / "icu_a"]
+    assert found("icu_?") == found(f"{data}/icu_?") == [icu, data / "icu_b"]
+    assert found("ward [8]") == [tmp_path / "own" / "ward [8]"]
+    assert found("ward7", str(ward), "icu_a", "icu_?") == [ward, icu, data / "icu_b"]
+    assert [folder.name for folder in folders_of(data, ["."])[0]] == ["own"]
+    for site in ("", "file", "nowhere", str(tmp_path / "nowhere"), "/nowhere_*", "a**", "x" * 999):
+        assert folders_of(data, [site]) == ([], [site])
+    monkeypatch.chdir(data)
+    assert folders_of(tmp_path)[0] == []  # nobody named what lies here
+    assert folders_of(data)[0] == [data / "icu_bidmc"]
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Figures and counts are by name, and one would hide the other."""
+    for name in ("one/ward7", "two/ward7"):
+        (tmp_path / name).mkdir(parents=True)
+    words = ["--site", str(tmp_path / "one" / "ward7"), "--site", str(tmp_path / "two" / "ward7")]
+    done = CliRunner().invoke(app, ["cross-modal", "warm-start", *words])
+    assert isinstance(done.exception, OurMistake)
+    assert "2 folders are called ward7" in done.exception.message
+
+
+def test_a_folder_of_ones_own_without_windows_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No traceback, and no data folder is wanted where sites have paths of their own."""
+    monkeypatch.setenv("FEDPRINT_DATA", str(tmp_path / "absent"))
+    (tmp_path / "ward7").mkdir()
+    for site, words in (("ward7", "No window"), ("ward8", "None of the sites")):
+        place = str(tmp_path / site)
+        done = CliRunner().invoke(app, ["cross-modal", "warm-start", "--site", place])
+        assert isinstance(done.exception, DataFault)
+        assert words in done.exception.message
+        assert "--site" in done.exception.do or "ECG and PPG" in done.exception.do
+
+
+def test_windows_of_ones_own_folder_are_measured_and_never_drawn(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """Given by its path, outside of the data; rates are drawn, no waveform is."""
+    own = tmp_path / "ward7"
+    shutil.copytree(data_root / "icu_uci_bp", own)
+    words = ["cross-modal", "warm-start", "--site", str(own), "--windows", "4", "--draws", "20"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    drawn = sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".json")
+    assert drawn == ["cross-modal-rates.pdf", "cross-modal-rates.svg"]
