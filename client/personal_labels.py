@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.labels import MAXIMUM_LENGTH, is_identifying, plain_spaces
-from client.personal_words import refuse_decimal_commas, refuse_spellings
+from client.personal_words import refuse_decimal_commas, refuse_spellings, refuse_unsaid
 from client.pseudonyms import pseudonym_of
 from shared_model.errors import DataFault, OurMistake
 from shared_model.files import read_regular
@@ -101,6 +101,7 @@ def read_labels(
         raise _fault(f"is not CSV in line {reader.line_num}") from None
     if kind != "class":
         refuse_decimal_commas(found.values())
+    refuse_unsaid(found.values())
     refuse_spellings(found.values())
     return Labels(header[what], found, unlabelled)
 

@@ -17,6 +17,7 @@ from shared_model.errors import DataFault
 FEWEST_NAMED = linear_heads.FOLDS
 """Patients of a class that is named: the fewest that a class of a head has."""
 MOST_NAMED = 5
+_UNSAID = frozenset({"na", "n/a", "nan", "nat", "null", "nil", "?", "-", "--", "unknown"})
 _DECIMAL_COMMA = re.compile(r"[+-]?\d[\d.]*,[\d.,]*\d")
 
 
@@ -40,6 +41,19 @@ def refuse_decimal_commas(values: Iterable[str | float]) -> None:
             f"The labels are numbers with a decimal comma, of {commas} patients.",
             cause="labels",
             do="Write 3.5 for 3,5. Or say --kind class if they are no numbers.",
+        )
+
+
+def refuse_unsaid(values: Iterable[str | float]) -> None:
+    """Raises DataFault (cause "labels"): a class would be a word that programs write where there
+    is no value. Nobody can tell which it is but the hospital; "none" is a class."""
+    found = sorted({one for one in values if isinstance(one, str) and one.casefold() in _UNSAID})
+    if found:
+        raise DataFault(
+            f"A class is called {' or '.join(found)}, which programs also write for no value.",
+            cause="labels",
+            do=f"If nobody knows the label, say {' '.join(f'--missing {one}' for one in found)}. "
+            "If it is a class, give it another word.",
         )
 
 
