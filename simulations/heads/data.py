@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.errors import DataFault, OurMistake
+from simulations.heads import collections
 from simulations.heads.tasks import FEWEST_PATIENTS, HeadTask, Item, Kind
 from simulations.models import NamedModel
 from simulations.probes.task import People
@@ -28,7 +29,7 @@ class HeadData:
 
     fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
     session: (item,). people: by patient. windows: all of them. left_out: items without a
-    fingerprint of these sensors.
+    fingerprint of these sensors. known: those of the people's folders that are open collections.
     """
 
     task: str
@@ -45,6 +46,7 @@ class HeadData:
     windows: int
     left_out: int
     note: str = ""
+    known: frozenset[str] = frozenset()
 
     @property
     def patients(self) -> int:
@@ -116,6 +118,7 @@ def load(
         windows=len(found.signal),
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
+        known=collections.known_among(task.folders(sensors, data, sites)),
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)

@@ -91,10 +91,7 @@ class HeadTask:
             OurMistake: two of the folders have one name.
         """
         source = self.sources[sensors]
-        folders = _folders(sites)
-        if not folders:
-            probes.require_data(data)
-            folders = probes.folders_for(source.pattern, data)
+        folders = self.folders(sensors, data, sites)
         task = source.make(self.name, folders) if folders else None
         if task is None:
             looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}."
@@ -104,6 +101,17 @@ class HeadTask:
                 do=self.advice(sensors, sites) or looked,
             )
         return task
+
+    def folders(self, sensors: str, data: Path, sites: Sequence[Path] = ()) -> list[Path]:
+        """The folders to read; none if there are none of the names looked for.
+
+        Raises:
+            DataFault: there is no such folder.
+        """
+        if sites:
+            return _folders(sites)
+        probes.require_data(data)
+        return probes.folders_for(self.sources[sensors].pattern, data)
 
     def load_first(self, sites: Sequence[Path]) -> tuple[str, Task]:
         """Windows and truths, for the first of this task's sensors, the usual choice first, with

@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command said. created: date; licence: of folders that are not known by name."""
+    """What the command said. created: date; licence: of folders that are no known collections."""
 
     folds: int
     seed: int
@@ -250,7 +250,7 @@ def _collections(data: HeadData, licence: str) -> tuple[Collection, ...]:
     made = []
     people = np.unique(data.patient)
     for place, folder in enumerate(data.people.folders):
-        what, known = collections.about(folder)
+        what, known = collections.about((folder,), data.known)
         stated = plain_words(licence) if licence else known
         count = int((data.people.folder[people] == place).sum())
         made.append(Collection(name=plain_name(folder), what=what, licence=stated, patients=count))
