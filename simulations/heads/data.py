@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from client.personal import FEWEST_OF_A_CLASS
+from client.personal_rows import FEWEST_PATIENTS
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads import collections
-from simulations.heads.tasks import FEWEST_PATIENTS, HeadTask, Item, Kind
+from simulations.heads.tasks import HeadTask, Item, Kind
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -54,6 +56,14 @@ class HeadData:
         return int(np.unique(self.patient).size)
 
     @property
+    def of_class(self) -> dict[str, int]:
+        """Patients of each class; none for what has no classes."""
+        return {
+            name: int(np.unique(self.patient[self.truth == place]).size)
+            for place, name in enumerate(self.classes)
+        }
+
+    @property
     def weight(self) -> Floats:
         """(item,): every patient weighs 1, shared out over the patient's items."""
         return np.asarray(1.0 / np.bincount(self.patient)[self.patient])
@@ -77,6 +87,7 @@ def load(
     data: Path,
     *,
     sites: Sequence[Path] = (),
+    fewest_of_class: int = FEWEST_OF_A_CLASS,
     say: Callable[[str], None] = lambda _: None,
 ) -> HeadData:
     """Read recordings, make fingerprints, pool them by item.
@@ -86,7 +97,8 @@ def load(
             the data's note says which.
 
     Raises:
-        DataFault: no recording with labels, fewer than 8 patients, or one class alone.
+        DataFault: no recording with labels, fewer patients than a personal head needs, or fewer
+            than `fewest_of_class` of a class.
     """
     from simulations.probes.rows import encoder
 
@@ -124,17 +136,25 @@ def load(
         advice = task.advice(sensors, sites)
         if advice:
             raise DataFault(_few(made), cause="few", do=advice)
-    return checked(made)
+    return checked(made, fewest_of_class)
 
 
-def checked(data: HeadData) -> HeadData:
-    """Raises DataFault where nothing can be learnt."""
+def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadData:
+    """Raises DataFault where nothing can be learnt; the rule is that of `fedprint-node
+    personalise`."""
     if data.patients < FEWEST_PATIENTS:
         raise DataFault(_few(data), cause="few", do="Add recordings, or choose other --sensors.")
-    if data.kind == "classes":
-        present = np.unique(data.truth)
-        if len(present) < len(data.classes):
-            raise DataFault("A class of this task has no patient in these data.", cause="few")
+    few = {name: count for name, count in data.of_class.items() if count < fewest_of_class}
+    if few:
+        least = min(few.values())
+        told = ", ".join(f"{name} {count}" for name, count in few.items())
+        raise DataFault(
+            f"A class has fewer patients with a fingerprint than the {fewest_of_class} that a head "
+            f"needs: {told}.",
+            cause="few",
+            do="Add patients of it."
+            + (f" `head train --fewest-of-class {least}` takes as few." if least >= 2 else ""),
+        )
     return data
 
 

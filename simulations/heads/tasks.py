@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from client.fingerprints import SENSORS
+from client.personal_rows import FEWEST_PATIENTS
 from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault, OurMistake
@@ -31,8 +32,7 @@ Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
 Make = Callable[[str, list[Path]], Task | None]
 
-FEWEST_PATIENTS = 8
-FEWEST_OF_CLASS = 2
+FEWEST_OF_RHYTHM = 2
 """Patients with a rhythm, below which it is no class: no fold could be measured on it."""
 RHYTHMS = {
     "N": "sinus or normal", "AFIB": "atrial fibrillation", "AFL": "atrial flutter",
@@ -221,7 +221,7 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
             if kind:
                 patients[kind].add(recording.patient)
                 found.append((recording, windows, int(i), kind))
-    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_CLASS)
+    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_RHYTHM)
     if len(kept) < 2:
         return None
     build = Builder()
@@ -236,7 +236,7 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
         "classes",
         ("ecg",),
         classes=tuple(RHYTHMS.get(kind, kind) for kind in kept),
-        note=f"left out, fewer than {FEWEST_OF_CLASS} patients: {names}" if names else "",
+        note=f"left out, fewer than {FEWEST_OF_RHYTHM} patients: {names}" if names else "",
     )
 
 

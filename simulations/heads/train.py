@@ -41,6 +41,12 @@ LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
 FAR_LEVEL = calibration.FAR_LEVEL
 
+FITTED_ON = "answers for patients left out, by cross-validation; calibration errors: no interval"
+NOT_APPLIED = (
+    "the temperature that was found ({:.3f}) does not lower the log loss of patients it was not "
+    "fitted on, and is not applied: probabilities are the model's own"
+)
+
 Say = Callable[[str], None]
 
 
@@ -76,7 +82,11 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    notes = (data.note, fit.rare_words(data, asked.folds) if data.classes else "")
+    notes = (
+        data.note,
+        figures.no_interval_words(data, fields["figures"]),
+        fit.rare_words(data, asked.folds) if data.classes else "",
+    )
     fields |= {
         "distance": distance(data, outside),
         "notes": tuple(plain_words(note) for note in notes if note),
@@ -89,6 +99,10 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
     heats = calibrate.temperatures_by_fold(fold, logits, truth, weight)
     before, after = softmax(logits), softmax(logits / heats[:, None])
     heat = calibrate.temperature(logits, truth, weight)
+    fitted_on = FITTED_ON
+    if calibrate.log_loss(after, truth, weight) >= calibrate.log_loss(before, truth, weight):
+        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat)}"
+        heat, after = 1.0, before
     terms = (asked.level, asked.promise)
     least = calibrate.least_of(softmax(logits, heat), truth, data.patient, *terms)
     each = calibrate.by_fold(
@@ -108,7 +122,7 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
             ece_after=calibrate.calibration_error(bins[1]),
             reliability_before=bins[0],
             reliability_after=bins[1],
-            fitted_on="answers for patients left out, by cross-validation",
+            fitted_on=fitted_on,
         ),
         "sets": Sets(
             level=asked.level,
@@ -262,7 +276,7 @@ def _counts(data: HeadData) -> tuple[ClassCount, ...]:
         ClassCount(
             name=name,
             items=int((data.truth == place).sum()),
-            patients=int(np.unique(data.patient[data.truth == place]).size),
+            patients=data.of_class[name],
         )
         for place, name in enumerate(data.classes)
     )
