@@ -17,7 +17,7 @@ from client.personal import FEWEST_OF_A_CLASS
 from client.personal_rows import FEWEST_PATIENTS
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads import collections
-from simulations.heads.tasks import HeadTask, Item, Kind
+from simulations.heads.tasks import HeadTask, Item, Kind, sentence
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -32,6 +32,7 @@ class HeadData:
     fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
     session: (item,). people: by patient. windows: all of them. left_out: items without a
     fingerprint of these sensors. known: those of the people's folders that are open collections.
+    unknown: how many patients' own words are not understood; "" if none.
     """
 
     task: str
@@ -49,6 +50,7 @@ class HeadData:
     left_out: int
     note: str = ""
     known: frozenset[str] = frozenset()
+    unknown: str = ""
 
     @property
     def patients(self) -> int:
@@ -131,6 +133,7 @@ def load(
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
         known=collections.known_among(task.folders(sensors, data, sites)),
+        unknown=found.unknown,
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)
@@ -143,7 +146,11 @@ def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadDat
     """Raises DataFault where nothing can be learnt; the rule is that of `fedprint-node
     personalise`."""
     if data.patients < FEWEST_PATIENTS:
-        raise DataFault(_few(data), cause="few", do="Add recordings, or choose other --sensors.")
+        raise DataFault(
+            _few(data),
+            cause="few",
+            do=f"{sentence(data.unknown)}Add recordings, or choose other --sensors.",
+        )
     few = {name: count for name, count in data.of_class.items() if count < fewest_of_class}
     if few:
         least = min(few.values())
@@ -152,7 +159,7 @@ def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadDat
             f"A class has fewer patients with a fingerprint than the {fewest_of_class} that a head "
             f"needs: {told}.",
             cause="few",
-            do="Add patients of it."
+            do=f"{sentence(data.unknown)}Add patients of it."
             + (f" `head train --fewest-of-class {least}` takes as few." if least >= 2 else ""),
         )
     return data

@@ -26,12 +26,13 @@ from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Windows
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.task import Builder, Task, usable, windows_of
+from simulations.probes.task import Builder, Task, recordings, usable, windows_of
 
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
 Make = Callable[[str, list[Path]], Task | None]
 
+LABELS = "Labels, and the words of them that are understood: docs/probes.md."
 FEWEST_OF_RHYTHM = 2
 """Patients with a rhythm, below which it is no class: no fold could be measured on it."""
 RHYTHMS = {
@@ -56,7 +57,8 @@ class Source:
 @dataclass(frozen=True)
 class HeadTask:
     """A task. sources: by sensors, the usual choice first. classes: in the order of the truth's
-    numbers; () where the annotations say which there are. unit: of a number."""
+    numbers; () where the annotations say which there are. unit: of a number. truth: what a
+    recording's own labels say, where it is not annotated."""
 
     name: str
     kind: Kind
@@ -65,6 +67,7 @@ class HeadTask:
     classes: tuple[str, ...] = ()
     unit: str = ""
     gated: bool = True
+    truth: Callable[[Recording], float] | None = None
 
     def sensors(self, asked: str | None) -> str:
         """The sensors to use.
@@ -94,11 +97,11 @@ class HeadTask:
         folders = self.folders(sensors, data, sites)
         task = source.make(self.name, folders) if folders else None
         if task is None:
-            looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}."
+            looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}. {LABELS}"
             raise DataFault(
                 f"There are no recordings with labels for task {self.name}, sensors {sensors}.",
                 cause="absent",
-                do=self.advice(sensors, sites) or looked,
+                do=self.unknown(folders) + (self.advice(sensors, sites) or looked),
             )
         return task
 
@@ -127,12 +130,22 @@ class HeadTask:
                 return sensors, task
             found[sensors] = patients
         counts = ", ".join(f"{sensors} {patients}" for sensors, patients in found.items())
+        needs = f"A head needs {FEWEST_PATIENTS} patients. {LABELS}"
         raise DataFault(
             f"Too few patients of these folders have a label for task {self.name} and a usable "
             f"window: {counts}.",
             cause="few",
-            do=f"A head needs {FEWEST_PATIENTS} patients. The labels are in docs/data-formats.md.",
+            do=self.unknown(_folders(sites)) + needs,
         )
+
+    def unknown(self, folders: Sequence[Path]) -> str:
+        """How many patients' words are not understood, as a sentence; "" if none. It reads all."""
+        if self.truth is None:
+            return ""
+        heard = truths.Heard(self.truth)
+        for recording in recordings(folders):
+            heard(recording)
+        return sentence(heard.words)
 
     def advice(self, sensors: str, sites: Sequence[Path]) -> str:
         """With which other sensors these folders have enough patients; "" if with none."""
@@ -155,6 +168,11 @@ class HeadTask:
                 read[source.make] = source.make(self.name, folders)
             task = read[source.make]
             yield sensors, 0 if task is None else patients_with(task, sensors), task
+
+
+def sentence(words: str) -> str:
+    """With its full stop and a blank behind; "" stays so."""
+    return f"{words[:1].upper()}{words[1:]}. " if words else ""
 
 
 def _folders(sites: Sequence[Path]) -> list[Path]:
@@ -192,15 +210,16 @@ _sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
     """One item a window of every lead, not gated; each has the experts' word on its recording."""
-    build = Builder()
+    build, heard = Builder(), truths.Heard(truths.acceptable)
     for recording in probes.leads_of(folders):
-        truth = truths.acceptable(recording)
+        truth = heard(recording)
         if not np.isfinite(truth):
             continue
         windows = windows_of(recording, gate=False)
         for i in usable(windows):
             build.add(windows, np.array([i]), truth, recording, 0)
-    return build.task(name, "auroc", ("ecg",), note="not gated; leads I, II and V2")
+    note = "not gated; leads I, II and V2"
+    return build.task(name, "auroc", ("ecg",), note=note, unknown=heard.words)
 
 
 def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
@@ -269,6 +288,7 @@ TASKS: dict[str, HeadTask] = {
             "hypertension of stage 1 or 2, from a visit's recordings",
             {"ppg": Source(_CLINIC, _of("hypertension"), "patient")},
             ("below stage 1", "stage 1 or 2"),
+            truth=truths.hypertension,
         ),
         HeadTask(
             "af",
@@ -289,10 +309,20 @@ TASKS: dict[str, HeadTask] = {
             "whether a ventricular-tachycardia alarm is true, from the 10 s before it",
             _ALARMS,
             ("false alarm", "true ventricular tachycardia"),
+            truth=truths.true_alarm,
         ),
-        HeadTask("age", "number", "age", _YEARS, unit="years"),
-        HeadTask("sex", "classes", "sex as the record states it", _SEXES, ("female", "male")),
-        HeadTask("heart-rate", "number", "mean heart rate", _RATES, unit="bpm"),
+        HeadTask("age", "number", "age", _YEARS, unit="years", truth=truths.age),
+        HeadTask(
+            "sex",
+            "classes",
+            "sex as the record states it",
+            _SEXES,
+            ("female", "male"),
+            truth=truths.is_male,
+        ),
+        HeadTask(
+            "heart-rate", "number", "mean heart rate", _RATES, unit="bpm", truth=truths.heart_rate
+        ),
         HeadTask(
             "quality",
             "classes",
@@ -300,6 +330,7 @@ TASKS: dict[str, HeadTask] = {
             {"ecg": Source("quality_*", _quality, "window")},
             ("not acceptable", "acceptable"),
             gated=False,
+            truth=truths.acceptable,
         ),
         HeadTask(
             "identity",

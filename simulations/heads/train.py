@@ -84,6 +84,7 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     )
     notes = (
         data.note,
+        data.unknown,
         figures.no_interval_words(data, fields["figures"]),
         fit.rare_words(data, asked.folds) if data.classes else "",
     )
