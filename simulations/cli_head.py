@@ -110,6 +110,10 @@ def train(
         ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Folds over patients.")] = 5,
+    fewest_of_class: Annotated[
+        int,
+        typer.Option(min=2, help="Patients of each class; below 5 its figures have no interval."),
+    ] = 5,
     level: Level = 0.9,
     overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
     draws: Draws = 500,
@@ -126,7 +130,8 @@ def train(
     """Train a head at one place, without noise, and measure it on patients left out.
 
     Writes head.json, head.safetensors, MODEL_CARD.md and plots/. NOT PRIVATE: such a head must not
-    leave the site, unless its data are open anyway. With noise: fedprint-lab head federate.
+    leave the site, unless its data are open anyway. With noise: fedprint-lab head federate. Fewer
+    than 20 patients, or 5 of a class, are refused, as fedprint-node personalise refuses them.
 
     Example: fedprint-lab head train hypertension -o heads/hypertension
     """
@@ -146,7 +151,10 @@ def train(
         folds, seed, draws, command_line(), today(), licence, open_data, level, promise(overall)
     )
     with Saying() as say:
-        found = load(chosen, used, model, data or default_data(), sites=sites or (), say=say)
+        found = load(
+            chosen, used, model, data or default_data(), sites=sites or (),
+            fewest_of_class=fewest_of_class, say=say,
+        )  # fmt: skip
         head = trained(found, model, asked, say)
     files.write(output, head)
     drawn = plots(output, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from shared_model.config import CHANNELS, FS_HZ, WINDOW_SAMPLES
 from shared_model.errors import DataFault, OurMistake
+from shared_model.files import write_atomic
 from simulations.cohort import draw_windows, pretend_sites
 from simulations.cohort_sites import F32, F64
 
@@ -214,7 +216,7 @@ def draw_figure(out: Path, sets: list[WindowSet]) -> None:
 
 
 def draw_sheet(out: Path, sets: list[WindowSet], *, rows: int = 3, simulated: int = 24) -> None:
-    """PNG: example windows, simulated ones and `rows` of every real site."""
+    """PNG, its owner's alone: example windows, simulated ones and `rows` of every real site."""
     from matplotlib.figure import Figure
 
     examples: list[tuple[str, F32, NDArray[np.bool_]]] = []
@@ -236,12 +238,16 @@ def draw_sheet(out: Path, sets: list[WindowSet], *, rows: int = 3, simulated: in
             if not valid[channel].any():
                 line[channel].text(0.3, 0, "absent or refused", fontsize=7)
         line[0].set_title(name, fontsize=7, loc="left", pad=1)
-    _save(figure, out, 60)
+    _save(figure, out, 60, mode=0o600)
 
 
-def _save(figure: Any, out: Path, dpi: int) -> None:
+def _save(figure: Any, out: Path, dpi: int, mode: int = 0o644) -> None:
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=dpi, format="png")
     try:
-        figure.savefig(out, dpi=dpi, format="png")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(out.parent)
+        write_atomic(out, stream.getvalue(), mode=mode)
     except OSError as error:
         raise OurMistake(
             f"{out} cannot be written.", do="Name a file in a folder that exists."

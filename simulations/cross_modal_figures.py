@@ -9,7 +9,7 @@ import numpy as np
 
 from shared_model.config import FS_HZ
 from simulations.cross_modal import DIRECTIONS, Made, examples
-from simulations.cross_modal_windows import Pairs, may_be_drawn
+from simulations.cross_modal_windows import Pairs
 from simulations.lab.plots_style import BLACK, BLUE, GREY, VERMILION, CannotDraw, Plot, draw, panels
 
 if TYPE_CHECKING:
@@ -19,17 +19,16 @@ TITLES = {"ppg_to_ecg": "PPG \u2192 ECG", "ecg_to_ppg": "ECG \u2192 PPG"}
 
 
 def draw_all(folder: Path, pairs: Pairs, done: dict[str, Made]) -> list[Plot]:
-    """Write the figures; one that cannot be drawn has its reason in place of files."""
-    drawable = np.zeros(len(pairs), dtype=np.bool_)
-    for site in pairs.sites:
-        if may_be_drawn(site):
-            drawable |= pairs.of_site(site)
+    """Write the figures; one that cannot be drawn has its reason in place of files. Those with
+    windows are their owner's alone."""
+    drawable = pairs.may_be_drawn()
     plots = [
         draw(
             folder,
             f"cross-modal-{name.replace('_', '-')}",
             f"{TITLES[name]} beside the truth",
             lambda name=name, one=one: _examples(name, pairs, one, drawable),  # type: ignore[misc]
+            mode=0o600,
         )
         for name, one in done.items()
     ]

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from client.ingest import prepare_recording
 from client.records import ReadFault, guess_mapping, read_folder
 from shared_model import quality
 from shared_model.errors import DataFault
+from simulations.heads.collections import may_be_drawn
 
 SITES = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
 """Folders that hold both sensors, as patterns below the data folder."""
-OPEN_COLLECTIONS = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
-"""Under ODC-By or CC BY: single windows of these may be drawn (docs/licences)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,8 @@ class Pairs:
 
     signal: float32 (window, channel=2, sample=1250), z-scored; patient, site: index (window,);
     sites: names. left_out: by site, number of windows for each reason; `met` all that there were.
+    drawn: of each site, whether it is an open collection whose windows may be shown; none if not
+    said.
     """
 
     signal: npt.NDArray[np.float32] = field(repr=False)
@@ -39,6 +39,7 @@ class Pairs:
     met: dict[str, int]
     left_out: dict[str, dict[str, int]]
     unreadable: dict[str, int]
+    drawn: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -47,10 +48,9 @@ class Pairs:
         """bool (window,)."""
         return np.asarray(self.site == self.sites.index(name))
 
-
-def may_be_drawn(site: str) -> bool:
-    """Whether windows of this folder may be shown."""
-    return any(fnmatch(site, pattern) for pattern in OPEN_COLLECTIONS)
+    def may_be_drawn(self) -> npt.NDArray[np.bool_]:
+        """bool (window,)."""
+        return np.isin(self.site, np.flatnonzero(self.drawn))
 
 
 def folders_of(data: Path, sites: Iterable[str] | None = None) -> tuple[list[Path], list[str]]:
@@ -130,7 +130,14 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
         site += [number] * len(chosen)
     names = tuple(folder.name for folder in folders)
     return Pairs(
-        np.concatenate(signal), np.array(patient), np.array(site), names, met, left_out, unreadable
+        np.concatenate(signal),
+        np.array(patient),
+        np.array(site),
+        names,
+        met,
+        left_out,
+        unreadable,
+        tuple(may_be_drawn(folder) for folder in folders),
     )
 
 

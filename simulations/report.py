@@ -60,7 +60,13 @@ class Section:
 
 
 def write_report(
-    path: Path, title: str, subtitle: str, notices: Sequence[str], sections: Sequence[Section]
+    path: Path,
+    title: str,
+    subtitle: str,
+    notices: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    mode: int = 0o644,
 ) -> None:
     """Render and write the file, whole or not at all. Every text is escaped."""
     environment = Environment(
@@ -72,7 +78,7 @@ def write_report(
     html = environment.get_template("report.html").render(
         title=title, subtitle=subtitle, notices=notices, sections=sections
     )
-    write_atomic(path, html.encode())
+    write_atomic(path, html.encode(), mode=mode)
 
 
 def _is_number(value: Any) -> bool:

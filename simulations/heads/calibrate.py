@@ -30,14 +30,21 @@ def temperature(logits: Floats, truth: Floats, weight: Floats) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    labels = truth.astype(int)
-
     def loss(log_of_it: float) -> float:
-        shares = softmax(logits, float(np.exp(log_of_it)))[np.arange(len(labels)), labels]
-        return float(np.average(-np.log(np.maximum(shares, 1e-12)), weights=weight))
+        return log_loss(softmax(logits, float(np.exp(log_of_it))), truth, weight)
 
     found = minimize_scalar(loss, bounds=_WIDEST, method="bounded", options={"xatol": 1e-3})
     return float(np.exp(found.x))
+
+
+def log_loss(shares: Floats, truth: Floats, weight: Floats) -> float:
+    """Mean negative logarithm of the truth's probability; what the temperature is to lower.
+
+    Args:
+        shares: (item, class). truth, weight: (item,).
+    """
+    of_truth = shares[np.arange(len(truth)), truth.astype(int)]
+    return float(np.average(-np.log(np.maximum(of_truth, 1e-12)), weights=weight))
 
 
 def reliability(shares: Floats, truth: Floats, weight: Floats) -> tuple[Bin, ...]:

@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from client.personal import FEWEST_OF_A_CLASS
+from client.personal_rows import FEWEST_PATIENTS
 from shared_model.errors import DataFault, OurMistake
-from simulations.heads.tasks import FEWEST_PATIENTS, HeadTask, Item, Kind
+from simulations.heads import collections
+from simulations.heads.tasks import HeadTask, Item, Kind, sentence
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -28,7 +31,8 @@ class HeadData:
 
     fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
     session: (item,). people: by patient. windows: all of them. left_out: items without a
-    fingerprint of these sensors.
+    fingerprint of these sensors. known: those of the people's folders that are open collections.
+    unknown: how many patients' own words are not understood; "" if none.
     """
 
     task: str
@@ -45,11 +49,21 @@ class HeadData:
     windows: int
     left_out: int
     note: str = ""
+    known: frozenset[str] = frozenset()
+    unknown: str = ""
 
     @property
     def patients(self) -> int:
         """Patients with at least one item."""
         return int(np.unique(self.patient).size)
+
+    @property
+    def of_class(self) -> dict[str, int]:
+        """Patients of each class; none for what has no classes."""
+        return {
+            name: int(np.unique(self.patient[self.truth == place]).size)
+            for place, name in enumerate(self.classes)
+        }
 
     @property
     def weight(self) -> Floats:
@@ -75,6 +89,7 @@ def load(
     data: Path,
     *,
     sites: Sequence[Path] = (),
+    fewest_of_class: int = FEWEST_OF_A_CLASS,
     say: Callable[[str], None] = lambda _: None,
 ) -> HeadData:
     """Read recordings, make fingerprints, pool them by item.
@@ -84,7 +99,8 @@ def load(
             the data's note says which.
 
     Raises:
-        DataFault: no recording with labels, fewer than 8 patients, or one class alone.
+        DataFault: no recording with labels, fewer patients than a personal head needs, or fewer
+            than `fewest_of_class` of a class.
     """
     from simulations.probes.rows import encoder
 
@@ -116,22 +132,36 @@ def load(
         windows=len(found.signal),
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
+        known=collections.known_among(task.folders(sensors, data, sites)),
+        unknown=found.unknown,
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)
         if advice:
             raise DataFault(_few(made), cause="few", do=advice)
-    return checked(made)
+    return checked(made, fewest_of_class)
 
 
-def checked(data: HeadData) -> HeadData:
-    """Raises DataFault where nothing can be learnt."""
+def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadData:
+    """Raises DataFault where nothing can be learnt; the rule is that of `fedprint-node
+    personalise`."""
     if data.patients < FEWEST_PATIENTS:
-        raise DataFault(_few(data), cause="few", do="Add recordings, or choose other --sensors.")
-    if data.kind == "classes":
-        present = np.unique(data.truth)
-        if len(present) < len(data.classes):
-            raise DataFault("A class of this task has no patient in these data.", cause="few")
+        raise DataFault(
+            _few(data),
+            cause="few",
+            do=f"{sentence(data.unknown)}Add recordings, or choose other --sensors.",
+        )
+    few = {name: count for name, count in data.of_class.items() if count < fewest_of_class}
+    if few:
+        least = min(few.values())
+        told = ", ".join(f"{name} {count}" for name, count in few.items())
+        raise DataFault(
+            f"A class has fewer patients with a fingerprint than the {fewest_of_class} that a head "
+            f"needs: {told}.",
+            cause="few",
+            do=f"{sentence(data.unknown)}Add patients of it."
+            + (f" `head train --fewest-of-class {least}` takes as few." if least >= 2 else ""),
+        )
     return data
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from client.personal import FEWEST_OF_A_CLASS
 from shared_model.heads.manifest import (
     AGES,
     BY_AGE,
@@ -20,6 +21,7 @@ from simulations.heads.data import Floats, HeadData
 from simulations.probes.evaluate import bootstrap_counts, interval, metric
 
 CURVE_POINTS = 20
+IN_SET = "truth in the set, "
 Measure = Callable[[Floats], float]
 """A figure for some weights of the items, (item,); NaN where it cannot be had."""
 
@@ -47,16 +49,60 @@ class Measured:
         counts[:, known] = drawn
         return cls(data, shares, least, counts)
 
-    def figure(self, name: str, measure: Measure, kept: Floats | None = None) -> Figure | None:
-        """The figure over all items, or those of `kept` weight; None if it cannot be had."""
+    def figure(
+        self,
+        name: str,
+        measure: Measure,
+        kept: Floats | None = None,
+        rarest: int = FEWEST_OF_A_CLASS,
+    ) -> Figure | None:
+        """The figure over all items, or those of `kept` weight; None if it cannot be had.
+
+        Args:
+            rarest: patients of the rarest class that it is of; few of them give no interval.
+        """
         weight = self.data.weight if kept is None else self.data.weight * kept
         value = measure(weight)
         if not np.isfinite(value):
             return None
-        drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
-        found = interval(value, drawn)
-        low, high = (v if np.isfinite(v) else None for v in (found.low, found.high))
+        low = high = None
+        if rarest >= FEWEST_OF_A_CLASS:
+            drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
+            low, high = ends(value, drawn)
         return Figure(name=name, value=float(value), low=low, high=high)
+
+
+def ends(value: float, drawn: Floats) -> tuple[float | None, float | None]:
+    """Of the 95 % interval; none where every bootstrap sample gives the same: of few patients who
+    are all right, 1.000 to 1.000 would be taken for certainty."""
+    finite = drawn[np.isfinite(drawn)]
+    if not len(finite) or np.ptp(finite) < 1e-12:
+        return None, None
+    found = interval(value, drawn)
+    return found.low, found.high
+
+
+def no_interval_words(data: HeadData, found: Iterable[Figure]) -> str:
+    """Which figures have no interval, and of how many patients they are; "" if all have one."""
+    counts = data.of_class
+    told = []
+    for one in found:
+        if one.low is None:
+            name = one.name.removeprefix(IN_SET)
+            rarest = min(counts.values(), default=0)
+            if name in counts and name != one.name:
+                who = f"{counts[name]} patients"
+            elif one.name == "AUROC" and rarest < FEWEST_OF_A_CLASS:
+                who = f"{rarest} patients of the rarest class"
+            else:
+                who = f"{data.patients} patients"
+            told.append(f"{one.name} ({who})")
+    if not told:
+        return ""
+    return (
+        f"no interval where a class has fewer than {FEWEST_OF_A_CLASS} patients, or drawing the "
+        f"patients anew changes nothing: {', '.join(told)}"
+    )
 
 
 def measures(measured: Measured) -> dict[str, Measure]:
@@ -98,17 +144,23 @@ def auroc(shares: Floats, labels: Floats, weight: Floats) -> float:
 
 def figures(measured: Measured) -> tuple[Figure, ...]:
     """All of them, of all patients; and of each class whether its truth is in the set."""
-    found = [measured.figure(name, one) for name, one in measures(measured).items()]
+    counts = measured.data.of_class
+    rarest = {"AUROC": min(counts.values(), default=0)}
+    found = [
+        measured.figure(name, one, None, rarest.get(name, FEWEST_OF_A_CLASS))
+        for name, one in measures(measured).items()
+    ]
     if measured.data.kind == "classes":
         inside = measures(measured)["truth in the set"]
         for place, name in enumerate(measured.data.classes):
             kept = (measured.data.truth == place).astype(np.float64)
-            found.append(measured.figure(f"truth in the set, {name}"[:64], inside, kept))
+            found.append(measured.figure(f"{IN_SET}{name}"[:64], inside, kept, counts[name]))
     return tuple(one for one in found if one is not None)
 
 
 def groups(measured: Measured) -> tuple[Group, ...]:
-    """The main figure by sex and by age; none of fewer than 20 patients."""
+    """The main figure by sex and by age; none of fewer than 20 patients, no AUROC where a class
+    has few of them."""
     return tuple(_group(measured, name, kept) for name, kept in kinds(measured.data) if kept.any())
 
 
@@ -134,10 +186,20 @@ def _group(measured: Measured, name: str, kept: Floats) -> Group:
         return Group(name=name, figures=(), why_none=why)
     wanted = list(measures(measured).items())
     main = [wanted[0], *(one for one in wanted if one[0] in {"accuracy", "within the band"})]
+    if measured.data.kind == "classes" and _rarest(measured.data, kept) < FEWEST_OF_A_CLASS:
+        main = main[1:]
     found = [measured.figure(figure, one, kept) for figure, one in main]
     made = tuple(one for one in found if one is not None)
     why = "" if made else "a class is absent in this group"
     return Group(name=name, figures=made, why_none=why)
+
+
+def _rarest(data: HeadData, kept: Floats) -> int:
+    """Patients of the rarest class in a group."""
+    return min(
+        int(np.unique(data.patient[(kept > 0) & (data.truth == place)]).size)
+        for place in range(len(data.classes))
+    )
 
 
 def answered_curve(measured: Measured) -> tuple[CurvePoint, ...]:

@@ -73,11 +73,7 @@ def splits(data: HeadData, folds: int, seed: int) -> list[tuple[Places, Places]]
 
 def rare_words(data: HeadData, folds: int) -> str:
     """Which classes have fewer patients than folds, in words; "" if none has."""
-    patients = {
-        name: int(np.unique(data.patient[data.truth == place]).size)
-        for place, name in enumerate(data.classes)
-    }
-    rare = [f"{name} ({count})" for name, count in patients.items() if count < folds]
+    rare = [f"{name} ({count})" for name, count in data.of_class.items() if count < folds]
     if not rare:
         return ""
     return (

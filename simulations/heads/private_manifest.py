@@ -18,7 +18,6 @@ from shared_model.heads.manifest import (
 from shared_model.protocol import PRIVACY_UNIT
 from simulations.heads import collections
 from simulations.heads import private_calibration as histogram
-from simulations.heads.collections import NOT_STATED
 from simulations.heads.train import FAR_LEVEL, NOT_PRIVATE, Asked, plain_name, plain_words
 
 if TYPE_CHECKING:
@@ -115,11 +114,12 @@ def privacy_of(
 
 
 def collections_of(hospitals: Sequence[Hospital], asked: Asked) -> tuple[Collection, ...]:
-    """What the hospitals' patients are, as far as names tell, and how many they declare."""
+    """What the hospitals' patients are, as far as folders tell, and how many they declare."""
     made = []
     for one in hospitals:
-        folders = one.fit.people.folders
-        what, known = collections.about(folders[0]) if len(folders) == 1 else (NOT_STATED,) * 2
+        folders = one.fit.people.folders  # of all hospitals: who is from where is not looked at
+        mine = (one.name,) if one.name in folders else folders
+        what, known = collections.about(mine, one.fit.known)
         licence = plain_words(asked.licence) if asked.licence else known
         made.append(
             Collection(name=plain_name(one.name), what=what, licence=licence, patients=one.declared)

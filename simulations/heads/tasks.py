@@ -19,20 +19,21 @@ from typing import Literal
 import numpy as np
 
 from client.fingerprints import SENSORS
+from client.personal_rows import FEWEST_PATIENTS
 from client.records import Recording
 from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Windows
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.task import Builder, Task, usable, windows_of
+from simulations.probes.task import Builder, Task, recordings, usable, windows_of
 
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
 Make = Callable[[str, list[Path]], Task | None]
 
-FEWEST_PATIENTS = 8
-FEWEST_OF_CLASS = 2
+LABELS = "Labels, and the words of them that are understood: docs/probes.md."
+FEWEST_OF_RHYTHM = 2
 """Patients with a rhythm, below which it is no class: no fold could be measured on it."""
 RHYTHMS = {
     "N": "sinus or normal", "AFIB": "atrial fibrillation", "AFL": "atrial flutter",
@@ -56,7 +57,8 @@ class Source:
 @dataclass(frozen=True)
 class HeadTask:
     """A task. sources: by sensors, the usual choice first. classes: in the order of the truth's
-    numbers; () where the annotations say which there are. unit: of a number."""
+    numbers; () where the annotations say which there are. unit: of a number. truth: what a
+    recording's own labels say, where it is not annotated."""
 
     name: str
     kind: Kind
@@ -65,6 +67,7 @@ class HeadTask:
     classes: tuple[str, ...] = ()
     unit: str = ""
     gated: bool = True
+    truth: Callable[[Recording], float] | None = None
 
     def sensors(self, asked: str | None) -> str:
         """The sensors to use.
@@ -91,19 +94,27 @@ class HeadTask:
             OurMistake: two of the folders have one name.
         """
         source = self.sources[sensors]
-        folders = _folders(sites)
-        if not folders:
-            probes.require_data(data)
-            folders = probes.folders_for(source.pattern, data)
+        folders = self.folders(sensors, data, sites)
         task = source.make(self.name, folders) if folders else None
         if task is None:
-            looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}."
+            looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}. {LABELS}"
             raise DataFault(
                 f"There are no recordings with labels for task {self.name}, sensors {sensors}.",
                 cause="absent",
-                do=self.advice(sensors, sites) or looked,
+                do=self.unknown(folders) + (self.advice(sensors, sites) or looked),
             )
         return task
+
+    def folders(self, sensors: str, data: Path, sites: Sequence[Path] = ()) -> list[Path]:
+        """The folders to read; none if there are none of the names looked for.
+
+        Raises:
+            DataFault: there is no such folder.
+        """
+        if sites:
+            return _folders(sites)
+        probes.require_data(data)
+        return probes.folders_for(self.sources[sensors].pattern, data)
 
     def load_first(self, sites: Sequence[Path]) -> tuple[str, Task]:
         """Windows and truths, for the first of this task's sensors, the usual choice first, with
@@ -119,12 +130,22 @@ class HeadTask:
                 return sensors, task
             found[sensors] = patients
         counts = ", ".join(f"{sensors} {patients}" for sensors, patients in found.items())
+        needs = f"A head needs {FEWEST_PATIENTS} patients. {LABELS}"
         raise DataFault(
             f"Too few patients of these folders have a label for task {self.name} and a usable "
             f"window: {counts}.",
             cause="few",
-            do=f"A head needs {FEWEST_PATIENTS} patients. The labels are in docs/data-formats.md.",
+            do=self.unknown(_folders(sites)) + needs,
         )
+
+    def unknown(self, folders: Sequence[Path]) -> str:
+        """How many patients' words are not understood, as a sentence; "" if none. It reads all."""
+        if self.truth is None:
+            return ""
+        heard = truths.Heard(self.truth)
+        for recording in recordings(folders):
+            heard(recording)
+        return sentence(heard.words)
 
     def advice(self, sensors: str, sites: Sequence[Path]) -> str:
         """With which other sensors these folders have enough patients; "" if with none."""
@@ -147,6 +168,11 @@ class HeadTask:
                 read[source.make] = source.make(self.name, folders)
             task = read[source.make]
             yield sensors, 0 if task is None else patients_with(task, sensors), task
+
+
+def sentence(words: str) -> str:
+    """With its full stop and a blank behind; "" stays so."""
+    return f"{words[:1].upper()}{words[1:]}. " if words else ""
 
 
 def _folders(sites: Sequence[Path]) -> list[Path]:
@@ -184,15 +210,16 @@ _sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 
 def _quality(name: str, folders: list[Path]) -> Task | None:
     """One item a window of every lead, not gated; each has the experts' word on its recording."""
-    build = Builder()
+    build, heard = Builder(), truths.Heard(truths.acceptable)
     for recording in probes.leads_of(folders):
-        truth = truths.acceptable(recording)
+        truth = heard(recording)
         if not np.isfinite(truth):
             continue
         windows = windows_of(recording, gate=False)
         for i in usable(windows):
             build.add(windows, np.array([i]), truth, recording, 0)
-    return build.task(name, "auroc", ("ecg",), note="not gated; leads I, II and V2")
+    note = "not gated; leads I, II and V2"
+    return build.task(name, "auroc", ("ecg",), note=note, unknown=heard.words)
 
 
 def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
@@ -213,7 +240,7 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
             if kind:
                 patients[kind].add(recording.patient)
                 found.append((recording, windows, int(i), kind))
-    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_CLASS)
+    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_RHYTHM)
     if len(kept) < 2:
         return None
     build = Builder()
@@ -228,7 +255,7 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
         "classes",
         ("ecg",),
         classes=tuple(RHYTHMS.get(kind, kind) for kind in kept),
-        note=f"left out, fewer than {FEWEST_OF_CLASS} patients: {names}" if names else "",
+        note=f"left out, fewer than {FEWEST_OF_RHYTHM} patients: {names}" if names else "",
     )
 
 
@@ -261,6 +288,7 @@ TASKS: dict[str, HeadTask] = {
             "hypertension of stage 1 or 2, from a visit's recordings",
             {"ppg": Source(_CLINIC, _of("hypertension"), "patient")},
             ("below stage 1", "stage 1 or 2"),
+            truth=truths.hypertension,
         ),
         HeadTask(
             "af",
@@ -281,10 +309,20 @@ TASKS: dict[str, HeadTask] = {
             "whether a ventricular-tachycardia alarm is true, from the 10 s before it",
             _ALARMS,
             ("false alarm", "true ventricular tachycardia"),
+            truth=truths.true_alarm,
         ),
-        HeadTask("age", "number", "age", _YEARS, unit="years"),
-        HeadTask("sex", "classes", "sex as the record states it", _SEXES, ("female", "male")),
-        HeadTask("heart-rate", "number", "mean heart rate", _RATES, unit="bpm"),
+        HeadTask("age", "number", "age", _YEARS, unit="years", truth=truths.age),
+        HeadTask(
+            "sex",
+            "classes",
+            "sex as the record states it",
+            _SEXES,
+            ("female", "male"),
+            truth=truths.is_male,
+        ),
+        HeadTask(
+            "heart-rate", "number", "mean heart rate", _RATES, unit="bpm", truth=truths.heart_rate
+        ),
         HeadTask(
             "quality",
             "classes",
@@ -292,6 +330,7 @@ TASKS: dict[str, HeadTask] = {
             {"ecg": Source("quality_*", _quality, "window")},
             ("not acceptable", "acceptable"),
             gated=False,
+            truth=truths.acceptable,
         ),
         HeadTask(
             "identity",

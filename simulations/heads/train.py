@@ -41,12 +41,18 @@ LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
 FAR_LEVEL = calibration.FAR_LEVEL
 
+FITTED_ON = "answers for patients left out, by cross-validation; calibration errors: no interval"
+NOT_APPLIED = (
+    "the temperature that was found ({:.3f}) does not lower the log loss of patients it was not "
+    "fitted on, and is not applied: probabilities are the model's own"
+)
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command said. created: date; licence: of folders that are not known by name."""
+    """What the command said. created: date; licence: of folders that are no known collections."""
 
     folds: int
     seed: int
@@ -76,7 +82,12 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    notes = (data.note, fit.rare_words(data, asked.folds) if data.classes else "")
+    notes = (
+        data.note,
+        data.unknown,
+        figures.no_interval_words(data, fields["figures"]),
+        fit.rare_words(data, asked.folds) if data.classes else "",
+    )
     fields |= {
         "distance": distance(data, outside),
         "notes": tuple(plain_words(note) for note in notes if note),
@@ -89,6 +100,10 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
     heats = calibrate.temperatures_by_fold(fold, logits, truth, weight)
     before, after = softmax(logits), softmax(logits / heats[:, None])
     heat = calibrate.temperature(logits, truth, weight)
+    fitted_on = FITTED_ON
+    if calibrate.log_loss(after, truth, weight) >= calibrate.log_loss(before, truth, weight):
+        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat)}"
+        heat, after = 1.0, before
     terms = (asked.level, asked.promise)
     least = calibrate.least_of(softmax(logits, heat), truth, data.patient, *terms)
     each = calibrate.by_fold(
@@ -108,7 +123,7 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
             ece_after=calibrate.calibration_error(bins[1]),
             reliability_before=bins[0],
             reliability_after=bins[1],
-            fitted_on="answers for patients left out, by cross-validation",
+            fitted_on=fitted_on,
         ),
         "sets": Sets(
             level=asked.level,
@@ -250,7 +265,7 @@ def _collections(data: HeadData, licence: str) -> tuple[Collection, ...]:
     made = []
     people = np.unique(data.patient)
     for place, folder in enumerate(data.people.folders):
-        what, known = collections.about(folder)
+        what, known = collections.about((folder,), data.known)
         stated = plain_words(licence) if licence else known
         count = int((data.people.folder[people] == place).sum())
         made.append(Collection(name=plain_name(folder), what=what, licence=stated, patients=count))
@@ -262,7 +277,7 @@ def _counts(data: HeadData) -> tuple[ClassCount, ...]:
         ClassCount(
             name=name,
             items=int((data.truth == place).sum()),
-            patients=int(np.unique(data.patient[data.truth == place]).size),
+            patients=data.of_class[name],
         )
         for place, name in enumerate(data.classes)
     )

@@ -24,7 +24,7 @@ from shared_model.heads.manifest import (
 )
 from simulations.heads import figures, fit
 from simulations.heads.data import Floats, HeadData, Places
-from simulations.probes.evaluate import bootstrap_counts, interval, metric
+from simulations.probes.evaluate import bootstrap_counts, metric
 
 if TYPE_CHECKING:
     from simulations.heads.train import Asked, Say
@@ -160,8 +160,7 @@ def _figures(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tupl
         value = measure(np.ones(len(found.score)))
         if not np.isfinite(value):
             continue
-        one = interval(value, np.array([measure(found.weights(row)) for row in counts]))
-        low, high = (v if np.isfinite(v) else None for v in (one.low, one.high))
+        low, high = figures.ends(value, np.array([measure(found.weights(row)) for row in counts]))
         made.append(Figure(name=name, value=value, low=low, high=high))
     return tuple(made)
 

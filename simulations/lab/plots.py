@@ -83,12 +83,14 @@ def _reconstructions(run: RunData, folder: Path, *, show_signals: bool) -> list[
     except CannotDraw as reason:
         return [Plot(RECONSTRUCTIONS, title, str(reason))]
     parts = -(-len(shown.truth) // plots_signals.A_FIGURE)
+    mode = 0o600 if run.experiment.federation.source == "folders" else 0o644
     return [
         draw(
             folder,
             f"{RECONSTRUCTIONS}-{part + 1}",
             title if parts == 1 else f"{title}, {part + 1} of {parts}",
             partial(plots_signals.reconstructions, run, shown, part),
+            mode=mode,
         )
         for part in range(parts)
     ]

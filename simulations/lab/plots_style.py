@@ -104,8 +104,19 @@ def panels(
     return figure, list(made.ravel())
 
 
-def draw(folder: Path, name: str, title: str, make: Callable[[], tuple[Figure, str]]) -> Plot:
-    """Draw and write a plot as PDF and SVG; if it cannot be drawn, the reason is its caption."""
+def draw(
+    folder: Path,
+    name: str,
+    title: str,
+    make: Callable[[], tuple[Figure, str]],
+    *,
+    mode: int = 0o644,
+) -> Plot:
+    """Draw and write a plot as PDF and SVG; if it cannot be drawn, the reason is its caption.
+
+    Args:
+        mode: of the files; 0o600 where they show a patient's signal.
+    """
     paths = tuple(folder / f"{name}.{kind}" for kind in FORMATS)
     with style():
         try:
@@ -115,7 +126,7 @@ def draw(folder: Path, name: str, title: str, make: Callable[[], tuple[Figure, s
                 path.unlink(missing_ok=True)
             return Plot(name, title, str(reason))
         for path in paths:
-            write_atomic(path, rendered(figure, path.suffix[1:]), mode=0o644)
+            write_atomic(path, rendered(figure, path.suffix[1:]), mode=mode)
     return Plot(name, title, caption, paths)
 
 

@@ -85,22 +85,16 @@ def _of_patient(
     kind: str,
     read: Callable[[Recording], float],
     needs: str,
-    labels: tuple[str, ...],
     note: str,
     spread: float = 0.0,
 ) -> Question:
     make = known.patient_label(kind, SENSORS, read, note, spread)
-    return Question(make, _said(read), needs, labels)
+    return Question(make, _said(read), needs, truths.SAID_IN[read])
 
 
-def _of_recording(
-    kind: str,
-    read: Callable[[Recording], float],
-    needs: str,
-    labels: tuple[str, ...],
-    note: str,
-) -> Question:
-    return Question(known.recording_label(kind, SENSORS, read, note), _said(read), needs, labels)
+def _of_recording(kind: str, read: Callable[[Recording], float], needs: str, note: str) -> Question:
+    make = known.recording_label(kind, SENSORS, read, note)
+    return Question(make, _said(read), needs, truths.SAID_IN[read])
 
 
 QUESTIONS: dict[str, Question] = {
@@ -108,7 +102,7 @@ QUESTIONS: dict[str, Question] = {
         known.annotated_rate, _event("beat:"), "annotated beats", sensors=("ecg",)
     ),
     "heart rate (stated)": _of_recording(
-        "mae", truths.heart_rate, "a label hr", ("hr",), "truth: label hr of the recording"
+        "mae", truths.heart_rate, "a label hr", "truth: label hr of the recording"
     ),
     "heart rate (reference)": Question(
         known.reference_rate,
@@ -123,29 +117,27 @@ QUESTIONS: dict[str, Question] = {
         "auroc",
         truths.atrial_fibrillation,
         "a label af or rhythm",
-        ("af", "rhythm"),
         "AF against sinus rhythm, of the recording",
     ),
     "hypertension": _of_patient(
         "auroc",
         truths.hypertension,
         "a label hypertension, or sbp and dbp",
-        ("hypertension", "sbp", "dbp"),
         "stage 1 or 2 against less",
     ),
-    "age": _of_patient("mae", truths.age, "a label age", ("age",), "years", known.AGE_SPREAD),
-    "sex": _of_patient("auroc", truths.is_male, "a label sex", ("sex",), "male"),
+    "age": _of_patient("mae", truths.age, "a label age", "years", known.AGE_SPREAD),
+    "sex": _of_patient("auroc", truths.is_male, "a label sex", "male"),
     "true ventricular tachycardia": Question(
         known.true_vt,
         lambda one: bool(np.isfinite(truths.true_alarm(one) + number(one, "alarm_s"))),
         "labels vt_true and alarm_s",
-        ("vt_true",),
+        truths.SAID_IN[truths.true_alarm],
     ),
     "recording quality": Question(
         known.quality,
         _said(truths.acceptable),
         "a label acceptable",
-        ("acceptable",),
+        truths.SAID_IN[truths.acceptable],
         sensors=("ecg",),
     ),
     # no recording tells by itself: counted at the end of the pass

@@ -40,7 +40,8 @@ class Task:
 
     signal: (window, 2, 1250); valid: (window, 2, 50); unit: (window,) index of the unit;
     truth, group, session: (unit,). people: what is known of the patients, by the index in group.
-    classes: where the recordings say which there are; the truth is the place among them.
+    classes: where the recordings say which there are; the truth is the place among them. unknown:
+    how many patients' own words are not understood; "" if none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Task:
     note: str = ""
     people: People | None = None
     classes: tuple[str, ...] = ()
+    unknown: str = ""
     gated: bool = True
     """False where quality itself is the question, so that a missing sensor is part of it."""
 

@@ -166,9 +166,10 @@ def patient_label(
 
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
+        heard = truths.Heard(recode)
         per_patient: dict[str, list[tuple[Windows, np.ndarray, float]]] = {}
         for recording in recordings(folders):
-            truth = recode(recording)
+            truth = heard(recording)
             if not np.isfinite(truth):
                 continue
             windows = windows_of(recording)
@@ -192,7 +193,8 @@ def patient_label(
             build.patient.append(patient)
             build.session.append(0)
         gone = f"{left_out} {CONTRADICTS}" if left_out else ""
-        return build.task(name, kind, sensors, note="; ".join(one for one in (note, gone) if one))
+        note_here = "; ".join(one for one in (note, gone) if one)
+        return build.task(name, kind, sensors, note=note_here, unknown=heard.words)
 
     return make
 
@@ -212,9 +214,9 @@ def recording_label(
     """One unit a recording with a label of its own: about 12 of its windows, evenly spaced."""
 
     def make(name: str, folders: list[Path]) -> Task | None:
-        build = Builder()
+        build, heard = Builder(), truths.Heard(recode)
         for recording in recordings(folders):
-            truth = recode(recording)
+            truth = heard(recording)
             if not np.isfinite(truth):
                 continue
             windows = windows_of(recording)
@@ -222,7 +224,7 @@ def recording_label(
             chosen = chosen[:: max(1, len(chosen) // 12)]
             if len(chosen):
                 build.add(windows, chosen, truth, recording, 0)
-        return build.task(name, kind, sensors, note=note)
+        return build.task(name, kind, sensors, note=note, unknown=heard.words)
 
     return make
 
@@ -251,9 +253,9 @@ def reference_rate(name: str, folders: list[Path]) -> Task | None:
 
 
 def true_vt(name: str, folders: list[Path]) -> Task | None:
-    build = Builder()
+    build, heard = Builder(), truths.Heard(truths.true_alarm)
     for recording in recordings(folders):
-        truth, alarm_s = truths.true_alarm(recording), number(recording, "alarm_s")
+        truth, alarm_s = heard(recording), number(recording, "alarm_s")
         if not np.isfinite(truth + alarm_s):
             continue
         windows = windows_of(recording)
@@ -261,7 +263,8 @@ def true_vt(name: str, folders: list[Path]) -> Task | None:
         at = good[np.abs(windows.start_s[good] - (alarm_s - WINDOW_S)) < WINDOW_S / 2]
         if len(at):
             build.add(windows, at[-1:], truth, recording, 0)
-    return build.task(name, "auroc", SENSORS, note="the window before the alarm")
+    note = "the window before the alarm"
+    return build.task(name, "auroc", SENSORS, note=note, unknown=heard.words)
 
 
 def quality(name: str, folders: list[Path]) -> Task | None:

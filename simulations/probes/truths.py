@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from client.records import Recording
 from simulations.probes.task import number, sex_of, word_of
@@ -84,3 +85,50 @@ def age(recording: Recording) -> float:
 def heart_rate(recording: Recording) -> float:
     """Label `hr` in bpm: of the recording, or measured beside it; NaN if not known."""
     return _within(number(recording, "hr"), RATES_BPM)
+
+
+SAID_IN: dict[Callable[[Recording], float], tuple[str, ...]] = {
+    hypertension: ("hypertension", "sbp", "dbp"),
+    atrial_fibrillation: ("af", "rhythm"),
+    true_alarm: ("vt_true",),
+    acceptable: ("acceptable",),
+    is_male: ("sex",),
+    age: ("age",),
+    heart_rate: ("hr",),
+}
+"""Labels of which each makes its truth."""
+
+
+class Heard:
+    """Truths of recordings as they are read, and how many patients say what is not understood.
+
+    heard = Heard(is_male)
+    heard(recording)     # 1, 0 or NaN
+    heard.words          # "what 2 patients say of sex is not understood (...)"
+    """
+
+    def __init__(self, read: Callable[[Recording], float]) -> None:
+        self._read, self._labels = read, SAID_IN.get(read, ())
+        self._known: set[str] = set()
+        self._unknown: set[str] = set()
+
+    def __call__(self, recording: Recording) -> float:
+        """The truth of one; NaN if not known."""
+        truth = self._read(recording)
+        if not math.isnan(truth):
+            self._known.add(recording.patient)
+        elif any(word_of(recording, label) for label in self._labels):
+            self._unknown.add(recording.patient)
+        return truth
+
+    @property
+    def words(self) -> str:
+        """Of patients no recording of whom has a truth; "" if there are none."""
+        lost = len(self._unknown - self._known)
+        if not lost:
+            return ""
+        who = "1 patient says" if lost == 1 else f"{lost} patients say"
+        return (
+            f"what {who} of {', '.join(self._labels)} is not understood (docs/probes.md has the "
+            "words that are): left out"
+        )

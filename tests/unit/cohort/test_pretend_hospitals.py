@@ -152,6 +152,7 @@ def test_a_site_with_one_channel_is_drawn_too(tmp_path: Path) -> None:
     short = WindowSet("short", False, signal, np.zeros_like(valid))
     draw_figure(tmp_path / "a.png", [WindowSet("simulated", True, signal, valid), short])
     draw_sheet(tmp_path / "b.png", [WindowSet("ecg only", False, signal, valid)])
+    assert (tmp_path / "b.png").stat().st_mode & 0o777 == 0o600
     assert short.figures()["hr_bpm_p50"] is None
     with pytest.raises(OurMistake):
         draw_sheet(tmp_path / "none" / "b.png", [short])

@@ -402,8 +402,8 @@ def windows_with(**patients: int) -> Task:
 @pytest.mark.parametrize(
     ("patients", "taken"),
     [
-        ({"ecg": 9}, "ecg"), ({"ppg": 9}, "ppg"), ({"both": 9}, "ppg"),
-        ({"ppg": 5, "ecg": 20}, "ecg"), ({"ppg": 7, "ecg": 7}, ""),
+        ({"ecg": 21}, "ecg"), ({"ppg": 21}, "ppg"), ({"both": 21}, "ppg"),
+        ({"ppg": 5, "ecg": 20}, "ecg"), ({"ppg": 19, "ecg": 19}, ""),
     ],
 )  # fmt: skip
 def test_sensors_are_the_first_that_the_folders_have_enough_patients_with(
@@ -424,7 +424,7 @@ def test_sensors_are_the_first_that_the_folders_have_enough_patients_with(
         other = "ecg" if taken == "ppg" else "ppg"
         assert f"--sensors {taken} (" in task.advice(other, [tmp_path])
     else:
-        with pytest.raises(DataFault, match="ppg 7, ecg 7, both 0"):
+        with pytest.raises(DataFault, match="ppg 19, ecg 19, both 0"):
             task.load_first([tmp_path])
         assert not task.advice("ppg", [tmp_path])
     assert len(asked) == 2

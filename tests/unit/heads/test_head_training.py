@@ -10,6 +10,7 @@ from head_stand_ins import MODEL, asked, made_head, made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client import personal
 from shared_model.errors import DataFault
 from shared_model.heads.answers import (
     FAR,
@@ -23,6 +24,7 @@ from shared_model.heads.answers import (
 from shared_model.heads.card import card
 from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
+from simulations.heads import train as train_module
 from simulations.heads.compare import _measured
 from simulations.heads.data import checked
 from simulations.heads.train import train
@@ -224,12 +226,62 @@ def test_equal_seeds_give_equal_heads() -> None:
 
 
 def test_too_few_patients_or_one_class_are_a_fault_in_words() -> None:
-    """Nothing is trained."""
-    with pytest.raises(DataFault):
-        checked(made_up(patients=6))
+    """Nothing is trained; the rule is that of a personal head."""
+    assert (personal.FEWEST_PATIENTS, personal.FEWEST_OF_A_CLASS) == (20, 5)
+    with pytest.raises(DataFault, match=r"19 patients .* a head needs 20"):
+        checked(made_up(patients=19))
+    checked(made_up(patients=20))
     data = made_up()
-    with pytest.raises(DataFault):
+    with pytest.raises(DataFault, match="yes 0") as none:
         checked(replace(data, truth=np.zeros_like(data.truth)))
+    assert "--fewest-of-class" not in none.value.do
+    four = replace(data, truth=(data.patient < 4).astype(float))
+    with pytest.raises(DataFault, match="yes 4") as few:
+        checked(four)
+    assert "--fewest-of-class 4" in few.value.do
+    checked(four, 4)
+    checked(replace(data, truth=(data.patient < 5).astype(float)))
+
+
+def test_figures_of_a_class_of_few_patients_have_no_interval() -> None:
+    """Nor have those that no bootstrap sample can change: 1.000 to 1.000 of one patient looked like
+    certainty. The card says of how many patients they are."""
+    data = made_up(strength=3.0)
+    few = replace(data, truth=(data.patient < 4).astype(float))
+    head = train(few, MODEL, asked())
+    for name in ("AUROC", "truth in the set, yes"):
+        one = figure(head.manifest.figures, name)
+        assert (one.low, one.high) == (None, None)
+    assert figure(head.manifest.figures, "accuracy").low is not None
+    text = card(head.manifest)
+    assert "AUROC (4 patients of the rarest class)" in text
+    assert "truth in the set, yes (4 patients)" in text
+    assert all(one.name != "AUROC" for group in head.manifest.groups for one in group.figures)
+    easy = train(made_up(strength=40.0, own=0.0), MODEL, asked())
+    assert figure(easy.manifest.figures, "accuracy").value == 1.0
+    assert figure(easy.manifest.figures, "accuracy").low is None
+    assert "accuracy (60 patients)" in card(easy.manifest)
+    enough = replace(data, truth=(data.patient < 5).astype(float))
+    assert figure(train(enough, MODEL, asked()).manifest.figures, "AUROC").low is not None
+
+
+def test_temperature_that_does_not_help_others_is_not_applied() -> None:
+    """One in ten is sick and nothing tells who: what makes the fitted folds' loss smaller does not
+    make the others' smaller. Temperature 1, and the card says so; one that helps is applied."""
+    rng = np.random.default_rng(3)
+    data = made_up(strength=2.0)
+    right = np.where(rng.random((60, 1)) < 0.8, 1.0, -1.0)[data.patient]
+    sign = np.where(data.truth[:, None] == 1, [[-1.0, 1.0]], [[1.0, -1.0]])
+    fold = data.patient % 3
+    for size, helps in ((0.7, False), (4.0, True)):
+        outputs = right * sign * size
+        heat = train_module._classes(data, fit.OutOfFold(outputs, np.ones(180), fold), asked())[
+            "temperature"
+        ]
+        assert (heat.temperature != 1.0) is helps
+        assert ("is not applied" in heat.fitted_on) is not helps
+        assert (heat.reliability_before == heat.reliability_after) is not helps
+        assert "calibration errors: no interval" in heat.fitted_on
 
 
 def test_rare_class_is_not_given_up_for_the_many() -> None:

@@ -183,8 +183,12 @@ def test_signals_of_real_people_are_drawn_only_when_asked(tmp_path):
     assert not plots["reconstructions"].files
     assert "--show-signals" in plots["reconstructions"].caption
     assert not list((tmp_path / "plots").glob("reconstructions*"))
-    shown = drawn(lab_report.write(tmp_path, show_signals=True).plots)
+    assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o644
+    page = lab_report.write(tmp_path, show_signals=True)
+    shown = drawn(page.plots)
     assert "REAL PEOPLE" in shown["reconstructions-1"].caption
+    for path in (page.path, *shown["reconstructions-1"].files):
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_thousand_sites_are_one_readable_page(tmp_path, sines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -109,3 +110,19 @@ def test_experts_words_are_yes_or_no(word: str | float, truth: float | None) -> 
     """A third class, or a half, is neither."""
     for found in (truths.acceptable(said(acceptable=word)), truths.true_alarm(said(vt_true=word))):
         assert math.isnan(found) if truth is None else found == truth
+
+
+def test_patients_whose_words_are_not_understood_are_counted_once() -> None:
+    """Not who says nothing, nor who says it in a known word in another recording."""
+    heard = truths.Heard(truths.is_male)
+    for patient, sex in (
+        ("a", "weibl."), ("a", "weibl."), ("b", "weibl."), ("b", "F"), ("c", ""), ("d", "M"),
+    ):  # fmt: skip
+        heard(replace(said(sex=sex), patient=patient))
+    assert heard.words.startswith("what 1 patient says of sex is not understood (docs/probes.md")
+    heard(replace(said(Sex="?"), patient="e"))
+    assert heard.words.startswith("what 2 patients say of sex")
+    assert truths.Heard(truths.age).words == ""
+    pressures = truths.Heard(truths.hypertension)
+    assert math.isnan(pressures(said(hypertension="Grad 1", sbp=180, dbp=100)))
+    assert "of hypertension, sbp, dbp is" in pressures.words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from shared_model import warm_start
 from shared_model.mae import build, load_weights
 from shared_model.patches import draw_patch_masks
 from shared_model.reconstruction import reconstruction_scores
-from simulations import cross_modal, cross_modal_measures
-from simulations.cross_modal_windows import Pairs, folders_of, may_be_drawn, read_pairs
+from simulations import cross_modal, cross_modal_figures, cross_modal_measures
+from simulations.cross_modal_windows import Pairs, folders_of, read_pairs
 
 
 def pairs_of(signal: np.ndarray, patient: list[int]) -> Pairs:
@@ -107,9 +108,26 @@ def test_examples_are_chosen_by_rule_among_what_may_be_drawn() -> None:
     one.figures["correlation_shifted"][:] = np.linspace(1.0, 0.0, 11)
     assert cross_modal.examples(one, np.ones(11, dtype=bool)) == {"median": 5, "worst decile": 9}
     assert cross_modal.examples(one, np.zeros(11, dtype=bool)) == {}
-    assert may_be_drawn("icu_alarms_b")
-    assert not may_be_drawn("wearable_troika")
-    assert not may_be_drawn("ward_7")
+
+
+def test_windows_are_drawn_of_a_known_collection_alone_and_for_the_owner(tmp_path: Path) -> None:
+    """Of two sites one is known: the examples are its own, and nobody else can read the files.
+    Where it is not said that a site is known, none is drawn."""
+    signal = np.stack([np.stack([beating(60)] * 2)] * 6)
+    rates = np.full(6, 60.0)
+    site = np.array([0, 0, 0, 1, 1, 1])
+    pairs = replace(
+        pairs_of(signal, [0, 0, 1, 2, 2, 3]), site=site, sites=("icu_alarms_a", "icu_alarms_a")
+    )
+    one = cross_modal._direction(pairs, signal[:, 0], 0, rates, rates, rates, rates > 99)
+    plots = cross_modal_figures.draw_all(tmp_path, pairs, {"ppg_to_ecg": one})
+    assert not plots[0].files
+    assert "open collections" in plots[0].caption
+    known = replace(pairs, drawn=(False, True))
+    assert known.may_be_drawn().tolist() == [False] * 3 + [True] * 3
+    examples, rates_plot = cross_modal_figures.draw_all(tmp_path, known, {"ppg_to_ecg": one})
+    assert [path.stat().st_mode & 0o777 for path in examples.files] == [0o600, 0o600]
+    assert rates_plot.files[0].stat().st_mode & 0o777 == 0o644
 
 
 def test_a_channel_is_made_without_a_look_at_it() -> None:
@@ -166,3 +184,4 @@ def test_what_the_gate_left_out_is_counted(data_root: Path) -> None:
     pairs = read_pairs(folders, most=10_000)
     assert len(pairs) + sum(pairs.left_out["icu_uci_bp"].values()) == pairs.met["icu_uci_bp"]
     assert len(read_pairs(folders, most=7)) == 7 * len(np.unique(pairs.patient))
+    assert pairs.may_be_drawn().all()
