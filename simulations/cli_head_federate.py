@@ -22,6 +22,7 @@ from simulations.cli_head import (
     free,
     plots,
     promise,
+    reason,
     today,
 )
 
@@ -119,6 +120,8 @@ def federate(
         raise OurMistake(
             "--simulated reads no recordings.", do="Leave out --sites and --data, or --simulated."
         )
+    open_data = reason(open_data, "--open-data")
+    figures_public = reason(figures_public, "--figures-public")
     used = known(sensors or "both") if simulated else chosen.sensors(sensors)
     free(output)
     ask = Ask(

@@ -40,6 +40,7 @@ PERSONAL = (
 SURE = {
     1: "; figures are of that rule, and programs of today abstain too where another is likelier",
     2: " and no other is more probable",
+    3: " and no other is more probable",
 }
 """By the manifest's format."""
 

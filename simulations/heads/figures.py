@@ -56,7 +56,7 @@ class Measured:
         drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
         found = interval(value, drawn)
         low, high = (v if np.isfinite(v) else None for v in (found.low, found.high))
-        return Figure(name=name, value=float(value), low=low, high=high)
+        return Figure.of(name, float(value), low, high)
 
 
 def measures(measured: Measured) -> dict[str, Measure]:

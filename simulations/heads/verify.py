@@ -162,7 +162,7 @@ def _figures(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tupl
             continue
         one = interval(value, np.array([measure(found.weights(row)) for row in counts]))
         low, high = (v if np.isfinite(v) else None for v in (one.low, one.high))
-        made.append(Figure(name=name, value=value, low=low, high=high))
+        made.append(Figure.of(name, value, low, high))
     return tuple(made)
 
 

@@ -24,7 +24,7 @@ from client.records import Recording
 from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
-from simulations import cli_head
+from simulations import cli_head, cli_head_apply
 from simulations.heads.apply import name_of
 from simulations.heads.train import train
 from simulations.models import open_model
@@ -185,7 +185,7 @@ def test_file_whose_columns_are_no_text_is_not_of_fingerprints(
     path = tmp_path / "x.parquet"
     parquet.write_table(arrow.table({"naam": [1.0]}), path)
     path.write_bytes(path.read_bytes().replace(b"naam", b"\xff\xfeam"))
-    assert not cli_head.is_fingerprints(path)
+    assert not cli_head_apply.is_fingerprints(path)
     done = CliRunner().invoke(lab, ["head", "apply", str(heads["ecg"]), str(path)])
     assert isinstance(done.exception, DataFault)
 

@@ -84,6 +84,32 @@ def test_show_gives_the_manifest(folder: Path) -> None:
     assert "NOT PRIVATE" in done.output
 
 
+def test_show_says_whether_there_is_a_signature_and_that_nobody_verified_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Any 64 bytes are there as well as a true one."""
+    assert run("show", str(folder))["signature"] == "none"
+    files.write(tmp_path / "head", files.read(folder))
+    (tmp_path / "head" / files.SIGNATURE).write_bytes(b"x" * 64)
+    assert run("show", str(tmp_path / "head"))["signature"] == "there, NOT VERIFIED"
+    done = CliRunner().invoke(app, ["head", "show", str(tmp_path / "head")])
+    assert "signature: there, NOT VERIFIED" in done.output
+    assert "head verify" in done.output
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "...", "\u4e2d"])
+def test_blank_is_no_reason(blank: str, tmp_path: Path) -> None:
+    """Why data are open, and who decided, are said in words, before anything is read."""
+    out = str(tmp_path / "x")
+    for words in (
+        ("train", "sex", "-o", out, "--open-data", blank),
+        ("federate", "sex", "-o", out, "--open-data", blank),
+        ("federate", "sex", "-o", out, "--figures-public", blank),
+    ):
+        with pytest.raises(OurMistake, match="says nothing"):
+            run(*words)
+
+
 def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -> None:
     """A row a window; those of other sensors, and those without a fingerprint, are abstained
     from."""
