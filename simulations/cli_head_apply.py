@@ -49,6 +49,7 @@ def apply(
     """
     from client.fingerprints import fault_rows
     from shared_model.heads import files
+    from shared_model.heads.card import promises
     from shared_model.release_files import read_signer
     from simulations.heads import apply as applied
 
@@ -64,6 +65,7 @@ def apply(
         "task": head.manifest.task,
         "signature": "verified" if head_signer else "NOT CHECKED (no --head-signer given)",
         "limits": head.manifest.limits,
+        **promises(head.manifest),
         "answers": len(rows) - abstained,
         "abstained": abstained,
         "unreadable_files": len(windows.faults),

@@ -165,8 +165,9 @@ def _groups(manifest: HeadManifest) -> Iterator[tuple[str, ...]]:
 
 def _calibration(manifest: HeadManifest) -> Iterator[str]:
     heat, sets, band = manifest.temperature, manifest.sets, manifest.band
+    told = promises(manifest)
     if heat is not None:
-        yield f"temperature {heat.temperature:.3f}, fitted on {heat.fitted_on}"
+        yield told["probabilities"]
         if heat.ece_before is not None and heat.ece_after is not None:
             yield (
                 "expected calibration error on patients it was not fitted on: "
@@ -195,19 +196,52 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
                 "those that are far, it abstains"
             )
     if band is not None:
-        yield f"interval for {band.level:.0%}: prediction +- {band.half_width:.3g} {manifest.unit}"
+        yield told["interval"]
         if band.coverage is not None:
             yield f"measured on patients left out: it holds the truth in {band.coverage:.1%}"
     if manifest.verification is not None:
         found = manifest.verification
         yield f"same person: cosine of at least {found.threshold:.3f} ({found.aim})"
-    far = manifest.distance
+    yield told["distance"]
+    yield "abstains where the quality gate refused the window or its sensors are not there"
+
+
+def promises(manifest: HeadManifest) -> dict[str, str]:
+    """What probabilities, interval and distance of this head are worth, in words: those that it
+    has, for its card and beside its answers."""
+    hides, unknown = _hides(manifest), manifest.unknown
+    heat, band, far = manifest.temperature, manifest.band, manifest.distance
+    made: dict[str, str] = {}
+    if heat is not None:
+        made["probabilities"] = f"temperature {heat.temperature:.3f}, fitted on {heat.fitted_on}"
+        if "temperature" in unknown:
+            made["probabilities"] = f"not calibrated: {hides}; temperature {heat.temperature:.3f}"
+    if band is not None:
+        made["interval"] = (
+            f"interval for {band.level:.0%}: prediction +- {band.half_width:.3g} {manifest.unit}"
+        )
+        if "interval" in unknown:
+            made["interval"] = f"no interval: {hides}; the head abstains from every item"
     beyond = "" if far.beyond is None else f"; {far.beyond:.1%} of items of patients left out are"
-    yield (
+    made["distance"] = (
         f"abstains where the Mahalanobis distance per feature from {far.from_what} is beyond "
         f"{far.limit:.3g}{beyond}"
     )
-    yield "abstains where the quality gate refused the window or its sensors are not there"
+    if "distance" in unknown:
+        made["distance"] += (
+            f", which is no limit of its patients: {hides}. What is unlike those whom it was "
+            "trained on is NOT told apart by that, and may be answered"
+        )
+    return made
+
+
+def _hides(manifest: HeadManifest) -> str:
+    """Why something is not known."""
+    if manifest.format < 3:
+        return "the noise may hide the patients, and the version that made the head did not say"
+    if manifest.privacy.mode == "without":
+        return "there are too few patients"
+    return "the noise hides the patients"
 
 
 def _privacy(manifest: HeadManifest) -> Iterator[str]:

@@ -36,15 +36,16 @@ __all__ = [
     "AGES", "ARRAYS_LIMIT_BYTES", "BY_AGE", "BY_SEX", "FEWEST_IN_GROUP", "FORMAT", "LIMITS",
     "MANIFEST_LIMIT_BYTES", "MOST_CLASSES", "TAG", "ArraysFile", "Band", "BaseModelOfHead", "Bin",
     "ClassCount", "Collection", "CurvePoint", "Digest", "Distance", "Figure", "Finite", "Group",
-    "HeadManifest", "Item", "Kind", "Name", "Positive", "Privacy", "Sensors", "Sets", "Spent",
-    "Temperature", "Verification", "Words",
+    "HeadManifest", "Hidden", "Item", "Kind", "Name", "Positive", "Privacy", "Sensors", "Sets",
+    "Spent", "Temperature", "Verification", "Words",
 ]  # fmt: skip
 
 FORMAT = 3
 """1: the class of a set of one was answered, however improbable; figures of answers are of that
 rule. 2: it has to be the most probable one; and `figures_from`. 3: the card is exactly what
 `shared_model.heads.card` makes of the manifest, so that whoever words it anew gives the next
-number. All are read and answer by the second rule; only the last is signed and verified."""
+number; and `hidden`. All are read and answer by the second rule; only the last is signed and
+verified."""
 TAG = "head-manifest"
 """Type tag of the signature: one made for a release, or anything else, never verifies here."""
 MANIFEST_LIMIT_BYTES = 2**20
@@ -64,6 +65,7 @@ Positive = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 Sensors = Literal["both", "ecg", "ppg"]
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
+Hidden = Literal["temperature", "interval", "distance"]
 
 
 class Collection(Strict):
@@ -234,6 +236,10 @@ class HeadManifest(Strict):
     figures_from: Literal["patients", "noisy histogram"] = "patients"
     """Whether figures and groups are of patients as they are, or of a sum with the mechanism's
     noise; format 1 has no such field, and patients' figures alone."""
+    hidden: Annotated[tuple[Hidden, ...], Field(max_length=3)] = ()
+    """What the histogram of a private head left nothing of: its value here (a temperature of 1, the
+    widest interval, the farthest distance) is not one of its patients. No such field before format
+    3."""
     regularisation: Positive
     temperature: Temperature | None
     sets: Sets | None
@@ -263,6 +269,8 @@ class HeadManifest(Strict):
             raise ValueError("every class has its least probability")
         if self.figures_from != "patients":
             self._of_a_histogram()
+        if self.hidden:
+            self._left_nothing()
         if self.limits != LIMITS:
             raise ValueError("what a head may be used for is not its maker's to say")
         if any(words and not says_something(words) for words in self._decided):
@@ -282,6 +290,23 @@ class HeadManifest(Strict):
             raise ValueError("a histogram tells no such figure")
         if {group.name for group in self.groups} - {*BY_SEX, *BY_AGE}:
             raise ValueError("a histogram tells of no such group")
+
+    def _left_nothing(self) -> None:
+        """What is hidden is something that the head has."""
+        heat, hidden = self.temperature, self.hidden
+        if self.format < 3 or len(set(hidden)) != len(hidden):
+            raise ValueError("what is hidden is named once, since format 3")
+        if "temperature" in hidden and (heat is None or heat.temperature != 1.0):
+            raise ValueError("a temperature that is hidden is 1")
+        if "interval" in hidden and self.band is None:
+            raise ValueError("only a number has an interval")
+
+    @property
+    def unknown(self) -> frozenset[Hidden]:
+        """What promises nothing: it is hidden, or may be: private heads of before did not say."""
+        if self.format >= 3 or self.privacy.mode == "without":
+            return frozenset(self.hidden)
+        return frozenset({"temperature", "interval", "distance"})
 
     @property
     def outputs(self) -> int:
@@ -330,6 +355,8 @@ class HeadManifest(Strict):
         plain = self.model_dump(mode="json")
         if self.format == 1:
             del plain["figures_from"]
+        if self.format < 3:
+            del plain["hidden"]
         return canonical.encode(plain)
 
     @property

@@ -22,6 +22,7 @@ from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
+from shared_model.heads.card import promises, with_card
 from simulations import cli_head
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
@@ -125,6 +126,40 @@ def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -
     assert found["answers"] + found["abstained"] == 18
     with pytest.raises(OurMistake, match="--signer verifies nothing"):
         run("apply", str(folder), str(path), "--signer", "ab" * 32)
+
+
+def without(kind: str, hidden: str) -> Head:
+    """A head of which a private training's noise has hidden something."""
+    head = made_head(kind)
+    heat = head.manifest.temperature
+    plain = None if heat is None else heat.model_copy(update={"temperature": 1.0})
+    manifest = head.manifest.model_copy(update={"temperature": plain, "hidden": (hidden,)})
+    return Head(with_card(manifest), head.arrays)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hidden", "key"),
+    [
+        ("classes", "temperature", "probabilities"), ("number", "interval", "interval"),
+        ("classes", "distance", "distance"),
+    ],
+)  # fmt: skip
+def test_what_noise_has_hidden_is_said_beside_the_answers(
+    kind: str, hidden: str, key: str, tmp_path: Path
+) -> None:
+    """In JSON and at the terminal: no such probability is called calibrated, and a number without
+    an interval is no answer."""
+    head = without(kind, hidden)
+    files.write(tmp_path / "head", head)
+    path = write_fingerprints(tmp_path / "f.parquet", head)
+    words = ["apply", str(tmp_path / "head"), str(path)]
+    told = run(*words)
+    assert told[key] == promises(head.manifest)[key]
+    assert {"probabilities": "not calibrated", "interval": "no interval",
+            "distance": "abstains where"}[key] in told[key]  # fmt: skip
+    assert (told["answers"] == 0) == (hidden == "interval")
+    done = CliRunner().invoke(app, ["head", *words], catch_exceptions=False)
+    assert f"{key}: {told[key][:20]}" in done.output
 
 
 def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -250,8 +250,8 @@ def with_praise(folder: Path, head: Head, version: int) -> None:
     praise = PRAISE.encode()
     fields = json.loads(head.manifest.to_bytes())
     fields |= {"card_digest": canonical.digest(praise), "format": version}
-    if version == 1:
-        del fields["figures_from"]
+    for name in {1: ("figures_from", "hidden"), 2: ("hidden",)}.get(version, ()):
+        del fields[name]
     (folder / files.CARD).write_bytes(praise)
     (folder / files.MANIFEST).write_bytes(canonical.encode(fields))
 
@@ -327,12 +327,17 @@ def test_figure_of_few_patients_has_an_interval_that_holds_it() -> None:
         {"open_data": " "},
         {"open_data": "..."},
         {"figures_public": " - "},
+        {"hidden": ["temperature"]},
+        {"hidden": ["interval"]},
+        {"hidden": ["distance", "distance"]},
+        {"hidden": ["sets"]},
     ],
 )
 def test_words_that_are_not_the_makers_to_choose_are_refused(
     head: Head, fields: dict[str, Any]
 ) -> None:
-    """What a head is for is the program's to say; a blank is no reason, and nobody."""
+    """What a head is for is the program's to say; a blank is no reason, and nobody; what noise has
+    hidden is something that the head has."""
     with pytest.raises(Refused) as caught:
         HeadManifest.from_bytes(changed(head, **fields))
     assert caught.value.reason == "manifest"
