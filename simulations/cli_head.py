@@ -176,6 +176,8 @@ def sign(
 ) -> None:
     """Sign a head for other hospitals. Refused if it was trained without noise on closed data.
 
+    Refused too while its folder holds anything but the head and its plots.
+
     Example: fedprint-lab head sign heads/age --key ~/.fedprint/coordinator/keys/release.pem
     """
     from shared_model import signing
@@ -187,6 +189,7 @@ def sign(
         "head": head.manifest.digest,
         "signer": signing.public_bytes(secret).hex(),
         "file": str(folder / files.SIGNATURE),
+        "may_be_sent": ", ".join(files.FILES),
     }
     terminal.show("Signed", [told], as_json=as_json)
 
@@ -254,9 +257,10 @@ class Saying:
 
 def plots(folder: Path, head: Head) -> list[Any]:
     """Draw what the manifest has curves for."""
+    from shared_model.heads.files import PLOTS
     from simulations.heads.plots import draw_all
 
-    place = folder / "plots"
+    place = folder / PLOTS
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return draw_all(place, head.manifest)
 

@@ -32,6 +32,10 @@ from shared_model.heads.manifest import (
 )
 
 MANIFEST, ARRAYS, CARD, SIGNATURE = "head.json", "head.safetensors", "MODEL_CARD.md", "head.sig"
+FILES = (MANIFEST, ARRAYS, CARD, SIGNATURE)
+"""All that a head is; what else lies in its folder nothing vouches for."""
+PLOTS = "plots"
+"""Folder that a command may draw into; its pictures show what the manifest says."""
 CARD_LIMIT_BYTES = 2**20
 SIGNATURE_BYTES = 64
 
@@ -92,10 +96,23 @@ def _refuse_older(head: Head, do: str) -> None:
         )
 
 
+def _refuse_others(folder: Path) -> None:
+    """Raises OurMistake where the folder holds anything that is not of the head: who sends the
+    folder would send that too."""
+    others = sorted({one.name for one in folder.iterdir()} - {*FILES, PLOTS})
+    if others:
+        named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        raise OurMistake(
+            f"The folder holds what is not of the head, and the signature is not for: {named}.",
+            do="Take it out of the folder, then sign again.",
+        )
+
+
 def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
     """Sign a head for other hospitals.
 
     Raises:
+        OurMistake: the folder holds other files.
         Refused: it was trained without noise on data that are not open (reason "not private"), an
             earlier version made it (reason "format"), or as `read`.
     """
@@ -109,6 +126,7 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
             do="Train it with: fedprint-lab head federate. Or, if everybody has the data anyway, "
             "train it again with --open-data and the reason.",
         )
+    _refuse_others(folder)
     body = head.manifest.to_bytes()
     write_atomic(folder / SIGNATURE, signing.sign(key, TAG, body))
     return head

@@ -23,7 +23,7 @@ from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import promises, with_card
-from simulations import cli_head
+from simulations import cli_head, cli_head_federate
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
 from simulations.heads.tasks import TASKS, Source, rhythm_at
@@ -326,6 +326,44 @@ def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) ->
     assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
     with pytest.raises(Refused):
         run("verify", str(path), "--signer", "00" * 32)
+
+
+@pytest.mark.parametrize("name", ["report.json", "patients.csv", ".hidden", "more"])
+def test_folder_with_more_than_the_head_is_not_signed(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Who sends the folder sends all of it: figures without noise lay there. Plots show what the
+    manifest says; what may be sent is said."""
+    path, key = tmp_path / "head", tmp_path / "release.key"
+    files.write(path, files.read(folder))
+    signing.create_key_file(key)
+    (path / "plots").mkdir()
+    if name == "more":
+        (path / name).mkdir()
+    else:
+        (path / name).write_text("{}")
+    with pytest.raises(OurMistake, match=name):
+        run("sign", str(path), "--key", str(key))
+    assert not (path / files.SIGNATURE).exists()
+    (path / name).rename(tmp_path / name)
+    told = run("sign", str(path), "--key", str(key))
+    assert told[0]["may_be_sent"].split(", ") == list(files.FILES)
+
+
+def test_report_without_noise_lies_beside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner's alone, and never over another; wherever the command is called."""
+    monkeypatch.chdir(tmp_path)
+    cli_head_federate.write(Path("heads/vt"), made_head(), {"rows": []})
+    report = tmp_path / "heads" / "vt.report.json"
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert {one.name for one in Path("heads/vt").iterdir()} == set(files.FILES) - {files.SIGNATURE}
+    for output in ("heads/vt", "heads/vt/", "heads/../heads/vt"):
+        assert cli_head_federate.report_file(Path(output)) == report
+    (tmp_path / "heads" / "vt" / files.MANIFEST).unlink()
+    with pytest.raises(OurMistake, match="there already"):
+        run("federate", "vt", "-o", "heads/vt")
 
 
 def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:
