@@ -61,7 +61,7 @@ def apply(
     make = applied.pair_rows if head.manifest.kind == "identity" else applied.rows
     rows = list(make(head, items))
     abstained = sum(row["answer"] == "abstain" for row in rows)
-    told = {
+    told: dict[str, object] = {
         "task": head.manifest.task,
         "signature": "verified" if head_signer else "NOT CHECKED (no --head-signer given)",
         "limits": head.manifest.limits,
@@ -71,6 +71,7 @@ def apply(
         "unreadable_files": len(windows.faults),
     }
     if as_json:
+        told = {**told, **applied.error_rates(head)}
         terminal.print_json({**told, "faults": fault_rows(windows.faults), "rows": rows})
     else:
         show_answers(told, rows, fault_rows(windows.faults))

@@ -28,6 +28,8 @@ NO_FINGERPRINT = "no usable window of its sensors"
 FAR = "far from what it was trained on"
 UNSURE = "not sure enough"
 NO_INTERVAL = "no interval is known"
+SAME, NOT_SHOWN = "same", "not shown to be the same"
+"""Of two recordings: a threshold set against false accepts shows nothing below it."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shared_model import canonical
+from shared_model.heads.answers import NOT_SHOWN, SAME
 from shared_model.heads.manifest import (
     FEWEST_IN_GROUP,
     Figure,
@@ -37,6 +38,8 @@ PERSONAL = (
 )
 
 
+ERROR_RATES = ("false-accept rate", "false-reject rate")
+"""Figures of identity: how often each of its answers is wrong."""
 SURE = {
     1: "; figures are of that rule, and programs of today abstain too where another is likelier",
     2: " and no other is more probable",
@@ -103,7 +106,10 @@ def _lines(manifest: HeadManifest) -> Iterator[str]:
 
 
 def _facts(manifest: HeadManifest) -> Iterator[tuple[str, str]]:
-    yield "answers", ", ".join(manifest.classes) or (manifest.unit or "same person or not")
+    yield (
+        "answers",
+        ", ".join(manifest.classes) or (manifest.unit or f"{SAME} person, or {NOT_SHOWN}"),
+    )
     yield "one answer is of", ITEMS[manifest.item]
     yield "sensors", SENSORS[manifest.sensors]
     yield "quality gate", "on" if manifest.gated else "off: quality is the question"
@@ -201,14 +207,15 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
             yield f"measured on patients left out: it holds the truth in {band.coverage:.1%}"
     if manifest.verification is not None:
         found = manifest.verification
-        yield f"same person: cosine of at least {found.threshold:.3f} ({found.aim})"
+        yield f"{SAME}: cosine of at least {found.threshold:.3f} ({found.aim}); {told[SAME]}"
+        yield f"{NOT_SHOWN}: a lower cosine; {told[NOT_SHOWN]}"
     yield told["distance"]
     yield "abstains where the quality gate refused the window or its sensors are not there"
 
 
 def promises(manifest: HeadManifest) -> dict[str, str]:
-    """What probabilities, interval and distance of this head are worth, in words: those that it
-    has, for its card and beside its answers."""
+    """What probabilities, interval, answers and distance of this head are worth, in words: those
+    that it has, for its card and beside its answers."""
     hides, unknown = _hides(manifest), manifest.unknown
     heat, band, far = manifest.temperature, manifest.band, manifest.distance
     made: dict[str, str] = {}
@@ -222,17 +229,34 @@ def promises(manifest: HeadManifest) -> dict[str, str]:
         )
         if "interval" in unknown:
             made["interval"] = f"no interval: {hides}; the head abstains from every item"
-    beyond = "" if far.beyond is None else f"; {far.beyond:.1%} of items of patients left out are"
+    if manifest.verification is not None:
+        accepts, rejects = (_rate(manifest, name) for name in ERROR_RATES)
+        made[SAME] = f"said of {accepts} of the pairs of two people (false-accept rate)"
+        made[NOT_SHOWN] = (
+            f"said of {rejects} of the pairs of one person (false-reject rate); it does not say "
+            "that they are two people"
+        )
     made["distance"] = (
         f"abstains where the Mahalanobis distance per feature from {far.from_what} is beyond "
-        f"{far.limit:.3g}{beyond}"
+        f"{far.limit:.3g}"
     )
     if "distance" in unknown:
         made["distance"] += (
-            f", which is no limit of its patients: {hides}. What is unlike those whom it was "
-            "trained on is NOT told apart by that, and may be answered"
+            f", which is no limit of its patients ({hides}): patients unlike those of the training "
+            "may be answered"
         )
+    if far.beyond is not None:
+        made["distance"] += f"; {far.beyond:.1%} of items of patients left out are"
     return made
+
+
+def _rate(manifest: HeadManifest, name: str) -> str:
+    """A rate with its interval, of patients left out."""
+    found = next((one for one in manifest.figures if one.name == name), None)
+    if found is None:
+        return "a share that was not measured"
+    _, value, interval = _row(found)
+    return f"{value} ({interval})"
 
 
 def _hides(manifest: HeadManifest) -> str:

@@ -22,6 +22,7 @@ from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import refuse_other_model
 from shared_model.heads.arrays import Head
+from shared_model.heads.card import ERROR_RATES
 from simulations.models import NamedModel
 
 if TYPE_CHECKING:
@@ -179,13 +180,22 @@ def in_a_word(items: Items, place: int) -> str:
     return f"{told['pseudonym'] or told['patient']}/{told['recording']}"
 
 
+def error_rates(head: Head) -> dict[str, object]:
+    """How often a head of identity is wrong, with intervals, for JSON; nothing of another head."""
+    if head.manifest.kind != "identity":
+        return {}
+    found = {one.name: one.model_dump(exclude={"name"}) for one in head.manifest.figures}
+    return {name.replace("-", "_").replace(" ", "_"): found.get(name) for name in ERROR_RATES}
+
+
 def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
-    """A row for each pair of items; identity.
+    """A row for each pair of items; identity. A pair below the threshold is not shown to be one
+    person's; that it is two people's is not shown either.
 
     Raises:
         OurMistake: more than 2,000 items, two million pairs.
     """
-    from shared_model.heads.answers import same_person
+    from shared_model.heads.answers import NOT_SHOWN, SAME, same_person
 
     if len(items.patient) > MOST_PAIRED:
         raise OurMistake(f"At most {MOST_PAIRED} recordings are compared with each other.")
@@ -197,7 +207,7 @@ def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
         for second in range(first + 1, len(good)):
             known = bool(good[first] and good[second])
             cosine = float(cosines[first, second])
-            said = "abstain" if not known else "same" if cosine >= limit else "different"
+            said = "abstain" if not known else SAME if cosine >= limit else NOT_SHOWN
             yield {
                 "first": words[first],
                 "second": words[second],

@@ -200,7 +200,13 @@ def test_pairs_of_recordings_are_named(recordings: Path, tmp_path: Path) -> None
         ("1/a/two.csv", "2/b/one.csv"),
     ]  # fmt: skip
     fingerprints(recordings, tmp_path / "out.parquet", "--sensors", "ecg")
-    row = apply(tmp_path / "head", tmp_path / "out.parquet")["rows"][0]
+    told = apply(tmp_path / "head", tmp_path / "out.parquet")
+    row = told["rows"][0]
+    assert {one["answer"] for one in told["rows"]} <= {
+        "same",
+        "not shown to be the same",
+        "abstain",
+    }
     key = load_key(NodeHome(tmp_path / "node").pseudonym_key)
     assert row["first"] == f"{pseudonym_of(key, FIRST)}/0002"
 

@@ -22,7 +22,7 @@ from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
-from shared_model.heads.card import promises, with_card
+from shared_model.heads.card import card, promises, with_card
 from simulations import cli_head, cli_head_federate
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
@@ -160,6 +160,33 @@ def test_what_noise_has_hidden_is_said_beside_the_answers(
     assert (told["answers"] == 0) == (hidden == "interval")
     done = CliRunner().invoke(app, ["head", *words], catch_exceptions=False)
     assert f"{key}: {told[key][:20]}" in done.output
+
+
+def test_what_is_not_the_same_is_not_shown_to_be_with_the_rates_beside_it(tmp_path: Path) -> None:
+    """A threshold against false accepts rejects most true pairs; that two are different people, a
+    lower cosine does not show. In the table, in the JSON, and in the card."""
+    head = made_head("identity")
+    files.write(tmp_path / "head", head)
+    path = write_fingerprints(
+        tmp_path / "f.parquet", head, columns={"recording": ["0001", "0002", "0003"] * 6}
+    )
+    told = run("apply", str(tmp_path / "head"), str(path))
+    said = {one["answer"] for one in told["rows"]}
+    assert "not shown to be the same" in said
+    assert said <= {"same", "not shown to be the same", "abstain"}
+    rates = {one.name: one for one in head.manifest.figures}
+    assert told["false_reject_rate"]["value"] == rates["false-reject rate"].value
+    assert told["false_accept_rate"]["high"] == rates["false-accept rate"].high
+    words = ["head", "apply", str(tmp_path / "head"), str(path)]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False).output
+    text = card(head.manifest)
+    for name in ("false-accept rate", "false-reject rate"):
+        assert f"({name})" in " ".join(shown.split())
+        assert f"({name})" in text
+        assert f"said of {rates[name].value:.3f} (" in text
+    assert "different" not in shown + json.dumps(told)
+    manifest = head.manifest.model_copy(update={"figures": ()})
+    assert "a share that was not measured" in card(manifest)
 
 
 def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_path: Path) -> None:

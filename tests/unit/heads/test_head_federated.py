@@ -327,7 +327,7 @@ def test_number_whose_noise_left_no_interval_abstains_and_says_why(
     assert {one.why_abstained for one in told} <= {NO_INTERVAL, FAR}
     text = card(head.manifest)
     assert "no interval: the noise hides the patients; the head abstains from every item" in text
-    assert "which is no limit of its patients: the noise hides the patients" in text
+    assert "which is no limit of its patients (the noise hides the patients)" in text
     assert "+- 60" not in text
     files.write(tmp_path / "head", head)
     files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
