@@ -35,14 +35,18 @@ def apply(
     head_signer: Annotated[
         str | None, typer.Option("--head-signer", help="Verify the head's signature by this key.")
     ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="TOML mapping of channels, patients; default: guessed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer for windows, recordings or patients; abstain where the head does not know.
 
-    INPUT is a recording, a folder of them, or what fedprint-node fingerprint wrote. A row says
-    whose it is: the patient's number in the order of reading, the pseudonym if INPUT has it, and
-    the recording, whose file's name may name a patient. Files that cannot be read are listed with
-    their cause, the rest is answered, and the exit status is 4.
+    INPUT is a recording (tables of recordings beside it are read too), a folder of them, or what
+    fedprint-node fingerprint wrote. A row says whose it is: the patient's number in the order of
+    reading, the pseudonym if INPUT has it, and the recording, whose file's name may name a patient.
+    Files that cannot be read are listed with their cause, the rest is answered, and the exit status
+    is 4.
 
     Example: fedprint-lab head apply heads/hypertension ../shared/data/clinic_ppg_bp
     Example: fedprint-lab head apply heads/hypertension ward7-ppg.parquet --json
@@ -56,7 +60,7 @@ def apply(
     head = files.verify(folder, read_signer(head_signer)) if head_signer else files.read(folder)
     if not source.exists():
         raise OurMistake(f"There is no {source}.")
-    windows = read_input(head, source, on, signer, as_json)
+    windows = read_input(head, source, on, signer, as_json, mapping)
     items = applied.pooled(head, windows)
     make = applied.pair_rows if head.manifest.kind == "identity" else applied.rows
     rows = list(make(head, items))
@@ -83,10 +87,13 @@ def apply(
         )
 
 
-def read_input(head: Head, source: Path, on: str, signer: str | None, as_json: bool) -> Items:
+def read_input(
+    head: Head, source: Path, on: str, signer: str | None, as_json: bool, mapping: Path | None
+) -> Items:
     """What there are answers for. Where nothing could be read, why is said before it is raised."""
     from client.cli_release import show_faults
     from client.fingerprints import NothingRead
+    from client.mapping import Mapping
     from simulations.heads.apply import from_recordings
     from simulations.heads.fingerprint_file import from_parquet
     from simulations.models import open_model
@@ -96,12 +103,15 @@ def read_input(head: Head, source: Path, on: str, signer: str | None, as_json: b
             "A file of fingerprints is read without the model: --signer verifies nothing.",
             do="Leave out --signer, or name recordings. The head's own key: --head-signer",
         )
+    if mapping is not None and is_fingerprints(source):
+        raise OurMistake("A file of fingerprints needs no mapping.", do="Leave out --mapping.")
+    chosen = None if mapping is None else Mapping.from_file(mapping)
     try:
         with Saying() as say:
             say("reading")
             if is_fingerprints(source):
                 return from_parquet(head, source)
-            return from_recordings(head, source, open_model(on, signer))
+            return from_recordings(head, source, open_model(on, signer), chosen)
     except NothingRead as error:
         show_faults(error.faults, as_json)
         raise

@@ -10,7 +10,8 @@ file's name may name a patient: it is in the answers alone, never in a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from simulations.models import NamedModel
 
 if TYPE_CHECKING:
     from client.fingerprints import Fault
+    from client.mapping import Mapping
     from client.records import Recording
 
 MOST_PAIRED = 2000
@@ -53,7 +55,7 @@ class Items:
     start_s: npt.NDArray[np.float64]
     fingerprints: npt.NDArray[np.float32] = field(repr=False)
     pseudonyms: tuple[str, ...] = field(default=(), repr=False)
-    names: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
+    names: MappingOf[tuple[int, int], str] = field(default_factory=dict, repr=False)
     faults: tuple[Fault, ...] = ()
 
 
@@ -81,15 +83,22 @@ def pooled(head: Head, windows: Items) -> Items:
     )
 
 
-def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
-    """Windows of recordings, of the head's sensors alone.
+def from_recordings(
+    head: Head, source: Path, model: NamedModel, mapping: Mapping | None = None
+) -> Items:
+    """Windows of recordings, of the head's sensors alone. Of one file the tables beside it say
+    whose it is, as they do of its folder.
+
+    Args:
+        mapping: how to read; None guesses it.
 
     Raises:
         NothingRead: not one recording could be read; it says why.
         Refused: the model is not the head's.
     """
     from client.fingerprints import Fault, NothingRead, seen_by
-    from client.records import ReadFault, guess_mapping, read_folder
+    from client.records import ReadFault, read_folder
+    from simulations.heads.beside import tables_beside
     from simulations.probes.rows import encoder
     from simulations.probes.task import windows_of
 
@@ -100,7 +109,7 @@ def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
     names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
     faults: list[Fault] = []
-    for item in read_folder(source, guess_mapping(source)):
+    for item in read_folder(source, mapping, tables=tables_beside(source)):
         if isinstance(item, ReadFault):
             faults.append(Fault(item.file, item.cause, item.message, item.do))
             continue
