@@ -52,6 +52,8 @@ MANIFEST_LIMIT_BYTES = 2**20
 ARRAYS_LIMIT_BYTES = 2**20
 """A head of 32 classes has 84 kB."""
 MOST_CLASSES = 32
+FARTHEST = 8.0
+"""Last distance of a private head's histogram: a limit there is none."""
 
 LIMITS = (
     "For research. Not a medical device: not for diagnosis, monitoring or treatment. Figures hold "
@@ -273,13 +275,10 @@ class HeadManifest(Strict):
             self._left_nothing()
         if self.limits != LIMITS:
             raise ValueError("what a head may be used for is not its maker's to say")
-        if any(words and not says_something(words) for words in self._decided):
+        reasons = (self.open_data, self.figures_public)
+        if any(words and not says_something(words) for words in reasons):
             raise ValueError("a reason is more than a blank")
         return self
-
-    @property
-    def _decided(self) -> tuple[str, str]:
-        return self.open_data, self.figures_public
 
     def _of_a_histogram(self) -> None:
         """Nothing but what a noisy histogram can tell."""
@@ -306,7 +305,9 @@ class HeadManifest(Strict):
         """What promises nothing: it is hidden, or may be: private heads of before did not say."""
         if self.format >= 3 or self.privacy.mode == "without":
             return frozenset(self.hidden)
-        return frozenset({"temperature", "interval", "distance"})
+        if self.distance.limit >= FARTHEST:
+            return frozenset({"temperature", "interval", "distance"})
+        return frozenset({"temperature", "interval"})
 
     @property
     def outputs(self) -> int:

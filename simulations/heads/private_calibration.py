@@ -29,7 +29,7 @@ import torch
 from shared_model import privacy
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
-from shared_model.heads.manifest import BY_SEX, Hidden
+from shared_model.heads.manifest import BY_SEX, FARTHEST, Hidden
 from shared_model.noise import NoiseSource
 from shared_model.weights import Weights
 from simulations.heads.figures import kinds
@@ -42,7 +42,7 @@ TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0)
 BINS = 20
 WIDEST_ERROR = 3.0
 """Of a number, in its public scale; larger errors are in the last bin."""
-DISTANCES = np.geomspace(0.5, 8.0, BINS)
+DISTANCES = np.geomspace(0.5, FARTHEST, BINS)
 """Upper edges of the distance's bins; what is beyond the last is in the last."""
 SURELY = 3.0
 """Standard deviations of noise that patients, or a gain of calibration, have to exceed."""

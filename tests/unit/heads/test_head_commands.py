@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click.testing
 import numpy as np
 import pyarrow as arrow
 import pytest
-import typer
+from head_command_stand_ins import app, run, write_fingerprints
 from head_stand_ins import OTHER_DIGEST, made_head, made_up
 from pyarrow import parquet
 from typer.testing import CliRunner
@@ -22,45 +21,11 @@ from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
-from shared_model.heads.card import card, promises, with_card
-from simulations import cli_head, cli_head_federate
+from simulations import cli_head
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
 from simulations.heads.tasks import TASKS, Source, rhythm_at
 from simulations.probes.task import Task
-
-app = typer.Typer()
-cli_head.register(app)
-
-
-@app.callback()
-def root() -> None:
-    """Keeps `head` a group."""
-
-
-def run(*words: str) -> Any:
-    """The command's JSON."""
-    done = CliRunner().invoke(app, ["head", *words, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
-def write_fingerprints(path: Path, head: Head, **changes: Any) -> Path:
-    """A file as `fedprint-node fingerprint` writes it (test_head_apply.py runs that), of made-up
-    patients. changes: of its metadata; `columns` of its columns."""
-    data = made_up(patients=6, items=3)
-    columns = {
-        "patient": [f"{n:032x}" for n in data.patient],
-        "recording": ["0001"] * len(data.patient),
-        "start_s": [10.0 * n for n in data.session],
-        "modality": ["ecg"] * len(data.patient),
-        "fingerprint": arrow.FixedSizeListArray.from_arrays(
-            arrow.array(data.fingerprints.reshape(-1)), 128
-        ),
-    } | changes.pop("columns", {})
-    metadata = {MODEL_DIGEST_KEY: head.manifest.model.digest} | changes
-    parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -85,32 +50,6 @@ def test_show_gives_the_manifest(folder: Path) -> None:
     assert "NOT PRIVATE" in done.output
 
 
-def test_show_says_whether_there_is_a_signature_and_that_nobody_verified_it(
-    folder: Path, tmp_path: Path
-) -> None:
-    """Any 64 bytes are there as well as a true one."""
-    assert run("show", str(folder))["signature"] == "none"
-    files.write(tmp_path / "head", files.read(folder))
-    (tmp_path / "head" / files.SIGNATURE).write_bytes(b"x" * 64)
-    assert run("show", str(tmp_path / "head"))["signature"] == "there, NOT VERIFIED"
-    done = CliRunner().invoke(app, ["head", "show", str(tmp_path / "head")])
-    assert "signature: there, NOT VERIFIED" in done.output
-    assert "head verify" in done.output
-
-
-@pytest.mark.parametrize("blank", [" ", "\t", "...", "\u4e2d"])
-def test_blank_is_no_reason(blank: str, tmp_path: Path) -> None:
-    """Why data are open, and who decided, are said in words, before anything is read."""
-    out = str(tmp_path / "x")
-    for words in (
-        ("train", "sex", "-o", out, "--open-data", blank),
-        ("federate", "sex", "-o", out, "--open-data", blank),
-        ("federate", "sex", "-o", out, "--figures-public", blank),
-    ):
-        with pytest.raises(OurMistake, match="says nothing"):
-            run(*words)
-
-
 def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -> None:
     """A row a window; those of other sensors, and those without a fingerprint, are abstained
     from."""
@@ -126,67 +65,6 @@ def test_head_answers_for_a_file_of_fingerprints(folder: Path, tmp_path: Path) -
     assert found["answers"] + found["abstained"] == 18
     with pytest.raises(OurMistake, match="--signer verifies nothing"):
         run("apply", str(folder), str(path), "--signer", "ab" * 32)
-
-
-def without(kind: str, hidden: str) -> Head:
-    """A head of which a private training's noise has hidden something."""
-    head = made_head(kind)
-    heat = head.manifest.temperature
-    plain = None if heat is None else heat.model_copy(update={"temperature": 1.0})
-    manifest = head.manifest.model_copy(update={"temperature": plain, "hidden": (hidden,)})
-    return Head(with_card(manifest), head.arrays)
-
-
-@pytest.mark.parametrize(
-    ("kind", "hidden", "key"),
-    [
-        ("classes", "temperature", "probabilities"), ("number", "interval", "interval"),
-        ("classes", "distance", "distance"),
-    ],
-)  # fmt: skip
-def test_what_noise_has_hidden_is_said_beside_the_answers(
-    kind: str, hidden: str, key: str, tmp_path: Path
-) -> None:
-    """In JSON and at the terminal: no such probability is called calibrated, and a number without
-    an interval is no answer."""
-    head = without(kind, hidden)
-    files.write(tmp_path / "head", head)
-    path = write_fingerprints(tmp_path / "f.parquet", head)
-    words = ["apply", str(tmp_path / "head"), str(path)]
-    told = run(*words)
-    assert told[key] == promises(head.manifest)[key]
-    assert {"probabilities": "not calibrated", "interval": "no interval",
-            "distance": "abstains where"}[key] in told[key]  # fmt: skip
-    assert (told["answers"] == 0) == (hidden == "interval")
-    done = CliRunner().invoke(app, ["head", *words], catch_exceptions=False)
-    assert f"{key}: {told[key][:20]}" in done.output
-
-
-def test_what_is_not_the_same_is_not_shown_to_be_with_the_rates_beside_it(tmp_path: Path) -> None:
-    """A threshold against false accepts rejects most true pairs; that two are different people, a
-    lower cosine does not show. In the table, in the JSON, and in the card."""
-    head = made_head("identity")
-    files.write(tmp_path / "head", head)
-    path = write_fingerprints(
-        tmp_path / "f.parquet", head, columns={"recording": ["0001", "0002", "0003"] * 6}
-    )
-    told = run("apply", str(tmp_path / "head"), str(path))
-    said = {one["answer"] for one in told["rows"]}
-    assert "not shown to be the same" in said
-    assert said <= {"same", "not shown to be the same", "abstain"}
-    rates = {one.name: one for one in head.manifest.figures}
-    assert told["false_reject_rate"]["value"] == rates["false-reject rate"].value
-    assert told["false_accept_rate"]["high"] == rates["false-accept rate"].high
-    words = ["head", "apply", str(tmp_path / "head"), str(path)]
-    shown = CliRunner().invoke(app, words, catch_exceptions=False).output
-    text = card(head.manifest)
-    for name in ("false-accept rate", "false-reject rate"):
-        assert f"({name})" in " ".join(shown.split())
-        assert f"({name})" in text
-        assert f"said of {rates[name].value:.3f} (" in text
-    assert "different" not in shown + json.dumps(told)
-    manifest = head.manifest.model_copy(update={"figures": ()})
-    assert "a share that was not measured" in card(manifest)
 
 
 def test_fingerprints_of_another_model_or_of_none_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -353,44 +231,6 @@ def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) ->
     assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
     with pytest.raises(Refused):
         run("verify", str(path), "--signer", "00" * 32)
-
-
-@pytest.mark.parametrize("name", ["report.json", "patients.csv", ".hidden", "more"])
-def test_folder_with_more_than_the_head_is_not_signed(
-    folder: Path, tmp_path: Path, name: str
-) -> None:
-    """Who sends the folder sends all of it: figures without noise lay there. Plots show what the
-    manifest says; what may be sent is said."""
-    path, key = tmp_path / "head", tmp_path / "release.key"
-    files.write(path, files.read(folder))
-    signing.create_key_file(key)
-    (path / "plots").mkdir()
-    if name == "more":
-        (path / name).mkdir()
-    else:
-        (path / name).write_text("{}")
-    with pytest.raises(OurMistake, match=name):
-        run("sign", str(path), "--key", str(key))
-    assert not (path / files.SIGNATURE).exists()
-    (path / name).rename(tmp_path / name)
-    told = run("sign", str(path), "--key", str(key))
-    assert told[0]["may_be_sent"].split(", ") == list(files.FILES)
-
-
-def test_report_without_noise_lies_beside_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its owner's alone, and never over another; wherever the command is called."""
-    monkeypatch.chdir(tmp_path)
-    cli_head_federate.write(Path("heads/vt"), made_head(), {"rows": []})
-    report = tmp_path / "heads" / "vt.report.json"
-    assert report.stat().st_mode & 0o777 == 0o600
-    assert {one.name for one in Path("heads/vt").iterdir()} == set(files.FILES) - {files.SIGNATURE}
-    for output in ("heads/vt", "heads/vt/", "heads/../heads/vt"):
-        assert cli_head_federate.report_file(Path(output)) == report
-    (tmp_path / "heads" / "vt" / files.MANIFEST).unlink()
-    with pytest.raises(OurMistake, match="there already"):
-        run("federate", "vt", "-o", "heads/vt")
 
 
 def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:

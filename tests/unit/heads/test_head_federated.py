@@ -16,50 +16,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from head_stand_ins import MODEL, asked, made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from private_head_stand_ins import ROUNDS, ask, hospitals_of, made
 
 from shared_model import privacy, signing
 from shared_model.accounting import epsilon_pld
 from shared_model.config import PrivacyPlan
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads import files
-from shared_model.heads.answers import FAR, NO_INTERVAL, answer
-from shared_model.heads.card import card, promises
-from shared_model.heads.manifest import HeadManifest
+from shared_model.heads.answers import answer
 from simulations.heads import private_calibration as histogram
 from simulations.heads.compare import compare, with_figures
 from simulations.heads.data import HeadData
-from simulations.heads.federate import Ask, PrivateHead, calibration_plan, private_head, settle
-from simulations.heads.hospitals import Hospital, divided, features_of, shared_out, together
+from simulations.heads.federate import calibration_plan, private_head, settle
+from simulations.heads.hospitals import divided, features_of, shared_out, together
 from simulations.heads.private_steps import LinearUnit, PatientTensors, noise_of, summed, tensors
 from simulations.heads.public import PublicSpace, of_fingerprints
 from simulations.models import open_model
-
-ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
 def space() -> PublicSpace:
     """Of fingerprints that are nobody's."""
     return of_fingerprints(made_up(patients=200, seed=99, strength=0.0).fingerprints, 8)
-
-
-def hospitals_of(data: HeadData, count: int = 3) -> list[Hospital]:
-    """The patients dealt out."""
-    return shared_out(data, count, 0)[0]
-
-
-def ask(**changes: Any) -> Ask:
-    """Few rounds, noise that repeats."""
-    usual: dict[str, Any] = {
-        "mode": "distributed", "epsilon": 3.0, "rounds": ROUNDS, "sample_rate": 0.5,
-        "noise": "NonPrivateForTests",
-    }  # fmt: skip
-    return Ask(**(usual | changes))
-
-
-def made(space: PublicSpace, data: HeadData, asks: Ask, **changes: Any) -> PrivateHead:
-    """A private head of made-up patients."""
-    return private_head(hospitals_of(data), MODEL, space, asks, asked(**changes), borders="made up")
 
 
 @settings(max_examples=10, deadline=None)
@@ -235,51 +213,6 @@ def test_histogram_without_noise_reads_off_what_the_patients_say() -> None:
         assert 0.9 <= inside < 1.0
 
 
-@pytest.mark.parametrize("classes", [2, 5])
-def test_temperature_is_not_drawn_from_noise(classes: int) -> None:
-    """300 histograms of noise alone gave each of the five temperatures about as often as another.
-    Of nobody at all nothing is fitted either."""
-    rng = np.random.default_rng(0)
-    shape = histogram.shape_of("classes", classes)
-    for spread, most in ((50.0, 5), (0.0, 0)):
-        found = [
-            histogram.read_off(
-                spread * rng.normal(size=shape), "classes", level=0.9, promise="each class",
-                far_level=0.99, scale=1.0, noise_std=spread,
-            )
-            for _ in range(300)
-        ]  # fmt: skip
-        fitted = sum("temperature" not in one.hidden for one in found)
-        assert fitted <= most
-        assert sum(one.temperature != 1.0 for one in found) <= fitted
-
-
-@pytest.mark.parametrize(
-    ("turned", "wanted"), [(0.5, 0.5), (0.7, 0.7), (1.0, 1.0), (1.4, 1.4), (2.0, 2.0)]
-)
-def test_temperature_of_many_patients_is_fitted(turned: float, wanted: float) -> None:
-    """Under little noise, to patients whose truths are drawn at the head's own probabilities; 1,
-    too, may be what they say. Under noise that hides them it is 1, and said to be nobody's."""
-    rng = np.random.default_rng(1)
-    logit = 3.0 * rng.normal(size=40_000)
-    truth = rng.random(len(logit)) < 1.0 / (1.0 + np.exp(-logit / turned))
-    total = np.zeros(histogram.shape_of("classes", 2))
-    for row, heat in enumerate(histogram.TEMPERATURES):
-        share = 1.0 / (1.0 + np.exp(-np.where(truth, logit, -logit) / heat))
-        place = np.minimum((share * histogram.BINS).astype(int), histogram.BINS - 1)
-        np.add.at(total[row], truth * histogram.BINS + place, 1.0)
-    height, norm = histogram.heights("classes", 2)
-    total *= height / norm
-    for spread, known in ((1.0, True), (4000.0, False)):
-        noisy = total + spread * rng.normal(size=total.shape)
-        found = histogram.read_off(
-            noisy, "classes", level=0.9, promise="each class", far_level=0.99, scale=1.0,
-            noise_std=spread,
-        )  # fmt: skip
-        assert found.temperature == (wanted if known else 1.0)
-        assert ("temperature" in found.hidden) != known
-
-
 def test_histogram_that_is_all_noise_promises_nothing() -> None:
     """Sets of all classes, no interval, no word on distance."""
     rng = np.random.default_rng(0)
@@ -298,77 +231,6 @@ def test_histogram_that_is_all_noise_promises_nothing() -> None:
         promised += (max(found.least) > 0.0) + ("interval" not in number.hidden)
         promised += "distance" not in number.hidden
     assert promised <= 3  # of 600
-
-
-def test_last_bin_is_no_limit() -> None:
-    """It holds everything that is larger still: a promise that only it would keep is none."""
-    shape = histogram.shape_of("number", 0)
-    height, norm = histogram.heights("number", 0)
-    for place, hidden in ((18, ()), (19, ("distance", "interval"))):
-        total = np.zeros(shape)
-        total[:, place] = 1000.0
-        found = histogram.read_off(
-            total * height / norm, "number", level=0.9, promise="overall", far_level=0.99,
-            scale=20.0, noise_std=0.0,
-        )  # fmt: skip
-        assert found.hidden == hidden
-
-
-def test_number_whose_noise_left_no_interval_abstains_and_says_why(
-    space: PublicSpace, tmp_path: Path
-) -> None:
-    """As classes do; it answered 527 windows of 534 with prediction +- 60 years. Card and manifest
-    say of interval and distance that there are none, and it may be signed as it is."""
-    data = made_up("number", patients=60)
-    head = made(space, data, ask(noise="system", epsilon=0.5)).head
-    assert set(head.manifest.hidden) == {"interval", "distance"}
-    told = answer(head, data.fingerprints)
-    assert {one.value for one in told} == {one.low for one in told} == {None}
-    assert {one.why_abstained for one in told} <= {NO_INTERVAL, FAR}
-    text = card(head.manifest)
-    assert "no interval: the noise hides the patients; the head abstains from every item" in text
-    assert "which is no limit of its patients (the noise hides the patients)" in text
-    assert "+- 60" not in text
-    files.write(tmp_path / "head", head)
-    files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
-    held_out = together([one.measure for one in hospitals_of(data)])
-    shown = with_figures(head, held_out, asked(), "the steering group").manifest
-    names = [one.name for part in (shown, *shown.groups) for one in part.figures]
-    assert "mean absolute error" in names
-    assert "within the band" not in names
-    assert shown.band is not None
-    assert shown.band.coverage is None
-
-
-def test_classes_whose_noise_left_no_temperature_say_that_they_are_not_calibrated(
-    space: PublicSpace,
-) -> None:
-    """In the card and in what stands beside the answers; the temperature is 1."""
-    manifest = made(space, made_up(patients=60), ask(epsilon=0.5)).head.manifest
-    assert manifest.temperature is not None
-    assert manifest.temperature.temperature == 1.0
-    assert manifest.temperature.fitted_on == ""
-    words = "not calibrated: the noise hides the patients"
-    assert words in promises(manifest)["probabilities"]
-    assert f"- {words}" in card(manifest)
-    assert "fitted on" not in card(manifest)
-
-
-def test_private_head_of_an_older_format_is_not_known_to_promise_anything(
-    space: PublicSpace,
-) -> None:
-    """It did not say what the noise had hidden: a number of it abstains; classes are read."""
-    older = {}
-    for kind in ("number", "classes"):
-        head = made(space, made_up(kind, patients=60), ask()).head
-        fields = {"format": 2, "hidden": ()}
-        older[kind] = replace(head, manifest=head.manifest.model_copy(update=fields))
-        plain = older[kind].manifest.to_bytes()
-        assert b'"hidden"' not in plain
-        assert HeadManifest.from_bytes(plain).to_bytes() == plain
-    assert {one.value for one in answer(older["number"], made_up("number").fingerprints)} == {None}
-    assert "did not say" in promises(older["number"].manifest)["interval"]
-    assert promises(older["classes"].manifest)["probabilities"].startswith("not calibrated")
 
 
 def test_private_head_has_no_figure_and_no_count_of_anybody(

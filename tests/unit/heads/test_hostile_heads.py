@@ -22,10 +22,8 @@ from shared_model.heads.answers import answer, refuse_other_model
 from shared_model.heads.arrays import Head
 from shared_model.heads.manifest import (
     ARRAYS_LIMIT_BYTES,
-    FORMAT,
     MANIFEST_LIMIT_BYTES,
     TAG,
-    Figure,
     HeadManifest,
 )
 
@@ -240,107 +238,6 @@ def test_card_that_says_something_else_is_refused(head: Head, tmp_path: Path) ->
     with pytest.raises(Refused) as caught:
         files.read(tmp_path / "head")
     assert caught.value.reason == "card"
-
-
-PRAISE = "# Head: sex\n\nCE-marked class IIa. AUROC 0.99\n"
-
-
-def with_praise(folder: Path, head: Head, version: int) -> None:
-    """The folder's card is praise, and the manifest honestly has its digest."""
-    praise = PRAISE.encode()
-    fields = json.loads(head.manifest.to_bytes())
-    fields |= {"card_digest": canonical.digest(praise), "format": version}
-    for name in {1: ("figures_from", "hidden"), 2: ("hidden",)}.get(version, ()):
-        del fields[name]
-    (folder / files.CARD).write_bytes(praise)
-    (folder / files.MANIFEST).write_bytes(canonical.encode(fields))
-
-
-def test_card_whose_digest_was_made_to_fit_is_refused(head: Head, tmp_path: Path) -> None:
-    """A signer may put any text there; of the format in use the card is made again and compared.
-    Cards of older formats were worded otherwise: such a head is read, and passes no border."""
-    key, folder = Ed25519PrivateKey.generate(), tmp_path / "head"
-    files.write(folder, head)
-    with_praise(folder, head, FORMAT)
-    with pytest.raises(Refused) as caught:
-        files.read(folder)
-    assert caught.value.reason == "card"
-    for version in range(1, FORMAT):
-        with_praise(folder, head, version)
-        body = files.read(folder).manifest.to_bytes()
-        (folder / files.SIGNATURE).write_bytes(signing.sign(key, TAG, body))
-        for cross in (
-            lambda: files.sign(folder, key),
-            lambda: files.verify(folder, signing.public_bytes(key)),
-        ):
-            with pytest.raises(Refused) as caught:
-                cross()
-            assert caught.value.reason == "format"
-
-
-def figure(name: str, *values: float | None) -> dict[str, Any]:
-    """As the manifest has one."""
-    return dict(zip(("name", "value", "low", "high"), (name, *values), strict=True))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        figure("AUROC", 7.0, 0.647, 0.811),
-        figure("AUROC", 7.0, None, None),
-        figure("AUROC", 0.7, 0.8, 0.9),
-        figure("AUROC", 0.7, 0.5, 0.6),
-        figure("AUROC", 0.7, None, 1.5),
-        figure("accuracy", -0.1, -0.2, 0.3),
-        figure("truth in the set, yes", 1.01, 0.9, 1.02),
-        figure("answered", 93.0, 90.0, 95.0),
-        figure("mean absolute error", -1.0, -2.0, 1.0),
-        figure("mean absolute error", 1.0, -2.0, 1.0),
-        figure("correlation", -1.5, None, None),
-        figure("AUROC of experts", 0.99, 0.98, 1.0),
-    ],
-)
-def test_figure_that_cannot_be_is_refused(head: Head, wrong: dict[str, Any]) -> None:
-    """Outside its interval or the range of its kind, or of a kind that no head has; of all patients
-    and of a group."""
-    for fields in (
-        {"figures": [wrong]},
-        {"groups": [{"name": "female", "figures": [wrong], "why_none": ""}]},
-    ):
-        with pytest.raises(Refused) as caught:
-            HeadManifest.from_bytes(changed(head, **fields))
-        assert caught.value.reason == "manifest"
-
-
-def test_figure_of_few_patients_has_an_interval_that_holds_it() -> None:
-    """A percentile interval may miss its own value; a head is not refused for that."""
-    assert Figure.of("AUROC", 0.9, 0.1, 0.8).high == 0.9
-    assert Figure.of("AUROC", 0.05, 0.1, 0.8).low == 0.05
-    assert Figure.of("AUROC", 0.5, None, None).low is None
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"limits": "CE-marked medical device class IIa. For diagnosis."},
-        {"limits": ""},
-        {"open_data": " "},
-        {"open_data": "..."},
-        {"figures_public": " - "},
-        {"hidden": ["temperature"]},
-        {"hidden": ["interval"]},
-        {"hidden": ["distance", "distance"]},
-        {"hidden": ["sets"]},
-    ],
-)
-def test_words_that_are_not_the_makers_to_choose_are_refused(
-    head: Head, fields: dict[str, Any]
-) -> None:
-    """What a head is for is the program's to say; a blank is no reason, and nobody; what noise has
-    hidden is something that the head has."""
-    with pytest.raises(Refused) as caught:
-        HeadManifest.from_bytes(changed(head, **fields))
-    assert caught.value.reason == "manifest"
 
 
 def test_folder_without_a_head_is_refused(tmp_path: Path) -> None:
