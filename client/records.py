@@ -107,18 +107,19 @@ class _File:
     shown: str
 
 
-def read_folder(path: Path, mapping: Mapping | None = None) -> Iterator[Recording | ReadFault]:
+def read_folder(
+    path: Path, mapping: Mapping | None = None, *, tables: tuple[Path, ...] = ()
+) -> Iterator[Recording | ReadFault]:
     """Read a folder (with its subfolders) or one file, in order of names, one recording in memory.
 
-    `mapping`: how to read; None guesses it. Whatever is wrong with a file comes as a ReadFault.
-    Raises OurMistake if `path` is neither a file nor a folder.
+    `mapping`: how to read; None guesses it. `tables`: beside one file, read with it. Whatever is
+    wrong with a file comes as a ReadFault. Raises OurMistake if `path` is no file and no folder.
     """
     files, faults = _walk(path)
+    files = [*(_File(one, one.name, safe_name(one.name, 1)) for one in tables), *files]
     yield from faults
-    if mapping is None:
-        mapping = _guess(files)
-    folder = _Reader(path if path.is_dir() else path.parent, files, mapping)
-    yield from folder.read()
+    mapping = _guess(files) if mapping is None else mapping
+    yield from _Reader(path if path.is_dir() else path.parent, files, mapping).read()
 
 
 def guess_mapping(path: Path) -> Mapping:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from shared_model import outputs, terminal
-from shared_model.errors import DataFault, OurMistake
+from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
     from shared_model.heads.arrays import Head
-    from simulations.heads.apply import Items
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 TASK_NAMES = (
@@ -40,8 +39,9 @@ app = typer.Typer(
 
 def register(lab: typer.Typer) -> None:
     """Add `head` to the lab's commands."""
-    from simulations import cli_head_federate
+    from simulations import cli_head_apply, cli_head_federate
 
+    cli_head_apply.add(app)
     cli_head_federate.add(app)
     lab.add_typer(app)
 
@@ -145,6 +145,7 @@ def train(
 
     chosen = task_named(task)
     used = None if sites and sensors is None else chosen.sensors(sensors)
+    open_data = reason(open_data, "--open-data")
     free(output)
     model = open_model(on, signer)
     asked = Asked(
@@ -165,130 +166,14 @@ def train(
 def show(folder: HeadFolder, as_json: AsJson = False) -> None:
     """What a head is: figures, calibration, privacy. Its files are checked, not its signature.
 
+    Whether it has one is said; who signed is what fedprint-lab head verify tells.
+
     Example: fedprint-lab head show heads/hypertension
     """
     from shared_model.heads import files
 
-    report(files.read(folder), folder, [], as_json)
-
-
-@app.command()
-def apply(
-    folder: HeadFolder,
-    source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Recordings, or a Parquet file of fingerprints.")
-    ],
-    on: Annotated[
-        str, typer.Option(help="The head's model, for recordings; as for train.")
-    ] = "warm-start",
-    signer: Annotated[str | None, typer.Option(help="Of the model's release.")] = None,
-    head_signer: Annotated[
-        str | None, typer.Option("--head-signer", help="Verify the head's signature by this key.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Answer for windows, recordings or patients; abstain where the head does not know.
-
-    INPUT is a recording, a folder of them, or what fedprint-node fingerprint wrote. A row says
-    whose it is: the patient's number in the order of reading, the pseudonym if INPUT has it, and
-    the recording, whose file's name may name a patient. Files that cannot be read are listed with
-    their cause, the rest is answered, and the exit status is 4.
-
-    Example: fedprint-lab head apply heads/hypertension ../shared/data/clinic_ppg_bp
-    Example: fedprint-lab head apply heads/hypertension ward7-ppg.parquet --json
-    """
-    from client.fingerprints import fault_rows
-    from shared_model.heads import files
-    from shared_model.release_files import read_signer
-    from simulations.heads import apply as applied
-
-    head = files.verify(folder, read_signer(head_signer)) if head_signer else files.read(folder)
-    if not source.exists():
-        raise OurMistake(f"There is no {source}.")
-    windows = read_input(head, source, on, signer, as_json)
-    items = applied.pooled(head, windows)
-    make = applied.pair_rows if head.manifest.kind == "identity" else applied.rows
-    rows = list(make(head, items))
-    abstained = sum(row["answer"] == "abstain" for row in rows)
-    told = {
-        "task": head.manifest.task,
-        "signature": "verified" if head_signer else "NOT CHECKED (no --head-signer given)",
-        "limits": head.manifest.limits,
-        "answers": len(rows) - abstained,
-        "abstained": abstained,
-        "unreadable_files": len(windows.faults),
-    }
-    if as_json:
-        terminal.print_json({**told, "faults": fault_rows(windows.faults), "rows": rows})
-    else:
-        show_answers(told, rows, fault_rows(windows.faults))
-    if windows.faults:
-        raise DataFault(
-            f"{len(windows.faults)} recordings could not be read; the answers are for the rest.",
-            cause="partly",
-            do="Read the causes above; correct or leave out those files.",
-        )
-
-
-def read_input(head: Head, source: Path, on: str, signer: str | None, as_json: bool) -> Items:
-    """What there are answers for. Where nothing could be read, why is said before it is raised."""
-    from client.cli_release import show_faults
-    from client.fingerprints import NothingRead
-    from simulations.heads.apply import from_recordings
-    from simulations.heads.fingerprint_file import from_parquet
-    from simulations.models import open_model
-
-    if signer is not None and is_fingerprints(source):
-        raise OurMistake(
-            "A file of fingerprints is read without the model: --signer verifies nothing.",
-            do="Leave out --signer, or name recordings. The head's own key: --head-signer",
-        )
-    try:
-        with Saying() as say:
-            say("reading")
-            if is_fingerprints(source):
-                return from_parquet(head, source)
-            return from_recordings(head, source, open_model(on, signer))
-    except NothingRead as error:
-        show_faults(error.faults, as_json)
-        raise
-
-
-def show_answers(
-    told: dict[str, Any], rows: list[dict[str, object]], faults: list[dict[str, str]]
-) -> None:
-    """Answers at the terminal, without columns that say nothing of anybody."""
-    empty = {name for name in rows[0] if all(row[name] is None for row in rows)} if rows else set()
-    shown = [
-        {name: value for name, value in row.items() if name not in empty}
-        for row in rows[:MOST_SHOWN]
-    ]
-    terminal.show(f"{told['task']}: answers", shown, as_json=False)
-    if len(rows) > len(shown):
-        terminal.out.print(f"{len(rows) - len(shown)} more rows: say --json.")
-    for name, value in told.items():
-        terminal.out.print(f"{name}: {value}", highlight=False)
-    if faults:
-        terminal.show("Not read", faults, as_json=False)
-
-
-MOST_SHOWN = 60
-
-
-def is_fingerprints(source: Path) -> bool:
-    """Whether a Parquet file holds fingerprints, and not recordings; a damaged one does not."""
-    if source.is_dir() or source.suffix != ".parquet":
-        return False
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    from client.formats.parquet_footer import read_footer
-
-    try:
-        read_footer(source, source.stat().st_size)
-        return "fingerprint" in parquet.read_schema(source).names
-    except (arrow.ArrowException, DataFault, OSError, ValueError):  # the last: a name in no UTF-8
-        return False
+    signed = "there, NOT VERIFIED" if files.is_signed(folder) else "none"
+    report(files.read(folder), folder, [], as_json, signature=signed)
 
 
 @app.command()
@@ -298,6 +183,8 @@ def sign(
     as_json: AsJson = False,
 ) -> None:
     """Sign a head for other hospitals. Refused if it was trained without noise on closed data.
+
+    Refused too while its folder holds anything but the head and its plots.
 
     Example: fedprint-lab head sign heads/age --key ~/.fedprint/coordinator/keys/release.pem
     """
@@ -310,6 +197,7 @@ def sign(
         "head": head.manifest.digest,
         "signer": signing.public_bytes(secret).hex(),
         "file": str(folder / files.SIGNATURE),
+        "may_be_sent": ", ".join(files.FILES),
     }
     terminal.show("Signed", [told], as_json=as_json)
 
@@ -330,6 +218,23 @@ def verify(
     head = files.verify(folder, read_signer(signer))
     told = {"head": head.manifest.digest, "task": head.manifest.task, "signature": "verified"}
     terminal.show("Verified", [told], as_json=as_json)
+
+
+def reason(text: str, option: str) -> str:
+    """What an option gives as the reason, or as who decided, as a manifest holds it; "" if nothing.
+
+    Raises:
+        OurMistake: there is a blank, or signs, where words should be.
+    """
+    from shared_model.heads.stated import says_something
+    from simulations.heads.train import plain_words
+
+    told = plain_words(text).strip()
+    if text and not says_something(told):
+        raise OurMistake(
+            f"{option} says nothing.", do="Give the reason in words (ASCII), or leave it out."
+        )
+    return told
 
 
 def free(folder: Path) -> None:
@@ -360,14 +265,17 @@ class Saying:
 
 def plots(folder: Path, head: Head) -> list[Any]:
     """Draw what the manifest has curves for."""
+    from shared_model.heads.files import PLOTS
     from simulations.heads.plots import draw_all
 
-    place = folder / "plots"
+    place = folder / PLOTS
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return draw_all(place, head.manifest)
 
 
-def report(head: Head, folder: Path, drawn: list[Any], as_json: bool) -> None:
+def report(
+    head: Head, folder: Path, drawn: list[Any], as_json: bool, *, signature: str = "none"
+) -> None:
     """A head at the terminal, or its manifest as JSON."""
     from shared_model.heads.card import card
 
@@ -377,13 +285,14 @@ def report(head: Head, folder: Path, drawn: list[Any], as_json: bool) -> None:
             {"name": p.name, "files": [str(f) for f in p.files], "caption": p.caption}
             for p in drawn
         ]
-        terminal.print_json(
-            {"folder": str(folder), "digest": head.manifest.digest, **told, "plots": shown}
-        )
+        where = {"folder": str(folder), "digest": head.manifest.digest, "signature": signature}
+        terminal.print_json({**where, **told, "plots": shown})
         return
     from rich.markdown import Markdown
 
     terminal.out.print(Markdown(card(head.manifest)))
     terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False)
+    how = f" (fedprint-lab head verify {folder} --signer KEY)" if signature != "none" else ""
+    terminal.out.print(f"signature: {signature}{how}", highlight=False)
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)

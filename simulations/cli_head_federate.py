@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from shared_model.files import write_atomic
 from simulations.cli_head import (
     LARGEST_SEED,
     OVERALL,
@@ -22,6 +22,7 @@ from simulations.cli_head import (
     free,
     plots,
     promise,
+    reason,
     today,
 )
 
@@ -96,8 +97,8 @@ def federate(
 
     The unit is the patient. Standardisation and directions are of simulated windows; temperature,
     sets, band, distance and the head's figures come from a noisy histogram of other patients.
-    Figures of held-out patients have no noise: they go to report.json, which stays, unless the data
-    are open.
+    Figures of held-out patients have no noise: they go to OUTPUT.report.json, beside the folder,
+    which stays; into the head only if the data are open.
 
     Example: fedprint-lab head federate vt -o heads/vt --epsilon 3 --mode distributed
     """
@@ -119,8 +120,11 @@ def federate(
         raise OurMistake(
             "--simulated reads no recordings.", do="Leave out --sites and --data, or --simulated."
         )
+    open_data = reason(open_data, "--open-data")
+    figures_public = reason(figures_public, "--figures-public")
     used = known(sensors or "both") if simulated else chosen.sensors(sensors)
     free(output)
+    free_report(output)
     ask = Ask(
         mode=mode,  # type: ignore[arg-type]  # checked above
         epsilon=epsilon,
@@ -162,20 +166,36 @@ def federate(
     _print(made.report, output, made.head.manifest.digest, drawn, as_json)
 
 
+def report_file(output: Path) -> Path:
+    """Where the report of a head lies: beside its folder, which may be sent as it is."""
+    whole = Path(os.path.abspath(output))
+    return whole.parent / f"{whole.name}.report.json"
+
+
+def free_report(output: Path) -> None:
+    """Raises OurMistake where the report cannot be written, or one lies there already: it is said
+    before the work."""
+    path = report_file(output)
+    outputs.file(path)
+    if os.path.lexists(path):
+        raise OurMistake(f"{path} is there already.", do="Choose another folder, or move it.")
+
+
 def write(output: Path, head: Any, report: dict[str, Any]) -> None:
-    """The head, and what was measured, which stays here."""
+    """The head, and beside its folder what was measured, which stays here."""
     from shared_model.heads import files
 
     files.write(output, head)
-    body = outputs.document(report, indent=1).encode()
-    write_atomic(output / "report.json", body, mode=0o600)
+    outputs.write(report_file(output), outputs.document(report, indent=1).encode())
 
 
 def _print(
     report: dict[str, Any], output: Path, digest: str, drawn: list[Any], as_json: bool
 ) -> None:
+    stays = f"figures of patients without noise, NOT PROTECTED: {report_file(output)} stays here"
     if as_json:
-        terminal.print_json({"folder": str(output), "digest": digest, **report})
+        where = {"folder": str(output), "digest": digest, "report": str(report_file(output))}
+        terminal.print_json({**where, "report_is": stays, **report})
         return
     rows = [
         {"row": "" if place else row["row"], "figure": name, **_interval(row[name])}
@@ -194,13 +214,13 @@ def _print(
     if report["figures_from"] != "patients":
         of = "come from the noisy histogram" if report["figures_in_manifest"] else "are none"
         terminal.out.print(
-            f"The head's own figures {of}; those above are of held-out patients, without noise, "
-            "and stay in report.json.",
+            f"The head's own figures {of}; those above are of held-out patients, without noise.",
             highlight=False,
         )
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)
     terminal.out.print(f"head {digest} in {output}", highlight=False)
+    terminal.out.print(stays, highlight=False)
 
 
 def _interval(one: dict[str, Any]) -> dict[str, str]:

@@ -6,7 +6,8 @@ A head abstains, in this order, where
 - there is no fingerprint of its sensors (the quality gate refused the window, or one is missing),
 - the fingerprint lies farther from those it was trained on than nearly all of them (Mahalanobis),
 - more or less than one class is in its conformal set, or another class is more probable than the
-  one that is: it does not know. (Of a rare class the set may hold what is not probable: its few
+  one that is: it does not know; of a number, where the noise of a private training left it no
+  interval. (Of a rare class the set may hold what is not probable: its few
   patients promise nothing else. The set may say so; an answer may not.)
 """
 
@@ -26,6 +27,9 @@ Numbers = npt.NDArray[np.float64]
 NO_FINGERPRINT = "no usable window of its sensors"
 FAR = "far from what it was trained on"
 UNSURE = "not sure enough"
+NO_INTERVAL = "no interval is known"
+SAME, NOT_SHOWN = "same", "not shown to be the same"
+"""Of two recordings: a threshold set against false accepts shows nothing below it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def _number(head: Head, value: float, distance: float) -> Answer:
         raise OurMistake("A head of a number has a band.")
     if distance > head.manifest.distance.limit:
         return Answer(None, FAR, distance=distance)
+    if "interval" in head.manifest.unknown:
+        return Answer(None, NO_INTERVAL, distance=distance)
     low, high = value - band.half_width, value + band.half_width
     return Answer(value, "", low=low, high=high, distance=distance)
 

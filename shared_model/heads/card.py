@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shared_model import canonical
+from shared_model.heads.answers import NOT_SHOWN, SAME
 from shared_model.heads.manifest import (
     FEWEST_IN_GROUP,
     Figure,
@@ -37,9 +38,12 @@ PERSONAL = (
 )
 
 
+ERROR_RATES = ("false-accept rate", "false-reject rate")
+"""Figures of identity: how often each of its answers is wrong."""
 SURE = {
     1: "; figures are of that rule, and programs of today abstain too where another is likelier",
     2: " and no other is more probable",
+    3: " and no other is more probable",
 }
 """By the manifest's format."""
 
@@ -64,7 +68,7 @@ def _lines(manifest: HeadManifest) -> Iterator[str]:
     yield "## Data"
     yield ""
     rows = [(one.name, one.what, str(one.patients), one.licence) for one in manifest.collections]
-    yield from _table(("collection", "what", "patients", "licence (stated, or by the name)"), rows)
+    yield from _table(("collection", "what", "patients", "licence (stated, or known by folder and recordings)"), rows)
     if manifest.open_data:
         yield f"Open to everybody, as the training command says: {manifest.open_data}"
         yield ""
@@ -102,7 +106,10 @@ def _lines(manifest: HeadManifest) -> Iterator[str]:
 
 
 def _facts(manifest: HeadManifest) -> Iterator[tuple[str, str]]:
-    yield "answers", ", ".join(manifest.classes) or (manifest.unit or "same person or not")
+    yield (
+        "answers",
+        ", ".join(manifest.classes) or (manifest.unit or f"{SAME} person, or {NOT_SHOWN}"),
+    )
     yield "one answer is of", ITEMS[manifest.item]
     yield "sensors", SENSORS[manifest.sensors]
     yield "quality gate", "on" if manifest.gated else "off: quality is the question"
@@ -164,8 +171,9 @@ def _groups(manifest: HeadManifest) -> Iterator[tuple[str, ...]]:
 
 def _calibration(manifest: HeadManifest) -> Iterator[str]:
     heat, sets, band = manifest.temperature, manifest.sets, manifest.band
+    told = promises(manifest)
     if heat is not None:
-        yield f"temperature {heat.temperature:.3f}, fitted on {heat.fitted_on}"
+        yield told["probabilities"]
         if heat.ece_before is not None and heat.ece_after is not None:
             yield (
                 "expected calibration error on patients it was not fitted on: "
@@ -194,19 +202,70 @@ def _calibration(manifest: HeadManifest) -> Iterator[str]:
                 "those that are far, it abstains"
             )
     if band is not None:
-        yield f"interval for {band.level:.0%}: prediction +- {band.half_width:.3g} {manifest.unit}"
+        yield told["interval"]
         if band.coverage is not None:
             yield f"measured on patients left out: it holds the truth in {band.coverage:.1%}"
     if manifest.verification is not None:
         found = manifest.verification
-        yield f"same person: cosine of at least {found.threshold:.3f} ({found.aim})"
-    far = manifest.distance
-    beyond = "" if far.beyond is None else f"; {far.beyond:.1%} of items of patients left out are"
-    yield (
-        f"abstains where the Mahalanobis distance per feature from {far.from_what} is beyond "
-        f"{far.limit:.3g}{beyond}"
-    )
+        yield f"{SAME}: cosine of at least {found.threshold:.3f} ({found.aim}); {told[SAME]}"
+        yield f"{NOT_SHOWN}: a lower cosine; {told[NOT_SHOWN]}"
+    yield told["distance"]
     yield "abstains where the quality gate refused the window or its sensors are not there"
+
+
+def promises(manifest: HeadManifest) -> dict[str, str]:
+    """What probabilities, interval, answers and distance of this head are worth, in words: those
+    that it has, for its card and beside its answers."""
+    hides, unknown = _hides(manifest), manifest.unknown
+    heat, band, far = manifest.temperature, manifest.band, manifest.distance
+    made: dict[str, str] = {}
+    if heat is not None:
+        made["probabilities"] = f"temperature {heat.temperature:.3f}, fitted on {heat.fitted_on}"
+        if "temperature" in unknown:
+            made["probabilities"] = f"not calibrated: {hides}; temperature {heat.temperature:.3f}"
+    if band is not None:
+        made["interval"] = (
+            f"interval for {band.level:.0%}: prediction +- {band.half_width:.3g} {manifest.unit}"
+        )
+        if "interval" in unknown:
+            made["interval"] = f"no interval: {hides}; the head abstains from every item"
+    if manifest.verification is not None:
+        accepts, rejects = (_rate(manifest, name) for name in ERROR_RATES)
+        made[SAME] = f"said of {accepts} of the pairs of two people (false-accept rate)"
+        made[NOT_SHOWN] = (
+            f"said of {rejects} of the pairs of one person (false-reject rate); it does not say "
+            "that they are two people"
+        )
+    made["distance"] = (
+        f"abstains where the Mahalanobis distance per feature from {far.from_what} is beyond "
+        f"{far.limit:.3g}"
+    )
+    if "distance" in unknown:
+        made["distance"] += (
+            f", which is no limit of its patients ({hides}): patients unlike those of the training "
+            "may be answered"
+        )
+    if far.beyond is not None:
+        made["distance"] += f"; {far.beyond:.1%} of items of patients left out are"
+    return made
+
+
+def _rate(manifest: HeadManifest, name: str) -> str:
+    """A rate with its interval, of patients left out."""
+    found = next((one for one in manifest.figures if one.name == name), None)
+    if found is None:
+        return "a share that was not measured"
+    _, value, interval = _row(found)
+    return f"{value} ({interval})"
+
+
+def _hides(manifest: HeadManifest) -> str:
+    """Why something is not known."""
+    if manifest.format < 3:
+        return "the noise may hide the patients, and the version that made the head did not say"
+    if manifest.privacy.mode == "without":
+        return "there are too few patients"
+    return "the noise hides the patients"
 
 
 def _privacy(manifest: HeadManifest) -> Iterator[str]:

@@ -4,12 +4,14 @@
     read(folder)                            verify(folder, signer)
 
 Whatever lies in the folder is hostile until it is read: regular files of these names alone are
-opened, links are not followed, and the card must be the one whose digest the manifest has. What the
-commands show is made from the manifest, never the file.
+opened, links are not followed, and the card must be the one that is made from the manifest (of an
+older format, whose cards were worded otherwise, the one whose digest it has: such a head is read,
+and neither signed nor verified). What the commands show is made from the manifest, never the file.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,12 +25,17 @@ from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
 from shared_model.heads.manifest import (
     ARRAYS_LIMIT_BYTES,
+    FORMAT,
     MANIFEST_LIMIT_BYTES,
     TAG,
     HeadManifest,
 )
 
 MANIFEST, ARRAYS, CARD, SIGNATURE = "head.json", "head.safetensors", "MODEL_CARD.md", "head.sig"
+FILES = (MANIFEST, ARRAYS, CARD, SIGNATURE)
+"""All that a head is; what else lies in its folder nothing vouches for."""
+PLOTS = "plots"
+"""Folder that a command may draw into; its pictures show what the manifest says."""
 CARD_LIMIT_BYTES = 2**20
 SIGNATURE_BYTES = 64
 
@@ -62,7 +69,9 @@ def read(folder: Path) -> Head:
         raise OurMistake(f"{folder} is no folder.", do="Name the folder of a head.")
     manifest = HeadManifest.from_bytes(read_regular(folder / MANIFEST, MANIFEST_LIMIT_BYTES))
     head = arrays_io.opened(manifest, read_regular(folder / ARRAYS, ARRAYS_LIMIT_BYTES))
-    if digest(read_regular(folder / CARD, CARD_LIMIT_BYTES)) != manifest.card_digest:
+    found = read_regular(folder / CARD, CARD_LIMIT_BYTES)
+    made = manifest.format < FORMAT or found == card(manifest).encode()
+    if digest(found) != manifest.card_digest or not made:
         raise Refused(
             "MODEL_CARD.md is not the card of this head.",
             reason="card",
@@ -71,14 +80,44 @@ def read(folder: Path) -> Head:
     return head
 
 
+def is_signed(folder: Path) -> bool:
+    """Whether something lies where the signature would; it is not looked at."""
+    return os.path.lexists(folder / SIGNATURE)
+
+
+def _refuse_older(head: Head, do: str) -> None:
+    """Raises Refused (reason "format") where nobody can say whether the card is the head's."""
+    if head.manifest.format < FORMAT:
+        raise Refused(
+            "This head was made by an earlier version: that its card says what it is cannot be "
+            "checked.",
+            reason="format",
+            do=do,
+        )
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises OurMistake where the folder holds anything that is not of the head: who sends the
+    folder would send that too."""
+    others = sorted({one.name for one in folder.iterdir()} - {*FILES, PLOTS})
+    if others:
+        named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        raise OurMistake(
+            f"The folder holds what is not of the head, and the signature is not for: {named}.",
+            do="Take it out of the folder, then sign again.",
+        )
+
+
 def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
     """Sign a head for other hospitals.
 
     Raises:
-        Refused: it was trained without noise on data that are not open (reason "not private"), or
-            as `read`.
+        OurMistake: the folder holds other files.
+        Refused: it was trained without noise on data that are not open (reason "not private"), an
+            earlier version made it (reason "format"), or as `read`.
     """
     head = read(folder)
+    _refuse_older(head, "Train it again.")
     why = head.manifest.why_stays
     if why:
         raise Refused(
@@ -87,6 +126,7 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
             do="Train it with: fedprint-lab head federate. Or, if everybody has the data anyway, "
             "train it again with --open-data and the reason.",
         )
+    _refuse_others(folder)
     body = head.manifest.to_bytes()
     write_atomic(folder / SIGNATURE, signing.sign(key, TAG, body))
     return head
@@ -97,9 +137,10 @@ def verify(folder: Path, signer: bytes) -> Head:
 
     Raises:
         Refused: not signed by it (reason "signature"); trained without noise on data that are not
-            open (reason "not private"); or as `read`.
+            open (reason "not private"); of an earlier version (reason "format"); or as `read`.
     """
     head = read(folder)
+    _refuse_older(head, "Ask whoever gave you the head for one of this version.")
     signature = read_regular(folder / SIGNATURE, SIGNATURE_BYTES)
     signing.verify(signer, TAG, head.manifest.to_bytes(), signature)
     why = head.manifest.why_stays

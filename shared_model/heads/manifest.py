@@ -11,37 +11,49 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from shared_model import canonical
 from shared_model.errors import OurMistake, Refused
+from shared_model.heads.stated import (
+    AGES,
+    BY_AGE,
+    BY_SEX,
+    FEWEST_IN_GROUP,
+    NOISY_FIGURES,
+    CurvePoint,
+    Figure,
+    Finite,
+    Group,
+    Name,
+    Share,
+    Strict,
+    Words,
+    says_something,
+)
 
-FORMAT = 2
+__all__ = [
+    "AGES", "ARRAYS_LIMIT_BYTES", "BY_AGE", "BY_SEX", "FEWEST_IN_GROUP", "FORMAT", "LIMITS",
+    "MANIFEST_LIMIT_BYTES", "MOST_CLASSES", "TAG", "ArraysFile", "Band", "BaseModelOfHead", "Bin",
+    "ClassCount", "Collection", "CurvePoint", "Digest", "Distance", "Figure", "Finite", "Group",
+    "HeadManifest", "Hidden", "Item", "Kind", "Name", "Positive", "Privacy", "Sensors", "Sets",
+    "Spent", "Temperature", "Verification", "Words",
+]  # fmt: skip
+
+FORMAT = 3
 """1: the class of a set of one was answered, however improbable; figures of answers are of that
-rule. 2: it has to be the most probable one; and `figures_from`. Both are read; all heads answer by
-the second rule."""
+rule. 2: it has to be the most probable one; and `figures_from`. 3: the card is exactly what
+`shared_model.heads.card` makes of the manifest, so that whoever words it anew gives the next
+number; and `hidden`. All are read and answer by the second rule; only the last is signed and
+verified."""
 TAG = "head-manifest"
 """Type tag of the signature: one made for a release, or anything else, never verifies here."""
 MANIFEST_LIMIT_BYTES = 2**20
 ARRAYS_LIMIT_BYTES = 2**20
 """A head of 32 classes has 84 kB."""
 MOST_CLASSES = 32
-FEWEST_IN_GROUP = 20
-"""Patients below which a group's figures are not given."""
-BY_SEX = ("female", "male", "sex not known")
-AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
-"""From, below, name."""
-BY_AGE = (*(name for _, _, name in AGES), "age not known")
-NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class",
-                 "mean absolute error (at most ")  # fmt: skip
-"""How names of figures of a noisy histogram begin: there are no others."""
+FARTHEST = 8.0
+"""Last distance of a private head's histogram: a limit there is none."""
 
 LIMITS = (
     "For research. Not a medical device: not for diagnosis, monitoring or treatment. Figures hold "
@@ -49,45 +61,16 @@ LIMITS = (
 )
 
 Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
-Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
-Words = Annotated[str, StringConstraints(pattern=r"\A[ -;=?-Z^_a-{}~]{0,600}\z")]
-"""Printable ASCII without backtick, bar, backslash, square and angle brackets: nothing that makes a
-link, a picture or a cell of a card."""
 Date = Annotated[str, StringConstraints(pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]\z")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 Sensors = Literal["both", "ecg", "ppg"]
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
+Hidden = Literal["temperature", "interval", "distance"]
 
 
-class _Strict(BaseModel):
-    """No coercion, no unknown fields, no change after it is made."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Figure(_Strict):
-    """A measured figure with its 95 % interval, bootstrap over patients or, of a noisy histogram,
-    over its noise and the chance of patients; None: not estimable."""
-
-    name: Name
-    value: Finite
-    low: Finite | None
-    high: Finite | None
-
-
-class Group(_Strict):
-    """Figures of some of the patients; none, and why, where they are too few."""
-
-    name: Name
-    figures: Annotated[tuple[Figure, ...], Field(max_length=16)]
-    why_none: Words
-
-
-class Collection(_Strict):
+class Collection(Strict):
     """A folder of recordings that the head was trained on."""
 
     name: Name
@@ -96,7 +79,7 @@ class Collection(_Strict):
     patients: Count
 
 
-class ClassCount(_Strict):
+class ClassCount(Strict):
     """Items and patients of a class."""
 
     name: Name
@@ -104,7 +87,7 @@ class ClassCount(_Strict):
     patients: Count
 
 
-class Bin(_Strict):
+class Bin(Strict):
     """One bin of the reliability diagram: share of the items, mean confidence, accuracy."""
 
     share: Share
@@ -112,19 +95,7 @@ class Bin(_Strict):
     accuracy: Share
 
 
-class CurvePoint(_Strict):
-    """A point of a curve, with an interval over patients where there is one.
-
-    x: share answered, or false-accept rate. y: accuracy of the answers, or false-reject rate.
-    """
-
-    x: Share
-    y: Share
-    low: Share | None
-    high: Share | None
-
-
-class Temperature(_Strict):
+class Temperature(Strict):
     """Division of the logits (Guo et al. 2017, 1706.04599, section 4.2). The expected calibration
     errors are of patients on whom the temperature was not fitted; None: not measured."""
 
@@ -136,7 +107,7 @@ class Temperature(_Strict):
     fitted_on: Words
 
 
-class Sets(_Strict):
+class Sets(Strict):
     """Conformal prediction sets: every class whose probability is at least its `least`.
 
     promise: `each class`: of the patients of every class the set holds the truth as often as level
@@ -156,7 +127,7 @@ class Sets(_Strict):
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=200)]
 
 
-class Band(_Strict):
+class Band(Strict):
     """Conformal interval of a number: prediction +- half_width."""
 
     level: Share
@@ -164,7 +135,7 @@ class Band(_Strict):
     coverage: Share | None
 
 
-class Distance(_Strict):
+class Distance(Strict):
     """Mahalanobis distance per feature, beyond which the head abstains; `beyond`: the share of
     items of patients left out that it would abstain from."""
 
@@ -174,7 +145,7 @@ class Distance(_Strict):
     from_what: Words
 
 
-class Verification(_Strict):
+class Verification(Strict):
     """Identity: cosine of two standardised fingerprints against a threshold."""
 
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -182,7 +153,7 @@ class Verification(_Strict):
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=200)]
 
 
-class Spent(_Strict):
+class Spent(Strict):
     """What one hospital's patients would have spent, or have."""
 
     hospital: Name
@@ -191,7 +162,7 @@ class Spent(_Strict):
     delta: Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class Privacy(_Strict):
+class Privacy(Strict):
     """How the coefficients were trained. `without`: on the patients as they are."""
 
     mode: Literal["without", "local", "distributed"]
@@ -219,7 +190,7 @@ class Privacy(_Strict):
         return self
 
 
-class BaseModelOfHead(_Strict):
+class BaseModelOfHead(Strict):
     """The model whose fingerprints the head reads; of no other."""
 
     digest: Digest
@@ -227,17 +198,17 @@ class BaseModelOfHead(_Strict):
     source: Words
 
 
-class ArraysFile(_Strict):
+class ArraysFile(Strict):
     """`head.safetensors`."""
 
     digest: Digest
     size_bytes: Annotated[int, Field(ge=1, le=ARRAYS_LIMIT_BYTES)]
 
 
-class HeadManifest(_Strict):
+class HeadManifest(Strict):
     """What `head.json` says; see the module. classes: () unless kind is "classes"."""
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     task: Name
     about: Words
     kind: Kind
@@ -250,7 +221,7 @@ class HeadManifest(_Strict):
     model: BaseModelOfHead
     arrays: ArraysFile
     card_digest: Digest
-    """SHA-256 of MODEL_CARD.md, as the version that made the head worded it."""
+    """SHA-256 of MODEL_CARD.md."""
     collections: Annotated[tuple[Collection, ...], Field(min_length=1, max_length=1000)]
     open_data: Words
     """Why the training data are open to everybody; "" if they are not known to be."""
@@ -267,6 +238,10 @@ class HeadManifest(_Strict):
     figures_from: Literal["patients", "noisy histogram"] = "patients"
     """Whether figures and groups are of patients as they are, or of a sum with the mechanism's
     noise; format 1 has no such field, and patients' figures alone."""
+    hidden: Annotated[tuple[Hidden, ...], Field(max_length=3)] = ()
+    """What the histogram of a private head left nothing of: its value here (a temperature of 1, the
+    widest interval, the farthest distance) is not one of its patients. No such field before format
+    3."""
     regularisation: Positive
     temperature: Temperature | None
     sets: Sets | None
@@ -296,8 +271,13 @@ class HeadManifest(_Strict):
             raise ValueError("every class has its least probability")
         if self.figures_from != "patients":
             self._of_a_histogram()
-        if not many and (self.temperature is not None or self.sets is not None):
-            raise ValueError("only classes have a temperature or sets")
+        if self.hidden:
+            self._left_nothing()
+        if self.limits != LIMITS:
+            raise ValueError("what a head may be used for is not its maker's to say")
+        reasons = (self.open_data, self.figures_public)
+        if any(words and not says_something(words) for words in reasons):
+            raise ValueError("a reason is more than a blank")
         return self
 
     def _of_a_histogram(self) -> None:
@@ -309,6 +289,25 @@ class HeadManifest(_Strict):
             raise ValueError("a histogram tells no such figure")
         if {group.name for group in self.groups} - {*BY_SEX, *BY_AGE}:
             raise ValueError("a histogram tells of no such group")
+
+    def _left_nothing(self) -> None:
+        """What is hidden is something that the head has."""
+        heat, hidden = self.temperature, self.hidden
+        if self.format < 3 or len(set(hidden)) != len(hidden):
+            raise ValueError("what is hidden is named once, since format 3")
+        if "temperature" in hidden and (heat is None or heat.temperature != 1.0):
+            raise ValueError("a temperature that is hidden is 1")
+        if "interval" in hidden and self.band is None:
+            raise ValueError("only a number has an interval")
+
+    @property
+    def unknown(self) -> frozenset[Hidden]:
+        """What promises nothing: it is hidden, or may be: private heads of before did not say."""
+        if self.format >= 3 or self.privacy.mode == "without":
+            return frozenset(self.hidden)
+        if self.distance.limit >= FARTHEST:
+            return frozenset({"temperature", "interval", "distance"})
+        return frozenset({"temperature", "interval"})
 
     @property
     def outputs(self) -> int:
@@ -357,6 +356,8 @@ class HeadManifest(_Strict):
         plain = self.model_dump(mode="json")
         if self.format == 1:
             del plain["figures_from"]
+        if self.format < 3:
+            del plain["hidden"]
         return canonical.encode(plain)
 
     @property

@@ -10,7 +10,8 @@ file's name may name a patient: it is in the answers alone, never in a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,12 @@ from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import refuse_other_model
 from shared_model.heads.arrays import Head
+from shared_model.heads.card import ERROR_RATES
 from simulations.models import NamedModel
 
 if TYPE_CHECKING:
     from client.fingerprints import Fault
+    from client.mapping import Mapping
     from client.records import Recording
 
 MOST_PAIRED = 2000
@@ -52,7 +55,7 @@ class Items:
     start_s: npt.NDArray[np.float64]
     fingerprints: npt.NDArray[np.float32] = field(repr=False)
     pseudonyms: tuple[str, ...] = field(default=(), repr=False)
-    names: Mapping[tuple[int, int], str] = field(default_factory=dict, repr=False)
+    names: MappingOf[tuple[int, int], str] = field(default_factory=dict, repr=False)
     faults: tuple[Fault, ...] = ()
 
 
@@ -80,15 +83,22 @@ def pooled(head: Head, windows: Items) -> Items:
     )
 
 
-def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
-    """Windows of recordings, of the head's sensors alone.
+def from_recordings(
+    head: Head, source: Path, model: NamedModel, mapping: Mapping | None = None
+) -> Items:
+    """Windows of recordings, of the head's sensors alone. Of one file the tables beside it say
+    whose it is, as they do of its folder.
+
+    Args:
+        mapping: how to read; None guesses it.
 
     Raises:
         NothingRead: not one recording could be read; it says why.
         Refused: the model is not the head's.
     """
     from client.fingerprints import Fault, NothingRead, seen_by
-    from client.records import ReadFault, guess_mapping, read_folder
+    from client.records import ReadFault, read_folder
+    from simulations.heads.beside import tables_beside
     from simulations.probes.rows import encoder
     from simulations.probes.task import windows_of
 
@@ -99,7 +109,7 @@ def from_recordings(head: Head, source: Path, model: NamedModel) -> Items:
     names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
     faults: list[Fault] = []
-    for item in read_folder(source, guess_mapping(source)):
+    for item in read_folder(source, mapping, tables=tables_beside(source)):
         if isinstance(item, ReadFault):
             faults.append(Fault(item.file, item.cause, item.message, item.do))
             continue
@@ -179,13 +189,22 @@ def in_a_word(items: Items, place: int) -> str:
     return f"{told['pseudonym'] or told['patient']}/{told['recording']}"
 
 
+def error_rates(head: Head) -> dict[str, object]:
+    """How often a head of identity is wrong, with intervals, for JSON; nothing of another head."""
+    if head.manifest.kind != "identity":
+        return {}
+    found = {one.name: one.model_dump(exclude={"name"}) for one in head.manifest.figures}
+    return {name.replace("-", "_").replace(" ", "_"): found.get(name) for name in ERROR_RATES}
+
+
 def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
-    """A row for each pair of items; identity.
+    """A row for each pair of items; identity. A pair below the threshold is not shown to be one
+    person's; that it is two people's is not shown either.
 
     Raises:
         OurMistake: more than 2,000 items, two million pairs.
     """
-    from shared_model.heads.answers import same_person
+    from shared_model.heads.answers import NOT_SHOWN, SAME, same_person
 
     if len(items.patient) > MOST_PAIRED:
         raise OurMistake(f"At most {MOST_PAIRED} recordings are compared with each other.")
@@ -197,7 +216,7 @@ def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
         for second in range(first + 1, len(good)):
             known = bool(good[first] and good[second])
             cosine = float(cosines[first, second])
-            said = "abstain" if not known else "same" if cosine >= limit else "different"
+            said = "abstain" if not known else SAME if cosine >= limit else NOT_SHOWN
             yield {
                 "first": words[first],
                 "second": words[second],

@@ -15,6 +15,8 @@ import numpy as np
 from shared_model.errors import OurMistake
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
+from shared_model.heads.card import promises
+from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, private_head
 from simulations.heads.hospitals import Hospital, together
@@ -88,11 +90,18 @@ def compare(
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
-        "words": [*privacy.words, borders],
+        "words": [*privacy.words, borders, *_promises(head)],
         "figures_in_manifest": bool(head.manifest.figures),
         "figures_from": head.manifest.figures_from,
     }
     return Compared(head, report)
+
+
+def _promises(head: Head) -> list[str]:
+    """What the histogram left nothing of."""
+    told = promises(head.manifest)
+    hidden = {"temperature": "probabilities", "interval": "interval", "distance": "distance"}
+    return [f"The head: {told[hidden[one]]}." for one in head.manifest.hidden]
 
 
 def refuse_identity(kind: str) -> None:
@@ -134,7 +143,14 @@ def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
 
 
 def _row(head: Head, data: HeadData, asked: Asked) -> dict[str, Any]:
-    return {one.name: one.model_dump() for one in figures.figures(_measured(head, data, asked))}
+    found = _known(head, figures.figures(_measured(head, data, asked)))
+    return {one.name: one.model_dump() for one in found}
+
+
+def _known(head: Head, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    """Figures without that of an interval which the head does not have."""
+    lost = "interval" in head.manifest.unknown
+    return tuple(one for one in found if not (lost and one.name == "within the band"))
 
 
 def _main(outputs: Floats, data: HeadData, asked: Asked) -> dict[str, Any]:
@@ -171,13 +187,16 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
 
     manifest = head.manifest
     measured = _measured(head, data, asked)
-    found = figures.figures(measured)
+    found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
     beyond = float(np.average(far, weights=data.weight))
     update: dict[str, Any] = {
         "figures": found,
-        "groups": figures.groups(measured),
+        "groups": tuple(
+            one.model_copy(update={"figures": _known(head, one.figures)})
+            for one in figures.groups(measured)
+        ),
         "figures_of": f"{data.patients} {OF_HELD_OUT}",
         "figures_from": "patients",
         "figures_public": plain_words(public),

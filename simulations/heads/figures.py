@@ -69,7 +69,7 @@ class Measured:
         if rarest >= FEWEST_OF_A_CLASS:
             drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
             low, high = ends(value, drawn)
-        return Figure(name=name, value=float(value), low=low, high=high)
+        return Figure.of(name, float(value), low, high)
 
 
 def ends(value: float, drawn: Floats) -> tuple[float | None, float | None]:

@@ -29,7 +29,7 @@ import torch
 from shared_model import privacy
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
-from shared_model.heads.manifest import BY_SEX
+from shared_model.heads.manifest import BY_SEX, FARTHEST, Hidden
 from shared_model.noise import NoiseSource
 from shared_model.weights import Weights
 from simulations.heads.figures import kinds
@@ -42,10 +42,10 @@ TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0)
 BINS = 20
 WIDEST_ERROR = 3.0
 """Of a number, in its public scale; larger errors are in the last bin."""
-DISTANCES = np.geomspace(0.5, 8.0, BINS)
+DISTANCES = np.geomspace(0.5, FARTHEST, BINS)
 """Upper edges of the distance's bins; what is beyond the last is in the last."""
 SURELY = 3.0
-"""Standard deviations of a row's noise that its patients have to exceed."""
+"""Standard deviations of noise that patients, or a gain of calibration, have to exceed."""
 NAME = "histogram"
 
 
@@ -137,7 +137,8 @@ def contribution(rows: npt.NDArray[np.float64], plan: PrivacyPlan, noise: NoiseS
 class ReadOff:
     """What the noisy histogram says. patients: how many it holds, noisy, by the rows that
     calibrate. spread: standard deviation of one bin's noise, in patients; of the rows for figures
-    alone 1 / GROUPS times as much."""
+    alone 1 / GROUPS times as much. hidden: what the noise left nothing of; temperature, half width
+    and distance are then those of nobody."""
 
     temperature: float
     least: tuple[float, ...]
@@ -145,6 +146,7 @@ class ReadOff:
     far: float
     patients: float
     spread: float
+    hidden: tuple[Hidden, ...]
     counts: Floats = field(repr=False)
 
 
@@ -161,7 +163,7 @@ def read_off(
     """Post-processing of the summed histogram (row, bin), as it came out of the sum.
 
     Quantiles are taken one standard deviation of their noise to the careful side; what the noise
-    drowns gives the widest answer: sets of all classes, a band of the largest error.
+    drowns is said to be hidden, or gives sets of all classes.
 
     Args:
         noise_std: of each entry, known from the mechanism.
@@ -174,38 +176,64 @@ def read_off(
     told = [*own.sum(axis=1), counts[FAR_ROW][:BINS].sum()]
     patients = max(float(np.mean(told)), 1.0)
     far = _edge(counts[FAR_ROW][:BINS], far_level, patients, spread)
-    far_limit = float(DISTANCES[far])
+    far_limit = float(DISTANCES[-1 if far is None else far])
+    hidden: tuple[Hidden, ...] = ("distance",) if far is None else ()
     if kind == "number":
         place = _edge(counts[0], level, patients, spread)
-        half = (place + 1) / BINS * WIDEST_ERROR * scale
-        return ReadOff(1.0, (), half, far_limit, patients, spread, counts)
-    centres = (np.arange(BINS) + 0.5) / BINS
+        half = (BINS if place is None else place + 1) / BINS * WIDEST_ERROR * scale
+        hidden = (*hidden, "interval") if place is None else hidden
+        return ReadOff(1.0, (), half, far_limit, patients, spread, hidden, counts)
     by_class = own.reshape(len(TEMPERATURES), -1, BINS)  # (temperature, class, bin)
-    best = int(np.argmin(-(by_class * np.log(centres)).sum(axis=(1, 2))))
+    fitted = _fitted(by_class, spread)
+    hidden = (*hidden, "temperature") if fitted is None else hidden
+    best = TEMPERATURES.index(1.0) if fitted is None else fitted
     rows = by_class[best][:, ::-1]  # from sure to unsure
     if promise == "overall":
         found = [_least(rows.sum(axis=0), level, spread * np.sqrt(len(rows)))] * len(rows)
     else:
         found = [_least(row, level, spread) for row in rows]
-    return ReadOff(TEMPERATURES[best], tuple(found), 0.0, far_limit, patients, spread, counts)
+    heat = TEMPERATURES[best]
+    return ReadOff(heat, tuple(found), 0.0, far_limit, patients, spread, hidden, counts)
+
+
+def _fitted(by_class: Floats, spread: float) -> int | None:
+    """Place of the temperature under which the truths are likeliest; None where it is not better
+    than 1, or 1 than all others, by more than the noise can do.
+
+    Rows of a class hold the same patients, so that only differences between bins count: what all
+    bins of a row have in common is its noise.
+
+    Args:
+        by_class: (temperature, class, bin), bins of the probability of the truth.
+    """
+    told = np.log((np.arange(BINS) + 0.5) / BINS)
+    told = told - told.mean()
+    likely = np.asarray((by_class * told).sum(axis=(1, 2)))
+    noise = spread * float(np.sqrt(2 * by_class.shape[1] * (told**2).sum()))  # of a difference
+    best, plain = int(likely.argmax()), TEMPERATURES.index(1.0)
+    others = np.delete(likely, best) if best == plain else likely[[plain]]
+    return best if likely[best] - others.max() > SURELY * noise else None
 
 
 def _least(row: Floats, level: float, spread: float) -> float:
     """Least probability of a class from its bins, the surest first."""
     place = _edge(row, level, max(float(row.sum()), 1.0), spread)
-    return max(0.0, 1.0 - (place + 1) / BINS)
+    return 0.0 if place is None else 1.0 - (place + 1) / BINS
 
 
-def _edge(row: Floats, level: float, patients: float, spread: float) -> int:
-    """First bin at whose end `level` of the patients, and one more, are reached beyond the noise;
-    the last one where that is nowhere, or where the patients themselves may be noise."""
+def _edge(row: Floats, level: float, patients: float, spread: float) -> int | None:
+    """First bin at whose end `level` of the patients, and one more, are reached beyond the noise.
+
+    None where that is nowhere, where the patients themselves may be noise, and in the last bin,
+    which holds all that is larger still and so has no end.
+    """
     if patients < SURELY * spread * float(np.sqrt(len(row))):
-        return len(row) - 1
-    for place in range(len(row)):
+        return None
+    for place in range(len(row) - 1):
         reached = float(row[: place + 1].sum()) - spread * float(np.sqrt(place + 1))
         if reached >= level * (patients + 1.0):
             return place
-    return len(row) - 1
+    return None
 
 
 def summed_histogram(parts: Sequence[npt.NDArray[np.float64]]) -> Floats:

@@ -87,7 +87,7 @@ def _kept(name: str, value: float, low: float, high: float, top: float) -> Figur
     if not np.isfinite([value, low, high]).all():
         return None
     value, low, high = (float(np.clip(one, 0.0, top)) for one in (value, low, high))
-    return Figure(name=name, value=value, low=min(low, value), high=max(high, value))
+    return Figure.of(name, value, low, high)
 
 
 def figures_of(

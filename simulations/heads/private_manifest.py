@@ -41,8 +41,10 @@ def calibrated(
     noisy: bool = True,
 ) -> dict[str, Any]:
     """Calibration of the manifest; `seen` None: of a draft, before there is any."""
+    hidden = () if seen is None else seen.hidden
     fields: dict[str, Any] = {
         "far": space.far,
+        "hidden": hidden,
         "distance": Distance(
             limit=1e9 if seen is None else seen.far,
             level=FAR_LEVEL,
@@ -60,8 +62,10 @@ def calibrated(
             ece_after=None,
             reliability_before=(),
             reliability_after=(),
-            fitted_on=f"a histogram, {'with' if noisy else 'WITHOUT'} noise, of patients who "
-            "took no part in the steps",
+            fitted_on=""
+            if "temperature" in hidden
+            else f"a histogram, "
+            f"{'with' if noisy else 'WITHOUT'} noise, of patients who took no part in the steps",
         ),
         "sets": Sets(
             level=asked.level,

@@ -161,7 +161,7 @@ def _figures(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tupl
         if not np.isfinite(value):
             continue
         low, high = figures.ends(value, np.array([measure(found.weights(row)) for row in counts]))
-        made.append(Figure(name=name, value=value, low=low, high=high))
+        made.append(Figure.of(name, value, low, high))
     return tuple(made)
 
 

@@ -43,9 +43,9 @@ READ = {
     "ablate file", "run file", "sweep file", "frontier file", "federation experiment",
     "report out", "gain folders", "private-stage folders", "against-pooled federated",
     "against-pooled pooled", "public-loss home", "head show folder", "head apply folder",
-    "head apply source", "head sign folder", "head verify folder", "head sign --key",
-    "head train --sites", "head federate --sites", "probe --sites", "probe --unseen-by",
-    "plan --check",
+    "head apply source", "head apply --mapping", "head sign folder", "head verify folder",
+    "head sign --key", "head train --sites", "head federate --sites", "probe --sites",
+    "probe --unseen-by", "plan --check",
     "plan --experiment", "warm-start --start-from",
 }  # fmt: skip
 """Places that the lab's commands read; beside every `--data`. `head sign` writes into its folder,

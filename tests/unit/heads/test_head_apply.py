@@ -19,13 +19,15 @@ from typer.testing import CliRunner
 
 from client import cli_release
 from client.home import NodeHome
+from client.mapping import Mapping
 from client.pseudonyms import load_key, pseudonym_of
 from client.records import Recording
 from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
-from simulations import cli_head
+from simulations import cli_head, cli_head_apply
 from simulations.heads.apply import name_of
+from simulations.heads.beside import tables_beside
 from simulations.heads.train import train
 from simulations.models import open_model
 from simulations.probes import task
@@ -159,6 +161,43 @@ def test_answers_say_whose_they_are(
     }  # fmt: skip
 
 
+def test_one_recording_is_read_with_the_table_beside_it(
+    recordings: Path, heads: dict[str, Path], tmp_path: Path
+) -> None:
+    """Patient and rate stand there: the same answers as of the folder. Tables that cannot be read,
+    hidden ones and links are passed over; without a table a mapping says who it is."""
+    place = tmp_path / "ward"
+    place.mkdir()
+    for name, source in (("one.csv", "b/one.csv"), ("two.csv", "a/two.csv")):
+        (place / name).write_bytes((recordings / source).read_bytes())
+    table = "recording,patient_id,fs_hz\none.csv,Bob-2,125\ntwo.csv,Ann-1,125\n"
+    (place / "recordings.csv").write_text(table)
+    (place / "broken.csv").write_text("recording,recording\n")
+    (place / ".hidden.csv").write_text(table.replace("Bob-2", "Eve-3"))
+    (place / "linked.csv").symlink_to(place / ".hidden.csv")
+    assert tables_beside(place / "one.csv") == (place / "recordings.csv",)
+    assert tables_beside(place / "recordings.csv") == tables_beside(place) == ()
+    told = apply(heads["ecg"], place / "one.csv")
+    assert {(row["patient"], row["recording"]) for row in told["rows"]} == {(1, "one.csv")}
+    assert told["unreadable_files"] == 0
+    for name in ("broken.csv", ".hidden.csv", "linked.csv"):
+        (place / name).unlink()
+    whole = [row for row in apply(heads["ecg"], place)["rows"] if row["recording"] == "one.csv"]
+    assert without_names(told["rows"]) == without_names([{**row, "patient": 1} for row in whole])
+    alone = tmp_path / "alone" / "one.csv"
+    alone.parent.mkdir()
+    body = (place / "one.csv").read_text().splitlines()
+    rows = (f"{n / 125:.4f},{line}" for n, line in enumerate(body[1:]))
+    alone.write_text("\n".join([f"time_s,{body[0]}", *rows]) + "\n")
+    words = ["head", "apply", str(heads["ecg"]), str(alone), "--json"]
+    assert "Nobody says whose" in CliRunner().invoke(lab, words).stdout
+    mapping = Mapping(one_file_is_one_patient=True, time_column="time_s", ecg={"names": ("ecg",)})
+    (tmp_path / "m.toml").write_text(mapping.to_toml())
+    words += ["--mapping", str(tmp_path / "m.toml")]
+    told = json.loads(CliRunner().invoke(lab, words, catch_exceptions=False).stdout)
+    assert len(told["rows"]) == 3
+
+
 def test_patient_in_two_unicode_forms_is_one_on_both_roads(
     recordings: Path, heads: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -185,7 +224,7 @@ def test_file_whose_columns_are_no_text_is_not_of_fingerprints(
     path = tmp_path / "x.parquet"
     parquet.write_table(arrow.table({"naam": [1.0]}), path)
     path.write_bytes(path.read_bytes().replace(b"naam", b"\xff\xfeam"))
-    assert not cli_head.is_fingerprints(path)
+    assert not cli_head_apply.is_fingerprints(path)
     done = CliRunner().invoke(lab, ["head", "apply", str(heads["ecg"]), str(path)])
     assert isinstance(done.exception, DataFault)
 
@@ -200,7 +239,13 @@ def test_pairs_of_recordings_are_named(recordings: Path, tmp_path: Path) -> None
         ("1/a/two.csv", "2/b/one.csv"),
     ]  # fmt: skip
     fingerprints(recordings, tmp_path / "out.parquet", "--sensors", "ecg")
-    row = apply(tmp_path / "head", tmp_path / "out.parquet")["rows"][0]
+    told = apply(tmp_path / "head", tmp_path / "out.parquet")
+    row = told["rows"][0]
+    assert {one["answer"] for one in told["rows"]} <= {
+        "same",
+        "not shown to be the same",
+        "abstain",
+    }
     key = load_key(NodeHome(tmp_path / "node").pseudonym_key)
     assert row["first"] == f"{pseudonym_of(key, FIRST)}/0002"
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from head_stand_ins import MODEL, asked, made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from private_head_stand_ins import ROUNDS, ask, hospitals_of, made
 
 from shared_model import privacy, signing
 from shared_model.accounting import epsilon_pld
@@ -26,38 +27,17 @@ from shared_model.heads.answers import answer
 from simulations.heads import private_calibration as histogram
 from simulations.heads.compare import compare, with_figures
 from simulations.heads.data import HeadData
-from simulations.heads.federate import Ask, PrivateHead, calibration_plan, private_head, settle
-from simulations.heads.hospitals import Hospital, divided, features_of, shared_out, together
+from simulations.heads.federate import calibration_plan, private_head, settle
+from simulations.heads.hospitals import divided, features_of, shared_out, together
 from simulations.heads.private_steps import LinearUnit, PatientTensors, noise_of, summed, tensors
 from simulations.heads.public import PublicSpace, of_fingerprints
 from simulations.models import open_model
-
-ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
 def space() -> PublicSpace:
     """Of fingerprints that are nobody's."""
     return of_fingerprints(made_up(patients=200, seed=99, strength=0.0).fingerprints, 8)
-
-
-def hospitals_of(data: HeadData, count: int = 3) -> list[Hospital]:
-    """The patients dealt out."""
-    return shared_out(data, count, 0)[0]
-
-
-def ask(**changes: Any) -> Ask:
-    """Few rounds, noise that repeats."""
-    usual: dict[str, Any] = {
-        "mode": "distributed", "epsilon": 3.0, "rounds": ROUNDS, "sample_rate": 0.5,
-        "noise": "NonPrivateForTests",
-    }  # fmt: skip
-    return Ask(**(usual | changes))
-
-
-def made(space: PublicSpace, data: HeadData, asks: Ask, **changes: Any) -> PrivateHead:
-    """A private head of made-up patients."""
-    return private_head(hospitals_of(data), MODEL, space, asks, asked(**changes), borders="made up")
 
 
 @settings(max_examples=10, deadline=None)
@@ -234,7 +214,7 @@ def test_histogram_without_noise_reads_off_what_the_patients_say() -> None:
 
 
 def test_histogram_that_is_all_noise_promises_nothing() -> None:
-    """Sets of all classes, the widest band, no word on distance."""
+    """Sets of all classes, no interval, no word on distance."""
     rng = np.random.default_rng(0)
     promised = 0
     for _ in range(200):
@@ -246,8 +226,10 @@ def test_histogram_that_is_all_noise_promises_nothing() -> None:
             50.0 * rng.normal(size=histogram.shape_of("number", 0)), "number", level=0.9,
             promise="overall", far_level=0.99, scale=20.0, noise_std=50.0,
         )  # fmt: skip
-        promised += (max(found.least) > 0.0) + (number.half_width < 59.9)
-        promised += number.far < histogram.DISTANCES[-1]
+        assert ("interval" in number.hidden) == (number.half_width > 59.9)
+        assert ("distance" in number.hidden) == (number.far == histogram.DISTANCES[-1])
+        promised += (max(found.least) > 0.0) + ("interval" not in number.hidden)
+        promised += "distance" not in number.hidden
     assert promised <= 3  # of 600
 
 

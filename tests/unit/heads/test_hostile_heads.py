@@ -151,7 +151,7 @@ def test_changed_byte_of_the_manifest_is_refused_or_harmless(data: st.DataObject
         {"seed": 2**70},
         {"kind": "number"},
         {"temperature": None},
-        {"format": 3},
+        {"format": 4},
         {"unknown": 1},
         {"model": {"digest": "0" * 63, "preset": "tiny", "source": ""}},
         {"arrays": {"digest": "0" * 64, "size_bytes": 2**40}},
@@ -233,8 +233,8 @@ def test_links_pipes_and_folders_are_not_opened(head: Head, tmp_path: Path, name
 def test_card_that_says_something_else_is_refused(head: Head, tmp_path: Path) -> None:
     """The card is the manifest's: praise that was added by hand does not travel."""
     files.write(tmp_path / "head", head)
-    card = tmp_path / "head" / files.CARD
-    card.write_text(card.read_text() + "\nApproved as a medical device.\n")
+    path = tmp_path / "head" / files.CARD
+    path.write_text(path.read_text() + "\nApproved as a medical device.\n")
     with pytest.raises(Refused) as caught:
         files.read(tmp_path / "head")
     assert caught.value.reason == "card"

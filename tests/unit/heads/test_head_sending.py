@@ -1,0 +1,264 @@
+"""What leaves with a head: its own files, its own card, nothing without noise, no blank reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from head_command_stand_ins import app, run
+from head_stand_ins import made_head
+from typer.testing import CliRunner
+
+from shared_model import canonical, signing
+from shared_model.errors import OurMistake, Refused
+from shared_model.heads import files
+from shared_model.heads.arrays import Head
+from shared_model.heads.card import card
+from shared_model.heads.manifest import (
+    FORMAT,
+    TAG,
+    Band,
+    Collection,
+    Distance,
+    Figure,
+    Group,
+    HeadManifest,
+    Privacy,
+    Sets,
+    Spent,
+    Temperature,
+    Verification,
+)
+from simulations import cli_head_federate
+
+
+@pytest.fixture(scope="module")
+def head() -> Head:
+    """A head of open data."""
+    return made_head(open_data="made up for a test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Path:
+    """The same on the disk."""
+    path = tmp_path_factory.mktemp("heads") / "head"
+    files.write(path, head)
+    return path
+
+
+def changed(head: Head, **fields: Any) -> bytes:
+    """head.json with other fields, in its canonical spelling."""
+    return canonical.encode(json.loads(head.manifest.to_bytes()) | fields)
+
+
+PRAISE = "# Head: sex\n\nCE-marked class IIa. AUROC 0.99\n"
+
+
+def with_praise(folder: Path, head: Head, version: int) -> None:
+    """The folder's card is praise, and the manifest honestly has its digest."""
+    praise = PRAISE.encode()
+    fields = json.loads(head.manifest.to_bytes())
+    fields |= {"card_digest": canonical.digest(praise), "format": version}
+    for name in {1: ("figures_from", "hidden"), 2: ("hidden",)}.get(version, ()):
+        del fields[name]
+    (folder / files.CARD).write_bytes(praise)
+    (folder / files.MANIFEST).write_bytes(canonical.encode(fields))
+
+
+def test_card_whose_digest_was_made_to_fit_is_refused(head: Head, tmp_path: Path) -> None:
+    """A signer may put any text there; of the format in use the card is made again and compared.
+    Cards of older formats were worded otherwise: such a head is read, and passes no border."""
+    key, folder = Ed25519PrivateKey.generate(), tmp_path / "head"
+    files.write(folder, head)
+    with_praise(folder, head, FORMAT)
+    with pytest.raises(Refused) as caught:
+        files.read(folder)
+    assert caught.value.reason == "card"
+    for version in range(1, FORMAT):
+        with_praise(folder, head, version)
+        body = files.read(folder).manifest.to_bytes()
+        (folder / files.SIGNATURE).write_bytes(signing.sign(key, TAG, body))
+        for cross in (
+            lambda: files.sign(folder, key),
+            lambda: files.verify(folder, signing.public_bytes(key)),
+        ):
+            with pytest.raises(Refused) as caught:
+                cross()
+            assert caught.value.reason == "format"
+
+
+def figure(name: str, *values: float | None) -> dict[str, Any]:
+    """As the manifest has one."""
+    return dict(zip(("name", "value", "low", "high"), (name, *values), strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        figure("AUROC", 7.0, 0.647, 0.811),
+        figure("AUROC", 7.0, None, None),
+        figure("AUROC", 0.7, 0.8, 0.9),
+        figure("AUROC", 0.7, 0.5, 0.6),
+        figure("AUROC", 0.7, None, 1.5),
+        figure("accuracy", -0.1, -0.2, 0.3),
+        figure("truth in the set, yes", 1.01, 0.9, 1.02),
+        figure("answered", 93.0, 90.0, 95.0),
+        figure("mean absolute error", -1.0, -2.0, 1.0),
+        figure("mean absolute error", 1.0, -2.0, 1.0),
+        figure("correlation", -1.5, None, None),
+        figure("AUROC of experts", 0.99, 0.98, 1.0),
+    ],
+)
+def test_figure_that_cannot_be_is_refused(head: Head, wrong: dict[str, Any]) -> None:
+    """Outside its interval or the range of its kind, or of a kind that no head has; of all patients
+    and of a group."""
+    for fields in (
+        {"figures": [wrong]},
+        {"groups": [{"name": "female", "figures": [wrong], "why_none": ""}]},
+    ):
+        with pytest.raises(Refused) as caught:
+            HeadManifest.from_bytes(changed(head, **fields))
+        assert caught.value.reason == "manifest"
+
+
+def test_figure_of_few_patients_has_an_interval_that_holds_it() -> None:
+    """A percentile interval may miss its own value; a head is not refused for that."""
+    assert Figure.of("AUROC", 0.9, 0.1, 0.8).high == 0.9
+    assert Figure.of("AUROC", 0.05, 0.1, 0.8).low == 0.05
+    assert Figure.of("AUROC", 0.5, None, None).low is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"limits": "CE-marked medical device class IIa. For diagnosis."},
+        {"limits": ""},
+        {"open_data": " "},
+        {"open_data": "..."},
+        {"figures_public": " - "},
+        {"hidden": ["temperature"]},
+        {"hidden": ["interval"]},
+        {"hidden": ["distance", "distance"]},
+        {"hidden": ["sets"]},
+    ],
+)
+def test_words_that_are_not_the_makers_to_choose_are_refused(
+    head: Head, fields: dict[str, Any]
+) -> None:
+    """What a head is for is the program's to say; a blank is no reason, and nobody; what noise has
+    hidden is something that the head has."""
+    with pytest.raises(Refused) as caught:
+        HeadManifest.from_bytes(changed(head, **fields))
+    assert caught.value.reason == "manifest"
+
+
+def test_show_says_whether_there_is_a_signature_and_that_nobody_verified_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Any 64 bytes are there as well as a true one."""
+    assert run("show", str(folder))["signature"] == "none"
+    files.write(tmp_path / "head", files.read(folder))
+    (tmp_path / "head" / files.SIGNATURE).write_bytes(b"x" * 64)
+    assert run("show", str(tmp_path / "head"))["signature"] == "there, NOT VERIFIED"
+    done = CliRunner().invoke(app, ["head", "show", str(tmp_path / "head")])
+    assert "signature: there, NOT VERIFIED" in done.output
+    assert "head verify" in done.output
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "...", "\u4e2d"])
+def test_blank_is_no_reason(blank: str, tmp_path: Path) -> None:
+    """Why data are open, and who decided, are said in words, before anything is read."""
+    out = str(tmp_path / "x")
+    for words in (
+        ("train", "sex", "-o", out, "--open-data", blank),
+        ("federate", "sex", "-o", out, "--open-data", blank),
+        ("federate", "sex", "-o", out, "--figures-public", blank),
+    ):
+        with pytest.raises(OurMistake, match="says nothing"):
+            run(*words)
+
+
+@pytest.mark.parametrize("name", ["report.json", "patients.csv", ".hidden", "more"])
+def test_folder_with_more_than_the_head_is_not_signed(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Who sends the folder sends all of it: figures without noise lay there. Plots show what the
+    manifest says; what may be sent is said."""
+    path, key = tmp_path / "head", tmp_path / "release.key"
+    files.write(path, files.read(folder))
+    signing.create_key_file(key)
+    (path / "plots").mkdir()
+    if name == "more":
+        (path / name).mkdir()
+    else:
+        (path / name).write_text("{}")
+    with pytest.raises(OurMistake, match=name):
+        run("sign", str(path), "--key", str(key))
+    assert not (path / files.SIGNATURE).exists()
+    (path / name).rename(tmp_path / name)
+    told = run("sign", str(path), "--key", str(key))
+    assert told[0]["may_be_sent"].split(", ") == list(files.FILES)
+
+
+def test_report_without_noise_lies_beside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner's alone, and never over another; wherever the command is called."""
+    monkeypatch.chdir(tmp_path)
+    cli_head_federate.write(Path("heads/vt"), made_head(), {"rows": []})
+    report = tmp_path / "heads" / "vt.report.json"
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert {one.name for one in Path("heads/vt").iterdir()} == set(files.FILES) - {files.SIGNATURE}
+    for output in ("heads/vt", "heads/vt/", "heads/../heads/vt"):
+        assert cli_head_federate.report_file(Path(output)) == report
+    (tmp_path / "heads" / "vt" / files.MANIFEST).unlink()
+    with pytest.raises(OurMistake, match="there already"):
+        run("federate", "vt", "-o", "heads/vt")
+
+
+CARD_OF_FORMAT_3 = "a983014c5b81b9b3e3fa1529522835877465f0a3ff12e92d301bdcc42e39aa58"
+
+
+def test_words_of_the_card_belong_to_the_format() -> None:
+    """Other words for the same manifest, and every head of before is refused: where this fails, and
+    the change is wanted, give FORMAT the next number (but for formats that nobody has yet)."""
+    heads = {kind: made_head(kind).manifest for kind in ("classes", "number", "identity")}
+    fixed = {
+        "task": "x", "about": "x", "packages": {}, "notes": ("x",), "command": "x", "unit": "",
+        "figures": (Figure.of("AUROC", 0.7, 0.6, 0.8), Figure.of("false-reject rate", 0.5, 0, 1)),
+        "groups": (Group(name="female", figures=(), why_none="few"),), "figures_of": "x",
+        "collections": (Collection(name="x", what="x", licence="x", patients=7),),
+        "distance": Distance(limit=1.5, level=0.99, beyond=0.01, from_what="x"),
+        "temperature": Temperature(
+            temperature=1.0, ece_before=0.1, ece_after=0.2, reliability_before=(),
+            reliability_after=(), fitted_on="x",
+        ),
+        "band": Band(level=0.9, half_width=5.0, coverage=0.8),
+        "verification": Verification(threshold=0.5, aim="x", curve=()),
+        "sets": Sets(
+            level=0.9, promise="each class", least=(0.0, 0.5), coverage=0.9, answered=0.5,
+            accuracy=0.8, curve=(),
+        ),
+    }  # fmt: skip
+    private = Privacy(
+        mode="local", unit="x", noise="system", sample_rate=0.5, noise_multiplier=1.0,
+        clipping_norm=1.0, steps=3, threshold=0, colluding=0, words=("x",),
+        spent=(Spent(hospital="x", declared_patients=7, epsilon=1.0, delta=1e-5),),
+    )  # fmt: skip
+    told = []
+    for manifest in heads.values():
+        of_kind = {
+            name: value
+            for name, value in fixed.items()
+            if name not in ("temperature", "sets", "band", "verification")
+            or getattr(manifest, name) is not None
+        }
+        plain = manifest.model_copy(update=of_kind)
+        told.append(card(plain))
+        told.append(card(plain.model_copy(update={"open_data": "x", "figures_public": "x"})))
+        hidden = {"privacy": private, "hidden": ("temperature", "interval", "distance")}
+        told.append(card(plain.model_copy(update={**hidden, "figures_from": "noisy histogram"})))
+    assert canonical.digest("\n".join(told).encode()) == CARD_OF_FORMAT_3
