@@ -68,7 +68,7 @@ def _lines(manifest: HeadManifest) -> Iterator[str]:
     yield "## Data"
     yield ""
     rows = [(one.name, one.what, str(one.patients), one.licence) for one in manifest.collections]
-    yield from _table(("collection", "what", "patients", "licence (stated, or known by folder and recordings)"), rows)
+    yield from _table(("collection", "what", "patients", "licence (stated, or recognised)"), rows)
     if manifest.open_data:
         yield f"Open to everybody, as the training command says: {manifest.open_data}"
         yield ""

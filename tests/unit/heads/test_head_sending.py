@@ -219,7 +219,7 @@ def test_report_without_noise_lies_beside_the_folder(
         run("federate", "vt", "-o", "heads/vt")
 
 
-CARD_OF_FORMAT_3 = "a983014c5b81b9b3e3fa1529522835877465f0a3ff12e92d301bdcc42e39aa58"
+CARD_OF_FORMAT_3 = "f3405232c4f1fb64af94dd80ce9f44ccf319be82d32325454c8c0c0b62a7af94"
 
 
 def test_words_of_the_card_belong_to_the_format() -> None:
