@@ -193,6 +193,8 @@ def engine_named(name: str) -> EngineKind:
 
 PROBE_WIDTH = 24
 """Columns of a screen that a probe with its interval takes."""
+MOST_VARIED = 4
+"""Fields that have columns of their own; of more, a run says what it changes of the first."""
 
 
 def show(found: Swept, as_json: bool) -> None:
@@ -218,16 +220,23 @@ def show(found: Swept, as_json: bool) -> None:
 
 def _that_fit(found: Swept, width: int) -> list[str]:
     """The first probes that there is room for beside the other columns."""
-    room = width - 12 * len(shown(found, found.rows[0], ())) if found.rows else 0
-    return list(found.probes)[: max(1, room // PROBE_WIDTH)]
+    cells = shown(found, found.rows[0], ()) if found.rows else {}
+    room = width - 12 * len(cells) - (PROBE_WIDTH if "point" in cells else 0)
+    return list(found.probes)[: max(0 if "point" in cells else 1, room // PROBE_WIDTH)]
 
 
 def shown(found: Swept, row: dict[str, Any], probes: Sequence[str]) -> dict[str, Any]:
     """What fits a screen; probes with their interval in one cell."""
     cells: dict[str, Any] = {"run": row["number"]}
-    for name in found.varied:
-        if len({str(one[name]) for one in found.rows}) > 1:
-            cells[name.rsplit(".", 1)[-1]] = row[name]
+    varied = [name for name in found.varied if len({str(one[name]) for one in found.rows}) > 1]
+    if len(varied) > MOST_VARIED:
+        first = found.rows[0]
+        from simulations.lab.varied import told
+
+        moved = [told(name, row[name], varied) for name in varied if row[name] != first[name]]
+        cells["point"] = ", ".join(moved) or "base"
+    else:
+        cells |= {name.rsplit(".", 1)[-1]: row[name] for name in varied}
     cells["state"] = row["state"]
     cells["loss"] = row.get("loss")
     for name in probes:

@@ -324,6 +324,6 @@ def about_the_points(
             f"Reference without privacy: {reference['number']} {reference['point']}"
             + ("; of several the one that falls most, which no interval knows." if several else ".")
         )
-        if reference["of_reference_percent"] is None:
+        if reference["fall"]["value"] <= 0:
             said.append("The reference's loss does not fall: there is no share of its fall.")
     return said

@@ -258,7 +258,7 @@ def _share(ours: F64, free: F64) -> dict[str, float] | None:
 
 
 def _of_shares(reference: dict[str, Any] | None) -> list[str]:
-    if reference is None or reference["of_reference_percent"] is not None:
+    if reference is None or reference["of_reference_percent"] or reference["fall"]["value"] <= 0:
         return []
     return ["The reference's fall is not above zero by its interval: there is no share of it."]
 
