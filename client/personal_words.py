@@ -11,13 +11,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from client.labels import MISSING
 from shared_model import linear_heads
 from shared_model.errors import DataFault
 
 FEWEST_NAMED = linear_heads.FOLDS
 """Patients of a class that is named: the fewest that a class of a head has."""
 MOST_NAMED = 5
-_UNSAID = frozenset({"na", "n/a", "nan", "nat", "null", "nil", "?", "-", "--", "unknown"})
+_UNSAID = (MISSING - {"", "none"}) | frozenset(
+    {"nat", "nil", "unknown", "<na>", "#na", ".", "..", "n.a.", "n / a", "(null)", "missing"}
+    | {"\u2013", "\u2014", "inf", "-inf", "infinity"}
+)
+"""What programs write for no value: as of recordings, and of spreadsheets and statistics."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d[\d.]*,[\d.,]*\d")
 
 
@@ -49,11 +54,11 @@ def refuse_unsaid(values: Iterable[str | float]) -> None:
     is no value. Nobody can tell which it is but the hospital; "none" is a class."""
     found = sorted({one for one in values if isinstance(one, str) and one.casefold() in _UNSAID})
     if found:
+        options = " ".join(f"--missing '{one}'" for one in found)
         raise DataFault(
             f"A class is called {' or '.join(found)}, which programs also write for no value.",
             cause="labels",
-            do=f"If nobody knows the label, say {' '.join(f'--missing {one}' for one in found)}. "
-            "If it is a class, give it another word.",
+            do=f"If nobody knows the label, say {options}. If it is a class, give it another word.",
         )
 
 

@@ -101,6 +101,12 @@ def cohort_figure(
     windows: Annotated[int, typer.Option(min=20, help="Simulated windows.")] = 600,
     real_windows: Annotated[int, typer.Option(min=5, help="Most windows of a real site.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same simulated windows.")] = 1,
+    show_signals: Annotated[
+        bool,
+        typer.Option(
+            "--show-signals", help="Draw windows of REAL PEOPLE also of sites that are not open."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare spectra, heart rate and variability of simulated windows with real sites.
@@ -120,17 +126,28 @@ def cohort_figure(
         )
     draw_figure(out, sets)
     sheet = out.with_name(f"{out.stem}_windows{out.suffix}")
-    draw_sheet(sheet, sets)
+    draw_sheet(sheet, sets, show_signals=show_signals)
+    kept = [] if show_signals else [item.name for item in sets if not item.drawn]
     rows = [item.figures() for item in sets]
     if as_json:
         terminal.print_json(
-            {"figure": str(out), "sheet": str(sheet), "sets": rows, "skipped": skipped}
+            {
+                "figure": str(out),
+                "sheet": str(sheet),
+                "sets": rows,
+                "skipped": skipped,
+                "windows_not_drawn": kept,
+            }
         )
         return
     title = "Simulated beside real windows (10 / 50 / 90 %; half of the power lies below)"
     terminal.show(title, [_short(row) for row in rows], as_json=False)
     for name, reason in skipped.items():
         terminal.out.print(f"{name}: left out, {reason}")
+    if kept:
+        terminal.out.print(
+            f"No window is drawn of {', '.join(kept)}: not known to be open (--show-signals)."
+        )
     terminal.out.print(f"{out}\n{sheet}")
 
 

@@ -31,6 +31,8 @@ class WindowSet:
     signal: F32 = field(repr=False)
     """(window, 2, 1250), z-scored."""
     valid: NDArray[np.bool_] = field(repr=False)
+    drawn: bool = True
+    """Whether single windows may be shown: simulated ones, and those of open collections."""
 
     def whole(self, channel: int) -> F32:
         """Windows of one channel without an invalid token. (window, sample)"""
@@ -151,7 +153,10 @@ def read_site(folder: Path, most: int) -> WindowSet | str:
         return fault.message
     if not count:
         return "no usable window"
-    return WindowSet(folder.name, False, np.concatenate(signals), np.concatenate(valids))
+    from simulations.heads.collections import may_be_drawn
+
+    drawn = may_be_drawn(folder)
+    return WindowSet(folder.name, False, np.concatenate(signals), np.concatenate(valids), drawn)
 
 
 def _real_windows(folder: Path) -> Iterator[tuple[F32, NDArray[np.bool_]]]:
@@ -215,13 +220,23 @@ def draw_figure(out: Path, sets: list[WindowSet]) -> None:
     _save(figure, out, 110)
 
 
-def draw_sheet(out: Path, sets: list[WindowSet], *, rows: int = 3, simulated: int = 24) -> None:
-    """PNG, its owner's alone: example windows, simulated ones and `rows` of every real site."""
+def draw_sheet(
+    out: Path,
+    sets: list[WindowSet],
+    *,
+    rows: int = 3,
+    simulated: int = 24,
+    show_signals: bool = False,
+) -> None:
+    """PNG, its owner's alone: example windows, simulated ones and `rows` of every real site that is
+    an open collection; of every real site if `show_signals`."""
     from matplotlib.figure import Figure
 
     examples: list[tuple[str, F32, NDArray[np.bool_]]] = []
     for item in sets:
         if item.simulated and item is not sets[0]:
+            continue
+        if not (item.drawn or show_signals):
             continue
         count = min(simulated if item.simulated else rows, len(item.signal))
         for row in np.linspace(0, len(item.signal) - 1, count).astype(int):

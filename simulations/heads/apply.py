@@ -109,7 +109,7 @@ def from_recordings(
     names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
     faults: list[Fault] = []
-    for item in read_folder(source, mapping, tables=tables_beside(source)):
+    for item in read_folder(source, mapping, tables=tables_beside(source, mapping)):
         if isinstance(item, ReadFault):
             faults.append(Fault(item.file, item.cause, item.message, item.do))
             continue

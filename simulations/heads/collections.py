@@ -1,8 +1,9 @@
 """The open collections that the project's development data are cut from, with their licences.
 
-A folder is one of them if it has the collection's exact name and holds that collection's recordings
-and nothing else. A hospital's own folder, however it is called, is "not stated" unless the command
-says what it is, and no window of it is drawn.
+A folder is one of them if it has the collection's exact name and files are called as that
+collection's recordings are, and nothing else is there. That is no proof: names can be copied. A
+hospital's own folder, whatever its name, is "not stated" unless the command says what it is, and no
+window of it is drawn.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from client.records import Recording, read_folder
 from shared_model.errors import OurMistake
+from simulations import cohort_figure
 from simulations.cli import app
 from simulations.cohort import Cohort, SiteEffects, draw_cohort, draw_windows, write_site
 from simulations.cohort_figure import WindowSet, draw_figure, draw_sheet, read_site, spectra
@@ -143,6 +145,29 @@ def test_the_figure_says_which_real_sites_are_left_out(tmp_path: Path) -> None:
     assert told["sets"][0]["hr_bpm_p50"] == pytest.approx(90, abs=30)
     for file in (out, tmp_path / "figure_windows.png"):
         assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_windows_of_real_people_are_drawn_of_open_collections_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ward's are read and compared, and shown only where the command says so."""
+    cohort = draw_cohort(np.random.default_rng(1), 3, 3, SiteEffects(name="ward"))
+    write_site(tmp_path / "ward", cohort, "parquet")
+    ward = read_site(tmp_path / "ward", 10)
+    assert isinstance(ward, WindowSet)
+    assert not ward.drawn
+    signal, valid, _ = draw_windows(np.random.default_rng(1), 20)
+    sets = [WindowSet("simulated", True, signal, valid), ward]
+    drawn: list[str] = []
+
+    def keep(figure: Figure, *_: object, **__: object) -> None:
+        drawn.append(" ".join(axes.get_title(loc="left") for axes in figure.axes))
+
+    monkeypatch.setattr(cohort_figure, "_save", keep)
+    for asked in (False, True):
+        draw_sheet(tmp_path / "c.png", sets, show_signals=asked)
+    assert "ward" not in drawn[0]
+    assert drawn[1].count("ward") == 3
 
 
 def test_a_site_with_one_channel_is_drawn_too(tmp_path: Path) -> None:

@@ -198,6 +198,15 @@ def test_one_recording_is_read_with_the_table_beside_it(
     assert len(told["rows"]) == 3
 
 
+def test_a_table_beside_is_known_by_the_columns_of_the_mapping(tmp_path: Path) -> None:
+    """The folder's reader finds the patient by the mapping's columns; one file must as well."""
+    (tmp_path / "one.csv").write_text("ecg\n1\n")
+    (tmp_path / "liste.csv").write_text("Aufnahme,Fall\none.csv,p7\n")
+    mapping = Mapping(recording_column="Aufnahme", patient_column="Fall")
+    assert tables_beside(tmp_path / "one.csv", mapping) == (tmp_path / "liste.csv",)
+    assert tables_beside(tmp_path / "one.csv") == ()
+
+
 def test_patient_in_two_unicode_forms_is_one_on_both_roads(
     recordings: Path, heads: dict[str, Path], tmp_path: Path
 ) -> None:
