@@ -35,9 +35,10 @@ OF_A_HISTOGRAM = "mean absolute error (at most "
 ROUNDING = 1e-9
 
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
-Words = Annotated[str, StringConstraints(pattern=r"\A[ -;=?-Z^_a-{}~]{0,600}\z")]
-"""Printable ASCII without backtick, bar, backslash, square and angle brackets: nothing that makes a
-link, a picture or a cell of a card."""
+Words = Annotated[str, StringConstraints(pattern=r"\A([A-Za-z0-9(/.?][ -;=?-Z^_a-{}]{0,599})?\z")]
+"""Printable ASCII without backtick, tilde, bar, backslash, square and angle brackets: nothing that
+makes a link, a picture, a fence or a cell of a card. They begin with a letter, a digit, an opening
+bracket, or as paths do: nothing that makes a heading, a list or a rule."""
 Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from head_command_stand_ins import app, run
 from head_stand_ins import made_head
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.markdown import Markdown
 from typer.testing import CliRunner
 
 from shared_model import canonical, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
-from shared_model.heads.card import card
+from shared_model.heads.card import card, with_card
 from shared_model.heads.manifest import (
     FORMAT,
+    LIMITS,
     TAG,
     Band,
     Collection,
@@ -31,8 +36,10 @@ from shared_model.heads.manifest import (
     Spent,
     Temperature,
     Verification,
+    Words,
 )
 from simulations import cli_head_federate
+from simulations.heads.train import plain_words
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +162,41 @@ def test_words_that_are_not_the_makers_to_choose_are_refused(
     assert caught.value.reason == "manifest"
 
 
+@pytest.mark.parametrize("begin", ["~~~ ", "~~", "# ", "- ", "> ", "+ ", "* ", "=== ", "1. ", "**"])
+def test_no_words_of_the_maker_hide_what_a_head_is_not_for(
+    head: Head, tmp_path: Path, begin: str
+) -> None:
+    """A fence swallowed the rest of the card. As it is shown, the words of use come first, whatever
+    follows; and what begins like that a manifest does not hold, nor a trained head write."""
+    words = f"{begin}approved for diagnosis"
+    names = ("about", "figures_of", "figures_public", "open_data")
+    hostile = head.manifest.model_copy(update=dict.fromkeys(names, words))
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(Markdown(card(hostile)))
+    shown = " ".join(screen.file.getvalue().split())  # type: ignore[attr-defined]
+    assert LIMITS in shown
+    assert shown.index(LIMITS) < shown.index("pproved for diagnosis")
+    for name in names:
+        if begin != "1. ":
+            with pytest.raises(Refused):
+                HeadManifest.from_bytes(changed(head, **{name: words}))
+        plain = HeadManifest.from_bytes(changed(head, **{name: plain_words(words)}))
+        files.write(tmp_path / name, Head(with_card(plain), head.arrays))
+        done = CliRunner().invoke(app, ["head", "show", str(tmp_path / name)])
+        assert LIMITS in " ".join(done.output.split())
+
+
+def test_words_that_a_command_was_given_are_ones_that_a_manifest_holds() -> None:
+    """Paths stay as they are; what begins otherwise is put in brackets, and is no longer for it."""
+    for text, kept in {
+        "/mnt/heads": "/mnt/heads", "../heads": "../heads", " CC0 1.0 ": "CC0 1.0", " ": "",
+        "\u00c4rzte": "?rzte", "~/heads": "?/heads", "- none": "(- none)", "# x" * 300: None,
+    }.items():  # fmt: skip
+        found = plain_words(text)
+        assert kept in (None, found)
+        assert len(TypeAdapter(Words).validate_python(found)) <= 600
+
+
 def test_show_says_whether_there_is_a_signature_and_that_nobody_verified_it(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -219,7 +261,7 @@ def test_report_without_noise_lies_beside_the_folder(
         run("federate", "vt", "-o", "heads/vt")
 
 
-CARD_OF_FORMAT_3 = "f3405232c4f1fb64af94dd80ce9f44ccf319be82d32325454c8c0c0b62a7af94"
+CARD_OF_FORMAT_3 = "fb16fd73b0bb701046299083e06d108a7be1b701d4f9dd6adcc3aad8e1779112"
 
 
 def test_words_of_the_card_belong_to_the_format() -> None:
