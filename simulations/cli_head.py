@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -184,7 +185,8 @@ def sign(
 ) -> None:
     """Sign a head for other hospitals. Refused if it was trained without noise on closed data.
 
-    Refused too while its folder holds anything but the head and its plots.
+    Refused too while its folder holds anything but the head and its plots, or plots of a head whose
+    figures have noise, which has none. The signature does not cover plots.
 
     Example: fedprint-lab head sign heads/age --key ~/.fedprint/coordinator/keys/release.pem
     """
@@ -238,9 +240,11 @@ def reason(text: str, option: str) -> str:
 
 
 def free(folder: Path) -> None:
-    """Raises OurMistake where the folder holds a head already: it is said before the work."""
-    if (folder / "head.json").exists():
-        raise OurMistake(f"{folder} holds a head already.", do="Choose another folder.")
+    """Raises OurMistake where the folder holds a head already, or plots of another: it is said
+    before the work."""
+    for name, what in (("head.json", "a head"), ("plots", "plots")):
+        if os.path.lexists(folder / name):
+            raise OurMistake(f"{folder} holds {what} already.", do="Choose another folder.")
 
 
 class Saying:

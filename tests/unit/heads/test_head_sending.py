@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from shared_model.heads.manifest import (
     Verification,
     Words,
 )
-from simulations import cli_head_federate
+from simulations import cli_head, cli_head_federate
 from simulations.heads.train import plain_words
 
 
@@ -232,17 +233,62 @@ def test_folder_with_more_than_the_head_is_not_signed(
     path, key = tmp_path / "head", tmp_path / "release.key"
     files.write(path, files.read(folder))
     signing.create_key_file(key)
-    (path / "plots").mkdir()
+    cli_head.plots(path, files.read(path))
     if name == "more":
         (path / name).mkdir()
     else:
         (path / name).write_text("{}")
-    with pytest.raises(OurMistake, match=name):
+    with pytest.raises(OurMistake, match=r"is not for: 1\.") as caught:
         run("sign", str(path), "--key", str(key))
+    assert name not in f"{caught.value} {caught.value.do}"  # it may name a patient
     assert not (path / files.SIGNATURE).exists()
     (path / name).rename(tmp_path / name)
     told = run("sign", str(path), "--key", str(key))
     assert told[0]["may_be_sent"].split(", ") == list(files.FILES)
+
+
+def file(path: Path) -> None:
+    """Something."""
+    path.write_text("Jane Doe")
+
+
+def link(path: Path) -> None:
+    """To a file that is there."""
+    path.symlink_to("reliability.svg")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("patients.csv", file), ("identity.pdf", file), (".hidden", file), ("more", Path.mkdir),
+        ("coverage.pdf", link), ("coverage.pdf", Path.mkdir), ("", file), ("", link),
+    ],
+)  # fmt: skip
+def test_plots_that_no_command_draws_are_not_signed(
+    folder: Path, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    """Any file, folder or link in plots, or one that is called so, would be sent with the head."""
+    path, key = tmp_path / "head", Ed25519PrivateKey.generate()
+    files.write(path, files.read(folder))
+    if name:
+        cli_head.plots(path, files.read(path))
+        (path / "plots" / name).unlink(missing_ok=True)
+    make(path / "plots" / name if name else path / "plots")
+    with pytest.raises(OurMistake, match="not of the head"):
+        files.sign(path, key)
+    assert not files.is_signed(path)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "identity"])
+def test_plots_that_a_command_draws_are_those_that_may_lie_beside_a_head(
+    kind: str, tmp_path: Path
+) -> None:
+    """All that `head train` leaves can be signed as it is."""
+    made, path = made_head(kind, open_data="made up for a test"), tmp_path / "head"
+    files.write(path, made)
+    drawn = {one.name for plot in cli_head.plots(path, made) for one in plot.files}
+    assert drawn == {f"{name}.{form}" for name in files.DRAWN[kind] for form in ("pdf", "svg")}
+    files.sign(path, Ed25519PrivateKey.generate())
 
 
 def test_report_without_noise_lies_beside_the_folder(

@@ -160,6 +160,10 @@ def test_noisy_figures_tell_nothing_and_may_be_signed(space: PublicSpace, tmp_pa
     assert "how many items and windows they have is not stated" in text
     assert " 0 items" not in text
     files.write(tmp_path / "head", head)
+    (tmp_path / "head" / "plots").mkdir()  # nothing of it is drawn: pictures are of something else
+    with pytest.raises(OurMistake, match=r"is not for: 1\."):
+        files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
+    (tmp_path / "head" / "plots").rmdir()
     files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
     assert HeadManifest.from_bytes(manifest.to_bytes()) == manifest
     few = trained(space, made_up(patients=40, items=1), "local").manifest
