@@ -282,7 +282,9 @@ def report(
 ) -> None:
     """A head at the terminal, or its manifest as JSON."""
     from shared_model.heads.card import card
+    from shared_model.heads.files import CARD, card_words
 
+    checked = card_words(head.manifest)
     if as_json:
         told = json.loads(head.manifest.to_bytes())
         shown = [
@@ -290,7 +292,7 @@ def report(
             for p in drawn
         ]
         where = {"folder": str(folder), "digest": head.manifest.digest, "signature": signature}
-        terminal.print_json({**where, **told, "plots": shown})
+        terminal.print_json({**where, CARD: checked, **told, "plots": shown})
         return
     from rich.markdown import Markdown
 
@@ -298,5 +300,6 @@ def report(
     terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False)
     how = f" (fedprint-lab head verify {folder} --signer KEY)" if signature != "none" else ""
     terminal.out.print(f"signature: {signature}{how}", highlight=False)
+    terminal.out.print(f"{CARD}: {checked}", highlight=False)
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)

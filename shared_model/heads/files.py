@@ -84,6 +84,13 @@ def read(folder: Path) -> Head:
     return head
 
 
+def card_words(manifest: HeadManifest) -> str:
+    """What is known of the card in the folder of a head that `read` took."""
+    if manifest.format < FORMAT:
+        return "NOT CHECKED, made by an earlier version"
+    return "as made from the manifest"
+
+
 def is_signed(folder: Path) -> bool:
     """Whether something lies where the signature would; it is not looked at."""
     return os.path.lexists(folder / SIGNATURE)

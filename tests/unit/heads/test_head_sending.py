@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from head_command_stand_ins import app, run
+from head_command_stand_ins import app, run, write_fingerprints
 from head_stand_ins import made_head
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -96,6 +96,21 @@ def test_card_whose_digest_was_made_to_fit_is_refused(head: Head, tmp_path: Path
             with pytest.raises(Refused) as caught:
                 cross()
             assert caught.value.reason == "format"
+
+
+def test_card_of_an_older_format_is_said_not_to_be_checked(head: Head, tmp_path: Path) -> None:
+    """Whatever it says; by show and by apply, in words and in JSON."""
+    folder, words = tmp_path / "head", "NOT CHECKED, made by an earlier version"
+    files.write(folder, head)
+    path = write_fingerprints(tmp_path / "f.parquet", head)
+    for version in range(FORMAT, 0, -1):
+        if version < FORMAT:
+            with_praise(folder, head, version)
+        for asked in (["show", str(folder)], ["apply", str(folder), str(path)]):
+            assert (run(*asked)["MODEL_CARD.md"] == words) == (version < FORMAT)
+            done = CliRunner().invoke(app, ["head", *asked], catch_exceptions=False)
+            assert (f"MODEL_CARD.md: {words}" in done.output) == (version < FORMAT)
+            assert "CE-marked" not in done.output
 
 
 def figure(name: str, *values: float | None) -> dict[str, Any]:
