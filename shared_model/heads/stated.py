@@ -18,9 +18,9 @@ BY_SEX = ("female", "male", "sex not known")
 AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
 """From, below, name."""
 BY_AGE = (*(name for _, _, name in AGES), "age not known")
-NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class",
-                 "mean absolute error (at most ")  # fmt: skip
-"""How names of figures of a noisy histogram begin: there are no others."""
+NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class")
+OF_A_HISTOGRAM = "mean absolute error (at most "
+"""How the name of the other figure of a noisy histogram begins; the largest error follows."""
 
 SHARES = (
     "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
@@ -31,7 +31,6 @@ SHARES = (
 ERRORS = ("mean absolute error", "error of the median")
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
-OF_A_HISTOGRAM = "mean absolute error (at most "
 ROUNDING = 1e-9
 
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
@@ -97,6 +96,11 @@ def range_of(name: str) -> tuple[float, float]:
     if name == "correlation":
         return -1.0, 1.0
     raise ValueError("no head has a figure of this name")
+
+
+def of_a_histogram(name: str) -> bool:
+    """Whether a noisy histogram can tell a figure of this name."""
+    return name in NOISY_FIGURES or name.startswith(OF_A_HISTOGRAM)
 
 
 def says_something(text: str) -> bool:

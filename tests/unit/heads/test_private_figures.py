@@ -179,9 +179,9 @@ def test_what_a_manifest_says_of_its_figures_is_checked(space: PublicSpace) -> N
     manifest = trained(space, made_up(patients=600, items=1), "local").manifest
     assert manifest.figures_from == "noisy histogram"
     fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    other = Figure(name="answered", value=0.5, low=None, high=None)
+    names = ("answered", "accuracy where answered", "mean absolute error", "AUROC")
     for wrong in (
-        {"figures": (other,)},
+        *({"figures": (Figure(name=name, value=0.5, low=None, high=None),)} for name in names),
         {"groups": (Group(name="nurses", figures=(), why_none=""),)},
         {"figures_public": "the steering group"},
         {"privacy": plain.privacy},
