@@ -20,6 +20,7 @@ from shared_model.heads.stated import (
     BY_AGE,
     BY_SEX,
     FEWEST_IN_GROUP,
+    Bin,
     CurvePoint,
     Figure,
     Finite,
@@ -28,6 +29,7 @@ from shared_model.heads.stated import (
     Share,
     Strict,
     Words,
+    named_of_kind,
     of_a_histogram,
     says_something,
 )
@@ -85,14 +87,6 @@ class ClassCount(Strict):
     name: Name
     items: Count
     patients: Count
-
-
-class Bin(Strict):
-    """One bin of the reliability diagram: share of the items, mean confidence, accuracy."""
-
-    share: Share
-    confidence: Share
-    accuracy: Share
 
 
 class Temperature(Strict):
@@ -270,6 +264,8 @@ class HeadManifest(Strict):
             raise ValueError("every class has its least probability")
         if self.figures_from != "patients":
             self._of_a_histogram()
+        for part in (self.figures, *(group.figures for group in self.groups)):
+            named_of_kind([one.name for one in part], self.kind, self.classes)
         self._left_nothing()
         if self.limits != LIMITS:
             raise ValueError("what a head may be used for is not its maker's to say")

@@ -8,6 +8,7 @@ interval, is none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -32,7 +33,18 @@ ERRORS = ("mean absolute error", "error of the median")
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
 ROUNDING = 1e-9
+OF_KIND = {
+    "classes": {
+        "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
+        "share of the largest class", "truth in the set",
+    },
+    "number": {"mean absolute error", "error of the median", "correlation", "within the band"},
+    "identity": {"AUROC", "equal error rate", "false-accept rate", "false-reject rate"},
+}  # fmt: skip
+"""Names of figures by the head's kind, but for those of a class and of a number's histogram."""
 
+LONGEST_NAME = 64
+"""A longer one of a class is cut."""
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
 Words = Annotated[str, StringConstraints(pattern=r"\A([A-Za-z0-9(/.?][ -;=?-Z^_a-{}]{0,599})?\z")]
 """Printable ASCII without backtick, tilde, bar, backslash, square and angle brackets: nothing that
@@ -98,6 +110,16 @@ def range_of(name: str) -> tuple[float, float]:
     raise ValueError("no head has a figure of this name")
 
 
+def named_of_kind(names: Sequence[str], kind: str, classes: Sequence[str]) -> None:
+    """Raises ValueError where a figure is named twice, or is none of a head of this kind."""
+    of_classes = {f"{OF_A_CLASS}{name}"[:LONGEST_NAME] for name in classes}
+    others = set(names) - OF_KIND[kind] - of_classes
+    if kind == "number":
+        others = {name for name in others if not name.startswith(OF_A_HISTOGRAM)}
+    if others or len(set(names)) != len(names):
+        raise ValueError("figures are named once, and are those of the head's kind")
+
+
 def of_a_histogram(name: str) -> bool:
     """Whether a noisy histogram can tell a figure of this name."""
     return name in NOISY_FIGURES or name.startswith(OF_A_HISTOGRAM)
@@ -114,6 +136,14 @@ class Group(Strict):
     name: Name
     figures: Annotated[tuple[Figure, ...], Field(max_length=16)]
     why_none: Words
+
+
+class Bin(Strict):
+    """One bin of the reliability diagram: share of the items, mean confidence, accuracy."""
+
+    share: Share
+    confidence: Share
+    accuracy: Share
 
 
 class CurvePoint(Strict):

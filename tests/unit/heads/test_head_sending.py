@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from head_command_stand_ins import app, run, write_fingerprints
 from head_stand_ins import made_head
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markdown import Markdown
 from typer.testing import CliRunner
@@ -138,9 +138,35 @@ def figure(name: str, *values: float | None) -> dict[str, Any]:
 def test_figure_that_cannot_be_is_refused(head: Head, wrong: dict[str, Any]) -> None:
     """Outside its interval or the range of its kind, or of a kind that no head has; of all patients
     and of a group."""
+    with pytest.raises(ValidationError):
+        Figure(**wrong)
     for fields in (
         {"figures": [wrong]},
         {"groups": [{"name": "female", "figures": [wrong], "why_none": ""}]},
+    ):
+        with pytest.raises(Refused) as caught:
+            HeadManifest.from_bytes(changed(head, **fields))
+        assert caught.value.reason == "manifest"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("classes", ["AUROC", "AUROC"]), ("classes", ["equal error rate"]),
+        ("classes", ["correlation"]), ("classes", ["truth in the set, experts"]),
+        ("number", ["AUROC"]), ("number", ["truth in the set, yes"]),
+        ("number", ["mean absolute error (at most 60)", "mean absolute error (at most 60)"]),
+        ("identity", ["accuracy"]), ("identity", ["mean absolute error (at most 60)"]),
+    ],
+)  # fmt: skip
+def test_figure_named_twice_or_of_another_kind_is_refused(kind: str, names: list[str]) -> None:
+    """The better of two would be read; the head's own are taken."""
+    head = made_head(kind)
+    HeadManifest.from_bytes(changed(head, figures=json.loads(head.manifest.to_bytes())["figures"]))
+    wrong = [figure(name, 0.5, None, None) for name in names]
+    for fields in (
+        {"figures": wrong},
+        {"groups": [{"name": "female", "figures": wrong, "why_none": ""}]},
     ):
         with pytest.raises(Refused) as caught:
             HeadManifest.from_bytes(changed(head, **fields))
