@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -184,7 +185,8 @@ def sign(
 ) -> None:
     """Sign a head for other hospitals. Refused if it was trained without noise on closed data.
 
-    Refused too while its folder holds anything but the head and its plots.
+    Refused too while its folder holds anything but the head and its plots, or plots of a head whose
+    figures have noise, which has none. The signature does not cover plots.
 
     Example: fedprint-lab head sign heads/age --key ~/.fedprint/coordinator/keys/release.pem
     """
@@ -238,9 +240,11 @@ def reason(text: str, option: str) -> str:
 
 
 def free(folder: Path) -> None:
-    """Raises OurMistake where the folder holds a head already: it is said before the work."""
-    if (folder / "head.json").exists():
-        raise OurMistake(f"{folder} holds a head already.", do="Choose another folder.")
+    """Raises OurMistake where the folder holds a head already, or plots of another: it is said
+    before the work."""
+    for name, what in (("head.json", "a head"), ("plots", "plots")):
+        if os.path.lexists(folder / name):
+            raise OurMistake(f"{folder} holds {what} already.", do="Choose another folder.")
 
 
 class Saying:
@@ -278,7 +282,9 @@ def report(
 ) -> None:
     """A head at the terminal, or its manifest as JSON."""
     from shared_model.heads.card import card
+    from shared_model.heads.files import CARD, card_words
 
+    checked = card_words(head.manifest)
     if as_json:
         told = json.loads(head.manifest.to_bytes())
         shown = [
@@ -286,7 +292,7 @@ def report(
             for p in drawn
         ]
         where = {"folder": str(folder), "digest": head.manifest.digest, "signature": signature}
-        terminal.print_json({**where, **told, "plots": shown})
+        terminal.print_json({**where, CARD: checked, **told, "plots": shown})
         return
     from rich.markdown import Markdown
 
@@ -294,5 +300,6 @@ def report(
     terminal.out.print(f"head {head.manifest.digest} in {folder}", highlight=False)
     how = f" (fedprint-lab head verify {folder} --signer KEY)" if signature != "none" else ""
     terminal.out.print(f"signature: {signature}{how}", highlight=False)
+    terminal.out.print(f"{CARD}: {checked}", highlight=False)
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)

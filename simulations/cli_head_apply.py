@@ -68,6 +68,7 @@ def apply(
     told: dict[str, object] = {
         "task": head.manifest.task,
         "signature": "verified" if head_signer else "NOT CHECKED (no --head-signer given)",
+        files.CARD: files.card_words(head.manifest),
         "limits": head.manifest.limits,
         **promises(head.manifest),
         "answers": len(rows) - abstained,

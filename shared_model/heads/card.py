@@ -1,7 +1,8 @@
 """`MODEL_CARD.md`: what a head's manifest says, for people (Mitchell et al. 2019, 1810.03993).
 
 Nothing is in the card that is not in the manifest; the manifest has the card's digest, which the
-card does not show.
+card does not show. What a head is not for stands in a paragraph of its own, before anything that
+its maker chose but the task's name: no words can hide it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def with_card(manifest: HeadManifest) -> HeadManifest:
 def _lines(manifest: HeadManifest) -> Iterator[str]:
     yield f"# Head: {manifest.task}"
     yield ""
-    yield f"{_sentence(manifest.about)} **{manifest.limits}**"
+    yield f"**{manifest.limits}**"
+    yield ""
+    yield _sentence(manifest.about)
     yield ""
     yield from _table(("what", ""), list(_facts(manifest)))
     yield "## Data"
@@ -130,7 +133,7 @@ def _facts(manifest: HeadManifest) -> Iterator[tuple[str, str]]:
 
 
 def _figures(manifest: HeadManifest) -> Iterator[str]:
-    yield _sentence(manifest.figures_of)
+    yield f"In the maker's words: {manifest.figures_of}."
     yield ""
     if manifest.figures_public:
         yield f"They have no noise; that they may be seen is decided: {manifest.figures_public}"

@@ -12,6 +12,7 @@ and neither signed nor verified). What the commands show is made from the manife
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,7 +36,10 @@ MANIFEST, ARRAYS, CARD, SIGNATURE = "head.json", "head.safetensors", "MODEL_CARD
 FILES = (MANIFEST, ARRAYS, CARD, SIGNATURE)
 """All that a head is; what else lies in its folder nothing vouches for."""
 PLOTS = "plots"
-"""Folder that a command may draw into; its pictures show what the manifest says."""
+"""Folder that a command may draw into. Its pictures should show what the manifest says; nobody
+vouches for that, the signature neither."""
+DRAWN = {"classes": ("reliability", "coverage"), "number": (), "identity": ("identity",)}
+"""Their names, by the kind of head (`simulations.heads.plots`), each as PDF and SVG."""
 CARD_LIMIT_BYTES = 2**20
 SIGNATURE_BYTES = 64
 
@@ -80,6 +84,13 @@ def read(folder: Path) -> Head:
     return head
 
 
+def card_words(manifest: HeadManifest) -> str:
+    """What is known of the card in the folder of a head that `read` took."""
+    if manifest.format < FORMAT:
+        return "NOT CHECKED, made by an earlier version"
+    return "as made from the manifest"
+
+
 def is_signed(folder: Path) -> bool:
     """Whether something lies where the signature would; it is not looked at."""
     return os.path.lexists(folder / SIGNATURE)
@@ -96,15 +107,28 @@ def _refuse_older(head: Head, do: str) -> None:
         )
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raises OurMistake where the folder holds anything that is not of the head: who sends the
-    folder would send that too."""
-    others = sorted({one.name for one in folder.iterdir()} - {*FILES, PLOTS})
-    if others:
-        named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+def _others(folder: Path, names: Collection[str]) -> list[Path]:
+    """What lies in a folder but regular files of these names; links are none."""
+    known = {folder / name for name in names}
+    return [
+        one for one in folder.iterdir() if one not in known or one.is_symlink() or not one.is_file()
+    ]
+
+
+def _refuse_others(folder: Path, manifest: HeadManifest) -> None:
+    """Raises OurMistake where the folder, or `plots` in it, holds anything that is not of the head:
+    who sends the folder would send that too. A head whose figures have noise has no plots: others,
+    of patients as they are, would pass for its own. Says how many: a name may name a patient."""
+    found, plots, also = _others(folder, FILES), folder / PLOTS, ""
+    if manifest.figures_from == "patients" and plots.is_dir() and not plots.is_symlink():
+        drawn = [f"{name}.{form}" for name in DRAWN[manifest.kind] for form in ("pdf", "svg")]
+        found = [*(one for one in found if one != plots), *_others(plots, drawn)]
+        also = f", and in {PLOTS}/ {', '.join(drawn)}" if drawn else ""
+    if found:
         raise OurMistake(
-            f"The folder holds what is not of the head, and the signature is not for: {named}.",
-            do="Take it out of the folder, then sign again.",
+            f"In the folder, or in {PLOTS}/ of it, are files or folders that are not of the head, "
+            f"and that the signature is not for: {len(found)}.",
+            do=f"Take out all but {', '.join(FILES)}{also}; then sign again.",
         )
 
 
@@ -112,7 +136,7 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
     """Sign a head for other hospitals.
 
     Raises:
-        OurMistake: the folder holds other files.
+        OurMistake: the folder, or `plots` in it, holds other files.
         Refused: it was trained without noise on data that are not open (reason "not private"), an
             earlier version made it (reason "format"), or as `read`.
     """
@@ -126,7 +150,7 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Head:
             do="Train it with: fedprint-lab head federate. Or, if everybody has the data anyway, "
             "train it again with --open-data and the reason.",
         )
-    _refuse_others(folder)
+    _refuse_others(folder, head.manifest)
     body = head.manifest.to_bytes()
     write_atomic(folder / SIGNATURE, signing.sign(key, TAG, body))
     return head

@@ -20,7 +20,7 @@ from shared_model.heads.stated import (
     BY_AGE,
     BY_SEX,
     FEWEST_IN_GROUP,
-    NOISY_FIGURES,
+    Bin,
     CurvePoint,
     Figure,
     Finite,
@@ -29,6 +29,8 @@ from shared_model.heads.stated import (
     Share,
     Strict,
     Words,
+    named_of_kind,
+    of_a_histogram,
     says_something,
 )
 
@@ -85,14 +87,6 @@ class ClassCount(Strict):
     name: Name
     items: Count
     patients: Count
-
-
-class Bin(Strict):
-    """One bin of the reliability diagram: share of the items, mean confidence, accuracy."""
-
-    share: Share
-    confidence: Share
-    accuracy: Share
 
 
 class Temperature(Strict):
@@ -240,8 +234,7 @@ class HeadManifest(Strict):
     noise; format 1 has no such field, and patients' figures alone."""
     hidden: Annotated[tuple[Hidden, ...], Field(max_length=3)] = ()
     """What the histogram of a private head left nothing of: its value here (a temperature of 1, the
-    widest interval, the farthest distance) is not one of its patients. No such field before format
-    3."""
+    widest interval, the farthest distance) is not one of its patients. None before format 3."""
     regularisation: Positive
     temperature: Temperature | None
     sets: Sets | None
@@ -271,8 +264,9 @@ class HeadManifest(Strict):
             raise ValueError("every class has its least probability")
         if self.figures_from != "patients":
             self._of_a_histogram()
-        if self.hidden:
-            self._left_nothing()
+        for part in (self.figures, *(group.figures for group in self.groups)):
+            named_of_kind([one.name for one in part], self.kind, self.classes)
+        self._left_nothing()
         if self.limits != LIMITS:
             raise ValueError("what a head may be used for is not its maker's to say")
         reasons = (self.open_data, self.figures_public)
@@ -285,29 +279,34 @@ class HeadManifest(Strict):
         if self.format == 1 or self.privacy.mode == "without" or self.figures_public:
             raise ValueError("a histogram has noise in a private training only")
         named = [*self.figures, *(one for group in self.groups for one in group.figures)]
-        if not all(one.name.startswith(NOISY_FIGURES) for one in named):
+        if not all(of_a_histogram(one.name) for one in named):
             raise ValueError("a histogram tells no such figure")
         if {group.name for group in self.groups} - {*BY_SEX, *BY_AGE}:
             raise ValueError("a histogram tells of no such group")
 
     def _left_nothing(self) -> None:
-        """What is hidden is something that the head has."""
+        """What is hidden is something that the head has; a private head leaves none of it out."""
         heat, hidden = self.temperature, self.hidden
-        if self.format < 3 or len(set(hidden)) != len(hidden):
+        if (hidden and self.format < 3) or len(set(hidden)) != len(hidden):
             raise ValueError("what is hidden is named once, since format 3")
         if "temperature" in hidden and (heat is None or heat.temperature != 1.0):
             raise ValueError("a temperature that is hidden is 1")
         if "interval" in hidden and self.band is None:
             raise ValueError("only a number has an interval")
+        if self.format < 3 or self.privacy.mode == "without":
+            return
+        if ("distance" in hidden) != (self.distance.limit >= FARTHEST):
+            raise ValueError("of a private head the farthest distance is hidden, and no other is")
+        if heat is not None and ("temperature" in hidden) != (heat.fitted_on == ""):
+            raise ValueError("of a private head a temperature is hidden, or fitted on somebody")
 
     @property
     def unknown(self) -> frozenset[Hidden]:
         """What promises nothing: it is hidden, or may be: private heads of before did not say."""
         if self.format >= 3 or self.privacy.mode == "without":
             return frozenset(self.hidden)
-        if self.distance.limit >= FARTHEST:
-            return frozenset({"temperature", "interval", "distance"})
-        return frozenset({"temperature", "interval"})
+        far: tuple[Hidden, ...] = ("distance",) if self.distance.limit >= FARTHEST else ()
+        return frozenset(("temperature", "interval", *far))
 
     @property
     def outputs(self) -> int:
@@ -335,8 +334,7 @@ class HeadManifest(Strict):
         named: tuple[BaseModel, ...] = self.class_counts
         if self.figures_from == "patients":
             named = (*named, *self.figures, *(g for g in self.groups if g.figures))
-        counted = self.items or self.windows or self.left_out
-        if counted and self.privacy.mode != "without":
+        if (self.items or self.windows or self.left_out) and self.privacy.mode != "without":
             return True
         return bool(curves or named) or any(value is not None for value in measured)
 

@@ -8,6 +8,7 @@ interval, is none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -18,9 +19,9 @@ BY_SEX = ("female", "male", "sex not known")
 AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 years and over"))
 """From, below, name."""
 BY_AGE = (*(name for _, _, name in AGES), "age not known")
-NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class",
-                 "mean absolute error (at most ")  # fmt: skip
-"""How names of figures of a noisy histogram begin: there are no others."""
+NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class")
+OF_A_HISTOGRAM = "mean absolute error (at most "
+"""How the name of the other figure of a noisy histogram begins; the largest error follows."""
 
 SHARES = (
     "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
@@ -31,13 +32,24 @@ SHARES = (
 ERRORS = ("mean absolute error", "error of the median")
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
-OF_A_HISTOGRAM = "mean absolute error (at most "
 ROUNDING = 1e-9
+OF_KIND = {
+    "classes": {
+        "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
+        "share of the largest class", "truth in the set",
+    },
+    "number": {"mean absolute error", "error of the median", "correlation", "within the band"},
+    "identity": {"AUROC", "equal error rate", "false-accept rate", "false-reject rate"},
+}  # fmt: skip
+"""Names of figures by the head's kind, but for those of a class and of a number's histogram."""
 
+LONGEST_NAME = 64
+"""A longer one of a class is cut."""
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9 .,_()+-]{0,63}\z")]
-Words = Annotated[str, StringConstraints(pattern=r"\A[ -;=?-Z^_a-{}~]{0,600}\z")]
-"""Printable ASCII without backtick, bar, backslash, square and angle brackets: nothing that makes a
-link, a picture or a cell of a card."""
+Words = Annotated[str, StringConstraints(pattern=r"\A([A-Za-z0-9(/.?][ -;=?-Z^_a-{}]{0,599})?\z")]
+"""Printable ASCII without backtick, tilde, bar, backslash, square and angle brackets: nothing that
+makes a link, a picture, a fence or a cell of a card. They begin with a letter, a digit, an opening
+bracket, or as paths do: nothing that makes a heading, a list or a rule."""
 Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -98,6 +110,21 @@ def range_of(name: str) -> tuple[float, float]:
     raise ValueError("no head has a figure of this name")
 
 
+def named_of_kind(names: Sequence[str], kind: str, classes: Sequence[str]) -> None:
+    """Raises ValueError where a figure is named twice, or is none of a head of this kind."""
+    of_classes = {f"{OF_A_CLASS}{name}"[:LONGEST_NAME] for name in classes}
+    others = set(names) - OF_KIND[kind] - of_classes
+    if kind == "number":
+        others = {name for name in others if not name.startswith(OF_A_HISTOGRAM)}
+    if others or len(set(names)) != len(names):
+        raise ValueError("figures are named once, and are those of the head's kind")
+
+
+def of_a_histogram(name: str) -> bool:
+    """Whether a noisy histogram can tell a figure of this name."""
+    return name in NOISY_FIGURES or name.startswith(OF_A_HISTOGRAM)
+
+
 def says_something(text: str) -> bool:
     """Whether words are more than blanks and signs: a reason, or who decided."""
     return any(one.isalpha() for one in text)
@@ -109,6 +136,14 @@ class Group(Strict):
     name: Name
     figures: Annotated[tuple[Figure, ...], Field(max_length=16)]
     why_none: Words
+
+
+class Bin(Strict):
+    """One bin of the reliability diagram: share of the items, mean confidence, accuracy."""
+
+    share: Share
+    confidence: Share
+    accuracy: Share
 
 
 class CurvePoint(Strict):

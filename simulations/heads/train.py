@@ -291,9 +291,11 @@ def packages() -> dict[str, str]:
 
 
 def plain_words(text: str) -> str:
-    """As `Words` allows: other characters become question marks, 600 of them at most."""
-    legal = (c if " " <= c <= "~" and c not in "`|<>[]\\" else "?" for c in text)
-    return "".join(legal)[:600]
+    """As `Words` allows: other characters become question marks, 600 of them at most; what begins
+    as nothing may is put in brackets."""
+    legal = (c if " " <= c < "~" and c not in "`|<>[]\\" else "?" for c in text.strip())
+    kept = "".join(legal)[:600]
+    return kept if not kept or kept[0].isalnum() or kept[0] in "(/.?" else f"({kept[:598]})"
 
 
 def plain_name(text: str) -> str:

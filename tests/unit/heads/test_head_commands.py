@@ -239,6 +239,10 @@ def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:
         run("train", "horoscope", "-o", str(tmp_path / "x"))
     with pytest.raises(OurMistake, match="holds a head already"):
         run("train", "sex", "-o", str(folder))
+    (tmp_path / "drawn" / "plots").mkdir(parents=True)
+    for words in (("train", "sex"), ("federate", "sex")):
+        with pytest.raises(OurMistake, match="holds plots already"):
+            run(*words, "-o", str(tmp_path / "drawn"))
     with pytest.raises(OurMistake, match="no recordings for sensors"):
         run("train", "hypertension", "-o", str(tmp_path / "x"), "--sensors", "ecg")
     with pytest.raises(DataFault):

@@ -14,11 +14,12 @@ from head_stand_ins import asked, made_head, made_up
 from private_head_stand_ins import ask, hospitals_of, made
 from typer.testing import CliRunner
 
+from shared_model.errors import Refused
 from shared_model.heads import files
 from shared_model.heads.answers import FAR, NO_INTERVAL, answer
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card, promises, with_card
-from shared_model.heads.manifest import HeadManifest
+from shared_model.heads.manifest import FARTHEST, HeadManifest
 from simulations.heads import private_calibration as histogram
 from simulations.heads.compare import with_figures
 from simulations.heads.hospitals import together
@@ -151,6 +152,45 @@ def test_private_head_of_an_older_format_is_not_known_to_promise_anything(
         update={"distance": classes.distance.model_copy(update={"limit": 1.5})}
     )
     assert "no limit" not in promises(near)["distance"]
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_private_head_does_not_keep_silent_about_what_noise_hid(
+    kind: str, space: PublicSpace
+) -> None:
+    """Nor says that noise hid what its patients gave: by the values that only what is hidden has.
+    Older heads have no such field, and heads without noise hide nothing."""
+    hiding = made(space, made_up(kind, patients=60), ask(epsilon=0.5)).head.manifest
+    telling = hiding.model_copy(
+        update={
+            "hidden": (),
+            "distance": hiding.distance.model_copy(update={"limit": 1.5}),
+            "temperature": hiding.temperature
+            and hiding.temperature.model_copy(update={"fitted_on": "a histogram"}),
+        }
+    )
+    for honest in (hiding, telling):
+        assert HeadManifest.from_bytes(honest.to_bytes()) == honest
+    wrong = [
+        hiding.model_copy(update={"hidden": tuple(one for one in hiding.hidden if one != silent)})
+        for silent in ({*hiding.hidden} - {"interval"})
+    ]
+    wrong += [telling.model_copy(update={"hidden": (said,)}) for said in hiding.hidden[:1]]
+    wrong.append(hiding.model_copy(update={"distance": telling.distance}))
+    if hiding.temperature is not None:
+        wrong.append(hiding.model_copy(update={"temperature": telling.temperature}))
+        wrong.append(telling.model_copy(update={"temperature": hiding.temperature}))
+    for one in wrong:
+        with pytest.raises(Refused):
+            HeadManifest.from_bytes(one.to_bytes())
+    older = hiding.model_copy(update={"format": 2, "hidden": ()})
+    assert HeadManifest.from_bytes(older.to_bytes()) == older
+
+
+def test_what_is_read_off_is_hidden_or_within_what_is_measured() -> None:
+    """What a manifest is held to: the farthest distance is none's, and no limit lies beyond it."""
+    assert histogram.DISTANCES[-1] == FARTHEST
+    assert (histogram.DISTANCES[:-1] < FARTHEST).all()
 
 
 def without(kind: str, hidden: str) -> Head:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from head_command_stand_ins import app, run
+from head_command_stand_ins import app, run, write_fingerprints
 from head_stand_ins import made_head
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.markdown import Markdown
 from typer.testing import CliRunner
 
 from shared_model import canonical, signing
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.arrays import Head
-from shared_model.heads.card import card
+from shared_model.heads.card import card, with_card
 from shared_model.heads.manifest import (
     FORMAT,
+    LIMITS,
     TAG,
     Band,
     Collection,
@@ -31,8 +37,10 @@ from shared_model.heads.manifest import (
     Spent,
     Temperature,
     Verification,
+    Words,
 )
-from simulations import cli_head_federate
+from simulations import cli_head, cli_head_federate
+from simulations.heads.train import plain_words
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,21 @@ def test_card_whose_digest_was_made_to_fit_is_refused(head: Head, tmp_path: Path
             assert caught.value.reason == "format"
 
 
+def test_card_of_an_older_format_is_said_not_to_be_checked(head: Head, tmp_path: Path) -> None:
+    """Whatever it says; by show and by apply, in words and in JSON."""
+    folder, words = tmp_path / "head", "NOT CHECKED, made by an earlier version"
+    files.write(folder, head)
+    path = write_fingerprints(tmp_path / "f.parquet", head)
+    for version in range(FORMAT, 0, -1):
+        if version < FORMAT:
+            with_praise(folder, head, version)
+        for asked in (["show", str(folder)], ["apply", str(folder), str(path)]):
+            assert (run(*asked)["MODEL_CARD.md"] == words) == (version < FORMAT)
+            done = CliRunner().invoke(app, ["head", *asked], catch_exceptions=False)
+            assert (f"MODEL_CARD.md: {words}" in done.output) == (version < FORMAT)
+            assert "CE-marked" not in done.output
+
+
 def figure(name: str, *values: float | None) -> dict[str, Any]:
     """As the manifest has one."""
     return dict(zip(("name", "value", "low", "high"), (name, *values), strict=True))
@@ -115,9 +138,35 @@ def figure(name: str, *values: float | None) -> dict[str, Any]:
 def test_figure_that_cannot_be_is_refused(head: Head, wrong: dict[str, Any]) -> None:
     """Outside its interval or the range of its kind, or of a kind that no head has; of all patients
     and of a group."""
+    with pytest.raises(ValidationError):
+        Figure(**wrong)
     for fields in (
         {"figures": [wrong]},
         {"groups": [{"name": "female", "figures": [wrong], "why_none": ""}]},
+    ):
+        with pytest.raises(Refused) as caught:
+            HeadManifest.from_bytes(changed(head, **fields))
+        assert caught.value.reason == "manifest"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("classes", ["AUROC", "AUROC"]), ("classes", ["equal error rate"]),
+        ("classes", ["correlation"]), ("classes", ["truth in the set, experts"]),
+        ("number", ["AUROC"]), ("number", ["truth in the set, yes"]),
+        ("number", ["mean absolute error (at most 60)", "mean absolute error (at most 60)"]),
+        ("identity", ["accuracy"]), ("identity", ["mean absolute error (at most 60)"]),
+    ],
+)  # fmt: skip
+def test_figure_named_twice_or_of_another_kind_is_refused(kind: str, names: list[str]) -> None:
+    """The better of two would be read; the head's own are taken."""
+    head = made_head(kind)
+    HeadManifest.from_bytes(changed(head, figures=json.loads(head.manifest.to_bytes())["figures"]))
+    wrong = [figure(name, 0.5, None, None) for name in names]
+    for fields in (
+        {"figures": wrong},
+        {"groups": [{"name": "female", "figures": wrong, "why_none": ""}]},
     ):
         with pytest.raises(Refused) as caught:
             HeadManifest.from_bytes(changed(head, **fields))
@@ -155,6 +204,41 @@ def test_words_that_are_not_the_makers_to_choose_are_refused(
     assert caught.value.reason == "manifest"
 
 
+@pytest.mark.parametrize("begin", ["~~~ ", "~~", "# ", "- ", "> ", "+ ", "* ", "=== ", "1. ", "**"])
+def test_no_words_of_the_maker_hide_what_a_head_is_not_for(
+    head: Head, tmp_path: Path, begin: str
+) -> None:
+    """A fence swallowed the rest of the card. As it is shown, the words of use come first, whatever
+    follows; and what begins like that a manifest does not hold, nor a trained head write."""
+    words = f"{begin}approved for diagnosis"
+    names = ("about", "figures_of", "figures_public", "open_data")
+    hostile = head.manifest.model_copy(update=dict.fromkeys(names, words))
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(Markdown(card(hostile)))
+    shown = " ".join(screen.file.getvalue().split())  # type: ignore[attr-defined]
+    assert LIMITS in shown
+    assert shown.index(LIMITS) < shown.index("pproved for diagnosis")
+    for name in names:
+        if begin != "1. ":
+            with pytest.raises(Refused):
+                HeadManifest.from_bytes(changed(head, **{name: words}))
+        plain = HeadManifest.from_bytes(changed(head, **{name: plain_words(words)}))
+        files.write(tmp_path / name, Head(with_card(plain), head.arrays))
+        done = CliRunner().invoke(app, ["head", "show", str(tmp_path / name)])
+        assert LIMITS in " ".join(done.output.split())
+
+
+def test_words_that_a_command_was_given_are_ones_that_a_manifest_holds() -> None:
+    """Paths stay as they are; what begins otherwise is put in brackets, and is no longer for it."""
+    for text, kept in {
+        "/mnt/heads": "/mnt/heads", "../heads": "../heads", " CC0 1.0 ": "CC0 1.0", " ": "",
+        "\u00c4rzte": "?rzte", "~/heads": "?/heads", "- none": "(- none)", "# x" * 300: None,
+    }.items():  # fmt: skip
+        found = plain_words(text)
+        assert kept in (None, found)
+        assert len(TypeAdapter(Words).validate_python(found)) <= 600
+
+
 def test_show_says_whether_there_is_a_signature_and_that_nobody_verified_it(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -190,17 +274,62 @@ def test_folder_with_more_than_the_head_is_not_signed(
     path, key = tmp_path / "head", tmp_path / "release.key"
     files.write(path, files.read(folder))
     signing.create_key_file(key)
-    (path / "plots").mkdir()
+    cli_head.plots(path, files.read(path))
     if name == "more":
         (path / name).mkdir()
     else:
         (path / name).write_text("{}")
-    with pytest.raises(OurMistake, match=name):
+    with pytest.raises(OurMistake, match=r"is not for: 1\.") as caught:
         run("sign", str(path), "--key", str(key))
+    assert name not in f"{caught.value} {caught.value.do}"  # it may name a patient
     assert not (path / files.SIGNATURE).exists()
     (path / name).rename(tmp_path / name)
     told = run("sign", str(path), "--key", str(key))
     assert told[0]["may_be_sent"].split(", ") == list(files.FILES)
+
+
+def file(path: Path) -> None:
+    """Something."""
+    path.write_text("Jane Doe")
+
+
+def link(path: Path) -> None:
+    """To a file that is there."""
+    path.symlink_to("reliability.svg")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("patients.csv", file), ("identity.pdf", file), (".hidden", file), ("more", Path.mkdir),
+        ("coverage.pdf", link), ("coverage.pdf", Path.mkdir), ("", file), ("", link),
+    ],
+)  # fmt: skip
+def test_plots_that_no_command_draws_are_not_signed(
+    folder: Path, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    """Any file, folder or link in plots, or one that is called so, would be sent with the head."""
+    path, key = tmp_path / "head", Ed25519PrivateKey.generate()
+    files.write(path, files.read(folder))
+    if name:
+        cli_head.plots(path, files.read(path))
+        (path / "plots" / name).unlink(missing_ok=True)
+    make(path / "plots" / name if name else path / "plots")
+    with pytest.raises(OurMistake, match="not of the head"):
+        files.sign(path, key)
+    assert not files.is_signed(path)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "identity"])
+def test_plots_that_a_command_draws_are_those_that_may_lie_beside_a_head(
+    kind: str, tmp_path: Path
+) -> None:
+    """All that `head train` leaves can be signed as it is."""
+    made, path = made_head(kind, open_data="made up for a test"), tmp_path / "head"
+    files.write(path, made)
+    drawn = {one.name for plot in cli_head.plots(path, made) for one in plot.files}
+    assert drawn == {f"{name}.{form}" for name in files.DRAWN[kind] for form in ("pdf", "svg")}
+    files.sign(path, Ed25519PrivateKey.generate())
 
 
 def test_report_without_noise_lies_beside_the_folder(
@@ -219,7 +348,7 @@ def test_report_without_noise_lies_beside_the_folder(
         run("federate", "vt", "-o", "heads/vt")
 
 
-CARD_OF_FORMAT_3 = "f3405232c4f1fb64af94dd80ce9f44ccf319be82d32325454c8c0c0b62a7af94"
+CARD_OF_FORMAT_3 = "fb16fd73b0bb701046299083e06d108a7be1b701d4f9dd6adcc3aad8e1779112"
 
 
 def test_words_of_the_card_belong_to_the_format() -> None:

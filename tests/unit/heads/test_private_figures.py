@@ -160,6 +160,10 @@ def test_noisy_figures_tell_nothing_and_may_be_signed(space: PublicSpace, tmp_pa
     assert "how many items and windows they have is not stated" in text
     assert " 0 items" not in text
     files.write(tmp_path / "head", head)
+    (tmp_path / "head" / "plots").mkdir()  # nothing of it is drawn: pictures are of something else
+    with pytest.raises(OurMistake, match=r"is not for: 1\."):
+        files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
+    (tmp_path / "head" / "plots").rmdir()
     files.sign(tmp_path / "head", Ed25519PrivateKey.generate())
     assert HeadManifest.from_bytes(manifest.to_bytes()) == manifest
     few = trained(space, made_up(patients=40, items=1), "local").manifest
@@ -175,9 +179,9 @@ def test_what_a_manifest_says_of_its_figures_is_checked(space: PublicSpace) -> N
     manifest = trained(space, made_up(patients=600, items=1), "local").manifest
     assert manifest.figures_from == "noisy histogram"
     fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    other = Figure(name="answered", value=0.5, low=None, high=None)
+    names = ("answered", "accuracy where answered", "mean absolute error", "AUROC")
     for wrong in (
-        {"figures": (other,)},
+        *({"figures": (Figure(name=name, value=0.5, low=None, high=None),)} for name in names),
         {"groups": (Group(name="nurses", figures=(), why_none=""),)},
         {"figures_public": "the steering group"},
         {"privacy": plain.privacy},
