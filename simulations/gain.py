@@ -83,8 +83,7 @@ def read_runs(
     """
     from simulations.lab.beginning import starting_model
 
-    if len({folder.resolve() for folder in folders}) != len(folders):
-        raise OurMistake("A run is named twice.")
+    refuse_twice(folders)
     fresh = draw(patients, seed)
     starts: dict[str, Scores] = {}
     runs = []
@@ -96,11 +95,21 @@ def read_runs(
         if start not in starts:
             starts[start] = score(config, first, fresh, seed)
         after = score(config, result.weights(), fresh, seed)
-        name = f"{experiment.privacy.mode}, seed {experiment.seed}, {experiment.identity[:12]}"
-        runs.append(Run(name, experiment, start, digest, starts[start], after))
+        runs.append(Run(name_of(experiment), experiment, start, digest, starts[start], after))
         if on_done is not None:
             on_done(folder.name)
     return runs
+
+
+def refuse_twice(folders: Sequence[Path]) -> None:
+    """Raises OurMistake: a run is named twice."""
+    if len({folder.resolve() for folder in folders}) != len(folders):
+        raise OurMistake("A run is named twice.")
+
+
+def name_of(experiment: Experiment) -> str:
+    """What tells runs of a sweep apart in a file."""
+    return f"{experiment.privacy.mode}, seed {experiment.seed}, {experiment.identity[:12]}"
 
 
 def finished_below(folder: Path) -> list[Path]:

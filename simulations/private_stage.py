@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -141,24 +141,48 @@ def compared(stages: Sequence[Stage[Run]]) -> dict[str, Any]:
     """
     groups, names = points_by_seed(stages)
     base = next(iter(groups.values()))
-    free = [group for group in groups.values() if group[0].run.mode == NONE]
-    best = max(free, key=lambda group: _mean(group, UNIT_LOSS)) if free else None
+    best = reference_of(groups, lambda group: _mean(group, UNIT_LOSS))
     rows = [
         _row(number, group, base, best, names)
         for number, group in enumerate(groups.values(), start=1)
     ]
-    reference = next((row for row, group in zip(rows, groups.values(), strict=True)
-                      if group is best), None)  # fmt: skip
+    reference = row_of(best, groups, rows)
     return {
         "rows": rows,
         "in_words": _in_words(base, reference, rows, names, stages),
-        "plotted_line": None if reference is None else {
-            "name": f"without privacy: point {reference['number']}", **reference["fall"]
-        },
-        "plotted": [{"name": f"{row['number']} {row['point']}", **row["fall"]} for row in rows],
+        **plotted(rows, reference),
         "plotted_words": "fall of the unit loss from the starting model's"
         + (", 95 % over seeds" if len(base) > 1 else ", one seed"),
-    }  # fmt: skip
+    }
+
+
+def reference_of(
+    groups: Mapping[str, list[Stage[R_co]]], mean: Callable[[list[Stage[R_co]]], float]
+) -> list[Stage[R_co]] | None:
+    """Of the points without privacy the one whose loss falls most."""
+    free = [group for group in groups.values() if group[0].experiment.privacy.mode == NONE]
+    return max(free, key=mean) if free else None
+
+
+def row_of(
+    best: list[Stage[R_co]] | None,
+    groups: Mapping[str, list[Stage[R_co]]],
+    rows: Sequence[dict[str, Any]],
+) -> dict[str, Any] | None:
+    """The reference's row."""
+    found = zip(rows, groups.values(), strict=True)
+    return next((row for row, group in found if group is best), None)
+
+
+def plotted(rows: Sequence[dict[str, Any]], reference: dict[str, Any] | None) -> dict[str, Any]:
+    """What pictures take of the rows: falls, and the reference's as a line."""
+    line = None
+    if reference is not None:
+        line = {"name": f"without privacy: point {reference['number']}", **reference["fall"]}
+    return {
+        "plotted_line": line,
+        "plotted": [{"name": f"{row['number']} {row['point']}", **row["fall"]} for row in rows],
+    }
 
 
 def points_by_seed(

@@ -26,8 +26,7 @@ from scipy import stats
 
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
-from simulations.gain import words
-from simulations.gain_answers import NONE
+from simulations.gain import name_of, refuse_twice, words
 from simulations.lab import recorded
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import CONFIDENCE
@@ -38,7 +37,10 @@ from simulations.private_stage import (
     about_point,
     about_the_points,
     cost_of,
+    plotted,
     points_by_seed,
+    reference_of,
+    row_of,
 )
 from simulations.unseen_losses import OnProgress, Unseen, losses, unseen_by
 
@@ -101,15 +103,13 @@ def read_unseen(
     """
     from simulations.lab.beginning import starting_model
 
-    if len({folder.resolve() for folder in folders}) != len(folders):
-        raise OurMistake("A run is named twice.")
+    refuse_twice(folders)
     results = [Result.open(folder) for folder in folders]
     stages, nothing = [], np.zeros(0)
     for result in results:
         told = result.experiment
-        name = f"{told.privacy.mode}, seed {told.seed}, {told.identity[:12]}"
         start = weights_io.digest(starting_model(told)[1])
-        run = UnseenRun(name, told, start, result.digest, nothing, nothing)
+        run = UnseenRun(name_of(told), told, start, result.digest, nothing, nothing)
         stages.append(Stage(run, *cost_of(result)))
     points_by_seed(stages)
     for result in results:
@@ -171,14 +171,12 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> d
     """
     groups, names = points_by_seed(stages)
     base = next(iter(groups.values()))
-    free = [group for group in groups.values() if group[0].run.mode == NONE]
-    best = max(free, key=lambda group: float(_falls(group).mean())) if free else None
+    best = reference_of(groups, lambda group: float(_falls(group).mean()))
     rows = [
         _row(number, group, base, best, names, measured.both)
         for number, group in enumerate(groups.values(), start=1)
     ]
-    reference = next((row for row, group in zip(rows, groups.values(), strict=True)
-                      if group is best), None)  # fmt: skip
+    reference = row_of(best, groups, rows)
     seeds = "" if len(base) > 1 else "; one seed: what its noise does is in no interval"
     return {
         "rows": rows,
@@ -195,12 +193,9 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> d
             *about_costs(),
             *words([one.run for one in stages]),
         ],
-        "plotted_line": None if reference is None else {
-            "name": f"without privacy: point {reference['number']}", **reference["fall"]
-        },
-        "plotted": [{"name": f"{row['number']} {row['point']}", **row["fall"]} for row in rows],
+        **plotted(rows, reference),
         "plotted_words": "fall of the unit loss of unread real patients, 95 %; not paired" + seeds,
-    }  # fmt: skip
+    }
 
 
 def _falls(group: Sequence[Stage[UnseenRun]]) -> F64:

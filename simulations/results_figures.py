@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -187,13 +188,7 @@ def _parameters(figures: dict[str, Any]) -> Figure | None:
         )  # fmt: skip
         axes.annotate(str(row["number"]), (x, y), xytext=(2, 2), textcoords="offset points",
                       fontsize=5.0)  # fmt: skip
-    _held_against(figures, axes.axhline)
-    axes.axhline(0, color="#999999", lw=0.6)
-    axes.set_xscale("log")
-    axes.set_xlabel("trained parameters (alike: side by side)")
-    axes.set_ylabel(textwrap.fill(figures["plotted_words"], 34))
-    figure.legend(loc="outside upper center", ncols=1)
-    return figure
+    return _falls_over(figure, axes, figures, "trained parameters (alike: side by side)")
 
 
 def _epsilons(figures: dict[str, Any]) -> Figure | None:
@@ -216,10 +211,15 @@ def _epsilons(figures: dict[str, Any]) -> Figure | None:
             yerr=[[low for low, _ in ends], [high for _, high in ends]],
             fmt=MARKERS[k], color=COLOURS[k], lw=0.8, ls="-", ms=3.5, label=mode,
         )  # fmt: skip
+    return _falls_over(figure, axes, figures, "epsilon spent by one patient at one hospital")
+
+
+def _falls_over(figure: Figure, axes: Axes, figures: dict[str, Any], what: str) -> Figure:
+    """Finish a picture of falls of the loss over something that is drawn on a log axis."""
     _held_against(figures, axes.axhline)
     axes.axhline(0, color="#999999", lw=0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("epsilon spent by one patient at one hospital")
+    axes.set_xlabel(what)
     axes.set_ylabel(textwrap.fill(figures["plotted_words"], 34))
     figure.legend(loc="outside upper center", ncols=1)
     return figure
