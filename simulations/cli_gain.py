@@ -116,8 +116,12 @@ def private_stage(
 
 
 def against_pooled(
-    federated: Annotated[Path, typer.Argument(help="Run of several hospitals, mode none.")],
-    pooled: Annotated[Path, typer.Argument(help="Run of one hospital with the same patients.")],
+    federated: Annotated[
+        Path, typer.Argument(help="Run of several hospitals, mode none; or a sweep over seeds.")
+    ],
+    pooled: Annotated[
+        Path, typer.Argument(help="The same of one hospital, with the same patients and seeds.")
+    ],
     patients: Patients = 1000,
     seed: Seed = 0,
     output: Output = None,
@@ -125,14 +129,19 @@ def against_pooled(
 ) -> None:
     """Federated training without privacy against pooled central training, task by task.
 
+    Runs of equal seeds are compared; of several seeds, ratios have intervals over seeds.
+
     Example: fedprint-lab against-pooled out/federated out/pooled -o docs/results/pooled
     """
     from simulations import gain as core
+    from simulations.against_pooled import against_pooled as compared
 
     began = time.monotonic()
-    with _on_the_bar(2) as told:
-        runs = core.read_runs([federated, pooled], patients=patients, seed=seed, on_done=told)
-    figures = core.against_pooled(*runs) | _drawn(patients, seed)
+    ours = core.finished_below(federated)
+    every = [*ours, *core.finished_below(pooled)]
+    with _on_the_bar(len(every)) as told:
+        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+    figures = compared(runs[: len(ours)], runs[len(ours) :]) | _drawn(patients, seed)
     _end("against-pooled", figures, runs, began, output, as_json)
 
 
@@ -151,7 +160,7 @@ def _end(
 ) -> None:
     from simulations import measurement
 
-    digests = {"starting model": runs[0].start} | {run.name: run.digest for run in runs}
+    digests = _starts(runs) | {run.name: run.digest for run in runs}
     document = measurement.made_now(
         kind, figures, weights=digests, seconds=time.monotonic() - began
     )
@@ -160,12 +169,23 @@ def _end(
     if as_json:
         terminal.print_json(document.model_dump())
         return
-    shown = _of_a_point if kind.startswith("private-stage") else _cells
-    terminal.show(kind, [shown(row) for row in figures["rows"]], as_json=False)
+    rows, shown = figures["rows"], _of_a_point if kind.startswith("private-stage") else _cells
+    if kind == "against-pooled":
+        from simulations.results_tables import pooled_columns
+
+        rows = pooled_columns(rows)
+    terminal.show(kind, [shown(row) for row in rows], as_json=False)
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
         terminal.out.print(line)
+
+
+def _starts(runs: Sequence[Scored]) -> dict[str, str]:
+    """Digest of the starting model: of each run its own where each seed draws one."""
+    if len({run.start for run in runs}) == 1:
+        return {"starting model": runs[0].start}
+    return {f"starting model of {run.name}": run.start for run in runs}
 
 
 def _of_a_point(row: dict[str, Any]) -> dict[str, Any]:

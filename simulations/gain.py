@@ -1,6 +1,6 @@
-"""What privacy leaves of a federation's gain, and a federation against pooled training.
+"""What privacy leaves of a federation's gain.
 
-Both read finished run folders of the lab, and measure their models on fresh pretend patients
+Finished run folders of the lab are read, and their models measured on fresh pretend patients
 (`simulations.fresh_patients`), not on the runs' own held-out ones, which differ from run to run.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from shared_model import weights as weights_io
 from shared_model.errors import OurMistake
 from simulations.fresh_patients import Scores, draw, score
-from simulations.gain_answers import AUROC, BARS, NONE, gain_rows, pooled_answer, pooled_rows
+from simulations.gain_answers import BARS, NONE, gain_rows
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
@@ -264,89 +264,6 @@ def share_of(ours: np.ndarray, free: np.ndarray) -> tuple[float | None, tuple[fl
     ratio = ours[chosen].mean(axis=1)[below > 0] / below[below > 0]
     low, high = np.percentile(ratio, [2.5, 97.5])
     return share, (float(low), float(high))
-
-
-def against_pooled(federated: Run, pooled: Run) -> dict[str, Any]:
-    """Task by task: AUROC of the federated over the pooled model's, or mean absolute errors.
-
-    Raises:
-        OurMistake: the two are not the same training but for who holds the patients.
-    """
-    _comparable(federated, pooled)
-    rows = pooled_rows(
-        [
-            {
-                "task": task,
-                "metric": AUROC if kind == "auroc" else "mean absolute error",
-                "starting model": federated.before.metrics[task],
-                "federated": federated.after.metrics[task],
-                "pooled": pooled.after.metrics[task],
-            }
-            for task, kind in federated.after.kinds.items()
-        ]
-    )
-    moved = pooled.after.skill - pooled.before.skill
-    ways = [_trained(run.experiment) for run in (federated, pooled)]
-    trained = ways[0] if ways[0] == ways[1] else f"{ways[0]}, pooled {ways[1]}"
-    figures = {
-        "rows": rows,
-        "pooled_skill_gain": moved,
-        "trained": trained,
-        "in_words": [
-            "Fresh SIMULATED patients, probes of frozen fingerprints.",
-            f"Trained {trained}. One seed of each: what another would change is in no interval.",
-            "Both share one pool of patients; which few of it each run holds out differs.",
-            f"Pooled training moved mean skill by {moved:+.4f}: where it moves nothing, a ratio "
-            "near 1 says nothing.",
-            *words([federated, pooled]),
-        ],
-    }
-    answer = pooled_answer(figures)
-    return figures | {
-        "worst": {
-            "words": "; ".join(part for part in (answer.words, answer.beside) if part),
-            "ratios_reached": answer.ratios_reached,
-            "reached": answer.reached,
-        }
-    }
-
-
-def _trained(told: Experiment) -> str:
-    """From where, how long and how, in words."""
-    begins = "weights of a file" if told.model.weights is not None else told.model.begin_with
-    return (
-        f"from {begins.replace('-', ' ')}, {told.model.preset}, {told.model.trainable}, "
-        f"{told.rounds} rounds of {told.algorithm.steps} {told.algorithm.optimiser} steps, "
-        f"{told.algorithm.name}"
-    )
-
-
-def _comparable(federated: Run, pooled: Run) -> None:
-    one, other = federated.experiment, pooled.experiment
-    wrong = []
-    if one.privacy.mode != NONE or other.privacy.mode != NONE:
-        wrong.append("both must be without privacy (mode none)")
-    if other.federation.hospitals != 1 or one.federation.hospitals < 2:
-        wrong.append("the pooled run has one hospital, the other more")
-    if (one.federation.partition.kind == "natural") or (
-        other.federation.partition.kind == "natural"
-    ):
-        wrong.append('both need a partition other than "natural", so that they share one pool')
-    if one.federation.source != other.federation.source or one.seed != other.seed:
-        wrong.append("source or seed differ: the patients are not the same")
-    total = [told.federation.hospitals * told.federation.patients for told in (one, other)]
-    if total[0] != total[1]:
-        wrong.append(f"{total[0]} patients against {total[1]}")
-    steps = [told.rounds * told.algorithm.steps for told in (one, other)]
-    if steps[0] != steps[1]:
-        wrong.append(f"{steps[0]} steps against {steps[1]}")
-    if federated.start != pooled.start:
-        wrong.append("they begin with different models")
-    if wrong:
-        raise OurMistake(
-            f"The two runs do not compare: {'; '.join(wrong)}.",
-            do="See docs/experiments/pooled.toml and federated-not-private.toml.",
-        )
 
 
 def words(runs: Sequence[Scored]) -> list[str]:

@@ -6,11 +6,14 @@ rules made, the figures are shown, and its verdicts are not.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from simulations.lab.frontiers import with_ends
 
 NONE = "none"
 BARS = {"local": 0.4, "distributed": 0.7}
@@ -21,7 +24,7 @@ UPPER = (
     "best, so the share is an upper figure"
 )
 _MOVED = re.compile(r"moved mean skill by ([+-]\d+\.\d+)")
-_ENDS = re.compile(r" \[(-?\d+), (-?\d+)\]")
+_ENDS_IN_WORDS = re.compile(r" \[(-?\d+), (-?\d+)\]")
 
 
 def gain_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -57,38 +60,72 @@ def _interval(row: Mapping[str, Any]) -> str:
     if "share_interval" in row:
         ends = row["share_interval"]
         return "" if ends is None else f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
-    found = _ENDS.search(row.get("words", ""))
+    found = _ENDS_IN_WORDS.search(row.get("words", ""))
     return found.group() if found else ""
 
 
 def pooled_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `against-pooled`, a task each: `ratio`, `bar` and `reached` are made anew."""
+    """Rows of `against-pooled`, a task each: `ratio`, `bar` and `reached` are made anew.
+
+    Of several seeds (`by_seed`) the figures are means, `ratio` the mean of each seed's, and
+    `ratio_interval` is over seeds. Files of before `by_seed` hold the figures of one.
+    """
     return [_held(row) for row in rows]
 
 
 def _held(row: Mapping[str, Any]) -> dict[str, Any]:
-    ratio = row["federated"] / row["pooled"]
+    seeds = row.get("by_seed", [row])
+    ratios = [one["federated"] / one["pooled"] for one in seeds]
+    means = {
+        side: math.fsum(one[side] for one in seeds) / len(seeds)
+        for side in ("starting model", "federated", "pooled")
+    }
+    over_seeds = with_ends(ratios)
+    ratio = float(over_seeds["value"] or 0.0)
     ranked = row["metric"] == AUROC
     return {
         **row,
+        **means,
         "ratio": ratio,
+        "ratio_interval": None if len(seeds) < 2 else over_seeds,
         "bar": f">= {AUROC_BAR:g}" if ranked else f"<= {MAE_BAR:g}",
         "reached": bool(ratio >= AUROC_BAR if ranked else ratio <= MAE_BAR),
     }
+
+
+def _within(row: Mapping[str, Any]) -> bool:
+    """Whether the whole interval over seeds is within the bar."""
+    ends = row["ratio_interval"]
+    return bool(ends["low"] >= AUROC_BAR if row["metric"] == AUROC else ends["high"] <= MAE_BAR)
+
+
+def _beyond(row: Mapping[str, Any]) -> bool:
+    """Whether the whole interval is beyond it."""
+    ends = row["ratio_interval"]
+    return bool(ends["high"] < AUROC_BAR if row["metric"] == AUROC else ends["low"] > MAE_BAR)
 
 
 @dataclass(frozen=True)
 class Pooled:
     """A federation against pooled training.
 
-    ratios_reached: the bar as it is written, which looks at ratios alone. gained: whether pooled
-    training moved mean skill up, None where the file cannot say. Without a gain both are the
-    starting model still, and a ratio of 1 says nothing of federations.
+    ratios_reached: the bar as it is written, which looks at ratios alone. moved: mean skill of
+    pooled training over the starting model's, with ends if of several seeds; None where the file
+    cannot say. Without a gain both are the starting model still, and a ratio of 1 says nothing of
+    federations.
     """
 
     words: str
     ratios_reached: bool
-    gained: bool | None
+    moved: Mapping[str, Any] | None
+
+    @property
+    def gained(self) -> bool | None:
+        """Whether skill moved up, of several seeds with all of its interval."""
+        if self.moved is None:
+            return None
+        low = self.moved["low"]
+        return bool((self.moved["value"] if low is None else low) > 0)
 
     @property
     def reached(self) -> bool | None:
@@ -100,9 +137,10 @@ class Pooled:
         """What must stand beside the answer of the ratios."""
         if self.gained:
             return ""
-        if self.gained is None:
+        if self.moved is None:
             return "the file does not say whether pooled training gained"
-        return "but pooled training gained nothing, so the comparison says nothing"
+        nothing = "gained nothing" if self.moved["value"] <= 0 else "is not shown to have gained"
+        return f"but pooled training {nothing}, so the comparison says nothing"
 
 
 def pooled_answer(figures: Mapping[str, Any]) -> Pooled:
@@ -113,16 +151,28 @@ def pooled_answer(figures: Mapping[str, Any]) -> Pooled:
     better = sum(_better(row) for row in rows)
     moved = _moved(figures)
     trained = figures.get("trained")  # absent in older files
+    seeds = len(figures.get("seeds", [None]))
+    over_seeds = "" if seeds == 1 else (
+        f" by the mean of {seeds} seeds, {sum(map(_within, rows))} with all of the interval, "
+        f"{sum(map(_beyond, rows))} beyond with all of it"
+    )  # fmt: skip
     words = ("" if trained is None else f"{trained}: ") + (
-        f"ratios within their bars: {held} of {len(rows)} tasks; nearest to or furthest beyond: "
-        f"{worst['task']}, ratio {worst['ratio']:.3f}"
+        f"ratios within their bars: {held} of {len(rows)} tasks{over_seeds}; nearest to or "
+        f"furthest beyond: {worst['task']}, ratio {worst['ratio']:.3f}{_ends(worst)}"
     )
-    if moved is not None:
-        words += (
-            f"; pooled training moved mean skill by {moved:+.4f} and is above the starting model "
-            f"on {better} of {len(rows)} tasks"
-        )
-    return Pooled(words, held == len(rows), None if moved is None else moved > 0)
+    if moved is None:
+        return Pooled(words, held == len(rows), None)
+    words += (
+        f"; pooled training moved mean skill by {moved['value']:+.4f}"
+        + ("" if moved["low"] is None else f" [{moved['low']:+.4f}, {moved['high']:+.4f}]")
+        + f" and is above the starting model on {better} of {len(rows)} tasks"
+    )
+    return Pooled(words, held == len(rows), moved)
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    ends = row["ratio_interval"]
+    return "" if ends is None else f" [{ends['low']:.3f}, {ends['high']:.3f}]"
 
 
 def _margin(row: Mapping[str, Any]) -> float:
@@ -135,9 +185,12 @@ def _better(row: Mapping[str, Any]) -> bool:
     return bool(rise > 0 if row["metric"] == AUROC else rise < 0)
 
 
-def _moved(figures: Mapping[str, Any]) -> float | None:
-    """Mean skill of the pooled model over the starting one's; older files say it in a sentence."""
+def _moved(figures: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Mean skill of the pooled model over the starting one's; older files have one figure without
+    ends, or a sentence."""
+    if "pooled_skill_gain_interval" in figures:
+        return dict(figures["pooled_skill_gain_interval"])
     if "pooled_skill_gain" in figures:
-        return float(figures["pooled_skill_gain"])
+        return with_ends([float(figures["pooled_skill_gain"])])
     found = _MOVED.search(" ".join(figures["in_words"]))
-    return float(found.group(1)) if found else None
+    return with_ends([float(found.group(1))]) if found else None

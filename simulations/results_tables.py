@@ -217,7 +217,17 @@ def gain(figures: dict[str, Any]) -> list[str]:
 
 def against_pooled(figures: dict[str, Any]) -> list[str]:
     """The same of ratios."""
-    return rows_of({**figures, "rows": pooled_rows(figures["rows"])})
+    return rows_of({**figures, "rows": pooled_columns(figures["rows"])})
+
+
+def pooled_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a table shows of `pooled_rows`: the ratio of several seeds with its interval."""
+    shown = pooled_rows(rows)
+    for row in shown:
+        row.pop("by_seed", None)
+        over_seeds = row.pop("ratio_interval")
+        row["ratio"] = over_seeds or row["ratio"]
+    return shown
 
 
 def private_stage(figures: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from shared_model.errors import OurMistake, Refused
 from shared_model.patches import draw_patch_masks
 from shared_model.weights import digest
 from simulations import ablation, gain
+from simulations.against_pooled import against_pooled
 from simulations.fresh_patients import Scores
 from simulations.gain import Run
 from simulations.lab.experiment import Experiment
@@ -201,34 +202,90 @@ def test_runs_that_do_not_compare_are_refused() -> None:
         gain.shares([free[0], replace(free[1], start="other")])
 
 
+POOL = {"partition": {"kind": "iid"}}
+
+
+def of_ten(seed: int, gained: float) -> Run:
+    return a_run("none", seed, gained, hospitals=10, patients=20, **POOL)
+
+
+def of_one(seed: int, gained: float) -> Run:
+    return a_run("none", seed, gained, hospitals=1, patients=200, **POOL)
+
+
 def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
-    pool = {"partition": {"kind": "iid"}}
-    federated = a_run("none", 1, 0.10, hospitals=10, patients=20, **pool)
-    pooled = a_run("none", 1, 0.10, hospitals=1, patients=200, **pool)
-    found = gain.against_pooled(federated, pooled)
+    federated, pooled = of_ten(1, 0.10), of_one(1, 0.10)
+    found = against_pooled([federated], [pooled])
     assert found["worst"]["reached"]
     assert {row["ratio"] for row in found["rows"]} == {1.0}
-    nothing = [replace(run, after=run.before) for run in (federated, pooled)]
-    empty = gain.against_pooled(*nothing)["worst"]
+    assert {row["ratio_interval"] for row in found["rows"]} == {None}
+    nothing = [[replace(run, after=run.before)] for run in (federated, pooled)]
+    empty = against_pooled(*nothing)["worst"]
     assert (empty["reached"], empty["ratios_reached"]) == (None, True)
     assert "pooled training gained nothing" in empty["words"]
     assert found["worst"]["words"].startswith(found["trained"])
     assert "pooled" not in found["trained"]
     assert any("One seed" in line for line in found["in_words"])
     begun = pooled.experiment.with_values({"model.begin_with": "random-weights"})
-    apart = gain.against_pooled(federated, replace(pooled, experiment=begun))["trained"]
+    apart = against_pooled([federated], [replace(pooled, experiment=begun)])["trained"]
     assert "from warm start" in apart
     assert "pooled from random weights" in apart
-    behind = a_run("none", 1, 0.05, hospitals=10, patients=20, **pool)
-    assert not gain.against_pooled(behind, pooled)["worst"]["reached"]
+    assert not against_pooled([of_ten(1, 0.05)], [pooled])["worst"]["reached"]
     for other in (
-        a_run("none", 1, 0.1, hospitals=1, patients=100, **pool),
+        a_run("none", 1, 0.1, hospitals=1, patients=100, **POOL),
         a_run("none", 1, 0.1, hospitals=1, patients=200),
-        a_run("none", 2, 0.1, hospitals=1, patients=200, **pool),
-        a_run("local", 1, 0.1, hospitals=1, patients=200, **pool),
+        a_run("local", 1, 0.1, hospitals=1, patients=200, **POOL),
     ):
         with pytest.raises(OurMistake, match="do not compare"):
-            gain.against_pooled(federated, other)
+            against_pooled([federated], [other])
+
+
+def test_runs_of_equal_seeds_are_compared_whatever_their_order() -> None:
+    """By the mean of the seeds' ratios (task b: 0.5 over 0.6, 0.7 over 0.6), not by neighbours."""
+    federated = [of_ten(1, 0.3), of_ten(2, 0.1)]
+    pooled = [of_one(2, 0.2), of_one(1, 0.2)]
+    found = against_pooled(federated, pooled)
+    row = next(row for row in found["rows"] if row["task"] == "b")
+    ratios = np.array([0.5 / 0.6, 0.7 / 0.6])
+    half = 12.7062 * ratios.std(ddof=1) / np.sqrt(2)  # Student's t, 95 %, one degree of freedom
+    assert row["ratio"] == pytest.approx(1.0)
+    assert row["ratio_interval"] == {
+        "value": pytest.approx(1.0),
+        "low": pytest.approx(1 - half, rel=1e-4),
+        "high": pytest.approx(1 + half, rel=1e-4),
+    }
+    assert [one["seed"] for one in row["by_seed"]] == found["seeds"] == [1, 2]
+    assert (row["federated"], row["pooled"]) == (pytest.approx(0.6), pytest.approx(0.6))
+    assert row["reached"]
+    assert (
+        "2 of 2 tasks by the mean of 2 seeds, 0 with all of the interval"
+        in (found["worst"]["words"])
+    )
+    assert any("2 seeds of each" in line for line in found["in_words"])
+
+
+def test_a_gain_of_pooled_training_that_may_be_chance_answers_nothing() -> None:
+    """Up in one seed and down in another: the ratios stand, the answer does not."""
+    gained = (0.3, -0.1)
+    pairs = [[of(k, one) for k, one in enumerate(gained, 1)] for of in (of_ten, of_one)]
+    found = against_pooled(*pairs)
+    assert found["pooled_skill_gain"] == pytest.approx(0.1)
+    assert (found["worst"]["ratios_reached"], found["worst"]["reached"]) == (True, None)
+    assert "is not shown to have gained, so the comparison says nothing" in found["worst"]["words"]
+    steady = [[of(k, 0.1 + k / 100) for k in (1, 2)] for of in (of_ten, of_one)]
+    assert against_pooled(*steady)["worst"]["reached"]
+
+
+def test_seeds_that_do_not_pair_are_refused() -> None:
+    pooled = [of_one(1, 0.1), of_one(2, 0.1)]
+    with pytest.raises(OurMistake, match=r"seeds \[1\], the pooled ones \[1, 2\]"):
+        against_pooled([of_ten(1, 0.1)], pooled)
+    with pytest.raises(OurMistake, match="Two federated runs have seed 1"):
+        against_pooled([of_ten(1, 0.1), of_ten(1, 0.2)], pooled)
+    other = of_ten(2, 0.1)
+    longer = replace(other, experiment=other.experiment.with_values({"rounds": 7}))
+    with pytest.raises(OurMistake, match="differ in more than their seed"):
+        against_pooled([of_ten(1, 0.1), longer], pooled)
 
 
 def test_only_the_named_field_differs_from_the_base(tmp_path: Path) -> None:

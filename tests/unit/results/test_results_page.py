@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from shared_model.errors import OurMistake, Refused
 from simulations import cli_results, measurement, results_bars, results_figures, results_page
+from simulations.lab.frontiers import with_ends
 from simulations.lab.plots_style import style
 from simulations.measurement import Machine, Measurement
 from simulations.results_rows import REQUIRED
@@ -208,6 +209,30 @@ def test_ratios_to_a_pooled_model_that_gained_nothing_say_so_in_the_same_cell(
     assert ("by -0.0014 and is above the starting model on 1 of 1" in line) == bool(
         figures["in_words"]
     )
+
+
+def test_ratios_of_several_seeds_are_shown_with_their_interval(tmp_path: Path) -> None:
+    """Answer and table are made of each seed's figures; a verdict of the file is not read."""
+    sides = ((0.90, 0.96), (0.96, 0.90))
+    row = {"task": "rhythm", "metric": "AUROC", "reached": False, "ratio": 9.0, "by_seed": [
+        {"seed": k, "starting model": 0.8, "federated": ours, "pooled": theirs}
+        for k, (ours, theirs) in enumerate(sides)]}  # fmt: skip
+    over_seeds = with_ends([ours / theirs for ours, theirs in sides])
+    figures = {"rows": [row], "seeds": [0, 1], "in_words": [], "trained": "long",
+               "pooled_skill_gain_interval": with_ends([0.11, 0.12])}  # fmt: skip
+    measurement.write(
+        tmp_path / "measured-against-pooled.json", measured("against-pooled", figures)
+    )
+    lines = results_page.make(tmp_path).text.splitlines()
+    line = next(line for line in lines if line.startswith("| federated without DP against pooled"))
+    assert "long: ratios within their bars: 1 of 1 tasks by the mean of 2 seeds, 0 with all" in line
+    assert "0 beyond with all of it" in line
+    shown = f"{over_seeds['value']:.3f} [{over_seeds['low']:.3f}, {over_seeds['high']:.3f}]"
+    assert f"ratio {shown}" in line
+    assert "moved mean skill by +0.1150 [+0.0515, +0.1785]" in line
+    assert "| **reached** |" in line
+    assert any(one.startswith("| rhythm ") and f"| {shown} |" in one for one in lines)
+    assert not any("by_seed" in one for one in lines)
 
 
 def test_figures_of_a_warm_start_that_was_replaced_say_so(tmp_path: Path) -> None:

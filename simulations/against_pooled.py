@@ -1,0 +1,148 @@
+"""A federation without privacy against pooled central training, of the same patients and steps.
+
+Both may be a run or the runs of a sweep that differ in their seed alone; runs of equal seeds are
+compared. Models are measured on fresh pretend patients (`simulations.fresh_patients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared_model.errors import OurMistake
+from simulations.gain import Run, words
+from simulations.gain_answers import AUROC, NONE, pooled_answer, pooled_rows
+from simulations.lab.experiment import Experiment
+from simulations.lab.frontiers import with_ends
+
+
+def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str, Any]:
+    """Task by task: AUROC of the federated over the pooled models', or mean absolute errors.
+
+    Of several seeds the ratio is the mean of each seed's, with Student's t interval over seeds.
+
+    Raises:
+        OurMistake: the two are not the same training but for who holds the patients, or the runs
+            of one differ in more than their seed, or their seeds are not the same.
+    """
+    ours, theirs = _by_seed(federated, "federated"), _by_seed(pooled, "pooled")
+    if set(ours) != set(theirs):
+        raise OurMistake(
+            f"The federated runs have seeds {sorted(ours)}, the pooled ones {sorted(theirs)}.",
+            do="Let all runs finish, or name the folders of single runs.",
+        )
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours)]
+    for pair in pairs:
+        _comparable(*pair)
+    rows = pooled_rows(
+        [
+            {
+                "task": task,
+                "metric": AUROC if kind == "auroc" else "mean absolute error",
+                "by_seed": [
+                    {
+                        "seed": one.experiment.seed,
+                        "starting model": one.before.metrics[task],
+                        "federated": one.after.metrics[task],
+                        "pooled": other.after.metrics[task],
+                    }
+                    for one, other in pairs
+                ],
+            }
+            for task, kind in pairs[0][0].after.kinds.items()
+        ]
+    )
+    moved = with_ends([other.after.skill - other.before.skill for _, other in pairs])
+    ways = [_trained(run.experiment) for run in pairs[0]]
+    trained = ways[0] if ways[0] == ways[1] else f"{ways[0]}, pooled {ways[1]}"
+    ends = "" if moved["low"] is None else f" [{moved['low']:+.4f}, {moved['high']:+.4f}]"
+    figures = {
+        "rows": rows,
+        "seeds": [one.experiment.seed for one, _ in pairs],
+        "pooled_skill_gain": moved["value"],
+        "pooled_skill_gain_interval": moved,
+        "trained": trained,
+        "in_words": [
+            "Fresh SIMULATED patients, probes of frozen fingerprints.",
+            f"Trained {trained}. " + _of_seeds(len(pairs)),
+            "Both share one pool of patients; which few of it each run holds out differs.",
+            f"Pooled training moved mean skill by {moved['value']:+.4f}{ends}: where it moves "
+            "nothing, a ratio near 1 says nothing.",
+            *words([run for pair in pairs for run in pair]),
+        ],
+    }
+    answer = pooled_answer(figures)
+    return figures | {
+        "worst": {
+            "words": "; ".join(part for part in (answer.words, answer.beside) if part),
+            "ratios_reached": answer.ratios_reached,
+            "reached": answer.reached,
+        }
+    }
+
+
+def _of_seeds(count: int) -> str:
+    if count == 1:
+        return "One seed of each: what another would change is in no interval."
+    return (
+        f"{count} seeds of each, of first weights, patients and training: figures are means, "
+        "ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
+        "the same in all: what others would change is in no interval."
+    )
+
+
+def _by_seed(runs: Sequence[Run], side: str) -> dict[int, Run]:
+    found: dict[int, Run] = {}
+    for run in runs:
+        seed = run.experiment.seed
+        if seed in found:
+            raise OurMistake(
+                f"Two {side} runs have seed {seed}: {found[seed].name}; {run.name}.",
+                do="Name a sweep of one point, or the folders of single runs.",
+            )
+        found[seed] = run
+    alike = {run.experiment.with_values({"seed": 0}).identity for run in runs}
+    if len(alike) != 1:
+        raise OurMistake(
+            f"The {side} runs differ in more than their seed.",
+            do="Name a sweep of one point, or the folders of single runs.",
+        )
+    return found
+
+
+def _trained(told: Experiment) -> str:
+    """From where, how long and how, in words."""
+    begins = "weights of a file" if told.model.weights is not None else told.model.begin_with
+    return (
+        f"from {begins.replace('-', ' ')}, {told.model.preset}, {told.model.trainable}, "
+        f"{told.rounds} rounds of {told.algorithm.steps} {told.algorithm.optimiser} steps, "
+        f"{told.algorithm.name}"
+    )
+
+
+def _comparable(federated: Run, pooled: Run) -> None:
+    one, other = federated.experiment, pooled.experiment
+    wrong = []
+    if one.privacy.mode != NONE or other.privacy.mode != NONE:
+        wrong.append("both must be without privacy (mode none)")
+    if other.federation.hospitals != 1 or one.federation.hospitals < 2:
+        wrong.append("the pooled run has one hospital, the other more")
+    if (one.federation.partition.kind == "natural") or (
+        other.federation.partition.kind == "natural"
+    ):
+        wrong.append('both need a partition other than "natural", so that they share one pool')
+    if one.federation.source != other.federation.source or one.seed != other.seed:
+        wrong.append("source or seed differ: the patients are not the same")
+    total = [told.federation.hospitals * told.federation.patients for told in (one, other)]
+    if total[0] != total[1]:
+        wrong.append(f"{total[0]} patients against {total[1]}")
+    steps = [told.rounds * told.algorithm.steps for told in (one, other)]
+    if steps[0] != steps[1]:
+        wrong.append(f"{steps[0]} steps against {steps[1]}")
+    if federated.start != pooled.start:
+        wrong.append("they begin with different models")
+    if wrong:
+        raise OurMistake(
+            f"The two runs do not compare: {'; '.join(wrong)}.",
+            do="See docs/experiments/pooled.toml and federated-not-private.toml.",
+        )
