@@ -24,11 +24,16 @@ BATCHES = (1, 32)
 
 
 def figures(quick: bool, tell: Callable[[str], None]) -> Measured:
-    """Interleaved; medians. Random weights, said on stderr, if no `small` is packaged."""
+    """Interleaved; medians. Random weights, said on stderr, if no `small` is packaged.
+
+    Raises:
+        OurMistake: the extra `onnx` is not installed.
+    """
     import torch
 
     from simulations import onnx_export
 
+    onnx_export.require()
     preset = "tiny" if quick else "small"
     config, weights, digests = packaged_or_random(preset, tell)
     tell("exporting")

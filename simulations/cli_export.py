@@ -105,17 +105,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise OurMistake(
-            f"The export needs {error.name}.", do="pip install 'fedprint[lab,onnx]'"
-        ) from error
     from simulations import onnx_export
     from simulations.models import open_model
 
+    onnx_export.require()
     opened = open_model(name, signer)
     facts = {"model_digest": opened.digest, "limits": LIMITS}
     made = onnx_export.export(opened.config, opened.weights, facts)

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from shared_model.config import (
     WINDOW_SAMPLES,
     ModelConfig,
 )
-from shared_model.errors import Refused
+from shared_model.errors import OurMistake, Refused
 from shared_model.mae import ECG, PPG, MaskedAutoencoder, build, load_weights
 from shared_model.patches import fold
 from shared_model.weights import Weights
@@ -68,6 +69,22 @@ class Exported:
 
     float32: bytes = field(repr=False)
     int8: bytes = field(repr=False)
+
+
+def require() -> None:
+    """Look whether the optional libraries are here, before there is work to lose.
+
+    Raises:
+        OurMistake: one is not installed.
+    """
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise OurMistake(
+                f"ONNX needs {error.name}, which is not installed.",
+                do="pip install 'fedprint[lab,onnx]'",
+            ) from error
 
 
 def export(

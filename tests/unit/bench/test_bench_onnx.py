@@ -3,6 +3,7 @@ with which versions."""
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared_model import warm_start, weights
+from shared_model.errors import OurMistake
 from simulations import measurement
 from simulations.cli import app
 
@@ -32,3 +34,17 @@ def test_bench_onnx_says_which_weights_it_measured(tmp_path: Path) -> None:
         assert figures[f"speedup_batch_{batch}"] == pytest.approx(torch_ms / int8_ms)
     for package in ("onnx", "onnxruntime"):
         assert made.versions[package] == version(package)
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime", "onnxscript"])
+@pytest.mark.parametrize("asked", [["bench", "onnx", "--quick"], ["export", "warm-start:tiny"]])
+def test_what_is_not_installed_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, asked: list[str]
+) -> None:
+    """`bench onnx` ended in a traceback."""
+    monkeypatch.setitem(sys.modules, library, None)  # an import of it fails
+    done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out")])
+    assert isinstance(done.exception, OurMistake)
+    assert f"needs {library}, which is not installed" in str(done.exception)
+    assert "fedprint[lab,onnx]" in str(done.exception.do)
+    assert not (tmp_path / "out").exists()
