@@ -20,6 +20,7 @@ from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, private_head
 from simulations.heads.hospitals import Hospital, together
+from simulations.heads.tasks import sentence
 
 if TYPE_CHECKING:
     from simulations.heads.data import Floats, HeadData
@@ -90,7 +91,7 @@ def compare(
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
-        "words": [*privacy.words, borders, *_promises(head)],
+        "words": [*privacy.words, borders, *_promises(head), *_left_out(hospitals)],
         "figures_in_manifest": bool(head.manifest.figures),
         "figures_from": head.manifest.figures_from,
     }
@@ -102,6 +103,13 @@ def _promises(head: Head) -> list[str]:
     told = promises(head.manifest)
     hidden = {"temperature": "probabilities", "interval": "interval", "distance": "distance"}
     return [f"The head: {told[hidden[one]]}." for one in head.manifest.hidden]
+
+
+def _left_out(hospitals: Sequence[Hospital]) -> list[str]:
+    """Patients whose labels are not understood: the report alone counts them, for no noise hides
+    how many they are."""
+    said = sentence(hospitals[0].fit.unknown).strip()  # of all folders together
+    return [said] if said else []
 
 
 def refuse_identity(kind: str) -> None:
