@@ -54,6 +54,7 @@ def apply(
     from client.fingerprints import fault_rows
     from shared_model.heads import files
     from shared_model.heads.card import promises
+    from shared_model.heads.manifest import ABSTAIN
     from shared_model.release_files import read_signer
     from simulations.heads import apply as applied
 
@@ -64,7 +65,7 @@ def apply(
     items = applied.pooled(head, windows)
     make = applied.pair_rows if head.manifest.kind == "identity" else applied.rows
     rows = list(make(head, items))
-    abstained = sum(row["answer"] == "abstain" for row in rows)
+    abstained = sum(row["answer"] == ABSTAIN for row in rows)
     told: dict[str, object] = {
         "task": head.manifest.task,
         "signature": "verified" if head_signer else "NOT CHECKED (no --head-signer given)",

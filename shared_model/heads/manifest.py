@@ -68,6 +68,8 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 Sensors = Literal["both", "ecg", "ppg"]
 Kind = Literal["classes", "number", "identity"]
+ABSTAIN = "abstain"
+"""In the place of an answer, where a head gives none."""
 Item = Literal["window", "recording", "patient"]
 Hidden = Literal["temperature", "interval", "distance"]
 
@@ -254,6 +256,8 @@ class HeadManifest(Strict):
         many = self.kind == "classes"
         if many != (len(self.classes) >= 2) or len(set(self.classes)) != len(self.classes):
             raise ValueError("classes, and they alone, are named, each once")
+        if ABSTAIN in self.classes:
+            raise ValueError(f"no class is called {ABSTAIN}: it is what stands for no answer")
         if many != (self.temperature is not None and self.sets is not None):
             raise ValueError("classes, and they alone, have a temperature and sets")
         if (self.kind == "number") != (self.band is not None):

@@ -24,6 +24,7 @@ from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import refuse_other_model
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import ERROR_RATES
+from shared_model.heads.manifest import ABSTAIN
 from simulations.models import NamedModel
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ OWN_COLUMNS = frozenset(
     {"patient", "pseudonym", "recording", "start_s", "answer", "why"}
     | {"possible", "low", "high", "distance"}
 )
-"""Of a row of answers; a class of such a name has another column."""
+"""Of a row of answers. The column of a class of such a name is `class NAME`; that of one whose name
+begins so has the word in front once more, so that no two columns are one."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
     nothing is known."""
     from shared_model.heads.answers import answer
 
-    classes = [f"class {one}" if one in OWN_COLUMNS else one for one in head.manifest.classes]
+    classes = [column_of(one) for one in head.manifest.classes]
     unknown = (None,) * len(classes)
     parts = range(0, len(items.patient), ANSWERED_AT_ONCE)
     answers = (
@@ -160,7 +162,7 @@ def rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
     )
     for place, one in enumerate(answers):
         row = whose(items, place)
-        row["answer"] = "abstain" if one.value is None else one.value
+        row["answer"] = ABSTAIN if one.value is None else one.value
         row["why"] = one.why_abstained
         if head.manifest.kind == "classes":
             row |= dict(zip(classes, one.probabilities or unknown, strict=True))
@@ -169,6 +171,11 @@ def rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
             row |= {"low": one.low, "high": one.high}
         row["distance"] = one.distance
         yield row
+
+
+def column_of(name: str) -> str:
+    """Of a class's probability."""
+    return f"class {name}" if name in OWN_COLUMNS or name.startswith("class ") else name
 
 
 def whose(items: Items, place: int) -> dict[str, object]:
@@ -216,7 +223,7 @@ def pair_rows(head: Head, items: Items) -> Iterator[dict[str, object]]:
         for second in range(first + 1, len(good)):
             known = bool(good[first] and good[second])
             cosine = float(cosines[first, second])
-            said = "abstain" if not known else SAME if cosine >= limit else NOT_SHOWN
+            said = ABSTAIN if not known else SAME if cosine >= limit else NOT_SHOWN
             yield {
                 "first": words[first],
                 "second": words[second],

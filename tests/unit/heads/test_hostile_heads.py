@@ -137,6 +137,7 @@ def test_changed_byte_of_the_manifest_is_refused_or_harmless(data: st.DataObject
         {"classes": ["one"]},
         {"classes": [f"class {n}" for n in range(33)]},
         {"classes": []},
+        {"classes": ["no", "abstain"]},
         {"classes": ["no", "yes\x1b[31m"]},
         {"classes": ["no", "../../etc/passwd"]},
         {"about": "a `link` | <script>"},
