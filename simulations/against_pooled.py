@@ -14,6 +14,8 @@ from simulations.gain import Run, words
 from simulations.gain_answers import AUROC, NONE, pooled_answer, pooled_rows
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
+from simulations.lab.varied import differing, fields_of
+from simulations.lab.varied import told as in_words
 
 
 def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str, Any]:
@@ -53,8 +55,7 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
         ]
     )
     moved = with_ends([other.after.skill - other.before.skill for _, other in pairs])
-    ways = [_trained(run.experiment) for run in pairs[0]]
-    trained = ways[0] if ways[0] == ways[1] else f"{ways[0]}, pooled {ways[1]}"
+    trained = _both_trained(*(run.experiment for run in pairs[0]))
     ends = "" if moved["low"] is None else f" [{moved['low']:+.4f}, {moved['high']:+.4f}]"
     figures = {
         "rows": rows,
@@ -110,6 +111,20 @@ def _by_seed(runs: Sequence[Run], side: str) -> dict[int, Run]:
     return found
 
 
+def _both_trained(federated: Experiment, pooled: Experiment) -> str:
+    """How, in words: once where both were trained alike."""
+    names = [name for name in differing([federated, pooled]) if name.startswith("algorithm.")]
+    ways = []
+    for told in (federated, pooled):
+        fields = fields_of(told)
+        further = [in_words(name, fields[name], names) for name in names if name not in _IN_TRAINED]
+        ways.append(", ".join([_trained(told), *further]))
+    return ways[0] if ways[0] == ways[1] else f"{ways[0]}; pooled {ways[1]}"
+
+
+_IN_TRAINED = frozenset({"algorithm.steps", "algorithm.optimiser", "algorithm.name"})
+
+
 def _trained(told: Experiment) -> str:
     """From where, how long and how, in words."""
     begins = "weights of a file" if told.model.weights is not None else told.model.begin_with
@@ -118,6 +133,23 @@ def _trained(told: Experiment) -> str:
         f"{told.rounds} rounds of {told.algorithm.steps} {told.algorithm.optimiser} steps, "
         f"{told.algorithm.name}"
     )
+
+
+_WHO_HOLDS = ("federation.hospitals", "federation.patients", "federation.partition.",
+              "participation.")  # fmt: skip
+_LOSS = frozenset(
+    f"algorithm.{name}"
+    for name in ("alignment_weight", "contrast_weight", "cross_modal_weight",
+                 "segments", "patch_masks")
+)  # fmt: skip
+
+
+def _may_differ(name: str) -> bool:
+    """Who holds the patients, and how steps are made of gradients; not whose gradients, nor of
+    what. Where the model begins is compared by its digest."""
+    how = name == "rounds" or (name.startswith("algorithm.") and name not in _LOSS)
+    begins = name in {"model.begin_with", "model.weights", "privacy.mode"}
+    return how or begins or name.startswith(_WHO_HOLDS)
 
 
 def _comparable(federated: Run, pooled: Run) -> None:
@@ -131,14 +163,18 @@ def _comparable(federated: Run, pooled: Run) -> None:
         other.federation.partition.kind == "natural"
     ):
         wrong.append('both need a partition other than "natural", so that they share one pool')
-    if one.federation.source != other.federation.source or one.seed != other.seed:
-        wrong.append("source or seed differ: the patients are not the same")
     total = [told.federation.hospitals * told.federation.patients for told in (one, other)]
     if total[0] != total[1]:
         wrong.append(f"{total[0]} patients against {total[1]}")
     steps = [told.rounds * told.algorithm.steps for told in (one, other)]
     if steps[0] != steps[1]:
         wrong.append(f"{steps[0]} steps against {steps[1]}")
+    apart = [name for name in differing([one, other]) if not _may_differ(name)]
+    ours, theirs = fields_of(one), fields_of(other)
+    wrong += [f"{name} is {ours[name]} and {theirs[name]}" for name in apart]
+    asked = one.participation.sites_per_round
+    if asked is not None and asked < one.federation.hospitals:
+        wrong.append("some hospitals sit out of a round, whose patients pooled training has")
     if federated.start != pooled.start:
         wrong.append("they begin with different models")
     if wrong:

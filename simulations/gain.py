@@ -21,7 +21,8 @@ from simulations.gain_answers import BARS, NONE, gain_rows
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
 from simulations.lab.result import Result
-from simulations.lab.varied import batch
+from simulations.lab.varied import batch, differing, fields_of
+from simulations.lab.varied import told as in_words
 
 UNIT_LOSS, SKILL = "unit loss", "skill"
 MEASURES = (UNIT_LOSS, SKILL)
@@ -140,9 +141,10 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
     """
     if len({run.start for run in runs}) != 1:
         raise OurMistake("The runs begin with different models: their gains do not compare.")
+    names = differing([run.experiment for run in runs])
     groups: dict[tuple[str, float | None, str], dict[int, Run]] = {}
     for run in runs:
-        group = groups.setdefault(_key(run), {})
+        group = groups.setdefault(_key(run, names), {})
         if run.experiment.seed in group:
             raise OurMistake(
                 f"{run.name} and {group[run.experiment.seed].name} are the same experiment.",
@@ -195,15 +197,29 @@ def _best(
     return max((key for key in groups if key[0] == NONE), key=lambda k: _mean(groups[k], measure))
 
 
-def _key(run: Run) -> tuple[str, float | None, str]:
-    """Mode, epsilon and how it was trained: all that tells groups apart but the seed."""
+_TOLD = frozenset(
+    {"privacy.mode", "privacy.epsilon", "privacy.sample_rate"}
+    | {"federation.hospitals", "federation.patients", "rounds"}
+    | {"algorithm.steps", "algorithm.optimiser", "algorithm.learning_rate"}
+)
+"""Fields that a group's key has in any case."""
+
+
+def _key(run: Run, names: Sequence[str]) -> tuple[str, float | None, str]:
+    """Mode, epsilon and how it was trained: all that tells groups apart but the seed.
+
+    names: fields that are not the same in all runs. Those that a run does not have are not told.
+    """
     told = run.experiment
     trained = (
         f"{told.federation.hospitals} hospitals x {told.federation.patients}, {told.rounds} rounds "
         f"of {told.algorithm.steps} {told.algorithm.optimiser} steps at "
         f"{told.algorithm.learning_rate:g}, sample rate {told.privacy.sample_rate:g}"
     )
-    return told.privacy.mode, told.privacy.epsilon, trained
+    fields = fields_of(told)
+    further = [name for name in names if name not in _TOLD and fields[name] is not None]
+    words = ", ".join([trained, *(in_words(name, fields[name], names) for name in further)])
+    return told.privacy.mode, told.privacy.epsilon, words
 
 
 def _as_asked(group: dict[int, Run]) -> bool:

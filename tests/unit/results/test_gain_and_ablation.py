@@ -181,6 +181,24 @@ def test_finished_runs_of_a_sweep_are_found_and_nothing_else(tmp_path: Path) -> 
         gain.finished_below(tmp_path / "runs" / "b")
 
 
+def test_runs_that_differ_in_their_clipping_norm_are_two_ways_of_training() -> None:
+    """They were called the same experiment, or, of other seeds, were taken for one group."""
+    free = [a_run("none", k, 0.1) for k in (1, 2)]
+    short, long = (
+        [replace(run, experiment=run.experiment.with_values({"privacy.clipping_norm": norm}))
+         for run in (a_run("local", k, gained) for k in (1, 2))]
+        for norm, gained in ((0.1, 0.02), (0.7, 0.04))
+    )  # fmt: skip
+    rows = gain.shares([*free, *short, *long])["rows"]
+    told = {row["trained"].rpartition(", ")[2]: row["share"] for row in rows
+            if row["mode"] == "local" and row["measure"] == "skill"}  # fmt: skip
+    assert told == {
+        "clipping norm 0.1": pytest.approx(0.2), "clipping norm 0.7": pytest.approx(0.4)
+    }  # fmt: skip
+    with pytest.raises(OurMistake, match="seeds"):
+        gain.shares([*free, short[0], long[1]])
+
+
 def test_without_a_gain_there_is_no_share() -> None:
     """A reference that loses makes no ratio, and the bar is not reached."""
     runs = [a_run("none", k, -0.1) for k in (1, 2)] + [a_run("local", k, -0.2) for k in (1, 2)]
@@ -229,7 +247,7 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     begun = pooled.experiment.with_values({"model.begin_with": "random-weights"})
     apart = against_pooled([federated], [replace(pooled, experiment=begun)])["trained"]
     assert "from warm start" in apart
-    assert "pooled from random weights" in apart
+    assert "; pooled from random weights" in apart
     assert not against_pooled([of_ten(1, 0.05)], [pooled])["worst"]["reached"]
     for other in (
         a_run("none", 1, 0.1, hospitals=1, patients=100, **POOL),
@@ -238,6 +256,39 @@ def test_pooled_training_must_be_of_the_same_patients_and_steps() -> None:
     ):
         with pytest.raises(OurMistake, match="do not compare"):
             against_pooled([federated], [other])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"privacy.sample_rate": 0.5}, "privacy.sample_rate is"),
+        ({"algorithm.segments": 3}, "algorithm.segments is"),
+        ({"algorithm.alignment_weight": 0.5}, "algorithm.alignment_weight is"),
+        ({"federation.held_out": 0.4}, "federation.held_out is"),
+        ({"federation.windows_per_patient": 2}, "federation.windows_per_patient is"),
+        ({"model.trainable": "all"}, "model.trainable is"),
+    ],
+)
+def test_what_a_step_is_made_of_must_be_the_same(values: dict[str, object], said: str) -> None:
+    """A pooled run with a tenth of the patients in a step was taken for the same training."""
+    pooled = of_one(1, 0.1)
+    other = replace(pooled, experiment=pooled.experiment.with_values(values))
+    with pytest.raises(OurMistake, match=said):
+        against_pooled([of_ten(1, 0.1)], [other])
+
+
+def test_how_steps_are_made_of_gradients_may_differ_and_is_told() -> None:
+    """Not so who takes part in a round: pooled training has all patients."""
+    pooled, federated = of_one(1, 0.1), of_ten(1, 0.1)
+    faster = replace(
+        pooled, experiment=pooled.experiment.with_values({"algorithm.learning_rate": 0.25})
+    )
+    told = against_pooled([federated], [faster])["trained"].partition("; pooled ")
+    assert "learning rate" in told[0]
+    assert told[2].endswith("learning rate 0.25")
+    fewer = federated.experiment.with_values({"participation.sites_per_round": 4})
+    with pytest.raises(OurMistake, match="sit out"):
+        against_pooled([replace(federated, experiment=fewer)], [pooled])
 
 
 def test_runs_of_equal_seeds_are_compared_whatever_their_order() -> None:
