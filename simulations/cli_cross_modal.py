@@ -195,6 +195,8 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
+    from simulations.results_tables import interval
+
     terminal.heading("One sensor from the other", f" · {figures['model']['source']}")
     if "signature" in figures["model"]:
         terminal.out.print(f"signature: {figures['model']['signature']}")
@@ -207,9 +209,10 @@ def _print(figures: dict[str, Any]) -> None:
     for words in ("lost", "disputed", "constant", "chance"):
         terminal.out.print(f"{words}: {_MEANS[words]}")
     bar, cited = figures["bar"], figures["cited"]
+    error = interval(figures["directions"]["ppg_to_ecg"]["all sites"]["rate_error_bpm"], 2)
     reached = "reached" if bar["reached"] else "not reached"
     terminal.out.print(
-        f"PPG -> ECG heart-rate error {bar['value_bpm']} bpm, bar {bar['bar_bpm']}: {reached}"
+        f"PPG -> ECG heart-rate error {error} bpm, bar {bar['bar_bpm']}, of the mean: {reached}"
     )
     terminal.out.print(
         f"cited: {cited['source']}: {cited['raw_ppg_bpm']} bpm raw PPG, "

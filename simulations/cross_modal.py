@@ -263,6 +263,7 @@ def bar(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "bar_bpm": RATE_BAR_BPM,
         "value_bpm": value,
+        "interval_bpm": None if found is None else [found["low"], found["high"]],
         "reached": value is not None and value <= RATE_BAR_BPM,
         "windows_lost": rows[ALL_SITES]["rate_lost"],
     }

@@ -15,8 +15,8 @@ from simulations.gain_answers import BARS as MODES
 from simulations.gain_answers import gain_rows, is_upper, pooled_answer
 from simulations.measurement import Measurement
 from simulations.probes.bars import not_counted, summary
-
-NOT_MEASURED = "not measured"
+from simulations.results_rows import NOT_MEASURED
+from simulations.results_tables import interval
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _rate(figures: dict[str, Any]) -> Iterable[Found]:
     if row is not None and row["rate_error_bpm"] is not None:
         error, lost = row["rate_error_bpm"]["value"], 100 * row["rate_lost"]["value"]
         yield Found(
-            f"all sites: {error:.2f} bpm, {lost:.2f} % of windows lost; the PPG itself "
-            f"{row['raw_rate_error_bpm']['value']:.2f} bpm",
+            f"all sites: {interval(row['rate_error_bpm'], 2)} bpm, {lost:.2f} % of windows lost; "
+            f"the PPG itself {row['raw_rate_error_bpm']['value']:.2f} bpm",
             error <= RATE_BAR_BPM,
         )
 

@@ -14,6 +14,7 @@ from shared_model.files import read_regular
 from shared_model.release_origin import EARLIER_WARM_STARTS
 from simulations import measurement, results_bars, results_figures, results_tables
 from simulations.measurement import Measurement
+from simulations.results_rows import NOT_MEASURED
 
 FILES = "measured-*.json"
 FIGURES = "figures"
@@ -109,7 +110,7 @@ def make(folder: Path) -> Page:
         lines += ["", f"## {title}", ""]
         of_kind = {name: one for name, one in measured.items() if one.kind == kind}
         if not of_kind:
-            lines.append(f"{results_bars.NOT_MEASURED.capitalize()}.")
+            lines.append(f"{NOT_MEASURED.capitalize()}.")
         for name, one in of_kind.items():
             lines += [f"### {name.removesuffix('.json')}", "", *_outdated(one)]
             with _whole(name):
@@ -159,7 +160,7 @@ def _beside(folder: Path, name: str, one: Measurement) -> list[str]:
     lines: list[str] = []
     for title, about in one.figures.get("figures", {}).items() if one.kind == "cross-modal" else ():
         if not about.get("sha256"):
-            lines += ["", f"{title}: {results_bars.NOT_MEASURED}: {about['caption']}"]
+            lines += ["", f"{title}: {NOT_MEASURED}: {about['caption']}"]
             continue
         path = (folder / name).parent / f"{title}.svg"
         data = read_regular(path, LARGEST_FIGURE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulations.probes.rows import HAND_MADE, RANDOM, WARM_START
 
+NOT_MEASURED = "not measured"
 LOCAL_ONLY = "local-only, DP"
 WITHOUT_DP = "federated, without DP"
 POOLED = "pooled, without DP"

@@ -14,8 +14,7 @@ from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.site_tasks import sites_words
 from simulations.probes.unseen import unseen_words
-from simulations.results_bars import NOT_MEASURED
-from simulations.results_rows import REQUIRED
+from simulations.results_rows import NOT_MEASURED, REQUIRED
 
 RECONSTRUCTION = {
     "masked": "masked half",
