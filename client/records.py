@@ -35,6 +35,7 @@ from shared_model.errors import DataFault, OurMistake
 
 __all__ = [
     "CAUSES",
+    "MAPPING_FILE",
     "Channel",
     "Event",
     "Finding",
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 _MAXIMUM_FILES = 1_000_000
+MAPPING_FILE = "fedprint-mapping.toml"
+"""In a folder: no recording. `fedprint-lab` reads the folder by it (`simulations.site_mapping`); a
+node does only if it is told to, with --mapping."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +383,7 @@ def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
         relatives += [
             os.path.relpath(os.path.join(folder, name), path)
             for name in (*names, *linked)
-            if not name.startswith(".")
+            if not name.startswith(".") and not (name == MAPPING_FILE and folder == str(path))
         ]
         if len(relatives) > _MAXIMUM_FILES:
             raise OurMistake(

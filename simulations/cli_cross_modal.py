@@ -119,6 +119,7 @@ def measured(
     from simulations.cross_modal_figures import draw_all
     from simulations.cross_modal_windows import SITES, folders_of
     from simulations.probes.tasks import require_data
+    from simulations.site_mapping import own_mappings
 
     if not sites:
         require_data(data)
@@ -142,6 +143,7 @@ def measured(
         "met": pairs.met,
         "left_out": pairs.left_out,
         "unreadable": pairs.unreadable,
+        "mappings": own_mappings(folders),
         "absent_sites": absent,
         "note": NOTE,
         "words": core.WORDS,
@@ -196,6 +198,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 def _print(figures: dict[str, Any]) -> None:
     from simulations.results_tables import interval
+    from simulations.site_mapping import mapping_words
 
     terminal.heading("One sensor from the other", f" · {figures['model']['source']}")
     if "signature" in figures["model"]:
@@ -224,6 +227,11 @@ def _print(figures: dict[str, Any]) -> None:
         terminal.out.print(
             f"left out at {site}: {lost} of {figures['met'][site]} windows ({words or 'none'})"
         )
+    for site, faults in figures["unreadable"].items():
+        if faults:
+            terminal.out.print(f"not readable at {site}: {faults} files")
+    for line in mapping_words(figures["mappings"]):
+        terminal.out.print(line)
     terminal.out.print(f"note: {figures['note']}")
     for site in figures["absent_sites"]:
         terminal.out.print(f"not measured: {site}: no such folder")

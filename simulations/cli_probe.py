@@ -241,6 +241,7 @@ def measure(
 def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurMistake:
     """No task could be measured, and why, files that could not be read among it."""
     from simulations.probes.site_tasks import unreadable_words
+    from simulations.site_mapping import HOW_READ
 
     met = words.get("sites")
     reasons = [f"{name}: {why}" for name, why in skipped.items()]
@@ -248,7 +249,7 @@ def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurM
         faults = unreadable_words(met["unreadable"])
         reasons = [f"{met['recordings']} recordings were read", *faults, *reasons]
         if faults:
-            reasons.append("fedprint-node data mapping tells how a folder is read")
+            reasons.append(HOW_READ)
     return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
 
 

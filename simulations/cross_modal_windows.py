@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from client.ingest import prepare_recording
-from client.records import ReadFault, guess_mapping, read_folder
+from client.records import ReadFault, read_folder
 from shared_model import quality
 from shared_model.errors import DataFault
 from simulations.heads.collections import may_be_drawn
+from simulations.site_mapping import mapping_of
 
 SITES = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
 """Folders that hold both sensors, as patterns below the data folder."""
@@ -100,11 +101,15 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
     for number, folder in enumerate(folders):
         why: Counter[str] = Counter()
         total = faults = 0
-        for item in read_folder(folder, guess_mapping(folder)):
+        for item in read_folder(folder, mapping_of(folder)):
             if isinstance(item, ReadFault):
                 faults += 1
                 continue
-            windows = prepare_recording(item).windows()
+            try:
+                windows = prepare_recording(item).windows()
+            except DataFault:
+                faults += 1
+                continue
             reasons = [_reason(windows.refusal[i], windows.valid[i]) for i in range(len(windows))]
             why.update(reason for reason in reasons if reason)
             total += len(windows)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from client.ingest import prepare_recording
-from client.records import Recording, guess_mapping, read_folder
+from client.records import Recording, read_folder
+from simulations.site_mapping import mapping_of
 
 
 def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -17,7 +18,7 @@ def held_out_windows(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray, i
         signal (window, 2, 1250), valid (window, 2, 50), number of patients.
     """
     recordings = [
-        item for item in read_folder(folder, guess_mapping(folder)) if isinstance(item, Recording)
+        item for item in read_folder(folder, mapping_of(folder)) if isinstance(item, Recording)
     ]
     each = max(1, most // max(1, len(recordings)))
     signal, valid, patients = [], [], set()

@@ -92,7 +92,7 @@ def from_recordings(
     whose it is, as they do of its folder.
 
     Args:
-        mapping: how to read; None guesses it.
+        mapping: how to read; None: see `simulations.site_mapping`.
 
     Raises:
         NothingRead: not one recording could be read; it says why.
@@ -103,6 +103,7 @@ def from_recordings(
     from simulations.heads.beside import tables_beside
     from simulations.probes.rows import encoder
     from simulations.probes.task import windows_of
+    from simulations.site_mapping import mapping_of
 
     refuse_other_model(head, model.digest)
     encode = encoder(model.config, model.weights)
@@ -111,6 +112,8 @@ def from_recordings(
     names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
     faults: list[Fault] = []
+    if mapping is None and source.is_dir():
+        mapping = mapping_of(source)
     for item in read_folder(source, mapping, tables=tables_beside(source, mapping)):
         if isinstance(item, ReadFault):
             faults.append(Fault(item.file, item.cause, item.message, item.do))

@@ -41,11 +41,15 @@ class Read:
     not_wanted: int = 0
     """Recordings of patients whose lot is not among those of the experiment."""
     faults: Counter[str] = field(default_factory=Counter)
+    mapped: bool = False
+    """By the mapping that lies in the folder, and not by a guess."""
 
     @property
     def words(self) -> str:
         """For federation.json and tables."""
         said = [f"recordings {self.recordings}, patients {self.patients}"]
+        if self.mapped:
+            said.append("read by the folder's own mapping")
         if self.without_windows:
             said.append(f"of these without a usable window {self.without_windows}")
         if self.not_wanted:
@@ -106,12 +110,13 @@ def read_into(
     frequent. Identifiers stay in this function.
     """
     from client.ingest import prepare_recording
-    from client.records import ReadFault, guess_mapping, read_folder
+    from client.records import ReadFault, read_folder
+    from simulations.site_mapping import mapping_of, own_mappings
 
-    read, place = Read(), place_of(folder)
+    read, place = Read(mapped=bool(own_mappings([folder]))), place_of(folder)
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
-    for item in read_folder(folder, guess_mapping(folder)):
+    for item in read_folder(folder, mapping_of(folder)):
         on_recording()
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1

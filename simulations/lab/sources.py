@@ -26,6 +26,7 @@ from simulations.lab.from_formulas import natural_sites
 from simulations.lab.from_pool import fill, shared_out
 from simulations.lab.patient_pool import PatientPool
 from simulations.lab.site_rows import OnProgress
+from simulations.site_mapping import HOW_READ
 
 _WINDOW_BYTES = 2 * 2 * WINDOW_SAMPLES + 2 * TOKENS
 SAYS = {
@@ -116,7 +117,7 @@ def _write(
         if not pool.natural:
             raise OurMistake(
                 "There is no patient with a usable window in the federation's folders.",
-                do="Look at them with: fedprint-node data mapping FOLDER",
+                do=f"{HOW_READ}.",
             )
         sites = shared_out(experiment, pool, about, source["left_out"], on_progress)
         return write_federation(folder, sites, source)

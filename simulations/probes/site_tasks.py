@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.fingerprints import SENSORS
-from client.records import ReadFault, Recording, guess_mapping, read_folder
+from client.records import ReadFault, Recording, read_folder
 from shared_model.errors import DataFault, OurMistake
 from shared_model.terminal import plain
 from simulations.lots import place_of
@@ -29,6 +29,7 @@ from simulations.probes import truths
 from simulations.probes.suitable import suitable
 from simulations.probes.task import Task, named, number, word_of
 from simulations.probes.tasks import Make
+from simulations.site_mapping import mapping_of, mapping_words, own_mappings
 
 MANY_MORE = 2
 """So many times the patients with one sensor, and that sensor is asked by itself as well."""
@@ -67,6 +68,7 @@ class Read:
         return {
             "folders": [plain(place_of(one)).replace("\n", " ") for one in sites],
             "recordings": self.recordings,
+            "mappings": own_mappings(sites),
             "unreadable": dict(self.unreadable),
             "simulated": self.simulated,
             "identifiers_in_several_folders": self.shared,
@@ -215,7 +217,7 @@ def _pass(sites: Sequence[Path]) -> Read:
     patients: Counter[tuple[str, str]] = Counter()
     folders: dict[str, set[str]] = defaultdict(set)
     for site in sites:
-        for item in read_folder(site, guess_mapping(site)):
+        for item in read_folder(site, mapping_of(site)):
             if isinstance(item, ReadFault):
                 read.unreadable[item.cause] += 1
                 continue
@@ -289,6 +291,7 @@ def sites_words(words: Mapping[str, Any]) -> list[str]:
     if not about:
         return []
     lines = [f"folders: {', '.join(about['folders'])}: {about['recordings']} recordings"]
+    lines += mapping_words(about.get("mappings", {}))
     if about["simulated"]:
         lines.append(f"SIMULATED: {about['simulated']} of them say that they are nobody's")
     if len(about["folders"]) > 1:

@@ -14,11 +14,12 @@ import numpy as np
 
 from client.ingest import prepare_recording
 from client.mapping import ChannelMapping
-from client.records import ReadFault, Recording, guess_mapping, read_folder
+from client.records import ReadFault, Recording, read_folder
 from shared_model import quality
 from shared_model.errors import OurMistake
 from shared_model.windows import Windows
 from simulations.lots import lot_of, place_of
+from simulations.site_mapping import mapping_of
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def recordings(folders: Sequence[Path], lead: str | None = None) -> Iterator[Rec
         OurMistake: two of the folders have one name.
     """
     for place, folder in named(folders).items():
-        mapping = guess_mapping(folder)
+        mapping = mapping_of(folder)
         if lead is not None:
             mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
