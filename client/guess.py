@@ -32,6 +32,9 @@ _FS = (
     "frequency_hz",
 )
 _MAXIMUM_DISTINCT = 32
+IDENTIFIES = "a cell of it may identify somebody"
+MANY = f"it has more than {_MAXIMUM_DISTINCT} different words that are no numbers"
+LONG = "a cell of it is too long or unprintable"
 
 
 class Guess:
@@ -43,7 +46,7 @@ class Guess:
         self._series: dict[str, None] = {}
         self._times: dict[tuple[str, str], None] = {}
         self._values: dict[str, set[str]] = {}
-        self._dropped: set[str] = set()
+        self._dropped: dict[str, str] = {}
 
     def add(self, seen: Outline) -> None:
         """Take in one file's channel and column names."""
@@ -67,14 +70,20 @@ class Guess:
                     continue
                 label = label_value(value)
                 if is_identifying(column, value) or (isinstance(value, bytes)):
-                    self._dropped.add(column)
+                    self._dropped[column] = IDENTIFIES
                 elif isinstance(label, str):
                     distinct = self._values.setdefault(column, set())
                     distinct.add(label)
                     if len(distinct) > _MAXIMUM_DISTINCT:
-                        self._dropped.add(column)
+                        self._dropped[column] = MANY
                 elif label is None and str(value).strip().casefold() not in MISSING:
-                    self._dropped.add(column)
+                    self._dropped[column] = LONG
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Columns that are no labels, and why, in words; those of identifiers' names are not in
+        it, nor is what a cell says."""
+        return {name: why for name, why in self._dropped.items() if kind_of_column(name) is None}
 
     def mapping(self) -> Mapping:
         """The guessed mapping."""

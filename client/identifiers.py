@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from client import identifier_patterns as patterns
 from client.formats.base import Text
 from client.identifier_words import COLUMN_KINDS, GIVEN_NAMES, NOT_NAMES, PARTICLES, TITLES
-from client.mapping import Mapping
+
+if TYPE_CHECKING:
+    from client.mapping import Mapping
 
 KINDS = (
     "name",

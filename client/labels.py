@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -11,6 +12,8 @@ from client.mapping import Mapping
 
 MAXIMUM_LENGTH = 64
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "?", "#n/a"})
+
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2}|\d{4,})$", re.ASCII)
 
 
 def plain_spaces(text: str) -> str:
@@ -22,7 +25,10 @@ def plain_spaces(text: str) -> str:
 
 
 def label_value(value: Any) -> str | float | None:
-    """A cell as a label: a finite number, a short text, or None for what is missing or too long."""
+    """A cell as a label: a finite number, a short text, or None for what is missing or too long.
+
+    "63,5" is a number; "1,234" is not, for nobody can tell which.
+    """
     if value is None:
         return None
     if isinstance(value, bool):
@@ -31,7 +37,7 @@ def label_value(value: Any) -> str | float | None:
     if text.casefold() in MISSING or len(text) > MAXIMUM_LENGTH or not text.isprintable():
         return None
     try:
-        number = float(text)
+        number = float(_DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
         return text
     return number if math.isfinite(number) else None
@@ -43,7 +49,8 @@ def is_identifying(column: str, value: Any) -> bool:
 
 
 def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]:
-    """Labels of one recording. A named column that identifies is dropped (the scan reports it)."""
+    """Labels of one recording, by the names that the mapping gives them. A named column that
+    identifies is dropped (the scan reports it)."""
     own = {mapping.patient_column, mapping.recording_column}
     labels: dict[str, str | float] = {}
     for column in mapping.labels:
@@ -53,5 +60,5 @@ def labels_of(cells: dict[str, Any], mapping: Mapping) -> dict[str, str | float]
             and column not in own
             and not is_identifying(column, cells.get(column))
         ):
-            labels[column] = value
+            labels[mapping.label_names.get(column, column)] = value
     return labels

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from client.identifiers import kind_of_column
 from shared_model.errors import OurMistake
 
 Role = Literal["ecg", "ppg"]
@@ -117,6 +118,10 @@ def unit_of(role: Role, unit: str) -> tuple[str, float] | None:
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""What a label may be called; see docs/probes.md for those that the lab asks for."""
+
+
 class ChannelMapping(BaseModel):
     """Names under which one modality is found, best first, and its unit if the files say none."""
 
@@ -139,9 +144,25 @@ class Mapping(BaseModel):
     time_unit: Literal["s", "ms", "us"] = "s"
     fs_hz: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     labels: tuple[Name, ...] = ()
+    label_names: dict[Name, LabelName] = Field(default_factory=dict)
     series: tuple[Name, ...] = ()
     ecg: ChannelMapping = ChannelMapping()
     ppg: ChannelMapping = ChannelMapping()
+
+    @model_validator(mode="after")
+    def _each_label_once(self) -> Mapping:
+        """`label_names` speaks of columns that are kept, and makes no two labels one."""
+        absent = [column for column in self.label_names if column not in self.labels]
+        if absent:
+            raise ValueError(f"label_names has {absent[0]!r}, which is not among labels")
+        made = [self.label_names.get(column, column) for column in dict.fromkeys(self.labels)]
+        twice = [name for name in made if made.count(name) > 1]
+        if twice:
+            raise ValueError(f"two labels would be called {twice[0]!r}")
+        naming = [name for name in self.label_names.values() if kind_of_column(name)]
+        if naming:
+            raise ValueError(f"a column called {naming[0]!r} identifies, and is no label")
+        return self
 
     def pick(self, names: Sequence[str]) -> dict[Role, str]:
         """Which of a recording's channel names plays which role (first in order of preference)."""
@@ -163,9 +184,12 @@ class Mapping(BaseModel):
         """The mapping as a TOML text that `from_toml` reads back to an equal object."""
         lines: list[str] = []
         for name, value in self:
-            if value is None or isinstance(value, ChannelMapping):
+            if value is None or isinstance(value, ChannelMapping | dict):
                 continue
             lines.append(f"{name} = {_toml(value)}")
+        if self.label_names:
+            named = (f"{_toml(one)} = {_toml(name)}" for one, name in self.label_names.items())
+            lines += ["", "[label_names]", *named]
         for role in ("ecg", "ppg"):
             channel: ChannelMapping = getattr(self, role)
             lines += ["", f"[{role}]", f"names = {_toml(channel.names)}"]
@@ -183,8 +207,9 @@ class Mapping(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
+            what = f"The mapping's key '{where}' is wrong" if where else "The mapping is wrong"
             raise OurMistake(
-                f"The mapping's key '{where}' is wrong: {first['msg']}.",
+                f"{what}: {first['msg']}.",
                 do="See docs/data-formats.md for the keys of a mapping.",
             ) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from client.pseudonyms import same_patient
 from client.tables import Row, Tables
 from shared_model.errors import DataFault, OurMistake
 
+if TYPE_CHECKING:
+    from client.guess import Guess
+
 __all__ = [
     "CAUSES",
     "MAPPING_FILE",
@@ -41,6 +44,7 @@ __all__ = [
     "Finding",
     "ReadFault",
     "Recording",
+    "columns_left_out",
     "count_recordings",
     "guess_mapping",
     "read_folder",
@@ -122,7 +126,7 @@ def read_folder(
     files, faults = _walk(path)
     files = [*(_File(one, one.name, safe_name(one.name, 1)) for one in tables), *files]
     yield from faults
-    mapping = _guess(files) if mapping is None else mapping
+    mapping = _guess(files).mapping() if mapping is None else mapping
     yield from _Reader(path if path.is_dir() else path.parent, files, mapping).read()
 
 
@@ -131,7 +135,15 @@ def guess_mapping(path: Path) -> Mapping:
 
     Raises OurMistake if `path` is neither a file nor a folder. Files with faults are passed over.
     """
-    return _guess(_walk(path)[0])
+    return _guess(_walk(path)[0]).mapping()
+
+
+def columns_left_out(path: Path) -> dict[str, str]:
+    """Columns of tables that a guess does not take for labels, and why, in words.
+
+    Raises OurMistake if `path` is neither a file nor a folder.
+    """
+    return _guess(_walk(path)[0]).left_out
 
 
 def count_recordings(path: Path) -> int:
@@ -155,7 +167,7 @@ def count_recordings(path: Path) -> int:
     return total
 
 
-def _guess(files: list[_File]) -> Mapping:
+def _guess(files: list[_File]) -> Guess:
     from client.guess import Guess
 
     guess = Guess()
@@ -169,7 +181,7 @@ def _guess(files: list[_File]) -> Mapping:
                 guess.add_rows(parquet.scalar_rows(item.path, seen))
         except DataFault:
             continue
-    return guess.mapping()
+    return guess
 
 
 class _Reader:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.fingerprints import SENSORS
-from client.records import ReadFault, Recording, read_folder
+from client.records import ReadFault, Recording, columns_left_out, read_folder
 from shared_model.errors import DataFault, OurMistake
 from shared_model.terminal import plain
 from simulations.lots import place_of
@@ -29,7 +29,7 @@ from simulations.probes import truths
 from simulations.probes.suitable import suitable
 from simulations.probes.task import Task, named, number, word_of
 from simulations.probes.tasks import Make
-from simulations.site_mapping import mapping_of, mapping_words, own_mappings
+from simulations.site_mapping import HOW_READ, mapping_of, mapping_words, own_mappings
 
 MANY_MORE = 2
 """So many times the patients with one sensor, and that sensor is asked by itself as well."""
@@ -175,7 +175,8 @@ def site_tasks(
         question = QUESTIONS[name]
         unknown = _unknown(read, name)
         if not read.truths[name]:
-            skipped[name] = unknown or f"no recording has {question.needs}"
+            absent = f"no recording has {question.needs}"
+            skipped[name] = unknown or "; ".join([absent, *_not_taken(sites, question)])
             continue
         on_task(name)
         found, why = by_sensors(question.make(name, list(sites)), question.sensors)
@@ -190,6 +191,19 @@ def _unknown(read: Read, name: str) -> str:
     count = read.unknown[name]
     labels = ", ".join(QUESTIONS[name].labels)
     return f"what {count} recordings say of {labels} is not known here" if count else ""
+
+
+def _not_taken(sites: Sequence[Path], question: Question) -> list[str]:
+    """Columns of the question's names that the guess did not take for labels, and why. A folder
+    with a mapping of its own is not guessed at."""
+    found = []
+    for site in sites if question.labels else ():
+        if own_mappings([site]):
+            continue
+        for column, why in columns_left_out(site).items():
+            if column.strip().casefold() in question.labels:
+                found.append(f"a column {column.strip().casefold()} was left out: {why}")
+    return [*dict.fromkeys(found), HOW_READ] if found else []
 
 
 def _noted(task: Task, words: str) -> Task:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from client.guess import IDENTIFIES, MANY
+from client.records import MAPPING_FILE, guess_mapping
 from shared_model.errors import DataFault, OurMistake
 from simulations import measurement, results_page
 from simulations.cli import app
@@ -27,6 +31,7 @@ from simulations.probes.site_tasks import (
 )
 from simulations.probes.task import Task
 from simulations.probes.tasks import folders_for, load_tasks
+from simulations.site_mapping import HOW_READ
 
 PATIENTS = 24
 
@@ -70,6 +75,49 @@ def test_tasks_are_chosen_by_name_or_by_its_first_words(ward: Path) -> None:
     assert set(skipped) == {"heart rate (reference)"}
     with pytest.raises(OurMistake, match="no task 'diabetes'"):
         site_tasks([ward], only=["diabetes"])
+
+
+@pytest.mark.parametrize(
+    ("ages", "why"),
+    [
+        ([f"{40 + age},5" for age in range(PATIENTS - 1)] + ["1957-03-04"], IDENTIFIES),
+        ([f"about {age}" for age in range(40, 40 + PATIENTS + 12)], MANY),
+    ],
+)
+def test_column_that_was_not_taken_for_a_label_is_told_with_why(
+    ward: Path, tmp_path: Path, ages: list[str], why: str
+) -> None:
+    """It was said that no recording has the label, beside a table that had it. No cell is told."""
+    own = copied_with(ward, tmp_path / "own", "Age", ages)
+    _, skipped, _ = site_tasks([own], only=["age"])
+    assert skipped["age"] == (
+        f"no recording has a label age; a column age was left out: {why}; {HOW_READ}"
+    )
+    mapping = guess_mapping(own)
+    mine = mapping.model_copy(update={"labels": (*mapping.labels, "Age")})
+    (own / MAPPING_FILE).write_text(mine.to_toml(), encoding="utf-8")
+    tasks, skipped, _ = site_tasks([own], only=["age"])
+    if why == IDENTIFIES:  # the cell alone is dropped
+        ages_read = set(tasks[0].truth.tolist())
+        assert ages_read <= {40.5 + age for age in range(PATIENTS - 1)}
+        assert len(ages_read) >= 20
+    else:
+        assert skipped["age"].startswith("what ")
+
+
+def copied_with(ward: Path, folder: Path, column: str, cells: list[str]) -> Path:
+    """The ward with another table: patients beside the first 24 have no recording."""
+    shutil.copytree(ward, folder)
+    (table,) = folder.glob("*.csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    kept = [{key: row[key] for key in rows[0] if key in {"patient_id", "recording"}}
+            for row in rows]  # fmt: skip
+    kept += [{key: f"{key}-{n}" for key in kept[0]} for n in range(len(cells) - len(kept))]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, [*kept[0], column])
+        out.writeheader()
+        out.writerows({**row, column: cell} for row, cell in zip(kept, cells, strict=True))
+    return folder
 
 
 def test_what_cannot_be_read_is_counted_by_its_cause(ward: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.labels import label_value
+from client.labels import label_value, labels_of
 from client.mapping import ChannelMapping, Mapping, lead_of, unit_of
 from shared_model.errors import OurMistake
 
@@ -45,6 +45,11 @@ def test_mapping_survives_its_file(
         ("[ecg]\nunits = 'mV'", "ecg.units"),
         ("time_unit = 'h'", "time_unit"),
         ("labels = [", "no TOML"),
+        ("labels = ['alter']\n[label_names]\nage = 'age'", "not among labels"),
+        ("labels = ['alter', 'age']\n[label_names]\nalter = 'age'", "two labels"),
+        ("labels = ['a', 'b']\n[label_names]\na = 'age'\nb = 'age'", "two labels"),
+        ("labels = ['alter']\n[label_names]\nalter = 'surname'", "identifies"),
+        ("labels = ['alter']\n[label_names]\nalter = 'Age!'", "label_names.alter"),
     ],
 )
 def test_wrong_mapping_is_refused_by_the_name_of_its_key(text: str, told: str) -> None:
@@ -127,3 +132,23 @@ def test_label_with_another_space_is_the_label() -> None:
     assert label_value("\u00a042\u00a0") == 42.0
     assert label_value("stage\t1") is None
     assert label_value("stage\x1b1") is None
+
+
+def test_label_is_called_what_the_mapping_calls_it() -> None:
+    """A ward's "Alter" is asked for as age; what is not named keeps its column's name."""
+    mapping = Mapping(labels=("Alter", "sex"), label_names={"Alter": "age"})
+    assert Mapping.from_toml(mapping.to_toml()) == mapping
+    cells = {"Alter": "63", "sex": "F", "age": "1"}
+    assert labels_of(cells, mapping) == {"age": 63.0, "sex": "F"}
+    identifying = {"Alter": "1957-03-04", "sex": "F"}
+    assert labels_of(identifying, mapping) == {"sex": "F"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"),
+    [("63,5", 63.5), ("-0,25", -0.25), ("36,6000", 36.6), ("1,234", "1,234"), ("1,2,3", "1,2,3"),
+     ("63,", "63,"), (",5", ",5"), ("\u0663,5", "\u0663,5")],
+)  # fmt: skip
+def test_decimal_comma_is_a_number_where_it_can_be_no_thousand(cell: str, label: object) -> None:
+    """Spreadsheets of half of Europe; "63,5" was a word, and 33 ages took the column away."""
+    assert label_value(cell) == label
