@@ -277,6 +277,8 @@ def _rows(
         name, _, path = item.partition("=")
         if not name or not path:
             raise OurMistake(f"--row {item!r} is not NAME=FILE.")
+        if name in {row.name for row in rows}:
+            raise OurMistake(f"There is a row {name!r} already.", do="Call this --row otherwise.")
         loaded = read_weights(Path(path), like=trained)
         rows.append(make.weights_row(name, config, loaded))
         digests[name] = weights.digest(loaded)

@@ -255,7 +255,8 @@ def _interval(value: float, low: float | None, high: float | None) -> str:
 
 @contextmanager
 def on_the_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Runs done and the time left, and a line for each run that ends, on standard error."""
+    """Runs done and the time left, and a line for each run that ends, on standard error; what to do
+    after an interruption."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Left
@@ -264,12 +265,19 @@ def on_the_bar() -> Iterator[Callable[[int, int, str], None]]:
         TextColumn("runs"), BarColumn(), MofNCompleteColumn(), Elapsed(), TextColumn("left"),
         Left(), console=terminal.err, speed_estimate_period=7 * 86_400.0,
     )  # fmt: skip
-    with bar:
-        task = bar.add_task("runs", total=None)
+    try:
+        with bar:
+            task = bar.add_task("runs", total=None)
 
-        def told(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total)
-            if what:
-                bar.console.print(what, highlight=False, soft_wrap=True)
+            def told(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total)
+                if what:
+                    bar.console.print(what, highlight=False, soft_wrap=True)
 
-        yield told
+            yield told
+    except KeyboardInterrupt:
+        terminal.err.print(
+            "Interrupted. What is done is kept: go on with the same command and --resume.",
+            soft_wrap=True,
+        )
+        raise

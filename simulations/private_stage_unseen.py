@@ -71,11 +71,13 @@ class Measured:
     """The patients of the losses.
 
     both: (patient,), who has both sensors in a window. sites: name, patients, patients with both.
+    read_elsewhere: see `Unseen`.
     """
 
     both: Bools = field(repr=False)
     sites: tuple[tuple[str, int, int], ...]
     lots: tuple[float, float]
+    read_elsewhere: int = 0
 
     @classmethod
     def of(cls, unseen: Unseen, known: Bools) -> Measured:
@@ -85,7 +87,7 @@ class Measured:
             (name, int((site == k).sum()), int(both[site == k].sum()))
             for k, name in enumerate(unseen.sites)
         ]
-        return cls(both, tuple(rows), unseen.lots)
+        return cls(both, tuple(rows), unseen.lots, unseen.read_elsewhere)
 
 
 def read_unseen(
@@ -182,6 +184,7 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> d
         "rows": rows,
         "patients": len(measured.both),
         "patients_with_both": int(measured.both.sum()),
+        "identifiers_read_elsewhere": measured.read_elsewhere,
         "sites": [
             {"name": name, "patients": patients, "with_both": both}
             for name, patients, both in measured.sites
@@ -283,6 +286,11 @@ def _whose(base: Sequence[Stage[UnseenRun]], measured: Measured) -> list[str]:
         "chooses a point by these figures has used them for it. One person under two identifiers "
         "may be on both sides.",
     ]
+    if measured.read_elsewhere:
+        said.append(
+            f"{measured.read_elsewhere} identifiers stand in several folders, unread in one and "
+            "read in another: where both are one person, that person WAS read."
+        )
     if any(one.experiment.model.weights is not None for one in base):
         said.append("Runs begin with weights of a file: whom that was trained on is not known.")
     return said

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations.lab.experiment import Experiment
 from simulations.lab.patient_pool import Piece
+
+if TYPE_CHECKING:
+    from simulations.lab.recorded import Read
 
 F64 = npt.NDArray[np.float64]
 WINDOWS = 2
@@ -37,6 +40,8 @@ class Unseen:
 
     signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
     channel, token=50). site: (patient,), index into sites. lots: [first, end) of these patients.
+    read_elsewhere: identifiers of unread patients that somebody has in another folder whom the runs
+    have read.
     """
 
     signal: npt.NDArray[np.float16] = field(repr=False)
@@ -44,6 +49,7 @@ class Unseen:
     site: npt.NDArray[np.int64] = field(repr=False)
     sites: tuple[str, ...]
     lots: tuple[float, float]
+    read_elsewhere: int = 0
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -116,8 +122,10 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
         if on_progress is not None:
             on_progress("reading recordings", min(done, total), total)
 
-    for name, folder in recorded.site_names(folders).items():
+    met = [
         recorded.read_into(ends, folder, name, Lots(*left), on_recording)
+        for name, folder in recorded.site_names(folders).items()
+    ]
     sites = tuple(sorted(set(ends.site)))
     return Unseen(
         np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES),
@@ -125,7 +133,18 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
         np.array([sites.index(one) for one in ends.site], dtype=np.int64),
         sites,
         left,
+        _read_elsewhere(met),
     )
+
+
+def _read_elsewhere(met: Sequence[Read]) -> int:
+    """Identifiers of unread patients that another folder has, of somebody whom the runs read."""
+    found: set[str] = set()
+    for one in met:
+        for other in met:
+            if other is not one:
+                found |= one.taken & other.others
+    return len(found)
 
 
 def _others(read: tuple[float, float]) -> tuple[float, float] | None:

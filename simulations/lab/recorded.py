@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.canonical import digest_of
+from shared_model.canonical import digest, digest_of
 from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import Piece
@@ -43,6 +43,9 @@ class Read:
     faults: Counter[str] = field(default_factory=Counter)
     mapped: bool = False
     """By the mapping that lies in the folder, and not by a guess."""
+    taken: set[str] = field(default_factory=set, repr=False)
+    others: set[str] = field(default_factory=set, repr=False)
+    """Digests of the identifiers of patients whose lot is wanted, and of those whose is not."""
 
     @property
     def words(self) -> str:
@@ -121,9 +124,12 @@ def read_into(
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1
             continue
+        whose = digest(item.patient.encode())
         if not lots.hold(lot_of(item.patient, place)):
             read.not_wanted += 1
+            read.others.add(whose)
             continue
+        read.taken.add(whose)
         try:
             windows = prepare_recording(item).windows()
         except DataFault as error:

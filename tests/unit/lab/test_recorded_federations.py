@@ -21,6 +21,7 @@ from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lab import sources
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
+from simulations.lots import Lots, lot_of
 from simulations.unseen_losses import Unseen, losses, unseen_by
 
 WARD = SiteEffects(name="ward", missing=0.3, rhythms={"sinus": 0.5, "af": 0.5})
@@ -128,6 +129,7 @@ def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
         read = {one.tobytes() for one in sources.prepare(run, tmp_path / str(number)).signal}
         unseen = unseen_by([run, run])
         assert unseen.lots == other
+        assert unseen.read_elsewhere == in_other_folder(folders, Lots(*lots))
         assert len(unseen)
         for signal, site in zip(unseen.signal, unseen.site, strict=True):
             pair = (signal[0].tobytes(), signal[1].tobytes())
@@ -136,6 +138,28 @@ def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
             found.append(pair)
     assert set(found) == set(ends)
     assert len(found) == 10
+
+
+def in_other_folder(folders: list[Path], read: Lots) -> int:
+    """Identifiers that are unread in one folder and read in another."""
+    there = [{one.patient for one in read_folder(folder) if isinstance(one, Recording)}
+             for folder in folders]  # fmt: skip
+    sides = {(name, folder.name): bool(read.hold(lot_of(name, folder.name)))
+             for folder, names in zip(folders, there, strict=True) for name in names}  # fmt: skip
+    both = [{side for (one, _), side in sides.items() if one == name}
+            for name in {name for name, _ in sides}]  # fmt: skip
+    return both.count({True, False})
+
+
+def test_an_identifier_of_two_folders_counts_where_one_was_read(tmp_path: Path) -> None:
+    """A ward's copy under another name: its patients are unread here and read there."""
+    cohort = draw_cohort(np.random.default_rng(4), 12, 1, SiteEffects(name="ward"))
+    wards = [tmp_path / "ward", tmp_path / "ward-copy"]
+    for one in wards:
+        write_site(one, cohort, "wfdb")
+    run = experiment(wards, lots=[0.0, 0.5], held_out=0.0)
+    found = unseen_by([run]).read_elsewhere
+    assert found == in_other_folder(wards, Lots(0.0, 0.5)) > 0
 
 
 def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing() -> None:

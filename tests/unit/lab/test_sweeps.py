@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from shared_model.errors import OurMistake
 from shared_model.locks import locked
+from simulations.cli_sweep import on_the_bar
 from simulations.lab.experiment import Experiment
 from simulations.lab.space import Sweep, points_of
 from simulations.lab.sweep_run import Outcome
@@ -131,7 +132,9 @@ def test_a_larger_sweep_takes_over_what_a_smaller_one_found(tmp_path: Path) -> N
     assert found.rows[0]["model"] == first.rows[0]["model"]
 
 
-def test_an_interrupted_sweep_ends_its_runs_and_goes_on_later(tmp_path: Path) -> None:
+def test_an_interrupted_sweep_ends_its_runs_and_goes_on_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C while a run is at work: it is ended, it has no outcome, and resume finishes it."""
     out, asked = tmp_path / "out", of(grid={"participation.step_s": [1.0, WAITS]})
 
@@ -139,8 +142,9 @@ def test_an_interrupted_sweep_ends_its_runs_and_goes_on_later(tmp_path: Path) ->
         if done == 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), on_the_bar():
         sweep(asked, out, workers=1, conduct=CONDUCT, on_run=interrupt)
+    assert "go on with the same command and --resume" in capsys.readouterr().err
     waiting = points_of(asked)[1].name
     assert Outcome.read(out / "runs" / waiting / "outcome.json") is None
     (out / "mended").touch()

@@ -89,6 +89,11 @@ def test_rows_of_a_probe_are_read_before_its_tasks(
     for row in (f"mine={tmp_path / 'absent'}", "mine="):
         done = CliRunner().invoke(app, [*words, row])
         assert isinstance(done.exception, OurMistake), done.output
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(weights.to_bytes(warm_start.load("tiny")[1]))
+    for rows in ([f"random-init={mine}"], [f"mine={mine}", "--row", f"mine={mine}"]):
+        done = CliRunner().invoke(app, [*words, *rows])
+        assert "already" in str(done.exception)  # its figures took the place of the other's
     start = ["warm-start", str(tmp_path / "out"), "--start-from", str(tmp_path / "absent")]
     assert isinstance(CliRunner().invoke(app, start).exception, OurMistake)
     assert not (tmp_path / "out").exists()
