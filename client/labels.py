@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from typing import Any
 
@@ -12,8 +11,6 @@ from client.mapping import Mapping
 
 MAXIMUM_LENGTH = 64
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "?", "#n/a"})
-
-_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2}|\d{4,})$", re.ASCII)
 
 
 def plain_spaces(text: str) -> str:
@@ -25,10 +22,7 @@ def plain_spaces(text: str) -> str:
 
 
 def label_value(value: Any) -> str | float | None:
-    """A cell as a label: a finite number, a short text, or None for what is missing or too long.
-
-    "63,5" is a number; "1,234" is not, for nobody can tell which.
-    """
+    """A cell as a label: a finite number, a short text, or None for what is missing or too long."""
     if value is None:
         return None
     if isinstance(value, bool):
@@ -37,7 +31,7 @@ def label_value(value: Any) -> str | float | None:
     if text.casefold() in MISSING or len(text) > MAXIMUM_LENGTH or not text.isprintable():
         return None
     try:
-        number = float(_DECIMAL_COMMA.sub(r"\1.\2", text))
+        number = float(text)
     except ValueError:
         return text
     return number if math.isfinite(number) else None

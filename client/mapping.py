@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -115,6 +116,7 @@ def unit_of(role: Role, unit: str) -> tuple[str, float] | None:
     return (PPG_UNITS[flat], 1.0) if flat in PPG_UNITS else None
 
 
+_LONGEST, _DOTS = 2**16, 40
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -152,13 +154,15 @@ class Mapping(BaseModel):
     @model_validator(mode="after")
     def _each_label_once(self) -> Mapping:
         """`label_names` speaks of columns that are kept, and makes no two labels one."""
-        absent = [column for column in self.label_names if column not in self.labels]
+        kept = dict.fromkeys(self.labels)
+        absent = [column for column in self.label_names if column not in kept]
         if absent:
             raise ValueError(f"label_names has {absent[0]!r}, which is not among labels")
-        made = [self.label_names.get(column, column) for column in dict.fromkeys(self.labels)]
-        twice = [name for name in made if made.count(name) > 1]
-        if twice:
-            raise ValueError(f"two labels would be called {twice[0]!r}")
+        if self.label_names:
+            made = Counter(self.label_names.get(one, one).strip().casefold() for one in kept)
+            name, times = made.most_common(1)[0]
+            if times > 1:
+                raise ValueError(f"two labels would be called {name!r}")
         naming = [name for name in self.label_names.values() if kind_of_column(name)]
         if naming:
             raise ValueError(f"a column called {naming[0]!r} identifies, and is no label")
@@ -199,11 +203,23 @@ class Mapping(BaseModel):
 
     @classmethod
     def from_toml(cls, text: str) -> Mapping:
-        """Read a mapping. Raises OurMistake naming the key that is wrong."""
+        """Read a mapping. Raises OurMistake naming the key that is wrong.
+
+        The text may be anybody's: `tomllib` takes the square of a dotted key's parts in memory, and
+        a bracket's depth in stack.
+        """
+        if len(text) > _LONGEST or any(line.count(".") > _DOTS for line in text.split("\n")):
+            raise OurMistake(
+                f"A mapping has at most {_LONGEST} characters, and {_DOTS} dots a line.",
+                do="Mend the file.",
+            )
         try:
-            return cls.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise OurMistake(f"The mapping is no TOML: {error}.", do="Mend the file.") from None
+            content = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+            why = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "too deep or large"
+            raise OurMistake(f"The mapping is no TOML: {why}.", do="Mend the file.") from None
+        try:
+            return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

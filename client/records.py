@@ -378,6 +378,14 @@ def _outline(path: Path, mapping: Mapping | None) -> Outline:
     )
 
 
+def _is_mapping(path: Path, folder: str, name: str) -> bool:
+    """Of the folder itself; a link or a folder of that name is what it is."""
+    if name != MAPPING_FILE or folder != str(path):
+        return False
+    whole = path / name
+    return whole.is_file() and not whole.is_symlink()
+
+
 def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
     """Files below `path` in order of their names; links that leave the folder become faults."""
     if path.is_file():
@@ -395,7 +403,7 @@ def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
         relatives += [
             os.path.relpath(os.path.join(folder, name), path)
             for name in (*names, *linked)
-            if not name.startswith(".") and not (name == MAPPING_FILE and folder == str(path))
+            if not name.startswith(".") and not _is_mapping(path, folder, name)
         ]
         if len(relatives) > _MAXIMUM_FILES:
             raise OurMistake(

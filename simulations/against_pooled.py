@@ -65,7 +65,7 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
         "trained": trained,
         "in_words": [
             "Fresh SIMULATED patients, probes of frozen fingerprints.",
-            f"Trained {trained}. " + _of_seeds(len(pairs)),
+            f"Trained {trained}. " + _of_seeds([one for one, _ in pairs]),
             "Both share one pool of patients; which few of it each run holds out differs.",
             f"Pooled training moved mean skill by {moved['value']:+.4f}{ends}: where it moves "
             "nothing, a ratio near 1 says nothing.",
@@ -82,12 +82,14 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
     }
 
 
-def _of_seeds(count: int) -> str:
-    if count == 1:
+def _of_seeds(runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
         return "One seed of each: what another would change is in no interval."
+    pretend = runs[0].experiment.federation.source != "folders"
+    drawn = "of patients and training" if pretend else "of training, the patients are the same"
     return (
-        f"{count} seeds of each, of first weights, patients and training: figures are means, "
-        "ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
+        f"{len(runs)} seeds of each, {drawn}; no seed changes the first weights. Figures are "
+        "means, ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
         "the same in all: what others would change is in no interval."
     )
 
@@ -135,8 +137,12 @@ def _trained(told: Experiment) -> str:
     )
 
 
-_WHO_HOLDS = ("federation.hospitals", "federation.patients", "federation.partition.",
-              "participation.")  # fmt: skip
+_WHO_HOLDS = ("federation.hospitals", "federation.patients", "federation.partition.")
+_TOLD_ELSEWHERE = frozenset(
+    {"model.begin_with", "model.weights"}  # the first weights' digest is compared
+    | {"privacy.mode", "privacy.clipping_norm"}  # neither clips nor adds noise
+    | {"participation.minimum_contributors"}
+)
 _LOSS = frozenset(
     f"algorithm.{name}"
     for name in ("alignment_weight", "contrast_weight", "cross_modal_weight",
@@ -148,8 +154,7 @@ def _may_differ(name: str) -> bool:
     """Who holds the patients, and how steps are made of gradients; not whose gradients, nor of
     what. Where the model begins is compared by its digest."""
     how = name == "rounds" or (name.startswith("algorithm.") and name not in _LOSS)
-    begins = name in {"model.begin_with", "model.weights", "privacy.mode"}
-    return how or begins or name.startswith(_WHO_HOLDS)
+    return how or name in _TOLD_ELSEWHERE or name.startswith(_WHO_HOLDS)
 
 
 def _comparable(federated: Run, pooled: Run) -> None:
@@ -173,7 +178,7 @@ def _comparable(federated: Run, pooled: Run) -> None:
     ours, theirs = fields_of(one), fields_of(other)
     wrong += [f"{name} is {ours[name]} and {theirs[name]}" for name in apart]
     asked = one.participation.sites_per_round
-    if asked is not None and asked < one.federation.hospitals:
+    if one.behaviours or (asked is not None and asked < one.federation.hospitals):
         wrong.append("some hospitals sit out of a round, whose patients pooled training has")
     if federated.start != pooled.start:
         wrong.append("they begin with different models")

@@ -160,7 +160,7 @@ def _end(
 ) -> None:
     from simulations import measurement
 
-    digests = _starts(runs) | {run.name: run.digest for run in runs}
+    digests = {"starting model": runs[0].start} | {run.name: run.digest for run in runs}
     document = measurement.made_now(
         kind, figures, weights=digests, seconds=time.monotonic() - began
     )
@@ -179,13 +179,6 @@ def _end(
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:
         terminal.out.print(line)
-
-
-def _starts(runs: Sequence[Scored]) -> dict[str, str]:
-    """Digest of the starting model: of each run its own where each seed draws one."""
-    if len({run.start for run in runs}) == 1:
-        return {"starting model": runs[0].start}
-    return {f"starting model of {run.name}": run.start for run in runs}
 
 
 def _of_a_point(row: dict[str, Any]) -> dict[str, Any]:

@@ -188,6 +188,8 @@ def measure(
     seen = [Seen.by(run) for run in unseen_by]
     if sites:
         require_read(sites, [(one.run, one.folders) for one in seen])
+    for one in seen:
+        one.refuse_read_otherwise(sites or [path for path in data.iterdir() if path.is_dir()])
     rows, words = _rows(release, signer, extra, random_seeds)
     columns = (
         TextColumn("{task.description}", markup=False),

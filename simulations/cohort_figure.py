@@ -163,8 +163,9 @@ def _real_windows(folder: Path) -> Iterator[tuple[F32, NDArray[np.bool_]]]:
     """Usable windows of recordings, evenly over each recording."""
     from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
+    from simulations.site_mapping import mapping_of
 
-    for recording in read_folder(folder):
+    for recording in read_folder(folder, mapping_of(folder)):
         if isinstance(recording, ReadFault):
             continue
         made = prepare_recording(recording).windows()

@@ -125,8 +125,9 @@ def judge_quality(root: Path) -> Iterator[Judged]:
 
 def _recordings(folder: Path) -> Iterator[Recording]:
     from client.records import Recording, read_folder
+    from simulations.site_mapping import mapping_of
 
-    for item in read_folder(folder):
+    for item in read_folder(folder, mapping_of(folder)):
         if isinstance(item, Recording):
             yield item
 

@@ -42,6 +42,7 @@ from simulations.private_stage import (
     reference_of,
     row_of,
 )
+from simulations.site_mapping import refuse_other_mappings
 from simulations.unseen_losses import OnProgress, Unseen, losses, unseen_by
 
 F64 = npt.NDArray[np.float64]
@@ -116,6 +117,9 @@ def read_unseen(
     points_by_seed(stages)
     for result in results:
         _refuse_renamed(result)
+        then = result.provenance.get("mappings", {})  # absent before there were any
+        read = map(Path, result.experiment.federation.folders)
+        refuse_other_mappings(result.folder.name, then, read)
     unseen = unseen_by([one.experiment for one in stages], on_progress)
     known = np.asarray(np.any(unseen.valid, axis=(1, 2, 3)))
     _refuse_few(int(known.sum()))
@@ -184,7 +188,7 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> d
         "rows": rows,
         "patients": len(measured.both),
         "patients_with_both": int(measured.both.sum()),
-        "identifiers_read_elsewhere": measured.read_elsewhere,
+        "left_out_read_elsewhere": measured.read_elsewhere,
         "sites": [
             {"name": name, "patients": patients, "with_both": both}
             for name, patients, both in measured.sites
@@ -288,8 +292,8 @@ def _whose(base: Sequence[Stage[UnseenRun]], measured: Measured) -> list[str]:
     ]
     if measured.read_elsewhere:
         said.append(
-            f"{measured.read_elsewhere} identifiers stand in several folders, unread in one and "
-            "read in another: where both are one person, that person WAS read."
+            f"{measured.read_elsewhere} more are left out: in another folder somebody of the same "
+            "identifier was read, who may be the same person."
         )
     if any(one.experiment.model.weights is not None for one in base):
         said.append("Runs begin with weights of a file: whom that was trained on is not known.")

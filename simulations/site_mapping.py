@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.mapping import Mapping
@@ -23,25 +24,39 @@ from shared_model.files import read_regular
 from shared_model.terminal import plain
 from simulations.lots import place_of
 
-LARGEST = 2**20
+LARGEST = 2**18
+"""Bytes; `Mapping.from_toml` takes fewer characters."""
 HOW_READ = (
     f"fedprint-node data mapping FOLDER -o FOLDER/{MAPPING_FILE} writes how a folder is read; "
     "mended there, it is what fedprint-lab reads the folder by"
 )
 """What to do where files of a folder could not be read, or a label was not found."""
+_SOURCE = "source"
+"""Column in which pretend patients say that they are nobody's."""
 
 
-def mapping_of(folder: Path) -> Mapping:
-    """The mapping of a folder's own file, or the one that fits its files best.
+@dataclass(frozen=True)
+class OwnMapping:
+    """A folder's own. digest: SHA-256 of the file, hexadecimal."""
+
+    mapping: Mapping
+    digest: str
+
+
+def own_mapping(folder: Path) -> OwnMapping | None:
+    """What the folder's file says; None without one.
 
     Raises:
-        OurMistake: there is neither file nor folder, or the mapping is wrong.
+        OurMistake: it is a link or no file, or wrong; never passed over for a guess.
     """
     path = folder / MAPPING_FILE
     if not os.path.lexists(path):
-        return guess_mapping(folder)
+        return None
     try:
-        return Mapping.from_toml(read_regular(path, LARGEST).decode("utf-8"))
+        content = read_regular(path, LARGEST)
+        return OwnMapping(
+            Mapping.from_toml(content.decode("utf-8")), hashlib.sha256(content).hexdigest()
+        )
     except (Refused, UnicodeDecodeError) as error:
         raise OurMistake(
             f"{MAPPING_FILE} of the folder {folder} cannot be read.", do="Mend or remove it."
@@ -50,17 +65,59 @@ def mapping_of(folder: Path) -> Mapping:
         raise OurMistake(f"{path}: {error}", do=error.do) from error
 
 
+def mapping_of(folder: Path) -> Mapping:
+    """The mapping of a folder's own file, or the one that fits its files best. The column that says
+    that patients are simulated is kept, whatever the folder's file says.
+
+    Raises:
+        OurMistake: there is neither file nor folder, or the mapping is wrong.
+    """
+    own = own_mapping(folder)
+    if own is None:
+        return guess_mapping(folder)
+    mapping = own.mapping
+    called = {mapping.label_names.get(one, one).strip().casefold() for one in mapping.labels}
+    told = [one for one in guess_mapping(folder).labels if one.strip().casefold() == _SOURCE]
+    if _SOURCE in called or not told:
+        return mapping
+    return mapping.model_copy(update={"labels": (*mapping.labels, told[0])})
+
+
 def own_mappings(folders: Iterable[Path]) -> dict[str, str]:
-    """SHA-256, hexadecimal, of the mapping files there are, by the folder's name."""
-    found = {}
-    for folder in folders:
-        path = folder / MAPPING_FILE
-        if os.path.lexists(path):
-            name = plain(place_of(folder)).replace("\n", " ")
-            found[name] = hashlib.sha256(read_regular(path, LARGEST)).hexdigest()
-    return found
+    """Digest of each folder's own mapping, by the folder's name; of those that have one.
+
+    Raises:
+        OurMistake: one is wrong.
+    """
+    found = {folder: own_mapping(folder) for folder in folders}
+    return {
+        plain(place_of(folder)).replace("\n", " "): own.digest
+        for folder, own in found.items()
+        if own is not None
+    }
 
 
 def mapping_words(found: MappingOf[str, str]) -> list[str]:
     """A line a folder, of `own_mappings`."""
     return [f"{name}: read by its own {MAPPING_FILE}, {one[:12]}" for name, one in found.items()]
+
+
+def refuse_other_mappings(run: str, then: MappingOf[str, str], folders: Iterable[Path]) -> None:
+    """A mapping says who is a patient, and a patient's lot follows from his name: read otherwise
+    than the run read them, patients whom it trained on would count as unread.
+
+    Args:
+        then: `own_mappings` of the run.
+
+    Raises:
+        OurMistake: a folder that both read is not read alike.
+    """
+    for folder in folders:
+        name = plain(place_of(folder)).replace("\n", " ")
+        now = own_mapping(folder)
+        if then.get(name) != (None if now is None else now.digest):
+            raise OurMistake(
+                f"The run {run} read the folder {name} by another mapping than there is now, so "
+                "that nobody can say whom it has read.",
+                do=f"Put the {MAPPING_FILE} back that the run had (or none), or run it anew.",
+            )

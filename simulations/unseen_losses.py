@@ -10,9 +10,10 @@ kept in memory.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,6 @@ from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations.lab.experiment import Experiment
 from simulations.lab.patient_pool import Piece
-
-if TYPE_CHECKING:
-    from simulations.lab.recorded import Read
 
 F64 = npt.NDArray[np.float64]
 WINDOWS = 2
@@ -40,8 +38,8 @@ class Unseen:
 
     signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
     channel, token=50). site: (patient,), index into sites. lots: [first, end) of these patients.
-    read_elsewhere: identifiers of unread patients that somebody has in another folder whom the runs
-    have read.
+    read_elsewhere: how many are left out, because in another folder the runs have read somebody of
+    the same identifier, who may be the same person.
     """
 
     signal: npt.NDArray[np.float16] = field(repr=False)
@@ -122,29 +120,28 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
         if on_progress is not None:
             on_progress("reading recordings", min(done, total), total)
 
-    met = [
-        recorded.read_into(ends, folder, name, Lots(*left), on_recording)
-        for name, folder in recorded.site_names(folders).items()
-    ]
+    names: list[tuple[str, str]] = []  # of those added, in order: folder, identifier
+    read_in: dict[str, set[str]] = defaultdict(set)  # identifier -> folders where a run read it
+
+    for name, folder in recorded.site_names(folders).items():
+
+        def on_patient(patient: str, added: bool, name: str = name) -> None:
+            if added:
+                names.append((name, patient))
+            else:
+                read_in[patient].add(name)
+
+        recorded.read_into(ends, folder, name, Lots(*left), on_recording, on_patient)
+    strange = np.array([not read_in[patient] - {name} for name, patient in names], dtype=np.bool_)
     sites = tuple(sorted(set(ends.site)))
     return Unseen(
-        np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES),
-        np.array(ends.valid, dtype=np.bool_).reshape(-1, WINDOWS, 2, TOKENS),
-        np.array([sites.index(one) for one in ends.site], dtype=np.int64),
+        np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES)[strange],
+        np.array(ends.valid, dtype=np.bool_).reshape(-1, WINDOWS, 2, TOKENS)[strange],
+        np.array([sites.index(one) for one in ends.site], dtype=np.int64)[strange],
         sites,
         left,
-        _read_elsewhere(met),
+        int((~strange).sum()),
     )
-
-
-def _read_elsewhere(met: Sequence[Read]) -> int:
-    """Identifiers of unread patients that another folder has, of somebody whom the runs read."""
-    found: set[str] = set()
-    for one in met:
-        for other in met:
-            if other is not one:
-                found |= one.taken & other.others
-    return len(found)
 
 
 def _others(read: tuple[float, float]) -> tuple[float, float] | None:

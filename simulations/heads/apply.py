@@ -103,7 +103,7 @@ def from_recordings(
     from simulations.heads.beside import tables_beside
     from simulations.probes.rows import encoder
     from simulations.probes.task import windows_of
-    from simulations.site_mapping import mapping_of
+    from simulations.site_mapping import own_mapping
 
     refuse_other_model(head, model.digest)
     encode = encoder(model.config, model.weights)
@@ -112,8 +112,9 @@ def from_recordings(
     names: dict[tuple[int, int], str] = {}
     parts: list[tuple[int, int, npt.NDArray[np.float64], npt.NDArray[np.float32]]] = []
     faults: list[Fault] = []
-    if mapping is None and source.is_dir():
-        mapping = mapping_of(source)
+    if mapping is None:
+        own = own_mapping(source if source.is_dir() else source.parent)
+        mapping = None if own is None else own.mapping
     for item in read_folder(source, mapping, tables=tables_beside(source, mapping)):
         if isinstance(item, ReadFault):
             faults.append(Fault(item.file, item.cause, item.message, item.do))

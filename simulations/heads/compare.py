@@ -91,7 +91,7 @@ def compare(
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
-        "words": [*privacy.words, borders, *_promises(head), *_left_out(hospitals)],
+        "words": [*privacy.words, borders, *_promises(head), *_read(hospitals)],
         "figures_in_manifest": bool(head.manifest.figures),
         "figures_from": head.manifest.figures_from,
     }
@@ -105,11 +105,13 @@ def _promises(head: Head) -> list[str]:
     return [f"The head: {told[hidden[one]]}." for one in head.manifest.hidden]
 
 
-def _left_out(hospitals: Sequence[Hospital]) -> list[str]:
-    """Patients whose labels are not understood: the report alone counts them, for no noise hides
-    how many they are."""
-    said = sentence(hospitals[0].fit.unknown).strip()  # of all folders together
-    return [said] if said else []
+def _read(hospitals: Sequence[Hospital]) -> list[str]:
+    """Folders that were read by mappings of their own, which say who is a patient; and patients
+    whose labels are not understood: the report alone counts them, for no noise hides how many they
+    are. Both are of all folders together."""
+    data = hospitals[0].fit
+    left_out = sentence(data.unknown).strip()
+    return [*data.mappings, *([left_out] if left_out else [])]
 
 
 def refuse_identity(kind: str) -> None:

@@ -32,7 +32,8 @@ class HeadData:
     fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
     session: (item,). people: by patient. windows: all of them. left_out: items without a
     fingerprint of these sensors. known: those of the people's folders that are open collections.
-    unknown: how many patients' own words are not understood; "" if none.
+    unknown: how many patients' own words are not understood; "" if none. mappings: a line for each
+    folder that was read by a mapping of its own.
     """
 
     task: str
@@ -51,6 +52,7 @@ class HeadData:
     note: str = ""
     known: frozenset[str] = frozenset()
     unknown: str = ""
+    mappings: tuple[str, ...] = ()
 
     @property
     def patients(self) -> int:
@@ -103,6 +105,7 @@ def load(
             than `fewest_of_class` of a class.
     """
     from simulations.probes.rows import encoder
+    from simulations.site_mapping import mapping_words, own_mappings
 
     say(f"reading recordings: {task.name}")
     taken = ""
@@ -117,6 +120,10 @@ def load(
     good = np.isfinite(features).all(axis=1)
     if found.people is None:
         raise OurMistake(f"The makers of task {task.name} do not know whose windows they are.")
+    folders = task.folders(sensors, data, sites)
+    mapped = tuple(mapping_words(own_mappings(folders)))
+    for line in mapped:
+        say(line)
     made = HeadData(
         task=task.name,
         kind=task.kind,
@@ -132,8 +139,9 @@ def load(
         windows=len(found.signal),
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
-        known=collections.known_among(task.folders(sensors, data, sites)),
+        known=collections.known_among(folders),
         unknown=found.unknown,
+        mappings=mapped,
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shared_model.canonical import digest, digest_of
+from shared_model.canonical import digest_of
 from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import Piece
@@ -43,9 +43,6 @@ class Read:
     faults: Counter[str] = field(default_factory=Counter)
     mapped: bool = False
     """By the mapping that lies in the folder, and not by a guess."""
-    taken: set[str] = field(default_factory=set, repr=False)
-    others: set[str] = field(default_factory=set, repr=False)
-    """Digests of the identifiers of patients whose lot is wanted, and of those whose is not."""
 
     @property
     def words(self) -> str:
@@ -104,19 +101,25 @@ def count(folders: tuple[str, ...]) -> int:
 
 
 def read_into(
-    pool: Pool, folder: Path, site: str, lots: Lots, on_recording: Callable[[], None]
+    pool: Pool,
+    folder: Path,
+    site: str,
+    lots: Lots,
+    on_recording: Callable[[], None],
+    on_patient: Callable[[str, bool], None] = lambda _name, _added: None,
 ) -> Read:
     """Put a folder's patients of these lots into the pool, one recording in memory at a time.
 
     A patient's windows are the usable ones of all recordings, in the order in which they are read.
     A label is the mean over the patient's recordings if all values are numbers, else the most
-    frequent. Identifiers stay in this function.
+    frequent. Identifiers stay in this function and in `on_patient`, which is told whose lot is not
+    wanted (False), and who is added to the pool next (True).
     """
     from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
-    from simulations.site_mapping import mapping_of, own_mappings
+    from simulations.site_mapping import mapping_of, own_mapping
 
-    read, place = Read(mapped=bool(own_mappings([folder]))), place_of(folder)
+    read, place = Read(mapped=own_mapping(folder) is not None), place_of(folder)
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
     for item in read_folder(folder, mapping_of(folder)):
@@ -124,12 +127,10 @@ def read_into(
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1
             continue
-        whose = digest(item.patient.encode())
         if not lots.hold(lot_of(item.patient, place)):
             read.not_wanted += 1
-            read.others.add(whose)
+            on_patient(item.patient, False)
             continue
-        read.taken.add(whose)
         try:
             windows = prepare_recording(item).windows()
         except DataFault as error:
@@ -144,6 +145,7 @@ def read_into(
     for patient, found in pieces.items():
         read.patients += 1
         if found:
+            on_patient(patient, True)
             pool.add_pieces(tuple(found), _merged(labels[patient]), site)
         else:
             read.without_windows += 1

@@ -23,6 +23,7 @@ from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import locked
 from simulations.lab.experiment import Experiment
+from simulations.site_mapping import own_mappings
 
 _PACKAGES = ("fedprint", "flwr", "numpy", "opacus", "dp-accounting", "pyarrow", "ray", "torch")
 _LOCK = ".lock"
@@ -95,6 +96,7 @@ class RunFolder:
                 "identity": experiment.identity,
                 "code": code,
                 "data": None,
+                "mappings": own_mappings(map(Path, experiment.federation.folders)),
                 "versions": _versions(),
                 "machine": _machine(),
                 "command": sys.argv,

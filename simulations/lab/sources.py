@@ -49,7 +49,8 @@ def key_of(experiment: Experiment) -> str:
 def prepare(
     experiment: Experiment, folder: Path, on_progress: OnProgress | None = None
 ) -> FederationData:
-    """The experiment's federation in this folder: what is there if it fits, else made anew.
+    """The experiment's federation in this folder: what is there if it fits, else made anew. Of real
+    recordings the folder is its owner's alone (0700).
 
     Two processes may ask at once: the second waits and finds it made.
 
@@ -59,6 +60,8 @@ def prepare(
     """
     key = key_of(experiment)
     folder.mkdir(parents=True, exist_ok=True)
+    if experiment.federation.source == "folders":
+        folder.chmod(0o700)  # before anything is in it: it will hold people's signals
     with locked(folder / ".lock"):
         found = _fitting(folder, key)
         if found is not None:

@@ -5,6 +5,7 @@ A unit (what is predicted) is one window, or a mean over the windows of a record
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -252,10 +253,14 @@ def word_of(recording: Recording, label: str) -> str:
     return ""
 
 
+_DECIMAL_COMMA = re.compile(r"^([+-]?[0-9]{1,3}),([0-9]{1,2})$")
+
+
 def number(recording: Recording, label: str) -> float:
-    """A label as a number; NaN if it is none."""
+    """A label as a number; NaN if it is none. "63,5" is one; "1,234" may be a thousand, and a list
+    of codes ("1,2,3") is none."""
     try:
-        return float(word_of(recording, label))
+        return float(_DECIMAL_COMMA.sub(r"\1.\2", word_of(recording, label)))
     except ValueError:
         return float("nan")
 

@@ -6,8 +6,8 @@ what was chosen by held-out figures has seen them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from simulations.probes.task import Task
 
 @dataclass(frozen=True)
 class Seen:
-    """Whom a run read. folders: by name, as the data folder has them; lots: of their patients."""
+    """Whom a run read. folders: by name, as the data folder has them; lots: of their patients;
+    mappings: how it read them (`simulations.site_mapping.own_mappings`)."""
 
     run: str
     folders: frozenset[str]
     lots: Lots
+    mappings: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def by(cls, run: Path) -> Seen:
@@ -35,10 +37,19 @@ class Seen:
         """
         from simulations.lab.result import Result
 
-        experiment = Result.open(run).experiment
+        result = Result.open(run)
+        experiment = result.experiment
         federation = experiment.federation
         names = frozenset(place_of(Path(one)) for one in federation.folders)
-        return cls(experiment.name, names, Lots(*federation.lots))
+        mappings = result.provenance.get("mappings", {})  # absent before there were any
+        return cls(experiment.name, names, Lots(*federation.lots), mappings)
+
+    def refuse_read_otherwise(self, folders: Iterable[Path]) -> None:
+        """Raises OurMistake: one of these, that the run read, has another mapping now."""
+        from simulations.site_mapping import refuse_other_mappings
+
+        read = [one for one in folders if place_of(one) in self.folders]
+        refuse_other_mappings(self.run, self.mappings, read)
 
     def words(self) -> dict[str, Any]:
         """For probe.json."""

@@ -21,7 +21,7 @@ from client import cli_release
 from client.home import NodeHome
 from client.mapping import Mapping
 from client.pseudonyms import load_key, pseudonym_of
-from client.records import Recording
+from client.records import MAPPING_FILE, Recording
 from shared_model import terminal
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
@@ -302,6 +302,26 @@ def test_first_row_without_a_fingerprint_keeps_the_probabilities(
     assert SICK in heading
     assert "recording" in heading
     assert "pseudonym" not in heading
+
+
+def test_of_one_file_the_mapping_of_its_folder_is_taken(
+    recordings: Path, heads: dict[str, Path], tmp_path: Path
+) -> None:
+    """A file was read otherwise than the folder that it lies in."""
+    text = (recordings / "b" / "one.csv").read_text().replace("ecg,ppg", "kanal7,kanal8")
+    (tmp_path / "one.csv").write_text(text)
+    failed = CliRunner().invoke(
+        lab, ["head", "apply", str(heads["both"]), str(tmp_path / "one.csv")]
+    )
+    assert failed.exit_code != 0
+    own = Mapping(one_file_is_one_patient=True, fs_hz=125,
+                  ecg={"names": ["kanal7"]}, ppg={"names": ["kanal8"]})  # fmt: skip
+    (tmp_path / MAPPING_FILE).write_text(own.to_toml())
+    of_file, of_folder = (
+        apply(heads["both"], source)["rows"] for source in (tmp_path / "one.csv", tmp_path)
+    )
+    assert [row["answer"] for row in of_file] == [row["answer"] for row in of_folder]
+    assert of_file
 
 
 def test_class_named_like_a_column_does_not_take_its_place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lab import sources
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
-from simulations.lots import Lots, lot_of
+from simulations.lots import lot_of
 from simulations.unseen_losses import Unseen, losses, unseen_by
 
 WARD = SiteEffects(name="ward", missing=0.3, rhythms={"sinus": 0.5, "af": 0.5})
@@ -99,6 +100,19 @@ def test_a_folder_is_a_site_with_the_windows_a_hospital_would_have(
         assert natural.table["age"][rows].tolist() == [labels["age"] for _, labels in wanted]
 
 
+def test_signals_of_people_are_their_owners_alone(folders: list[Path], tmp_path: Path) -> None:
+    """Windows and labels of every patient were world-readable; a cache that was so is mended."""
+    made = experiment(folders)
+    whole = tmp_path / "federation"
+    whole.mkdir(mode=0o755)
+    for _ in range(2):
+        data = sources.prepare(made, whole)
+        assert stat.S_IMODE(data.folder.stat().st_mode) == 0o700
+        data.folder.chmod(0o755)
+    shared = sources.prepare_shared(made, tmp_path / "cache")
+    assert stat.S_IMODE(shared.folder.stat().st_mode) == 0o700
+
+
 def test_only_patients_of_the_lots_are_read_and_two_halves_are_all(
     natural: FederationData, folders: list[Path], tmp_path: Path
 ) -> None:
@@ -123,43 +137,34 @@ def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
         (windows[0], windows[-1]): natural.sites[site].name
         for site in (0, 1) for windows in patients_of(natural, site)
     }  # fmt: skip
-    found = []
+    found, left_out = [], 0
     for number, (lots, other) in enumerate((([0.0, 0.5], (0.5, 1.0)), ([0.5, 1.0], (0.0, 0.5)))):
         run = experiment(folders, lots=lots, held_out=0.0, partition={"kind": "iid"}, hospitals=1)
         read = {one.tobytes() for one in sources.prepare(run, tmp_path / str(number)).signal}
         unseen = unseen_by([run, run])
         assert unseen.lots == other
-        assert unseen.read_elsewhere == in_other_folder(folders, Lots(*lots))
+        left_out += unseen.read_elsewhere  # both folders count their patients alike
         assert len(unseen)
         for signal, site in zip(unseen.signal, unseen.site, strict=True):
             pair = (signal[0].tobytes(), signal[1].tobytes())
             assert not set(pair) & read
             assert ends[pair] == unseen.sites[site]
             found.append(pair)
-    assert set(found) == set(ends)
-    assert len(found) == 10
+    assert set(found) < set(ends)
+    assert len(found) + left_out == 10
 
 
-def in_other_folder(folders: list[Path], read: Lots) -> int:
-    """Identifiers that are unread in one folder and read in another."""
-    there = [{one.patient for one in read_folder(folder) if isinstance(one, Recording)}
-             for folder in folders]  # fmt: skip
-    sides = {(name, folder.name): bool(read.hold(lot_of(name, folder.name)))
-             for folder, names in zip(folders, there, strict=True) for name in names}  # fmt: skip
-    both = [{side for (one, _), side in sides.items() if one == name}
-            for name in {name for name, _ in sides}]  # fmt: skip
-    return both.count({True, False})
-
-
-def test_an_identifier_of_two_folders_counts_where_one_was_read(tmp_path: Path) -> None:
-    """A ward's copy under another name: its patients are unread here and read there."""
+def test_who_was_read_in_another_folder_under_the_same_name_is_not_unseen(tmp_path: Path) -> None:
+    """A ward's copy under another name has other lots: its patients were read there."""
     cohort = draw_cohort(np.random.default_rng(4), 12, 1, SiteEffects(name="ward"))
     wards = [tmp_path / "ward", tmp_path / "ward-copy"]
     for one in wards:
         write_site(one, cohort, "wfdb")
-    run = experiment(wards, lots=[0.0, 0.5], held_out=0.0)
-    found = unseen_by([run]).read_elsewhere
-    assert found == in_other_folder(wards, Lots(0.0, 0.5)) > 0
+    unseen = unseen_by([experiment(wards, lots=[0.0, 0.5], held_out=0.0)])
+    read = [{name for name in cohort.patient_ids if lot_of(name, one.name) < 0.5} for one in wards]
+    nowhere = set(cohort.patient_ids) - read[0] - read[1]
+    assert len(unseen) == 2 * len(nowhere) > 0
+    assert unseen.read_elsewhere == len(read[0] ^ read[1]) > 0
 
 
 def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.mapping import Mapping
 from client.records import MAPPING_FILE, ReadFault, count_recordings, guess_mapping, read_folder
 from shared_model.errors import OurMistake
 from simulations.cli import app
-from simulations.cohort import SiteEffects, draw_cohort
+from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.cross_modal_windows import read_pairs
 from simulations.held_out import held_out_windows
 from simulations.lab.patient_pool import PatientPool
@@ -85,6 +86,22 @@ def test_every_reader_of_the_lab_goes_by_it_and_says_so(ward: Path, tmp_path: Pa
     assert said in lines
 
 
+def test_that_patients_are_simulated_is_not_left_out(tmp_path: Path) -> None:
+    """A mapping that did not name the column took the warning away."""
+    cohort = draw_cohort(np.random.default_rng(3), 3, 1, SiteEffects(name="ward"))
+    write_site(tmp_path / "ward", cohort, "wfdb")
+    own = guess_mapping(tmp_path / "ward").model_copy(update={"labels": ("sex",)})
+    (tmp_path / "ward" / MAPPING_FILE).write_text(own.to_toml(), encoding="utf-8")
+    assert site_tasks([tmp_path / "ward"], only=["age"])[2].simulated == 3
+
+
+def test_a_link_of_that_name_is_no_mapping_to_a_node(ward: Path, tmp_path: Path) -> None:
+    """It was passed over in silence."""
+    (ward / MAPPING_FILE).symlink_to(tmp_path)
+    faults = [one for one in read_folder(ward, Mapping()) if isinstance(one, ReadFault)]
+    assert "outside-folder" in {one.cause for one in faults}
+
+
 def test_what_to_do_is_said_where_nothing_could_be_read(ward: Path) -> None:
     """A guess that fails was the end of the way."""
     done = CliRunner().invoke(app, ["probe", "warm-start:tiny", "--sites", str(ward)])
@@ -99,6 +116,7 @@ def test_what_to_do_is_said_where_nothing_could_be_read(ward: Path) -> None:
         (b"chanels = 3", "key 'chanels' is wrong"),
         (b"\xff\xfe", "cannot be read"),
         (b"#" * (LARGEST + 1), "cannot be read"),
+        (b".".join([b"a"] * 60) + b" = 1", "dots a line"),
     ],
 )
 def test_a_wrong_mapping_is_refused_and_named(ward: Path, content: bytes, said: str) -> None:

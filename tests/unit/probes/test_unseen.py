@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.records import MAPPING_FILE
 from shared_model.errors import OurMistake
 from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lab.experiment import Experiment
+from simulations.lab.run_folder import RunFolder
 from simulations.lots import Lots, lot_of, place_of
 from simulations.probes.task import People, Task, recordings
 from simulations.probes.unseen import Seen, unseen_words, without
@@ -136,6 +138,7 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
     federation = {"source": "folders", "folders": [str(link)]}
     made = {"name": "read", "privacy": {"mode": "none"}, "federation": federation}
     (tmp_path / "run" / "experiment.toml").write_text(Experiment.from_dict(made).to_toml())
+    (tmp_path / "run" / "provenance.json").write_text("{}")
     assert Seen.by(tmp_path / "run").folders == {"ward"}
     with pytest.raises(OurMistake, match="the same folder"):
         list(recordings([folder, link]))
@@ -157,6 +160,7 @@ def test_folders_and_lots_are_those_of_the_run_itself(tmp_path: Path) -> None:
         }
     )
     (tmp_path / "run" / "experiment.toml").write_text(made.to_toml())
+    (tmp_path / "run" / "provenance.json").write_text("{}")
     one = Seen.by(tmp_path / "run")
     assert one == Seen("read", frozenset({"ward"}), Lots(0.0, 0.4))
     said = unseen_words({"unseen_by": {"runs": [one.words()], "left_out": {"sex": "3 of 9"}}})
@@ -167,3 +171,29 @@ def test_folders_and_lots_are_those_of_the_run_itself(tmp_path: Path) -> None:
     assert unseen_words({}) == []
     with pytest.raises(OurMistake, match="holds no run"):
         Seen.by(tmp_path / "data")
+
+
+def test_a_folder_that_is_read_otherwise_now_says_nothing_of_who_was_read(tmp_path: Path) -> None:
+    """A mapping names the patients, and a lot follows from the name."""
+    ward = tmp_path / "ward"
+    ward.mkdir()
+    made = Experiment.from_dict(
+        {"name": "read", "privacy": {"mode": "none"},
+         "federation": {"source": "folders", "folders": [str(ward)]}}
+    )  # fmt: skip
+    run = RunFolder(tmp_path / "run")
+    with run.held(resume=False):
+        run.begin(made)
+    seen_now = Seen.by(tmp_path / "run")
+    seen_now.refuse_read_otherwise([ward])
+    (ward / MAPPING_FILE).write_text("one_file_is_one_patient = true", encoding="utf-8")
+    with pytest.raises(OurMistake, match="by another mapping"):
+        seen_now.refuse_read_otherwise([ward])
+    seen_now.refuse_read_otherwise([tmp_path])  # another folder
+    mapped = RunFolder(tmp_path / "mapped")
+    with mapped.held(resume=False):
+        mapped.begin(made)
+    Seen.by(tmp_path / "mapped").refuse_read_otherwise([ward])
+    (ward / MAPPING_FILE).unlink()
+    with pytest.raises(OurMistake, match="by another mapping"):
+        Seen.by(tmp_path / "mapped").refuse_read_otherwise([ward])

@@ -48,6 +48,7 @@ def test_mapping_survives_its_file(
         ("labels = ['alter']\n[label_names]\nage = 'age'", "not among labels"),
         ("labels = ['alter', 'age']\n[label_names]\nalter = 'age'", "two labels"),
         ("labels = ['a', 'b']\n[label_names]\na = 'age'\nb = 'age'", "two labels"),
+        ("labels = ['Age', 'alter']\n[label_names]\nalter = 'age'", "two labels"),
         ("labels = ['alter']\n[label_names]\nalter = 'surname'", "identifies"),
         ("labels = ['alter']\n[label_names]\nalter = 'Age!'", "label_names.alter"),
     ],
@@ -145,10 +146,16 @@ def test_label_is_called_what_the_mapping_calls_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "label"),
-    [("63,5", 63.5), ("-0,25", -0.25), ("36,6000", 36.6), ("1,234", "1,234"), ("1,2,3", "1,2,3"),
-     ("63,", "63,"), (",5", ",5"), ("\u0663,5", "\u0663,5")],
-)  # fmt: skip
-def test_decimal_comma_is_a_number_where_it_can_be_no_thousand(cell: str, label: object) -> None:
-    """Spreadsheets of half of Europe; "63,5" was a word, and 33 ages took the column away."""
-    assert label_value(cell) == label
+    ("text", "told"),
+    [
+        (".".join(["a"] * 60) + " = 1", "dots a line"),
+        ("labels = [" + ", ".join(["'a'"] * 20_000) + "]", "characters"),
+        ("labels = " + "[" * 20_000, "too deep or large"),
+        ("fs_hz = " + "9" * 6_000, "too deep or large"),
+        ('"\u2028"' + ".a" * 60 + " = 1", "dots a line"),
+    ],
+)
+def test_text_that_would_take_all_memory_or_stack_is_refused(text: str, told: str) -> None:
+    """Two hundred kB of dots had the process killed."""
+    with pytest.raises(OurMistake, match=told):
+        Mapping.from_toml(text)

@@ -286,9 +286,16 @@ def test_how_steps_are_made_of_gradients_may_differ_and_is_told() -> None:
     told = against_pooled([federated], [faster])["trained"].partition("; pooled ")
     assert "learning rate" in told[0]
     assert told[2].endswith("learning rate 0.25")
-    fewer = federated.experiment.with_values({"participation.sites_per_round": 4})
+    for values in ({"participation.sites_per_round": 4}, {"participation.deadline_s": 9.0}):
+        fewer = federated.experiment.with_values(values)
+        with pytest.raises(OurMistake, match=f"{next(iter(values))} is"):
+            against_pooled([replace(federated, experiment=fewer)], [pooled])
+    asked = {"participation.sites_per_round": 4}
+    both = [
+        replace(run, experiment=run.experiment.with_values(asked)) for run in (federated, pooled)
+    ]
     with pytest.raises(OurMistake, match="sit out"):
-        against_pooled([replace(federated, experiment=fewer)], [pooled])
+        against_pooled(both[:1], both[1:])
 
 
 def test_runs_of_equal_seeds_are_compared_whatever_their_order() -> None:
@@ -312,7 +319,8 @@ def test_runs_of_equal_seeds_are_compared_whatever_their_order() -> None:
         "2 of 2 tasks by the mean of 2 seeds, 0 with all of the interval"
         in (found["worst"]["words"])
     )
-    assert any("2 seeds of each" in line for line in found["in_words"])
+    said = "2 seeds of each, of patients and training; no seed changes the first weights"
+    assert any(said in line for line in found["in_words"])
 
 
 def test_a_gain_of_pooled_training_that_may_be_chance_answers_nothing() -> None:

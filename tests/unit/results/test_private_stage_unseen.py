@@ -128,9 +128,9 @@ def test_the_words_say_whose_patients_and_that_no_probe_is_meant() -> None:
     assert "REPEATS" in words
     assert "has used them for it" in words
     assert "not known" not in words
-    assert "WAS read" not in words
+    assert "left out" not in words
     shared = compared_unseen(a_sweep(), replace(WHOSE, read_elsewhere=3))["in_words"]
-    assert any("3 identifiers stand in several folders" in line for line in shared)
+    assert any("3 more are left out" in line for line in shared)
     begun = [a_stage({"model.weights": "w.safetensors", **values}, 1, np.zeros(PATIENTS))
              for values in ({}, {"algorithm.segments": 4})]  # fmt: skip
     assert "weights of a file" in " ".join(compared_unseen(begun, WHOSE)["in_words"])
