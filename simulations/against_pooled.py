@@ -89,8 +89,8 @@ def _of_seeds(runs: Sequence[Run]) -> str:
     drawn = "of patients and training" if pretend else "of training, the patients are the same"
     return (
         f"{len(runs)} seeds of each, {drawn}; no seed changes the first weights. Figures are "
-        "means, ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
-        "the same in all: what others would change is in no interval."
+        "means, ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh "
+        "patients are the same in all: what others would change is in no interval."
     )
 
 
