@@ -242,7 +242,7 @@ def measure(
 
 def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurMistake:
     """No task could be measured, and why, files that could not be read among it."""
-    from simulations.probes.site_tasks import unreadable_words
+    from simulations.probes.site_tasks import NOT_TAKEN, unreadable_words
     from simulations.site_mapping import HOW_READ
 
     met = words.get("sites")
@@ -250,7 +250,7 @@ def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurM
     if met:
         faults = unreadable_words(met["unreadable"])
         reasons = [f"{met['recordings']} recordings were read", *faults, *reasons]
-        if faults:
+        if faults or any(NOT_TAKEN in why for why in skipped.values()):
             reasons.append(HOW_READ)
     return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
 
@@ -290,8 +290,9 @@ def _rows(
 
 def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
-    from simulations.probes.site_tasks import sites_words
+    from simulations.probes.site_tasks import NOT_TAKEN, sites_words
     from simulations.probes.unseen import unseen_words
+    from simulations.site_mapping import HOW_READ
 
     pretend = words.get("pretend_patients")
     whose = "" if pretend is None else f" · {pretend} SIMULATED patients drawn, nobody's recordings"
@@ -334,6 +335,8 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         terminal.out.print(f"note: {name}: {note}")
     for name, why in table.skipped.items():
         terminal.out.print(f"not measured: {name}: {why}")
+    if any(NOT_TAKEN in why for why in table.skipped.values()):
+        terminal.out.print(HOW_READ)
 
 
 def _two_lines(estimate: Estimate) -> str:

@@ -29,12 +29,15 @@ from simulations.probes import truths
 from simulations.probes.suitable import suitable
 from simulations.probes.task import Task, named, number, word_of
 from simulations.probes.tasks import Make
-from simulations.site_mapping import HOW_READ, mapping_of, mapping_words, own_mappings
+from simulations.site_mapping import mapping_of, mapping_words, own_mappings
 
 MANY_MORE = 2
 """So many times the patients with one sensor, and that sensor is asked by itself as well."""
 _WORDS = {"ecg": "ECG", "ppg": "PPG"}
 _SENSOR_AT_END = re.compile(r"(?: \(|, )(?:ECG|PPG)\)$")
+
+NOT_TAKEN = "was left out"
+"""Of a column, in why a task is not there; `simulations.site_mapping.HOW_READ` says what to do."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ def _not_taken(sites: Sequence[Path], question: Question) -> list[str]:
             continue
         for column, why in columns_left_out(site).items():
             if column.strip().casefold() in question.labels:
-                found.append(f"a column {column.strip().casefold()} was left out: {why}")
-    return [*dict.fromkeys(found), HOW_READ] if found else []
+                found.append(f"a column {column.strip().casefold()} {NOT_TAKEN}: {why}")
+    return list(dict.fromkeys(found))
 
 
 def _noted(task: Task, words: str) -> Task:
