@@ -118,7 +118,9 @@ def measured(
     from simulations import cross_modal as core
     from simulations.cross_modal_figures import draw_all
     from simulations.cross_modal_windows import SITES, folders_of
+    from simulations.lots import place_of
     from simulations.probes.tasks import require_data
+    from simulations.probes.trained_here import trained_here, weights_files
     from simulations.site_mapping import own_mappings
 
     if not sites:
@@ -140,6 +142,11 @@ def measured(
         "windows_of_a_patient": most,
         "met": pairs.met,
         "absent_sites": absent,
+        "trained_here": trained_here(
+            weights_files(opened.words["source"], (), "model"),
+            [place_of(one) for one in folders],
+            (),
+        ),
     }
     return {
         "model": opened.words,
@@ -201,6 +208,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
+    from simulations.probes.trained_here import NOT_UNSEEN, trained_words
     from simulations.results_tables import interval
     from simulations.site_mapping import mapping_words
 
@@ -235,6 +243,8 @@ def _print(figures: dict[str, Any]) -> None:
     for site, faults in figures["unreadable"].items():
         if faults:
             terminal.out.print(f"not readable at {site}: {faults} files")
+    for line in trained_words(figures["trained_here"], NOT_UNSEEN):
+        terminal.out.print(line)
     for line in mapping_words(figures["mappings"]):
         terminal.out.print(line)
     terminal.out.print(f"note: {figures['note']}")
@@ -243,9 +253,11 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 def _not_asked(figures: dict[str, Any]) -> str:
-    """What is not the bar's own: the folders, or else the sizes."""
+    """What is not the bar's own: the folders, or else the sizes, or the model."""
     from simulations.cross_modal import BAR_SITES, BAR_WINDOWS
 
+    if figures["trained_here"]:
+        return "patients: the model was trained on them"
     own = figures["default_sites"] and frozenset(figures["met"]) == BAR_SITES
     return f"sizes; it is asked of --windows {BAR_WINDOWS}" if own else "folders"
 

@@ -262,13 +262,15 @@ def as_json(one: Estimate | None) -> dict[str, float | None] | None:
 
 
 def bar_counts(figures: Mapping[str, Any]) -> bool:
-    """Whether a file of results is of the folders and sizes that the bar is asked of. A file of
-    before `default_sites` says whose it is by its folders' names."""
+    """Whether a file of results is of the folders and sizes that the bar is asked of, and of a
+    model that was not trained on them. A file of before `default_sites` says whose it is by its
+    folders' names."""
     return (
         bool(figures.get("default_sites", True))
         and not figures["absent_sites"]
         and frozenset(figures["met"]) == BAR_SITES
         and figures["windows_of_a_patient"] == BAR_WINDOWS
+        and not figures.get("trained_here")
     )
 
 

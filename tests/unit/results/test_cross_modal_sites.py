@@ -111,6 +111,7 @@ def test_windows_of_ones_own_folder_are_measured_and_never_drawn(
         ({"met": {"ward7": 62}}, False),
         ({"windows_of_a_patient": 3}, False),
         ({"absent_sites": ["icu_uci_bp"]}, False),
+        ({"trained_here": [{"model": "release", "run": "r", "folders": ["icu_bidmc"]}]}, False),
     ],
 )
 def test_the_bar_is_asked_of_the_default_folders_and_sizes_alone(
