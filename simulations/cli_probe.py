@@ -251,7 +251,8 @@ def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurM
     reasons = [f"{name}: {why}" for name, why in skipped.items()]
     if met:
         faults = unreadable_words(met["unreadable"])
-        reasons = [f"{met['recordings']} recordings were read", *faults, *reasons]
+        said = reasons if met["recordings"] else []  # of nothing read, no label is missing
+        reasons = [f"{met['recordings']} recordings were read", *faults, *said]
         if faults:
             reasons.append(HOW_READ)
     return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
