@@ -257,7 +257,7 @@ def _pass(sites: Sequence[Path]) -> Read:
 
 def by_sensors(task: Task | None, sensors: tuple[str, ...]) -> tuple[list[Task], str]:
     """The task with all its sensors, and one for each sensor where too few patients have both, or
-    many more have it; why none, or "" if there is one."""
+    many more have it; and why not with both, and of each alone, or "" if both can be asked."""
     if task is None:
         return [], "no usable window has a truth"
     whole, why = suitable(replace(task, sensors=sensors))
@@ -271,7 +271,7 @@ def by_sensors(task: Task | None, sensors: tuple[str, ...]) -> tuple[list[Task],
             reasons.append(f"{word}: {why}")
         elif whole is None or found.patients >= MANY_MORE * whole.patients:
             tasks.append(found)
-    return tasks, "" if tasks else "; ".join(reasons)
+    return tasks, "; ".join(reasons) if whole is None else ""
 
 
 def _named(name: str, word: str) -> str:

@@ -161,14 +161,19 @@ def made_of(ecg: int, ppg: int, both: int) -> Task:
 def test_too_few_patients_with_both_sensors_are_asked_by_sensor() -> None:
     """Each alone, with those who have it; or nothing, and why for each."""
     sensors = ("both", "ecg", "ppg")
-    (whole,), _ = by_sensors(made_of(8, 3, 9), sensors)
-    assert (whole.sensors, whole.patients) == (sensors, 9)
+    (whole,), why = by_sensors(made_of(8, 3, 9), sensors)
+    assert (whole.sensors, whole.patients, why) == (sensors, 9, "")
     some, _ = by_sensors(made_of(20, 3, 9), sensors)
     assert [one.name for one in some] == ["age", "age (ECG)"]
     (alone,), why = by_sensors(made_of(20, 3, 4), sensors)
-    assert (alone.name, alone.sensors, alone.patients, why) == ("age (ECG)", ("ecg",), 24, "")
+    assert (alone.name, alone.sensors, alone.patients) == ("age (ECG)", ("ecg",), 24)
+    assert why.startswith("both sensors: 4 patients; 8 are needed")  # what is not measured, too
+    assert "; PPG: 7 patients; 8 are needed" in why
+    assert "ECG:" not in why
     rates = replace(made_of(20, 20, 4), name="heart rate (stated)")
-    found, _ = by_sensors(rates, sensors)
+    found, why = by_sensors(rates, sensors)
+    assert why.startswith("both sensors: 4 patients")
+    assert "PPG:" not in why
     assert [one.name for one in found] == ["heart rate (stated, ECG)", "heart rate (stated, PPG)"]
     none, why = by_sensors(made_of(2, 3, 4), sensors)
     assert none == []
