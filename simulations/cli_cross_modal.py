@@ -72,7 +72,7 @@ def cross_modal(
 
     Beside it the error of masked halves over trivial. By patient, with 95 % intervals. Windows in
     which no rate is found, and those that the quality gate left out, are counted. Default sites:
-    icu_bidmc, icu_alarms_*, icu_uci_bp.
+    icu_bidmc, icu_alarms_*, icu_uci_bp; of these alone, and of 60 windows, a bar is asked.
 
     Example: fedprint-lab cross-modal warm-start -o cross-modal/
     """
@@ -118,7 +118,9 @@ def measured(
     from simulations import cross_modal as core
     from simulations.cross_modal_figures import draw_all
     from simulations.cross_modal_windows import SITES, folders_of
+    from simulations.lots import place_of
     from simulations.probes.tasks import require_data
+    from simulations.probes.trained_here import trained_here, weights_files
     from simulations.site_mapping import own_mappings
 
     if not sites:
@@ -135,22 +137,31 @@ def measured(
     pairs, done, masked = _run(opened, folders, most)
     rows = core.table(pairs, done, draws=draws, seed=seed)
     plots = [] if output is None else draw_all(output, pairs, done)
+    sizes = {
+        "default_sites": not sites,
+        "windows_of_a_patient": most,
+        "met": pairs.met,
+        "absent_sites": absent,
+        "trained_here": trained_here(
+            weights_files(opened.words["source"], (), "model"),
+            [place_of(one) for one in folders],
+            (),
+        ),
+    }
     return {
         "model": opened.words,
-        "windows_of_a_patient": most,
+        **sizes,
         "draws": draws,
         "seed": seed,
-        "met": pairs.met,
         "left_out": pairs.left_out,
         "unreadable": pairs.unreadable,
         "mappings": own_mappings(folders),
-        "absent_sites": absent,
         "note": NOTE,
         "words": core.WORDS,
         "directions": rows,
         "reconstruction": core.reconstruction(pairs, done, masked, draws=draws, seed=seed),
         "median_shift_ms": {name: core.median_shift_ms(one) for name, one in done.items()},
-        "bar": core.bar(rows["ppg_to_ecg"]),
+        "bar": core.bar(rows["ppg_to_ecg"], core.bar_counts(sizes)),
         "cited": core.CITED,
         "figures": {
             plot.name: {
@@ -197,6 +208,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
+    from simulations.probes.trained_here import NOT_UNSEEN, trained_words
     from simulations.results_tables import interval
     from simulations.site_mapping import mapping_words
 
@@ -214,9 +226,10 @@ def _print(figures: dict[str, Any]) -> None:
     bar, cited = figures["bar"], figures["cited"]
     error = interval(figures["directions"]["ppg_to_ecg"]["all sites"]["rate_error_bpm"], 2)
     reached = "reached" if bar["reached"] else "not reached"
-    terminal.out.print(
-        f"PPG -> ECG heart-rate error {error} bpm, bar {bar['bar_bpm']}, of the mean: {reached}"
-    )
+    held = f"bar {bar['bar_bpm']}, of the mean: {reached}"
+    if bar["reached"] is None:
+        held = f"no bar counts for these {_not_asked(figures)}"
+    terminal.out.print(f"PPG -> ECG heart-rate error {error} bpm, {held}")
     terminal.out.print(
         f"cited: {cited['source']}: {cited['raw_ppg_bpm']} bpm raw PPG, "
         f"{cited['made_ecg_bpm']} bpm made ECG"
@@ -230,11 +243,23 @@ def _print(figures: dict[str, Any]) -> None:
     for site, faults in figures["unreadable"].items():
         if faults:
             terminal.out.print(f"not readable at {site}: {faults} files")
+    for line in trained_words(figures["trained_here"], NOT_UNSEEN):
+        terminal.out.print(line)
     for line in mapping_words(figures["mappings"]):
         terminal.out.print(line)
     terminal.out.print(f"note: {figures['note']}")
     for site in figures["absent_sites"]:
         terminal.out.print(f"not measured: {site}: no such folder")
+
+
+def _not_asked(figures: dict[str, Any]) -> str:
+    """What is not the bar's own: the folders, or else the sizes, or the model."""
+    from simulations.cross_modal import BAR_SITES, BAR_WINDOWS
+
+    if figures["trained_here"]:
+        return "patients: the model was trained on them"
+    own = figures["default_sites"] and frozenset(figures["met"]) == BAR_SITES
+    return f"sizes; it is asked of --windows {BAR_WINDOWS}" if own else "folders"
 
 
 def _line(site: str, row: dict[str, Any], seen: str) -> dict[str, str]:

@@ -97,7 +97,8 @@ def register(app: typer.Typer) -> None:
         to random-init and to hand-made features are paired over the same folds and bootstrap
         samples; a figure is the mean over several partitions into folds. Absent folders are named.
         measured-probe.json is probe.json with what made it, for results.
-        A model that was trained on recordings here is probed with --unseen-by its run.
+        A model that was trained on recordings here is probed with --unseen-by its run; without it,
+        one that lies in that run's folder is named.
 
         Example: fedprint-lab probe releases/1 --signer coordinator.json -o probe/
         Example: fedprint-lab probe warm-start:small --sites /mnt/ward-7 --json
@@ -181,6 +182,7 @@ def measure(
     from simulations.probes.site_tasks import require_read, site_tasks
     from simulations.probes.table import run_table
     from simulations.probes.tasks import load_tasks, require_data
+    from simulations.probes.trained_here import folders_in, trained_here, weights_files
     from simulations.probes.unseen import Seen, without
 
     if pretend is None and not sites:
@@ -212,6 +214,8 @@ def measure(
         else:
             progress.update(bar, description="simulating patients")
             tasks, skipped = pretend_tasks(pretend, seed, only), {}
+        measured = folders_in(tasks)
+        words["trained_here"] = trained_here(weights_files(release, extra), measured, seen)
         gone: dict[str, str] = {}
         if seen:
             left = {task.name: without(task, seen) for task in tasks}
@@ -249,7 +253,8 @@ def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurM
     reasons = [f"{name}: {why}" for name, why in skipped.items()]
     if met:
         faults = unreadable_words(met["unreadable"])
-        reasons = [f"{met['recordings']} recordings were read", *faults, *reasons]
+        said = reasons if met["recordings"] else []  # of nothing read, no label is missing
+        reasons = [f"{met['recordings']} recordings were read", *faults, *said]
         if faults or any(NOT_TAKEN in why for why in skipped.values()):
             reasons.append(HOW_READ)
     return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
@@ -291,6 +296,7 @@ def _rows(
 def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
     from simulations.probes.site_tasks import NOT_TAKEN, sites_words
+    from simulations.probes.trained_here import trained_words
     from simulations.probes.unseen import unseen_words
     from simulations.site_mapping import HOW_READ
 
@@ -329,7 +335,8 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
         )
-    for sentence in (*sites_words(words), *unseen_words(words)):
+    trained = trained_words(words.get("trained_here", []))
+    for sentence in (*trained, *sites_words(words), *unseen_words(words)):
         terminal.out.print(sentence)
     for name, note in words.get("notes", {}).items():
         terminal.out.print(f"note: {name}: {note}")

@@ -17,7 +17,7 @@ from client.records import ReadFault, read_folder
 from shared_model import quality
 from shared_model.errors import DataFault
 from simulations.heads.collections import may_be_drawn
-from simulations.site_mapping import mapping_of
+from simulations.site_mapping import HOW_READ, mapping_of
 
 SITES = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
 """Folders that hold both sensors, as patterns below the data folder."""
@@ -98,17 +98,18 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
     met: dict[str, int] = {}
     left_out: dict[str, dict[str, int]] = {}
     unreadable: dict[str, int] = {}
+    causes: Counter[str] = Counter()
     for number, folder in enumerate(folders):
         why: Counter[str] = Counter()
-        total = faults = 0
+        total, before = 0, causes.total()
         for item in read_folder(folder, mapping_of(folder)):
             if isinstance(item, ReadFault):
-                faults += 1
+                causes[item.cause] += 1
                 continue
             try:
                 windows = prepare_recording(item).windows()
-            except DataFault:
-                faults += 1
+            except DataFault as error:
+                causes[error.cause] += 1
                 continue
             reasons = [_reason(windows.refusal[i], windows.valid[i]) for i in range(len(windows))]
             why.update(reason for reason in reasons if reason)
@@ -119,13 +120,9 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
             if callable(on_recording):
                 on_recording()
         met[folder.name], left_out[folder.name] = total, dict(sorted(why.items()))
-        unreadable[folder.name] = faults
+        unreadable[folder.name] = causes.total() - before
     if not kept:
-        raise DataFault(
-            "No window has both sensors whole and accepted.",
-            cause="absent",
-            do="Name sites whose recordings hold ECG and PPG.",
-        )
+        raise _nothing(causes)
     signal, patient, site = [], [], []
     for index, ((number, _), parts) in enumerate(sorted(kept.items(), key=lambda one: one[0])):
         every = np.concatenate(parts)
@@ -143,6 +140,18 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
         left_out,
         unreadable,
         tuple(may_be_drawn(folder) for folder in folders),
+    )
+
+
+def _nothing(causes: Counter[str]) -> DataFault:
+    """No window has both sensors, and how many files were not readable, by cause."""
+    message, do = "No window has both sensors whole and accepted.", ""
+    if causes:
+        told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
+        message += f" Not readable: {causes.total()} files ({told})."
+        do = f" Where files could not be read: {HOW_READ}."
+    return DataFault(
+        message, cause="absent", do=f"Name sites whose recordings hold ECG and PPG.{do}"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.cross_modal import RATE_BAR_BPM
+from simulations.cross_modal import RATE_BAR_BPM, bar_counts
 from simulations.gain_answers import BARS as MODES
 from simulations.gain_answers import gain_rows, is_upper, pooled_answer
 from simulations.measurement import Measurement
@@ -99,11 +99,14 @@ def _rate(figures: dict[str, Any]) -> Iterable[Found]:
     row = figures["directions"]["ppg_to_ecg"].get("all sites")
     if row is not None and row["rate_error_bpm"] is not None:
         error, lost = row["rate_error_bpm"]["value"], 100 * row["rate_lost"]["value"]
-        yield Found(
+        value = (
             f"all sites: {interval(row['rate_error_bpm'], 2)} bpm, {lost:.2f} % of windows lost; "
-            f"the PPG itself {row['raw_rate_error_bpm']['value']:.2f} bpm",
-            error <= RATE_BAR_BPM,
+            f"the PPG itself {row['raw_rate_error_bpm']['value']:.2f} bpm"
         )
+        if bar_counts(figures):
+            yield Found(value, error <= RATE_BAR_BPM)
+        else:
+            yield Found(f"{value} (not asked of these folders or sizes)", None)
 
 
 def _gain(mode: str) -> Callable[[dict[str, Any]], Iterable[Found]]:

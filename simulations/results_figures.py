@@ -103,6 +103,7 @@ def _skill(figures: dict[str, Any]) -> Figure | None:
 
 def _rates(figures: dict[str, Any]) -> Figure | None:
     """Heart-rate error of the ECG made from PPG and of the PPG itself, by site."""
+    from simulations.cross_modal import bar_counts
     from simulations.lab.plots_style import BLACK, BLUE, GREY, VERMILION, panels
 
     sites = figures["directions"]["ppg_to_ecg"]
@@ -122,7 +123,8 @@ def _rates(figures: dict[str, Any]) -> Figure | None:
             xerr=[[low for low, _ in ends], [high for _, high in ends]],
             fmt=marker, color=colour, lw=0.7, label=words,
         )  # fmt: skip
-    axes.axvline(figures["bar"]["bar_bpm"], color=BLACK, lw=0.7, ls="--", label="bar")
+    if bar_counts(figures):
+        axes.axvline(figures["bar"]["bar_bpm"], color=BLACK, lw=0.7, ls="--", label="bar")
     axes.set_yticks(range(len(sites) - 1, -1, -1), list(sites))
     axes.set_xlabel("heart-rate error, bpm, mean over patients")
     figure.legend(loc="outside upper center", ncols=2)

@@ -13,6 +13,7 @@ from typing import Any
 from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.site_tasks import sites_words
+from simulations.probes.trained_here import NOT_UNSEEN, trained_words
 from simulations.probes.unseen import unseen_words
 from simulations.results_rows import NOT_MEASURED, REQUIRED
 
@@ -115,8 +116,10 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         f"Figures are of {partitions} of patients into folds (identity is not fitted).",
     ]
     about = figures.get("release", {})
+    trained = trained_words(about.get("trained_here", []))
     text += [
-        f"- {escape(line, quote=False)}" for line in (*sites_words(about), *unseen_words(about))
+        f"- {escape(line, quote=False)}"
+        for line in (*trained, *sites_words(about), *unseen_words(about))
     ]
     text += [f"- {task}: {note}" for task, note in (about.get("notes") or {}).items()]
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]
@@ -176,6 +179,8 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
         for site, why in figures["left_out"].items()
     ]  # fmt: skip
     text += table(["site", "windows", "left out", "why"], rows)
+    trained = trained_words(figures.get("trained_here", []), NOT_UNSEEN)
+    text += [f"- {escape(line, quote=False)}" for line in trained]
     return text + [f"- {site}: {NOT_MEASURED}: no such folder" for site in figures["absent_sites"]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,8 @@ class Read:
     not_wanted: int = 0
     """Recordings of patients whose lot is not among those of the experiment."""
     faults: Counter[str] = field(default_factory=Counter)
+    no_numbers: Counter[str] = field(default_factory=Counter)
+    """Recordings of which a label that is a number everywhere is a word; it is left out."""
     mapped: bool = False
     """By the mapping that lies in the folder, and not by a guess."""
 
@@ -57,6 +59,9 @@ class Read:
         if self.faults:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.faults.items()))
             said.append(f"not readable {self.faults.total()} ({causes})")
+        if self.no_numbers:
+            names = ", ".join(f"{name} {count}" for name, count in sorted(self.no_numbers.items()))
+            said.append(f"recordings with words in place of a number, left out of it: {names}")
         return "; ".join(said)
 
 
@@ -112,8 +117,9 @@ def read_into(
 
     A patient's windows are the usable ones of all recordings, in the order in which they are read.
     A label is the mean over the patient's recordings if all values are numbers, else the most
-    frequent. Identifiers stay in this function and in `on_patient`, which is told whose lot is not
-    wanted (False), and who is added to the pool next (True).
+    frequent; a word in place of an age, rate or pressure is left out and counted. Identifiers stay
+    in this function and in `on_patient`, which is told whose lot is not wanted (False), and who is
+    added to the pool next (True).
     """
     from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
@@ -137,7 +143,7 @@ def read_into(
             read.faults[error.cause] += 1
             continue
         read.recordings += 1
-        labels.setdefault(item.patient, []).append(dict(item.labels))
+        labels.setdefault(item.patient, []).append(_understood(item.labels, read.no_numbers))
         usable = windows.select(windows.usable)
         of_patient = pieces.setdefault(item.patient, [])
         if len(usable):
@@ -150,6 +156,22 @@ def read_into(
         else:
             read.without_windows += 1
     return read
+
+
+def _understood(
+    labels: Mapping[str, str | float], no_numbers: Counter[str]
+) -> dict[str, str | float]:
+    """Labels without words where the probes read a number: one such cell ("ca. 80") would make
+    classes of all."""
+    from simulations.probes.truths import NUMBERS
+
+    words = {
+        name
+        for name, value in labels.items()
+        if name.casefold() in NUMBERS and not isinstance(value, float)
+    }
+    no_numbers.update(name.casefold() for name in words)
+    return {name: value for name, value in labels.items() if name not in words}
 
 
 def _merged(recordings: list[dict[str, str | float]]) -> dict[str, str | float]:

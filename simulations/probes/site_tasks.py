@@ -27,7 +27,7 @@ from simulations.lots import place_of
 from simulations.probes import tasks as known
 from simulations.probes import truths
 from simulations.probes.suitable import suitable
-from simulations.probes.task import Task, named, number, word_of
+from simulations.probes.task import Copies, Task, copies_words, named, number, word_of
 from simulations.probes.tasks import Make
 from simulations.site_mapping import mapping_of, mapping_words, own_mappings
 
@@ -57,7 +57,9 @@ class Read:
     """What a pass over folders met. unreadable: files, by cause. simulated: recordings that say so.
     truths: recordings that have one, by question; for identity, patients with more than one
     recording. unknown: recordings whose label is none of the known words or numbers. shared:
-    identifiers that are in more than one folder."""
+    identifiers that are in more than one folder. copies: recordings that were met before under
+    another name, in no other count.
+    """
 
     recordings: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
@@ -65,6 +67,7 @@ class Read:
     truths: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     shared: int = 0
+    copies: Copies = field(default_factory=Copies)
 
     def words(self, sites: Sequence[Path]) -> dict[str, object]:
         """For probe.json."""
@@ -73,6 +76,7 @@ class Read:
             "recordings": self.recordings,
             "mappings": own_mappings(sites),
             "unreadable": dict(self.unreadable),
+            "copies": self.copies.count,
             "simulated": self.simulated,
             "identifiers_in_several_folders": self.shared,
         }
@@ -238,10 +242,12 @@ def _pass(sites: Sequence[Path]) -> Read:
             if isinstance(item, ReadFault):
                 read.unreadable[item.cause] += 1
                 continue
+            folders[item.patient].add(place_of(site))
+            if read.copies.holds(item):
+                continue
             read.recordings += 1
             read.simulated += word_of(item, "source").casefold() == "simulated"
             patients[place_of(site), item.patient] += 1
-            folders[item.patient].add(place_of(site))
             for name, question in QUESTIONS.items():
                 asked = question.asks(item)
                 read.truths[name] += asked
@@ -254,7 +260,7 @@ def _pass(sites: Sequence[Path]) -> Read:
 
 def by_sensors(task: Task | None, sensors: tuple[str, ...]) -> tuple[list[Task], str]:
     """The task with all its sensors, and one for each sensor where too few patients have both, or
-    many more have it; why none, or "" if there is one."""
+    many more have it; and why not with both, and of each alone, or "" if both can be asked."""
     if task is None:
         return [], "no usable window has a truth"
     whole, why = suitable(replace(task, sensors=sensors))
@@ -268,7 +274,7 @@ def by_sensors(task: Task | None, sensors: tuple[str, ...]) -> tuple[list[Task],
             reasons.append(f"{word}: {why}")
         elif whole is None or found.patients >= MANY_MORE * whole.patients:
             tasks.append(found)
-    return tasks, "" if tasks else "; ".join(reasons)
+    return tasks, "; ".join(reasons) if whole is None else ""
 
 
 def _named(name: str, word: str) -> str:
@@ -321,4 +327,5 @@ def sites_words(words: Mapping[str, Any]) -> list[str]:
             f"{about['identifiers_in_several_folders']} identifiers are in several folders and "
             "count as different patients: if they are the same, the figures are too good"
         )
+    lines += [one for one in (copies_words(about.get("copies", 0)),) if one]
     return lines + unreadable_words(about["unreadable"])

@@ -189,19 +189,52 @@ class Builder:
         )
 
 
-def recordings(folders: Sequence[Path], lead: str | None = None) -> Iterator[Recording]:
-    """All that can be read. A patient's name is told apart by the folder: two hospitals count their
-    patients from 1 both.
+class Copies:
+    """Recordings that were met before under another name, by the digest by which a node knows them
+    (`client.ingest`): another file's, another patient's or another folder's, they are one."""
+
+    def __init__(self) -> None:
+        self._met: set[str] = set()
+        self.count = 0
+
+    def holds(self, recording: Recording) -> bool:
+        """Whether it is a copy; it is counted."""
+        known = recording.digest in self._met
+        self._met.add(recording.digest)
+        self.count += known
+        return known
+
+    @property
+    def words(self) -> str:
+        """How many there were; "" if none."""
+        return copies_words(self.count)
+
+
+def copies_words(count: int) -> str:
+    """How many recordings are left out because they are there already; "" if none."""
+    what = "1 copy" if count == 1 else f"{count} copies"
+    return f"left out: {what} of other recordings here, under another name" if count else ""
+
+
+def recordings(
+    folders: Sequence[Path], lead: str | None = None, copies: Copies | None = None
+) -> Iterator[Recording]:
+    """All that can be read, each once. A patient's name is told apart by the folder: two hospitals
+    count their patients from 1 both.
+
+    Args:
+        copies: counts those that are left out, and knows those of a pass before.
 
     Raises:
         OurMistake: two of the folders have one name.
     """
+    copies = Copies() if copies is None else copies
     for place, folder in named(folders).items():
         mapping = mapping_of(folder)
         if lead is not None:
             mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
-            if not isinstance(item, ReadFault):
+            if not isinstance(item, ReadFault) and not copies.holds(item):
                 yield replace(item, patient=f"{item.patient}\n{place}")
 
 

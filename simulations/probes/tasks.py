@@ -7,6 +7,7 @@ the quality gate refused count as missing, except where quality itself is the qu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from simulations.probes import truths
 from simulations.probes.suitable import suitable
 from simulations.probes.task import (
     Builder,
+    Copies,
     Task,
     named,
     number,
@@ -166,9 +168,9 @@ def patient_label(
 
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
-        heard = truths.Heard(recode)
+        heard, copies = truths.Heard(recode), Copies()
         per_patient: dict[str, list[tuple[Windows, np.ndarray, float]]] = {}
-        for recording in recordings(folders):
+        for recording in recordings(folders, copies=copies):
             truth = heard(recording)
             if not np.isfinite(truth):
                 continue
@@ -193,7 +195,7 @@ def patient_label(
             build.patient.append(patient)
             build.session.append(0)
         gone = f"{left_out} {CONTRADICTS}" if left_out else ""
-        note_here = "; ".join(one for one in (note, gone) if one)
+        note_here = "; ".join(one for one in (note, gone, copies.words) if one)
         return build.task(name, kind, sensors, note=note_here, unknown=heard.words)
 
     return make
@@ -214,8 +216,8 @@ def recording_label(
     """One unit a recording with a label of its own: about 12 of its windows, evenly spaced."""
 
     def make(name: str, folders: list[Path]) -> Task | None:
-        build, heard = Builder(), truths.Heard(recode)
-        for recording in recordings(folders):
+        build, heard, copies = Builder(), truths.Heard(recode), Copies()
+        for recording in recordings(folders, copies=copies):
             truth = heard(recording)
             if not np.isfinite(truth):
                 continue
@@ -224,7 +226,8 @@ def recording_label(
             chosen = chosen[:: max(1, len(chosen) // 12)]
             if len(chosen):
                 build.add(windows, chosen, truth, recording, 0)
-        return build.task(name, kind, sensors, note=note, unknown=heard.words)
+        said = "; ".join(one for one in (note, copies.words) if one)
+        return build.task(name, kind, sensors, note=said, unknown=heard.words)
 
     return make
 
@@ -292,30 +295,33 @@ def quality(name: str, folders: list[Path]) -> Task | None:
 def leads_of(folders: list[Path]) -> Iterator[Recording]:
     """ECG recordings once for each of leads I, II and V2; of a folder without these names, once
     with the lead that is usually taken."""
+    copies: defaultdict[str, Copies] = defaultdict(Copies)
     for folder in named(folders).values():
         found = False
         for lead in ("lead_II", "lead_I", "lead_V2"):
-            for recording in recordings([folder], lead):
+            for recording in recordings([folder], lead, copies[lead]):
                 if "ecg" in recording.channels:
                     found = True
                     yield recording
         if not found:
-            yield from (one for one in recordings([folder]) if "ecg" in one.channels)
+            whole = recordings([folder], copies=copies["whole"])
+            yield from (one for one in whole if "ecg" in one.channels)
 
 
 def identity(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     sessions: dict[str, int] = {}
-    for recording in recordings(folders):
+    copies = Copies()
+    for recording in recordings(folders, copies=copies):
         windows = windows_of(recording)
         chosen = usable(windows)
         session = sessions.get(recording.patient, 0)
         sessions[recording.patient] = session + 1
         if len(chosen):
             build.add(windows, chosen, 0.0, recording, session)
-    return build.task(
-        name, "verification", ("ecg",), note="same person in another recording against others"
-    )
+    note = "same person in another recording against others"
+    said = "; ".join(one for one in (note, copies.words) if one)
+    return build.task(name, "verification", ("ecg",), note=said)
 
 
 _CLINIC, _ICU = "clinic_ppg_bp|clinic_*", "icu_bidmc|icu_*"

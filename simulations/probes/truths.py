@@ -17,6 +17,8 @@ SBP_MMHG, DBP_MMHG = 140.0, 90.0
 """Stage 1 begins here (JNC-7, doi 10.1161/01.HYP.0000107251.49515.c2)."""
 AGES, RATES_BPM, SBPS_MMHG, DBPS_MMHG = (0.0, 120.0), (20.0, 300.0), (50.0, 300.0), (20.0, 200.0)
 """What is believed."""
+NUMBERS = frozenset({"age", "hr", "sbp", "dbp"})
+"""Labels that are numbers, never words."""
 _STAGE = re.compile(r"stage\s*[1-3]( hypertension)?")
 _BELOW = frozenset({"normal", "normotensive", "prehypertension", "pre-hypertension", "elevated"})
 _YES = frozenset({"1", "1.0", "yes", "y", "true"})

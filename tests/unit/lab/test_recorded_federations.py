@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +300,30 @@ def test_labels_that_only_some_sites_have_are_unknown_elsewhere(tmp_path: Path) 
     assert labels["stage"].tolist() == ["II", "I", ""]
     assert labels["code"].tolist() == ["3", "x", ""]
     assert not (tmp_path / "pool").exists()
+
+
+def test_one_word_among_ages_makes_no_classes_of_them(tmp_path: Path) -> None:
+    """ "ca. 80" in one cell, of one site: the ages of both were words, each a class of its own."""
+    for name, seed in (("east", 1), ("west", 2)):
+        cohort = draw_cohort(np.random.default_rng(seed), 4, 1, SiteEffects(name="ward"))
+        write_site(tmp_path / name, cohort, "wfdb")
+    (table,) = (tmp_path / "east").glob("*.csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    ages = [float(row["age"]) for row in rows]
+    rows[1]["age"], rows[1]["sex"] = "ca. 80", "not said"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    data = sources.prepare(experiment([tmp_path / "east", tmp_path / "west"]), tmp_path / "out")
+    east = data.table["site"] == 0
+    assert data.table["age"].dtype.kind == "f"
+    np.testing.assert_allclose(data.table["age"][east], [ages[0], np.nan, *ages[2:]])
+    assert np.isfinite(data.table["age"][~east]).all()
+    assert "not said" in data.table["sex"]  # another label keeps its words
+    said = "recordings with words in place of a number, left out of it: age 1"
+    assert data.sites[0].about == f"recordings 4, patients 4; {said}"
+    assert data.sites[1].about == "recordings 4, patients 4"
 
 
 def test_real_recordings_become_a_federation(data_root: Path, tmp_path: Path) -> None:

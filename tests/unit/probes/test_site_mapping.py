@@ -107,6 +107,8 @@ def test_what_to_do_is_said_where_nothing_could_be_read(ward: Path) -> None:
     done = CliRunner().invoke(app, ["probe", "warm-start:tiny", "--sites", str(ward)])
     assert isinstance(done.exception, OurMistake)
     assert HOW_READ in str(done.exception.do)
+    assert "0 recordings were read" in str(done.exception.do)
+    assert "no recording has" not in str(done.exception.do)  # nobody knows which labels there are
 
 
 @pytest.mark.parametrize(

@@ -158,14 +158,19 @@ def made_of(ecg: int, ppg: int, both: int) -> Task:
 def test_too_few_patients_with_both_sensors_are_asked_by_sensor() -> None:
     """Each alone, with those who have it; or nothing, and why for each."""
     sensors = ("both", "ecg", "ppg")
-    (whole,), _ = by_sensors(made_of(8, 3, 9), sensors)
-    assert (whole.sensors, whole.patients) == (sensors, 9)
+    (whole,), why = by_sensors(made_of(8, 3, 9), sensors)
+    assert (whole.sensors, whole.patients, why) == (sensors, 9, "")
     some, _ = by_sensors(made_of(20, 3, 9), sensors)
     assert [one.name for one in some] == ["age", "age (ECG)"]
     (alone,), why = by_sensors(made_of(20, 3, 4), sensors)
-    assert (alone.name, alone.sensors, alone.patients, why) == ("age (ECG)", ("ecg",), 24, "")
+    assert (alone.name, alone.sensors, alone.patients) == ("age (ECG)", ("ecg",), 24)
+    assert why.startswith("both sensors: 4 patients; 8 are needed")  # what is not measured, too
+    assert "; PPG: 7 patients; 8 are needed" in why
+    assert "ECG:" not in why
     rates = replace(made_of(20, 20, 4), name="heart rate (stated)")
-    found, _ = by_sensors(rates, sensors)
+    found, why = by_sensors(rates, sensors)
+    assert why.startswith("both sensors: 4 patients")
+    assert "PPG:" not in why
     assert [one.name for one in found] == ["heart rate (stated, ECG)", "heart rate (stated, PPG)"]
     none, why = by_sensors(made_of(2, 3, 4), sensors)
     assert none == []
@@ -216,10 +221,10 @@ def test_the_command_probes_a_folder_and_says_which(ward: Path, tmp_path: Path) 
         assert "--sites says which" in str(refused.exception)
 
 
-def study(folder: Path, rows: list[dict[str, object]]) -> Path:
+def study(folder: Path, rows: list[dict[str, object]], seed: int = 0) -> Path:
     """A Parquet study: a row a recording of 20 s of ECG and PPG, with its labels."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(len(rows))
+    rng = np.random.default_rng(len(rows) + seed)
     time = np.arange(20 * 125) / 125
     beat = np.exp(-(((time % 0.8) - 0.3) ** 2) / 0.0005)
     pulse = np.sin(2 * np.pi * time / 0.8) + 0.3 * np.sin(4 * np.pi * time / 0.8)
@@ -308,12 +313,43 @@ def test_labels_that_are_not_understood_are_counted(tmp_path: Path) -> None:
 def test_pooled_folders_keep_patients_apart_and_say_who_may_be_the_same(tmp_path: Path) -> None:
     """Equal identifiers of two folders are two patients, and the output says how many there are."""
     made = rows_of(6, age=lambda patient, _: 40 + patient)
-    folders = [study(tmp_path / name, made) for name in ("north", "south")]
+    folders = [study(tmp_path / name, made, seed) for seed, name in enumerate(("north", "south"))]
     (found,), _, read = site_tasks(folders, only=["age (ECG)"])
     assert found.patients == 12
     assert read.shared == 6
     assert any("6 identifiers are in several folders" in one for one in sites_words(
         {"sites": read.words(folders)}))  # fmt: skip
+
+
+def test_a_copy_under_another_name_is_no_other_recording_and_no_other_patient(
+    tmp_path: Path,
+) -> None:
+    """Of identity it was a pair of cosine 1; under another patient's id, in training and test."""
+    ward, other = tmp_path / "ward", tmp_path / "other"
+    ward.mkdir()
+    effects = SiteEffects(name="ward", fs_ecg_hz=125.0, fs_ppg_hz=125.0)
+    cohort = draw_cohort(np.random.default_rng(3), 18, 1, effects)
+    names = {f"m{number}": f"p{number // 2}" for number in range(18)}
+    for name, ecg, ppg in zip(names, cohort.ecg, cohort.ppg, strict=True):
+        rows = np.column_stack([np.arange(len(ecg)) / 125.0, ecg, ppg])
+        np.savetxt(ward / f"{name}.csv", rows, "%.4f", ",", header="time_s,ecg,ppg", comments="")
+    for original, copy, patient in (("m0", "z0", "p0"), ("m2", "z1", "p77"), ("m5", "z2", "p2")):
+        shutil.copy(ward / f"{original}.csv", ward / f"{copy}.csv")
+        names[copy] = patient
+    lines = [f"{name},{patient},{40 + int(patient[1:])}" for name, patient in names.items()]
+    (ward / "recordings.csv").write_text(
+        "\n".join(["recording,patient_id,age", *lines]), encoding="utf-8"
+    )
+    shutil.copytree(ward, other)
+    for sites, copies in (([ward], 3), ([ward, other], 24)):
+        tasks, _, read = site_tasks(sites, only=["identity", "age"])
+        found = {task.name: task for task in tasks}
+        assert len(found["identity"].truth) == read.recordings == 18
+        assert found["identity"].patients == found["age"].patients == 9
+        assert read.copies.count == copies
+        said = f"left out: {copies} copies of other recordings here, under another name"
+        assert said in sites_words({"sites": read.words(sites)})
+        assert all(said in task.note for task in tasks)
 
 
 def test_folders_that_hold_a_patient_twice_are_refused_before_reading(tmp_path: Path) -> None:

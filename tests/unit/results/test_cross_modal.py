@@ -84,7 +84,7 @@ def test_a_window_without_a_rate_is_counted_as_lost_and_not_as_right() -> None:
     assert row["raw_rate_error_undisputed_bpm"]["value"] == pytest.approx(59.0)
     assert row["rate_within_5_bpm"]["value"] == pytest.approx(0.5)
     assert row["constant_rate_error_bpm"]["value"] == pytest.approx(20.0)
-    assert cross_modal.bar(rows)["windows_lost"]["value"] == pytest.approx(0.5)
+    assert cross_modal.bar(rows, True)["windows_lost"]["value"] == pytest.approx(0.5)
 
 
 def test_patients_count_alike_whatever_their_windows() -> None:

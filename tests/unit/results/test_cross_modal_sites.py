@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from shared_model.errors import DataFault, OurMistake
+from simulations import measurement
 from simulations.cli import app
-from simulations.cross_modal_windows import folders_of
+from simulations.cli_cross_modal import _print, cross_modal
+from simulations.cross_modal import ALL_SITES, BAR_SITES, bar, bar_counts
+from simulations.cross_modal_windows import folders_of, read_pairs
+from simulations.results_bars import _rate
+from simulations.site_mapping import HOW_READ
 
 
 def test_a_site_is_a_name_below_the_data_or_a_path(
@@ -75,9 +82,10 @@ def test_a_folder_of_ones_own_without_windows_is_told_in_words(
 
 
 def test_windows_of_ones_own_folder_are_measured_and_never_drawn(
-    data_root: Path, tmp_path: Path
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Given by its path, outside of the data; rates are drawn, no waveform is."""
+    """Given by its path, outside of the data; rates are drawn, no waveform is. The bar is not asked
+    of them: 21 patients of anybody's had "reached"."""
     own = tmp_path / "ward7"
     shutil.copytree(data_root / "icu_uci_bp", own)
     words = ["cross-modal", "warm-start", "--site", str(own), "--windows", "4", "--draws", "20"]
@@ -85,3 +93,52 @@ def test_windows_of_ones_own_folder_are_measured_and_never_drawn(
     assert done.exit_code == 0, done.output
     drawn = sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".json")
     assert drawn == ["cross-modal-rates.pdf", "cross-modal-rates.svg"]
+    figures = measurement.read(tmp_path / "out" / "measured-cross-modal.json").figures
+    assert figures["bar"]["reached"] is None
+    assert figures["bar"]["value_bpm"] is not None
+    _print(figures)
+    shown = capsys.readouterr().out
+    assert "no bar counts for these folders" in " ".join(shown.split())
+    assert "reached" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"),
+    [
+        ({}, True),
+        ({"default_sites": True}, True),
+        ({"default_sites": False}, False),
+        ({"met": {"ward7": 62}}, False),
+        ({"windows_of_a_patient": 3}, False),
+        ({"absent_sites": ["icu_uci_bp"]}, False),
+        ({"trained_here": [{"model": "release", "run": "r", "folders": ["icu_bidmc"]}]}, False),
+    ],
+)
+def test_the_bar_is_asked_of_the_default_folders_and_sizes_alone(
+    changed: dict[str, Any], counts: bool
+) -> None:
+    """A file of before `default_sites` says by its folders' names whose it is."""
+    estimate = {"value": 2.49, "low": 0.29, "high": 6.75}
+    row = {"rate_error_bpm": estimate, "rate_lost": estimate, "raw_rate_error_bpm": estimate}
+    figures = {
+        "directions": {"ppg_to_ecg": {ALL_SITES: row}},
+        "met": dict.fromkeys(BAR_SITES, 9),
+        "windows_of_a_patient": inspect.signature(cross_modal).parameters["windows"].default,
+        "absent_sites": [],
+        **changed,
+    }
+    assert bar({ALL_SITES: row}, bar_counts(figures))["reached"] is (True if counts else None)
+    (found,) = _rate(figures)
+    assert found.reached is (True if counts else None)
+    assert found.value.startswith("all sites: 2.49 [0.29, 6.75] bpm")
+    assert ("not asked of these" in found.value) is not counts
+
+
+def test_files_that_cannot_be_read_are_told_where_nothing_is_left(tmp_path: Path) -> None:
+    """Ten recordings that nobody lists were "name sites whose recordings hold ECG and PPG"."""
+    for number in range(3):
+        rows = "\n".join(f"{0.008 * k:.3f},{k % 7},{k % 5}" for k in range(40))
+        (tmp_path / f"m{number}.csv").write_text(f"time_s,ecg,ppg\n{rows}\n", encoding="utf-8")
+    with pytest.raises(DataFault, match=r"3 files \(no-patient 3\)") as caught:
+        read_pairs([tmp_path], 5)
+    assert HOW_READ in caught.value.do
