@@ -164,17 +164,25 @@ def _end(
     document = measurement.made_now(
         kind, figures, weights=digests, seconds=time.monotonic() - began
     )
-    if output is not None:
-        measurement.write(output / f"measured-{kind}.json", document)
-    if as_json:
-        terminal.print_json(document.model_dump())
-        return
+    try:
+        if as_json:
+            terminal.print_json(document.model_dump())
+        else:
+            _print(kind, figures)
+    finally:  # each is tried whatever became of the other: it was a long computation
+        if output is not None:
+            measurement.write(output / f"measured-{kind}.json", document)
+
+
+def _print(kind: str, figures: dict[str, Any]) -> None:
     rows, shown = figures["rows"], _of_a_point if kind.startswith("private-stage") else _cells
     if kind == "against-pooled":
         from simulations.results_tables import pooled_columns
 
         rows = pooled_columns(rows)
     terminal.show(kind, [shown(row) for row in rows], as_json=False)
+    if kind == "against-pooled":
+        terminal.out.print(figures["worst"]["words"])
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:

@@ -44,9 +44,11 @@ class PatientPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._signal.close()
-        self._valid.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            with self._valid, self._signal:
+                pass  # closing writes what is left, which a full disk refuses
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def write(self, signal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Piece:
         """Append windows whose patient is added later."""
