@@ -14,7 +14,7 @@ from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
-    from simulations.gain import Scored
+    from simulations.gain import Run, Scored
 
 Patients = Annotated[int, typer.Option(min=80, help="Fresh pretend patients.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the fresh patients and of the folds.")]
@@ -50,7 +50,9 @@ def gain(
     every = [run for folder in folders for run in core.finished_below(folder)]
     began = time.monotonic()
     with _on_the_bar(len(every)) as told:
-        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+        runs = core.read_runs(
+            every, patients=patients, seed=seed, check=core.groups_of, on_done=told
+        )
     figures = core.shares(runs) | _drawn(patients, seed)
     _end("gain", figures, runs, began, output, as_json)
 
@@ -135,12 +137,17 @@ def against_pooled(
     """
     from simulations import gain as core
     from simulations.against_pooled import against_pooled as compared
+    from simulations.against_pooled import pairs_of
 
     began = time.monotonic()
     ours = core.finished_below(federated)
     every = [*ours, *core.finished_below(pooled)]
+
+    def pair(runs: list[Run]) -> object:
+        return pairs_of(runs[: len(ours)], runs[len(ours) :])
+
     with _on_the_bar(len(every)) as told:
-        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+        runs = core.read_runs(every, patients=patients, seed=seed, check=pair, on_done=told)
     figures = compared(runs[: len(ours)], runs[len(ours) :]) | _drawn(patients, seed)
     _end("against-pooled", figures, runs, began, output, as_json)
 
