@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,8 +30,12 @@ def again(*words: str, workers: int | None = None) -> str:
 
 
 @contextmanager
-def told_when_ended(words: str) -> Iterator[None]:
-    """A signal ends the block (see `ended_by_signals`); it is said which, and these words."""
+def told_when_ended(words: str | Callable[[], str]) -> Iterator[None]:
+    """A signal ends the block (see `ended_by_signals`); it is said which, and these words.
+
+    Args:
+        words: or what makes them once the block has ended.
+    """
     from simulations.ablation_workers import Ended, ended_by_signals
 
     try:
@@ -40,7 +44,8 @@ def told_when_ended(words: str) -> Iterator[None]:
     except KeyboardInterrupt as ended:
         number = ended.number if isinstance(ended, Ended) else signal.SIGINT
         name = signal.Signals(number).name
-        terminal.err.print(f"Ended by {name}. {words}", highlight=False, soft_wrap=True)
+        said = words if isinstance(words, str) else words()
+        terminal.err.print(f"Ended by {name}. {said}", highlight=False, soft_wrap=True)
         raise typer.Exit(128 + number) from ended
 
 
