@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from simulations import private_stage as stage
 from simulations.cli import app
 from simulations.cross_modal_figures import Figures
 from simulations.lab import conduct
+from simulations.lab.data import write_federation
 from simulations.lab.patient_pool import PatientPool
 from simulations.probes.table import ProbeTable
 
@@ -193,20 +195,28 @@ def test_a_signal_ends_run_and_cross_modal_in_words(
     assert f"Ended by {number.name}. Nothing is written" in done.stderr
 
 
+def test_a_federation_that_a_full_disk_ends_leaves_no_windows(tmp_path: Path) -> None:
+    """What was half-written stayed, and took the room that is to be freed."""
+
+    def sites() -> Iterator[Any]:
+        yield from ()
+        assert {path.name for path in tmp_path.iterdir()} == {"signal.bin.new", "valid.bin.new"}
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        write_federation(tmp_path, sites(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pool_that_a_full_disk_ends_leaves_no_windows(tmp_path: Path) -> None:
     """Closing writes what is left, which fails once more: the folder stayed."""
 
     class Full:
         closed = False
 
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *_: object) -> None:
+        def close(self) -> None:
             self.closed = True
             raise OSError(errno.ENOSPC, "full")
-
-        close = __exit__
 
     pool = PatientPool(tmp_path / "pool")
     pool._signal.close()
