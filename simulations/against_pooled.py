@@ -74,6 +74,16 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
     }
 
 
+def _of_seeds(count: int) -> str:
+    if count == 1:
+        return "One seed of each: what another would change is in no interval."
+    return (
+        f"{count} seeds of each, of first weights, patients and training: figures are means, "
+        "ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
+        "the same in all: what others would change is in no interval."
+    )
+
+
 def pairs_of(federated: Sequence[Run], pooled: Sequence[Run]) -> list[tuple[Run, Run]]:
     """A federated and a pooled run of each seed. No score is looked at.
 
@@ -90,16 +100,6 @@ def pairs_of(federated: Sequence[Run], pooled: Sequence[Run]) -> list[tuple[Run,
     for pair in pairs:
         _comparable(*pair)
     return pairs
-
-
-def _of_seeds(count: int) -> str:
-    if count == 1:
-        return "One seed of each: what another would change is in no interval."
-    return (
-        f"{count} seeds of each, of first weights, patients and training: figures are means, "
-        "ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh patients are "
-        "the same in all: what others would change is in no interval."
-    )
 
 
 def _by_seed(runs: Sequence[Run], side: str) -> dict[int, Run]:
