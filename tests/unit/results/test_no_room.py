@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from simulations import cli_cross_modal, cli_gain, cli_probe
+from simulations import cli_cross_modal, cli_probe
 from simulations import private_stage as stage
 from simulations.cli import app
 from simulations.cross_modal_figures import Figures
@@ -59,15 +60,15 @@ def test_files_of_a_folder_are_written_all_or_none(
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands whose computation is done at once; each has a figure called "here it is"."""
+    run = SimpleNamespace(name="a run", start="ab", digest="cd")
     figures = {"rows": [], "in_words": ["here it is"], "worst": {"words": "the answer"}}
     monkeypatch.setattr("simulations.gain.finished_below", lambda _: [Path("run")])
-    monkeypatch.setattr("simulations.gain.read_runs", lambda *_, **__: [])
+    monkeypatch.setattr("simulations.gain.read_runs", lambda *_, **__: [run])
     monkeypatch.setattr("simulations.gain.shares", lambda _: figures)
     monkeypatch.setattr("simulations.against_pooled.against_pooled", lambda *_: figures)
     monkeypatch.setattr(stage, "ordered", lambda *_: [Path("run")])
-    monkeypatch.setattr(stage, "read_points", lambda *_, **__: [])
+    monkeypatch.setattr(stage, "read_points", lambda *_, **__: [SimpleNamespace(run=run)])
     monkeypatch.setattr(stage, "compared", lambda _: figures)
-    monkeypatch.setattr(cli_gain, "_starts", lambda _: {})
 
     def probed(*_: object, **__: object) -> tuple[ProbeTable, dict[str, Any]]:
         return ProbeTable((), {}, {"af": "here it is"}), {"digests": {}, "source": "x"}
