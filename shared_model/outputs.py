@@ -8,21 +8,33 @@ Nothing is made by these: a command that is refused for another reason leaves no
 
 outputs.make(folder)                 # the last check before hours of work: it can be written
 outputs.write(plot, data)            # afterwards, for this user alone
+outputs.write_all(folder, files)     # all of them or none
 outputs.document(figures)            # JSON, null where a figure is not known
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shared_model.errors import OurMistake
-from shared_model.files import write_atomic
+from shared_model.files import sync_folder, write_atomic
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Numbers of an OSError that only who writes can have."""
+FREE_ROOM = "Free room or name another folder."
+
+
+def cannot_be_written(place: Path | str, error: OSError, *, do: str = FREE_ROOM) -> OurMistake:
+    """The fault in words: what is not written, and why."""
+    return OurMistake(f"{place} cannot be written: {os.strerror(error.errno or 0)}.", do=do)
 
 
 def folder(path: Path | None) -> Path | None:
@@ -63,10 +75,7 @@ def make(folder: Path) -> None:
             probe.write(bytes(4096))
             probe.flush()
     except OSError as error:
-        raise OurMistake(
-            f"{folder} cannot be written: {os.strerror(error.errno or 0)}.",
-            do="Free room or name another folder.",
-        ) from error
+        raise cannot_be_written(folder, error) from error
 
 
 def write(path: Path, data: bytes) -> None:
@@ -78,10 +87,34 @@ def write(path: Path, data: bytes) -> None:
     try:
         write_atomic(path, data, mode=0o600)
     except OSError as error:
-        raise OurMistake(
-            f"{path} cannot be written: {os.strerror(error.errno or 0)}.",
-            do="Free room or name another place.",
-        ) from error
+        raise cannot_be_written(path, error, do="Free room or name another place.") from error
+
+
+def write_all(
+    folder: Path, files: Mapping[str, bytes], *, private: Collection[str] = (), do: str = FREE_ROOM
+) -> None:
+    """Write files of a folder, all of them or none: what is there stays until all are whole.
+
+    Args:
+        files: by name. private: those for this user alone (0600).
+
+    Raises:
+        OurMistake: one cannot be written.
+    """
+    beside = {folder / name: folder / f".{name}.whole" for name in files}
+    try:
+        for path, whole in beside.items():
+            mode = 0o600 if path.name in private else 0o644
+            write_atomic(whole, files[path.name], mode=mode)
+        for path, whole in beside.items():
+            os.replace(whole, path)
+        sync_folder(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error, do=do) from error
+    finally:
+        for whole in beside.values():
+            with suppress(OSError):
+                whole.unlink(missing_ok=True)
 
 
 def document(value: Any, *, indent: int = 2) -> str:

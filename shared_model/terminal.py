@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import typer
@@ -21,6 +21,7 @@ from shared_model.errors import FedprintError
 
 INTERRUPTED = 130
 WIDE_COLUMNS = 5
+_NO_ROOM = "Free room where the output goes, and call it again."
 
 
 class Screen(Console):
@@ -56,21 +57,40 @@ def run(app: Callable[[], Any]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its faults are told in our words
     try:
         status = app()
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except FedprintError as error:
-        err.print(Text.assemble(("error:", "bold red"), " ", plain(error.message)))
-        if error.do:
-            err.print(Text.assemble(("do:", "bold"), " ", plain(error.do)))
-        sys.exit(error.exit_code)
+        _end_with(error)
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in outputs.NO_ROOM:
+            raise
+        _end_with(outputs.cannot_be_written("What this command writes", error, do=_NO_ROOM))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_with(error: FedprintError) -> NoReturn:
+    """Say what happened and what to do. A full disk may hold what standard output goes to, too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+    err.print(Text.assemble(("error:", "bold red"), " ", plain(error.message)))
+    if error.do:
+        err.print(Text.assemble(("do:", "bold"), " ", plain(error.do)))
+    sys.exit(error.exit_code)
+
+
+def _drop_stdout() -> None:
+    """What nobody takes is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

@@ -27,15 +27,7 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
         OurMistake: the two are not the same training but for who holds the patients, or the runs
             of one differ in more than their seed, or their seeds are not the same.
     """
-    ours, theirs = _by_seed(federated, "federated"), _by_seed(pooled, "pooled")
-    if set(ours) != set(theirs):
-        raise OurMistake(
-            f"The federated runs have seeds {sorted(ours)}, the pooled ones {sorted(theirs)}.",
-            do="Let all runs finish, or name the folders of single runs.",
-        )
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours)]
-    for pair in pairs:
-        _comparable(*pair)
+    pairs = pairs_of(federated, pooled)
     rows = pooled_rows(
         [
             {
@@ -92,6 +84,24 @@ def _of_seeds(runs: Sequence[Run]) -> str:
         "means, ratios the mean of each seed's, 95 % by Student's t over seeds. The fresh "
         "patients are the same in all: what others would change is in no interval."
     )
+
+
+def pairs_of(federated: Sequence[Run], pooled: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """A federated and a pooled run of each seed. No score is looked at.
+
+    Raises:
+        OurMistake: see `against_pooled`.
+    """
+    ours, theirs = _by_seed(federated, "federated"), _by_seed(pooled, "pooled")
+    if set(ours) != set(theirs):
+        raise OurMistake(
+            f"The federated runs have seeds {sorted(ours)}, the pooled ones {sorted(theirs)}.",
+            do="Let all runs finish, or name the folders of single runs.",
+        )
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours)]
+    for pair in pairs:
+        _comparable(*pair)
+    return pairs
 
 
 def _by_seed(runs: Sequence[Run], side: str) -> dict[int, Run]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.files import write_atomic
+from simulations.cli_ended import again, going_on
 
 if TYPE_CHECKING:
     from simulations.ablation import Ablation
@@ -59,20 +58,11 @@ def ablate(
     Example: fedprint-lab ablate docs/experiments/ablation.toml -o ablation
     """
     from simulations import ablation as core
-    from simulations.ablation_workers import Ended, ended_by_signals
 
     asked = core.Ablation.from_toml(file)
-    try:
-        with ended_by_signals():
-            document = _measured(asked, output, resume, workers)
-    except Ended as ended:
-        again = shlex.join(
-            ["fedprint-lab", "ablate", str(file), "-o", str(output), "--resume"]
-            + (["--workers", str(workers)] if workers > 1 else [])
-        )
-        name = signal.Signals(ended.number).name
-        terminal.err.print(f"Ended by {name}. Go on with: {again}", highlight=False, soft_wrap=True)
-        raise typer.Exit(128 + ended.number) from ended
+    more = workers if workers > 1 else None
+    with going_on(output, again("ablate", str(file), "-o", str(output), workers=more)):
+        document = _measured(asked, output, resume, workers)
     if as_json:
         terminal.print_json(document.model_dump())
         return

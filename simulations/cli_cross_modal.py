@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +10,11 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.errors import DataFault, OurMistake
+from simulations.cli_ended import told_when_ended
 
 if TYPE_CHECKING:
     from simulations.cross_modal import F64, Made
+    from simulations.cross_modal_figures import Figures
     from simulations.cross_modal_windows import Pairs
     from simulations.models import NamedModel
 
@@ -73,6 +74,7 @@ def cross_modal(
     Beside it the error of masked halves over trivial. By patient, with 95 % intervals. Windows in
     which no rate is found, and those that the quality gate left out, are counted. Default sites:
     icu_bidmc, icu_alarms_*, icu_uci_bp; of these alone, and of 60 windows, a bar is asked.
+    Exit status 130 after Ctrl-C, 143 after SIGTERM.
 
     Example: fedprint-lab cross-modal warm-start -o cross-modal/
     """
@@ -82,21 +84,30 @@ def cross_modal(
 
     began = time.monotonic()
     opened = open_model(model, signer)
-    figures = measured(
-        opened, data or default_data(), site, most=windows, draws=draws, seed=seed, output=output
-    )
+    with told_when_ended("Nothing is written: begin again, or with fewer --windows."):
+        figures, drawn = measured(
+            opened,
+            data or default_data(),
+            site,
+            most=windows,
+            draws=draws,
+            seed=seed,
+            draw=output is not None,
+        )
     document = measurement.made_now(
         "cross-modal",
         figures,
         weights={opened.words["source"]: opened.digest},
         seconds=time.monotonic() - began,
     )
-    if output is not None:
-        measurement.write(output / "measured-cross-modal.json", document)
-    if as_json:
-        terminal.print_json(document.model_dump())
-    else:
-        _print(document.figures)
+    try:
+        if as_json:
+            terminal.print_json(document.model_dump())
+        else:
+            _print(document.figures)
+    finally:  # each is tried whatever became of the other: it was a long computation
+        if output is not None and drawn is not None:
+            drawn.write(output, {"measured-cross-modal.json": document.to_bytes()})
 
 
 def measured(
@@ -107,9 +118,9 @@ def measured(
     most: int,
     draws: int,
     seed: int,
-    output: Path | None = None,
-) -> dict[str, Any]:
-    """Read, measure with progress on stderr, draw; the figures as JSON.
+    draw: bool = False,
+) -> tuple[dict[str, Any], Figures | None]:
+    """Read, measure with progress on stderr, draw; the figures as JSON, and what is drawn.
 
     Raises:
         DataFault: no folder of real recordings, or nothing in it with both sensors.
@@ -136,7 +147,7 @@ def measured(
     _refuse_one_name(folders)
     pairs, done, masked = _run(opened, folders, most)
     rows = core.table(pairs, done, draws=draws, seed=seed)
-    plots = [] if output is None else draw_all(output, pairs, done)
+    drawn = draw_all(pairs, done) if draw else None
     sizes = {
         "default_sites": not sites,
         "windows_of_a_patient": most,
@@ -148,7 +159,7 @@ def measured(
             (),
         ),
     }
-    return {
+    figures = {
         "model": opened.words,
         **sizes,
         "draws": draws,
@@ -163,15 +174,9 @@ def measured(
         "median_shift_ms": {name: core.median_shift_ms(one) for name, one in done.items()},
         "bar": core.bar(rows["ppg_to_ecg"], core.bar_counts(sizes)),
         "cited": core.CITED,
-        "figures": {
-            plot.name: {
-                "title": plot.title,
-                "caption": plot.caption,
-                "sha256": None if plot.svg is None else sha256(plot.svg.read_bytes()).hexdigest(),
-            }
-            for plot in plots
-        },
+        "figures": {} if drawn is None else drawn.about,
     }
+    return figures, drawn
 
 
 def _refuse_one_name(folders: list[Path]) -> None:

@@ -13,7 +13,6 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from shared_model.files import write_atomic
 
 FLOAT32, INT8, MANIFEST = "fingerprint.onnx", "fingerprint.int8.onnx", "manifest.json"
 LIMITS = "Not a medical device. Fingerprints are personal data: they carry age, sex and identity."
@@ -90,18 +89,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         OurMistake: one is there, or cannot be written.
     """
     _free(folder)
-    written = []
-    try:
-        for name, data in files.items():
-            write_atomic(folder / name, data)
-            written.append(folder / name)
-    except OSError as error:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise OurMistake(
-            f"{folder} cannot be written: {os.strerror(error.errno or 0)}.",
-            do="Free room or name another folder.",
-        ) from error
+    outputs.write_all(folder, files)
 
 
 def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes], dict[str, Any]]:

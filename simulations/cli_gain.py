@@ -14,7 +14,7 @@ from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
-    from simulations.gain import Scored
+    from simulations.gain import Run, Scored
 
 Patients = Annotated[int, typer.Option(min=80, help="Fresh pretend patients.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the fresh patients and of the folds.")]
@@ -50,7 +50,9 @@ def gain(
     every = [run for folder in folders for run in core.finished_below(folder)]
     began = time.monotonic()
     with _on_the_bar(len(every)) as told:
-        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+        runs = core.read_runs(
+            every, patients=patients, seed=seed, check=core.groups_of, on_done=told
+        )
     figures = core.shares(runs) | _drawn(patients, seed)
     _end("gain", figures, runs, began, output, as_json)
 
@@ -135,12 +137,17 @@ def against_pooled(
     """
     from simulations import gain as core
     from simulations.against_pooled import against_pooled as compared
+    from simulations.against_pooled import pairs_of
 
     began = time.monotonic()
     ours = core.finished_below(federated)
     every = [*ours, *core.finished_below(pooled)]
+
+    def pair(runs: list[Run]) -> object:
+        return pairs_of(runs[: len(ours)], runs[len(ours) :])
+
     with _on_the_bar(len(every)) as told:
-        runs = core.read_runs(every, patients=patients, seed=seed, on_done=told)
+        runs = core.read_runs(every, patients=patients, seed=seed, check=pair, on_done=told)
     figures = compared(runs[: len(ours)], runs[len(ours) :]) | _drawn(patients, seed)
     _end("against-pooled", figures, runs, began, output, as_json)
 
@@ -164,17 +171,25 @@ def _end(
     document = measurement.made_now(
         kind, figures, weights=digests, seconds=time.monotonic() - began
     )
-    if output is not None:
-        measurement.write(output / f"measured-{kind}.json", document)
-    if as_json:
-        terminal.print_json(document.model_dump())
-        return
+    try:
+        if as_json:
+            terminal.print_json(document.model_dump())
+        else:
+            _print(kind, figures)
+    finally:  # each is tried whatever became of the other: it was a long computation
+        if output is not None:
+            measurement.write(output / f"measured-{kind}.json", document)
+
+
+def _print(kind: str, figures: dict[str, Any]) -> None:
     rows, shown = figures["rows"], _of_a_point if kind.startswith("private-stage") else _cells
     if kind == "against-pooled":
         from simulations.results_tables import pooled_columns
 
         rows = pooled_columns(rows)
     terminal.show(kind, [shown(row) for row in rows], as_json=False)
+    if kind == "against-pooled":
+        terminal.out.print(figures["worst"]["words"])
     for row in figures["rows"] if kind == "gain" else ():
         terminal.out.print(f"{row['measure']}, {row['mode']}: {row['trained']}: {row['words']}")
     for line in figures["in_words"]:

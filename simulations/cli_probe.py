@@ -12,7 +12,6 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
-from shared_model.files import write_atomic
 
 if TYPE_CHECKING:
     from simulations.probes.evaluate import Estimate
@@ -137,21 +136,22 @@ def register(app: typer.Typer) -> None:
             **figures,
             "bars": summary(figures) if kind == "probe" else {},
         }
-        if output is not None:
-            measured = measurement.made_now(
-                kind,
-                document,
-                weights=digests,
-                seconds=time.monotonic() - began,
-            )
-            write_atomic(output / "probe.json", outputs.document(document).encode())
-            measurement.write(output / "measured-probe.json", measured)
-            for picture in results_figures.draw(measured.kind, document, "png").values():
-                write_atomic(output / "probe.png", picture)
-        if as_json:
-            terminal.print_json(document)
-        else:
-            _print(table, words, repeats)
+        seconds = time.monotonic() - began
+        try:
+            if as_json:
+                terminal.print_json(document)
+            else:
+                _print(table, words, repeats)
+        finally:  # each is tried whatever became of the other: it was a long computation
+            if output is not None:
+                measured = measurement.made_now(kind, document, weights=digests, seconds=seconds)
+                files = {
+                    "probe.json": outputs.document(document).encode(),
+                    "measured-probe.json": measured.to_bytes(),
+                }
+                for picture in results_figures.draw(kind, document, "png").values():
+                    files["probe.png"] = picture
+                outputs.write_all(output, files)
 
 
 def measure(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import outputs, terminal
+from simulations.cli_ended import again, going_on
 from simulations.lab import example
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def run(
     """Run an experiment: thousands of virtual hospitals, the same model for any number of workers.
 
     After any interruption the same command with --resume goes on, to the same model. Exit status:
-    0 done, 2 the file is wrong, 3 refused (the folder holds something else), 130 interrupted.
+    0 done, 2 the file is wrong or there is no room, 3 refused (the folder holds something else),
+    130 after Ctrl-C, 143 after SIGTERM.
     A model that hospitals would refuse to train from ends no run here: the result says it.
 
     Example: fedprint-lab run exp.toml -o out --workers 2
@@ -81,20 +83,15 @@ def run(
     experiment = Experiment.from_toml(file)
     if workers is not None:
         experiment = experiment.with_values({"engine.workers": workers})
-    try:
-        with _progress(experiment.rounds) as on_progress:
-            observers = [*tracking.observers(experiment, out), _Refusals()]
-            result = conduct.run(
-                experiment, out, resume=resume, observers=observers, on_progress=on_progress
-            )
-            report = lab_report.write(result.folder)
-    except KeyboardInterrupt:
-        terminal.err.print(
-            f"Interrupted. Go on with: fedprint-lab run {file} -o {out} --resume",
-            highlight=False,
-            soft_wrap=True,
+    with (
+        going_on(out, again("run", str(file), "-o", str(out), workers=workers)),
+        _progress(experiment.rounds) as on_progress,
+    ):
+        observers = [*tracking.observers(experiment, out), _Refusals()]
+        result = conduct.run(
+            experiment, out, resume=resume, observers=observers, on_progress=on_progress
         )
-        raise
+        report = lab_report.write(result.folder)
     _show(result, as_json=as_json)
     terminal.err.print(f"Report: {report.path}", highlight=False, soft_wrap=True)
 

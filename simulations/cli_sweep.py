@@ -11,6 +11,7 @@ import typer
 
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
+from simulations.cli_ended import going_on
 
 if TYPE_CHECKING:
     from simulations.lab.sweeps import EngineKind, Swept
@@ -29,6 +30,7 @@ Resume = Annotated[
 ]
 Engine = Annotated[str, typer.Option(help="pool or ray-tune")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+SAME_COMMAND = "the same command and --resume"
 
 
 def register(app: typer.Typer) -> None:
@@ -50,12 +52,13 @@ def sweep(
     The file: base = "exp.toml", seeds = [1, 2, 3], \\[grid] "privacy.epsilon" = [1, 3, 8], and
     \\[random] draws = 20, "algorithm.learning_rate" = { log_uniform = [1e-4, 1e-2] }; also uniform,
     integers, choice. A run that fails is a row of the table, and is tried again with --resume.
+    Exit status: 0 done, 1 some run failed, 130 after Ctrl-C, 143 after SIGTERM.
 
     Example: fedprint-lab sweep sweep.toml -o out --workers 2
     """
     from simulations.lab import sweeps
 
-    with on_the_bar() as told:
+    with going_on(out, SAME_COMMAND), on_the_bar() as told:
         found = sweeps.sweep(
             file,
             out,
@@ -65,6 +68,7 @@ def sweep(
             on_run=told,
         )
     show(found, as_json)
+    _end(found)
 
 
 def frontier(
@@ -101,7 +105,8 @@ def frontier(
     """Privacy against utility: epsilon x hospitals x patients, as CSV and figure.
 
     Runs every combination with every seed, and each without privacy; the starting model is drawn
-    beside them. Intervals are over seeds, 95 %.
+    beside them. Intervals are over seeds, 95 %. Exit status: 0 done, 1 some run failed, 130 after
+    Ctrl-C, 143 after SIGTERM.
 
     Example: fedprint-lab frontier exp.toml -o out --epsilons 1,3,8 --hospitals 4,16 --seeds 1,2,3
     """
@@ -124,7 +129,7 @@ def frontier(
             }
         )
         plan = asked.sweep(Experiment.from_toml(file))
-        with on_the_bar() as told:
+        with going_on(out, SAME_COMMAND), on_the_bar() as told:
             found = sweeps.sweep(
                 plan,
                 out,
@@ -148,12 +153,27 @@ def frontier(
                 "in_words": found.words,
             }
         )
+        _end(found)
         return
     terminal.show(f"Frontier: {chosen}", [_point(one) for one in points], as_json=False)
-    for text in found.words:
-        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
+    _say(found)
     for path in made:
         terminal.out.print(str(path), soft_wrap=True)
+    _end(found)
+
+
+def _say(found: Swept) -> None:
+    """Why runs failed, and what must be said beside the table."""
+    for row in found.failed:
+        terminal.out.print(f"! {row['run']}: {row['error']}", soft_wrap=True, highlight=False)
+    for text in found.words:
+        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
+
+
+def _end(found: Swept) -> None:
+    """What goes on after a sweep is to know that runs are missing."""
+    if found.failed:
+        raise typer.Exit(1)
 
 
 def numbers(text: str, kind: type[int] | type[float]) -> list[float]:
@@ -211,10 +231,7 @@ def show(found: Swept, as_json: bool) -> None:
         terminal.out.print(
             f"- {len(found.probes) - len(probes)} more measurements do not fit here."
         )
-    for row in found.failed:
-        terminal.out.print(f"! {row['run']}: {row['error']}", soft_wrap=True, highlight=False)
-    for text in found.words:
-        terminal.out.print(f"- {text}", soft_wrap=True, highlight=False)
+    _say(found)
     terminal.out.print(f"All columns: {found.folder / 'sweep.csv'}", soft_wrap=True)
 
 
@@ -255,8 +272,7 @@ def _interval(value: float, low: float | None, high: float | None) -> str:
 
 @contextmanager
 def on_the_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Runs done and the time left, and a line for each run that ends, on standard error; what to do
-    after an interruption."""
+    """Runs done and the time left, and a line for each run that ends, on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Left
@@ -265,19 +281,12 @@ def on_the_bar() -> Iterator[Callable[[int, int, str], None]]:
         TextColumn("runs"), BarColumn(), MofNCompleteColumn(), Elapsed(), TextColumn("left"),
         Left(), console=terminal.err, speed_estimate_period=7 * 86_400.0,
     )  # fmt: skip
-    try:
-        with bar:
-            task = bar.add_task("runs", total=None)
+    with bar:
+        task = bar.add_task("runs", total=None)
 
-            def told(done: int, total: int, what: str) -> None:
-                bar.update(task, completed=done, total=total)
-                if what:
-                    bar.console.print(what, highlight=False, soft_wrap=True)
+        def told(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total)
+            if what:
+                bar.console.print(what, highlight=False, soft_wrap=True)
 
-            yield told
-    except KeyboardInterrupt:
-        terminal.err.print(
-            "Interrupted. What is done is kept: go on with the same command and --resume.",
-            soft_wrap=True,
-        )
-        raise
+        yield told

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared_model import outputs, terminal
-from shared_model.errors import OurMistake
+from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
+from simulations.cli_ended import told_when_ended
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,11 @@ def register(app: typer.Typer) -> None:
     @app.command("warm-start")
     def warm_start(
         output: Annotated[
-            Path, typer.Argument(callback=outputs.folder, help="Folder for the three files.")
+            Path,
+            typer.Argument(
+                callback=outputs.folder,
+                help="Folder for the three files; one that holds the preset's is refused.",
+            ),
         ],
         preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
         steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3000,
@@ -85,8 +90,9 @@ def register(app: typer.Typer) -> None:
         """Train a model on SIMULATED windows only: no patient's data, no privacy cost.
 
         Writes warm_start_PRESET.safetensors, its manifest (.json) and the curve (.png).
+        Exit status 130 after Ctrl-C, 143 after SIGTERM: what --keep has kept is there.
 
-        Example: fedprint-lab warm-start shared_model/data --preset tiny --steps 3000 --seed 1
+        Example: fedprint-lab warm-start OUT --preset tiny --steps 3000 --seed 1
         """
         import torch
 
@@ -153,9 +159,16 @@ def _make_room(output: Path, preset: str, keep: Path | None) -> None:
 
     Raises:
         OurMistake: a folder takes no file, or a file's place is taken by a folder.
+        Refused: an earlier one is there, which would be lost ("exists").
     """
     for end in (".safetensors", ".json", ".png"):
         outputs.file(output / f"warm_start_{preset}{end}")
+        if (output / f"warm_start_{preset}{end}").exists():
+            raise Refused(
+                f"{output} holds warm_start_{preset}{end} already.",
+                reason="exists",
+                do="Choose another folder, or move the earlier files away first.",
+            )
     for folder in (output, keep):
         if folder is not None:
             outputs.make(folder)
@@ -182,7 +195,11 @@ def _train(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=terminal.err) as progress:
+    kept: list[Path] = []
+    with (
+        told_when_ended(lambda: _how_to_go_on(kept)),
+        Progress(*columns, console=terminal.err) as progress,
+    ):
         bar = progress.add_task("first windows", total=recipe.steps)
 
         def on_point(point: Point) -> None:
@@ -197,10 +214,18 @@ def _train(
             if keep is not None:
                 path = keep / f"{preset}-{step:05d}.safetensors"
                 write_atomic(path, weights_io.to_bytes(weights))
+                kept.append(path)
 
         return pretrain.train(
             PRESETS[preset], recipe, start_from=first, on_point=on_point, on_keep=on_keep
         )
+
+
+def _how_to_go_on(kept: list[Path]) -> str:
+    """After a signal. Steps and schedule begin anew with --start-from, from these weights."""
+    if not kept:
+        return "Nothing is kept: with --keep FOLDER weights are, every 250 steps."
+    return f"Train on from what is kept, with steps and rate anew: --start-from {kept[-1]}"
 
 
 def _manifest(

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shared_model import outputs
 from shared_model.config import FS_HZ
 from simulations.cross_modal import DIRECTIONS, Made, examples
 from simulations.cross_modal_windows import Pairs
-from simulations.lab.plots_style import BLACK, BLUE, GREY, VERMILION, CannotDraw, Plot, draw, panels
+from simulations.lab.plots_style import (
+    BLACK,
+    BLUE,
+    FORMATS,
+    GREY,
+    VERMILION,
+    CannotDraw,
+    drawn,
+    panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,22 +32,50 @@ if TYPE_CHECKING:
 TITLES = {"ppg_to_ecg": "PPG \u2192 ECG", "ecg_to_ppg": "ECG \u2192 PPG"}
 
 
-def draw_all(folder: Path, pairs: Pairs, done: dict[str, Made]) -> list[Plot]:
-    """Write the figures; one that cannot be drawn has its reason in place of files. Those with
-    windows are their owner's alone."""
+@dataclass(frozen=True)
+class Figures:
+    """What is drawn and not yet written. about: each figure's title, caption and digest by its
+    name; the reason is the caption of one that cannot be drawn. files: bytes by a file's name.
+    private: names of those with windows, their owner's alone."""
+
+    about: dict[str, dict[str, str | None]]
+    files: dict[str, bytes]
+    private: frozenset[str]
+
+    def write(self, folder: Path, measured: dict[str, bytes]) -> None:
+        """All files and `measured`, or none; a figure of before that cannot be drawn now goes.
+
+        Raises:
+            OurMistake: they cannot be written.
+        """
+        outputs.write_all(folder, {**self.files, **measured}, private=self.private)
+        for name in {f"{one}.{kind}" for one in self.about for kind in FORMATS} - set(self.files):
+            (folder / name).unlink(missing_ok=True)
+
+
+def draw_all(pairs: Pairs, done: dict[str, Made]) -> Figures:
+    """The figures, in memory: what was measured is shown even where nothing can be written."""
     drawable = pairs.may_be_drawn()
-    plots = [
-        draw(
-            folder,
-            f"cross-modal-{name.replace('_', '-')}",
+    makers: dict[str, tuple[str, Callable[[], tuple[Figure, str]]]] = {
+        f"cross-modal-{name.replace('_', '-')}": (
             f"{TITLES[name]} beside the truth",
-            lambda name=name, one=one: _examples(name, pairs, one, drawable),  # type: ignore[misc]
-            mode=0o600,
+            partial(_examples, name, pairs, one, drawable),
         )
         for name, one in done.items()
-    ]
-    plots.append(draw(folder, "cross-modal-rates", "Rates", lambda: _bland_altman(done)))
-    return plots
+    }
+    windows = set(makers)
+    makers["cross-modal-rates"] = ("Rates", partial(_bland_altman, done))
+    about: dict[str, dict[str, str | None]] = {}
+    files: dict[str, bytes] = {}
+    private: set[str] = set()
+    for name, (title, make) in makers.items():
+        caption, made = drawn(name, make)
+        svg = made.get(f"{name}.svg")
+        digest = None if svg is None else sha256(svg).hexdigest()
+        about[name] = {"title": title, "caption": caption, "sha256": digest}
+        files |= made
+        private |= set(made) if name in windows else set()
+    return Figures(about, files, frozenset(private))
 
 
 def _examples(name: str, pairs: Pairs, one: Made, drawable: np.ndarray) -> tuple[Figure, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,14 +70,25 @@ class Run:
         return self.after.skill - self.before.skill
 
 
+Groups = dict[tuple[str, float | None, str], dict[int, Run]]
+"""Mode, epsilon and how it was trained; then the seed."""
+UNSCORED = Scores({}, {}, {}, {}, {}, math.nan)
+"""Of a run that is to be compared first."""
+
+
 def read_runs(
     folders: Sequence[Path],
     *,
     patients: int,
     seed: int,
+    check: Callable[[list[Run]], object] | None = None,
     on_done: Callable[[str], None] | None = None,
 ) -> list[Run]:
     """Score the models of finished runs.
+
+    Args:
+        check: told all runs before the first is scored (`UNSCORED`), to raise where they do not
+            compare: scoring takes minutes.
 
     Raises:
         OurMistake: a folder holds no run, or one that has not ended, or is named twice.
@@ -85,21 +96,26 @@ def read_runs(
     from simulations.lab.beginning import starting_model
 
     refuse_twice(folders)
+    results = [Result.open(folder) for folder in folders]
+    runs = []
+    for result in results:
+        told = result.experiment
+        start = weights_io.digest(starting_model(told)[1])
+        runs.append(Run(name_of(told), told, start, result.digest, UNSCORED, UNSCORED))
+    if check is not None:
+        check(runs)
     fresh = draw(patients, seed)
     starts: dict[str, Scores] = {}
-    runs = []
-    for folder in folders:
-        result = Result.open(folder)
-        experiment, digest = result.experiment, result.digest
-        config, first = starting_model(experiment)
-        start = weights_io.digest(first)
-        if start not in starts:
-            starts[start] = score(config, first, fresh, seed)
+    scored = []
+    for result, run in zip(results, runs, strict=True):
+        config, first = starting_model(run.experiment)
+        if run.start not in starts:
+            starts[run.start] = score(config, first, fresh, seed)
         after = score(config, result.weights(), fresh, seed)
-        runs.append(Run(name_of(experiment), experiment, start, digest, starts[start], after))
+        scored.append(replace(run, before=starts[run.start], after=after))
         if on_done is not None:
-            on_done(folder.name)
-    return runs
+            on_done(result.folder.name)
+    return scored
 
 
 def refuse_twice(folders: Sequence[Path]) -> None:
@@ -139,20 +155,7 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
         OurMistake: runs begin with different models, or none is without privacy, or the seeds of
             a group are not those of the reference.
     """
-    if len({run.start for run in runs}) != 1:
-        raise OurMistake("The runs begin with different models: their gains do not compare.")
-    names = differing([run.experiment for run in runs])
-    groups: dict[tuple[str, float | None, str], dict[int, Run]] = {}
-    for run in runs:
-        group = groups.setdefault(_key(run, names), {})
-        if run.experiment.seed in group:
-            raise OurMistake(
-                f"{run.name} and {group[run.experiment.seed].name} are the same experiment.",
-                do="Name the folders of one sweep.",
-            )
-        group[run.experiment.seed] = run
-    if not any(key[0] == NONE for key in groups):
-        raise OurMistake("No run is without privacy (mode none): there is nothing to keep.")
+    groups = groups_of(runs)
     rows, as_asked, references = [], [], []
     for measure in MEASURES:
         best = _best(groups, measure)
@@ -189,9 +192,38 @@ def shares(runs: Sequence[Run]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _best(
-    groups: dict[tuple[str, float | None, str], dict[int, Run]], measure: str
-) -> tuple[str, float | None, str]:
+def groups_of(runs: Sequence[Run]) -> Groups:
+    """Runs by how they were trained, and then by seed. No score is looked at.
+
+    Raises:
+        OurMistake: see `shares`.
+    """
+    if len({run.start for run in runs}) != 1:
+        raise OurMistake("The runs begin with different models: their gains do not compare.")
+    names = differing([run.experiment for run in runs])
+    groups: Groups = {}
+    for run in runs:
+        group = groups.setdefault(_key(run, names), {})
+        if run.experiment.seed in group:
+            raise OurMistake(
+                f"{run.name} and {group[run.experiment.seed].name} are the same experiment.",
+                do="Name the folders of one sweep.",
+            )
+        group[run.experiment.seed] = run
+    free = [group for key, group in groups.items() if key[0] == NONE]
+    if not free:
+        raise OurMistake("No run is without privacy (mode none): there is nothing to keep.")
+    reference = free[0]  # whichever will be the reference: all are to have the same seeds
+    for key, group in sorted(groups.items(), key=str):
+        if set(group) != set(reference):
+            raise OurMistake(
+                f"Mode {key[0]} has seeds {sorted(group)}, the reference {sorted(reference)}.",
+                do="Let all runs of the sweep finish.",
+            )
+    return groups
+
+
+def _best(groups: Groups, measure: str) -> tuple[str, float | None, str]:
     """The way of training without privacy that gains most: of several, a hard reference. The
     interval of a share does not know that it was chosen."""
     return max((key for key in groups if key[0] == NONE), key=lambda k: _mean(groups[k], measure))
@@ -243,11 +275,6 @@ def _row(
     measure: str,
 ) -> dict[str, Any]:
     mode, epsilon, trained = key
-    if set(group) != set(reference):
-        raise OurMistake(
-            f"Mode {mode} has seeds {sorted(group)}, the reference {sorted(reference)}.",
-            do="Let all runs of the sweep finish.",
-        )
     seeds = sorted(group)
     ours = np.array([group[seed].gain(measure) for seed in seeds])
     free = np.array([reference[seed].gain(measure) for seed in seeds])

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_model import outputs
 from shared_model.errors import OurMistake
-from shared_model.files import read_regular, write_atomic
+from shared_model.files import read_regular
 
 LARGEST_FILE = 20 * 2**20
 PACKAGES = ("fedprint", "numpy", "scipy", "torch", "scikit-learn", "neurokit2", "flwr")
@@ -105,8 +105,12 @@ def now() -> str:
 
 
 def write(path: Path, measured: Measurement) -> None:
-    """Write the file whole, or not at all."""
-    write_atomic(path, measured.to_bytes())
+    """Write the file whole, or not at all.
+
+    Raises:
+        OurMistake: it cannot be written.
+    """
+    outputs.write_all(path.parent, {path.name: measured.to_bytes()})
 
 
 def read(path: Path) -> Measurement:

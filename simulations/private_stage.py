@@ -105,12 +105,23 @@ def read_points(
     """Score finished runs on fresh pretend patients, and read what they cost.
 
     Raises:
-        OurMistake: a folder holds no run, or one that has not ended, or is named twice; or no round
-            of a run asked anybody.
+        OurMistake: a folder holds no run, or one that has not ended, or is named twice; no round
+            of a run asked anybody; or the runs do not compare (see `compared`): before any is
+            scored.
     """
     costs = [cost_of(Result.open(folder)) for folder in folders]
-    runs = read_runs(folders, patients=patients, seed=seed, on_done=on_done)
-    return [Stage(run, *cost) for run, cost in zip(runs, costs, strict=True)]
+
+    def stages(runs: list[Run]) -> list[Stage[Run]]:
+        return [Stage(run, *cost) for run, cost in zip(runs, costs, strict=True)]
+
+    runs = read_runs(
+        folders,
+        patients=patients,
+        seed=seed,
+        check=lambda found: points_by_seed(stages(found)),
+        on_done=on_done,
+    )
+    return stages(runs)
 
 
 def cost_of(result: Result) -> tuple[int, float, float | None, float]:

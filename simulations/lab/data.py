@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -207,7 +208,11 @@ def write_federation(
     count = 0
     hashed = {name: hashlib.sha256() for name in ("signal.bin", "valid.bin")}
     new = {name: folder / f"{name}.new" for name in (*hashed, "patients.parquet")}
-    with new["signal.bin"].open("wb") as signal, new["valid.bin"].open("wb") as valid:
+    with (
+        _whole_or_gone(new),
+        new["signal.bin"].open("wb") as signal,
+        new["valid.bin"].open("wb") as valid,
+    ):
         for info, rows in sites:
             _check(rows)
             if not infos or infos[-1] is not info:
@@ -254,6 +259,17 @@ def write_federation(
     content["digest"] = digest_of([content["files"], content["sites"], _written(plain)])
     write_atomic(done, json.dumps(content, indent=1).encode())
     return FederationData(folder)
+
+
+@contextmanager
+def _whole_or_gone(new: Mapping[str, Path]) -> Iterator[None]:
+    """Half-written files would take the room that a full disk lacks."""
+    try:
+        yield
+    except BaseException:
+        for path in new.values():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _written(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:

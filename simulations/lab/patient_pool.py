@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,9 +45,10 @@ class PatientPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._signal.close()
-        self._valid.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with ExitStack() as stack:  # closing writes what is left, which a full disk refuses
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            stack.callback(self._valid.close)
+            stack.callback(self._signal.close)
 
     def write(self, signal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Piece:
         """Append windows whose patient is added later."""

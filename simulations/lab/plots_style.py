@@ -117,17 +117,24 @@ def draw(
     Args:
         mode: of the files; 0o600 where they show a patient's signal.
     """
-    paths = tuple(folder / f"{name}.{kind}" for kind in FORMATS)
+    caption, files = drawn(name, make)
+    paths = tuple(folder / one for one in files)
+    for path in paths:
+        write_atomic(path, files[path.name], mode=mode)
+    if not paths:
+        for kind in FORMATS:
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    return Plot(name, title, caption, paths)
+
+
+def drawn(name: str, make: Callable[[], tuple[Figure, str]]) -> tuple[str, dict[str, bytes]]:
+    """Caption and files, by their names, of a plot that is not written; the reason and none."""
     with style():
         try:
             figure, caption = make()
         except CannotDraw as reason:
-            for path in paths:
-                path.unlink(missing_ok=True)
-            return Plot(name, title, str(reason))
-        for path in paths:
-            write_atomic(path, rendered(figure, path.suffix[1:]), mode=mode)
-    return Plot(name, title, caption, paths)
+            return str(reason), {}
+        return caption, {f"{name}.{kind}": rendered(figure, kind) for kind in FORMATS}
 
 
 def rendered(figure: Figure, kind: str) -> bytes:

@@ -187,6 +187,15 @@ def main(folder: str, parent: str, spent: str) -> None:
         import traceback
 
         traceback.print_exc()
-        error = f"{type(fault).__name__}; see {task.log}"
+        error = f"{_why(fault)}; see {task.log}"
     seconds = float(spent) + time.monotonic() - began
     Outcome("failed" if error else "finished", error, seconds).save(task.outcome)
+
+
+def _why(fault: Exception) -> str:
+    """The kind of a fault that nobody foresaw. Of the system's, its words too; of no other: they
+    may quote what was read of a patient, and a file's name may be one's identifier."""
+    kind = type(fault).__name__
+    if not isinstance(fault, OSError) or fault.errno is None:
+        return kind
+    return f"{kind}: {os.strerror(fault.errno)}"

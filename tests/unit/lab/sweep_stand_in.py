@@ -6,6 +6,7 @@ go wrong is told by `participation.step_s`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from shared_model.canonical import digest_of
 from shared_model.errors import OurMistake
 from simulations.lab.experiment import Experiment
 
-FAILS, CRASHES, WAITS, BREAKS = 2.0, 3.0, 4.0, 5.0
+FAILS, CRASHES, WAITS, BREAKS, FULL = 2.0, 3.0, 4.0, 5.0, 6.0
 
 
 def conduct(experiment: Experiment, folder: Path, cache: Path) -> None:
@@ -33,6 +34,8 @@ def conduct(experiment: Experiment, folder: Path, cache: Path) -> None:
         raise OurMistake("It was told to fail.", do="Mend it.")
     if told == BREAKS:
         raise ZeroDivisionError
+    if told == FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "patient-17.csv")
     if told == CRASHES:
         os._exit(7)
     if told == WAITS and not mended:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from shared_model import mae, warm_start
+from shared_model import mae, outputs, warm_start
 from shared_model.errors import OurMistake, Refused
 from simulations import cli_export, onnx_export
 from simulations.cli import app
@@ -145,16 +145,16 @@ def test_an_export_that_cannot_be_written_leaves_nothing(
     """A disk that is full at the second file; and a folder with other files is no obstacle."""
     exporting(monkeypatch, "fingerprint.onnx", "fingerprint.int8.onnx")
     (tmp_path / "notes.txt").write_text("mine")
-    whole = cli_export.write_atomic
+    whole = outputs.write_atomic
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path, data: bytes, *, mode: int) -> None:
         if "int8" in path.name:
             raise OSError(errno.ENOSPC, "full")
-        whole(path, data)
+        whole(path, data, mode=mode)
 
     words = ["export", "warm-start", "-o", str(tmp_path), "--json"]
     with monkeypatch.context() as patch:
-        patch.setattr(cli_export, "write_atomic", full_disk)
+        patch.setattr(outputs, "write_atomic", full_disk)
         done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, OurMistake)
     assert "No space left" in done.exception.message

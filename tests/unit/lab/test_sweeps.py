@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from pyarrow import parquet
+from typer.testing import CliRunner
 
 from shared_model.errors import OurMistake
 from shared_model.locks import locked
-from simulations.cli_sweep import on_the_bar
+from simulations import cli_sweep
+from simulations.cli_ended import going_on
+from simulations.cli_sweep import SAME_COMMAND, on_the_bar
+from simulations.lab import sweeps
 from simulations.lab.experiment import Experiment
 from simulations.lab.space import Sweep, points_of
 from simulations.lab.sweep_run import Outcome
 from simulations.lab.sweeps import Swept, again, sweep
 
 CONDUCT = "sweep_stand_in:conduct"
-FAILS, CRASHES, WAITS, BREAKS = 2.0, 3.0, 4.0, 5.0
+FAILS, CRASHES, WAITS, BREAKS, FULL = 2.0, 3.0, 4.0, 5.0, 6.0
 """As in `sweep_stand_in`, which only the runs' own processes import."""
 
 
@@ -89,7 +95,7 @@ def test_any_number_of_workers_makes_the_same_table(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_is_a_row_and_ends_nothing(tmp_path: Path) -> None:
     """An error in words, an unforeseen one, a process that dies: the others are finished."""
-    asked = of(grid={"participation.step_s": [1.0, FAILS, CRASHES, BREAKS, 1.5]})
+    asked = of(grid={"participation.step_s": [1.0, FAILS, CRASHES, BREAKS, FULL, 1.5]})
     told: list[str] = []
     found = sweep(
         asked,
@@ -103,14 +109,46 @@ def test_a_run_that_fails_is_a_row_and_ends_nothing(tmp_path: Path) -> None:
         "failed",
         "failed",
         "failed",
+        "failed",
         "finished",
     ]
     assert found.rows[1]["error"] == "It was told to fail. Mend it."
     assert "ended with status 7" in found.rows[2]["error"]
     assert found.rows[3]["error"].startswith("ZeroDivisionError")
+    assert found.rows[4]["error"].startswith("OSError: No space left on device; see")
+    assert "patient-17" not in found.rows[4]["error"]  # a file may be called by an identifier
     assert "loss" not in found.rows[1]
-    assert any("3 runs failed" in line for line in found.words)
+    assert any("4 runs failed" in line for line in found.words)
     assert sum("It was told to fail." in line for line in told) == 1
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.5], [1.0, FAILS]])
+def test_a_command_whose_runs_failed_says_so_by_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float]
+) -> None:
+    """It ended with 0, and a script went on with what was not there. The table is shown all the
+    same, with the cause."""
+    found = sweep(
+        of(
+            grid={
+                "participation.step_s": values,
+                **{f"federation.{name}": [20] for name in ("hospitals", "patients")},
+                **{"privacy.mode": ["local"], "privacy.epsilon": [1.0]},
+            }
+        ),
+        tmp_path / "out",
+        workers=2,
+        conduct=CONDUCT,
+    )
+    monkeypatch.setattr(sweeps, "sweep", lambda *_, **__: found)
+    app = typer.Typer()
+    cli_sweep.register(app)
+    for command in (["sweep", "sweep.toml", "-o", "new"], ["frontier", str(tmp_path / "out")]):
+        for more in ([], ["--json"]):
+            done = CliRunner().invoke(app, [*command, *more])
+            assert done.exit_code == int(FAILS in values), done.output
+            assert "loss" in done.output
+            assert ("It was told to fail. Mend it." in done.output) == (FAILS in values)
 
 
 def test_resume_keeps_what_is_finished_and_tries_what_failed(tmp_path: Path) -> None:
@@ -132,19 +170,23 @@ def test_a_larger_sweep_takes_over_what_a_smaller_one_found(tmp_path: Path) -> N
     assert found.rows[0]["model"] == first.rows[0]["model"]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_sweep_ends_its_runs_and_goes_on_later(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
 ) -> None:
-    """Ctrl-C while a run is at work: it is ended, it has no outcome, and resume finishes it."""
+    """Ctrl-C or SIGTERM while a run is at work: it is ended, it has no outcome, and resume finishes
+    it."""
     out, asked = tmp_path / "out", of(grid={"participation.step_s": [1.0, WAITS]})
 
     def interrupt(done: int, total: int, what: str) -> None:
         if done == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt), on_the_bar():
+    with pytest.raises(typer.Exit) as ended, going_on(out, SAME_COMMAND), on_the_bar():
         sweep(asked, out, workers=1, conduct=CONDUCT, on_run=interrupt)
-    assert "go on with the same command and --resume" in capsys.readouterr().err
+    assert ended.value.exit_code == status
+    said = capsys.readouterr().err
+    assert f"Ended by {number.name}. Go on with: the same command and --resume" in said
     waiting = points_of(asked)[1].name
     assert Outcome.read(out / "runs" / waiting / "outcome.json") is None
     (out / "mended").touch()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from shared_model import mae, warm_start, weights
 from shared_model.config import ModelConfig
-from shared_model.errors import FedprintError, OurMistake
+from shared_model.errors import FedprintError, OurMistake, Refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -362,6 +364,51 @@ def test_what_cannot_be_written_or_trained_is_refused_before_the_first_step(
     refused = CliRunner().invoke(app, ["warm-start", *words]).exception
     assert isinstance(refused, OurMistake)
     assert said in refused.message
+
+
+@pytest.mark.parametrize("end", [".safetensors", ".json", ".png"])
+def test_an_earlier_warm_start_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Hours of training were lost without a word; of another preset there is nothing to lose."""
+    from simulations import pretrain
+    from simulations.cli import app
+
+    def train(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(pretrain, "train", train)
+    (tmp_path / f"warm_start_tiny{end}").write_bytes(b"earlier")
+    refused = CliRunner().invoke(app, ["warm-start", str(tmp_path)]).exception
+    assert isinstance(refused, Refused)
+    assert f"holds warm_start_tiny{end} already" in refused.message
+    assert "move" in refused.do
+    assert (tmp_path / f"warm_start_tiny{end}").read_bytes() == b"earlier"
+    other = CliRunner().invoke(app, ["warm-start", str(tmp_path), "--preset", "small"]).exception
+    assert isinstance(other, AssertionError)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    """And that without --keep nothing is."""
+    from simulations import pretrain
+    from simulations.cli import app
+
+    def train(*_: object, on_keep: Callable[..., None], **__: object) -> None:
+        on_keep(250, {})
+        on_keep(500, {})
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(pretrain, "train", train)
+    done = CliRunner().invoke(app, ["warm-start", str(tmp_path / "out")])
+    assert done.exit_code == status
+    assert f"Ended by {number.name}. Nothing is kept: with --keep FOLDER" in done.stderr
+    keep = tmp_path / "kept"
+    done = CliRunner().invoke(app, ["warm-start", str(tmp_path / "out"), "--keep", str(keep)])
+    assert done.exit_code == status
+    assert f"--start-from {keep / 'tiny-00500.safetensors'}" in done.stderr
 
 
 def test_the_manifest_names_every_option_that_the_weights_depend_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +121,20 @@ def test_windows_are_drawn_of_a_known_collection_alone_and_for_the_owner(tmp_pat
         pairs_of(signal, [0, 0, 1, 2, 2, 3]), site=site, sites=("icu_alarms_a", "icu_alarms_a")
     )
     one = cross_modal._direction(pairs, signal[:, 0], 0, rates, rates, rates, rates > 99)
-    plots = cross_modal_figures.draw_all(tmp_path, pairs, {"ppg_to_ecg": one})
-    assert not plots[0].files
-    assert "open collections" in plots[0].caption
     known = replace(pairs, drawn=(False, True))
     assert known.may_be_drawn().tolist() == [False] * 3 + [True] * 3
-    examples, rates_plot = cross_modal_figures.draw_all(tmp_path, known, {"ppg_to_ecg": one})
-    assert [path.stat().st_mode & 0o777 for path in examples.files] == [0o600, 0o600]
-    assert rates_plot.files[0].stat().st_mode & 0o777 == 0o644
+    shown = cross_modal_figures.draw_all(known, {"ppg_to_ecg": one})
+    shown.write(tmp_path, {"measured.json": b"{}"})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    examples = {f"cross-modal-ppg-to-ecg.{kind}": 0o600 for kind in ("pdf", "svg")}
+    rest = ("cross-modal-rates.pdf", "cross-modal-rates.svg", "measured.json")
+    assert modes == examples | dict.fromkeys(rest, 0o644)
+    digest = sha256((tmp_path / "cross-modal-ppg-to-ecg.svg").read_bytes()).hexdigest()
+    assert shown.about["cross-modal-ppg-to-ecg"]["sha256"] == digest
+    hidden = cross_modal_figures.draw_all(pairs, {"ppg_to_ecg": one})
+    assert "open collections" in (hidden.about["cross-modal-ppg-to-ecg"]["caption"] or "")
+    hidden.write(tmp_path, {})
+    assert {path.name for path in tmp_path.iterdir()} == set(rest)
 
 
 def test_a_channel_is_made_without_a_look_at_it() -> None:
