@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -163,15 +164,18 @@ def _understood(
 ) -> dict[str, str | float]:
     """Labels without words where the probes read a number: one such cell ("ca. 80") would make
     classes of all."""
+    from simulations.probes.task import as_number
     from simulations.probes.truths import NUMBERS
 
-    words = {
-        name
-        for name, value in labels.items()
-        if name.casefold() in NUMBERS and not isinstance(value, float)
-    }
-    no_numbers.update(name.casefold() for name in words)
-    return {name: value for name, value in labels.items() if name not in words}
+    found: dict[str, str | float] = {}
+    for name, value in labels.items():
+        if name.casefold() not in NUMBERS:
+            found[name] = value
+        elif math.isnan(known := as_number(str(value))):
+            no_numbers[name.casefold()] += 1
+        else:
+            found[name] = known
+    return found
 
 
 def _merged(recordings: list[dict[str, str | float]]) -> dict[str, str | float]:

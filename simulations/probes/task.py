@@ -289,13 +289,18 @@ def word_of(recording: Recording, label: str) -> str:
 _DECIMAL_COMMA = re.compile(r"^([+-]?[0-9]{1,3}),([0-9]{1,2})$")
 
 
-def number(recording: Recording, label: str) -> float:
-    """A label as a number; NaN if it is none. "63,5" is one; "1,234" may be a thousand, and a list
-    of codes ("1,2,3") is none."""
+def as_number(word: str) -> float:
+    """NaN if it is none. "63,5" is one; "1,234" may be a thousand, and a list of codes ("1,2,3") is
+    none."""
     try:
-        return float(_DECIMAL_COMMA.sub(r"\1.\2", word_of(recording, label)))
+        return float(_DECIMAL_COMMA.sub(r"\1.\2", word))
     except ValueError:
         return float("nan")
+
+
+def number(recording: Recording, label: str) -> float:
+    """A label as a number; NaN if it is none."""
+    return as_number(word_of(recording, label))
 
 
 def sex_of(recording: Recording) -> str:

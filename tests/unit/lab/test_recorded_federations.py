@@ -311,6 +311,7 @@ def test_one_word_among_ages_makes_no_classes_of_them(tmp_path: Path) -> None:
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     ages = [float(row["age"]) for row in rows]
     rows[1]["age"], rows[1]["sex"] = "ca. 80", "not said"
+    rows[2]["age"], ages[2] = "63,5", 63.5
     with table.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, list(rows[0]))
         out.writeheader()
