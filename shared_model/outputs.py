@@ -18,6 +18,7 @@ import errno
 import json
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -101,8 +102,12 @@ def write_all(
     Raises:
         OurMistake: one cannot be written.
     """
-    beside = {folder / name: folder / f".{name}.whole" for name in files}
+    ours = secrets.token_hex(4)  # two may write at once
+    beside = {folder / name: folder / f".{name}.{ours}" for name in files}
     try:
+        for path in beside:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path, whole in beside.items():
             mode = 0o600 if path.name in private else 0o644
             write_atomic(whole, files[path.name], mode=mode)

@@ -151,7 +151,7 @@ _WHO_HOLDS = ("federation.hospitals", "federation.patients", "federation.partiti
 _TOLD_ELSEWHERE = frozenset(
     {"model.begin_with", "model.weights"}  # the first weights' digest is compared
     | {"privacy.mode", "privacy.clipping_norm"}  # neither clips nor adds noise
-    | {"participation.minimum_contributors"}
+    | {"participation.minimum_contributors", "participation.sites_per_round"}  # see below
 )
 _LOSS = frozenset(
     f"algorithm.{name}"

@@ -263,11 +263,16 @@ def _write(output: Path, preset: str, weights: Weights, manifest: dict[str, Any]
     from shared_model import weights as weights_io
 
     stem = f"warm_start_{preset}"
-    write_atomic(output / f"{stem}.safetensors", weights_io.to_bytes(weights))
-    write_atomic(output / f"{stem}.json", outputs.document(manifest, indent=1).encode())
     image = io.BytesIO()
     curve_of(manifest).savefig(image, dpi=120, format="png")
-    write_atomic(output / f"{stem}.png", image.getvalue())
+    outputs.write_all(
+        output,
+        {
+            f"{stem}.safetensors": weights_io.to_bytes(weights),
+            f"{stem}.json": outputs.document(manifest, indent=1).encode(),
+            f"{stem}.png": image.getvalue(),
+        },
+    )
 
 
 def curve_of(manifest: dict[str, Any]) -> Figure:

@@ -110,10 +110,15 @@ def refuse_other_mappings(run: str, then: MappingOf[str, str], folders: Iterable
         then: `own_mappings` of the run.
 
     Raises:
-        OurMistake: a folder that both read is not read alike.
+        OurMistake: a folder that both read is not read alike, or is not there.
     """
     for folder in folders:
         name = plain(place_of(folder)).replace("\n", " ")
+        if not folder.is_dir():
+            raise OurMistake(
+                f"The folder {folder} that the run {run} has read is not there.",
+                do="Put it back: who was read follows from its recordings' names.",
+            )
         now = own_mapping(folder)
         if then.get(name) != (None if now is None else now.digest):
             raise OurMistake(

@@ -77,8 +77,6 @@ _TIME_NAMES = (
 )
 _TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
-_WITH_COMMA = re.compile(r"^[+-]?\d+(,\d+)?(e[+-]?\d+)?$", re.ASCII | re.IGNORECASE)
-_THOUSANDS = re.compile(r"^[+-]?[1-9]\d{0,2}(,\d{3})+$", re.ASCII)
 _MAXIMUM_STRETCH = 10.0
 """A recording whose gaps make it longer than 10 times its samples is refused."""
 
@@ -95,8 +93,7 @@ class Dialect:
 
 
 def looks_like(head: bytes) -> bool:
-    """True for text whose first line beside comments has two names or more, or one over numbers
-    (with a point, or all with a decimal comma)."""
+    """True for text whose first line beside comments has two names or more, or one over numbers."""
     if b"\x00" in head:
         return False
     try:
@@ -344,9 +341,7 @@ def _dialect(text: str) -> Dialect | None:
         if not body or not all(
             _is_number(line.strip()) or line.strip() in MISSING for line in body
         ):
-            if not _decimal_commas(lines[skip + 1 :]):
-                return None
-            delimiter = ";"  # the commas are the numbers' own
+            return None
     header = tuple(cell.strip() for cell in next(csv.reader([first], delimiter=delimiter)))
     if all(_is_number(cell) for cell in header) or (not body and "" in header):
         return None  # numbers without names, or a sentence with a comma
@@ -355,15 +350,6 @@ def _dialect(text: str) -> Dialect | None:
         return None
     decimal = "," if delimiter == ";" and body and not any("." in line for line in body) else "."
     return Dialect(delimiter, skip, header, tuple(line for line in comments if line), decimal)
-
-
-def _decimal_commas(lines: list[str]) -> bool:
-    """Whether one column below a name is numbers with a decimal comma. "1,234" alone is not, for
-    it may be a thousand; "1652,971" is."""
-    cells = [line.strip() for line in lines if line.strip() not in MISSING]
-    return all(_WITH_COMMA.match(cell) for cell in cells) and any(
-        "," in cell and not _THOUSANDS.match(cell) for cell in cells
-    )
 
 
 def _width(line: str, delimiter: str) -> int:

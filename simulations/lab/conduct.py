@@ -86,7 +86,7 @@ def run(
         folder.begin(experiment)
         say(Progress("patients", 0, experiment.rounds))
         data = _federation(experiment, folder, cache, say)
-        folder.settle_data(data.digest)
+        folder.settle_data(data.digest, data.mappings)
         settled = settle(experiment, data, folder.state / "sites")
         loop = Loop(experiment, folder, data, settled, observers, say)
         begun = loop.restore()

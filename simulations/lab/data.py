@@ -99,6 +99,11 @@ class FederationData:
 
     folder: Path
 
+    @property
+    def mappings(self) -> dict[str, str]:
+        """Digests of the mappings by which folders were read that have one of their own."""
+        return dict(self.about["source"].get("mappings", {}))
+
     @cached_property
     def about(self) -> dict[str, Any]:
         """federation.json.

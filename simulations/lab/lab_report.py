@@ -75,7 +75,7 @@ def write(
     found = words.findings(run)
     path = folder / "report.html"
     title, sections = f"Experiment {run.experiment.name}", _sections(run, plots, found)
-    real = run.experiment.federation.source == "folders" and show_signals
+    real = run.experiment.federation.source == "folders"  # a point of a map is a patient
     mode = 0o600 if real else 0o644
     write_report(path, title, _subtitle(run), notices, sections, mode=mode)
     return Report(path, tuple(plots), (*notices, *found))

@@ -64,7 +64,10 @@ def draw_all(
         on_plot("Each sensor from the other")
         made += _reconstructions(run, folder, show_signals=show_signals)
         on_plot("Fingerprints")
-        made.append(draw(folder, FINGERPRINTS, "Maps of fingerprints", partial(_maps, run, umap)))
+        real = run.experiment.federation.source == "folders"  # a point is a patient
+        mode = 0o600 if real else 0o644
+        maps = partial(_maps, run, umap)
+        made.append(draw(folder, FINGERPRINTS, "Maps of fingerprints", maps, mode=mode))
     return made
 
 

@@ -23,7 +23,6 @@ from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 from shared_model.locks import locked
 from simulations.lab.experiment import Experiment
-from simulations.site_mapping import own_mappings
 
 _PACKAGES = ("fedprint", "flwr", "numpy", "opacus", "dp-accounting", "pyarrow", "ray", "torch")
 _LOCK = ".lock"
@@ -96,7 +95,6 @@ class RunFolder:
                 "identity": experiment.identity,
                 "code": code,
                 "data": None,
-                "mappings": own_mappings(map(Path, experiment.federation.folders)),
                 "versions": _versions(),
                 "machine": _machine(),
                 "command": sys.argv,
@@ -117,8 +115,9 @@ class RunFolder:
         write_atomic(self.path / "experiment.toml", experiment.to_toml().encode())
         self._write("provenance.json", content)
 
-    def settle_data(self, digest: str) -> None:
-        """Write down the federation's digest; or see that it is the same as before.
+    def settle_data(self, digest: str, mappings: Mapping[str, str]) -> None:
+        """Write down the federation's digest and the mappings by which its folders were read; or
+        see that it is the same as before.
 
         Raises:
             Refused: it is another federation ("data").
@@ -130,7 +129,7 @@ class RunFolder:
                 reason="data",
                 do="Run the experiment anew in another folder.",
             )
-        self._write("provenance.json", content | {"data": digest})
+        self._write("provenance.json", content | {"data": digest, "mappings": dict(mappings)})
 
     def write_result(self, content: Mapping[str, Any]) -> None:
         """result.json: the run is done."""

@@ -10,6 +10,7 @@ never in memory all at once.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from simulations.lab.from_formulas import natural_sites
 from simulations.lab.from_pool import fill, shared_out
 from simulations.lab.patient_pool import PatientPool
 from simulations.lab.site_rows import OnProgress
-from simulations.site_mapping import HOW_READ
+from simulations.site_mapping import HOW_READ, own_mappings
 
 _WINDOW_BYTES = 2 * 2 * WINDOW_SAMPLES + 2 * TOKENS
 SAYS = {
@@ -61,12 +62,30 @@ def prepare(
     key = key_of(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     if experiment.federation.source == "folders":
-        folder.chmod(0o700)  # before anything is in it: it will hold people's signals
+        _close(folder)
     with locked(folder / ".lock"):
         found = _fitting(folder, key)
         if found is not None:
             return found
         return _write(experiment, folder, key, on_progress or (lambda what, done, total: None))
+
+
+def _close(folder: Path) -> None:
+    """For its owner alone, before people's signals are in it."""
+    found = {one.name for one in folder.iterdir()}
+    if found and not found & {".lock", "federation.json"}:
+        raise OurMistake(
+            f"{folder} holds other things, and a federation of real recordings is its owner's "
+            "alone.",
+            do="Name a new folder.",
+        )
+    try:
+        folder.chmod(0o700)
+    except OSError as error:
+        raise OurMistake(
+            f"{folder} cannot be made its owner's alone: {os.strerror(error.errno or 0)}.",
+            do="Name a folder of your own.",
+        ) from error
 
 
 def prepare_shared(
@@ -110,6 +129,7 @@ def _write(
         "code": code_digest(),
         "packages": _versions(),
         "left_out": {},
+        "mappings": own_mappings(map(Path, federation.folders)),
     }
     if federation.source != "folders":
         _room(folder, experiment)

@@ -20,7 +20,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from shared_model.children import tether
 from shared_model.errors import FedprintError
@@ -108,6 +108,13 @@ def by_conduct(experiment: Experiment, folder: Path, cache: Path) -> None:
     conduct.run(experiment, folder, resume=True, cache=cache)
 
 
+def private_log(path: Path) -> BinaryIO:
+    """To append to, for this user alone: a fault's words may be of a patient."""
+    log = path.open("ab")
+    os.fchmod(log.fileno(), 0o600)
+    return log
+
+
 def carry_out(task: Task, stopping: Stopping | None = None) -> Outcome:
     """Carry a run out in a new process and wait for its end; what is finished is not begun again.
 
@@ -125,7 +132,7 @@ def carry_out(task: Task, stopping: Stopping | None = None) -> Outcome:
     task.outcome.unlink(missing_ok=True)
     told = asdict(task) | {"folder": str(task.folder), "cache": str(task.cache)}
     write_atomic(task.folder / "task.json", json.dumps(told).encode())
-    with task.log.open("ab") as log:
+    with private_log(task.log) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(task.folder),
              str(os.getpid()), str(spent)],

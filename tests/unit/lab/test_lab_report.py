@@ -183,7 +183,7 @@ def test_signals_of_real_people_are_drawn_only_when_asked(tmp_path):
     assert not plots["reconstructions"].files
     assert "--show-signals" in plots["reconstructions"].caption
     assert not list((tmp_path / "plots").glob("reconstructions*"))
-    assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o600  # a point is a patient
     page = lab_report.write(tmp_path, show_signals=True)
     shown = drawn(page.plots)
     assert "REAL PEOPLE" in shown["reconstructions-1"].caption

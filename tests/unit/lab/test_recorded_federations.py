@@ -13,17 +13,21 @@ import pytest
 import torch
 
 from client.ingest import prepare_recording
-from client.records import Recording, guess_mapping, read_folder
+from client.mapping import ChannelMapping
+from client.records import MAPPING_FILE, Recording, guess_mapping, read_folder
 from shared_model import mae
 from shared_model.config import LocalTraining
 from shared_model.errors import OurMistake
 from shared_model.losses import unit_loss
 from shared_model.patches import draw_patch_masks, fold
 from simulations.cohort import SiteEffects, draw_cohort, write_site
-from simulations.lab import sources
+from simulations.lab import conduct, sources
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
+from simulations.lab.run_folder import RunFolder
 from simulations.lots import lot_of
+from simulations.probes.unseen import Seen
+from simulations.site_mapping import own_mappings
 from simulations.unseen_losses import Unseen, losses, unseen_by
 
 WARD = SiteEffects(name="ward", missing=0.3, rhythms={"sinus": 0.5, "af": 0.5})
@@ -112,6 +116,35 @@ def test_signals_of_people_are_their_owners_alone(folders: list[Path], tmp_path:
         data.folder.chmod(0o755)
     shared = sources.prepare_shared(made, tmp_path / "cache")
     assert stat.S_IMODE(shared.folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_with_other_things_is_not_closed(folders: list[Path], tmp_path: Path) -> None:
+    """`-o .` took everybody's rights to a group's share away."""
+    (tmp_path / "share").mkdir(mode=0o755)
+    (tmp_path / "share" / "notes.txt").write_text("ours", encoding="utf-8")
+    with pytest.raises(OurMistake, match="holds other things"):
+        sources.prepare(experiment(folders), tmp_path / "share")
+    assert stat.S_IMODE((tmp_path / "share").stat().st_mode) == 0o755
+
+
+def test_a_run_notes_the_mapping_that_its_patients_were_read_by(tmp_path: Path) -> None:
+    """Also one that came after a first try had found nobody."""
+    ward, run = tmp_path / "ward", tmp_path / "run"
+    write_site(ward, draw_cohort(np.random.default_rng(1), 8, 2, WARD), "parquet")
+    mapping = guess_mapping(ward)
+    nobody = mapping.model_copy(update={"fs_column": "none", "ecg": ChannelMapping(names=("x",)),
+                                        "ppg": ChannelMapping(names=("y",))})  # fmt: skip
+    (ward / MAPPING_FILE).write_text(nobody.to_toml(), encoding="utf-8")
+    asked = experiment([ward], held_out=0.25).with_values({"rounds": 1, "privacy.sample_rate": 0.5})
+    with pytest.raises(OurMistake, match="no patient"):
+        conduct.run(asked, run)
+    (ward / MAPPING_FILE).write_text(mapping.to_toml(), encoding="utf-8")
+    folder = RunFolder(run)
+    with folder.held(resume=True):
+        folder.begin(asked)
+        data = sources.prepare(asked, run / "federation")
+        folder.settle_data(data.digest, data.mappings)
+    assert Seen.by(run).mappings == own_mappings([ward]) != {}
 
 
 def test_only_patients_of_the_lots_are_read_and_two_halves_are_all(

@@ -18,6 +18,7 @@ from simulations.lab.run_folder import RunFolder
 from simulations.lots import Lots, lot_of, place_of
 from simulations.probes.task import People, Task, recordings
 from simulations.probes.unseen import Seen, unseen_words, without
+from simulations.site_mapping import own_mappings
 
 PATIENTS = 40
 FOLDERS = ("clinic", "ward")
@@ -184,6 +185,7 @@ def test_a_folder_that_is_read_otherwise_now_says_nothing_of_who_was_read(tmp_pa
     run = RunFolder(tmp_path / "run")
     with run.held(resume=False):
         run.begin(made)
+        run.settle_data("d", own_mappings([ward]))
     seen_now = Seen.by(tmp_path / "run")
     seen_now.refuse_read_otherwise([ward])
     (ward / MAPPING_FILE).write_text("one_file_is_one_patient = true", encoding="utf-8")
@@ -193,6 +195,7 @@ def test_a_folder_that_is_read_otherwise_now_says_nothing_of_who_was_read(tmp_pa
     mapped = RunFolder(tmp_path / "mapped")
     with mapped.held(resume=False):
         mapped.begin(made)
+        mapped.settle_data("d", own_mappings([ward]))
     Seen.by(tmp_path / "mapped").refuse_read_otherwise([ward])
     (ward / MAPPING_FILE).unlink()
     with pytest.raises(OurMistake, match="by another mapping"):

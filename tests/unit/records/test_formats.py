@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.mapping import Mapping
-from client.records import ReadFault, Recording, count_recordings, guess_mapping, read_folder
+from client.records import Recording, count_recordings, guess_mapping, read_folder
 from shared_model.errors import OurMistake
 
 
@@ -96,35 +96,6 @@ def test_rows_that_are_absent_from_a_csv_become_missing_samples(
     assert samples.size == 1500
     assert np.all(np.isnan(samples[300:425]))
     np.testing.assert_allclose(samples[425:], make.ecg()[425:], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("cells", "read"),
-    [
-        (["1652,971", "2590,262", "12", "-0,5"], [1652.971, 2590.262, 12.0, -0.5]),
-        (["0,123", "", "0,25", "1e3"], [0.123, 0.25, 1000.0]),
-        (["1652.971", "12", "0.5"], [1652.971, 12.0, 0.5]),  # a point, as before
-        (["1,234", "2,590", "952"], None),  # thousands, or not
-        (["1652,971", "2590.262"], None),
-        (["1652,971", "word"], None),
-        (["1,2,3", "4,5,6"], None),
-        (["12,", "13,"], None),
-    ],
-)
-def test_one_column_with_decimal_commas_is_read_where_nothing_else_can_be_meant(
-    tmp_path: Path, cells: list[str], read: list[float] | None
-) -> None:
-    """180 files of a practice were "not-a-recording", the rate of each in the table."""
-    (tmp_path / "m0.csv").write_text("\n".join(["pleth", *cells, ""]), encoding="utf-8")
-    (tmp_path / "recordings.csv").write_text("recording,patient_id,fs_hz\nm0,q0,100\n")
-    (item,) = read_folder(tmp_path)
-    if read is None:
-        assert isinstance(item, ReadFault)
-        assert item.cause == "not-a-recording"
-        return
-    assert isinstance(item, Recording)
-    assert item.channels["ppg"].fs_hz == 100.0
-    assert item.channels["ppg"].samples.tolist() == read
 
 
 def test_csv_with_semicolons_and_decimal_commas_is_read(tmp_path: Path, make: ModuleType) -> None:
