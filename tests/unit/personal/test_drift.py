@@ -56,7 +56,7 @@ def icu(model, tmp_path_factory):
         home = site.node(tmp_path_factory.mktemp("icu"))
         site.write(home, site.items_of(recordings, change), "icu")
         found = drift.measure(open_store(home), model)
-        fresh = tuple(f"{id(home)}-{row}" for row in range(len(found.pseudonyms)))
+        fresh = tuple(f"{home.root}-{row}" for row in range(len(found.pseudonyms)))
         return replace(found, pseudonyms=fresh)
 
     return measured(first), lambda change=lambda one: one: measured(second, change)
