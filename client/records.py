@@ -6,7 +6,6 @@ the rest.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
@@ -30,8 +29,9 @@ from client.identifiers import Finding, find_in_name, find_in_texts, safe_name
 from client.labels import labels_of
 from client.mapping import Mapping, Role, lead_of, unit_of
 from client.pseudonyms import same_patient
+from client.record_files import MAPPING_FILE, File, ReadFault, walk
 from client.tables import Row, Tables
-from shared_model.errors import DataFault, OurMistake
+from shared_model.errors import DataFault
 
 if TYPE_CHECKING:
     from client.guess import Guess
@@ -49,11 +49,6 @@ __all__ = [
     "guess_mapping",
     "read_folder",
 ]
-
-_MAXIMUM_FILES = 1_000_000
-MAPPING_FILE = "fedprint-mapping.toml"
-"""In a folder: no recording. `fedprint-lab` reads the folder by it (`simulations.site_mapping`); a
-node does only if it is told to, with --mapping."""
 
 
 @dataclass(frozen=True)
@@ -97,24 +92,6 @@ class Recording:
     file: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True)
-class ReadFault:
-    """A file, or a part of one, that did not become a recording. `file` is safe to show."""
-
-    file: str
-    cause: str
-    message: str
-    do: str = ""
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    relative: str
-    shown: str
-
-
 def read_folder(
     path: Path, mapping: Mapping | None = None, *, tables: tuple[Path, ...] = ()
 ) -> Iterator[Recording | ReadFault]:
@@ -123,8 +100,8 @@ def read_folder(
     `mapping`: how to read; None guesses it. `tables`: beside one file, read with it. Whatever is
     wrong with a file comes as a ReadFault. Raises OurMistake if `path` is no file and no folder.
     """
-    files, faults = _walk(path)
-    files = [*(_File(one, one.name, safe_name(one.name, 1)) for one in tables), *files]
+    files, faults = walk(path)
+    files = [*(File(one, one.name, safe_name(one.name, 1)) for one in tables), *files]
     yield from faults
     mapping = _guess(files).mapping() if mapping is None else mapping
     yield from _Reader(path if path.is_dir() else path.parent, files, mapping).read()
@@ -135,7 +112,7 @@ def guess_mapping(path: Path) -> Mapping:
 
     Raises OurMistake if `path` is neither a file nor a folder. Files with faults are passed over.
     """
-    return _guess(_walk(path)[0]).mapping()
+    return _guess(walk(path)[0]).mapping()
 
 
 def columns_left_out(path: Path) -> dict[str, str]:
@@ -143,7 +120,7 @@ def columns_left_out(path: Path) -> dict[str, str]:
 
     Raises OurMistake if `path` is neither a file nor a folder.
     """
-    return _guess(_walk(path)[0]).left_out
+    return _guess(walk(path)[0]).left_out
 
 
 def count_recordings(path: Path) -> int:
@@ -153,7 +130,7 @@ def count_recordings(path: Path) -> int:
     Raises OurMistake if `path` is neither a file nor a folder.
     """
     total = 0
-    for item in _walk(path)[0]:
+    for item in walk(path)[0]:
         try:
             kind = _format_of(read_head(item.path))
             if kind == "parquet":
@@ -167,7 +144,7 @@ def count_recordings(path: Path) -> int:
     return total
 
 
-def _guess(files: list[_File]) -> Guess:
+def _guess(files: list[File]) -> Guess:
     from client.guess import Guess
 
     guess = Guess()
@@ -187,7 +164,7 @@ def _guess(files: list[_File]) -> Guess:
 class _Reader:
     """One pass over the files of a folder."""
 
-    def __init__(self, root: Path, files: list[_File], mapping: Mapping) -> None:
+    def __init__(self, root: Path, files: list[File], mapping: Mapping) -> None:
         self.root = root
         self.files = files
         self.mapping = mapping
@@ -223,12 +200,12 @@ class _Reader:
                 name, "bad-table", "No recording belongs to this table.", findings=self._findings()
             )
 
-    def _read_table(self, item: _File, seen: Outline) -> None:
+    def _read_table(self, item: File, seen: Outline) -> None:
         rows = csv_file.read_table(item.path, seen)
         self.pending += find_in_name(item.relative, item.shown)
         self.pending += self.tables.add(item.path.parent, item.shown, seen, rows)
 
-    def _read_file(self, item: _File) -> Iterator[Recording | ReadFault]:
+    def _read_file(self, item: File) -> Iterator[Recording | ReadFault]:
         self.pending += find_in_name(item.relative, item.shown)
         try:
             seen = _outline(item.path, self.mapping)
@@ -261,7 +238,7 @@ class _Reader:
             yield self._fault(item, error)
 
     def _read_rows(
-        self, item: _File, seen: Outline, chosen: dict[str, str]
+        self, item: File, seen: Outline, chosen: dict[str, str]
     ) -> Iterator[Recording | ReadFault]:
         column = self.mapping.recording_column
         for number, parsed in enumerate(
@@ -280,7 +257,7 @@ class _Reader:
                 yield replace(fault, message=f"Row {number}: {fault.message}")
 
     def _settle(
-        self, item: _File, name: str, parsed: Parsed, row: Row | None, patient: str
+        self, item: File, name: str, parsed: Parsed, row: Row | None, patient: str
     ) -> Iterator[Recording | ReadFault]:
         """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
@@ -337,7 +314,7 @@ class _Reader:
         samples = signal.samples if factor == 1.0 else signal.samples * factor
         return Channel(samples, signal.fs_hz, unit, name)
 
-    def _fault(self, item: _File, error: DataFault) -> ReadFault:
+    def _fault(self, item: File, error: DataFault) -> ReadFault:
         return ReadFault(item.shown, error.cause, error.message, error.do, self._findings())
 
     def _findings(self) -> tuple[Finding, ...]:
@@ -376,49 +353,3 @@ def _outline(path: Path, mapping: Mapping | None) -> Outline:
         "It is none of WFDB, EDF, DICOM, CSV and Parquet.",
         do="Leave it out of the folder.",
     )
-
-
-def _is_mapping(path: Path, folder: str, name: str) -> bool:
-    """Of the folder itself; a link or a folder of that name is what it is."""
-    if name != MAPPING_FILE or folder != str(path):
-        return False
-    whole = path / name
-    return whole.is_file() and not whole.is_symlink()
-
-
-def _walk(path: Path) -> tuple[list[_File], list[ReadFault]]:
-    """Files below `path` in order of their names; links that leave the folder become faults."""
-    if path.is_file():
-        name = path.name
-        return [_File(path, name, safe_name(name, 1))], []
-    if not path.is_dir():
-        raise OurMistake("The path is neither a file nor a folder.", do="Check the path.")
-    root = path.resolve()
-    relatives: list[str] = []
-    for folder, folders, names in os.walk(path, followlinks=False):
-        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in linked
-        )
-        relatives += [
-            os.path.relpath(os.path.join(folder, name), path)
-            for name in (*names, *linked)
-            if not name.startswith(".") and not _is_mapping(path, folder, name)
-        ]
-        if len(relatives) > _MAXIMUM_FILES:
-            raise OurMistake(
-                f"The folder has more than {_MAXIMUM_FILES} files.", do="Add its parts one by one."
-            )
-    files, faults = [], []
-    for number, relative in enumerate(sorted(relatives), start=1):
-        item = _File(path / relative, relative, safe_name(relative, number))
-        real = item.path.resolve()
-        if real != root and root not in real.parents:
-            faults.append(
-                ReadFault(item.shown, "outside-folder", "It is a link that leaves the folder.")
-            )
-        elif item.path.is_dir():
-            faults.append(ReadFault(item.shown, "outside-folder", "It is a link to a folder."))
-        else:
-            files.append(item)
-    return files, faults

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from shared_model import weights as weights_io
+from shared_model.config import ModelConfig
 from shared_model.errors import OurMistake
+from shared_model.weights import Weights
 from simulations.fresh_patients import Scores, draw, score
 from simulations.gain_answers import BARS, NONE, gain_rows
 from simulations.lab.experiment import Experiment
@@ -97,10 +99,13 @@ def read_runs(
 
     refuse_twice(folders)
     results = [Result.open(folder) for folder in folders]
-    runs = []
+    runs: list[Run] = []
+    models: dict[str, tuple[ModelConfig, Weights]] = {}  # a digest's, loaded once
     for result in results:
         told = result.experiment
-        start = weights_io.digest(starting_model(told)[1])
+        model = starting_model(told)
+        start = weights_io.digest(model[1])
+        models.setdefault(start, model)
         runs.append(Run(name_of(told), told, start, result.digest, UNSCORED, UNSCORED))
     if check is not None:
         check(runs)
@@ -108,7 +113,7 @@ def read_runs(
     starts: dict[str, Scores] = {}
     scored = []
     for result, run in zip(results, runs, strict=True):
-        config, first = starting_model(run.experiment)
+        config, first = models[run.start]
         if run.start not in starts:
             starts[run.start] = score(config, first, fresh, seed)
         after = score(config, result.weights(), fresh, seed)

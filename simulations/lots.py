@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.canonical import digest
+from shared_model.terminal import plain
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ def place_of(folder: Path) -> str:
     """What a folder of recordings is called, whatever link leads to it: patients are told apart by
     it, and a run and a probe have to mean the same patient."""
     return folder.resolve().name
+
+
+def shown(name: str) -> str:
+    """A folder's name in one line of text that drives no terminal."""
+    return plain(name).replace("\n", " ")
 
 
 def lot_of(patient: str, folder: str) -> float:

@@ -117,9 +117,8 @@ def read_unseen(
     points_by_seed(stages)
     for result in results:
         _refuse_renamed(result)
-        then = result.provenance.get("mappings", {})  # absent before there were any
         read = map(Path, result.experiment.federation.folders)
-        refuse_other_mappings(result.folder.name, then, read)
+        refuse_other_mappings(result.folder.name, result.mappings, read)
     unseen = unseen_by([one.experiment for one in stages], on_progress)
     known = np.asarray(np.any(unseen.valid, axis=(1, 2, 3)))
     _refuse_few(int(known.sum()))

@@ -21,8 +21,7 @@ from client.mapping import Mapping
 from client.records import MAPPING_FILE, guess_mapping
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular
-from shared_model.terminal import plain
-from simulations.lots import place_of
+from simulations.lots import place_of, shown
 
 LARGEST = 2**18
 """Bytes; `Mapping.from_toml` takes fewer characters."""
@@ -77,10 +76,10 @@ def mapping_of(folder: Path) -> Mapping:
         return guess_mapping(folder)
     mapping = own.mapping
     called = {mapping.label_names.get(one, one).strip().casefold() for one in mapping.labels}
-    told = [one for one in guess_mapping(folder).labels if one.strip().casefold() == _SOURCE]
-    if _SOURCE in called or not told:
+    if _SOURCE in called:
         return mapping
-    return mapping.model_copy(update={"labels": (*mapping.labels, told[0])})
+    told = [one for one in guess_mapping(folder).labels if one.strip().casefold() == _SOURCE]
+    return mapping.model_copy(update={"labels": (*mapping.labels, *told[:1])})
 
 
 def own_mappings(folders: Iterable[Path]) -> dict[str, str]:
@@ -90,11 +89,7 @@ def own_mappings(folders: Iterable[Path]) -> dict[str, str]:
         OurMistake: one is wrong.
     """
     found = {folder: own_mapping(folder) for folder in folders}
-    return {
-        plain(place_of(folder)).replace("\n", " "): own.digest
-        for folder, own in found.items()
-        if own is not None
-    }
+    return {shown(place_of(folder)): own.digest for folder, own in found.items() if own is not None}
 
 
 def mapping_words(found: MappingOf[str, str]) -> list[str]:
@@ -113,7 +108,7 @@ def refuse_other_mappings(run: str, then: MappingOf[str, str], folders: Iterable
         OurMistake: a folder that both read is not read alike, or is not there.
     """
     for folder in folders:
-        name = plain(place_of(folder)).replace("\n", " ")
+        name = shown(place_of(folder))
         if not folder.is_dir():
             raise OurMistake(
                 f"The folder {folder} that the run {run} has read is not there.",

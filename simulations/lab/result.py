@@ -65,6 +65,12 @@ class Result:
         return self._json("provenance.json")
 
     @property
+    def mappings(self) -> dict[str, str]:
+        """By which folders were read that had one of their own (`simulations.site_mapping`); none
+        of a run that is older than they are."""
+        return dict(self.provenance.get("mappings", {}))
+
+    @property
     def about(self) -> dict[str, Any]:
         """result.json.
 

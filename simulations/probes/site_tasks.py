@@ -22,8 +22,7 @@ import numpy as np
 from client.fingerprints import SENSORS
 from client.records import ReadFault, Recording, columns_left_out, read_folder
 from shared_model.errors import DataFault, OurMistake
-from shared_model.terminal import plain
-from simulations.lots import place_of
+from simulations.lots import place_of, shown
 from simulations.probes import tasks as known
 from simulations.probes import truths
 from simulations.probes.suitable import suitable
@@ -72,7 +71,7 @@ class Read:
     def words(self, sites: Sequence[Path]) -> dict[str, object]:
         """For probe.json."""
         return {
-            "folders": [plain(place_of(one)).replace("\n", " ") for one in sites],
+            "folders": [shown(place_of(one)) for one in sites],
             "recordings": self.recordings,
             "mappings": own_mappings(sites),
             "unreadable": dict(self.unreadable),

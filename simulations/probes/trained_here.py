@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_model.errors import OurMistake
-from shared_model.terminal import plain
+from simulations.lots import shown
 from simulations.probes.task import Task
 from simulations.probes.unseen import Seen
 
@@ -109,14 +109,10 @@ def trained_words(found: Iterable[Mapping[str, Any]], do: str = "") -> list[str]
         if one["folders"] is None:
             lines.append(
                 f"{one['model']}: whom its run has read is not known: {_EXPERIMENT} of "
-                f"{_shown(one['run'])} cannot be read"
+                f"{shown(one['run'])} cannot be read"
             )
             continue
-        here = ", ".join(map(_shown, one["folders"]))
-        what = do or f"say --unseen-by {_shown(one['run'])}"
+        here = ", ".join(map(shown, one["folders"]))
+        what = do or f"say --unseen-by {shown(one['run'])}"
         lines.append(f"{one['model']}: trained on patients of these folders: {here}; {what}")
     return lines
-
-
-def _shown(name: str) -> str:
-    return plain(name).replace("\n", " ")

@@ -41,8 +41,7 @@ class Seen:
         experiment = result.experiment
         federation = experiment.federation
         names = frozenset(place_of(Path(one)) for one in federation.folders)
-        mappings = result.provenance.get("mappings", {})  # absent before there were any
-        return cls(experiment.name, names, Lots(*federation.lots), mappings)
+        return cls(experiment.name, names, Lots(*federation.lots), result.mappings)
 
     def refuse_read_otherwise(self, folders: Iterable[Path]) -> None:
         """Raises OurMistake: one of these, that the run read, has another mapping now."""
