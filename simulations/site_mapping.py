@@ -61,7 +61,7 @@ def own_mapping(folder: Path) -> OwnMapping | None:
             f"{MAPPING_FILE} of the folder {folder} cannot be read.", do="Mend or remove it."
         ) from error
     except OurMistake as error:
-        raise OurMistake(f"{path}: {error}", do=error.do) from error
+        raise OurMistake(f"{path}: {error.message}", do=error.do) from error
 
 
 def mapping_of(folder: Path) -> Mapping:
