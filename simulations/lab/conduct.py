@@ -9,7 +9,6 @@ then its rows go to the journal and the checkpoint into its place. See `simulati
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from simulations.lab import (
     evaluate,
     metrics_tables,
     participation,
-    run_words,
+    round_rows,
     sources,
 )
 from simulations.lab.beginning import Settled, settle
@@ -193,7 +192,10 @@ class Loop:
         """Tables, model, result.json; the run is done."""
         self._tables()
         write_atomic(self.folder.path / "model.safetensors", weights_io.to_bytes(self.last.weights))
-        self.folder.write_result(self._about())
+        rounds = list(self.journal.lines("round"))
+        self.folder.write_result(
+            round_rows.result_of(self.experiment, self.settled, self.last, rounds)
+        )
 
     def round(self, engine: Engine, number: int) -> None:
         """The next round, with all that it leaves."""
@@ -240,8 +242,8 @@ class Loop:
         measured: list[dict[str, Any]] = []
         if number % self.experiment.evaluation.every == 0 or number == self.experiment.rounds:
             measured = self._measured(now)
-        sites = self._sites(asked, told, numbers, body)
-        row = self._row(now, sites, told, mean, measured)
+        sites = round_rows.sites_of(asked, self.place, told, numbers.packed_bytes, body)
+        row = round_rows.round_of(self.settled, now, sites, told, mean, measured)
         row["wall_s"] = time.monotonic() - began_s
         lines = [{"kind": "round"} | row, {"kind": "sites", "round": number, "asked": sites}]
         self._keep(now, lines, measured)
@@ -285,7 +287,7 @@ class Loop:
             now.round,
             workers=self.experiment.engine.workers,
             own=self._own(now.round),
-            epsilon=self._largest(now),
+            epsilon=round_rows.largest_epsilon(self.settled, now),
         )
         tell(self.observers, "on_evaluation", rows)
         return rows
@@ -302,65 +304,6 @@ class Loop:
             if kept
         }
 
-    def _largest(self, now: Checkpoint) -> float | None:
-        return self.settled.privacy.epsilon(max(now.booked))
-
-    def _sites(self, asked: Any, told: Told, numbers: Numbers, body: int) -> list[dict[str, Any]]:
-        """What the journal has of each site that was asked. body: bytes of the request's."""
-        known = {one["site"]: one for one in told}
-        trained, rows = set(asked.trained), []
-        for name in asked.asked:
-            one, sends = known.get(self.place[name], {}), asked.sends[name]
-            rows.append(
-                {
-                    "place": self.place[name],
-                    "reason": asked.absent.get(name, ""),
-                    "booked": int(name in trained),
-                    "behaviour": one.get("behaviour", ""),
-                    "norm": one.get("norm"),
-                    "up": numbers.packed_bytes * sends.reply,
-                    "down": body * sends.request,
-                }
-            )
-        return rows
-
-    def _row(
-        self,
-        now: Checkpoint,
-        sites: Sequence[dict[str, Any]],
-        told: Told,
-        mean: Weights,
-        measured: list[dict[str, Any]],
-    ) -> dict[str, Any]:
-        """A row of rounds.parquet, but for the wall-clock time."""
-        done = bool(told)
-        places = [one["site"] for one in told]
-        squares = [float(np.square(mean[name]).sum()) for name in sorted(mean)]
-        private = self.settled.privacy
-        return {
-            "round": now.round,
-            "participants": len(sites),
-            "survivors": sum(not one["reason"] for one in sites),
-            "outcome": "aggregated" if done else "too few",
-            "loss": evaluate.loss_of(measured),
-            "update_norm": math.sqrt(math.fsum(squares)) if done else None,
-            "noise_to_signal": private.noise_to_signal(
-                [self.settled.declared[one] for one in places],
-                [self.settled.weights[one] for one in places],
-            )
-            if done
-            else None,
-            "epsilon": self._largest(now),
-            "delta": None if private.mode == "none" else private.delta,
-            "bytes_up": sum(one["up"] for one in sites),
-            "bytes_down": sum(one["down"] for one in sites),
-            "virtual_s": now.virtual_s,
-            "clipped": sum(one["clipped"] for one in told),
-            "scaled": sum(one["scaled"] for one in told),
-            "model": now.model,
-            "refusal": run_words.refusal_of(now.weights),
-        }
-
     def _keep(
         self, now: Checkpoint, lines: list[dict[str, Any]], measured: list[dict[str, Any]]
     ) -> None:
@@ -374,32 +317,6 @@ class Loop:
     def _tables(self) -> None:
         sites = list(zip(self.names, self.settled.declared, strict=True))
         metrics_tables.write(self.folder.metrics, self.journal, sites, self.settled.privacy.epsilon)
-
-    def _about(self) -> dict[str, Any]:
-        """result.json."""
-        rounds = list(self.journal.lines("round"))
-        refused = run_words.refused(rounds, run_words.refusal_of(self.settled.start))
-        epsilon = self._largest(self.last)
-        return {
-            "name": self.experiment.name,
-            "identity": self.experiment.identity,
-            "state": "done",
-            "rounds": len(rounds),
-            "aggregated": sum(row["outcome"] == "aggregated" for row in rounds),
-            "hospitals": len(self.names),
-            "model": self.last.model,
-            "loss": next((row["loss"] for row in rounds[::-1] if row["loss"] is not None), None),
-            "epsilon": epsilon if epsilon is None or math.isfinite(epsilon) else None,
-            "delta": None if self.settled.privacy.mode == "none" else self.settled.privacy.delta,
-            "noise_multiplier": None
-            if self.settled.privacy.mode == "none"
-            else self.settled.privacy.plan.noise_multiplier,
-            "bytes_up": sum(row["bytes_up"] for row in rounds),
-            "bytes_down": sum(row["bytes_down"] for row in rounds),
-            "virtual_s": self.last.virtual_s,
-            "refused_from_round": None if refused is None else refused[0],
-            "in_words": [*self.settled.words, *run_words.said(rounds, epsilon, refused)],
-        }
 
     def _say(self, stage: Any, number: int, done: int, sites: int) -> None:
         self.say(Progress(stage, number, self.experiment.rounds, done, sites))
