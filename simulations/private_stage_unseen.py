@@ -291,8 +291,8 @@ def _whose(base: Sequence[Stage[UnseenRun]], measured: Measured) -> list[str]:
     ]
     if measured.read_elsewhere:
         said.append(
-            f"{measured.read_elsewhere} more are left out: in another folder somebody of the same "
-            "identifier was read, who may be the same person."
+            f"{measured.read_elsewhere} more are left out: somebody of the same identifier was "
+            "read in another folder, who may be the same person, or a copy of their recording was."
         )
     if any(one.experiment.model.weights is not None for one in base):
         said.append("Runs begin with weights of a file: whom that was trained on is not known.")

@@ -11,7 +11,7 @@ kept in memory.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,8 @@ class Unseen:
 
     signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
     channel, token=50). site: (patient,), index into sites. lots: [first, end) of these patients.
-    read_elsewhere: how many are left out, because in another folder the runs have read somebody of
-    the same identifier, who may be the same person.
+    read_elsewhere: how many are left out, because the runs have read somebody of the same
+    identifier in another folder, who may be the same person, or a copy of their recording.
     """
 
     signal: npt.NDArray[np.float16] = field(repr=False)
@@ -120,19 +120,29 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
         if on_progress is not None:
             on_progress("reading recordings", min(done, total), total)
 
-    names: list[tuple[str, str]] = []  # of those added, in order: folder, identifier
+    added_in: list[tuple[str, str, Collection[str]]] = []  # in order: folder, identifier, digests
+    copied: set[str] = set()  # digests of what a run read
     read_in: dict[str, set[str]] = defaultdict(set)  # identifier -> folders where a run read it
 
     for name, folder in recorded.site_names(folders).items():
 
-        def on_patient(patient: str, added: bool, name: str = name) -> None:
+        def on_patient(
+            patient: str, added: bool, digests: Collection[str], name: str = name
+        ) -> None:
             if added:
-                names.append((name, patient))
+                added_in.append((name, patient, digests))
             else:
                 read_in[patient].add(name)
+                copied.update(digests)
 
         recorded.read_into(ends, folder, name, Lots(*left), on_recording, on_patient)
-    strange = np.array([not read_in[patient] - {name} for name, patient in names], dtype=np.bool_)
+    strange = np.array(
+        [
+            not read_in[patient] - {name} and copied.isdisjoint(digests)
+            for name, patient, digests in added_in
+        ],
+        dtype=np.bool_,
+    )
     sites = tuple(sorted(set(ends.site)))
     return Unseen(
         np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES)[strange],

@@ -211,7 +211,7 @@ _sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 def _quality(name: str, folders: list[Path]) -> Task | None:
     """One item a window of every lead, not gated; each has the experts' word on its recording."""
     build, heard = Builder(), truths.Heard(truths.acceptable)
-    for recording in probes.leads_of(folders):
+    for recording in probes.leads_of(folders, build.copies):
         truth = heard(recording)
         if not np.isfinite(truth):
             continue
@@ -231,9 +231,10 @@ def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
 
 def _rhythm(name: str, folders: list[Path]) -> Task | None:
     """Windows wholly in one annotated rhythm that at least two patients have."""
+    build = Builder()
     found: list[tuple[Recording, Windows, int, str]] = []
     patients: dict[str, set[str]] = defaultdict(set)
-    for recording, windows, _, chosen in probes.holter(folders):
+    for recording, windows, _, chosen in probes.holter(folders, build.copies):
         said = sorted((e.time_s, e.kind[7:]) for e in recording.events if e.kind[:7] == "rhythm:")
         for i in chosen:
             kind = rhythm_at(said, float(windows.start_s[i]))
@@ -243,7 +244,6 @@ def _rhythm(name: str, folders: list[Path]) -> Task | None:
     kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_RHYTHM)
     if len(kept) < 2:
         return None
-    build = Builder()
     for recording, windows, i, kind in found:
         if kind in kept:
             place = float(kept.index(kind))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from shared_model.errors import DataFault, OurMistake
 from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import Piece
 from simulations.lots import Lots, lot_of, place_of
+
+OnPatient = Callable[[str, bool, Collection[str]], None]
 
 
 class Pool(Protocol):
@@ -112,7 +114,7 @@ def read_into(
     site: str,
     lots: Lots,
     on_recording: Callable[[], None],
-    on_patient: Callable[[str, bool], None] = lambda _name, _added: None,
+    on_patient: OnPatient = lambda _name, _added, _digests: None,
 ) -> Read:
     """Put a folder's patients of these lots into the pool, one recording in memory at a time.
 
@@ -120,7 +122,7 @@ def read_into(
     A label is the mean over the patient's recordings if all values are numbers, else the most
     frequent; a word in place of an age, rate or pressure is left out and counted. Identifiers stay
     in this function and in `on_patient`, which is told whose lot is not wanted (False), and who is
-    added to the pool next (True).
+    added to the pool next (True), with the digests of the recordings.
     """
     from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
@@ -129,6 +131,7 @@ def read_into(
     read, place = Read(mapped=own_mapping(folder) is not None), place_of(folder)
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
+    digests: dict[str, set[str]] = {}
     for item in read_folder(folder, mapping_of(folder)):
         on_recording()
         if isinstance(item, ReadFault):
@@ -136,7 +139,7 @@ def read_into(
             continue
         if not lots.hold(lot_of(item.patient, place)):
             read.not_wanted += 1
-            on_patient(item.patient, False)
+            on_patient(item.patient, False, {item.digest})
             continue
         try:
             windows = prepare_recording(item).windows()
@@ -144,6 +147,7 @@ def read_into(
             read.faults[error.cause] += 1
             continue
         read.recordings += 1
+        digests.setdefault(item.patient, set()).add(item.digest)
         labels.setdefault(item.patient, []).append(_understood(item.labels, read.no_numbers))
         usable = windows.select(windows.usable)
         of_patient = pieces.setdefault(item.patient, [])
@@ -152,7 +156,7 @@ def read_into(
     for patient, found in pieces.items():
         read.patients += 1
         if found:
-            on_patient(patient, True)
+            on_patient(patient, True, digests[patient])
             pool.add_pieces(tuple(found), _merged(labels[patient]), site)
         else:
             read.without_windows += 1

@@ -242,7 +242,7 @@ def _pass(sites: Sequence[Path]) -> Read:
                 read.unreadable[item.cause] += 1
                 continue
             folders[item.patient].add(place_of(site))
-            if read.copies.holds(item):
+            if read.copies.holds(item, place_of(site)):
                 continue
             read.recordings += 1
             read.simulated += word_of(item, "source").casefold() == "simulated"

@@ -6,6 +6,7 @@ A unit (what is predicted) is one window, or a mean over the windows of a record
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -27,13 +28,15 @@ from simulations.site_mapping import mapping_of
 class People:
     """What is known of patients, by their index: sex "F", "M" or "", age in years or NaN, the place
     of the patient's folder among `folders`, and a lot in [0, 1) that follows from the patient's own
-    name and nothing else: who is added or removed does not change the others'."""
+    name and nothing else: who is added or removed does not change the others'. copied: folder and
+    lot of each other name under which a recording of the patient is there, too; None: of nobody."""
 
     folders: tuple[str, ...]
     folder: np.ndarray = field(repr=False)
     sex: np.ndarray = field(repr=False)
     age: np.ndarray = field(repr=False)
     lot: np.ndarray = field(repr=False)
+    copied: tuple[tuple[tuple[str, float], ...], ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Task:
                 sex=people.sex[kept],
                 age=people.age[kept],
                 lot=people.lot[kept],
+                copied=people.copied
+                and tuple(one for one, stays in zip(people.copied, kept, strict=True) if stays),
             )
         return replace(
             self,
@@ -139,6 +144,7 @@ class Builder:
         self.patient: list[str] = []
         self.session: list[int] = []
         self.known: dict[str, tuple[str, float]] = {}
+        self.copies = Copies()
 
     def know(self, recording: Recording) -> None:
         """Note sex and age of a recording's patient; what comes first holds."""
@@ -175,7 +181,9 @@ class Builder:
             session=np.array(self.session),
             people=self._people([str(name) for name in names]),
         )
-        return replace(made, **options)  # type: ignore[arg-type]
+        made = replace(made, **options)  # type: ignore[arg-type]
+        said = (made.note, copies_words(self.copies.count))
+        return replace(made, note="; ".join(one for one in said if one))
 
     def _people(self, names: list[str]) -> People:
         folders = sorted({name.rpartition("\n")[2] for name in names})
@@ -186,28 +194,40 @@ class Builder:
             np.array([sex for sex, _ in known], dtype="<U1"),
             np.array([age for _, age in known], dtype=np.float64),
             np.array([lot_of(*name.rsplit("\n", 1)) for name in names]),
+            tuple(self.copies.others(*name.rsplit("\n", 1)) for name in names),
         )
 
 
 class Copies:
     """Recordings that were met before under another name, by the digest by which a node knows them
-    (`client.ingest`): another file's, another patient's or another folder's, they are one."""
+    (`client.ingest`): another file's, another patient's or another folder's, they are one. part:
+    of the recording that is compared, where one is read several times."""
 
     def __init__(self) -> None:
-        self._met: set[str] = set()
-        self.count = 0
+        self._met: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        self._of: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._copies: set[tuple[str, str, str]] = set()
 
-    def holds(self, recording: Recording) -> bool:
-        """Whether it is a copy; it is counted."""
-        known = recording.digest in self._met
-        self._met.add(recording.digest)
-        self.count += known
-        return known
+    def holds(self, recording: Recording, place: str, part: str = "") -> bool:
+        """Whether it is a copy; it is counted. place: the recording's folder."""
+        key, owner = (recording.digest, part), (recording.patient, place)
+        owners = self._met.get(key)
+        self._met.setdefault(key, set()).add(owner)
+        self._of[owner].append(key)
+        if owners is not None:
+            self._copies.add((*owner, recording.name))
+        return owners is not None
+
+    def others(self, patient: str, place: str) -> tuple[tuple[str, float], ...]:
+        """Folder and lot of each other name under which a recording of this patient was met."""
+        met = (self._met[key] for key in self._of[patient, place])
+        names = set().union(*met) - {(patient, place)}
+        return tuple((folder, lot_of(name, folder)) for name, folder in sorted(names))
 
     @property
-    def words(self) -> str:
-        """How many there were; "" if none."""
-        return copies_words(self.count)
+    def count(self) -> int:
+        """Recordings that are a copy."""
+        return len(self._copies)
 
 
 def copies_words(count: int) -> str:
@@ -234,7 +254,7 @@ def recordings(
         if lead is not None:
             mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
         for item in read_folder(folder, mapping):
-            if not isinstance(item, ReadFault) and not copies.holds(item):
+            if not isinstance(item, ReadFault) and not copies.holds(item, place, lead or ""):
                 yield replace(item, patient=f"{item.patient}\n{place}")
 
 

@@ -7,7 +7,6 @@ the quality gate refused count as missing, except where quality itself is the qu
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -89,9 +88,11 @@ def folders_for(pattern: str, data: Path) -> list[Path]:
     return sorted(found)
 
 
-def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray, np.ndarray]]:
+def holter(
+    folders: list[Path], copies: Copies
+) -> Iterator[tuple[Recording, Windows, np.ndarray, np.ndarray]]:
     """Recording, windows, beat times in seconds, chosen usable windows (evenly spaced)."""
-    for recording in recordings(folders):
+    for recording in recordings(folders, copies=copies):
         windows = windows_of(recording)
         beats = np.array(
             [
@@ -108,7 +109,7 @@ def holter(folders: list[Path]) -> Iterator[tuple[Recording, Windows, np.ndarray
 def annotated_af(name: str, folders: list[Path]) -> Task | None:
     """Windows wholly in or wholly out of AF, of recordings whose rhythm is annotated."""
     build = Builder()
-    for recording, windows, _, chosen in holter(folders):
+    for recording, windows, _, chosen in holter(folders, build.copies):
         rhythms = known_rhythms(recording)
         for i in chosen:
             start, end = windows.start_s[i], windows.start_s[i] + WINDOW_S
@@ -142,7 +143,7 @@ def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> f
 
 def annotated_rate(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
-    for recording, windows, beats, chosen in holter(folders):
+    for recording, windows, beats, chosen in holter(folders, build.copies):
         for i in chosen:
             start = windows.start_s[i]
             inside = beats[(beats >= start) & (beats < start + WINDOW_S)]
@@ -168,9 +169,9 @@ def patient_label(
 
     def make(name: str, folders: list[Path]) -> Task | None:
         build = Builder()
-        heard, copies = truths.Heard(recode), Copies()
+        heard = truths.Heard(recode)
         per_patient: dict[str, list[tuple[Windows, np.ndarray, float]]] = {}
-        for recording in recordings(folders, copies=copies):
+        for recording in recordings(folders, copies=build.copies):
             truth = heard(recording)
             if not np.isfinite(truth):
                 continue
@@ -195,7 +196,7 @@ def patient_label(
             build.patient.append(patient)
             build.session.append(0)
         gone = f"{left_out} {CONTRADICTS}" if left_out else ""
-        note_here = "; ".join(one for one in (note, gone, copies.words) if one)
+        note_here = "; ".join(one for one in (note, gone) if one)
         return build.task(name, kind, sensors, note=note_here, unknown=heard.words)
 
     return make
@@ -216,8 +217,8 @@ def recording_label(
     """One unit a recording with a label of its own: about 12 of its windows, evenly spaced."""
 
     def make(name: str, folders: list[Path]) -> Task | None:
-        build, heard, copies = Builder(), truths.Heard(recode), Copies()
-        for recording in recordings(folders, copies=copies):
+        build, heard = Builder(), truths.Heard(recode)
+        for recording in recordings(folders, copies=build.copies):
             truth = heard(recording)
             if not np.isfinite(truth):
                 continue
@@ -226,8 +227,7 @@ def recording_label(
             chosen = chosen[:: max(1, len(chosen) // 12)]
             if len(chosen):
                 build.add(windows, chosen, truth, recording, 0)
-        said = "; ".join(one for one in (note, copies.words) if one)
-        return build.task(name, kind, sensors, note=said, unknown=heard.words)
+        return build.task(name, kind, sensors, note=note, unknown=heard.words)
 
     return make
 
@@ -235,7 +235,7 @@ def recording_label(
 def reference_rate(name: str, folders: list[Path]) -> Task | None:
     """Truth: a reference device's rate at the window. Where it gives times, one for each value."""
     build = Builder()
-    for recording in recordings(folders):
+    for recording in recordings(folders, copies=build.copies):
         rate = recording.series.get("hr_reference_bpm")
         if rate is None:
             continue
@@ -257,7 +257,7 @@ def reference_rate(name: str, folders: list[Path]) -> Task | None:
 
 def true_vt(name: str, folders: list[Path]) -> Task | None:
     build, heard = Builder(), truths.Heard(truths.true_alarm)
-    for recording in recordings(folders):
+    for recording in recordings(folders, copies=build.copies):
         truth, alarm_s = heard(recording), number(recording, "alarm_s")
         if not np.isfinite(truth + alarm_s):
             continue
@@ -274,7 +274,7 @@ def quality(name: str, folders: list[Path]) -> Task | None:
     """Windows as they are, not gated; one unit a recording over its leads."""
     build = Builder()
     units: dict[tuple[str, str], int] = {}
-    for recording in leads_of(folders):
+    for recording in leads_of(folders, build.copies):
         truth = truths.acceptable(recording)
         if not np.isfinite(truth):
             continue
@@ -292,27 +292,25 @@ def quality(name: str, folders: list[Path]) -> Task | None:
     return build.task(name, "auroc", ("ecg",), pooling="mean+sd", gated=False, note=note)
 
 
-def leads_of(folders: list[Path]) -> Iterator[Recording]:
+def leads_of(folders: list[Path], copies: Copies) -> Iterator[Recording]:
     """ECG recordings once for each of leads I, II and V2; of a folder without these names, once
     with the lead that is usually taken."""
-    copies: defaultdict[str, Copies] = defaultdict(Copies)
     for folder in named(folders).values():
         found = False
         for lead in ("lead_II", "lead_I", "lead_V2"):
-            for recording in recordings([folder], lead, copies[lead]):
+            for recording in recordings([folder], lead, copies):
                 if "ecg" in recording.channels:
                     found = True
                     yield recording
         if not found:
-            whole = recordings([folder], copies=copies["whole"])
+            whole = recordings([folder], copies=copies)
             yield from (one for one in whole if "ecg" in one.channels)
 
 
 def identity(name: str, folders: list[Path]) -> Task | None:
     build = Builder()
     sessions: dict[str, int] = {}
-    copies = Copies()
-    for recording in recordings(folders, copies=copies):
+    for recording in recordings(folders, copies=build.copies):
         windows = windows_of(recording)
         chosen = usable(windows)
         session = sessions.get(recording.patient, 0)
@@ -320,8 +318,7 @@ def identity(name: str, folders: list[Path]) -> Task | None:
         if len(chosen):
             build.add(windows, chosen, 0.0, recording, session)
     note = "same person in another recording against others"
-    said = "; ".join(one for one in (note, copies.words) if one)
-    return build.task(name, "verification", ("ecg",), note=said)
+    return build.task(name, "verification", ("ecg",), note=note)
 
 
 _CLINIC, _ICU = "clinic_ppg_bp|clinic_*", "icu_bidmc|icu_*"

@@ -50,6 +50,10 @@ class Seen:
         read = [one for one in folders if place_of(one) in self.folders]
         refuse_other_mappings(self.run, self.mappings, read)
 
+    def read_copy(self, copied: Iterable[tuple[str, float]]) -> bool:
+        """Whether it read one of these patients, by folder and lot."""
+        return any(name in self.folders and self.lots.hold(lot) for name, lot in copied)
+
     def words(self) -> dict[str, Any]:
         """For probe.json."""
         return {
@@ -62,16 +66,19 @@ class Seen:
 def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
     """The task without the patients of these runs, and how many are gone, or why nothing is left.
 
-    Folds become as many as the smaller class has patients; with too few of them the task is given
+    Who has a copy of a recording under another name counts as read if that name was. Folds become
+    as many as the smaller class has patients; with too few of them the task is given
     up (`simulations.probes.suitable`).
     """
     people = task.people
     if people is None:
         return None, "whose patients these are is not known"
     kept = np.ones(len(people.lot), dtype=bool)
+    copied = people.copied or ((),) * len(kept)
     for one in seen:
         read = np.array([name in one.folders for name in people.folders])[people.folder]
         kept &= ~(read & one.lots.hold(people.lot))
+        kept &= ~np.array([one.read_copy(each) for each in copied])
     gone = f"{int((~kept).sum())} of {len(kept)} patients were read by a run"
     left = task.of_patients(kept)
     if left is None:

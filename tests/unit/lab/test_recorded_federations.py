@@ -201,6 +201,29 @@ def test_who_was_read_in_another_folder_under_the_same_name_is_not_unseen(tmp_pa
     assert unseen.read_elsewhere == len(read[0] ^ read[1]) > 0
 
 
+def test_whose_recording_was_read_under_another_identifier_is_not_unseen(tmp_path: Path) -> None:
+    """A second ward has the first one's files and numbers its patients anew."""
+    effects = SiteEffects(name="ward", fs_ecg_hz=125.0, fs_ppg_hz=125.0)
+    cohort = draw_cohort(np.random.default_rng(4), 12, 1, effects)
+    wards = {"p": tmp_path / "ward", "q": tmp_path / "annex"}
+    for letter, ward in wards.items():
+        ward.mkdir()
+        for number, (ecg, ppg) in enumerate(zip(cohort.ecg, cohort.ppg, strict=True)):
+            rows = np.column_stack([np.arange(len(ecg)) / 125.0, ecg, ppg])
+            file = ward / f"r{number}.csv"
+            np.savetxt(file, rows, "%.4f", ",", header="time_s,ecg,ppg", comments="")
+        lines = [f"r{number},{letter}{number}" for number in range(12)]
+        (ward / "recordings.csv").write_text("\n".join(["recording,patient_id", *lines]), "utf-8")
+    unseen = unseen_by([experiment(list(wards.values()), lots=[0.0, 0.5], held_out=0.0)])
+    read = [
+        {number for number in range(12) if lot_of(f"{letter}{number}", ward.name) < 0.5}
+        for letter, ward in wards.items()
+    ]
+    nowhere = set(range(12)) - read[0] - read[1]
+    assert len(unseen) == 2 * len(nowhere) > 0
+    assert unseen.read_elsewhere == len(read[0] ^ read[1]) > 0
+
+
 def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing() -> None:
     """The same patients, the same masks; who has nothing has no loss."""
     config, rng = mae.PRESETS["tiny"], np.random.default_rng(3)

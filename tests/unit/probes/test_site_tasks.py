@@ -21,6 +21,7 @@ from shared_model.errors import DataFault, OurMistake
 from simulations import measurement, results_page
 from simulations.cli import app
 from simulations.cohort import SiteEffects, draw_cohort, write_site
+from simulations.lots import Lots, lot_of
 from simulations.probes.site_tasks import (
     QUESTIONS,
     Read,
@@ -31,6 +32,7 @@ from simulations.probes.site_tasks import (
 )
 from simulations.probes.task import Task
 from simulations.probes.tasks import folders_for, load_tasks
+from simulations.probes.unseen import Seen, without
 
 PATIENTS = 24
 
@@ -350,6 +352,14 @@ def test_a_copy_under_another_name_is_no_other_recording_and_no_other_patient(
         said = f"left out: {copies} copies of other recordings here, under another name"
         assert said in sites_words({"sites": read.words(sites)})
         assert all(said in task.note for task in tasks)
+    lot = lot_of("p77", "ward")  # p1's recording under another name, in no task itself
+    read = Seen("run", frozenset({"ward"}), Lots(lot, np.nextafter(lot, 1.0)))
+    for task in tasks:
+        left, words = without(task, [read])
+        assert left is not None
+        assert left.patients == 8
+        assert words == "1 of 9 patients were read by a run"
+        assert without(left, [read])[1] == "0 of 8 patients were read by a run"
 
 
 def test_folders_that_hold_a_patient_twice_are_refused_before_reading(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_nobody_is_taken_for_free_of_af_whose_rhythm_nobody_noted(
     monkeypatch.setattr(
         tasks_module,
         "holter",
-        lambda _: ((one, window, np.array([]), np.arange(4)) for one in named),
+        lambda *_: ((one, window, np.array([]), np.arange(4)) for one in named),
     )
     task = tasks_module.annotated_af("af", [])
     assert task is not None
