@@ -152,7 +152,9 @@ def federate(
             )  # fmt: skip
             borders = "SIMULATED PATIENTS of pretend hospitals: no figure here is of a real one"
         else:
-            whole = load(chosen, used, model, data or default_data(), sites=sites or (), say=say)
+            whole = load(
+                chosen, used, model, data or default_data(), sites=sites or (), alone=True, say=say
+            )
             found, borders = parts.shared_out(whole, hospitals, seed)
         say("public directions: simulated windows")
         space = space_of(model, used, components, seed)

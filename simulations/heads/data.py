@@ -92,13 +92,14 @@ def load(
     *,
     sites: Sequence[Path] = (),
     fewest_of_class: int = FEWEST_OF_A_CLASS,
+    alone: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> HeadData:
     """Read recordings, make fingerprints, pool them by item.
 
     Args:
         sensors: None: the first with which the folders in `sites` have enough labelled patients;
-            the data's note says which.
+            the data's note says which. alone: see `HeadTask.load`; always for training with DP.
 
     Raises:
         DataFault: no recording with labels, fewer patients than a personal head needs, or fewer
@@ -114,7 +115,7 @@ def load(
         taken = f"sensors {sensors}: the first of this task's with enough patients in the folders"
         say(taken)
     else:
-        found = task.load(sensors, data, sites)
+        found = task.load(sensors, data, sites, alone=alone)
     say(f"fingerprints of {len(found.signal)} windows")
     features = found.pool(encoder(model.config, model.weights)(*found.windows(sensors)))
     good = np.isfinite(features).all(axis=1)

@@ -26,11 +26,11 @@ from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Windows
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.task import Builder, Task, recordings, usable, windows_of
+from simulations.probes.task import Builder, Copies, Task, recordings, usable, windows_of
 
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
-Make = Callable[[str, list[Path]], Task | None]
+Make = Callable[[str, list[Path], Builder], Task | None]
 
 LABELS = "Labels, and the words of them that are understood: docs/probes.md."
 FEWEST_OF_RHYTHM = 2
@@ -83,11 +83,14 @@ class HeadTask:
             )
         return chosen
 
-    def load(self, sensors: str, data: Path, sites: Sequence[Path] = ()) -> Task:
+    def load(
+        self, sensors: str, data: Path, sites: Sequence[Path] = (), *, alone: bool = False
+    ) -> Task:
         """Windows and truths.
 
         Args:
-            data: the folder below which collections lie. sites: folders to take instead.
+            data: the folder below which collections lie. sites: folders to take instead. alone:
+                nobody's windows depend on who else is there; another's copy stays.
 
         Raises:
             DataFault: none of the folders is there, or none holds a label of this task.
@@ -95,7 +98,7 @@ class HeadTask:
         """
         source = self.sources[sensors]
         folders = self.folders(sensors, data, sites)
-        task = source.make(self.name, folders) if folders else None
+        task = source.make(self.name, folders, Builder(Copies(within=alone))) if folders else None
         if task is None:
             looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}. {LABELS}"
             raise DataFault(
@@ -165,7 +168,7 @@ class HeadTask:
         folders = _folders(sites)
         for sensors, source in self.sources.items():
             if source.make not in read:
-                read[source.make] = source.make(self.name, folders)
+                read[source.make] = source.make(self.name, folders, Builder())
             task = read[source.make]
             yield sensors, 0 if task is None else patients_with(task, sensors), task
 
@@ -208,9 +211,9 @@ _years = probes.patient_label("mae", SENSORS, truths.age, spread=probes.AGE_SPRE
 _sex = probes.patient_label("auroc", SENSORS, truths.is_male)
 
 
-def _quality(name: str, folders: list[Path]) -> Task | None:
+def _quality(name: str, folders: list[Path], build: Builder) -> Task | None:
     """One item a window of every lead, not gated; each has the experts' word on its recording."""
-    build, heard = Builder(), truths.Heard(truths.acceptable)
+    heard = truths.Heard(truths.acceptable)
     for recording in probes.leads_of(folders, build.copies):
         truth = heard(recording)
         if not np.isfinite(truth):
@@ -229,13 +232,12 @@ def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
     return before[-1] if before and inside <= {before[-1]} else ""
 
 
-def _rhythm(name: str, folders: list[Path]) -> Task | None:
+def _rhythm(name: str, folders: list[Path], build: Builder) -> Task | None:
     """Windows wholly in one annotated rhythm that at least two patients have."""
-    build = Builder()
     found: list[tuple[Recording, Windows, int, str]] = []
     patients: dict[str, set[str]] = defaultdict(set)
     for recording, windows, _, chosen in probes.holter(folders, build.copies):
-        said = sorted((e.time_s, e.kind[7:]) for e in recording.events if e.kind[:7] == "rhythm:")
+        said = probes.known_rhythms(recording)
         for i in chosen:
             kind = rhythm_at(said, float(windows.start_s[i]))
             if kind:

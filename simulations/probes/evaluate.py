@@ -108,7 +108,10 @@ def bootstrap(prediction: Prediction, counts: np.ndarray) -> np.ndarray:
         part = slice(start, start + block)
         weight = counts[part][:, prediction.group]  # (draw, item), or (draw, item, 2)
         if weight.ndim == 3:
-            weight = weight.prod(axis=2)
+            own = (
+                prediction.group[:, 0] == prediction.group[:, 1]
+            )  # once for each draw of the person
+            weight = np.where(own, weight[..., 0], weight.prod(axis=2))
         if prediction.kind == "mae":
             values[part] = (weight * error).sum(axis=1) / weight.sum(axis=1)
         else:

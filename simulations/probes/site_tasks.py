@@ -26,7 +26,7 @@ from simulations.lots import place_of, shown
 from simulations.probes import tasks as known
 from simulations.probes import truths
 from simulations.probes.suitable import suitable
-from simulations.probes.task import Copies, Task, copies_words, named, number, word_of
+from simulations.probes.task import Builder, Copies, Task, copies_words, named, number, word_of
 from simulations.probes.tasks import Make
 from simulations.site_mapping import mapping_of, mapping_words, own_mappings
 
@@ -185,7 +185,7 @@ def site_tasks(
             skipped[name] = unknown or "; ".join([absent, *_not_taken(sites, question)])
             continue
         on_task(name)
-        found, why = by_sensors(question.make(name, list(sites)), question.sensors)
+        found, why = by_sensors(question.make(name, list(sites), Builder()), question.sensors)
         tasks += [_noted(task, unknown) for task in found]
         if why:
             skipped[name] = "; ".join(one for one in (why, unknown) if one)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -134,9 +134,9 @@ class Task:
 
 
 class Builder:
-    """Collects windows, units and patients of one task."""
+    """Collects windows, units and patients of one task. copies: those that are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: Copies | None = None) -> None:
         self.signal: list[np.ndarray] = []
         self.valid: list[np.ndarray] = []
         self.unit: list[int] = []
@@ -144,7 +144,7 @@ class Builder:
         self.patient: list[str] = []
         self.session: list[int] = []
         self.known: dict[str, tuple[str, float]] = {}
-        self.copies = Copies()
+        self.copies = Copies() if copies is None else copies
 
     def know(self, recording: Recording) -> None:
         """Note sex and age of a recording's patient; what comes first holds."""
@@ -168,7 +168,9 @@ class Builder:
     ) -> Task | None:
         if not self.truth:
             return None
-        names, group = np.unique(self.patient, return_inverse=True)
+        persons, here = self.copies.persons(), set(self.patient)
+        first = [min(persons.get(one, {one}) & here) for one in self.patient]  # one name a person
+        names, group = np.unique(first, return_inverse=True)
         made = Task(
             name=name,
             kind=kind,
@@ -179,13 +181,13 @@ class Builder:
             truth=np.array(self.truth, dtype=np.float64),
             group=group,
             session=np.array(self.session),
-            people=self._people([str(name) for name in names]),
+            people=self._people([str(name) for name in names], persons),
         )
         made = replace(made, **options)  # type: ignore[arg-type]
         said = (made.note, copies_words(self.copies.count))
         return replace(made, note="; ".join(one for one in said if one))
 
-    def _people(self, names: list[str]) -> People:
+    def _people(self, names: list[str], persons: Mapping[str, frozenset[str]]) -> People:
         folders = sorted({name.rpartition("\n")[2] for name in names})
         known = [self.known.get(name, ("", float("nan"))) for name in names]
         return People(
@@ -194,35 +196,53 @@ class Builder:
             np.array([sex for sex, _ in known], dtype="<U1"),
             np.array([age for _, age in known], dtype=np.float64),
             np.array([lot_of(*name.rsplit("\n", 1)) for name in names]),
-            tuple(self.copies.others(*name.rsplit("\n", 1)) for name in names),
+            tuple(
+                tuple(
+                    (other.rpartition("\n")[2], lot_of(*other.rsplit("\n", 1)))
+                    for other in sorted(persons.get(name, frozenset()) - {name})
+                )
+                for name in names
+            ),
         )
 
 
 class Copies:
     """Recordings that were met before under another name, by the digest by which a node knows them
-    (`client.ingest`): another file's, another patient's or another folder's, they are one. part:
-    of the recording that is compared, where one is read several times."""
+    (`client.ingest`): another file's, another patient's or another folder's, they are one.
 
-    def __init__(self) -> None:
-        self._met: dict[tuple[str, str], set[tuple[str, str]]] = {}
-        self._of: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-        self._copies: set[tuple[str, str, str]] = set()
+    Args:
+        within: only a patient's own copies count. For training with DP: who is there with another
+            patient's recording must not lose it when that patient leaves.
+    """
+
+    def __init__(self, *, within: bool = False) -> None:
+        self._within = within
+        self._met: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        self._copies: set[tuple[str, str]] = set()
 
     def holds(self, recording: Recording, place: str, part: str = "") -> bool:
-        """Whether it is a copy; it is counted. place: the recording's folder."""
-        key, owner = (recording.digest, part), (recording.patient, place)
-        owners = self._met.get(key)
-        self._met.setdefault(key, set()).add(owner)
-        self._of[owner].append(key)
-        if owners is not None:
-            self._copies.add((*owner, recording.name))
-        return owners is not None
+        """Whether it is a copy; it is counted.
 
-    def others(self, patient: str, place: str) -> tuple[tuple[str, float], ...]:
-        """Folder and lot of each other name under which a recording of this patient was met."""
-        met = (self._met[key] for key in self._of[patient, place])
-        names = set().union(*met) - {(patient, place)}
-        return tuple((folder, lot_of(name, folder)) for name, folder in sorted(names))
+        Args:
+            place: the recording's folder. part: what is compared of a recording that is read
+                several times.
+        """
+        owner = f"{recording.patient}\n{place}"
+        owners = self._met[recording.digest, part, owner if self._within else ""]
+        known = bool(owners)
+        owners.add(owner)
+        if known:
+            self._copies.add((owner, recording.name))
+        return known
+
+    def persons(self) -> dict[str, frozenset[str]]:
+        """Names, as `recordings` calls patients, that are one person's: of whom a recording is the
+        same, directly or through others. Of each name all of them, itself too."""
+        found: dict[str, frozenset[str]] = {}
+        for owners in self._met.values():
+            joined = owners.union(*(found.get(one, frozenset()) for one in owners))
+            found |= dict.fromkeys(joined, frozenset(joined))
+        return found
 
     @property
     def count(self) -> int:

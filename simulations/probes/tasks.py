@@ -32,7 +32,7 @@ from simulations.probes.task import (
 
 __all__ = ["TASKS", "Task", "folders_for", "load_tasks", "require_data"]
 
-Make = Callable[[str, list[Path]], Task | None]
+Make = Callable[[str, list[Path], Builder], Task | None]
 """Of a name and folders, the task; None if no recording has a truth and a usable window."""
 AGE_SPREAD = 5.0
 """Years over which a patient may have been recorded."""
@@ -40,6 +40,8 @@ BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
 MAX_WINDOWS_PER_PATIENT = 60
 FIRST_BEAT_S = 1.5
+_AFTER_ALARM_S = 0.05
+"""Of a window before an alarm: rounding of rates and times, and no look at what came after."""
 CONTRADICTS = "patients of whom recordings say different things are left out"
 
 
@@ -58,7 +60,7 @@ def load_tasks(
         if on_task is not None:
             on_task(name)
         folders = folders_for(pattern, data)
-        task = make(name, folders) if folders else None
+        task = make(name, folders, Builder()) if folders else None
         if task is None:
             looked = pattern.replace("|", ", nor ")
             skipped[name] = f"no {looked} with labels below the data folder"
@@ -106,9 +108,8 @@ def holter(
         yield recording, windows, beats, good[::step]
 
 
-def annotated_af(name: str, folders: list[Path]) -> Task | None:
+def annotated_af(name: str, folders: list[Path], build: Builder) -> Task | None:
     """Windows wholly in or wholly out of AF, of recordings whose rhythm is annotated."""
-    build = Builder()
     for recording, windows, _, chosen in holter(folders, build.copies):
         rhythms = known_rhythms(recording)
         for i in chosen:
@@ -141,8 +142,7 @@ def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> f
     return inside / (end - start)
 
 
-def annotated_rate(name: str, folders: list[Path]) -> Task | None:
-    build = Builder()
+def annotated_rate(name: str, folders: list[Path], build: Builder) -> Task | None:
     for recording, windows, beats, chosen in holter(folders, build.copies):
         for i in chosen:
             start = windows.start_s[i]
@@ -167,8 +167,7 @@ def patient_label(
             apart, or of two classes, is left out, and counted in the note.
     """
 
-    def make(name: str, folders: list[Path]) -> Task | None:
-        build = Builder()
+    def make(name: str, folders: list[Path], build: Builder) -> Task | None:
         heard = truths.Heard(recode)
         per_patient: dict[str, list[tuple[Windows, np.ndarray, float]]] = {}
         for recording in recordings(folders, copies=build.copies):
@@ -216,8 +215,8 @@ def recording_label(
 ) -> Make:
     """One unit a recording with a label of its own: about 12 of its windows, evenly spaced."""
 
-    def make(name: str, folders: list[Path]) -> Task | None:
-        build, heard = Builder(), truths.Heard(recode)
+    def make(name: str, folders: list[Path], build: Builder) -> Task | None:
+        heard = truths.Heard(recode)
         for recording in recordings(folders, copies=build.copies):
             truth = heard(recording)
             if not np.isfinite(truth):
@@ -232,9 +231,8 @@ def recording_label(
     return make
 
 
-def reference_rate(name: str, folders: list[Path]) -> Task | None:
+def reference_rate(name: str, folders: list[Path], build: Builder) -> Task | None:
     """Truth: a reference device's rate at the window. Where it gives times, one for each value."""
-    build = Builder()
     for recording in recordings(folders, copies=build.copies):
         rate = recording.series.get("hr_reference_bpm")
         if rate is None:
@@ -255,24 +253,24 @@ def reference_rate(name: str, folders: list[Path]) -> Task | None:
     return build.task(name, "mae", ("ppg",), note="truth: a reference device's rate at the window")
 
 
-def true_vt(name: str, folders: list[Path]) -> Task | None:
-    build, heard = Builder(), truths.Heard(truths.true_alarm)
+def true_vt(name: str, folders: list[Path], build: Builder) -> Task | None:
+    heard = truths.Heard(truths.true_alarm)
     for recording in recordings(folders, copies=build.copies):
         truth, alarm_s = heard(recording), number(recording, "alarm_s")
         if not np.isfinite(truth + alarm_s):
             continue
         windows = windows_of(recording)
         good = usable(windows)
-        at = good[np.abs(windows.start_s[good] - (alarm_s - WINDOW_S)) < WINDOW_S / 2]
+        early_s = alarm_s - WINDOW_S - windows.start_s[good]  # that the window ends before it
+        at = good[(early_s > -_AFTER_ALARM_S) & (early_s < WINDOW_S / 2)]
         if len(at):
             build.add(windows, at[-1:], truth, recording, 0)
     note = "the window before the alarm"
     return build.task(name, "auroc", SENSORS, note=note, unknown=heard.words)
 
 
-def quality(name: str, folders: list[Path]) -> Task | None:
+def quality(name: str, folders: list[Path], build: Builder) -> Task | None:
     """Windows as they are, not gated; one unit a recording over its leads."""
-    build = Builder()
     units: dict[tuple[str, str], int] = {}
     for recording in leads_of(folders, build.copies):
         truth = truths.acceptable(recording)
@@ -307,14 +305,10 @@ def leads_of(folders: list[Path], copies: Copies) -> Iterator[Recording]:
             yield from (one for one in whole if "ecg" in one.channels)
 
 
-def identity(name: str, folders: list[Path]) -> Task | None:
-    build = Builder()
-    sessions: dict[str, int] = {}
-    for recording in recordings(folders, copies=build.copies):
+def identity(name: str, folders: list[Path], build: Builder) -> Task | None:
+    for session, recording in enumerate(recordings(folders, copies=build.copies)):
         windows = windows_of(recording)
         chosen = usable(windows)
-        session = sessions.get(recording.patient, 0)
-        sessions[recording.patient] = session + 1
         if len(chosen):
             build.add(windows, chosen, 0.0, recording, session)
     note = "same person in another recording against others"

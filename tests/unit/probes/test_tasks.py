@@ -17,6 +17,7 @@ from simulations.probes import tasks as tasks_module
 from simulations.probes.evaluate import Prediction, bootstrap_counts, interval, verification
 from simulations.probes.rows import RANDOM, Row, random_init
 from simulations.probes.table import run_table
+from simulations.probes.task import Builder
 from simulations.probes.tasks import Task, known_rhythms, load_tasks, share_of_af
 
 
@@ -184,7 +185,7 @@ def test_nobody_is_taken_for_free_of_af_whose_rhythm_nobody_noted(
         "holter",
         lambda *_: ((one, window, np.array([]), np.arange(4)) for one in named),
     )
-    task = tasks_module.annotated_af("af", [])
+    task = tasks_module.annotated_af("af", [], Builder())
     assert task is not None
     assert task.truth.tolist() == [1.0] * 4 + [0.0] * 2
 
