@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -168,9 +168,8 @@ class Builder:
     ) -> Task | None:
         if not self.truth:
             return None
-        persons, here = self.copies.persons(), set(self.patient)
-        first = [min(persons.get(one, {one}) & here) for one in self.patient]  # one name a person
-        names, group = np.unique(first, return_inverse=True)
+        persons, first = self.copies.persons(), self.copies.one_name(self.patient)
+        names, group = np.unique([first[one] for one in self.patient], return_inverse=True)
         made = Task(
             name=name,
             kind=kind,
@@ -243,6 +242,11 @@ class Copies:
             joined = owners.union(*(found.get(one, frozenset()) for one in owners))
             found |= dict.fromkeys(joined, frozenset(joined))
         return found
+
+    def one_name(self, names: Iterable[str]) -> dict[str, str]:
+        """Of each name the first of those here that are the same person's."""
+        persons, here = self.persons(), set(names)
+        return {name: min(persons.get(name, {name}) & here) for name in here}
 
     @property
     def count(self) -> int:

@@ -7,7 +7,8 @@ the quality gate refused count as missing, except where quality itself is the qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from simulations.probes.task import (
 
 __all__ = ["TASKS", "Task", "folders_for", "load_tasks", "require_data"]
 
+Parts = list[tuple[Windows, np.ndarray, float]]
+"""Of a patient, by recording: windows, which of them, the truth."""
 Make = Callable[[str, list[Path], Builder], Task | None]
 """Of a name and folders, the task; None if no recording has a truth and a usable window."""
 AGE_SPREAD = 5.0
@@ -169,7 +172,7 @@ def patient_label(
 
     def make(name: str, folders: list[Path], build: Builder) -> Task | None:
         heard = truths.Heard(recode)
-        per_patient: dict[str, list[tuple[Windows, np.ndarray, float]]] = {}
+        per_patient: dict[str, Parts] = {}
         for recording in recordings(folders, copies=build.copies):
             truth = heard(recording)
             if not np.isfinite(truth):
@@ -180,7 +183,7 @@ def patient_label(
                 build.know(recording)
                 per_patient.setdefault(recording.patient, []).append((windows, chosen, truth))
         left_out = 0
-        for patient, parts in per_patient.items():
+        for patient, parts in _of_persons(per_patient, build.copies).items():
             said = np.unique([truth for _, _, truth in parts])
             if said[-1] - said[0] > spread:
                 left_out += 1
@@ -199,6 +202,14 @@ def patient_label(
         return build.task(name, kind, sensors, note=note_here, unknown=heard.words)
 
     return make
+
+
+def _of_persons(found: Mapping[str, Parts], copies: Copies) -> dict[str, Parts]:
+    """By patient, names that are one person's under the first of them."""
+    named, joined = copies.one_name(found), defaultdict[str, Parts](list)
+    for name, parts in found.items():
+        joined[named[name]] += parts
+    return joined
 
 
 def _first(windows: Windows, sensors: tuple[str, ...]) -> np.ndarray:
@@ -262,7 +273,7 @@ def true_vt(name: str, folders: list[Path], build: Builder) -> Task | None:
         windows = windows_of(recording)
         good = usable(windows)
         early_s = alarm_s - WINDOW_S - windows.start_s[good]  # that the window ends before it
-        at = good[(early_s > -_AFTER_ALARM_S) & (early_s < WINDOW_S / 2)]
+        at = good[(early_s > -_AFTER_ALARM_S) & (early_s < WINDOW_S)]
         if len(at):
             build.add(windows, at[-1:], truth, recording, 0)
     note = "the window before the alarm"
