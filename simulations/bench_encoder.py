@@ -93,7 +93,7 @@ def measure(sizes: Sizes, tell: Tell) -> Measured:
         found |= bench.of_the_whole_way()
         found |= bench.of_training()
     if len(devices) > 1:
-        notes.append("The warm start trains on the CPU: its step is measured there alone.")
+        notes.append("The step of the warm start is measured on the CPU alone.")
     words = ", ".join(_in_words(device) for device in devices.values())
     return Measured(found, digests, tuple(notes), words)
 

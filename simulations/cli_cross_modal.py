@@ -22,6 +22,7 @@ NOTE = (
     "The gate also refuses a PPG whose regular rate cannot be that of the ECG beside it ("
     '"rates disagree"): such windows are not measured here.'
 )
+ONE_PATIENT = "names that share a recording are one patient"
 _MEANS = {
     "lost": "share of windows whose made signal gave no rate",
     "disputed": "share of windows whose recorded ECG gives two detectors rates over 5 bpm apart",
@@ -72,8 +73,9 @@ def cross_modal(
     """Make each sensor from the other on real patients: heart rate, waveform, error over trivial.
 
     Beside it the error of masked halves over trivial. By patient, with 95 % intervals. Windows in
-    which no rate is found, and those that the quality gate left out, are counted. Default sites:
-    icu_bidmc, icu_alarms_*, icu_uci_bp; of these alone, and of 60 windows, a bar is asked.
+    which no rate is found, and those that the quality gate left out, are counted. A recording that
+    is there under two names is read once, and both are one patient; copies are counted. Default
+    sites: icu_bidmc, icu_alarms_*, icu_uci_bp; of these alone, and of 60 windows, a bar is asked.
     Exit status 130 after Ctrl-C, 143 after SIGTERM.
 
     Example: fedprint-lab cross-modal warm-start -o cross-modal/
@@ -166,6 +168,7 @@ def measured(
         "seed": seed,
         "left_out": pairs.left_out,
         "unreadable": pairs.unreadable,
+        "copies": pairs.copies,
         "mappings": own_mappings(folders),
         "note": NOTE,
         "words": core.WORDS,
@@ -213,6 +216,7 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
+    from simulations.probes.task import copies_words
     from simulations.probes.trained_here import NOT_UNSEEN, trained_words
     from simulations.results_tables import interval
     from simulations.site_mapping import mapping_words
@@ -248,6 +252,8 @@ def _print(figures: dict[str, Any]) -> None:
     for site, faults in figures["unreadable"].items():
         if faults:
             terminal.out.print(f"not readable at {site}: {faults} files")
+    if figures["copies"]:
+        terminal.out.print(f"{copies_words(figures['copies'])}; {ONE_PATIENT}")
     for line in trained_words(figures["trained_here"], NOT_UNSEEN):
         terminal.out.print(line)
     for line in mapping_words(figures["mappings"]):

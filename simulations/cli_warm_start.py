@@ -14,6 +14,7 @@ from shared_model.files import write_atomic
 from simulations.cli_ended import told_when_ended
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
     from shared_model.weights import Weights
@@ -71,6 +72,13 @@ def register(app: typer.Typer) -> None:
         windows_per_patient: Annotated[
             int, typer.Option(min=1, help="Windows of each pretend patient in a step.")
         ] = 1,
+        device: Annotated[
+            str,
+            typer.Option(
+                help="Where it is trained: cpu, cuda (the first GPU) or cuda:N. Written and tested "
+                "without a GPU. Windows are simulated by one process of the CPU in any case."
+            ),
+        ] = "cpu",
         both_seen: Annotated[
             str,
             typer.Option(
@@ -82,7 +90,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--bfloat16",
                 help="Matrix products in bfloat16: 1.7 times as fast (`bench encoder`), but slower "
-                "on a processor without instructions for it.",
+                "on a processor without instructions for it; refused on a GPU without them.",
             ),
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
@@ -90,6 +98,8 @@ def register(app: typer.Typer) -> None:
         """Train a model on SIMULATED windows only: no patient's data, no privacy cost.
 
         Writes warm_start_PRESET.safetensors, its manifest (.json) and the curve (.png).
+        Equal commands give equal bits on one processor, with one number of threads and one set of
+        versions; another device gives others, and a GPU may give others each time.
         Exit status 130 after Ctrl-C, 143 after SIGTERM: what --keep has kept is there.
 
         Example: fedprint-lab warm-start OUT --preset tiny --steps 3000 --seed 1
@@ -100,6 +110,7 @@ def register(app: typer.Typer) -> None:
         from shared_model.mae import PRESETS
         from simulations import pretrain
         from simulations.models import read_weights
+        from simulations.torch_devices import device_of, in_words
         from simulations.torch_threads import check_threads
 
         if preset not in PRESETS:
@@ -118,15 +129,17 @@ def register(app: typer.Typer) -> None:
             precision="bfloat16" if bfloat16 else "float32",
         )
         pretrain.check(recipe)
+        place = device_of(device, bfloat16=bfloat16)
         first: Weights | None = None
         if start_from is not None:
             first = read_weights(start_from)
         _make_room(output, preset, keep)
         torch.set_num_threads(threads)
         elapsed = pretrain.timed()
-        weights, points = _train(preset, recipe, keep, first)
-        words = command_of(preset, recipe, threads)
+        weights, points = _train(preset, recipe, keep, first, place)
+        words = command_of(preset, recipe, threads, device)
         manifest = _manifest(preset, recipe, weights, points, words, threads, elapsed())
+        manifest["device"] = in_words(place)
         if first is not None:
             manifest["made_by"] = f"{words} --start-from WEIGHTS"
             manifest["started_from"] = weights_io.digest(first)
@@ -142,11 +155,11 @@ def register(app: typer.Typer) -> None:
             )
 
 
-def command_of(preset: str, recipe: Recipe, threads: int) -> str:
+def command_of(preset: str, recipe: Recipe, threads: int, device: str) -> str:
     """The command with every option on which the weights depend, but --start-from."""
     return (
         f"fedprint-lab warm-start OUT --preset {preset} --steps {recipe.steps}"
-        f" --seed {recipe.seed} --threads {threads} --batch {recipe.batch}"
+        f" --seed {recipe.seed} --threads {threads} --device {device} --batch {recipe.batch}"
         f" --learning-rate {recipe.learning_rate} --cross-modal {recipe.cross_modal_weight}"
         f" --auxiliary {recipe.auxiliary_weight} --person {recipe.person_weight}"
         f" --windows-per-patient {recipe.windows_per_patient} --both-seen {recipe.both_seen}"
@@ -175,7 +188,7 @@ def _make_room(output: Path, preset: str, keep: Path | None) -> None:
 
 
 def _train(
-    preset: str, recipe: Recipe, keep: Path | None, first: Weights | None
+    preset: str, recipe: Recipe, keep: Path | None, first: Weights | None, device: torch.device
 ) -> tuple[Weights, list[Point]]:
     from rich.progress import (
         BarColumn,
@@ -217,7 +230,12 @@ def _train(
                 kept.append(path)
 
         return pretrain.train(
-            PRESETS[preset], recipe, start_from=first, on_point=on_point, on_keep=on_keep
+            PRESETS[preset],
+            recipe,
+            start_from=first,
+            on_point=on_point,
+            on_keep=on_keep,
+            device=device,
         )
 
 

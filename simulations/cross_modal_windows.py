@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from client.records import ReadFault, read_folder
 from shared_model import quality
 from shared_model.errors import DataFault
 from simulations.heads.collections import may_be_drawn
+from simulations.probes.task import Copies
 from simulations.site_mapping import HOW_READ, mapping_of
 
+F32 = npt.NDArray[np.float32]
 SITES = ("icu_bidmc", "icu_alarms_*", "icu_uci_bp")
 """Folders that hold both sensors, as patterns below the data folder."""
 
@@ -30,7 +32,8 @@ class Pairs:
     signal: float32 (window, channel=2, sample=1250), z-scored; patient, site: index (window,);
     sites: names. left_out: by site, number of windows for each reason; `met` all that there were.
     drawn: of each site, whether it is an open collection whose windows may be shown; none if not
-    said.
+    said. copies: recordings that are left out whole and in no other count, because they were met
+    before under another name; whose recordings are the same are one patient.
     """
 
     signal: npt.NDArray[np.float32] = field(repr=False)
@@ -41,6 +44,7 @@ class Pairs:
     left_out: dict[str, dict[str, int]]
     unreadable: dict[str, int]
     drawn: tuple[bool, ...] = ()
+    copies: int = 0
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -89,22 +93,28 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
 
     Args:
         most: windows of a patient, evenly spaced over those that are whole in both sensors.
-        on_recording: called without arguments after each recording.
+            Whoever is there under several names, by a copy of a recording, is one.
+        on_recording: called without arguments for each recording.
 
     Raises:
         DataFault: no window of any site has both sensors.
     """
-    kept: dict[tuple[int, str], list[npt.NDArray[np.float32]]] = {}
+    kept: dict[tuple[int, str], list[F32]] = {}
     met: dict[str, int] = {}
     left_out: dict[str, dict[str, int]] = {}
     unreadable: dict[str, int] = {}
     causes: Counter[str] = Counter()
+    copies = Copies()
     for number, folder in enumerate(folders):
         why: Counter[str] = Counter()
         total, before = 0, causes.total()
         for item in read_folder(folder, mapping_of(folder)):
             if isinstance(item, ReadFault):
                 causes[item.cause] += 1
+                continue
+            if callable(on_recording):
+                on_recording()
+            if copies.holds(item, str(number)):
                 continue
             try:
                 windows = prepare_recording(item).windows()
@@ -117,30 +127,42 @@ def read_pairs(folders: list[Path], most: int, on_recording: object = None) -> P
             whole = np.array([not reason for reason in reasons], dtype=np.bool_)
             if whole.any():
                 kept.setdefault((number, item.patient), []).append(windows.signal[whole])
-            if callable(on_recording):
-                on_recording()
         met[folder.name], left_out[folder.name] = total, dict(sorted(why.items()))
         unreadable[folder.name] = causes.total() - before
     if not kept:
         raise _nothing(causes)
     signal, patient, site = [], [], []
-    for index, ((number, _), parts) in enumerate(sorted(kept.items(), key=lambda one: one[0])):
-        every = np.concatenate(parts)
-        chosen = every[_evenly(len(every), most)]
-        signal.append(chosen)
+    for index, (every, sites) in enumerate(_people(kept, copies)):
+        chosen = _evenly(len(every), most)
+        signal.append(every[chosen])
         patient += [index] * len(chosen)
-        site += [number] * len(chosen)
-    names = tuple(folder.name for folder in folders)
+        site.append(sites[chosen])
     return Pairs(
         np.concatenate(signal),
         np.array(patient),
-        np.array(site),
-        names,
+        np.concatenate(site),
+        tuple(folder.name for folder in folders),
         met,
         left_out,
         unreadable,
         tuple(may_be_drawn(folder) for folder in folders),
+        copies.count,
     )
+
+
+def _people(
+    kept: dict[tuple[int, str], list[F32]], copies: Copies
+) -> Iterator[tuple[F32, npt.NDArray[np.int64]]]:
+    """Windows of each person and their site, in order of number and name. Names of whom a recording
+    is the same are one person, at the place of the first."""
+    persons = copies.persons()
+    found: dict[frozenset[str], list[tuple[int, F32]]] = {}
+    for (number, name), parts in sorted(kept.items(), key=lambda one: one[0]):
+        mine = found.setdefault(persons[f"{name}\n{number}"], [])
+        mine += [(number, part) for part in parts]
+    for parts_at in found.values():
+        sites = [np.full(len(part), number, dtype=np.int64) for number, part in parts_at]
+        yield np.concatenate([part for _, part in parts_at]), np.concatenate(sites)
 
 
 def _nothing(causes: Counter[str]) -> DataFault:

@@ -184,8 +184,11 @@ class AuxiliaryHeads(nn.Module):
         self.numbers = [name for name in NUMBERS if name in labels]
         self.classes = {n: size for n, size in CLASSES.items() if n in labels}
         known = np.stack([labels[name] for name in self.numbers], axis=1)
-        self.centre = torch.from_numpy(np.nanmean(known, axis=0)).float()
-        self.scale = torch.from_numpy(np.nanstd(known, axis=0) + 1e-6).float()
+        centre, scale = np.nanmean(known, axis=0), np.nanstd(known, axis=0) + 1e-6
+        self.register_buffer("centre", torch.from_numpy(centre).float(), persistent=False)
+        self.register_buffer("scale", torch.from_numpy(scale).float(), persistent=False)
+        self.centre: Tensor
+        self.scale: Tensor
         size = len(self.numbers) + sum(self.classes.values())
         self.head = nn.ModuleList(nn.Linear(FINGERPRINT_SIZE, size) for _ in range(3))
 
@@ -217,15 +220,19 @@ def train(
     on_point: Callable[[Point], None] | None = None,
     on_keep: Callable[[int, Weights], None] | None = None,
     keep_every: int = 250,
+    device: torch.device | str = "cpu",
 ) -> tuple[Weights, list[Point]]:
     """Train from scratch or on from `start_from`; a second process simulates the windows.
 
-    The batches depend on the seed alone; sums in torch depend on its thread count, so equal weights
-    need an equal number of threads.
+    All draws are the CPU's, whatever the device, and the batches depend on the seed alone. Sums in
+    torch depend on the thread count: equal weights need as many threads. A GPU adds gradients of
+    gathered tokens in no fixed order: there they are alike, not equal. Weights are given as
+    float32 of the CPU.
     """
     model = build(config, recipe.seed)
     if start_from is not None:
         load_weights(model, start_from)
+    model.to(device)
     masks = np.random.default_rng([recipe.seed, 1])
     points: list[Point] = []
     with simulated_batches(recipe) as batches:
@@ -236,6 +243,8 @@ def train(
         drawn = torch.Generator().manual_seed(recipe.seed)
         for each in (heads, alike):
             draw_heads(each, drawn)
+            if each is not None:
+                each.to(device)
         parameters = [*model.parameters(), *heads.parameters()]
         parameters += [] if alike is None else [*alike.parameters()]
         optimiser = torch.optim.AdamW(
@@ -244,7 +253,7 @@ def train(
             betas=(0.9, recipe.beta2),
             weight_decay=recipe.weight_decay,
         )
-        bank = NegativeBank(recipe.bank_size, recipe.seed) if recipe.bank_size else None
+        bank = NegativeBank(recipe.bank_size, recipe.seed, device) if recipe.bank_size else None
         sums = np.zeros(3)
         for step in range(recipe.steps):
             for group in optimiser.param_groups:
@@ -277,17 +286,21 @@ def step_loss(
     rng: np.random.Generator,
     bank: NegativeBank | None = None,
 ) -> tuple[Tensor, np.ndarray]:
-    """The loss of one step; masked and cross-modal error and auxiliary loss for the curve."""
+    """The loss of one step; masked and cross-modal error and auxiliary loss for the curve.
+
+    Computed where the model's weights are; heads and bank are there, too.
+    """
     signal, valid, labels = batch
-    patches = fold(torch.from_numpy(signal))
-    known = torch.from_numpy(regrouped(valid, patches.shape[-1]))
+    device = next(model.parameters()).device
+    patches = fold(torch.from_numpy(signal)).to(device)
+    known = torch.from_numpy(regrouped(valid, patches.shape[-1])).to(device)
     drawn = draw_hidden(
         rng, len(signal), span_share=recipe.span_share, masking=recipe.masking,
         hidden_share=recipe.hidden_share,
     )  # fmt: skip
-    hidden = torch.from_numpy(drawn)
-    truth = {name: torch.from_numpy(value) for name, value in labels.items()}
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+    hidden = torch.from_numpy(drawn).to(device)
+    truth = {name: torch.from_numpy(value).to(device) for name, value in labels.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         views = model(patches, known, hidden)
         whole = model.fingerprint(patches, known) if recipe.both_seen == "whole" else None
         strangers = None if bank is None else bank.fingerprints(model)
@@ -303,9 +316,8 @@ def step_loss(
     if whole is not None:
         looked_at[0] = whole.float()
     seen = list(zip(looked_at, uses, strict=True))
-    auxiliary = sum(
-        (heads(k, one, truth, use) for k, (one, use) in enumerate(seen)), torch.zeros(())
-    )
+    told = [heads(k, one, truth, use) for k, (one, use) in enumerate(seen)]
+    auxiliary = sum(told, torch.zeros((), device=device))
     masked, cross = every.masked.mean(), every.cross_modal.mean()
     loss = (
         masked
@@ -317,11 +329,11 @@ def step_loss(
         apart = contrast(views, known, recipe.windows_per_patient, strangers)
         loss = loss + recipe.contrast_weight * apart
     if recipe.person_weight:
-        person = torch.arange(len(signal)) // recipe.windows_per_patient
-        told = [same_person(one, person, use) for one, use in seen]
-        loss = loss + recipe.person_weight * torch.stack(told).mean()
+        person = torch.arange(len(signal), device=device) // recipe.windows_per_patient
+        apart = torch.stack([same_person(one, person, use) for one, use in seen])
+        loss = loss + recipe.person_weight * apart.mean()
     if alike is not None:
-        right = torch.from_numpy(self_similarity(signal))
+        right = torch.from_numpy(self_similarity(signal)).to(device)
         missed = [alike(k, one, right, has * use[:, None]) for k, (one, use) in enumerate(seen)]
         loss = loss + recipe.self_similarity_weight * torch.stack(missed).mean()
     return loss, np.array([masked.item(), cross.item(), auxiliary.item()])

@@ -95,7 +95,7 @@ def same_person(fingerprint: Tensor, person: Tensor, use: Tensor) -> Tensor:
         Mean over the used windows that have a partner; 0 if there is none.
     """
     alike = fingerprint @ fingerprint.T / PERSON_TEMPERATURE
-    itself = torch.eye(len(person), dtype=torch.bool)
+    itself = torch.eye(len(person), dtype=torch.bool, device=person.device)
     candidate = use[None, :] & ~itself
     alike = alike.masked_fill(~candidate, -1e4)
     partner = (person[:, None] == person[None, :]) & candidate & use[:, None]
@@ -111,12 +111,14 @@ class NegativeBank:
     the weights and public things.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
-        """Draw `size` strangers, a window each; those who lack a sensor are left out."""
+    def __init__(self, size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        """Draw `size` strangers, a window each; those who lack a sensor are left out. They stay on
+        the device, which is the model's."""
         signal, valid, _ = draw_windows(np.random.default_rng([seed, 2]), size)
         kept = valid.any(-1).all(-1)
-        self._patches = fold(torch.from_numpy(signal[kept]))
-        self._valid = torch.from_numpy(regrouped(valid[kept], self._patches.shape[-1]))
+        self._patches = fold(torch.from_numpy(signal[kept])).to(device)
+        valid_tokens = regrouped(valid[kept], self._patches.shape[-1])
+        self._valid = torch.from_numpy(valid_tokens).to(device)
 
     @torch.no_grad()
     def fingerprints(self, model: MaskedAutoencoder) -> tuple[Tensor, Tensor]:

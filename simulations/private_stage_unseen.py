@@ -72,13 +72,14 @@ class Measured:
     """The patients of the losses.
 
     both: (patient,), who has both sensors in a window. sites: name, patients, patients with both.
-    read_elsewhere: see `Unseen`.
+    read_elsewhere, same_person: see `Unseen`.
     """
 
     both: Bools = field(repr=False)
     sites: tuple[tuple[str, int, int], ...]
     lots: tuple[float, float]
     read_elsewhere: int = 0
+    same_person: int = 0
 
     @classmethod
     def of(cls, unseen: Unseen, known: Bools) -> Measured:
@@ -88,7 +89,7 @@ class Measured:
             (name, int((site == k).sum()), int(both[site == k].sum()))
             for k, name in enumerate(unseen.sites)
         ]
-        return cls(both, tuple(rows), unseen.lots, unseen.read_elsewhere)
+        return cls(both, tuple(rows), unseen.lots, unseen.read_elsewhere, unseen.same_person)
 
 
 def read_unseen(
@@ -188,6 +189,7 @@ def compared_unseen(stages: Sequence[Stage[UnseenRun]], measured: Measured) -> d
         "patients": len(measured.both),
         "patients_with_both": int(measured.both.sum()),
         "left_out_read_elsewhere": measured.read_elsewhere,
+        "left_out_same_person": measured.same_person,
         "sites": [
             {"name": name, "patients": patients, "with_both": both}
             for name, patients, both in measured.sites
@@ -293,6 +295,11 @@ def _whose(base: Sequence[Stage[UnseenRun]], measured: Measured) -> list[str]:
         said.append(
             f"{measured.read_elsewhere} more are left out: somebody of the same identifier was "
             "read in another folder, who may be the same person, or a copy of their recording was."
+        )
+    if measured.same_person:
+        said.append(
+            "Names left out because a recording of theirs is another of these patients', who is "
+            f"there once: {measured.same_person}."
         )
     if any(one.experiment.model.weights is not None for one in base):
         said.append("Runs begin with weights of a file: whom that was trained on is not known.")

@@ -11,7 +11,7 @@ kept in memory.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from shared_model.errors import OurMistake
 from shared_model.weights import Weights
 from simulations.lab.experiment import Experiment
 from simulations.lab.patient_pool import Piece
+from simulations.probes.task import Copies
 
 F64 = npt.NDArray[np.float64]
 WINDOWS = 2
@@ -39,7 +40,9 @@ class Unseen:
     signal: float16 (patient, window=2, channel=2, sample=1250). valid: bool (patient, window,
     channel, token=50). site: (patient,), index into sites. lots: [first, end) of these patients.
     read_elsewhere: how many are left out, because the runs have read somebody of the same
-    identifier in another folder, who may be the same person, or a copy of their recording.
+    identifier in another folder, who may be the same person, or a copy of their recording; other
+    names that share a recording with them go, too. same_person: how many more names are left out,
+    because they share a recording with another of these patients, who is there once.
     """
 
     signal: npt.NDArray[np.float16] = field(repr=False)
@@ -48,6 +51,7 @@ class Unseen:
     sites: tuple[str, ...]
     lots: tuple[float, float]
     read_elsewhere: int = 0
+    same_person: int = 0
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -120,38 +124,50 @@ def unseen_by(experiments: Sequence[Experiment], on_progress: OnProgress | None 
         if on_progress is not None:
             on_progress("reading recordings", min(done, total), total)
 
-    added_in: list[tuple[str, str, Collection[str]]] = []  # in order: folder, identifier, digests
-    copied: set[str] = set()  # digests of what a run read
+    added: list[tuple[str, str]] = []  # in order: identifier, folder
     read_in: dict[str, set[str]] = defaultdict(set)  # identifier -> folders where a run read it
-
+    copies = Copies()
     for name, folder in recorded.site_names(folders).items():
 
-        def on_patient(
-            patient: str, added: bool, digests: Collection[str], name: str = name
-        ) -> None:
-            if added:
-                added_in.append((name, patient, digests))
+        def on_patient(patient: str, is_added: bool, name: str = name) -> None:
+            if is_added:
+                added.append((patient, name))
             else:
                 read_in[patient].add(name)
-                copied.update(digests)
 
-        recorded.read_into(ends, folder, name, Lots(*left), on_recording, on_patient)
-    strange = np.array(
-        [
-            not read_in[patient] - {name} and copied.isdisjoint(digests)
-            for name, patient, digests in added_in
-        ],
-        dtype=np.bool_,
-    )
+        recorded.read_into(ends, folder, name, Lots(*left), on_recording, on_patient, copies)
+    seen, again = _not_strangers(added, read_in, copies)
+    stays = ~seen & ~again
     sites = tuple(sorted(set(ends.site)))
     return Unseen(
-        np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES)[strange],
-        np.array(ends.valid, dtype=np.bool_).reshape(-1, WINDOWS, 2, TOKENS)[strange],
-        np.array([sites.index(one) for one in ends.site], dtype=np.int64)[strange],
+        np.array(ends.signal, dtype=np.float16).reshape(-1, WINDOWS, 2, WINDOW_SAMPLES)[stays],
+        np.array(ends.valid, dtype=np.bool_).reshape(-1, WINDOWS, 2, TOKENS)[stays],
+        np.array([sites.index(one) for one in ends.site], dtype=np.int64)[stays],
         sites,
         left,
-        int((~strange).sum()),
+        int(seen.sum()),
+        int(again.sum()),
     )
+
+
+def _not_strangers(
+    added: Sequence[tuple[str, str]], read_in: Mapping[str, Collection[str]], copies: Copies
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of identifiers in folders: who may be somebody whom a run read, and who is one of the others
+    before; (patient,) each. Names that share a recording, directly or through others, are one."""
+    persons = copies.persons()
+    people = [persons[f"{patient}\n{folder}"] for patient, folder in added]
+    read = {persons[f"{one}\n{folder}"] for one, folders in read_in.items() for folder in folders}
+    for (patient, folder), person in zip(added, people, strict=True):
+        if set(read_in.get(patient, ())) - {folder}:
+            read.add(person)
+    seen = np.array([person in read for person in people], dtype=np.bool_)
+    before: set[frozenset[str]] = set()
+    again = np.zeros(len(people), dtype=np.bool_)
+    for place, person in enumerate(people):
+        again[place] = not seen[place] and person in before
+        before.add(person)
+    return seen, again
 
 
 def _others(read: tuple[float, float]) -> tuple[float, float] | None:

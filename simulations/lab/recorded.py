@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ from simulations.lab.partition import site_name
 from simulations.lab.patient_pool import Piece
 from simulations.lots import Lots, lot_of, place_of
 
-OnPatient = Callable[[str, bool, Collection[str]], None]
+if TYPE_CHECKING:
+    from simulations.probes.task import Copies
+
+OnPatient = Callable[[str, bool], None]
 
 
 class Pool(Protocol):
@@ -114,15 +117,17 @@ def read_into(
     site: str,
     lots: Lots,
     on_recording: Callable[[], None],
-    on_patient: OnPatient = lambda _name, _added, _digests: None,
+    on_patient: OnPatient = lambda _name, _added: None,
+    copies: Copies | None = None,
 ) -> Read:
     """Put a folder's patients of these lots into the pool, one recording in memory at a time.
 
     A patient's windows are the usable ones of all recordings, in the order in which they are read.
     A label is the mean over the patient's recordings if all values are numbers, else the most
     frequent; a word in place of an age, rate or pressure is left out and counted. Identifiers stay
-    in this function and in `on_patient`, which is told whose lot is not wanted (False), and who is
-    added to the pool next (True), with the digests of the recordings.
+    in this function, in `on_patient`, which is told whose lot is not wanted (False), and who is
+    added to the pool next (True), and in `copies`, which meets every recording, of all lots, at
+    this site: none is left out by it.
     """
     from client.ingest import prepare_recording
     from client.records import ReadFault, read_folder
@@ -131,15 +136,16 @@ def read_into(
     read, place = Read(mapped=own_mapping(folder) is not None), place_of(folder)
     pieces: dict[str, list[Piece]] = {}
     labels: dict[str, list[dict[str, str | float]]] = {}
-    digests: dict[str, set[str]] = {}
     for item in read_folder(folder, mapping_of(folder)):
         on_recording()
         if isinstance(item, ReadFault):
             read.faults[item.cause] += 1
             continue
+        if copies is not None:
+            copies.holds(item, site)
         if not lots.hold(lot_of(item.patient, place)):
             read.not_wanted += 1
-            on_patient(item.patient, False, {item.digest})
+            on_patient(item.patient, False)
             continue
         try:
             windows = prepare_recording(item).windows()
@@ -147,7 +153,6 @@ def read_into(
             read.faults[error.cause] += 1
             continue
         read.recordings += 1
-        digests.setdefault(item.patient, set()).add(item.digest)
         labels.setdefault(item.patient, []).append(_understood(item.labels, read.no_numbers))
         usable = windows.select(windows.usable)
         of_patient = pieces.setdefault(item.patient, [])
@@ -156,7 +161,7 @@ def read_into(
     for patient, found in pieces.items():
         read.patients += 1
         if found:
-            on_patient(patient, True, digests[patient])
+            on_patient(patient, True)
             pool.add_pieces(tuple(found), _merged(labels[patient]), site)
         else:
             read.without_windows += 1

@@ -25,7 +25,6 @@ from simulations.lab import conduct, sources
 from simulations.lab.data import FederationData
 from simulations.lab.experiment import Experiment
 from simulations.lab.run_folder import RunFolder
-from simulations.lots import lot_of
 from simulations.probes.unseen import Seen
 from simulations.site_mapping import own_mappings
 from simulations.unseen_losses import Unseen, losses, unseen_by
@@ -186,42 +185,6 @@ def test_the_unseen_are_those_of_the_other_lots_and_each_weighs_alike(
             found.append(pair)
     assert set(found) < set(ends)
     assert len(found) + left_out == 10
-
-
-def test_who_was_read_in_another_folder_under_the_same_name_is_not_unseen(tmp_path: Path) -> None:
-    """A ward's copy under another name has other lots: its patients were read there."""
-    cohort = draw_cohort(np.random.default_rng(4), 12, 1, SiteEffects(name="ward"))
-    wards = [tmp_path / "ward", tmp_path / "ward-copy"]
-    for one in wards:
-        write_site(one, cohort, "wfdb")
-    unseen = unseen_by([experiment(wards, lots=[0.0, 0.5], held_out=0.0)])
-    read = [{name for name in cohort.patient_ids if lot_of(name, one.name) < 0.5} for one in wards]
-    nowhere = set(cohort.patient_ids) - read[0] - read[1]
-    assert len(unseen) == 2 * len(nowhere) > 0
-    assert unseen.read_elsewhere == len(read[0] ^ read[1]) > 0
-
-
-def test_whose_recording_was_read_under_another_identifier_is_not_unseen(tmp_path: Path) -> None:
-    """A second ward has the first one's files and numbers its patients anew."""
-    effects = SiteEffects(name="ward", fs_ecg_hz=125.0, fs_ppg_hz=125.0)
-    cohort = draw_cohort(np.random.default_rng(4), 12, 1, effects)
-    wards = {"p": tmp_path / "ward", "q": tmp_path / "annex"}
-    for letter, ward in wards.items():
-        ward.mkdir()
-        for number, (ecg, ppg) in enumerate(zip(cohort.ecg, cohort.ppg, strict=True)):
-            rows = np.column_stack([np.arange(len(ecg)) / 125.0, ecg, ppg])
-            file = ward / f"r{number}.csv"
-            np.savetxt(file, rows, "%.4f", ",", header="time_s,ecg,ppg", comments="")
-        lines = [f"r{number},{letter}{number}" for number in range(12)]
-        (ward / "recordings.csv").write_text("\n".join(["recording,patient_id", *lines]), "utf-8")
-    unseen = unseen_by([experiment(list(wards.values()), lots=[0.0, 0.5], held_out=0.0)])
-    read = [
-        {number for number in range(12) if lot_of(f"{letter}{number}", ward.name) < 0.5}
-        for letter, ward in wards.items()
-    ]
-    nowhere = set(range(12)) - read[0] - read[1]
-    assert len(unseen) == 2 * len(nowhere) > 0
-    assert unseen.read_elsewhere == len(read[0] ^ read[1]) > 0
 
 
 def test_losses_of_the_unseen_are_the_unit_loss_and_an_empty_window_adds_nothing() -> None:

@@ -423,12 +423,13 @@ def test_the_manifest_names_every_option_that_the_weights_depend_on() -> None:
         auxiliary_weight=0.7, person_weight=0.05, windows_per_patient=2, both_seen="whole",
         precision="bfloat16",
     )  # fmt: skip
-    words = command_of("small", recipe, 1).split()
+    words = command_of("small", recipe, 1, "cuda:1").split()
     asked = program(app).commands["warm-start"]  # type: ignore[attr-defined]
     options = {one for param in asked.params for one in param.opts if one.startswith("--")}
     assert options - set(words) == {"--keep", "--start-from", "--json"}
     given = asked.make_context("warm-start", words[2:]).params
     assert (given["preset"], given["threads"], given["bfloat16"]) == ("small", 1, True)
+    assert given["device"] == "cuda:1"
     assert given["learning_rate"] == recipe.learning_rate
     assert given["steps"] == 7
     assert given["seed"] == 3

@@ -131,6 +131,9 @@ def test_the_words_say_whose_patients_and_that_no_probe_is_meant() -> None:
     assert "left out" not in words
     shared = compared_unseen(a_sweep(), replace(WHOSE, read_elsewhere=3))["in_words"]
     assert any("3 more are left out" in line for line in shared)
+    found = compared_unseen(a_sweep(), replace(WHOSE, same_person=4))
+    assert any(line.startswith("Names left out") and ": 4." in line for line in found["in_words"])
+    assert (found["left_out_same_person"], found["left_out_read_elsewhere"]) == (4, 0)
     begun = [a_stage({"model.weights": "w.safetensors", **values}, 1, np.zeros(PATIENTS))
              for values in ({}, {"algorithm.segments": 4})]  # fmt: skip
     assert "weights of a file" in " ".join(compared_unseen(begun, WHOSE)["in_words"])
