@@ -64,7 +64,8 @@ def today() -> str:
 
 @app.command("list")
 def list_tasks(as_json: AsJson = False) -> None:
-    """The tasks, with the collections that are looked for below the data folder.
+    """The tasks, with the collections that are looked for below the data folder, and what
+    recordings of folders named with --sites must have.
 
     Example: fedprint-lab head list
     """
@@ -75,12 +76,13 @@ def list_tasks(as_json: AsJson = False) -> None:
             "task": task.name,
             "kind": task.kind,
             "sensors": sensors,
-            "folders": source.pattern,
+            "folders": task.sources[sensors].pattern if sensors in task.sources else "--sites",
             "one answer is of": f"a {source.item}",
+            "with --sites": source.needs,
             "about": task.about,
         }
         for task in TASKS.values()
-        for sensors, source in task.sources.items()
+        for sensors, source in (task.own or task.sources).items()
     ]
     terminal.show("Tasks of heads", rows, as_json=as_json)
 
@@ -145,7 +147,7 @@ def train(
     from simulations.models import open_model
 
     chosen = task_named(task)
-    used = None if sites and sensors is None else chosen.sensors(sensors)
+    used = None if sites and sensors is None else chosen.sensors(sensors, sites or ())
     open_data = reason(open_data, "--open-data")
     free(output)
     model = open_model(on, signer)

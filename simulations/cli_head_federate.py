@@ -122,7 +122,7 @@ def federate(
         )
     open_data = reason(open_data, "--open-data")
     figures_public = reason(figures_public, "--figures-public")
-    used = known(sensors or "both") if simulated else chosen.sensors(sensors)
+    used = known(sensors or "both") if simulated else chosen.sensors(sensors, sites or ())
     free(output)
     free_report(output)
     ask = Ask(
