@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from head_command_stand_ins import run
+from head_folder_stand_ins import PATIENTS, Row, own_words, ward
 
 from client.fingerprints import SENSORS
 from client.guess import IDENTIFIES
 from shared_model.errors import DataFault, OurMistake
-from simulations.cohort import SiteEffects, draw_cohort, write_site
-from simulations.cohort_write import Format
+from simulations import measurement, results_page
 from simulations.heads.missing import missing
 from simulations.heads.tasks import TASKS, HeadTask, patients_with
 from simulations.lots import lot_of
@@ -26,29 +23,7 @@ from simulations.probes import truths
 from simulations.probes.site_tasks import QUESTIONS
 from simulations.probes.task import Builder, Task, recordings
 
-PATIENTS = 24
 NOWHERE = Path("nowhere")
-Row = dict[str, Any]
-
-
-def ward(folder: Path, form: Format, rewrite: Callable[[int, Row], Row]) -> Path:
-    """Simulated patients with both sensors; rows of the table as `rewrite` makes them."""
-    cohort = draw_cohort(np.random.default_rng(5), PATIENTS, 1, SiteEffects(name="ward"))
-    write_site(folder, cohort, form)
-    table = folder / "recordings.csv"
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    made = [rewrite(place, row) for place, row in enumerate(rows)]
-    with table.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(made[0]))
-        writer.writeheader()
-        writer.writerows(made)
-    return folder
-
-
-def own_words(place: int, row: Row) -> Row:
-    """AF as yes and no; rhythm in nobody's words."""
-    kept = {name: value for name, value in row.items() if not name.startswith("rhythm")}
-    return {**kept, "af": ("yes", "no")[place % 2]}
 
 
 def unlabelled(_: int, row: Row) -> Row:
@@ -138,6 +113,16 @@ def test_af_head_is_trained_on_own_labels(stated: Path, tmp_path: Path) -> None:
     assert told["patients"] >= 20
     card = (tmp_path / "head" / "MODEL_CARD.md").read_text()
     assert "recordings without annotations label af or rhythm, for each window" in card
+    path = tmp_path / "measured-head-head.json"
+    assert told["measured"] == str(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    measured = measurement.read(path)
+    assert measured.kind == "head"
+    assert list(measured.weights) == ["warm-start"]
+    assert measured.figures["figures"] == told["figures"]
+    assert measured.figures["head"] == told["digest"]
+    assert measured.figures["public"].startswith("NOT PROTECTED")
+    assert "### measured-head-head" in results_page.make(tmp_path).text
 
 
 @pytest.mark.parametrize("name", ["hypertension", "age", "sex", "heart-rate"])
