@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -64,7 +65,8 @@ def today() -> str:
 
 @app.command("list")
 def list_tasks(as_json: AsJson = False) -> None:
-    """The tasks, with the collections that are looked for below the data folder.
+    """The tasks, with the collections that are looked for below the data folder, and what
+    recordings of folders named with --sites must have.
 
     Example: fedprint-lab head list
     """
@@ -75,12 +77,13 @@ def list_tasks(as_json: AsJson = False) -> None:
             "task": task.name,
             "kind": task.kind,
             "sensors": sensors,
-            "folders": source.pattern,
+            "folders": task.sources[sensors].pattern if sensors in task.sources else "--sites",
             "one answer is of": f"a {source.item}",
+            "with --sites": source.needs,
             "about": task.about,
         }
         for task in TASKS.values()
-        for sensors, source in task.sources.items()
+        for sensors, source in (task.own or task.sources).items()
     ]
     terminal.show("Tasks of heads", rows, as_json=as_json)
 
@@ -130,24 +133,30 @@ def train(
 ) -> None:
     """Train a head at one place, without noise, and measure it on patients left out.
 
-    Writes head.json, head.safetensors, MODEL_CARD.md and plots/. NOT PRIVATE: such a head must not
+    Writes head.json, head.safetensors, MODEL_CARD.md and plots/; beside the folder its figures with
+    what made them, measured-head-FOLDER.json, for results. NOT PRIVATE: such a head must not
     leave the site, unless its data are open anyway. With noise: fedprint-lab head federate. Fewer
     than 20 patients, or 5 of a class, are refused, as fedprint-node personalise refuses them.
+
+    --sites takes labels of a recording where it is not annotated; docs/heads.md has the list.
 
     Example: fedprint-lab head train hypertension -o heads/hypertension
     """
     from shared_model.heads import files
     from simulations.cli_probe import default_data
+    from simulations.heads import measured
     from simulations.heads.data import load
     from simulations.heads.tasks import task_named
     from simulations.heads.train import Asked
     from simulations.heads.train import train as trained
     from simulations.models import open_model
 
+    began = time.monotonic()
     chosen = task_named(task)
-    used = None if sites and sensors is None else chosen.sensors(sensors)
+    used = None if sites and sensors is None else chosen.sensors(sensors, sites or ())
     open_data = reason(open_data, "--open-data")
     free(output)
+    measured.free(output)
     model = open_model(on, signer)
     asked = Asked(
         folds, seed, draws, command_line(), today(), licence, open_data, level, promise(overall)
@@ -159,8 +168,9 @@ def train(
         )  # fmt: skip
         head = trained(found, model, asked, say)
     files.write(output, head)
+    figures = measured.write(output, head, model, seconds=time.monotonic() - began)
     drawn = plots(output, head)
-    report(head, output, drawn, as_json)
+    report(head, output, drawn, as_json, figures=figures)
 
 
 @app.command()
@@ -278,9 +288,16 @@ def plots(folder: Path, head: Head) -> list[Any]:
 
 
 def report(
-    head: Head, folder: Path, drawn: list[Any], as_json: bool, *, signature: str = "none"
+    head: Head,
+    folder: Path,
+    drawn: list[Any],
+    as_json: bool,
+    *,
+    signature: str = "none",
+    figures: Path | None = None,
 ) -> None:
-    """A head at the terminal, or its manifest as JSON."""
+    """A head at the terminal, or its manifest as JSON. figures: the measured file, if one was
+    written."""
     from shared_model.heads.card import card
     from shared_model.heads.files import CARD, card_words
 
@@ -292,6 +309,7 @@ def report(
             for p in drawn
         ]
         where = {"folder": str(folder), "digest": head.manifest.digest, "signature": signature}
+        where |= {} if figures is None else {"measured": str(figures)}
         terminal.print_json({**where, CARD: checked, **told, "plots": shown})
         return
     from rich.markdown import Markdown
@@ -303,3 +321,13 @@ def report(
     terminal.out.print(f"{CARD}: {checked}", highlight=False)
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)
+    if figures is not None:
+        said_of(figures, head)
+
+
+def said_of(figures: Path, head: Head) -> None:
+    """Where the measured file is, and whether its figures may be seen."""
+    from simulations.heads.measured import public_words
+
+    words = f"figures for results: {figures} ({public_words(head.manifest)})"
+    terminal.out.print(words, highlight=False)

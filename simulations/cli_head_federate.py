@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,8 +24,12 @@ from simulations.cli_head import (
     plots,
     promise,
     reason,
+    said_of,
     today,
 )
+
+if TYPE_CHECKING:
+    from shared_model.heads.arrays import Head
 
 SIMULATED = "the patients are simulated"
 
@@ -98,12 +103,16 @@ def federate(
     The unit is the patient. Standardisation and directions are of simulated windows; temperature,
     sets, band, distance and the head's figures come from a noisy histogram of other patients.
     Figures of held-out patients have no noise: they go to OUTPUT.report.json, beside the folder,
-    which stays; into the head only if the data are open.
+    which stays; into the head only if the data are open. measured-head-OUTPUT.json beside it has
+    what may be in the head, for results; of open data and simulated patients all rows.
+
+    Sensors of --sites are the usual ones or those said: the folders' patients decide nothing.
 
     Example: fedprint-lab head federate vt -o heads/vt --epsilon 3 --mode distributed
     """
     from simulations.cli_probe import default_data
     from simulations.heads import hospitals as parts
+    from simulations.heads import measured
     from simulations.heads.compare import compare, refuse_identity
     from simulations.heads.data import load
     from simulations.heads.federate import Ask, refuse_found_classes
@@ -112,6 +121,7 @@ def federate(
     from simulations.heads.train import Asked
     from simulations.models import open_model
 
+    began = time.monotonic()
     if mode not in ("local", "distributed", "none"):
         raise OurMistake(f"There is no mode {mode!r}.", do="Say local, distributed or none.")
     chosen = task_named(task)
@@ -122,9 +132,10 @@ def federate(
         )
     open_data = reason(open_data, "--open-data")
     figures_public = reason(figures_public, "--figures-public")
-    used = known(sensors or "both") if simulated else chosen.sensors(sensors)
+    used = known(sensors or "both") if simulated else chosen.sensors(sensors, sites or ())
     free(output)
     free_report(output)
+    measured.free(output)
     ask = Ask(
         mode=mode,  # type: ignore[arg-type]  # checked above
         epsilon=epsilon,
@@ -163,9 +174,12 @@ def federate(
             borders=borders, figures_public=figures_public, say=say,
         )  # fmt: skip
     write(output, made.head, made.report)
+    figures = measured.write(
+        output, made.head, model, seconds=time.monotonic() - began, report=made.report
+    )
     own = made.head.manifest.figures_from == "patients"
     drawn = plots(output, made.head) if made.head.manifest.figures and own else []
-    _print(made.report, output, made.head.manifest.digest, drawn, as_json)
+    _print(made.report, output, made.head, drawn, figures, as_json)
 
 
 def report_file(output: Path) -> Path:
@@ -183,7 +197,7 @@ def free_report(output: Path) -> None:
         raise OurMistake(f"{path} is there already.", do="Choose another folder, or move it.")
 
 
-def write(output: Path, head: Any, report: dict[str, Any]) -> None:
+def write(output: Path, head: Head, report: dict[str, Any]) -> None:
     """The head, and beside its folder what was measured, which stays here."""
     from shared_model.heads import files
 
@@ -192,11 +206,17 @@ def write(output: Path, head: Any, report: dict[str, Any]) -> None:
 
 
 def _print(
-    report: dict[str, Any], output: Path, digest: str, drawn: list[Any], as_json: bool
+    report: dict[str, Any],
+    output: Path,
+    head: Head,
+    drawn: list[Any],
+    figures: Path,
+    as_json: bool,
 ) -> None:
     stays = f"figures of patients without noise, NOT PROTECTED: {report_file(output)} stays here"
     if as_json:
-        where = {"folder": str(output), "digest": digest, "report": str(report_file(output))}
+        where = {"folder": str(output), "digest": head.manifest.digest}
+        where |= {"report": str(report_file(output)), "measured": str(figures)}
         terminal.print_json({**where, "report_is": stays, **report})
         return
     rows = [
@@ -221,8 +241,9 @@ def _print(
         )
     for plot in drawn:
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)
-    terminal.out.print(f"head {digest} in {output}", highlight=False)
+    terminal.out.print(f"head {head.manifest.digest} in {output}", highlight=False)
     terminal.out.print(stays, highlight=False)
+    said_of(figures, head)
 
 
 def _interval(one: dict[str, Any]) -> dict[str, str]:

@@ -38,7 +38,8 @@ def results(
     """Generate docs/results.md and its figures from docs/results/**/measured-*.json.
 
     Files are written by probe, cross-modal, bench, gain, private-stage, against-pooled and ablate
-    with -o. No figure is typed: with --check the page is made again and compared, byte by byte.
+    with -o, and by head train and head federate beside the head. No figure is typed: with --check
+    the page is made again and compared, byte by byte.
 
     Example: fedprint-lab results --check
     """

@@ -12,7 +12,13 @@ from typing import Any
 from shared_model.errors import OurMistake
 from shared_model.files import read_regular
 from shared_model.release_origin import EARLIER_WARM_STARTS
-from simulations import measurement, results_bars, results_figures, results_tables
+from simulations import (
+    measurement,
+    results_bars,
+    results_figures,
+    results_heads,
+    results_tables,
+)
 from simulations.measurement import Measurement
 from simulations.results_rows import NOT_MEASURED
 
@@ -34,6 +40,7 @@ To add figures, run one of these from a clean checkout and then `fedprint-lab re
 fedprint-lab probe MODEL -o docs/results/probe-NAME --row "federated, without DP=W.safetensors"
 fedprint-lab probe MODEL --pretend 1200 -o docs/results/probe-pretend
 fedprint-lab cross-modal MODEL -o docs/results/cross-modal-NAME
+fedprint-lab head train TASK -o out/heads/TASK    # then move out/heads/measured-head-TASK.json here
 fedprint-lab bench dp-step -o docs/results/bench
 fedprint-lab ablate docs/experiments/ablation.toml -o docs/results/ablation
 fedprint-lab against-pooled out/federated out/pooled -o docs/results/against-pooled
@@ -51,6 +58,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
         "Probes of frozen fingerprints on pretend patients", results_tables.pretend_probe
     ),
     "cross-modal": ("One sensor from the other, real patients", results_tables.cross_modal),
+    "head": ("Heads: small models on frozen fingerprints", results_heads.head),
     "against-pooled": (
         "Federated without DP against pooled central training", results_tables.against_pooled
     ),

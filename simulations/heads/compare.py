@@ -20,7 +20,7 @@ from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, private_head
 from simulations.heads.hospitals import Hospital, together
-from simulations.heads.tasks import sentence
+from simulations.heads.missing import sentence
 
 if TYPE_CHECKING:
     from simulations.heads.data import Floats, HeadData

@@ -17,7 +17,8 @@ from client.personal import FEWEST_OF_A_CLASS
 from client.personal_rows import FEWEST_PATIENTS
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads import collections
-from simulations.heads.tasks import HeadTask, Item, Kind, sentence
+from simulations.heads.missing import sentence
+from simulations.heads.tasks import HeadTask, Item, Kind
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -130,7 +131,7 @@ def load(
         kind=task.kind,
         classes=found.classes or task.classes,
         unit=task.unit,
-        item=task.sources[sensors].item,
+        item=task.sources_of(sites)[sensors].item,
         sensors=sensors,
         fingerprints=features[good].astype(np.float32),
         truth=found.truth[good],

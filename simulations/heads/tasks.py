@@ -5,14 +5,18 @@
     task = chosen.load("ppg", data, sites=[...])    # or these folders, whatever their names
 
 Windows, truths and patients are those of the probes (`simulations.probes.tasks`), so that a head
-and a probe speak of the same thing; what a head asks in addition is made here.
+and a probe speak of the same thing; what a head asks in addition is made in `makers`. Of known
+collections each task has its folders, and sensors that these have; of folders that are named it
+takes what `probe --sites` takes of them (`simulations.probes.site_tasks`).
+
+Which source a recording's truth is from follows from that recording, and which sensors are used
+from the command: in `head federate` neither from what the patients of a folder have together.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,44 +25,40 @@ import numpy as np
 from client.fingerprints import SENSORS
 from client.personal_rows import FEWEST_PATIENTS
 from client.records import Recording
-from shared_model.config import WINDOW_S
 from shared_model.errors import DataFault, OurMistake
-from shared_model.windows import Windows
+from simulations.heads import makers
+from simulations.heads.missing import LABELS, missing, needs
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.task import Builder, Copies, Task, recordings, usable, windows_of
+from simulations.probes.task import Builder, Copies, Task
+from simulations.probes.tasks import Make
 
 Kind = Literal["classes", "number", "identity"]
 Item = Literal["window", "recording", "patient"]
-Make = Callable[[str, list[Path], Builder], Task | None]
-
-LABELS = "Labels, and the words of them that are understood: docs/probes.md."
-FEWEST_OF_RHYTHM = 2
-"""Patients with a rhythm, below which it is no class: no fold could be measured on it."""
-RHYTHMS = {
-    "N": "sinus or normal", "AFIB": "atrial fibrillation", "AFL": "atrial flutter",
-    "P": "paced", "B": "bigeminy", "T": "trigeminy", "VT": "ventricular tachycardia",
-    "SVTA": "supraventricular tachyarrhythmia", "IVR": "idioventricular", "PREX": "pre-excitation",
-    "VFL": "ventricular flutter", "NOD": "nodal", "SBR": "sinus bradycardia",
-    "BII": "second-degree block", "AB": "atrial bigeminy",
-}  # fmt: skip
-"""Rhythm codes of the PhysioBank annotations, in words."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Recordings for one choice of sensors: folders by name, and what makes the task of them."""
+    """Recordings for one choice of sensors: folders by name ("" of those that are named), what
+    makes the task of them, and the probes' questions of which a recording has to answer one."""
 
     pattern: str
     make: Make
     item: Item
+    questions: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> str:
+        """What a recording must have, in words."""
+        return needs(self.questions)
 
 
 @dataclass(frozen=True)
 class HeadTask:
     """A task. sources: by sensors, the usual choice first. classes: in the order of the truth's
     numbers; () where the annotations say which there are. unit: of a number. truth: what a
-    recording's own labels say, where it is not annotated."""
+    recording's own labels say, where it is not annotated. own: sources of folders that are named,
+    which take all that the probes take; {}: as those of the known collections."""
 
     name: str
     kind: Kind
@@ -68,18 +68,26 @@ class HeadTask:
     unit: str = ""
     gated: bool = True
     truth: Callable[[Recording], float] | None = None
+    own: dict[str, Source] = field(default_factory=dict)
 
-    def sensors(self, asked: str | None) -> str:
-        """The sensors to use.
+    def sources_of(self, sites: Sequence[Path]) -> dict[str, Source]:
+        """By sensors, the usual choice first: of the folders named, or of the known collections."""
+        return (self.own or self.sources) if sites else self.sources
+
+    def sensors(self, asked: str | None, sites: Sequence[Path] = ()) -> str:
+        """The sensors to use. No recording is looked at.
 
         Raises:
             OurMistake: this task has no recordings for them.
         """
-        chosen = asked or next(iter(self.sources))
-        if chosen not in self.sources:
+        sources = self.sources_of(sites)
+        chosen = asked or next(iter(sources))
+        if chosen not in sources:
+            more = " Folders that are named with --sites may have them."
             raise OurMistake(
                 f"Task {self.name} has no recordings for sensors {chosen!r}.",
-                do=f"Choose among: {', '.join(self.sources)}.",
+                do=f"Choose among: {', '.join(sources)}."
+                + (more if not sites and chosen in self.own else ""),
             )
         return chosen
 
@@ -96,7 +104,7 @@ class HeadTask:
             DataFault: none of the folders is there, or none holds a label of this task.
             OurMistake: two of the folders have one name.
         """
-        source = self.sources[sensors]
+        source = self.sources_of(sites)[sensors]
         folders = self.folders(sensors, data, sites)
         task = source.make(self.name, folders, Builder(Copies(within=alone))) if folders else None
         if task is None:
@@ -104,9 +112,17 @@ class HeadTask:
             raise DataFault(
                 f"There are no recordings with labels for task {self.name}, sensors {sensors}.",
                 cause="absent",
-                do=self.unknown(folders) + (self.advice(sensors, sites) or looked),
+                do=self.missing(folders, {sensors: source})
+                + (self.advice(sensors, sites) or looked + self._more(sensors, sites)),
             )
         return task
+
+    def _more(self, sensors: str, sites: Sequence[Path]) -> str:
+        """What folders may have instead where they are named; "" if nothing else."""
+        own = self.own.get(sensors)
+        if sites or own is None or own.questions == self.sources[sensors].questions:
+            return ""
+        return f" Of folders named with --sites are taken: {own.needs}."
 
     def folders(self, sensors: str, data: Path, sites: Sequence[Path] = ()) -> list[Path]:
         """The folders to read; none if there are none of the names looked for.
@@ -133,26 +149,22 @@ class HeadTask:
                 return sensors, task
             found[sensors] = patients
         counts = ", ".join(f"{sensors} {patients}" for sensors, patients in found.items())
-        needs = f"A head needs {FEWEST_PATIENTS} patients. {LABELS}"
         raise DataFault(
             f"Too few patients of these folders have a label for task {self.name} and a usable "
             f"window: {counts}.",
             cause="few",
-            do=self.unknown(_folders(sites)) + needs,
+            do=f"{self.missing(_folders(sites), self.sources_of(sites))}A head needs "
+            f"{FEWEST_PATIENTS} patients. {LABELS}",
         )
 
-    def unknown(self, folders: Sequence[Path]) -> str:
-        """How many patients' words are not understood, as a sentence; "" if none. It reads all."""
-        if self.truth is None:
-            return ""
-        heard = truths.Heard(self.truth)
-        for recording in recordings(folders):
-            heard(recording)
-        return sentence(heard.words)
+    def missing(self, folders: Sequence[Path], sources: dict[str, Source]) -> str:
+        """What these folders lack for the sources, in sentences; "" of no folder. It reads all."""
+        questions = dict.fromkeys(name for one in sources.values() for name in one.questions)
+        return missing(folders, tuple(questions), self.truth) if folders else ""
 
     def advice(self, sensors: str, sites: Sequence[Path]) -> str:
         """With which other sensors these folders have enough patients; "" if with none."""
-        if not sites or len(self.sources) == 1:
+        if not sites or len(self.sources_of(sites)) == 1:
             return ""
         others = {
             one: patients
@@ -166,16 +178,11 @@ class HeadTask:
         """By sensors: patients with a label and a window in which all of them are, and the task."""
         read: dict[Make, Task | None] = {}
         folders = _folders(sites)
-        for sensors, source in self.sources.items():
+        for sensors, source in self.sources_of(sites).items():
             if source.make not in read:
                 read[source.make] = source.make(self.name, folders, Builder())
             task = read[source.make]
             yield sensors, 0 if task is None else patients_with(task, sensors), task
-
-
-def sentence(words: str) -> str:
-    """With its full stop and a blank behind; "" stays so."""
-    return f"{words[:1].upper()}{words[1:]}. " if words else ""
 
 
 def _folders(sites: Sequence[Path]) -> list[Path]:
@@ -207,78 +214,35 @@ def _of(name: str) -> Make:
     return probes.TASKS[name][1]
 
 
-_years = probes.patient_label("mae", SENSORS, truths.age, spread=probes.AGE_SPREAD)
-_sex = probes.patient_label("auroc", SENSORS, truths.is_male)
-
-
-def _quality(name: str, folders: list[Path], build: Builder) -> Task | None:
-    """One item a window of every lead, not gated; each has the experts' word on its recording."""
-    heard = truths.Heard(truths.acceptable)
-    for recording in probes.leads_of(folders, build.copies):
-        truth = heard(recording)
-        if not np.isfinite(truth):
-            continue
-        windows = windows_of(recording, gate=False)
-        for i in usable(windows):
-            build.add(windows, np.array([i]), truth, recording, 0)
-    note = "not gated; leads I, II and V2"
-    return build.task(name, "auroc", ("ecg",), note=note, unknown=heard.words)
-
-
-def rhythm_at(rhythms: Sequence[tuple[float, str]], start_s: float) -> str:
-    """The rhythm that holds throughout a window; "" if there are two, or none is known."""
-    before = [kind for at, kind in rhythms if at <= start_s]
-    inside = {kind for at, kind in rhythms if start_s < at < start_s + WINDOW_S}
-    return before[-1] if before and inside <= {before[-1]} else ""
-
-
-def _rhythm(name: str, folders: list[Path], build: Builder) -> Task | None:
-    """Windows wholly in one annotated rhythm that at least two patients have."""
-    found: list[tuple[Recording, Windows, int, str]] = []
-    patients: dict[str, set[str]] = defaultdict(set)
-    for recording, windows, _, chosen in probes.holter(folders, build.copies):
-        said = probes.known_rhythms(recording)
-        for i in chosen:
-            kind = rhythm_at(said, float(windows.start_s[i]))
-            if kind:
-                patients[kind].add(recording.patient)
-                found.append((recording, windows, int(i), kind))
-    kept = sorted(kind for kind, who in patients.items() if len(who) >= FEWEST_OF_RHYTHM)
-    if len(kept) < 2:
-        return None
-    for recording, windows, i, kind in found:
-        if kind in kept:
-            place = float(kept.index(kind))
-            build.add(windows, np.array([i]), place, recording, 0)
-    left_out = sorted(set(patients) - set(kept))
-    names = ", ".join(RHYTHMS.get(kind, kind) for kind in left_out)
-    return build.task(
-        name,
-        "classes",
-        ("ecg",),
-        classes=tuple(RHYTHMS.get(kind, kind) for kind in kept),
-        note=f"left out, fewer than {FEWEST_OF_RHYTHM} patients: {names}" if names else "",
-    )
-
-
 _ICU, _CLINIC, _HOLTER = "icu_bidmc|icu_*", "clinic_ppg_bp|clinic_*", "holter_*"
 _ECG = "identity_ecg_id|identity_* holter_*"
-_YEARS = {
-    sensors: Source(folder, _years, "patient")
-    for sensors, folder in (("ppg", _CLINIC), ("ecg", _ECG), ("both", _ICU))
-}
-_SEXES = {
-    sensors: Source(folder, _sex, "patient")
-    for sensors, folder in (("ppg", _CLINIC), ("ecg", _ECG), ("both", _ICU))
-}
-_ALARMS = {
-    sensors: Source("icu_alarms_*", _of("true ventricular tachycardia"), "window")
-    for sensors in SENSORS
-}
+_ECG_FIRST = ("ecg", "ppg", "both")
+_PLACES = {"ppg": _CLINIC, "ecg": _ECG, "both": _ICU}
+_ANNOTATED_AF, _STATED_AF = "atrial fibrillation (annotated)", "atrial fibrillation (stated)"
+_BEATS, _STATED_RATE = "heart rate (annotated beats)", "heart rate (stated)"
+_REFERENCE_RATE = "heart rate (reference)"
+_VT = "true ventricular tachycardia"
+
+
+def _everywhere(sensors: Iterable[str], make: Make, item: Item, *asks: str) -> dict[str, Source]:
+    """Of folders that are named, one maker for all of these sensors, the usual first."""
+    return {one: Source("", make, item, asks) for one in sensors}
+
+
+_YEARS, _SEXES = (
+    {one: Source(place, make, "patient", (name,)) for one, place in _PLACES.items()}
+    for name, make in (("age", makers.years), ("sex", makers.sex))
+)
+_ALARMS = {one: Source("icu_alarms_*", _of(_VT), "window", (_VT,)) for one in SENSORS}
 _RATES = {
-    "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window"),
-    "ppg": Source(_CLINIC, _of("heart rate (PPG)"), "patient"),
-    "both": Source(_ICU, _of("heart rate (ICU)"), "recording"),
+    "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window", (_BEATS,)),
+    "ppg": Source(_CLINIC, _of("heart rate (PPG)"), "patient", (_STATED_RATE,)),
+    "both": Source(_ICU, _of("heart rate (ICU)"), "recording", (_STATED_RATE,)),
+}
+_OWN_RATES = {
+    "ecg": Source("", makers.rate_of_window, "window", (_BEATS, _STATED_RATE)),
+    "ppg": Source("", makers.rate_of_patient, "patient", (_STATED_RATE, _REFERENCE_RATE)),
+    "both": Source("", _of("heart rate (ICU)"), "recording", (_STATED_RATE,)),
 }
 
 TASKS: dict[str, HeadTask] = {
@@ -288,22 +252,25 @@ TASKS: dict[str, HeadTask] = {
             "hypertension",
             "classes",
             "hypertension of stage 1 or 2, from a visit's recordings",
-            {"ppg": Source(_CLINIC, _of("hypertension"), "patient")},
+            {"ppg": Source(_CLINIC, _of("hypertension"), "patient", ("hypertension",))},
             ("below stage 1", "stage 1 or 2"),
             truth=truths.hypertension,
+            own=_everywhere(_PLACES, makers.hypertension, "patient", "hypertension"),
         ),
         HeadTask(
             "af",
             "classes",
             "atrial fibrillation throughout a window, or not at all",
-            {"ecg": Source(_HOLTER, _of("atrial fibrillation"), "window")},
+            {"ecg": Source(_HOLTER, _of("atrial fibrillation"), "window", (_ANNOTATED_AF,))},
             ("no atrial fibrillation", "atrial fibrillation"),
+            truth=truths.atrial_fibrillation,
+            own=_everywhere(_ECG_FIRST, makers.fibrillation, "window", _ANNOTATED_AF, _STATED_AF),
         ),
         HeadTask(
             "rhythm",
             "classes",
             "the annotated rhythm of a window; classes that at least two patients have",
-            {"ecg": Source(_HOLTER, _rhythm, "window")},
+            {"ecg": Source(_HOLTER, makers.rhythm, "window", (_ANNOTATED_AF,))},
         ),
         HeadTask(
             "vt",
@@ -323,13 +290,19 @@ TASKS: dict[str, HeadTask] = {
             truth=truths.is_male,
         ),
         HeadTask(
-            "heart-rate", "number", "mean heart rate", _RATES, unit="bpm", truth=truths.heart_rate
+            "heart-rate",
+            "number",
+            "mean heart rate",
+            _RATES,
+            unit="bpm",
+            truth=truths.heart_rate,
+            own=_OWN_RATES,
         ),
         HeadTask(
             "quality",
             "classes",
             "experts' word on a recording, for each window of its leads; windows are not gated",
-            {"ecg": Source("quality_*", _quality, "window")},
+            {"ecg": Source("quality_*", makers.quality, "window", ("recording quality",))},
             ("not acceptable", "acceptable"),
             gated=False,
             truth=truths.acceptable,
@@ -338,7 +311,8 @@ TASKS: dict[str, HeadTask] = {
             "identity",
             "identity",
             "whether two recordings are of one person; nothing is fitted but scale and threshold",
-            {"ecg": Source("identity_*", _of("identity"), "recording")},
+            {"ecg": Source("identity_*", _of("identity"), "recording", ("identity",))},
+            own=_everywhere(_ECG_FIRST, _of("identity"), "recording", "identity"),
         ),
     )
 }

@@ -182,7 +182,7 @@ def site_tasks(
         unknown = _unknown(read, name)
         if not read.truths[name]:
             absent = f"no recording has {question.needs}"
-            skipped[name] = unknown or "; ".join([absent, *_not_taken(sites, question)])
+            skipped[name] = unknown or "; ".join([absent, *not_taken(sites, question.labels)])
             continue
         on_task(name)
         found, why = by_sensors(question.make(name, list(sites), Builder()), question.sensors)
@@ -199,15 +199,15 @@ def _unknown(read: Read, name: str) -> str:
     return f"what {count} recordings say of {labels} is not known here" if count else ""
 
 
-def _not_taken(sites: Sequence[Path], question: Question) -> list[str]:
-    """Columns of the question's names that the guess did not take for labels, and why. A folder
-    with a mapping of its own is not guessed at."""
+def not_taken(sites: Sequence[Path], labels: Sequence[str]) -> list[str]:
+    """Columns of these names that the guess did not take for labels, and why. A folder with a
+    mapping of its own is not guessed at."""
     found = []
-    for site in sites if question.labels else ():
+    for site in sites if labels else ():
         if own_mappings([site]):
             continue
         for column, why in columns_left_out(site).items():
-            if column.strip().casefold() in question.labels:
+            if column.strip().casefold() in labels:
                 found.append(f"a column {column.strip().casefold()} {NOT_TAKEN}: {why}")
     return list(dict.fromkeys(found))
 

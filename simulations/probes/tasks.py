@@ -116,12 +116,9 @@ def annotated_af(name: str, folders: list[Path], build: Builder) -> Task | None:
     for recording, windows, _, chosen in holter(folders, build.copies):
         rhythms = known_rhythms(recording)
         for i in chosen:
-            start, end = windows.start_s[i], windows.start_s[i] + WINDOW_S
-            if not rhythms or start < rhythms[0][0]:
-                continue  # nobody says what the rhythm was
-            share = share_of_af(rhythms, start, end)
-            if share in {0.0, 1.0}:
-                build.add(windows, np.array([i]), share, recording, 0)
+            truth = af_at(rhythms, windows.start_s[i])
+            if np.isfinite(truth):
+                build.add(windows, np.array([i]), truth, recording, 0)
     note = "windows wholly in or wholly out of AF"
     return build.task(name, "auroc", ("ecg",), folds=3, note=note)
 
@@ -133,6 +130,15 @@ def known_rhythms(recording: Recording) -> list[tuple[float, str]]:
     if found and found[0][0] <= FIRST_BEAT_S:
         found[0] = (0.0, found[0][1])
     return found
+
+
+def af_at(rhythms: list[tuple[float, str]], start: float) -> float:
+    """1 of a window wholly in AF, 0 of one wholly out of it; NaN of others, and where nobody says
+    what the rhythm was."""
+    if not rhythms or start < rhythms[0][0]:
+        return truths.NOT_KNOWN
+    share = share_of_af(rhythms, start, start + WINDOW_S)
+    return share if share in {0.0, 1.0} else truths.NOT_KNOWN
 
 
 def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> float:
@@ -148,12 +154,18 @@ def share_of_af(rhythms: list[tuple[float, str]], start: float, end: float) -> f
 def annotated_rate(name: str, folders: list[Path], build: Builder) -> Task | None:
     for recording, windows, beats, chosen in holter(folders, build.copies):
         for i in chosen:
-            start = windows.start_s[i]
-            inside = beats[(beats >= start) & (beats < start + WINDOW_S)]
-            if len(inside) >= 3:
-                rate = 60.0 * (len(inside) - 1) / (inside[-1] - inside[0])
+            rate = rate_at(beats, windows.start_s[i])
+            if np.isfinite(rate):
                 build.add(windows, np.array([i]), rate, recording, 0)
     return build.task(name, "mae", ("ecg",), note="truth: annotated beats of the window")
+
+
+def rate_at(beats: np.ndarray, start: float) -> float:
+    """Mean rate of a window's beats in bpm; NaN with fewer than three."""
+    inside = beats[(beats >= start) & (beats < start + WINDOW_S)]
+    if len(inside) < 3:
+        return truths.NOT_KNOWN
+    return float(60.0 * (len(inside) - 1) / (inside[-1] - inside[0]))
 
 
 def patient_label(

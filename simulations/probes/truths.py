@@ -89,6 +89,17 @@ def heart_rate(recording: Recording) -> float:
     return _within(number(recording, "hr"), RATES_BPM)
 
 
+def mean_rate(recording: Recording) -> float:
+    """`heart_rate`; where that is not known, the mean of a reference device's rates (series
+    `hr_reference_bpm`) over the recording."""
+    stated = heart_rate(recording)
+    if not math.isnan(stated):
+        return stated
+    rates = [float(one) for one in recording.series.get("hr_reference_bpm", ())]
+    believed = [one for one in rates if RATES_BPM[0] <= one <= RATES_BPM[1]]
+    return sum(believed) / len(believed) if believed else NOT_KNOWN
+
+
 SAID_IN: dict[Callable[[Recording], float], tuple[str, ...]] = {
     hypertension: ("hypertension", "sbp", "dbp"),
     atrial_fibrillation: ("af", "rhythm"),
@@ -97,6 +108,7 @@ SAID_IN: dict[Callable[[Recording], float], tuple[str, ...]] = {
     is_male: ("sex",),
     age: ("age",),
     heart_rate: ("hr",),
+    mean_rate: ("hr",),
 }
 """Labels of which each makes its truth."""
 

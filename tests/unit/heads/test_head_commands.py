@@ -24,8 +24,9 @@ from shared_model.heads.arrays import Head
 from simulations import cli_head
 from simulations.heads.apply import pooled
 from simulations.heads.fingerprint_file import from_parquet
-from simulations.heads.tasks import TASKS, Source, rhythm_at
-from simulations.probes.task import Task
+from simulations.heads.makers import rhythm_at
+from simulations.heads.tasks import TASKS, Source
+from simulations.probes.task import Builder, Task
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,7 @@ def test_head_of_real_recordings_is_trained_and_applied(data_root: Path, tmp_pat
     assert (path / "plots" / "reliability.pdf").read_bytes()[:4] == b"%PDF"
     assert "CC0" in (path / "MODEL_CARD.md").read_text()
     found = run("apply", str(path), str(data_root / "clinic_ppg_bp"))
-    assert found["answers"] + found["abstained"] == told["patients"]
+    assert found["answers"] + found["abstained"] == told["items"] + told["left_out"]
     other = tmp_path / "other.safetensors"
     other.write_bytes(weights.to_bytes(mae.weights_of(mae.build(mae.PRESETS["tiny"], 1))))
     with pytest.raises(Refused, match="stands on"):
@@ -382,7 +383,7 @@ def test_sensors_are_the_first_that_the_folders_have_enough_patients_with(
     """PPG is the task's usual; folders are read once; a refusal has the counts."""
     asked = []
 
-    def make(name: str, folders: list[Path]) -> Task:
+    def make(name: str, folders: list[Path], _: Builder) -> Task:
         asked.append(folders)
         return windows_with(**patients)
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from simulations.heads.tasks import TASKS
+from simulations.probes.site_tasks import QUESTIONS
+
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
 INTERVAL = re.compile(r"\[-?\d[\d.]*, -?\d[\d.]*\]")
@@ -107,3 +110,34 @@ def test_the_clear_winners_and_losers_of_the_ablations_are_told() -> None:
             if f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" not in text:
                 silent.append(f"{path.parent.name}: {row['variant']}")
     assert silent == []
+
+
+def test_figures_of_heads_are_on_the_page_or_said_to_be_of_no_file() -> None:
+    """The table had neither file nor test. Every task has the command that measures it; once there
+    are files, each value with its interval stands on the page as it is quoted."""
+    text = section("heads.md", "## Measured")
+    for name in TASKS:
+        assert f"`train {name} -o out/heads/" in text, name
+    measured = list((DOCS / "results").rglob("measured-head-*.json"))
+    assert ("of no file" in text) == (not measured)
+    heads = PAGE.partition("## Heads")[2].partition("\n## ")[0]
+    quoted = WITH_VALUE.findall(text)
+    assert len(quoted) > 10
+    assert [one for one in quoted if measured and one not in heads] == []
+
+
+def test_sources_of_heads_in_the_docs_are_those_of_the_tasks() -> None:
+    """Labels and annotations that each task takes of folders that are named, and its sensors."""
+    rows = [line for line in section("heads.md", "## Tasks").splitlines() if line.startswith("| `")]
+    table = rows[-10:]
+    for task in TASKS.values():
+        mine = [row for row in table if f"`{task.name}`" in row.split("|")[1]]
+        assert mine, task.name
+        words = " ".join(mine)
+        for source in (task.own or task.sources).values():
+            for name in source.questions:
+                assert all(f"`{label}`" in words for label in QUESTIONS[name].labels), name
+                assert ("annotated" in words) >= ("annotated" in name), name
+        shown = {"ecg": "ECG", "ppg": "PPG", "both": "both"}
+        order = ", ".join(shown[one] for one in task.own or task.sources)
+        assert f"| {order} |" in words.replace(", then", ","), task.name

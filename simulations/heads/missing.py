@@ -1,0 +1,57 @@
+"""Why folders do not give a task of heads, in sentences: what their recordings lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from client.records import Recording
+from simulations.probes import truths
+from simulations.probes.site_tasks import QUESTIONS, not_taken
+from simulations.probes.task import recordings
+from simulations.site_mapping import HOW_READ
+
+LABELS = "Labels, and the words of them that are understood: docs/probes.md."
+
+
+def needs(questions: Sequence[str]) -> str:
+    """What a recording must have for any of these questions of the probes, in words."""
+    return ", or ".join(QUESTIONS[name].needs for name in questions)
+
+
+def missing(
+    folders: Sequence[Path],
+    questions: Sequence[str],
+    truth: Callable[[Recording], float] | None,
+) -> str:
+    """How many recordings have what a task needs, how many patients say what is not understood, and
+    which columns a guess did not take for labels. It reads all.
+
+    Args:
+        questions: names of the probes' questions, one of which a recording must answer.
+        truth: what a recording's own labels say; None: nothing is read of them.
+    """
+    asked = [QUESTIONS[name] for name in questions]
+    heard = truths.Heard(truth or (lambda _: truths.NOT_KNOWN))
+    there = having = 0
+    for recording in recordings(folders):
+        there += 1
+        having += any(one.asks(recording) for one in asked)
+        heard(recording)
+    if not there:
+        return f"No recording there could be read. {HOW_READ}. "
+    said = [heard.words]
+    if "identity" in questions:  # no recording tells by itself
+        said.append(f"recordings need {needs(questions)}")
+    elif asked:
+        count = f"{having} of the {there}" if having else f"none of the {there}"
+        said.append(f"{count} recordings there have {needs(questions)}")
+    labels = [label for one in asked for label in one.labels]
+    left_out = not_taken(folders, labels)
+    said += [*left_out, *([HOW_READ] if left_out else [])]
+    return "".join(sentence(one) for one in said)
+
+
+def sentence(words: str) -> str:
+    """With its full stop and a blank behind; "" stays so."""
+    return f"{words[:1].upper()}{words[1:]}. " if words else ""
