@@ -24,10 +24,22 @@ def ends(drawn: npt.ArrayLike) -> tuple[float, float]:
     Samples that are not finite (a class was absent) do not count. Both ends are NaN where none is
     left, or all are the same.
     """
-    values = np.asarray(drawn, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size or np.ptp(finite) < _ROUNDING * max(1.0, float(np.abs(finite).max())):
+    finite = _finite(drawn)
+    if finite.size and np.ptp(finite) < _ROUNDING * max(1.0, float(np.abs(finite).max())):
+        return math.nan, math.nan
+    return percentiles(finite)
+
+
+def percentiles(drawn: npt.ArrayLike) -> tuple[float, float]:
+    """The same of samples that may all be one number: ends that are put together otherwise."""
+    finite = _finite(drawn)
+    if not finite.size:
         return math.nan, math.nan
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(finite, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _finite(drawn: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    values = np.asarray(drawn, dtype=np.float64)
+    return values[np.isfinite(values)]

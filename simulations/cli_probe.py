@@ -345,6 +345,7 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     for one in table.not_above():
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
+            + ("" if one["interval"] else ", there being no interval")
         )
     trained = trained_words(words.get("trained_here", []))
     for sentence in (*trained, *sites_words(words), *unseen_words(words)):

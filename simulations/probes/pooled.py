@@ -103,7 +103,7 @@ class Against:
     def _intervals(self) -> str:
         known = [row for row in self.rows if row.has_interval]
         if not known:
-            return "the file has no interval of a ratio"
+            return "no ratio has an interval"
         return (
             f"with all of the interval {sum(row.within for row in known)} within and "
             f"{sum(row.beyond for row in known)} beyond, of {len(known)} tasks that have one"

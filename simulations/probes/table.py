@@ -133,10 +133,15 @@ class ProbeTable:
             "pooled_over_warm_start": None if moved is None else _estimate_dict(moved),
         }
 
-    def not_above(self) -> list[dict[str, str]]:
-        """Cells whose paired interval to random-init is not wholly above zero."""
+    def not_above(self) -> list[dict[str, Any]]:
+        """Cells whose paired interval to random-init is not wholly above zero, or is not there."""
         return [
-            {"task": cell.task, "sensors": cell.sensors, "row": cell.row}
+            {
+                "task": cell.task,
+                "sensors": cell.sensors,
+                "row": cell.row,
+                "interval": bool(np.isfinite(cell.gain.low)),
+            }
             for cell in self.cells
             if cell.gain is not None and not cell.gain.low > 0
         ]

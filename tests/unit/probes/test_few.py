@@ -10,6 +10,7 @@ import pytest
 
 from client import personal
 from shared_model import intervals, linear_heads
+from simulations.demo_report import _three
 from simulations.heads import figures as heads
 from simulations.lots import Lots
 from simulations.probes import bars
@@ -74,7 +75,9 @@ def measured(one: Task, rows: list[Row] = ROWS) -> ProbeTable:
 def test_fewer_than_five_patients_of_a_class_give_figures_without_interval(kind: str) -> None:
     """Neither of a figure, nor of a difference, nor of one sensor's loss; five give all."""
     for few in (4, 5):
-        document = measured(task(few, kind)).as_dict()
+        table = measured(task(few, kind))
+        assert few == 5 or {one["interval"] for one in table.not_above()} == {False}
+        document = table.as_dict()
         for cell in document["cells"]:
             assert cell["smaller_class"] == few
             known = [cell[key] for key in FIGURES if cell[key] is not None]
@@ -222,3 +225,11 @@ def test_probes_and_heads_have_one_rule() -> None:
     assert intervals.ends(varied) == pytest.approx((0.025, 0.975))
     assert heads.ends(0.5, varied) == pytest.approx((0.025, 0.975))
     assert np.isnan(intervals.ends(1e6 * (1.0 + 1e-15 * varied))).all()  # rounding is no change
+    assert intervals.percentiles(np.full(9, 0.7)) == pytest.approx((0.7, 0.7))
+    assert np.isnan(intervals.percentiles(np.full(3, np.nan))).all()
+
+
+def test_the_demos_report_says_that_there_is_no_interval() -> None:
+    assert _three({"value": 0.967, "low": None, "high": None}) == "0.967 (no interval)"
+    assert _three({"value": 0.967, "low": 0.9, "high": 1.0}) == "0.967 [0.900, 1.000]"
+    assert _three({"value": None, "low": None, "high": None}) == "- (no interval)"

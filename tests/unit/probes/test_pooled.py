@@ -114,7 +114,7 @@ def test_a_file_of_before_has_points_and_says_so() -> None:
     for one, other in zip(found.rows, known.rows, strict=True):
         assert one.ratio["value"] == pytest.approx(other.ratio["value"], abs=1e-4)
         assert one.ratio["low"] is None
-    assert "the file has no interval of a ratio" in found.words
+    assert "no ratio has an interval" in found.words
     assert "is not shown to have gained" in found.beside
     text = "\n".join(probe(older))
     assert "says nothing: pooled is not shown to have gained" in text
