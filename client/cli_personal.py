@@ -275,8 +275,11 @@ def _figures(head: PersonalHead) -> dict[str, str]:
     def text(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
+    def between(low: float | None, high: float | None) -> str:
+        return "no interval" if low is None or high is None else f"{text(low)} to {text(high)}"
+
     return {
-        one.name: f"{text(one.value)} ({text(one.low)} to {text(one.high)}; "
+        one.name: f"{text(one.value)} ({between(one.low, one.high)}; "
         f"without the signal {text(one.reference)})"
         for one in head.figures
     }

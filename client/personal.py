@@ -22,7 +22,7 @@ from client.personal_limits import expected_beyond, limits_of
 from client.personal_rows import FEWEST_PATIENTS
 from client.personal_words import named
 from client.sealed_files import AGAIN, read_own, write_own
-from shared_model import canonical, linear_heads
+from shared_model import canonical, intervals, linear_heads
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads.answers import FAR, NO_FINGERPRINT
@@ -31,7 +31,8 @@ from shared_model.heads.distance import away
 from shared_model.heads.manifest import Band, Count, Distance, Finite, Positive
 from shared_model.linear_heads import Array, Kind, LinearHead
 
-FEWEST_OF_A_CLASS = linear_heads.FOLDS
+FEWEST_OF_A_CLASS = intervals.FEWEST_OF_A_CLASS
+"""Of a class: as many as folds need, and as an interval does."""
 MOST_CLASSES = 20
 LARGEST_BYTES = 4 * 1024 * 1024
 KIND = "personal head"
@@ -58,13 +59,21 @@ class _Strict(BaseModel):
 
 
 class FigureSaid(_Strict):
-    """As `linear_heads.Figure`; None: not a number."""
+    """As `linear_heads.Figure`; None: not a number, or no interval."""
 
     name: str
     value: Finite | None
     low: Finite | None
     high: Finite | None
     reference: Finite | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_certainty(cls, given: object) -> object:
+        """Earlier versions kept intervals without width, which are none."""
+        if isinstance(given, dict) and given.get("low") == given.get("high"):
+            return {**given, "low": None, "high": None}
+        return given
 
 
 class PersonalHead(_Strict):

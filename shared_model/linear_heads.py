@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared_model.errors import OurMistake
+from shared_model.intervals import ends
 
 Kind = Literal["class", "number"]
 Array = npt.NDArray[np.float64]
@@ -28,7 +29,6 @@ Score = Callable[[Array, Array], float]
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """On the sum over items, features of unit variance."""
 FOLDS, INNER_FOLDS, DRAWS = 5, 4, 1000
-INTERVAL = 0.95
 _ITERATIONS = 200
 
 
@@ -55,7 +55,7 @@ class LinearHead:
 @dataclass(frozen=True)
 class Figure:
     """A measured figure with its 95 % interval over patients; reference: of the same without
-    looking at the signal."""
+    looking at the signal. low, high: NaN where there is no interval (`shared_model.intervals`)."""
 
     name: str
     value: float
@@ -243,11 +243,8 @@ def _softmax(raw: Array) -> Array:
 def _figure(
     name: str, of: Score, answers: Array, truth: Array, draws: Sequence[Groups], reference: float
 ) -> Figure:
-    found = np.array([of(answers[rows], truth[rows]) for rows in draws])
-    found = found[np.isfinite(found)]
-    tail = 100 * (1 - INTERVAL) / 2
-    low, high = np.percentile(found, [tail, 100 - tail]) if len(found) else (np.nan, np.nan)
-    return Figure(name, float(of(answers, truth)), float(low), float(high), float(reference))
+    low, high = ends([of(answers[rows], truth[rows]) for rows in draws])
+    return Figure(name, float(of(answers, truth)), low, high, float(reference))
 
 
 def _error(answers: Array, truth: Array) -> float:

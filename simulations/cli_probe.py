@@ -295,6 +295,8 @@ def _rows(
 
 def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
+    from simulations.probes.few import cells_of, no_interval_words
+    from simulations.probes.pooled import ratios
     from simulations.probes.site_tasks import NOT_TAKEN, sites_words
     from simulations.probes.trained_here import trained_words
     from simulations.probes.unseen import unseen_words
@@ -327,13 +329,23 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
         as_json=False,
     )
     counted = pretend is None and not words.get("sites")
-    for sentence in sentences(table.as_dict()) if counted else []:
+    figures = table.as_dict()
+    for sentence in sentences(figures) if counted else []:
         terminal.out.print(sentence)
+    whom = {cell["task"]: cell["no_interval"] for cell in cells_of(figures)}
+    few = no_interval_words({task: why for task, why in whom.items() if why})
+    if few:
+        terminal.out.print(few)
+    against = ratios(figures)
+    if against is not None:
+        said = "; ".join(one for one in (against.words, against.beside) if one)
+        terminal.out.print(f"federated against pooled: {said}")
     for name, value in table.overall.items():
         terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
     for one in table.not_above():
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
+            + ("" if one["interval"] else ", there being no interval")
         )
     trained = trained_words(words.get("trained_here", []))
     for sentence in (*trained, *sites_words(words), *unseen_words(words)):

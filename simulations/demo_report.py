@@ -297,7 +297,8 @@ def _probe_section(demo: Demo, table: dict[str, Any] | None) -> Section:
         for cell in table["cells"]
     ]
     texts = [
-        f"Not above random-init: {one['row']} on {one['task']} ({one['sensors']})."
+        f"Not above random-init: {one['row']} on {one['task']} ({one['sensors']})"
+        + ("." if one["interval"] else ", there being no interval.")
         for one in table["not_above_random_init"]
     ]
     texts += [f"Not measured: {name}: {why}." for name, why in table["skipped"].items()]
@@ -312,7 +313,6 @@ def _probe_section(demo: Demo, table: dict[str, Any] | None) -> Section:
 
 
 def _three(estimate: dict[str, Any]) -> str:
-    return " ".join(
-        "-" if estimate[key] is None else text.format(estimate[key])
-        for key, text in (("value", "{:.3f}"), ("low", "[{:.3f},"), ("high", "{:.3f}]"))
-    )
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    shown = "-" if value is None else f"{value:.3f}"
+    return f"{shown} (no interval)" if low is None else f"{shown} [{low:.3f}, {high:.3f}]"

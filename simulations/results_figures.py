@@ -56,8 +56,9 @@ def _ends(one: dict[str, Any]) -> tuple[float, float]:
 def _skill(figures: dict[str, Any]) -> Figure | None:
     """Skill of every row on every task, 95 % over patients."""
     from simulations.lab.plots_style import COLOURS, MARKERS, panels
+    from simulations.probes.few import cells_of
 
-    cells = figures["cells"]
+    cells = cells_of(figures)
     lines = list(dict.fromkeys((cell["task"], cell["sensors"]) for cell in cells))
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
     if not lines:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from simulations.probes.rows import HAND_MADE, RANDOM, WARM_START
+from simulations.probes.rows import HAND_MADE, POOLED, RANDOM, WARM_START, WITHOUT_DP
 
 NOT_MEASURED = "not measured"
 LOCAL_ONLY = "local-only, DP"
-WITHOUT_DP = "federated, without DP"
-POOLED = "pooled, without DP"
 EPSILONS = (1, 3, 8)
 REQUIRED = (
     RANDOM,

@@ -6,12 +6,14 @@ figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
+from simulations.probes.few import not_said_words, todays
+from simulations.probes.pooled import not_gained, ratios
 from simulations.probes.site_tasks import sites_words
 from simulations.probes.trained_here import NOT_UNSEEN, trained_words
 from simulations.probes.unseen import unseen_words
@@ -36,7 +38,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def interval(one: dict[str, Any] | None, digits: int) -> str:
+def interval(one: Mapping[str, Any] | None, digits: int) -> str:
     """ "0.85 [0.80, 0.90]", or words."""
     if one is None or one["value"] is None:
         return "none"
@@ -90,6 +92,7 @@ def sites_probe(figures: dict[str, Any]) -> list[str]:
 
 def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[str]:
     """Task x sensors by row, with every row of `model.md`; then gains and sensors."""
+    figures = todays(figures)
     cells = figures["cells"]
     lines = list(dict.fromkeys((cell["task"], cell["sensors"]) for cell in cells))
     measured = list(dict.fromkeys(cell["row"] for cell in cells))
@@ -102,9 +105,7 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         row = [f"{task}, {SENSORS[sensors]}: {first['metric']}", str(first["patients"])]
         for name in shown:
             cell = at.get((task, sensors, name))
-            row.append(
-                NOT_MEASURED if cell is None else interval(cell["estimate"], 3) + _over(cell)
-            )
+            row.append(NOT_MEASURED if cell is None else _estimate(cell))
         rows.append(row)
     text = table(["task, sensors, metric", "patients", *shown], rows)
     absent = [name for name in names if name not in measured]
@@ -122,18 +123,51 @@ def probe(figures: dict[str, Any], required: Sequence[str] = REQUIRED) -> list[s
         for line in (*trained, *sites_words(about), *unseen_words(about))
     ]
     text += [f"- {task}: {note}" for task, note in (about.get("notes") or {}).items()]
+    unsaid = dict.fromkeys(cell["task"] for cell in cells if not cell["class_said"])
+    text += [f"- {not_said_words(list(unsaid))}"] if unsaid else []
     text += [f"- {name}: {NOT_MEASURED}" for name in absent]
     text += [f"- {task}: {NOT_MEASURED}: {why}" for task, why in figures["skipped"].items()]
-    return [*text, "", "One sensor alone, relative loss against both:", "", *_sensors(figures)]
+    text += ["", "One sensor alone, relative loss against both:", "", *_sensors(figures)]
+    return [*text, *_ratios(figures)]
 
 
-def _over(cell: dict[str, Any]) -> str:
+def _estimate(cell: dict[str, Any]) -> str:
+    """A figure with its interval and marks; of too few patients the figure, and how many."""
+    if cell["no_interval"]:
+        value = cell["estimate"]["value"]
+        shown = "none" if value is None else f"{value:.3f}"
+        return f"{shown} (no interval: {cell['no_interval']})"
     marks = ""
     for key, mark in (("gain_over_random_init", "*"), ("gain_over_hand_made", "+")):
         one = cell.get(key)
         if one is not None and one["low"] is not None and one["low"] > 0:
             marks += mark
-    return f" {marks}".rstrip()
+    return f"{interval(cell['estimate'], 3)} {marks}".rstrip()
+
+
+def _ratios(figures: dict[str, Any]) -> list[str]:
+    """Federated over pooled, of tables that have both rows."""
+    found = ratios(figures)
+    if found is None:
+        return []
+    rows = [
+        [one.task, one.metric, SENSORS[one.sensors], interval(one.ratio, 3), one.bar,
+         "yes" if one.held else "no", *_moved(one.moved)]
+        for one in found.rows
+    ]  # fmt: skip
+    head = ["task", "metric", "sensor", "federated / pooled", "bar", "within",
+            "pooled over warm start, skill", "so the ratio"]  # fmt: skip
+    words = "; ".join(one for one in (found.words, found.beside) if one)
+    title = "Federated without DP against pooled training, the same patients:"
+    return ["", title, "", *table(head, rows), "", f"- {words}"]
+
+
+def _moved(moved: Mapping[str, Any] | None) -> list[str]:
+    """What pooled training adds to the warm start, and whether a ratio to it says anything."""
+    if moved is None:
+        return [NOT_MEASURED, "cannot be judged"]
+    nothing = not_gained(moved)
+    return [interval(moved, 3), f"says nothing: pooled {nothing}" if nothing else "counts"]
 
 
 def _sensors(figures: dict[str, Any]) -> list[str]:

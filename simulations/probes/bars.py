@@ -8,7 +8,8 @@ ventricular tachycardia, recording quality, identity. One that is measured on se
 ("heart rate (ECG)", "heart rate (PPG)" ...) is one task, above where more than half of them are;
 each counts by its first choice of sensors (both, where both can serve it). "Above" is said twice:
 by the interval of the paired difference, which must lie above zero as a whole, and by the point
-estimate, which with few patients says little.
+estimate, which with few patients says little. A task with too few patients of a class has no
+interval (`simulations.probes.few`): it stays among the tasks, and cannot be above by interval.
 
 What one sensor loses counts on tasks that the row itself can serve with both: where their AUROC is
 above chance by its whole interval. A loss against a coin is noise; it is named, and not counted.
@@ -16,9 +17,10 @@ above chance by its whole interval. A loss against a coin is noise; it is named,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from simulations.probes.few import no_interval_words, not_said_words, todays
 from simulations.probes.rows import HAND_MADE, RANDOM
 from simulations.probes.table import METRICS
 
@@ -35,9 +37,10 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     """For each row that is no baseline: counts over tasks, single-sensor loss, and the bars.
 
     Args:
-        document: `cells` and `single_sensor` as `ProbeTable.as_dict` has them; nothing else is
-            looked at.
+        document: `cells` and `single_sensor` as `ProbeTable.as_dict` has them; of older ones
+            `release`, too, which says how few patients a class has.
     """
+    document = todays(document)
     cells = document["cells"]
     first: dict[str, str] = {}
     for cell in cells:
@@ -54,12 +57,11 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(cells: list[dict[str, Any]], losses: list[dict[str, Any]]) -> dict[str, Any]:
-    over_random = _counts((cell["task"], cell["gain_over_random_init"]) for cell in cells)
+    over_random = _counts(cells, "gain_over_random_init")
     over_hand_made = _counts(
-        (cell["task"], cell["gain_over_hand_made"])
-        for cell in cells
-        if not cell["task"].startswith(RATE_TASKS)
+        [cell for cell in cells if not cell["task"].startswith(RATE_TASKS)], "gain_over_hand_made"
     )
+    no_interval = {cell["task"]: cell["no_interval"] for cell in cells if cell["no_interval"]}
     served = {cell["task"] for cell in cells if _above(cell["skill"], "low")}
     losses = [one for one in losses if one["metric"] == METRICS["auroc"]]
     counted = [
@@ -83,7 +85,11 @@ def _row(cells: list[dict[str, Any]], losses: list[dict[str, Any]]) -> dict[str,
             "high": worst["relative_loss"]["high"],
             "bar": LOSS_BAR,
             "reached": worst["relative_loss"]["value"] <= LOSS_BAR,
-            "not_above_chance": sorted({one["task"] for one in losses} - served),
+            "not_above_chance": sorted({one["task"] for one in losses} - served - set(no_interval)),
+            "no_interval": {
+                one["task"]: no_interval[one["task"]]
+                for one in losses if one["task"] in no_interval
+            },
         },
     }  # fmt: skip
 
@@ -94,11 +100,13 @@ def _above(one: Figure, end: str) -> bool:
     return number is not None and number > 0
 
 
-def _counts(differences: Iterable[tuple[str, Figure | None]]) -> dict[str, Any]:
+def _counts(cells: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Tasks that are above by a difference, those that have no interval, and those of whose classes
+    the file does not say how many patients they have, although their interval counts."""
+    cells = [cell for cell in cells if cell[key] is not None]
     tasks: dict[str, dict[str, Figure]] = {}
-    for name, one in differences:
-        if one is not None:
-            tasks.setdefault(name.partition(" (")[0], {})[name] = one
+    for cell in cells:
+        tasks.setdefault(cell["task"].partition(" (")[0], {})[cell["task"]] = cell[key]
     return {
         "tasks": len(tasks),
         "by_interval": sum(
@@ -109,6 +117,10 @@ def _counts(differences: Iterable[tuple[str, Figure | None]]) -> dict[str, Any]:
         ),
         "not_by_interval": [
             name for of in tasks.values() for name, one in of.items() if not _above(one, "low")
+        ],
+        "no_interval": {cell["task"]: cell["no_interval"] for cell in cells if cell["no_interval"]},
+        "class_not_said": [
+            cell["task"] for cell in cells if _above(cell[key], "low") and not cell["class_said"]
         ],
     }
 
@@ -134,7 +146,8 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
             reached = "reached" if one["reached"] else "not reached"
             lines.append(
                 f"{name}: {words} on {one['by_interval']} of {one['tasks']} tasks by interval, "
-                f"{one['by_point_estimate']} by point estimate; bar {one['bar']}: {reached}"
+                f"{one['by_point_estimate']} by point estimate{uncounted(one)}; bar {one['bar']}: "
+                f"{reached}"
             )
         single = row["single_sensor"]
         if single is not None:
@@ -150,5 +163,16 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
 
 def not_counted(single: Mapping[str, Any]) -> str:
     """Of `single_sensor`, in words: tasks that both sensors cannot serve, "" if there are none."""
-    tasks = single.get("not_above_chance")
-    return f"; not counted, both sensors no better than chance: {', '.join(tasks)}" if tasks else ""
+    chance = ", ".join(single["not_above_chance"])
+    told = (
+        f"both sensors no better than chance: {chance}" if chance else "",
+        no_interval_words(single["no_interval"]),
+    )
+    return "".join(f"; not counted, {words}" for words in told if words)
+
+
+def uncounted(one: Mapping[str, Any]) -> str:
+    """Of a count, in words: tasks that have no interval, and those whose interval counts without
+    the file's word for it."""
+    told = (no_interval_words(one["no_interval"]), not_said_words(one["class_not_said"]))
+    return "".join(f"; {words}" for words in told if words)

@@ -9,6 +9,7 @@ table (`simulations.probes.table`) averages several partitions into folds.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -20,12 +21,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from shared_model.errors import OurMistake
+from shared_model.intervals import ends
 
 RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 LOGISTIC_CS = (0.001, 0.01, 0.1, 1.0)
 _STRONGEST = {"mae": -1, "auroc": 0}
 """Place of the strongest regularisation among these."""
-CONFIDENCE = 0.95
 _MOST_WEIGHTS = 2_000_000
 """Weights of bootstrap samples in memory at once."""
 
@@ -50,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its 95 % bootstrap interval over patients."""
+    """A metric with its 95 % bootstrap interval over patients; its ends are NaN without one."""
 
     value: float
     low: float
@@ -127,13 +128,13 @@ def estimate(prediction: Prediction, counts: np.ndarray) -> Estimate:
 
 
 def interval(value: float, draws: np.ndarray) -> Estimate:
-    """Percentile interval; draws in which a class was absent do not count."""
-    finite = draws[np.isfinite(draws)]
-    if finite.size == 0:
-        return Estimate(value, float("nan"), float("nan"))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(finite, [tail, 100 - tail])
-    return Estimate(value, float(low), float(high))
+    """Percentile interval; none where all draws are the same (`shared_model.intervals`)."""
+    return Estimate(value, *ends(draws))
+
+
+def around(value: float, draws: np.ndarray, *, few: bool) -> Estimate:
+    """The same; of too few patients without an interval."""
+    return Estimate(value, math.nan, math.nan) if few else interval(value, draws)
 
 
 def out_of_fold(

@@ -20,6 +20,8 @@ Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RANDOM = "random-init"
 HAND_MADE = "hand-made features"
 WARM_START = "warm start (simulator only)"
+WITHOUT_DP = "federated, without DP"
+POOLED = "pooled, without DP"
 
 
 @dataclass(frozen=True)

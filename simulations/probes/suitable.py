@@ -7,6 +7,7 @@ what it holds.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,8 @@ FEW_OF_CLASS = 10
 """Patients of the smaller class, below which the note says how many."""
 FEWEST_OF_CLASS = 3
 """Patients of the smaller class: with two, a training fold has one, and nothing can be chosen."""
+FEW_NOTED = re.compile(r"only (\d+) patients of the smaller class")
+"""As a note says it."""
 
 
 def with_its_sensors(task: Task) -> tuple[Task | None, str]:
@@ -52,6 +55,28 @@ def of_classes(task: Task) -> tuple[int, int]:
     return first, second
 
 
+def smaller_class(task: Task) -> int | None:
+    """Patients of the smaller of two classes; of identity, patients with two recordings. None of a
+    number."""
+    if task.kind == "verification":
+        return int((np.bincount(task.group) > 1).sum())
+    return min(of_classes(task)) if task.kind == "auroc" else None
+
+
+def counted_anew(task: Task) -> Task:
+    """The task whose note says of how few patients the smaller class is now, not before."""
+    said = [one for one in task.note.split("; ") if one and not FEW_NOTED.fullmatch(one)]
+    few = _few(task)
+    return replace(task, note="; ".join([*said, few] if few else said))
+
+
+def _few(task: Task) -> str:
+    """How many patients the smaller class has, where they are few; else ""."""
+    if task.kind != "auroc" or min(of_classes(task)) >= FEW_OF_CLASS:
+        return ""
+    return f"only {min(of_classes(task))} patients of the smaller class"
+
+
 def enough(task: Task) -> tuple[Task | None, str]:
     """The task with as many folds as its patients allow, or None and why it cannot be measured."""
     if task.patients < FEWEST_PATIENTS:
@@ -77,7 +102,5 @@ def suitable(task: Task) -> tuple[Task | None, str]:
     found, why = enough(left)
     if found is None:
         return None, "; ".join(one for one in (why, words) if one)
-    few = ""
-    if found.kind == "auroc" and min(of_classes(found)) < FEW_OF_CLASS:
-        few = f"only {min(of_classes(found))} patients of the smaller class"
-    return replace(found, note="; ".join(one for one in (found.note, few, words) if one)), ""
+    noted = (found.note, _few(found), words)
+    return replace(found, note="; ".join(one for one in noted if one)), ""

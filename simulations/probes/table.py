@@ -1,22 +1,25 @@
 """Run every row on every task; intervals, paired differences, and what they say.
 
 Differences are of skill, to random-init and to hand-made features, over the same bootstrap samples
-of patients; `simulations.probes.bars` counts them.
+of patients; `simulations.probes.bars` counts them. With fewer than `FEWEST_OF_A_CLASS` patients of
+the smaller class there are figures and no intervals.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from shared_model.errors import OurMistake
+from shared_model.intervals import FEWEST_OF_A_CLASS
 from simulations.probes.evaluate import (
     Estimate,
     Prediction,
+    around,
     bootstrap,
     bootstrap_counts,
     interval,
@@ -26,7 +29,9 @@ from simulations.probes.evaluate import (
     skill,
     verification,
 )
-from simulations.probes.rows import HAND_MADE, RANDOM, Encode, Row
+from simulations.probes.ratios import AgainstPooled, Sampled
+from simulations.probes.rows import HAND_MADE, POOLED, RANDOM, WARM_START, Encode, Row
+from simulations.probes.suitable import smaller_class
 from simulations.probes.tasks import Task
 
 DRAWS = 500
@@ -37,8 +42,6 @@ METRICS = {
     "auroc": "AUROC",
     "verification": "AUROC of same person",
 }
-Sampled = tuple[float, np.ndarray]
-"""A figure and the same in every bootstrap sample of patients (draw,)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Cell:
     """Skill minus random-init's skill, paired over the same bootstrap samples of patients."""
     over_hand_made: Estimate | None = None
     """Skill minus that of hand-made features, paired in the same way."""
+    smaller_class: int | None = None
+    """Patients of the smaller class (`simulations.probes.suitable`)."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,16 @@ class SensorLoss:
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """All cells, the mean gain of every row over all tasks, and the tasks that were skipped."""
+    """All cells, the mean gain of every row over all tasks, and the tasks that were skipped.
+
+    against_pooled: of a federation's row and pooled training's, if both are there.
+    """
 
     cells: tuple[Cell, ...]
     overall: dict[str, Estimate]
     skipped: dict[str, str]
     losses: tuple[SensorLoss, ...] = ()
+    against_pooled: AgainstPooled = field(default_factory=AgainstPooled)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -101,13 +110,38 @@ class ProbeTable:
                 }
                 for one in self.losses
             ],
+            "against_pooled": self._against_pooled(),
             "skipped": self.skipped,
         }
 
-    def not_above(self) -> list[dict[str, str]]:
-        """Cells whose paired interval to random-init is not wholly above zero."""
+    def _against_pooled(self) -> dict[str, Any] | None:
+        if not self.against_pooled.rows:
+            return None
+        rows = [
+            {
+                "task": one.task,
+                "sensors": one.sensors,
+                "metric": METRICS[one.kind],
+                "ratio": _estimate_dict(one.ratio),
+                "pooled_over_warm_start": None if one.moved is None else _estimate_dict(one.moved),
+            }
+            for one in self.against_pooled.rows
+        ]
+        moved = self.against_pooled.mean_moved
+        return {
+            "rows": rows,
+            "pooled_over_warm_start": None if moved is None else _estimate_dict(moved),
+        }
+
+    def not_above(self) -> list[dict[str, Any]]:
+        """Cells whose paired interval to random-init is not wholly above zero, or is not there."""
         return [
-            {"task": cell.task, "sensors": cell.sensors, "row": cell.row}
+            {
+                "task": cell.task,
+                "sensors": cell.sensors,
+                "row": cell.row,
+                "interval": bool(np.isfinite(cell.gain.low)),
+            }
             for cell in self.cells
             if cell.gain is not None and not cell.gain.low > 0
         ]
@@ -135,6 +169,7 @@ def run_table(
     cells: list[Cell] = []
     losses: list[SensorLoss] = []
     gains: dict[str, list[Sampled]] = {row.name: [] for row in rows if row.name != RANDOM}
+    against = AgainstPooled()
     skipped = dict(skipped or {})
     for task in tasks:
         why = _unfit(task, seed=seed, repeats=repeats)
@@ -164,6 +199,11 @@ def run_table(
             if RANDOM in measured:
                 for name, found in gains.items():
                     found.append(_gain(predictions[0], measured, name, RANDOM, counts))
+            if sensors == task.sensors[0]:
+                moved = None
+                if {POOLED, WARM_START} <= set(measured):
+                    moved = _gain(predictions[0], measured, POOLED, WARM_START, counts)
+                against.add(task, measured, moved, few=_few(task))
             by_sensors[sensors] = measured
         losses += sensor_losses(task, by_sensors)
     overall = {
@@ -174,7 +214,7 @@ def run_table(
         for name, found in gains.items()
         if found
     }
-    return ProbeTable(tuple(cells), overall, skipped, tuple(losses))
+    return ProbeTable(tuple(cells), overall, skipped, tuple(losses), against)
 
 
 def _unfit(task: Task, *, seed: int, repeats: int) -> str:
@@ -207,7 +247,7 @@ def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list
             sign = -1.0 if task.kind == "mae" else 1.0
             with np.errstate(invalid="ignore", divide="ignore"):
                 sampled = sign * (1.0 - samples / whole_samples)
-            loss = interval(sign * (1.0 - value / whole), sampled)
+            loss = around(sign * (1.0 - value / whole), sampled, few=_few(task))
             result.append(SensorLoss(task.name, sensors, row, task.kind, loss))
     return result
 
@@ -288,11 +328,12 @@ def _cell(
     counts: np.ndarray,
 ) -> Cell:
     value, samples = measured[row]
+    few = _few(task)
 
     def over(base: str) -> Estimate | None:
         if row == base or base not in measured:
             return None
-        return interval(*_gain(prediction, measured, row, base, counts))
+        return around(*_gain(prediction, measured, row, base, counts), few=few)
 
     return Cell(
         task=task.name,
@@ -301,11 +342,18 @@ def _cell(
         kind=task.kind,
         patients=task.patients,
         items=len(prediction.truth),
-        estimate=interval(value, samples),
-        skill=interval(*_skills(prediction, value, samples, counts)),
+        estimate=around(value, samples, few=few),
+        skill=around(*_skills(prediction, value, samples, counts), few=few),
         gain=over(RANDOM),
         over_hand_made=over(HAND_MADE),
+        smaller_class=smaller_class(task),
     )
+
+
+def _few(task: Task) -> bool:
+    """Whether its smaller class has too few patients for an interval."""
+    least = smaller_class(task)
+    return least is not None and least < FEWEST_OF_A_CLASS
 
 
 def _estimate_dict(value: Estimate) -> dict[str, float | None]:
@@ -323,6 +371,7 @@ def _cell_dict(cell: Cell) -> dict[str, Any]:
         "metric": METRICS[cell.kind],
         "patients": cell.patients,
         "items": cell.items,
+        "smaller_class": cell.smaller_class,
         "estimate": _estimate_dict(cell.estimate),
         "skill": _estimate_dict(cell.skill),
         "gain_over_random_init": None if cell.gain is None else _estimate_dict(cell.gain),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simulations.lots import Lots, place_of
-from simulations.probes.suitable import enough
+from simulations.probes.suitable import counted_anew, enough
 from simulations.probes.task import Task
 
 
@@ -84,7 +84,7 @@ def without(task: Task, seen: Sequence[Seen]) -> tuple[Task | None, str]:
     if left is None:
         return None, gone
     found, why = enough(left)
-    return (None, f"{gone}, of the others: {why}") if found is None else (found, gone)
+    return (None, f"{gone}, of the others: {why}") if found is None else (counted_anew(found), gone)
 
 
 def unseen_words(words: Mapping[str, Any]) -> list[str]:

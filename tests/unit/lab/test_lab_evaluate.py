@@ -219,9 +219,10 @@ def test_weighted_correlation_is_that_of_repeated_rows():
 
 
 def test_a_model_has_no_gain_over_itself():
-    """Paired differences: the interval is zero wide, which unpaired intervals never are."""
+    """Paired differences: no draw of patients changes it (no interval), which unpaired ones never
+    are."""
     one = probes.Measured(0.8, np.linspace(0.7, 0.9, 20), 40)
-    assert gain_of("auroc", one, one) == {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    assert gain_of("auroc", one, one) == {"gain": 0.0, "gain_low": None, "gain_high": None}
     better = probes.Measured(9.0, np.linspace(8.0, 10.0, 20), 40)
     worse = probes.Measured(10.0, np.linspace(9.0, 11.0, 20), 40)
     assert gain_of("mae", better, worse)["gain"] == pytest.approx(1.0)

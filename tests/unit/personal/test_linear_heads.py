@@ -95,6 +95,16 @@ def test_a_patient_drawn_again_comes_with_all_items():
     assert many.high - many.low == pytest.approx(once.high - once.low)
 
 
+def test_figures_that_no_draw_of_patients_changes_have_no_interval():
+    """20 patients, all right: 1.0 [1.0, 1.0] was shown, and would be taken for certainty."""
+    truth = np.arange(20) % 2 * 1.0
+    told = np.random.default_rng(7).standard_normal((20, 3)) * 0.01
+    told[:, 0] += 10.0 * truth
+    for one in linear_heads.cross_validated(told, truth, "class", np.arange(20)).figures:
+        assert one.value == 1.0, one.name
+        assert np.isnan([one.low, one.high]).all(), one.name
+
+
 def test_too_few_patients_of_a_class_are_refused():
     """Not cross-validated on folds that lack it."""
     truth = np.array([1.0] * 4 + [0.0] * 30)

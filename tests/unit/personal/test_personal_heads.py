@@ -76,7 +76,7 @@ def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monk
     assert told["rows"]["not in the store"] == told["rows"]["without a label"] == 1
     assert told["figures"][0]["name"] == "AUROC"
     assert told["figures"][0]["value"] > 0.9
-    assert told["figures"][0]["low"] > 0.5
+    assert {one["low"] for one in told["figures"]} == {None}  # 1.000 to 1.000 is no certainty
     sealed = "CREDENTIALS_DIRECTORY" in os.environ
     path = home.personal / "speed.json"
     assert told["sealed"] == sealed
@@ -224,6 +224,20 @@ def test_a_head_of_an_earlier_version_is_listed_and_removed_but_answers_nothing(
     unknown = run(home, "drift", "--head", "personal:old", "--warm-start")
     assert unknown.exception.exit_code == 6
     assert run(home, "personal", "remove", "old").exit_code == 0
+
+
+def test_a_kept_interval_without_width_is_none(home, features):
+    """Heads of earlier versions hold 1.0 [1.0, 1.0]; the screen shows none."""
+    body = json.loads(made(features, ["a", "b"] * 15, name="sure").model_dump_json())
+    sure = {"name": "AUROC", "value": 1.0, "low": 1.0, "high": 1.0, "reference": 0.5}
+    kept = json.dumps({**body, "figures": [sure, {**sure, "name": "accuracy", "low": 0.9}]})
+    write_own(home, home.personal / "sure.json", personal.KIND, kept.encode())
+    first, second = personal.load(home, "sure").figures
+    assert (first.value, first.low, first.high) == (1.0, None, None)
+    assert (second.low, second.high) == (0.9, 1.0)
+    shown = " ".join(run(home, "personal", "list").stdout.split())
+    assert "no interval" in shown
+    assert "1.000 to 1.000" not in shown
 
 
 def warm_start_digest() -> str:

@@ -116,6 +116,25 @@ def test_answers_to_bars_are_computed(tmp_path: Path, value: float, answer: str)
     assert f"| <= 1.25 | {value:.3g} x | {answer} | measured-bench-dp-step.json |" in text
 
 
+def test_the_speed_up_of_onnx_says_over_what_and_what_it_is_over_the_other() -> None:
+    """2.1 over torch stood there alone; over the float32 file of the same export it was 1.76."""
+    figures = {"speedup_vs_torch": 2.1, "speedup_vs_onnx_float32": 1.76}
+    found = {name: results_bars.lines({"f": measured("bench", {
+        "name": "onnx", "quick": False, "figures": figures | changed})})[-1]
+        for name, changed in (("both", {}), ("slower", {"speedup_vs_torch": 1.9}))}  # fmt: skip
+    _, bar, value, answer, _ = found["both"]
+    over = "over the float32 model in torch; 1.76 x over the float32 ONNX file of the same export"
+    assert (bar, value, answer) == (">= 2", f"2.1 x {over}", "**reached**; over torch")
+    assert found["slower"][2:4] == (f"1.9 x {over}", "not reached; over torch")
+
+
+def test_the_bar_of_the_gain_says_whose_batch_it_is_of() -> None:
+    """256 at each hospital; 256 over all of them is another question."""
+    shares = [one.figure for one in results_bars.BARS if one.figure.startswith("share of the gain")]
+    assert len(shares) == 2
+    assert all("expected batch 256 at each hospital" in one for one in shares)
+
+
 def test_a_bar_of_probes_says_whose_patients_it_is_of(tmp_path: Path) -> None:
     """All of the folders, or those alone that the runs of the models had not read."""
     sure, unsure = ({"value": 0.2, "low": low, "high": 0.3} for low in (0.1, -0.1))

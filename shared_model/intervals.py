@@ -1,0 +1,45 @@
+"""Ends of a bootstrap interval, and when a figure has none: one rule for probes and heads.
+
+Where drawing the patients anew changes nothing (of few patients who are all right), 1.000 to 1.000
+would be taken for certainty; and with fewer than `FEWEST_OF_A_CLASS` patients of a class the
+samples hold the same two or three people over and over.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+LEVEL = 0.95
+FEWEST_OF_A_CLASS = 5
+"""Patients of the smaller class: with fewer, a figure that tells classes apart has no interval."""
+_ROUNDING = 1e-12
+
+
+def ends(drawn: npt.ArrayLike) -> tuple[float, float]:
+    """Percentile interval of a figure's bootstrap samples (draw,).
+
+    Samples that are not finite (a class was absent) do not count. Both ends are NaN where none is
+    left, or all are the same.
+    """
+    finite = _finite(drawn)
+    if finite.size and np.ptp(finite) < _ROUNDING * max(1.0, float(np.abs(finite).max())):
+        return math.nan, math.nan
+    return percentiles(finite)
+
+
+def percentiles(drawn: npt.ArrayLike) -> tuple[float, float]:
+    """The same of samples that may all be one number: ends that are put together otherwise."""
+    finite = _finite(drawn)
+    if not finite.size:
+        return math.nan, math.nan
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(finite, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _finite(drawn: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    values = np.asarray(drawn, dtype=np.float64)
+    return values[np.isfinite(values)]

@@ -1,0 +1,180 @@
+"""A federation against pooled training by probes of real patients: ratios of every task, the bar.
+
+    found = ratios(document)     # of `fedprint-lab probe`; None without both rows
+
+Every task counts by its first sensors, and each collection by itself. Ratios are of the file's
+figures; files of before `against_pooled` have no interval of them. Where pooled training gains
+nothing over the warm start, both models are the warm start still, and a ratio says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simulations.gain_answers import AUROC_BAR, MAE_BAR
+from simulations.probes.few import cells_of, without_ends
+from simulations.probes.rows import POOLED, WARM_START, WITHOUT_DP
+from simulations.probes.table import METRICS
+
+ALIKE = "two models trained a little on from one warm start differ little"
+Figure = Mapping[str, Any]
+"""{"value", "low", "high"}: the ends are None without an interval."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A task's. moved: skill of pooled training over the warm start's; None without that row."""
+
+    task: str
+    sensors: str
+    metric: str
+    ratio: Figure
+    moved: Figure | None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether more is better."""
+        return self.metric != METRICS["mae"]
+
+    @property
+    def bar(self) -> str:
+        return f">= {AUROC_BAR:g}" if self.ranked else f"<= {MAE_BAR:g}"
+
+    @property
+    def held(self) -> bool:
+        """By the ratio itself, as the bar is written."""
+        return self._holds(self.ratio["value"])
+
+    @property
+    def has_interval(self) -> bool:
+        return self.ratio["low"] is not None
+
+    @property
+    def within(self) -> bool:
+        """With all of its interval."""
+        return self.has_interval and self._holds(self.ratio["low" if self.ranked else "high"])
+
+    @property
+    def beyond(self) -> bool:
+        """With all of its interval."""
+        return self.has_interval and not self._holds(self.ratio["high" if self.ranked else "low"])
+
+    @property
+    def named(self) -> str:
+        return f"{self.task} {self.ratio['value']:.3f}{_ends(self.ratio, '.3f')}"
+
+    def _holds(self, number: float) -> bool:
+        return number >= AUROC_BAR if self.ranked else number <= MAE_BAR
+
+
+@dataclass(frozen=True)
+class Against:
+    """All tasks. moved: mean skill of pooled training over the warm start's; None without it."""
+
+    rows: Sequence[Ratio]
+    moved: Figure | None
+
+    @property
+    def reached(self) -> bool:
+        """The bar as it is written: every task, by ratios alone."""
+        return all(row.held for row in self.rows)
+
+    @property
+    def words(self) -> str:
+        outside = [row.named for row in self.rows if not row.held]
+        held = len(self.rows) - len(outside)
+        told = [
+            f"ratios within the bar on {held} of {len(self.rows)} tasks, each collection by itself",
+            f"beyond: {', '.join(outside) or 'none'}",
+            self._intervals(),
+        ]
+        if self.moved is not None:
+            better = sum(row.moved is not None and row.moved["value"] > 0 for row in self.rows)
+            told += [
+                f"pooled training moved mean skill by {self.moved['value']:+.4f}"
+                f"{_ends(self.moved, '+.4f')} over the warm start and is above it on {better} of "
+                f"{len(self.rows)} tasks",
+                ALIKE,
+            ]
+        return "; ".join(told)
+
+    def _intervals(self) -> str:
+        known = [row for row in self.rows if row.has_interval]
+        if not known:
+            return "no ratio has an interval"
+        return (
+            f"with all of the interval {sum(row.within for row in known)} within and "
+            f"{sum(row.beyond for row in known)} beyond, of {len(known)} tasks that have one"
+        )
+
+    @property
+    def beside(self) -> str:
+        """What must stand beside the answer of the ratios; "" where they say something."""
+        if self.moved is None:
+            return "the file does not say whether pooled training gained over the warm start"
+        nothing = not_gained(self.moved)
+        if not nothing:
+            return ""
+        return f"but pooled training {nothing} over the warm start, so the comparison says nothing"
+
+
+def not_gained(moved: Figure) -> str:
+    """Of a difference of skill to the warm start, in words; "" if all of its interval is above
+    zero."""
+    if moved["low"] is not None and moved["low"] > 0:
+        return ""
+    return "gained nothing" if moved["value"] <= 0 else "is not shown to have gained"
+
+
+def ratios(document: Mapping[str, Any]) -> Against | None:
+    """Ratios of a document of probes; None if it has not both rows."""
+    known = document.get("against_pooled") or {"rows": [], "pooled_over_warm_start": None}
+    paired = {(one["task"], one["sensors"]): one for one in known["rows"]}
+    first: dict[str, str] = {}
+    at: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for cell in cells_of(document):
+        first.setdefault(cell["task"], cell["sensors"])
+        if first[cell["task"]] == cell["sensors"]:
+            at[cell["task"], cell["row"]] = cell
+    rows = [
+        _ratio(at[task, WITHOUT_DP], at[task, POOLED], at.get((task, WARM_START)),
+               paired.get((task, sensors)))
+        for task, sensors in first.items()
+        if {(task, WITHOUT_DP), (task, POOLED)} <= set(at)
+    ]  # fmt: skip
+    if not rows:
+        return None
+    moved = known["pooled_over_warm_start"]
+    each = [row.moved["value"] for row in rows if row.moved is not None]
+    if moved is None and len(each) == len(rows):
+        moved = _point(sum(each) / len(each))
+    return Against(rows, moved)
+
+
+def _ratio(
+    ours: Mapping[str, Any],
+    pooled: Mapping[str, Any],
+    start: Mapping[str, Any] | None,
+    paired: Mapping[str, Any] | None,
+) -> Ratio:
+    """Of three cells of a task. paired: what the file holds of it; None: an older file, of which
+    there are points alone."""
+    moved = None
+    if start is not None:
+        moved = _point(pooled["skill"]["value"] - start["skill"]["value"])
+    ratio = _point(ours["estimate"]["value"] / pooled["estimate"]["value"])
+    if paired is not None:
+        ratio, moved = paired["ratio"], paired["pooled_over_warm_start"]
+    if pooled["no_interval"]:
+        ratio, moved = without_ends(ratio), None if moved is None else without_ends(moved)
+    return Ratio(ours["task"], ours["sensors"], ours["metric"], ratio, moved)
+
+
+def _point(value: float) -> dict[str, Any]:
+    return {"value": value, "low": None, "high": None}
+
+
+def _ends(one: Figure, digits: str) -> str:
+    return "" if one["low"] is None else f" [{one['low']:{digits}}, {one['high']:{digits}}]"
