@@ -207,7 +207,8 @@ class Builder:
 
 class Copies:
     """Recordings that were met before under another name, by the digest by which a node knows them
-    (`client.ingest`): another file's, another patient's or another folder's, they are one.
+    (`client.ingest`): another file's, another patient's or another folder's, they are one. A
+    recording that never changes (no electrode, no finger) joins nobody with another.
 
     Args:
         within: only a patient's own copies count. For training with DP: who is there with another
@@ -227,7 +228,8 @@ class Copies:
                 several times.
         """
         owner = f"{recording.patient}\n{place}"
-        owners = self._met[recording.digest, part, owner if self._within else ""]
+        changes = any(_changes(channel.samples) for channel in recording.channels.values())
+        owners = self._met[recording.digest, part, "" if changes and not self._within else owner]
         known = bool(owners)
         owners.add(owner)
         if known:
@@ -254,6 +256,11 @@ class Copies:
         return len(self._copies)
 
 
+def _changes(samples: np.ndarray) -> bool:
+    known = samples[np.isfinite(samples)]
+    return bool(len(known)) and bool((known != known[0]).any())
+
+
 def copies_words(count: int) -> str:
     """How many recordings are left out because they are there already; "" if none."""
     what = "1 copy" if count == 1 else f"{count} copies"
@@ -274,12 +281,19 @@ def recordings(
     """
     copies = Copies() if copies is None else copies
     for place, folder in named(folders).items():
-        mapping = mapping_of(folder)
-        if lead is not None:
-            mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
-        for item in read_folder(folder, mapping):
-            if not isinstance(item, ReadFault) and not copies.holds(item, place, lead or ""):
+        for item in readable(folder, lead):
+            if not copies.holds(item, place, lead or ""):
                 yield replace(item, patient=f"{item.patient}\n{place}")
+
+
+def readable(folder: Path, lead: str | None = None) -> Iterator[Recording]:
+    """All that can be read of a folder, copies too, with the lead of this name if one is asked."""
+    mapping = mapping_of(folder)
+    if lead is not None:
+        mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
+    for item in read_folder(folder, mapping):
+        if not isinstance(item, ReadFault):
+            yield item
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from simulations.probes.task import (
     Task,
     named,
     number,
+    readable,
     recordings,
     usable,
     windows_of,
@@ -288,7 +290,7 @@ def true_vt(name: str, folders: list[Path], build: Builder) -> Task | None:
         at = good[(early_s > -_AFTER_ALARM_S) & (early_s < WINDOW_S)]
         if len(at):
             build.add(windows, at[-1:], truth, recording, 0)
-    note = "the window before the alarm"
+    note = "the last window that ends before the alarm, less than 10 s before"
     return build.task(name, "auroc", SENSORS, note=note, unknown=heard.words)
 
 
@@ -314,18 +316,19 @@ def quality(name: str, folders: list[Path], build: Builder) -> Task | None:
 
 
 def leads_of(folders: list[Path], copies: Copies) -> Iterator[Recording]:
-    """ECG recordings once for each of leads I, II and V2; of a folder without these names, once
-    with the lead that is usually taken."""
-    for folder in named(folders).values():
-        found = False
-        for lead in ("lead_II", "lead_I", "lead_V2"):
-            for recording in recordings([folder], lead, copies):
-                if "ecg" in recording.channels:
-                    found = True
-                    yield recording
-        if not found:
-            whole = recordings([folder], copies=copies)
-            yield from (one for one in whole if "ecg" in one.channels)
+    """ECG recordings once for each of leads I, II and V2 that they have; one without these names
+    once, with the lead that is usually taken. It follows from the recording alone: in a private
+    head nobody decides how another is read."""
+    for place, folder in named(folders).items():
+        found: set[tuple[str, str]] = set()
+        for lead in ("lead_II", "lead_I", "lead_V2", None):
+            for recording in readable(folder, lead):
+                name = (recording.patient, recording.name)
+                if "ecg" not in recording.channels or (lead is None and name in found):
+                    continue
+                found.add(name)
+                if not copies.holds(recording, place, lead or ""):
+                    yield replace(recording, patient=f"{recording.patient}\n{place}")
 
 
 def identity(name: str, folders: list[Path], build: Builder) -> Task | None:

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from client.records import Recording
+from client.records import Channel, Recording
 from shared_model.errors import DataFault
 from shared_model.windows import Windows
 from simulations import cli_head
@@ -31,9 +31,19 @@ WINDOWS = Windows(
 )
 
 
+BEATS = Channel(samples=np.array([0.0, 1.0, np.nan]), fs_hz=125.0, unit="mV", lead="II")
+FLAT = replace(BEATS, samples=np.array([np.nan, 0.5, 0.5]))
+
+
 def recording(name: str, patient: str, content: str, **labels: str) -> Recording:
     return Recording(
-        patient=patient, name=name, channels={}, labels=labels, events=(), series={}, digest=content
+        patient=patient,
+        name=name,
+        channels={"ecg": BEATS},
+        labels=labels,
+        events=(),
+        series={},
+        digest=content,
     )
 
 
@@ -73,6 +83,16 @@ def test_only_the_same_patients_copies_count_where_nobody_may_depend_on_others()
     held = [copies.holds(recording("r", *one), "w") for one in met]
     assert held == [False, False, True, False]
     assert all(len(names) == 1 for names in copies.persons().values())
+
+
+def test_a_recording_that_never_changes_makes_nobody_one_person() -> None:
+    """Of a lead that nobody put on, two patients' files of one length are the same bytes."""
+    copies = Copies()
+    flat = replace(recording("r", "a", "1"), channels={"ecg": FLAT})
+    empty = replace(flat, channels={"ecg": replace(FLAT, samples=np.full(3, np.nan))})
+    for one in (flat, replace(flat, patient="b"), empty, replace(empty, patient="c")):
+        copies.holds(one, "w")
+    assert copies.persons() == {f"{name}\nw": frozenset({f"{name}\nw"}) for name in "abc"}
 
 
 def _ward(folder: Path) -> Path:
@@ -144,6 +164,37 @@ def test_a_private_head_is_read_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         done = CliRunner().invoke(app, ["head", *words, *more])
         assert isinstance(done.exception, DataFault)
     assert asked == [True, False]
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_which_leads_of_a_recording_are_taken_follows_from_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
+) -> None:
+    """One patient with a lead called lead_II took away all those whose ECG has another name. And a
+    folder's copy has nothing new, by whichever lead it is read."""
+    leads = {"a": {"lead_II", "lead_V2"}, "b": {"ecg"}, "c": {"ecg", "lead_I"}, "d": set()}
+    for folder in ("ward", "copy"):
+        (tmp_path / folder).mkdir()
+    there = sorted(leads)
+
+    def readable(_folder: Path, lead: str | None = None) -> list[Recording]:
+        made = [recording(f"r{name}", name, name) for name in there]
+        return [
+            one if (lead in leads[one.patient] if lead else leads[one.patient])
+            else replace(one, channels={})
+            for one in made
+        ]  # fmt: skip
+
+    def taken(*folders: str) -> list[str]:
+        paths = [tmp_path / one for one in folders]
+        found = tasks_module.leads_of(paths, Copies(within=within))
+        return sorted(one.patient.partition("\n")[0] for one in found)
+
+    monkeypatch.setattr(tasks_module, "readable", readable)
+    assert taken("ward") == ["a", "a", "b", "c"]
+    assert len(taken("ward", "copy")) == 4 * (1 + within)
+    there.remove("a")
+    assert taken("ward") == ["b", "c"]
 
 
 def test_no_window_of_true_vt_ends_after_the_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
