@@ -11,6 +11,7 @@ patients of a class; an older file's mean of all is made anew of its points, wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +54,11 @@ class Ratio:
 
     @property
     def measured(self) -> bool:
-        return self.ratio["value"] is not None
+        return _finite(self.ratio["value"])
 
     @property
     def has_interval(self) -> bool:
-        return self.ratio["low"] is not None
+        return self.measured and self.ratio["low"] is not None
 
     @property
     def within(self) -> bool:
@@ -74,7 +75,7 @@ class Ratio:
         return f"{self.task} {self.ratio['value']:.3f}{_ends(self.ratio, '.3f')}"
 
     def _holds(self, number: float | None) -> bool:
-        if number is None:
+        if number is None or not _finite(number):
             return False
         return number >= AUROC_BAR if self.ranked else number <= MAE_BAR
 
@@ -168,7 +169,7 @@ def _mean(rows: Sequence[Ratio], held: Figure | None, document: Mapping[str, Any
     """The file's mean, if it is of tasks that have enough patients of a class; else of points."""
     without = document.get("not_in_means", [])
     of_enough = all(row.task in without for row in rows if row.few)
-    if held is not None and held["value"] is not None and of_enough:
+    if held is not None and _finite(held["value"]) and of_enough:
         return todays_figure(held, few=False)
     each = [row.moved for row in rows if not row.few]
     known = [one["value"] for one in each if one is not None]
@@ -189,20 +190,24 @@ def _ratio(
         ratio = _point(_over(ours["estimate"], pooled["estimate"]))
     else:
         ratio, moved = paired["ratio"], paired["pooled_over_warm_start"]
-    moved = None if moved is None or moved["value"] is None else todays_figure(moved, few=few)
+    moved = todays_figure(moved, few=few) if moved and _finite(moved["value"]) else None
     ratio = todays_figure(ratio, few=few)
     return Ratio(ours["task"], ours["sensors"], ours["metric"], ratio, moved, few)
 
 
 def _over(one: Figure, other: Figure) -> float | None:
     """None where there is no such number."""
-    known = one["value"] is not None and other["value"]
+    known = _finite(one["value"]) and _finite(other["value"]) and other["value"] != 0
     return one["value"] / other["value"] if known else None
 
 
 def _less(one: Figure, other: Figure) -> float | None:
-    known = one["value"] is not None and other["value"] is not None
+    known = _finite(one["value"]) and _finite(other["value"])
     return one["value"] - other["value"] if known else None
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _point(value: float | None) -> dict[str, Any]:

@@ -247,8 +247,9 @@ def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list
             sign = -1.0 if task.kind == "mae" else 1.0
             with np.errstate(invalid="ignore", divide="ignore"):
                 sampled = sign * (1.0 - samples / whole_samples)
-            loss = around(sign * (1.0 - value / whole), sampled, few=_few(task))
-            result.append(SensorLoss(task.name, sensors, row, task.kind, loss))
+                loss = float(sign * (1.0 - np.float64(value) / whole))
+            lost = around(loss, sampled, few=_few(task))
+            result.append(SensorLoss(task.name, sensors, row, task.kind, lost))
     return result
 
 

@@ -20,7 +20,7 @@ from simulations.probes.few import FIGURES, cells_of, mean_words, todays
 from simulations.probes.ratios import mean_of
 from simulations.probes.rows import HAND_MADE, RANDOM, Row
 from simulations.probes.suitable import suitable
-from simulations.probes.table import ProbeTable, run_table
+from simulations.probes.table import ProbeTable, run_table, sensor_losses
 from simulations.probes.task import People, Task
 from simulations.probes.unseen import Seen, without
 from simulations.results_tables import probe
@@ -229,6 +229,14 @@ def test_a_loss_without_width_is_none_as_every_figure() -> None:
     losses = [{**one, "relative_loss": nothing} for one in made["single_sensor"]]
     for one in todays(made | {"single_sensor": losses})["single_sensor"]:
         assert one["relative_loss"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_loss_against_nothing_is_not_a_traceback() -> None:
+    """Both sensors with a figure of zero: there is no relative loss."""
+    by = {"both": {"ours": (0.0, np.zeros(9))}, "ecg": {"ours": (0.4, np.full(9, 0.4))}}
+    (one,) = sensor_losses(task(12), by)
+    assert not np.isfinite(one.loss.value)
+    assert np.isnan([one.loss.low, one.loss.high]).all()
 
 
 def test_a_mean_over_tasks_leaves_out_who_has_no_interval() -> None:

@@ -174,7 +174,7 @@ def test_an_older_files_mean_of_all_tasks_is_made_anew_of_points() -> None:
     assert found.moved == held["pooled_over_warm_start"]
 
 
-@pytest.mark.parametrize("pooled", [0.0, None])
+@pytest.mark.parametrize("pooled", [0.0, None, float("nan")])
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_ratio_to_nothing_is_not_measured(pooled: float | None, paired: bool) -> None:
     """It ended the table and the whole page in a traceback."""
