@@ -67,13 +67,12 @@ class FigureSaid(_Strict):
     high: Finite | None
     reference: Finite | None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_certainty(cls, given: object) -> object:
+    @model_validator(mode="after")
+    def _no_certainty(self) -> FigureSaid:
         """Earlier versions kept intervals without width, which are none."""
-        if isinstance(given, dict) and given.get("low") == given.get("high"):
-            return {**given, "low": None, "high": None}
-        return given
+        if self.low is not None and self.low == self.high:
+            return self.model_copy(update={"low": None, "high": None})
+        return self
 
 
 class PersonalHead(_Strict):

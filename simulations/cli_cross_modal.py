@@ -22,7 +22,6 @@ NOTE = (
     "The gate also refuses a PPG whose regular rate cannot be that of the ECG beside it ("
     '"rates disagree"): such windows are not measured here.'
 )
-ONE_PATIENT = "names that share a recording are one patient"
 _MEANS = {
     "lost": "share of windows whose made signal gave no rate",
     "disputed": "share of windows whose recorded ECG gives two detectors rates over 5 bpm apart",
@@ -216,9 +215,8 @@ def _run(opened: NamedModel, folders: list[Path], most: int) -> tuple[Pairs, dic
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from simulations.probes.task import copies_words
     from simulations.probes.trained_here import NOT_UNSEEN, trained_words
-    from simulations.results_tables import interval
+    from simulations.results_tables import copies_left_out, interval
     from simulations.site_mapping import mapping_words
 
     terminal.heading("One sensor from the other", f" · {figures['model']['source']}")
@@ -253,7 +251,7 @@ def _print(figures: dict[str, Any]) -> None:
         if faults:
             terminal.out.print(f"not readable at {site}: {faults} files")
     if figures["copies"]:
-        terminal.out.print(f"{copies_words(figures['copies'])}; {ONE_PATIENT}")
+        terminal.out.print(copies_left_out(figures["copies"]))
     for line in trained_words(figures["trained_here"], NOT_UNSEEN):
         terminal.out.print(line)
     for line in mapping_words(figures["mappings"]):

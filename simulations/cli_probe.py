@@ -295,7 +295,7 @@ def _rows(
 
 def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     from simulations.probes.bars import sentences
-    from simulations.probes.few import cells_of, no_interval_words
+    from simulations.probes.few import cells_of, mean_words, no_interval_words
     from simulations.probes.pooled import ratios
     from simulations.probes.site_tasks import NOT_TAKEN, sites_words
     from simulations.probes.trained_here import trained_words
@@ -340,8 +340,9 @@ def _print(table: ProbeTable, words: dict[str, Any], repeats: int) -> None:
     if against is not None:
         said = "; ".join(one for one in (against.words, against.beside) if one)
         terminal.out.print(f"federated against pooled: {said}")
+    whose = mean_words(table.not_in_means)
     for name, value in table.overall.items():
-        terminal.out.print(f"mean gain over random-init, all tasks: {name}: {_three(value)}")
+        terminal.out.print(f"mean gain over random-init, {whose}: {name}: {_three(value)}")
     for one in table.not_above():
         terminal.out.print(
             f"not above random-init: {one['row']} on {one['task']} ({one['sensors']})"

@@ -138,10 +138,14 @@ def _in_words(
     if table is None:
         words.append("Probes were NOT measured: they need real recordings.")
     else:
+        from simulations.probes.few import mean_words
+
+        whose = mean_words(table.get("not_in_means", []))
         for name, gain in table["mean_gain_over_random_init"].items():
             value, low, high = (terminal.figure(gain[x], "+.3f") for x in ("value", "low", "high"))
             words.append(
-                f"Probes, mean gain over random-init: {name} {value} [{low}, {high}] skill."
+                f"Probes, mean gain over random-init, {whose}: {name} {value} [{low}, {high}] "
+                "skill."
             )
     return words
 

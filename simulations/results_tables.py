@@ -13,8 +13,9 @@ from typing import Any
 from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.few import not_said_words, todays
-from simulations.probes.pooled import not_gained, ratios
+from simulations.probes.pooled import Ratio, not_gained, ratios
 from simulations.probes.site_tasks import sites_words
+from simulations.probes.task import copies_words
 from simulations.probes.trained_here import NOT_UNSEEN, trained_words
 from simulations.probes.unseen import unseen_words
 from simulations.results_rows import NOT_MEASURED, REQUIRED
@@ -27,6 +28,7 @@ RECONSTRUCTION = {
     "ppg_to_ecg": "PPG to ECG",
     "ecg_to_ppg": "ECG to PPG",
 }
+ONE_PATIENT = "names that share a recording are one patient"
 SENSORS = {"both": "both", "ecg": "ECG only", "ppg": "PPG only"}
 
 
@@ -151,8 +153,7 @@ def _ratios(figures: dict[str, Any]) -> list[str]:
     if found is None:
         return []
     rows = [
-        [one.task, one.metric, SENSORS[one.sensors], interval(one.ratio, 3), one.bar,
-         "yes" if one.held else "no", *_moved(one.moved)]
+        [one.task, one.metric, SENSORS[one.sensors], *_within(one), *_moved(one.moved)]
         for one in found.rows
     ]  # fmt: skip
     head = ["task", "metric", "sensor", "federated / pooled", "bar", "within",
@@ -160,6 +161,13 @@ def _ratios(figures: dict[str, Any]) -> list[str]:
     words = "; ".join(one for one in (found.words, found.beside) if one)
     title = "Federated without DP against pooled training, the same patients:"
     return ["", title, "", *table(head, rows), "", f"- {words}"]
+
+
+def _within(one: Ratio) -> list[str]:
+    """A ratio, its bar, and whether it is within."""
+    if not one.measured:
+        return [NOT_MEASURED, one.bar, NOT_MEASURED]
+    return [interval(one.ratio, 3), one.bar, "yes" if one.held else "no"]
 
 
 def _moved(moved: Mapping[str, Any] | None) -> list[str]:
@@ -213,9 +221,17 @@ def cross_modal(figures: dict[str, Any]) -> list[str]:
         for site, why in figures["left_out"].items()
     ]  # fmt: skip
     text += table(["site", "windows", "left out", "why"], rows)
+    if "copies" in figures:
+        text += [f"- {copies_left_out(figures['copies'])}"]
     trained = trained_words(figures.get("trained_here", []), NOT_UNSEEN)
     text += [f"- {escape(line, quote=False)}" for line in trained]
     return text + [f"- {site}: {NOT_MEASURED}: no such folder" for site in figures["absent_sites"]]
+
+
+def copies_left_out(count: int) -> str:
+    """What became of recordings that are there twice; that there are none is said, too."""
+    none = "no recording here is a copy of another, under another name"
+    return f"{copies_words(count) or none}; {ONE_PATIENT}"
 
 
 def _reconstruction(sites: dict[str, dict[str, Any]]) -> list[str]:

@@ -26,7 +26,7 @@ def todays(document: Mapping[str, Any]) -> dict[str, Any]:
     cells = cells_of(document)
     few = {cell["task"] for cell in cells if cell["no_interval"]}
     losses = [
-        {**one, "relative_loss": without_ends(one["relative_loss"])} if one["task"] in few else one
+        {**one, "relative_loss": todays_figure(one["relative_loss"], few=one["task"] in few)}
         for one in document["single_sensor"]
     ]
     return {**document, "cells": cells, "single_sensor": losses}
@@ -45,11 +45,7 @@ def cells_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _todays(cell: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     least = of_class(cell, about)
     few = least is not None and least < FEWEST_OF_A_CLASS
-    shown = {
-        key: without_ends(cell[key]) if few or _widthless(cell[key]) else cell[key]
-        for key in FIGURES
-        if cell.get(key) is not None
-    }
+    shown = {key: todays_figure(cell[key], few=few) for key in FIGURES if cell.get(key) is not None}
     told = f"{least} {_whom(cell)}" if few else ""
     return {**cell, **shown, "no_interval": told, "class_said": least is not None}
 
@@ -78,13 +74,11 @@ def of_class(cell: Mapping[str, Any], about: Mapping[str, Any]) -> int | None:
     return most if everybody or (noted and most < FEWEST_OF_A_CLASS) else None
 
 
-def without_ends(one: Mapping[str, Any]) -> dict[str, Any]:
-    """The figure alone."""
-    return {**one, "low": None, "high": None}
-
-
-def _widthless(one: Mapping[str, Any]) -> bool:
-    return one["low"] is not None and one["low"] == one["high"]
+def todays_figure(one: Mapping[str, Any], *, few: bool) -> dict[str, Any]:
+    """The figure, with its ends if it has an interval; few: too few patients of a class."""
+    widthless = one["low"] is not None and one["low"] == one["high"]
+    ends = {"low": None, "high": None} if few or widthless or one["value"] is None else {}
+    return {**one, **ends}
 
 
 def _whom(cell: Mapping[str, Any]) -> str:
@@ -97,6 +91,15 @@ def no_interval_words(tasks: Mapping[str, str]) -> str:
     needed = f"{FEWEST_OF_A_CLASS} are needed"
     told = ", ".join(f"{task} ({why}; {needed})" for task, why in tasks.items())
     return f"no interval: {told}" if told else ""
+
+
+def mean_words(left_out: Sequence[str]) -> str:
+    """Whose mean a mean over tasks is.
+
+    Args:
+        left_out: tasks without an interval.
+    """
+    return f"all tasks but {', '.join(left_out)} (no interval)" if left_out else "all tasks"
 
 
 def not_said_words(tasks: Sequence[str]) -> str:

@@ -3,35 +3,40 @@
     found = ratios(document)     # of `fedprint-lab probe`; None without both rows
 
 Every task counts by its first sensors, and each collection by itself. Ratios are of the file's
-figures; files of before `against_pooled` have no interval of them. Where pooled training gains
-nothing over the warm start, both models are the warm start still, and a ratio says nothing.
+figures; files of before `against_pooled` have no interval of them. A ratio to nothing, or of what
+has no figure, is not measured. Where pooled training gains nothing over the warm start, both models
+are the warm start still, and a ratio says nothing. The mean over tasks is of those that have enough
+patients of a class; an older file's mean of all is made anew of its points, without an interval.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from simulations.gain_answers import AUROC_BAR, MAE_BAR
-from simulations.probes.few import cells_of, without_ends
+from simulations.probes.few import cells_of, mean_words, todays_figure
 from simulations.probes.rows import POOLED, WARM_START, WITHOUT_DP
 from simulations.probes.table import METRICS
 
 ALIKE = "two models trained a little on from one warm start differ little"
 Figure = Mapping[str, Any]
-"""{"value", "low", "high"}: the ends are None without an interval."""
+"""{"value", "low", "high"}: the ends are None without an interval; all are if not measured."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A task's. moved: skill of pooled training over the warm start's; None without that row."""
+    """A task's. moved: skill of pooled training over the warm start's; None if not measured. few:
+    too few patients of a class for an interval."""
 
     task: str
     sensors: str
     metric: str
     ratio: Figure
     moved: Figure | None
+    few: bool = False
 
     @property
     def ranked(self) -> bool:
@@ -48,8 +53,12 @@ class Ratio:
         return self._holds(self.ratio["value"])
 
     @property
+    def measured(self) -> bool:
+        return _finite(self.ratio["value"])
+
+    @property
     def has_interval(self) -> bool:
-        return self.ratio["low"] is not None
+        return self.measured and self.ratio["low"] is not None
 
     @property
     def within(self) -> bool:
@@ -65,37 +74,44 @@ class Ratio:
     def named(self) -> str:
         return f"{self.task} {self.ratio['value']:.3f}{_ends(self.ratio, '.3f')}"
 
-    def _holds(self, number: float) -> bool:
+    def _holds(self, number: float | None) -> bool:
+        if number is None or not _finite(number):
+            return False
         return number >= AUROC_BAR if self.ranked else number <= MAE_BAR
 
 
 @dataclass(frozen=True)
 class Against:
-    """All tasks. moved: mean skill of pooled training over the warm start's; None without it."""
+    """All tasks. moved: mean skill of pooled training over the warm start's, of tasks that are not
+    `few`; None if not measured."""
 
     rows: Sequence[Ratio]
     moved: Figure | None
 
     @property
     def reached(self) -> bool:
-        """The bar as it is written: every task, by ratios alone."""
+        """The bar as it is written: every task, by ratios alone; one not measured is not held."""
         return all(row.held for row in self.rows)
 
     @property
     def words(self) -> str:
-        outside = [row.named for row in self.rows if not row.held]
-        held = len(self.rows) - len(outside)
+        outside = [row.named for row in self.rows if row.measured and not row.held]
+        unknown = [row.task for row in self.rows if not row.measured]
+        held = len(self.rows) - len(outside) - len(unknown)
         told = [
             f"ratios within the bar on {held} of {len(self.rows)} tasks, each collection by itself",
             f"beyond: {', '.join(outside) or 'none'}",
+            *([f"not measured: {', '.join(unknown)}"] if unknown else []),
             self._intervals(),
         ]
         if self.moved is not None:
             better = sum(row.moved is not None and row.moved["value"] > 0 for row in self.rows)
+            few = [row.task for row in self.rows if row.few]
             told += [
                 f"pooled training moved mean skill by {self.moved['value']:+.4f}"
                 f"{_ends(self.moved, '+.4f')} over the warm start and is above it on {better} of "
                 f"{len(self.rows)} tasks",
+                *([f"the mean is of {mean_words(few)}"] if few else []),
                 ALIKE,
             ]
         return "; ".join(told)
@@ -146,11 +162,18 @@ def ratios(document: Mapping[str, Any]) -> Against | None:
     ]  # fmt: skip
     if not rows:
         return None
-    moved = known["pooled_over_warm_start"]
-    each = [row.moved["value"] for row in rows if row.moved is not None]
-    if moved is None and len(each) == len(rows):
-        moved = _point(sum(each) / len(each))
-    return Against(rows, moved)
+    return Against(rows, _mean(rows, known["pooled_over_warm_start"], document))
+
+
+def _mean(rows: Sequence[Ratio], held: Figure | None, document: Mapping[str, Any]) -> Figure | None:
+    """The file's mean, if it is of tasks that have enough patients of a class; else of points."""
+    without = document.get("not_in_means", [])
+    of_enough = all(row.task in without for row in rows if row.few)
+    if held is not None and _finite(held["value"]) and of_enough:
+        return todays_figure(held, few=False)
+    each = [row.moved for row in rows if not row.few]
+    known = [one["value"] for one in each if one is not None]
+    return _point(sum(known) / len(known)) if known and len(known) == len(each) else None
 
 
 def _ratio(
@@ -161,18 +184,33 @@ def _ratio(
 ) -> Ratio:
     """Of three cells of a task. paired: what the file holds of it; None: an older file, of which
     there are points alone."""
-    moved = None
-    if start is not None:
-        moved = _point(pooled["skill"]["value"] - start["skill"]["value"])
-    ratio = _point(ours["estimate"]["value"] / pooled["estimate"]["value"])
-    if paired is not None:
+    few = bool(pooled["no_interval"])
+    if paired is None:
+        moved = None if start is None else _point(_less(pooled["skill"], start["skill"]))
+        ratio = _point(_over(ours["estimate"], pooled["estimate"]))
+    else:
         ratio, moved = paired["ratio"], paired["pooled_over_warm_start"]
-    if pooled["no_interval"]:
-        ratio, moved = without_ends(ratio), None if moved is None else without_ends(moved)
-    return Ratio(ours["task"], ours["sensors"], ours["metric"], ratio, moved)
+    moved = todays_figure(moved, few=few) if moved and _finite(moved["value"]) else None
+    ratio = todays_figure(ratio, few=few)
+    return Ratio(ours["task"], ours["sensors"], ours["metric"], ratio, moved, few)
 
 
-def _point(value: float) -> dict[str, Any]:
+def _over(one: Figure, other: Figure) -> float | None:
+    """None where there is no such number."""
+    known = _finite(one["value"]) and _finite(other["value"]) and other["value"] != 0
+    return one["value"] / other["value"] if known else None
+
+
+def _less(one: Figure, other: Figure) -> float | None:
+    known = _finite(one["value"]) and _finite(other["value"])
+    return one["value"] - other["value"] if known else None
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _point(value: float | None) -> dict[str, Any]:
     return {"value": value, "low": None, "high": None}
 
 

@@ -6,7 +6,7 @@ says what they answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,13 @@ from simulations.probes.task import Task
 
 Sampled = tuple[float, np.ndarray]
 """A figure and the same in every bootstrap sample of patients (draw,)."""
+
+
+def mean_of(measured: Sequence[Sampled]) -> Estimate:
+    """Mean over tasks. As of one task, draws in which a class is absent (of any task) do not
+    count; tasks of too few patients of a class, which have no interval, do not belong here."""
+    value = float(np.mean([value for value, _ in measured]))
+    return interval(value, np.mean([sampled for _, sampled in measured], axis=0))
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class AgainstPooled:
         """One task, if both rows are there.
 
         Args:
-            few: its smaller class has too few patients for an interval.
+            few: its smaller class has too few patients for an interval; the mean leaves it out.
         """
         if not {WITHOUT_DP, POOLED} <= set(measured):
             return
@@ -61,13 +68,11 @@ class AgainstPooled:
                 None if moved is None else around(*moved, few=few),
             )
         )
-        if moved is not None:
+        if moved is not None and not few:
             self._moved.append(moved)
 
     @property
     def mean_moved(self) -> Estimate | None:
-        """Mean over tasks of what pooled training adds to the warm start's skill."""
-        if not self._moved:
-            return None
-        value = float(np.mean([value for value, _ in self._moved]))
-        return interval(value, np.mean([sampled for _, sampled in self._moved], axis=0))
+        """Mean over tasks of what pooled training adds to the warm start's skill; None without a
+        task that has an interval."""
+        return mean_of(self._moved) if self._moved else None

@@ -2,7 +2,7 @@
 
 Differences are of skill, to random-init and to hand-made features, over the same bootstrap samples
 of patients; `simulations.probes.bars` counts them. With fewer than `FEWEST_OF_A_CLASS` patients of
-the smaller class there are figures and no intervals.
+the smaller class there are figures and no intervals, and means over tasks leave the task out.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from simulations.probes.evaluate import (
     around,
     bootstrap,
     bootstrap_counts,
-    interval,
     metric,
     out_of_fold,
     require_folds,
     skill,
     verification,
 )
-from simulations.probes.ratios import AgainstPooled, Sampled
+from simulations.probes.ratios import AgainstPooled, Sampled, mean_of
 from simulations.probes.rows import HAND_MADE, POOLED, RANDOM, WARM_START, Encode, Row
 from simulations.probes.suitable import smaller_class
 from simulations.probes.tasks import Task
@@ -81,8 +80,9 @@ class SensorLoss:
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """All cells, the mean gain of every row over all tasks, and the tasks that were skipped.
+    """All cells, the mean gain of every row over tasks, and the tasks that were skipped.
 
+    overall: of tasks that are not in `not_in_means`; a row has none if no such task is there.
     against_pooled: of a federation's row and pooled training's, if both are there.
     """
 
@@ -92,6 +92,12 @@ class ProbeTable:
     losses: tuple[SensorLoss, ...] = ()
     against_pooled: AgainstPooled = field(default_factory=AgainstPooled)
 
+    @property
+    def not_in_means(self) -> list[str]:
+        """Tasks with too few patients of a class for an interval."""
+        few = (cell.task for cell in self.cells if _too_few(cell.smaller_class))
+        return list(dict.fromkeys(few))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -99,6 +105,7 @@ class ProbeTable:
             "mean_gain_over_random_init": {
                 name: _estimate_dict(value) for name, value in self.overall.items()
             },
+            "not_in_means": self.not_in_means,
             "not_above_random_init": self.not_above(),
             "single_sensor": [
                 {
@@ -196,7 +203,7 @@ def run_table(
             # Truths and patients are those of every row: the last one's serve for all.
             cells += [_cell(task, sensors, row.name, predictions[0], measured, counts)
                       for row in rows]  # fmt: skip
-            if RANDOM in measured:
+            if RANDOM in measured and not _few(task):
                 for name, found in gains.items():
                     found.append(_gain(predictions[0], measured, name, RANDOM, counts))
             if sensors == task.sensors[0]:
@@ -206,14 +213,7 @@ def run_table(
                 against.add(task, measured, moved, few=_few(task))
             by_sensors[sensors] = measured
         losses += sensor_losses(task, by_sensors)
-    overall = {
-        name: interval(
-            float(np.mean([value for value, _ in found])),
-            np.nanmean([sampled for _, sampled in found], axis=0),
-        )
-        for name, found in gains.items()
-        if found
-    }
+    overall = {name: mean_of(found) for name, found in gains.items() if found}
     return ProbeTable(tuple(cells), overall, skipped, tuple(losses), against)
 
 
@@ -247,8 +247,9 @@ def sensor_losses(task: Task, by_sensors: dict[str, dict[str, Sampled]]) -> list
             sign = -1.0 if task.kind == "mae" else 1.0
             with np.errstate(invalid="ignore", divide="ignore"):
                 sampled = sign * (1.0 - samples / whole_samples)
-            loss = around(sign * (1.0 - value / whole), sampled, few=_few(task))
-            result.append(SensorLoss(task.name, sensors, row, task.kind, loss))
+                loss = float(sign * (1.0 - np.float64(value) / whole))
+            lost = around(loss, sampled, few=_few(task))
+            result.append(SensorLoss(task.name, sensors, row, task.kind, lost))
     return result
 
 
@@ -352,7 +353,10 @@ def _cell(
 
 def _few(task: Task) -> bool:
     """Whether its smaller class has too few patients for an interval."""
-    least = smaller_class(task)
+    return _too_few(smaller_class(task))
+
+
+def _too_few(least: int | None) -> bool:
     return least is not None and least < FEWEST_OF_A_CLASS
 
 

@@ -240,6 +240,20 @@ def test_a_kept_interval_without_width_is_none(home, features):
     assert "1.000 to 1.000" not in shown
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [{"low": "x", "high": "x"}, {"low": [1], "high": [1]}, {"low": True, "high": True}, {},
+     {"low": None}, {"high": None}, {"low": 1e99, "high": 1e99}],
+)  # fmt: skip
+def test_equal_ends_that_are_no_numbers_or_absent_are_refused(home, features, ends):
+    """They were taken for an interval without width before anything looked at them."""
+    body = json.loads(made(features, ["a", "b"] * 15, name="bent").model_dump_json())
+    kept = {**body, "figures": [{"name": "AUROC", "value": 1.0, "reference": 0.5, **ends}]}
+    write_own(home, home.personal / "bent.json", personal.KIND, json.dumps(kept).encode())
+    with pytest.raises(Refused, match="is no personal head"):
+        personal.load(home, "bent")
+
+
 def warm_start_digest() -> str:
     from shared_model import warm_start, weights
 

@@ -10,15 +10,17 @@ import pytest
 
 from client import personal
 from shared_model import intervals, linear_heads
+from simulations import cli_probe
 from simulations.demo_report import _three
 from simulations.heads import figures as heads
 from simulations.lots import Lots
 from simulations.probes import bars
 from simulations.probes.evaluate import interval
-from simulations.probes.few import FIGURES, cells_of, todays
+from simulations.probes.few import FIGURES, cells_of, mean_words, todays
+from simulations.probes.ratios import mean_of
 from simulations.probes.rows import HAND_MADE, RANDOM, Row
 from simulations.probes.suitable import suitable
-from simulations.probes.table import ProbeTable, run_table
+from simulations.probes.table import ProbeTable, run_table, sensor_losses
 from simulations.probes.task import People, Task
 from simulations.probes.unseen import Seen, without
 from simulations.results_tables import probe
@@ -211,6 +213,60 @@ def test_a_note_counts_the_smaller_class_of_the_patients_that_are_left() -> None
     left, _ = without(noted, [Seen("run", frozenset({"ward"}), Lots(0.0, 0.5))])
     assert left is not None
     assert left.note == "male; only 4 patients of the smaller class"
+
+
+def test_a_loss_without_width_is_none_as_every_figure() -> None:
+    """Of a task of many patients; and a value that is none has no ends."""
+    made = measured(task(12)).as_dict()
+    sure = {"value": 0.1, "low": 0.1, "high": 0.1}
+    losses = [{**one, "relative_loss": sure} for one in made["single_sensor"]]
+    (shown,) = {str(one["relative_loss"]) for one in todays(made | {"single_sensor": losses})
+                ["single_sensor"]}  # fmt: skip
+    assert shown == str({"value": 0.1, "low": None, "high": None})
+    kept = todays(made)["single_sensor"]
+    assert kept == made["single_sensor"]
+    nothing = {"value": None, "low": 0.1, "high": 0.2}
+    losses = [{**one, "relative_loss": nothing} for one in made["single_sensor"]]
+    for one in todays(made | {"single_sensor": losses})["single_sensor"]:
+        assert one["relative_loss"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_loss_against_nothing_is_not_a_traceback() -> None:
+    """Both sensors with a figure of zero: there is no relative loss."""
+    by = {"both": {"ours": (0.0, np.zeros(9))}, "ecg": {"ours": (0.4, np.full(9, 0.4))}}
+    (one,) = sensor_losses(task(12), by)
+    assert not np.isfinite(one.loss.value)
+    assert np.isnan([one.loss.low, one.loss.high]).all()
+
+
+def test_a_mean_over_tasks_leaves_out_who_has_no_interval() -> None:
+    """Its 0.5 of four patients made "has gained" of tasks that had not; the table says who."""
+    many = replace(task(12), name="age")
+    alone, both = (run_table(tasks, ROWS, seed=0, draws=40, repeats=1)
+                   for tasks in ([many], [many, task(4)]))  # fmt: skip
+    assert both.overall == alone.overall
+    assert (alone.not_in_means, both.not_in_means) == ([], [AF])
+    assert both.as_dict()["not_in_means"] == [AF]
+    of_few = measured(task(4))
+    assert (of_few.overall, of_few.not_in_means) == ({}, [AF])
+    assert mean_words([]) == "all tasks"
+    assert mean_words([AF]) == f"all tasks but {AF} (no interval)"
+
+
+def test_the_command_says_whose_mean_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    table = run_table([replace(task(12), name="age"), task(4)], ROWS, seed=0, draws=40, repeats=1)
+    cli_probe._print(table, {"source": "ours"}, 1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"mean gain over random-init, all tasks but {AF} (no interval): ours: " in shown
+
+
+def test_a_draw_counts_in_a_mean_where_every_task_has_its_classes() -> None:
+    """As of one task; it is no mean of the others."""
+    draws = np.linspace(0.0, 1.0, 41)
+    holed = np.where(np.arange(41) < 10, np.nan, draws)
+    found = mean_of([(0.5, draws), (0.7, holed)])
+    assert found.value == pytest.approx(0.6)
+    assert (found.low, found.high) == pytest.approx(intervals.ends(draws[10:]))
 
 
 def test_probes_and_heads_have_one_rule() -> None:

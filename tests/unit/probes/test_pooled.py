@@ -126,3 +126,91 @@ def test_too_few_patients_of_a_class_give_no_interval_of_a_ratio() -> None:
     assert found is not None
     assert [one.has_interval for one in found.rows] == [True, False]
     assert "of 1 tasks that have one" in found.words
+
+
+def gained_by_few_alone() -> dict[str, Any]:
+    """Pooled training is the warm start on a task of many, and far above it on a task of four."""
+
+    def encode(noise: float) -> Any:
+        def by_task(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+            few = signal[:, 0, 1].mean() > 50.0
+            return seeing(noise if few else 0.8)(signal, valid)
+
+        return by_task
+
+    quality = task("auroc", few=4)
+    quality.signal[:, 0, 1] += 100.0
+    made = [Row(RANDOM, (seeing(9.0, 3),)), Row(WITHOUT_DP, (encode(0.1),)),
+            Row(POOLED, (encode(0.1),)), Row(WARM_START, (encode(9.0),))]  # fmt: skip
+    return run_table([task("mae"), quality], made, seed=0, draws=80, repeats=1).as_dict()
+
+
+def test_what_has_no_interval_cannot_make_the_mean_gain() -> None:
+    made = gained_by_few_alone()
+    few = made["against_pooled"]["rows"][1]["pooled_over_warm_start"]
+    assert (few["low"], made["not_in_means"]) == (None, ["recording quality"])
+    assert few["value"] > 0.2
+    assert made["against_pooled"]["pooled_over_warm_start"]["value"] == 0.0
+    found = ratios(made)
+    assert found is not None
+    assert "pooled training gained nothing over the warm start" in found.beside
+    assert "the mean is of all tasks but recording quality (no interval)" in found.words
+
+
+def test_an_older_files_mean_of_all_tasks_is_made_anew_of_points() -> None:
+    """Its interval held who has none; without a mean it is the same mean of points."""
+    made = gained_by_few_alone()
+    held = {**made["against_pooled"],
+            "pooled_over_warm_start": {"value": 0.3, "low": 0.2, "high": 0.4}}  # fmt: skip
+    older = {name: one for name, one in made.items() if name != "not_in_means"}
+    for known in (held, None):
+        found = ratios({**older, "against_pooled": known})
+        assert found is not None
+        assert found.moved == {"value": 0.0, "low": None, "high": None}
+        assert "all tasks but recording quality (no interval)" in found.words
+        assert "gained nothing" in found.beside
+    found = ratios({**made, "against_pooled": held})
+    assert found is not None
+    assert found.moved == held["pooled_over_warm_start"]
+
+
+@pytest.mark.parametrize("pooled", [0.0, None, float("nan")])
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_ratio_to_nothing_is_not_measured(pooled: float | None, paired: bool) -> None:
+    """It ended the table and the whole page in a traceback."""
+    made = document(0.5, 0.7, 2.0)
+    for one in made["cells"]:
+        if (one["row"], one["task"]) == (POOLED, "age"):
+            one["estimate"] = {"value": pooled, "low": pooled, "high": pooled}
+            one["skill"] = one["estimate"]
+    ratio = made["against_pooled"]["rows"][0]["ratio"]
+    if paired:
+        found = ratios(made)
+        assert found is not None
+        assert found.rows[0].ratio == ratio  # the file's
+        made["against_pooled"]["rows"][0]["ratio"] = {**ratio, "value": None}
+    else:
+        made = {name: one for name, one in made.items() if name != "against_pooled"}
+    found = ratios(made)
+    assert found is not None
+    (first, second) = found.rows
+    assert (first.measured, first.held, first.within, first.beyond) == (False,) * 4
+    assert second.measured
+    assert not found.reached
+    assert "; not measured: age; " in found.words
+    (answer,) = BAR.read(made)
+    assert answer.reached is False
+    assert "| both | not measured | <= 1.03 | not measured |" in "\n".join(probe(made))
+
+
+def test_a_skill_that_is_none_moves_nothing() -> None:
+    """Of one task, in an older file: then the mean of all is not known."""
+    made = document(0.5, 0.7, 2.0)
+    made.pop("against_pooled")
+    for one in made["cells"]:
+        if (one["row"], one["task"]) == (WARM_START, "age"):
+            one["skill"] = {"value": None, "low": None, "high": None}
+    found = ratios(made)
+    assert found is not None
+    assert (found.rows[0].moved, found.moved) == (None, None)
+    assert "cannot be judged" in "\n".join(probe(made))

@@ -12,6 +12,7 @@ from client.formats.base import Event
 from client.records import Recording
 from shared_model.mae import PRESETS
 from shared_model.windows import Windows
+from simulations.probes import ratios as ratios_module
 from simulations.probes import table as table_module
 from simulations.probes import tasks as tasks_module
 from simulations.probes.evaluate import Prediction, bootstrap_counts, interval, verification
@@ -79,7 +80,7 @@ def test_a_figure_is_the_mean_over_partitions_into_folds(monkeypatch: pytest.Mon
         found: list[tuple[float, np.ndarray]] = []
         with monkeypatch.context() as spying:
             spying.setattr(
-                table_module,
+                ratios_module,
                 "interval",
                 lambda value, draws: (found.append((value, draws)), interval(value, draws))[1],
             )

@@ -119,7 +119,12 @@ def test_the_command_counts_copies_in_words_and_in_json(tmp_path: Path, cohort: 
     figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
     assert figures["copies"] == 2
     assert figures["directions"]["ppg_to_ecg"]["all sites"]["patients"] == PATIENTS
-    assert results_tables.cross_modal(figures)
+    page = results_tables.cross_modal(figures)
+    assert f"- {said}; names that share a recording are one patient" in page
+    older = {name: one for name, one in figures.items() if name != "copies"}
+    none = results_tables.cross_modal({**figures, "copies": 0})
+    assert not [line for line in results_tables.cross_modal(older) if "cop" in line]
+    assert any(line.startswith("- no recording here is a copy of another") for line in none)
     done = CliRunner().invoke(app, [*words, "--site", str(ward), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["figures"]["copies"] == 0
