@@ -17,6 +17,7 @@ from pathlib import Path
 
 from client.policy import rounded_patients
 from client.records import MAPPING_FILE, ReadFault, read_folder
+from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.hospitals import FEWEST, Hospital
 from simulations.heads.train import plain_name
@@ -132,7 +133,7 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
     """Before anything is read.
 
     Args:
-        count: hospitals. delta: that is asked; None: that of a policy.
+        count: hospitals. delta: that is asked; None: that of the smallest hospital's policy.
 
     Raises:
         OurMistake: a number no hospital can declare, or not one for each hospital.
@@ -149,10 +150,11 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
         raise OurMistake(
             f"A hospital declares {FEWEST} to {LARGEST} patients.", do="Correct --declared."
         )
-    if delta is not None and delta * max(numbers) > 1.0:
+    if (delta or default_delta(min(numbers))) * max(numbers) > 1.0:
         raise OurMistake(
-            "Delta is above 1 / declared patients: that would promise nothing.",
-            do="Lower --delta, or leave it out.",
+            "Delta is above 1 / declared patients: that would promise nothing to the largest "
+            "hospital's.",
+            do=f"Say --delta {default_delta(max(numbers)):.3g}, or less.",
         )
 
 

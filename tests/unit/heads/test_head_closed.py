@@ -180,6 +180,7 @@ def test_numbers_that_nobody_can_declare_are_refused(
         ((9, 3), (), "declares 4 to"),
         ((9, 200_000_000), (), "declares 4 to"),
         ((9, 200), ("--delta", "0.01"), "would promise nothing"),
+        ((9, 2_000_000), (), "would promise nothing"),
         ((9, 9), ("--mode", "none"), "here patients are counted"),
         ((9, 9), ("--open-data", "made up"), "here patients are counted"),
     ):
