@@ -194,7 +194,8 @@ def test_numbers_that_nobody_can_declare_are_refused(
 def with_copies(data: HeadData) -> HeadData:
     """Patients 2 n and 2 n + 1 share a recording."""
     people = data.people
-    names = [(people.folders[at], float(lot)) for at, lot in zip(people.folder, people.lot, strict=True)]
+    each = zip(people.folder, people.lot, strict=True)
+    names = [(people.folders[place], float(lot)) for place, lot in each]
     others = tuple((names[place ^ 1],) for place in range(len(names)))
     return replace(data, people=replace(people, copied=others))
 
