@@ -91,6 +91,9 @@ def federate(
     overall: Annotated[bool, typer.Option("--overall", help=OVERALL)] = False,
     draws: Draws = 500,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of parts and bootstrap.")] = 0,
+    declared: Annotated[
+        list[int] | None, typer.Option(help="Closed data: patients in a hospital's steps.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
     open_data: Annotated[str, typer.Option("--open-data", help="Why everybody has them.")] = "",
     figures_public: Annotated[
@@ -106,13 +109,16 @@ def federate(
     which stays; into the head only if the data are open. measured-head-OUTPUT.json beside it has
     what may be in the head, for results; of open data and simulated patients all rows.
 
-    Sensors of --sites are the usual ones or those said: the folders' patients decide nothing.
+    Of folders without --open-data patients decide nothing together: sensors are the usual ones or
+    those said, each folder is read by its own fedprint-mapping.toml (no guess), a file that cannot
+    be read stops the run. --declared, once a hospital in the order of --sites: its patients in the
+    steps, about 9 of 16; without it their count, rounded down to a power of two.
 
-    Example: fedprint-lab head federate vt -o heads/vt --epsilon 3 --mode distributed
+    Example: fedprint-lab head federate vt -o heads/vt --open-data "ODC-By 1.0, CinC 2015"
     """
     from simulations.cli_probe import default_data
+    from simulations.heads import closed, measured
     from simulations.heads import hospitals as parts
-    from simulations.heads import measured
     from simulations.heads.compare import compare, refuse_identity
     from simulations.heads.data import load
     from simulations.heads.federate import Ask, refuse_found_classes
@@ -152,6 +158,17 @@ def federate(
     ask.experiment(seed)  # refuses what no training can be
     opened = SIMULATED if simulated else open_data
     refuse_found_classes(chosen.name, mode, opened)
+    folders, numbers = [], declared or []
+    shut = closed.is_closed(mode, opened)
+    if shut:
+        folders = chosen.folders(used, data or default_data(), sites or ())
+        closed.refuse_guesses(folders)
+        closed.refuse_declared(numbers, hospitals or len(folders), delta)
+    elif numbers:
+        raise OurMistake(
+            "Declared numbers are of closed data, with privacy; here patients are counted.",
+            do="Leave out --declared.",
+        )
     model = open_model(on, signer)
     asked = Asked(5, seed, draws, command_line(), today(), licence, opened, level, promise(overall))
     with Saying() as say:
@@ -164,9 +181,11 @@ def federate(
             borders = "SIMULATED PATIENTS of pretend hospitals: no figure here is of a real one"
         else:
             whole = load(
-                chosen, used, model, data or default_data(), sites=sites or (), alone=True, say=say
-            )
+                chosen, used, model, data or default_data(),
+                sites=sites or (), alone=True, closed=shut, say=say,
+            )  # fmt: skip
             found, borders = parts.shared_out(whole, hospitals, seed)
+            found = closed.declared(found, numbers, folders) if shut else found
         say("public directions: simulated windows")
         space = space_of(model, used, components, seed)
         made = compare(

@@ -19,7 +19,7 @@ from shared_model.heads.card import promises
 from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, private_head
-from simulations.heads.hospitals import Hospital, together
+from simulations.heads.hospitals import Hospital, together, without_trained
 from simulations.heads.missing import sentence
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def compare(
         OurMistake: identity, of which nothing is trained; or see `settle`.
     """
     refuse_identity(hospitals[0].fit.kind)
+    hospitals, again = without_trained(hospitals)
     measured_on = together([one.measure for one in hospitals])
     name = words_of(ask)
     made = private_head(
@@ -91,7 +92,7 @@ def compare(
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
-        "words": [*privacy.words, borders, *_promises(head), *_read(hospitals)],
+        "words": [*privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again)],
         "figures_in_manifest": bool(head.manifest.figures),
         "figures_from": head.manifest.figures_from,
     }
@@ -112,6 +113,17 @@ def _read(hospitals: Sequence[Hospital]) -> list[str]:
     data = hospitals[0].fit
     left_out = sentence(data.unknown).strip()
     return [*data.mappings, *([left_out] if left_out else [])]
+
+
+def _again(left_out: int) -> list[str]:
+    """In the report alone: how many there are follows from patients, and no noise hides it."""
+    if not left_out:
+        return []
+    who = "1 patient was" if left_out == 1 else f"{left_out} patients were"
+    return [
+        f"{who} left out of those measured: a recording is also another name's, who took part in "
+        "steps or histogram."
+    ]
 
 
 def refuse_identity(kind: str) -> None:

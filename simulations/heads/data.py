@@ -34,7 +34,8 @@ class HeadData:
     session: (item,). people: by patient. windows: all of them. left_out: items without a
     fingerprint of these sensors. known: those of the people's folders that are open collections.
     unknown: how many patients' own words are not understood; "" if none. mappings: a line for each
-    folder that was read by a mapping of its own.
+    folder that was read by a mapping of its own. truths: where a truth comes from, in words that
+    count nobody.
     """
 
     task: str
@@ -54,6 +55,7 @@ class HeadData:
     known: frozenset[str] = frozenset()
     unknown: str = ""
     mappings: tuple[str, ...] = ()
+    truths: str = ""
 
     @property
     def patients(self) -> int:
@@ -94,21 +96,36 @@ def load(
     sites: Sequence[Path] = (),
     fewest_of_class: int = FEWEST_OF_A_CLASS,
     alone: bool = False,
+    closed: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> HeadData:
     """Read recordings, make fingerprints, pool them by item.
 
     Args:
         sensors: None: the first with which the folders in `sites` have enough labelled patients;
-            the data's note says which. alone: see `HeadTask.load`; always for training with DP.
+            the data's note says which. alone: see `HeadTask.load`; always for training with DP,
+            with sensors that are named. closed: not everybody has the data; anything that cannot be
+            read, or a folder without anybody, is refused.
 
     Raises:
         DataFault: no recording with labels, fewer patients than a personal head needs, or fewer
             than `fewest_of_class` of a class.
+        OurMistake: sensors that the patients decide, for training with DP.
     """
+    from simulations.heads.closed import read_once, refuse_absent
     from simulations.probes.rows import encoder
     from simulations.site_mapping import mapping_words, own_mappings
 
+    if sensors is None and alone:
+        raise OurMistake(
+            "For training with DP the sensors are named: what the folders' patients have must not "
+            "choose them.",
+            do="Name them: --sensors.",
+        )
+    persons = None
+    if alone and sensors is not None:
+        say("reading recordings: faults, and who is there under two names")
+        persons = read_once(task.folders(sensors, data, sites), closed=closed)
     say(f"reading recordings: {task.name}")
     taken = ""
     if sensors is None:
@@ -123,27 +140,31 @@ def load(
     if found.people is None:
         raise OurMistake(f"The makers of task {task.name} do not know whose windows they are.")
     folders = task.folders(sensors, data, sites)
+    if closed:
+        refuse_absent(folders, found.people)
     mapped = tuple(mapping_words(own_mappings(folders)))
     for line in mapped:
         say(line)
+    source = task.sources_of(sites)[sensors]
     made = HeadData(
         task=task.name,
         kind=task.kind,
         classes=found.classes or task.classes,
         unit=task.unit,
-        item=task.sources_of(sites)[sensors].item,
+        item=source.item,
         sensors=sensors,
         fingerprints=features[good].astype(np.float32),
         truth=found.truth[good],
         patient=found.group[good].astype(np.int64),
         session=found.session[good].astype(np.int64),
-        people=found.people,
+        people=found.people if persons is None else persons.of(found.people),
         windows=len(found.signal),
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
         known=collections.known_among(folders),
         unknown=found.unknown,
         mappings=mapped,
+        truths=source.truth,
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)

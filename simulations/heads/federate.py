@@ -254,7 +254,8 @@ def private_head(
         "windows": 0,
         "left_out": 0,
         "regularisation": 1.0,
-        "notes": (plain_words(borders),),  # a task's own note may count its patients
+        # a task's own note may count its patients
+        "notes": tuple(plain_words(one) for one in (borders, data.truths) if one),
         "collections": private_manifest.collections_of(hospitals, asked),
     }
     return PrivateHead(

@@ -6,7 +6,7 @@ parts = divide(hospitals[0], seed=0)                 # fit, calibrate, measure: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,17 +45,21 @@ SIMULATED: dict[str, tuple[str, Truth]] = {
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital's patients."""
+    """A hospital's patients. told: how many it declares for the steps (`closed.declared`); None:
+    they are counted, of simulated patients and open data."""
 
     name: str
     fit: HeadData = field(repr=False)
     calibrate: HeadData = field(repr=False)
     measure: HeadData = field(repr=False)
+    told: int | None = None
 
     @property
     def declared(self) -> int:
         """Patients that take part in the steps, rounded as a node's set-up rounds: this number is
         public, and in every manifest."""
+        if self.told is not None:
+            return self.told
         return rounded_patients(self.fit.patients) if self.fit.patients else 0
 
 
@@ -80,6 +84,36 @@ def divided(name: str, data: HeadData, seed: int) -> Hospital:
             "hospitals.",
         )
     return made
+
+
+def without_trained(hospitals: Sequence[Hospital]) -> tuple[list[Hospital], int]:
+    """The hospitals, and of the patients who measure none of whom a recording is among those that
+    fit or calibrate, under another name, anywhere; and how many are left out so.
+
+    Of figures alone: who fits or calibrates does not change, for with DP he depends on nobody else.
+    """
+    trained = {
+        name for one in hospitals for part in (one.fit, one.calibrate) for name in _names(part)
+    }
+    made, left_out = [], 0
+    for one in hospitals:
+        measure = one.measure
+        copied = measure.people.copied
+        if copied is not None:
+            again = np.array([not trained.isdisjoint(others) for others in copied], dtype=bool)
+            left_out += int(again[np.unique(measure.patient)].sum())
+            measure = measure.of(~again)
+        made.append(replace(one, measure=measure))
+    return made, left_out
+
+
+def _names(data: HeadData) -> list[tuple[str, float]]:
+    """Folder and lot of each patient of whom there is an item."""
+    people = data.people
+    return [
+        (people.folders[people.folder[one]], float(people.lot[one]))
+        for one in np.unique(data.patient)
+    ]
 
 
 def shared_out(data: HeadData, count: int | None, seed: int) -> tuple[list[Hospital], str]:
@@ -196,6 +230,7 @@ def _pretend(
         windows=len(truth),
         left_out=int((~good).sum()),
         note="SIMULATED PATIENTS: no figure here is of a real one",
+        truths="truth: what the simulator drew",
     )
 
 

@@ -3,7 +3,9 @@
     free(output)                                        # before the work
     path = write(output, head, model, seconds=12.0)     # measured-head-NAME.json
 
-It holds what the head's manifest says, and nothing of patients besides. So the file of a private
+It holds what the head's manifest says, and of patients nothing besides but how long the work took,
+which tells roughly how many windows there are: of a private head of data that are not open in whole
+minutes, rounded up. So the file of a private
 head has the figures of its noisy histogram, or those of held-out patients that somebody declared
 public. What was measured of other trainings on the same held-out patients stays in the report; only
 where everybody has the data, or the patients are simulated, it is in the file too. Like the report
@@ -12,6 +14,7 @@ it lies beside the folder, for its owner alone: a folder with it in it would not
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,13 @@ def public_words(manifest: HeadManifest) -> str:
     return f"figures of held-out patients, declared public by: {manifest.figures_public}"
 
 
+def told_seconds(manifest: HeadManifest, seconds: float) -> float:
+    """How long the work took; of a private head of closed data in whole minutes, rounded up."""
+    if manifest.privacy.mode == "without" or manifest.open_data:
+        return seconds
+    return 60.0 * math.ceil(seconds / 60.0)
+
+
 def write(
     output: Path,
     head: Head,
@@ -104,7 +114,7 @@ def write(
         KIND,
         figures_of(head, report),
         weights={str(model.words.get("source", "model")): model.digest},
-        seconds=seconds,
+        seconds=told_seconds(head.manifest, seconds),
     )
     path = file_of(output)
     outputs.write(path, made.to_bytes())

@@ -40,12 +40,14 @@ Item = Literal["window", "recording", "patient"]
 @dataclass(frozen=True)
 class Source:
     """Recordings for one choice of sensors: folders by name ("" of those that are named), what
-    makes the task of them, and the probes' questions of which a recording has to answer one."""
+    makes the task of them, and the probes' questions of which a recording has to answer one. truth:
+    in words, where a truth comes from; of sources alone, so that every head may say it."""
 
     pattern: str
     make: Make
     item: Item
     questions: tuple[str, ...] = ()
+    truth: str = ""
 
     @property
     def needs(self) -> str:
@@ -224,26 +226,54 @@ _REFERENCE_RATE = "heart rate (reference)"
 _VT = "true ventricular tachycardia"
 
 
-def _everywhere(sensors: Iterable[str], make: Make, item: Item, *asks: str) -> dict[str, Source]:
+_IN_AF = "truth: annotated rhythms, of windows wholly in or wholly out of atrial fibrillation"
+_BEATS_OF = "truth: annotated beats of the window"
+_PRESSURE = "truth: label hypertension; where a recording has none, labels sbp and dbp"
+_HR = "truth: label hr"
+
+
+def _or(annotated: str, labels: str) -> str:
+    """Where the truth comes from, of what is annotated or not."""
+    stands = "stands for every window, also where it was another for a while"
+    return f"{annotated}; where a recording is not annotated, its {labels} {stands}"
+
+
+def _everywhere(
+    sensors: Iterable[str], make: Make, item: Item, *asks: str, truth: str = ""
+) -> dict[str, Source]:
     """Of folders that are named, one maker for all of these sensors, the usual first."""
-    return {one: Source("", make, item, asks) for one in sensors}
+    return {one: Source("", make, item, asks, truth) for one in sensors}
 
 
 _YEARS, _SEXES = (
-    {one: Source(place, make, "patient", (name,)) for one, place in _PLACES.items()}
+    {
+        one: Source(place, make, "patient", (name,), f"truth: label {name}")
+        for one, place in _PLACES.items()
+    }
     for name, make in (("age", makers.years), ("sex", makers.sex))
 )
-_ALARMS = {one: Source("icu_alarms_*", _of(_VT), "window", (_VT,)) for one in SENSORS}
+_ALARMS = {
+    one: Source(
+        "icu_alarms_*", _of(_VT), "window", (_VT,),
+        "truth: label vt_true, of the window before label alarm_s",
+    )
+    for one in SENSORS
+}  # fmt: skip
 _RATES = {
-    "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window", (_BEATS,)),
-    "ppg": Source(_CLINIC, _of("heart rate (PPG)"), "patient", (_STATED_RATE,)),
-    "both": Source(_ICU, _of("heart rate (ICU)"), "recording", (_STATED_RATE,)),
+    "ecg": Source(_HOLTER, _of("heart rate (ECG)"), "window", (_BEATS,), _BEATS_OF),
+    "ppg": Source(_CLINIC, _of("heart rate (PPG)"), "patient", (_STATED_RATE,), _HR),
+    "both": Source(_ICU, _of("heart rate (ICU)"), "recording", (_STATED_RATE,), _HR),
 }
 _OWN_RATES = {
-    "ecg": Source("", makers.rate_of_window, "window", (_BEATS, _STATED_RATE)),
-    "ppg": Source("", makers.rate_of_patient, "patient", (_STATED_RATE, _REFERENCE_RATE)),
-    "both": Source("", _of("heart rate (ICU)"), "recording", (_STATED_RATE,)),
-}
+    "ecg": Source(
+        "", makers.rate_of_window, "window", (_BEATS, _STATED_RATE), _or(_BEATS_OF, "label hr")
+    ),
+    "ppg": Source(
+        "", makers.rate_of_patient, "patient", (_STATED_RATE, _REFERENCE_RATE),
+        f"{_HR}; where a recording has none, the mean of its series hr_reference_bpm",
+    ),
+    "both": Source("", _of("heart rate (ICU)"), "recording", (_STATED_RATE,), _HR),
+}  # fmt: skip
 
 TASKS: dict[str, HeadTask] = {
     task.name: task
@@ -252,25 +282,46 @@ TASKS: dict[str, HeadTask] = {
             "hypertension",
             "classes",
             "hypertension of stage 1 or 2, from a visit's recordings",
-            {"ppg": Source(_CLINIC, _of("hypertension"), "patient", ("hypertension",))},
+            {"ppg": Source(_CLINIC, _of("hypertension"), "patient", ("hypertension",), _PRESSURE)},
             ("below stage 1", "stage 1 or 2"),
             truth=truths.hypertension,
-            own=_everywhere(_PLACES, makers.hypertension, "patient", "hypertension"),
+            own=_everywhere(
+                _PLACES, makers.hypertension, "patient", "hypertension", truth=_PRESSURE
+            ),
         ),
         HeadTask(
             "af",
             "classes",
             "atrial fibrillation throughout a window, or not at all",
-            {"ecg": Source(_HOLTER, _of("atrial fibrillation"), "window", (_ANNOTATED_AF,))},
+            {
+                "ecg": Source(
+                    _HOLTER, _of("atrial fibrillation"), "window", (_ANNOTATED_AF,), _IN_AF
+                )
+            },
             ("no atrial fibrillation", "atrial fibrillation"),
             truth=truths.atrial_fibrillation,
-            own=_everywhere(_ECG_FIRST, makers.fibrillation, "window", _ANNOTATED_AF, _STATED_AF),
+            own=_everywhere(
+                _ECG_FIRST,
+                makers.fibrillation,
+                "window",
+                _ANNOTATED_AF,
+                _STATED_AF,
+                truth=_or(_IN_AF, "label af or rhythm"),
+            ),
         ),
         HeadTask(
             "rhythm",
             "classes",
             "the annotated rhythm of a window; classes that at least two patients have",
-            {"ecg": Source(_HOLTER, makers.rhythm, "window", (_ANNOTATED_AF,))},
+            {
+                "ecg": Source(
+                    _HOLTER,
+                    makers.rhythm,
+                    "window",
+                    (_ANNOTATED_AF,),
+                    "truth: the annotated rhythm, of windows wholly in one",
+                )
+            },
         ),
         HeadTask(
             "vt",
@@ -302,7 +353,15 @@ TASKS: dict[str, HeadTask] = {
             "quality",
             "classes",
             "experts' word on a recording, for each window of its leads; windows are not gated",
-            {"ecg": Source("quality_*", makers.quality, "window", ("recording quality",))},
+            {
+                "ecg": Source(
+                    "quality_*",
+                    makers.quality,
+                    "window",
+                    ("recording quality",),
+                    "truth: label acceptable, of the recording, for every window",
+                )
+            },
             ("not acceptable", "acceptable"),
             gated=False,
             truth=truths.acceptable,

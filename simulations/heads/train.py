@@ -83,6 +83,7 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
     notes = (
+        data.truths,
         data.note,
         data.unknown,
         figures.no_interval_words(data, fields["figures"]),
@@ -256,7 +257,7 @@ def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> 
         "seed": asked.seed,
         "created": asked.created,
         "packages": packages(),
-        "notes": tuple(plain_words(note) for note in (data.note,) if note),
+        "notes": tuple(plain_words(note) for note in (data.truths, data.note) if note),
         "limits": LIMITS,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from client.records import MAPPING_FILE, guess_mapping
 from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.cohort_write import Format
 
@@ -27,6 +28,12 @@ def ward(folder: Path, form: Format, rewrite: Callable[[int, Row], Row]) -> Path
         writer = csv.DictWriter(stream, list(made[0]))
         writer.writeheader()
         writer.writerows(made)
+    return folder
+
+
+def with_mapping(folder: Path) -> Path:
+    """The folder says itself how it is read, as a guess has it."""
+    (folder / MAPPING_FILE).write_text(guess_mapping(folder).to_toml())
     return folder
 
 

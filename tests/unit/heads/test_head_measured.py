@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from head_command_stand_ins import run
-from head_folder_stand_ins import own_words, ward
+from head_folder_stand_ins import own_words, ward, with_mapping
 from head_stand_ins import MODEL, asked, made_head, made_up
 from private_head_stand_ins import ask, hospitals_of
 
@@ -132,10 +132,12 @@ def test_federated_head_of_own_labels_is_measured_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closed data: what the report says of held-out patients is not in the file; the usual sensors,
-    and no look at the folders for others."""
+    and no look at the folders for others; numbers of patients that were declared; whole minutes;
+    and what the truth is."""
     monkeypatch.setattr(public, "space_of", partial(public.space_of, windows=200))
-    folder = ward(tmp_path / "ward-7", "csv", own_words)
+    folder = with_mapping(ward(tmp_path / "ward-7", "csv", own_words))
     words = ("--sites", str(folder), "--hospitals", "2", "--mode", "local", "--rounds", "2")
+    words += ("--declared", "8", "--declared", "123")
     told = run("federate", "af", "-o", str(tmp_path / "heads" / "af"), *words, "--draws", "20")
     found = measurement.read(Path(told["measured"]))
     assert found.kind == "head"
@@ -145,3 +147,17 @@ def test_federated_head_of_own_labels_is_measured_by_the_command(
     assert found.figures["figures_from"] == told["figures_from"] == "noisy histogram"
     assert not numbers(told["rows"][0]) & numbers(found.figures)
     assert found.figures["head"] == told["digest"]
+    assert [one["declared_patients"] for one in told["hospitals"]] == [8, 120]
+    assert found.figures["patients"] == 128
+    assert found.seconds > 0
+    assert found.seconds % 60 == 0
+    assert any("label af or rhythm stands for every window" in n for n in found.figures["notes"])
+    assert not any("recordings without annotations" in note for note in found.figures["notes"])
+
+
+def test_a_private_head_of_closed_data_tells_minutes(space: PublicSpace) -> None:
+    """Tenths of a second count its windows."""
+    closed = compared(space).head.manifest
+    assert [measured.told_seconds(closed, one) for one in (0.1, 60.0, 60.1)] == [60.0, 60.0, 120.0]
+    for other in (compared(space, open_data="made up").head.manifest, made_head().manifest):
+        assert measured.told_seconds(other, 60.1) == 60.1

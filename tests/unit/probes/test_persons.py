@@ -159,7 +159,7 @@ def test_a_private_head_is_read_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     app.callback()(lambda: None)
     cli_head.register(app)
     monkeypatch.setattr("simulations.heads.data.load", load)
-    for words in (["federate", "sex", "--epsilon", "3"], ["train", "sex"]):
+    for words in (["federate", "sex", "--open-data", "made up"], ["train", "sex"]):
         more = ["--sites", str(tmp_path), "-o", str(tmp_path / words[0])]
         done = CliRunner().invoke(app, ["head", *words, *more])
         assert isinstance(done.exception, DataFault)

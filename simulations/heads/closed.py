@@ -1,0 +1,173 @@
+"""What a head's training with DP asks of folders whose patients not everybody has.
+
+    refuse_guesses(folders)                  # before anything is read
+    persons = read_once(folders, closed=True)
+    hospitals = declared(hospitals, numbers, folders)
+
+A guess, a faulty table and a count of patients are of all patients together: by each of them one
+patient more would change what another brings, or what everybody sees, and no accountant counts it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from client.policy import rounded_patients
+from client.records import MAPPING_FILE, ReadFault, read_folder
+from shared_model.accounting import default_delta
+from shared_model.errors import DataFault, OurMistake
+from simulations.heads.hospitals import FEWEST, Hospital
+from simulations.heads.train import plain_name
+from simulations.lots import lot_of, place_of
+from simulations.probes.task import Copies, People, named
+from simulations.site_mapping import mapping_of, own_mapping
+
+LARGEST = 100_000_000
+"""Patients that a hospital may declare, as a node's policy has it."""
+Name = tuple[str, float]
+"""A patient's folder and lot."""
+
+
+def is_closed(mode: str, opened: str) -> bool:
+    """Whether epsilon is promised of patients whom not everybody has.
+
+    Args:
+        opened: why everybody has the data, or that the patients are simulated; "" of others.
+    """
+    return mode != "none" and not opened
+
+
+def refuse_guesses(folders: Sequence[Path]) -> None:
+    """Raises OurMistake where a folder does not say itself how it is read. A guess looks at all
+    rows and headers: a patient with a long cell would take a label from everybody."""
+    guessed = [folder for folder in folders if own_mapping(folder) is None]
+    if guessed:
+        raise OurMistake(
+            f"{len(guessed)} of {len(folders)} folders have no {MAPPING_FILE}. They would be read "
+            "by a guess over all their rows, so that one patient more may change what all others "
+            "bring; epsilon does not count that.",
+            do=f"Write it: fedprint-node data mapping FOLDER -o FOLDER/{MAPPING_FILE} has the "
+            "guess; look it through and mend it. Or say why everybody has these data: --open-data",
+        )
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Who of several names is one person, by the recordings that names share."""
+
+    _others: dict[Name, tuple[Name, ...]] = field(repr=False)
+
+    def of(self, people: People) -> People:
+        """The people, each with the other names under which a recording of him is there."""
+        keys = zip((people.folders[place] for place in people.folder), people.lot, strict=True)
+        found = tuple(self._others.get((folder, float(lot)), ()) for folder, lot in keys)
+        return replace(people, copied=found)
+
+
+def read_once(folders: Sequence[Path], *, closed: bool) -> Persons:
+    """Read all recordings for what is wrong with them, and for recordings that two names share.
+
+    The second is for held-out figures alone: nothing that is trained may follow from it.
+
+    Args:
+        closed: the first fault is said, and nothing is trained on the rest.
+
+    Raises:
+        DataFault: something could not be read; says by which causes, and nobody's name.
+    """
+    copies, causes = Copies(), Counter[str]()
+    for place, folder in named(folders).items():
+        for item in read_folder(folder, mapping_of(folder)):
+            if isinstance(item, ReadFault):
+                causes[item.cause] += 1
+            else:
+                copies.holds(item, place)
+    if closed and causes:
+        told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
+        raise DataFault(
+            f"Not everything in these folders could be read: {told}. A fault may be of a table of "
+            "recordings, which is many patients'; no head with DP is trained on the rest.",
+            cause="bad-table" if "bad-table" in causes else next(iter(sorted(causes))),
+            do=f"docs/data-formats.md has the causes; fedprint-node data add FOLDER --mapping "
+            f"FOLDER/{MAPPING_FILE} lists the files. Mend them, or take them out of the folders.",
+        )
+    return Persons(
+        {
+            _name(one): tuple(_name(other) for other in sorted(same - {one}))
+            for one, same in copies.persons().items()
+        }
+    )
+
+
+def _name(owner: str) -> Name:
+    patient, place = owner.rsplit("\n", 1)
+    return place, lot_of(patient, place)
+
+
+def refuse_absent(folders: Sequence[Path], people: People) -> None:
+    """Raises DataFault where nobody of a folder takes part: it would be no hospital, and which
+    hospitals there are would follow from one patient."""
+    for folder in folders:
+        if place_of(folder) not in people.folders:
+            raise DataFault(
+                f"Hospital {plain_name(place_of(folder))} has no patient with a label.",
+                cause="few",
+                do="Name fewer hospitals.",
+            )
+
+
+def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> None:
+    """Before anything is read.
+
+    Args:
+        count: hospitals. delta: that is asked; None: that of the smallest hospital's policy.
+
+    Raises:
+        OurMistake: a number no hospital can declare, or not one for each hospital.
+    """
+    if not numbers:
+        return
+    if len(numbers) != count:
+        raise OurMistake(
+            f"There are {count} hospitals and {len(numbers)} declared numbers.",
+            do="Say --declared once for each hospital, in the order of --sites; of patients dealt "
+            "out by --hospitals N, N times.",
+        )
+    if min(numbers) < FEWEST or max(numbers) > LARGEST:
+        raise OurMistake(
+            f"A hospital declares {FEWEST} to {LARGEST} patients.", do="Correct --declared."
+        )
+    if (delta or default_delta(min(numbers))) * max(numbers) > 1.0:
+        raise OurMistake(
+            "Delta is above 1 / declared patients: that would promise nothing to the largest "
+            "hospital's.",
+            do=f"Say --delta {default_delta(max(numbers)):.3g}, or less.",
+        )
+
+
+def declared(
+    hospitals: Sequence[Hospital], numbers: Sequence[int], folders: Sequence[Path]
+) -> list[Hospital]:
+    """Hospitals with the numbers that a person has declared, rounded as at a node's set-up.
+
+    Without them a hospital's count is rounded down to a power of two. It stays a count: one patient
+    more or less moves it where it is at a power of two, and nowhere else.
+
+    Args:
+        folders: in the order of the numbers; of patients that were dealt out it is the hospitals'.
+    """
+    if not numbers:
+        return [replace(one, told=power_of_two(one.fit.patients)) for one in hospitals]
+    names = [one.name for one in hospitals]
+    order = [place_of(folder) for folder in folders]
+    order = order if set(order) == set(names) else names
+    found = dict(zip(order, numbers, strict=True))
+    return [replace(one, told=rounded_patients(found[one.name])) for one in hospitals]
+
+
+def power_of_two(count: int) -> int:
+    """The largest that is not above; 0 of nobody."""
+    return 1 << (count.bit_length() - 1) if count else 0
