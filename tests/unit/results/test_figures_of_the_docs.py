@@ -177,5 +177,6 @@ def test_what_is_said_of_federated_over_pooled_on_real_patients_is_the_files() -
     (beyond,) = (one for one in found.rows if not one.held)
     text = section("researchers.md", "## Four worked experiments")
     assert f"{held} of {len(found.rows)} ratios are within the bar ({beyond.task} is not: " in text
-    assert f"is not: {beyond.ratio['value']:.3f}), without intervals" in text
+    low, high = (beyond.ratio[end] for end in ("low", "high"))
+    assert f"is not: {beyond.ratio['value']:.3f} [{low:.3f}, {high:.3f}]), seven of" in text
     assert f"moved mean skill by {found.moved['value']:+.4f} over the warm start" in text
