@@ -163,7 +163,8 @@ def federate(
     if shut:
         folders = chosen.folders(used, data or default_data(), sites or ())
         closed.refuse_guesses(folders)
-        closed.refuse_declared(numbers, hospitals or len(folders), delta)
+        if folders:  # of none `load` says more
+            closed.refuse_declared(numbers, hospitals or len(folders), delta)
     elif numbers:
         raise OurMistake(
             "Declared numbers are of closed data, with privacy; here patients are counted.",

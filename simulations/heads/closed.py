@@ -16,17 +16,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.policy import rounded_patients
-from client.records import MAPPING_FILE, ReadFault, read_folder
+from client.records import MAPPING_FILE, ReadFault
 from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.hospitals import FEWEST, Hospital
 from simulations.heads.train import plain_name
 from simulations.lots import lot_of, place_of
-from simulations.probes.task import Copies, People, named
-from simulations.site_mapping import mapping_of, own_mapping
+from simulations.probes.task import Copies, People, named, read
+from simulations.site_mapping import own_mapping
 
 LARGEST = 100_000_000
 """Patients that a hospital may declare, as a node's policy has it."""
+LARGEST_DELTA = 1e-5
+"""That may be asked on closed data: the largest that a node's policy has by itself."""
+OF_ONE_CHANNEL = frozenset({"no-channel", "no-samples"})
+"""Faults that are a recording's own: a sensor that was never there."""
 Name = tuple[str, float]
 """A patient's folder and lot."""
 
@@ -67,24 +71,28 @@ class Persons:
         return replace(people, copied=found)
 
 
-def read_once(folders: Sequence[Path], *, closed: bool) -> Persons:
+def read_once(
+    folders: Sequence[Path], *, closed: bool, leads: Sequence[str | None] = (None,)
+) -> Persons:
     """Read all recordings for what is wrong with them, and for recordings that two names share.
 
     The second is for held-out figures alone: nothing that is trained may follow from it.
 
     Args:
-        closed: the first fault is said, and nothing is trained on the rest.
+        closed: faults are said, and nothing is trained on the rest; but for those of a channel
+            that a recording does not have. leads: by which the task reads each recording.
 
     Raises:
         DataFault: something could not be read; says by which causes, and nobody's name.
     """
     copies, causes = Copies(), Counter[str]()
     for place, folder in named(folders).items():
-        for item in read_folder(folder, mapping_of(folder)):
-            if isinstance(item, ReadFault):
-                causes[item.cause] += 1
-            else:
-                copies.holds(item, place)
+        for lead in leads:
+            for item in read(folder, lead):
+                if not isinstance(item, ReadFault):
+                    copies.holds(item, place, lead or "")
+                elif item.cause not in OF_ONE_CHANNEL:
+                    causes[item.cause] += 1
     if closed and causes:
         told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
         raise DataFault(
@@ -123,11 +131,19 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
     """Before anything is read.
 
     Args:
-        count: hospitals. delta: that is asked; None: that of the smallest hospital's policy.
+        numbers: none where nobody declares. count: hospitals. delta: that is asked; None: that of
+            the smallest hospital's policy.
 
     Raises:
-        OurMistake: a number no hospital can declare, or not one for each hospital.
+        OurMistake: a number no hospital can declare, or not one for each hospital; a delta that
+            promises nothing.
     """
+    if delta is not None and delta > LARGEST_DELTA:
+        raise OurMistake(
+            f"Delta is at most {LARGEST_DELTA:g} on data that are not open: it is the chance with "
+            "which epsilon promises nothing.",
+            do="Say a smaller --delta, or none.",
+        )
     if not numbers:
         return
     if len(numbers) != count:
@@ -140,6 +156,12 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
         raise OurMistake(
             f"A hospital declares {FEWEST} to {LARGEST} patients.", do="Correct --declared."
         )
+    for number in numbers:
+        if rounded_patients(number) != number:
+            raise OurMistake(
+                f"{number} is no rounded number of patients, and the command line is public.",
+                do=f"Say --declared {rounded_patients(number)}, as a node's set-up would round it.",
+            )
     if (delta or default_delta(min(numbers))) * max(numbers) > 1.0:
         raise OurMistake(
             "Delta is above 1 / declared patients: that would promise nothing to the largest "

@@ -125,7 +125,8 @@ def load(
     persons = None
     if alone and sensors is not None:
         say("reading recordings: faults, and who is there under two names")
-        persons = read_once(task.folders(sensors, data, sites), closed=closed)
+        folders = task.folders(sensors, data, sites)
+        persons = read_once(folders, closed=closed, leads=task.leads)
     say(f"reading recordings: {task.name}")
     taken = ""
     if sensors is None:

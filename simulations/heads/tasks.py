@@ -60,7 +60,8 @@ class HeadTask:
     """A task. sources: by sensors, the usual choice first. classes: in the order of the truth's
     numbers; () where the annotations say which there are. unit: of a number. truth: what a
     recording's own labels say, where it is not annotated. own: sources of folders that are named,
-    which take all that the probes take; {}: as those of the known collections."""
+    which take all that the probes take; {}: as those of the known collections. leads: by which a
+    recording is read, one after the other (`probes.tasks.leads_of`)."""
 
     name: str
     kind: Kind
@@ -69,6 +70,7 @@ class HeadTask:
     classes: tuple[str, ...] = ()
     unit: str = ""
     gated: bool = True
+    leads: tuple[str | None, ...] = (None,)
     truth: Callable[[Recording], float] | None = None
     own: dict[str, Source] = field(default_factory=dict)
 
@@ -364,6 +366,7 @@ TASKS: dict[str, HeadTask] = {
             },
             ("not acceptable", "acceptable"),
             gated=False,
+            leads=probes.LEADS,
             truth=truths.acceptable,
         ),
         HeadTask(

@@ -288,12 +288,15 @@ def recordings(
 
 def readable(folder: Path, lead: str | None = None) -> Iterator[Recording]:
     """All that can be read of a folder, copies too, with the lead of this name if one is asked."""
+    return (item for item in read(folder, lead) if not isinstance(item, ReadFault))
+
+
+def read(folder: Path, lead: str | None = None) -> Iterator[Recording | ReadFault]:
+    """As `readable`, and what cannot be read."""
     mapping = mapping_of(folder)
     if lead is not None:
         mapping = mapping.model_copy(update={"ecg": ChannelMapping(names=(lead,))})
-    for item in read_folder(folder, mapping):
-        if not isinstance(item, ReadFault):
-            yield item
+    return read_folder(folder, mapping)
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:

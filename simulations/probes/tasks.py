@@ -45,6 +45,8 @@ BEATS = frozenset("NLRBAaJSVrFejnE/fQ")
 """WFDB annotation codes that are beats (PhysioBank annotation codes)."""
 MAX_WINDOWS_PER_PATIENT = 60
 FIRST_BEAT_S = 1.5
+LEADS = ("lead_II", "lead_I", "lead_V2", None)
+"""By which `leads_of` reads a recording; by the last only one that has none of the others."""
 _AFTER_ALARM_S = 0.05
 """Of a window before an alarm: rounding of rates and times, and no look at what came after."""
 CONTRADICTS = "patients of whom recordings say different things are left out"
@@ -321,7 +323,7 @@ def leads_of(folders: list[Path], copies: Copies) -> Iterator[Recording]:
     head nobody decides how another is read."""
     for place, folder in named(folders).items():
         found: set[tuple[str, str]] = set()
-        for lead in ("lead_II", "lead_I", "lead_V2", None):
+        for lead in LEADS:
             for recording in readable(folder, lead):
                 name = (recording.patient, recording.name)
                 if "ecg" not in recording.channels or (lead is None and name in found):

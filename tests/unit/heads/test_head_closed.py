@@ -13,7 +13,7 @@ from head_folder_stand_ins import PATIENTS, own_words, ward, with_mapping
 from head_stand_ins import MODEL, asked, made_up
 from private_head_stand_ins import ask, hospitals_of
 
-from client.records import MAPPING_FILE
+from client.records import MAPPING_FILE, ReadFault
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads import closed
 from simulations.heads.compare import compare
@@ -22,7 +22,7 @@ from simulations.heads.federate import private_head, settle
 from simulations.heads.hospitals import Hospital, without_trained
 from simulations.heads.public import of_fingerprints
 from simulations.heads.tasks import TASKS, task_named
-from simulations.probes.task import recordings
+from simulations.probes.task import read, recordings
 
 NOWHERE = Path("nowhere")
 
@@ -107,6 +107,13 @@ def test_a_fault_stops_a_private_training_on_closed_data(copy: Path) -> None:
     assert name not in told
     closed.read_once([copy], closed=False)
     table.write_text("\n".join([*rows, f"{rows[1]},one cell more"]) + "\n")
+    table.write_text("\n".join(rows) + "\n")
+    lines = ["time_s,ecg,ppg", *(f"{n / 125:.3f},{n % 7}," for n in range(2000))]
+    (copy / f"{name}.csv").write_text("\n".join(lines))
+    faults = [one.cause for one in read(copy) if isinstance(one, ReadFault)]
+    assert faults == ["no-samples"]
+    closed.read_once([copy], closed=True)  # a sensor that was never there is that recording's own
+    table.write_text("\n".join([*rows, f"{rows[1]},one cell more"]) + "\n")
     with pytest.raises(DataFault, match=f"bad-table 1, no-patient {PATIENTS}"):
         load(task_named("sex"), "ecg", MODEL, NOWHERE, sites=[copy], alone=True, closed=True)
 
@@ -177,7 +184,10 @@ def test_numbers_that_nobody_can_declare_are_refused(
         ((9,), (), "There are 2 hospitals and 1 declared"),
         ((9, 3), (), "declares 4 to"),
         ((9, 200_000_000), (), "declares 4 to"),
-        ((9, 200), ("--delta", "0.01"), "would promise nothing"),
+        ((9, 200_000), ("--delta", "1e-5"), "would promise nothing"),
+        ((), ("--delta", "0.5"), "Delta is at most 1e-05"),
+        ((4, 4), ("--delta", "0.2"), "Delta is at most 1e-05"),
+        ((9, 347), (), "347 is no rounded number of patients"),
         ((9, 2_000_000), (), "would promise nothing"),
         ((9, 9), ("--mode", "none"), "here patients are counted"),
         ((9, 9), ("--open-data", "made up"), "here patients are counted"),
