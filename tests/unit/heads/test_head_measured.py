@@ -137,7 +137,7 @@ def test_federated_head_of_own_labels_is_measured_by_the_command(
     monkeypatch.setattr(public, "space_of", partial(public.space_of, windows=200))
     folder = with_mapping(ward(tmp_path / "ward-7", "csv", own_words))
     words = ("--sites", str(folder), "--hospitals", "2", "--mode", "local", "--rounds", "2")
-    words += ("--declared", "8", "--declared", "123")
+    words += ("--declared", "8", "--declared", "120")
     told = run("federate", "af", "-o", str(tmp_path / "heads" / "af"), *words, "--draws", "20")
     found = measurement.read(Path(told["measured"]))
     assert found.kind == "head"
