@@ -62,6 +62,18 @@ def file(path: Path | None) -> Path | None:
     return path
 
 
+def new_file(path: Path) -> Path:
+    """A file that can be written, and is not there yet; said before the work.
+
+    Raises:
+        OurMistake: it is there, lies below a file, or may not be written.
+    """
+    file(path)
+    if _is_there(path):
+        raise OurMistake(f"{path} is there already.", do="Choose another folder, or move it.")
+    return path
+
+
 def make(folder: Path) -> None:
     """Make the folder and prove that a file can be written there; the file is gone again.
 

@@ -156,7 +156,7 @@ def train(
     used = None if sites and sensors is None else chosen.sensors(sensors, sites or ())
     open_data = reason(open_data, "--open-data")
     free(output)
-    measured.free(output)
+    outputs.new_file(measured.file_of(output))
     model = open_model(on, signer)
     asked = Asked(
         folds, seed, draws, command_line(), today(), licence, open_data, level, promise(overall)

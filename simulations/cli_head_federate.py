@@ -140,8 +140,8 @@ def federate(
     figures_public = reason(figures_public, "--figures-public")
     used = known(sensors or "both") if simulated else chosen.sensors(sensors, sites or ())
     free(output)
-    free_report(output)
-    measured.free(output)
+    for beside in (report_file(output), measured.file_of(output)):
+        outputs.new_file(beside)
     ask = Ask(
         mode=mode,  # type: ignore[arg-type]  # checked above
         epsilon=epsilon,
@@ -206,15 +206,6 @@ def report_file(output: Path) -> Path:
     """Where the report of a head lies: beside its folder, which may be sent as it is."""
     whole = Path(os.path.abspath(output))
     return whole.parent / f"{whole.name}.report.json"
-
-
-def free_report(output: Path) -> None:
-    """Raises OurMistake where the report cannot be written, or one lies there already: it is said
-    before the work."""
-    path = report_file(output)
-    outputs.file(path)
-    if os.path.lexists(path):
-        raise OurMistake(f"{path} is there already.", do="Choose another folder, or move it.")
 
 
 def write(output: Path, head: Head, report: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.hospitals import FEWEST, Hospital
 from simulations.heads.train import plain_name
-from simulations.lots import lot_of, place_of
-from simulations.probes.task import Copies, People, named, read
+from simulations.lots import place_of
+from simulations.probes.task import Copies, People, folder_and_lot, named, read
 from simulations.site_mapping import own_mapping
 
 LARGEST = 100_000_000
@@ -104,15 +104,10 @@ def read_once(
         )
     return Persons(
         {
-            _name(one): tuple(_name(other) for other in sorted(same - {one}))
+            folder_and_lot(one): tuple(folder_and_lot(other) for other in sorted(same - {one}))
             for one, same in copies.persons().items()
         }
     )
-
-
-def _name(owner: str) -> Name:
-    patient, place = owner.rsplit("\n", 1)
-    return place, lot_of(patient, place)
 
 
 def refuse_absent(folders: Sequence[Path], people: People) -> None:

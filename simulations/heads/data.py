@@ -116,14 +116,14 @@ def load(
     from simulations.probes.rows import encoder
     from simulations.site_mapping import mapping_words, own_mappings
 
-    if sensors is None and alone:
-        raise OurMistake(
-            "For training with DP the sensors are named: what the folders' patients have must not "
-            "choose them.",
-            do="Name them: --sensors.",
-        )
     persons = None
-    if alone and sensors is not None:
+    if alone:
+        if sensors is None:
+            raise OurMistake(
+                "For training with DP the sensors are named: what the folders' patients have must "
+                "not choose them.",
+                do="Name them: --sensors.",
+            )
         say("reading recordings: faults, and who is there under two names")
         folders = task.folders(sensors, data, sites)
         persons = read_once(folders, closed=closed, leads=task.leads)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from client.personal import FEWEST_OF_A_CLASS
+from shared_model import intervals
 from shared_model.heads.manifest import (
     AGES,
     BY_AGE,
@@ -18,7 +19,7 @@ from shared_model.heads.manifest import (
     Group,
 )
 from simulations.heads.data import Floats, HeadData
-from simulations.probes.evaluate import bootstrap_counts, interval, metric
+from simulations.probes.evaluate import bootstrap_counts, metric
 
 CURVE_POINTS = 20
 IN_SET = "truth in the set, "
@@ -68,18 +69,14 @@ class Measured:
         low = high = None
         if rarest >= FEWEST_OF_A_CLASS:
             drawn = np.array([measure(weight * row[self.data.patient]) for row in self.counts])
-            low, high = ends(value, drawn)
+            low, high = ends(drawn)
         return Figure.of(name, float(value), low, high)
 
 
-def ends(value: float, drawn: Floats) -> tuple[float | None, float | None]:
-    """Of the 95 % interval; none where every bootstrap sample gives the same: of few patients who
-    are all right, 1.000 to 1.000 would be taken for certainty."""
-    finite = drawn[np.isfinite(drawn)]
-    if not len(finite) or np.ptp(finite) < 1e-12:
-        return None, None
-    found = interval(value, drawn)
-    return found.low, found.high
+def ends(drawn: Floats) -> tuple[float | None, float | None]:
+    """Of the 95 % interval of bootstrap samples (draw,); None where that has none."""
+    low, high = intervals.ends(drawn)
+    return (None, None) if np.isnan(low) else (low, high)
 
 
 def no_interval_words(data: HeadData, found: Iterable[Figure]) -> str:

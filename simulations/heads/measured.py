@@ -1,15 +1,15 @@
 """A head's figures as a measured file, of which docs/results.md is made: beside the head's folder.
 
-    free(output)                                        # before the work
+    outputs.new_file(file_of(output))                   # before the work
     path = write(output, head, model, seconds=12.0)     # measured-head-NAME.json
 
 It holds what the head's manifest says, and of patients nothing besides but how long the work took,
 which tells roughly how many windows there are: of a private head of data that are not open in whole
-minutes, rounded up. So the file of a private
-head has the figures of its noisy histogram, or those of held-out patients that somebody declared
-public. What was measured of other trainings on the same held-out patients stays in the report; only
-where everybody has the data, or the patients are simulated, it is in the file too. Like the report
-it lies beside the folder, for its owner alone: a folder with it in it would not be signed.
+minutes, rounded up. So the file of a private head has the figures of its noisy histogram, or those
+of held-out patients that somebody declared public. What was measured of other trainings on the same
+held-out patients stays in the report; only where everybody has the data, or the patients are
+simulated, it is in the file too. Like the report it lies beside the folder, for its owner alone: a
+folder with it in it would not be signed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from shared_model import outputs
-from shared_model.errors import OurMistake
 from shared_model.heads.arrays import Head
 from shared_model.heads.manifest import HeadManifest
 from simulations import measurement
@@ -46,15 +45,6 @@ def file_of(output: Path) -> Path:
     `fedprint-lab results` looks for."""
     whole = Path(os.path.abspath(output))
     return whole.parent / f"measured-head-{whole.name}.json"
-
-
-def free(output: Path) -> None:
-    """Raises OurMistake where the file cannot be written, or one lies there already: it is said
-    before the work."""
-    path = file_of(output)
-    outputs.file(path)
-    if os.path.lexists(path):
-        raise OurMistake(f"{path} is there already.", do="Choose another folder, or move it.")
 
 
 def figures_of(head: Head, report: dict[str, Any] | None = None) -> dict[str, Any]:

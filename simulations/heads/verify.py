@@ -160,7 +160,7 @@ def _figures(data: HeadData, found: Pairs, limits: Floats, asked: Asked) -> tupl
         value = measure(np.ones(len(found.score)))
         if not np.isfinite(value):
             continue
-        low, high = figures.ends(value, np.array([measure(found.weights(row)) for row in counts]))
+        low, high = figures.ends(np.array([measure(found.weights(row)) for row in counts]))
         made.append(Figure.of(name, value, low, high))
     return tuple(made)
 

@@ -197,8 +197,7 @@ class Builder:
             np.array([lot_of(*name.rsplit("\n", 1)) for name in names]),
             tuple(
                 tuple(
-                    (other.rpartition("\n")[2], lot_of(*other.rsplit("\n", 1)))
-                    for other in sorted(persons.get(name, frozenset()) - {name})
+                    folder_and_lot(one) for one in sorted(persons.get(name, frozenset()) - {name})
                 )
                 for name in names
             ),
@@ -254,6 +253,12 @@ class Copies:
     def count(self) -> int:
         """Recordings that are a copy."""
         return len(self._copies)
+
+
+def folder_and_lot(name: str) -> tuple[str, float]:
+    """Of a patient as `recordings` calls him."""
+    patient, place = name.rsplit("\n", 1)
+    return place, lot_of(patient, place)
 
 
 def _changes(samples: np.ndarray) -> bool:

@@ -276,10 +276,10 @@ def test_probes_and_heads_have_one_rule() -> None:
     for drawn in (np.full(9, 0.7), np.array([0.7, np.nan]), np.full(3, np.nan)):
         assert np.isnan(intervals.ends(drawn)).all()
         assert np.isnan([interval(0.7, drawn).low, interval(0.7, drawn).high]).all()
-        assert heads.ends(0.7, drawn) == (None, None)
+        assert heads.ends(drawn) == (None, None)
     varied = np.linspace(0.0, 1.0, 101)
     assert intervals.ends(varied) == pytest.approx((0.025, 0.975))
-    assert heads.ends(0.5, varied) == pytest.approx((0.025, 0.975))
+    assert heads.ends(varied) == pytest.approx((0.025, 0.975))
     assert np.isnan(intervals.ends(1e6 * (1.0 + 1e-15 * varied))).all()  # rounding is no change
     assert intervals.percentiles(np.full(9, 0.7)) == pytest.approx((0.7, 0.7))
     assert np.isnan(intervals.percentiles(np.full(3, np.nan))).all()
