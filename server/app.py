@@ -58,6 +58,7 @@ from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from starlette.middleware import Middleware
@@ -356,11 +357,14 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
 
     def alive() -> bool:
         try:
-            if not client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success and not stopped:
-                stopped.append(True)
-                signal.raise_signal(signal.SIGTERM)  # the SuperLink has ended this run
+            running = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
         except httpx.HTTPError:
             return False  # tried again by the sender
+        except RunNotRunningException:
+            running = False
+        if not running and not stopped:
+            stopped.append(True)
+            signal.raise_signal(signal.SIGTERM)  # the SuperLink has ended this run
         return True
 
     beat = HeartbeatSender(alive)
@@ -379,6 +383,10 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
         status, details = SubStatus.COMPLETED, ""
     finally:
         stopped.append(True)
+        # Before the output: with that the token ends, and to a beat under way that is refused then,
+        # Flower's client answers with SIGINT to this process, whose run has gone well.
+        if beat.is_running:
+            beat.stop()
         client.PushTaskOutput(
             PushTaskOutputRequest(
                 context=context_to_proto(context) if context else None,
@@ -386,7 +394,6 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
                 details=details,
             )
         )
-        beat.stop()
         grid.close()
 
 
