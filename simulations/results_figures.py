@@ -214,7 +214,11 @@ def _epsilons(figures: dict[str, Any]) -> Figure | None:
             yerr=[[low for low, _ in ends], [high for _, high in ends]],
             fmt=MARKERS[k], color=COLOURS[k], lw=0.8, ls="-", ms=3.5, label=mode,
         )  # fmt: skip
-    return _falls_over(figure, axes, figures, "epsilon spent by one patient at one hospital")
+    made = _falls_over(figure, axes, figures, "epsilon spent by one patient at one hospital")
+    spent = {f"{row['epsilon']:.2g}": row["epsilon"] for rows in modes.values() for row in rows}
+    axes.set_xticks(list(spent.values()), list(spent))
+    axes.minorticks_off()
+    return made
 
 
 def _falls_over(figure: Figure, axes: Axes, figures: dict[str, Any], what: str) -> Figure:

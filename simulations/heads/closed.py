@@ -50,8 +50,8 @@ def refuse_guesses(folders: Sequence[Path]) -> None:
     guessed = [folder for folder in folders if own_mapping(folder) is None]
     if guessed:
         raise OurMistake(
-            f"{len(guessed)} of {len(folders)} folders have no {MAPPING_FILE}. They would be read "
-            "by a guess over all their rows, so that one patient more may change what all others "
+            f"No {MAPPING_FILE} in: {', '.join(map(str, guessed))}. What is there would be read "
+            "by a guess over all its rows, so that one patient more may change what all others "
             "bring; epsilon does not count that.",
             do=f"Write it: fedprint-node data mapping FOLDER -o FOLDER/{MAPPING_FILE} has the "
             "guess; look it through and mend it. Or say why everybody has these data: --open-data",

@@ -298,6 +298,8 @@ def test_a_frontier_is_of_points_that_differ_in_privacy_alone() -> None:
     found["rows"][3]["epsilon"] = 0.99
     drawn = results_figures.draw("private-stage", found)["fall-by-epsilon"]
     assert {b"distributed", b"local"} <= set(re.findall(rb"<!-- (\w+) -->", drawn))
+    below = drawn[: drawn.index(b"epsilon spent by one patient")]
+    assert re.findall(rb"<!-- ([0-9.]+) -->", below) == [b"0.99", b"3"]  # and no power of ten
     other = json.loads(json.dumps(found))
     other["rows"][1]["fall"]["value"] = 0.3  # adapters: not on it
     assert results_figures.draw("private-stage", other)["fall-by-epsilon"] == drawn
