@@ -147,10 +147,12 @@ def clip_and_sum(
     if keep is not None:
         good = good & keep.to(good.device)
     scale = torch.where(good, scale, torch.zeros_like(scale))
+    all_good = bool(good.all())
     parts = []
     for name in names:
         rows = gradients[name].flatten(1).double()  # (patient, size)
-        rows = torch.where(good[:, None], rows, torch.zeros_like(rows))  # 0 * inf would be NaN
+        if not all_good:  # 0 * inf would be NaN; of good rows, not a bit changes
+            rows = torch.where(good[:, None], rows, 0.0)
         parts.append(scale @ rows)
     return torch.cat(parts).cpu().numpy()
 

@@ -133,6 +133,25 @@ def test_a_non_finite_patient_contributes_zero(bad: float) -> None:
     )
 
 
+def test_a_non_finite_patient_changes_no_bit_of_what_the_others_bring() -> None:
+    """All finite is the fast way, one that is not the slow: the same sums, and keep as well."""
+    generator = torch.Generator().manual_seed(7)
+    found = {
+        name: torch.randn(8, *shape, generator=generator)
+        for name, shape in {"a": (40, 30), "b": (30,)}.items()
+    }
+    clean = {name: value.clone() for name, value in found.items()}
+    for name in found:
+        found[name][5], clean[name][5] = float("nan"), 0.0
+    fast = privacy.clip_and_sum(clean, 0.5)
+    assert fast.any()
+    assert np.array_equal(privacy.clip_and_sum(found, 0.5), fast)
+    keep = torch.ones(8, dtype=torch.bool)
+    assert np.array_equal(privacy.clip_and_sum(clean, 0.5, keep), fast)
+    keep[5] = False
+    assert np.array_equal(privacy.clip_and_sum(clean, 0.5, keep), fast)
+
+
 def test_a_patient_with_non_finite_signal_contributes_zero(unit: Unit, segments: Tensor) -> None:
     """End to end: NaN samples of one patient change nothing but that patient's term."""
     broken = segments.clone()
