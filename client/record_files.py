@@ -24,6 +24,8 @@ class ReadFault:
     message: str
     do: str = ""
     findings: tuple[Finding, ...] = ()
+    of_many: bool = False
+    """Of a whole file that holds many recordings, and not of one of them."""
 
 
 @dataclass(frozen=True)

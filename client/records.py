@@ -207,17 +207,21 @@ class _Reader:
 
     def _read_file(self, item: File) -> Iterator[Recording | ReadFault]:
         self.pending += find_in_name(item.relative, item.shown)
+        of_many = False
         try:
             seen = _outline(item.path, self.mapping)
             self.pending += find_in_texts(item.shown, seen.texts)
             chosen = {str(role): name for role, name in self.mapping.pick(seen.channels).items()}
+            of_many = seen.format == "parquet"
+            if of_many:
+                yield from self._no_numbers(item, seen, chosen)
             if not chosen:
                 fail(
                     "no-channel",
                     "None of its channels is named in the mapping.",
                     do="Add the channel's name to [ecg] or [ppg] of the mapping.",
                 )
-            if seen.format == "parquet":
+            if of_many:
                 yield from self._read_rows(item, seen, chosen)
                 return
             name = item.path.stem
@@ -235,7 +239,18 @@ class _Reader:
             self.pending += find_in_texts(item.shown, parsed.texts)
             yield from self._settle(item, name, parsed, row, seen.patient)
         except DataFault as error:
-            yield self._fault(item, error)
+            yield replace(self._fault(item, error), of_many=of_many)
+
+    def _no_numbers(self, item: File, seen: Outline, chosen: dict[str, str]) -> Iterator[ReadFault]:
+        """A fault for each sensor whose column is there and is not read; it is of many patients."""
+        for role in self.mapping.pick((*seen.columns, *seen.unread)):
+            if role not in chosen:
+                error = DataFault(
+                    f"The column of the {role.upper()} holds no lists of numbers.",
+                    cause="bad-header",
+                    do="Write the samples of a recording as a list of numbers.",
+                )
+                yield replace(self._fault(item, error), of_many=True)
 
     def _read_rows(
         self, item: File, seen: Outline, chosen: dict[str, str]

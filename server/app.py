@@ -18,9 +18,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
@@ -350,7 +351,10 @@ def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str
 
 
 def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
-    """Pull the task's input, give it to the app of this process, report how it ended."""
+    """Pull the task's input, give it to the app of this process, report how it ended.
+
+    The process is the task's own, and this its main thread: SIGINT is ignored from the end on.
+    """
     grid = PatientGrid(address, root_certificates=certificate, token=token)
     client = grid._runtime_client
     stopped: list[bool] = []
@@ -364,14 +368,15 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
             running = False
         if not running and not stopped:
             stopped.append(True)
-            signal.raise_signal(signal.SIGTERM)  # the SuperLink has ended this run
+            main = threading.main_thread().ident  # whatever it waits for is interrupted
+            signal.pthread_kill(main or 0, signal.SIGTERM)  # the SuperLink has ended this run
         return True
 
     beat = HeartbeatSender(alive)
-    beat.start()
     status, details = SubStatus.FAILED, "interrupted"
     context: Context | None = None
     try:
+        beat.start()
         task = client.PullTaskInput(PullTaskInputRequest())  # its bundle is left alone
         grid.set_run(run_from_proto(task.run))
         TaskIdentity.task_id = task.task_id
@@ -383,17 +388,20 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
         status, details = SubStatus.COMPLETED, ""
     finally:
         stopped.append(True)
-        # Before the output: with that the token ends, and to a beat under way that is refused then,
-        # Flower's client answers with SIGINT to this process, whose run has gone well.
-        if beat.is_running:
-            beat.stop()
-        client.PushTaskOutput(
-            PushTaskOutputRequest(
-                context=context_to_proto(context) if context else None,
-                sub_status=status,
-                details=details,
+        # The token ends with the output: to a beat under way that is refused then, Flower's client
+        # answers with SIGINT to this process, whose run has gone well. That beat is not waited for:
+        # it may be tried again for ever.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with suppress(RunNotRunningException):  # Flower has ended the run before us
+            client.PushTaskOutput(
+                PushTaskOutputRequest(
+                    context=context_to_proto(context) if context else None,
+                    sub_status=status,
+                    details=details,
+                )
             )
-        )
+        if beat.is_running:
+            threading.Thread(target=beat.stop, daemon=True).start()
         grid.close()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shared_model import mae
+from shared_model.patches import fold
 from simulations.bench import Measured
 from simulations.bench_weights import packaged_or_random
 from simulations.torch_threads import torch_threads
@@ -41,12 +42,12 @@ def figures(quick: bool, tell: Callable[[str], None]) -> Measured:
     found = onnx_export.agreement(config, weights, made.int8, windows=64 if quick else 256)
     model = mae.build(config, 0)
     mae.load_weights(model, weights)
-    path = onnx_export.FingerprintPath(model).eval()
+    model.eval()
     sessions = [onnx_export.session(data) for data in (made.float32, made.int8)]
 
     def in_torch(signal: np.ndarray, valid: np.ndarray) -> None:
         with torch.inference_mode():
-            path(torch.from_numpy(signal), torch.from_numpy(valid))
+            model.fingerprint(fold(torch.from_numpy(signal)), torch.from_numpy(valid))
 
     runs: list[Callable[[np.ndarray, np.ndarray], object]] = [
         in_torch,

@@ -115,6 +115,7 @@ def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes]
     manifest = {
         "schema": 1,
         **opened.words,
+        "source": Path(name).name if os.path.lexists(name) else name,  # no folders of this machine
         "files": described,
         "agreement_measured_on": f"{onnx_export.WINDOWS} simulated windows; cosine with the model",
         "input": {

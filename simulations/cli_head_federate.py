@@ -186,7 +186,7 @@ def federate(
                 sites=sites or (), alone=True, closed=shut, say=say,
             )  # fmt: skip
             found, borders = parts.shared_out(whole, hospitals, seed)
-            found = closed.declared(found, numbers, folders) if shut else found
+            found = closed.declared(found, numbers, folders, delta) if shut else found
         say("public directions: simulated windows")
         space = space_of(model, used, components, seed)
         made = compare(

@@ -5,12 +5,15 @@
 
 Input `signal` float32 (window, channel=2, sample=1250), z-scored as `shared_model.windows` does it,
 and `valid` bool (window, channel=2, token=50); output `fingerprint` float32 (window, 128), unit
-norm, or zeros for a window without a valid token. The number of windows is free.
+norm; zeros for a window without a valid token, NaN for one that was not z-scored (where valid, a
+sample that is NaN, infinite or beyond 1e4). The number of windows is free, from one.
 
 int8: matrices are kept as 8-bit integers with one scale each, and inputs of the products with them
 are rounded to 8 bits at run time (dynamic quantisation, 2004.09602 section 3); no window is needed
 to calibrate. Products of activations with each other (attention) stay float32, and so does the
-patch embedding: one large sample would set the scale of all samples of a batch.
+patch embedding: one large sample would set the scale of all samples of a batch. What is rounded was
+normalised before; still the windows of a call share scales, and an int8 fingerprint differs a
+little with its company, where a float32 one does not.
 
 For speed the graph is not the model's own, line by line, but one of the same function (`agreement`
 holds them against each other at every export): attention is ONNX's operator of that name (opset
@@ -20,6 +23,7 @@ holds them against each other at every export): attention is ONNX's operator of 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -51,6 +55,8 @@ OPSET = 23
 """The first with Attention; onnxruntime has it since 1.23."""
 SMALLEST_COSINE = 0.99
 """Of an exported fingerprint and the model's own, for any window: less is not written."""
+LARGEST_SAMPLE = 1e4
+"""Beyond it nothing is z-scored (35 is the most of 1250 samples): such a window gives NaN."""
 WINDOWS = 256
 """Simulated windows on which the two are held against each other."""
 
@@ -134,9 +140,13 @@ class FingerprintPath(nn.Module):
 
     def forward(self, signal: Tensor, valid: Tensor) -> Tensor:
         """(window, 2, 1250), (window, 2, 50) -> (window, 128)."""
-        made = self.model.fingerprint(fold(signal), valid)
+        # int8 has one scale for all windows of a call: what is no number must not reach it.
+        patches = fold(signal).where(valid[..., None], 0.0)
+        usable = (patches.abs() <= LARGEST_SAMPLE).flatten(1).all(1)  # (window,)
+        made = self.model.fingerprint(patches.where(usable[:, None, None, None], 0.0), valid)
         # The exporter takes the 1e-12 under the root for zero and leaves it out: 0 / 0 otherwise.
-        return torch.where(valid.flatten(1).any(1)[:, None], made, torch.zeros_like(made))
+        made = torch.where(valid.flatten(1).any(1)[:, None], made, torch.zeros_like(made))
+        return made.where(usable[:, None], math.nan)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import os
@@ -98,6 +99,8 @@ class Outline:
     channels: tuple[str, ...]
     columns: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Columns with neither samples nor a value of each recording."""
     texts: tuple[Text, ...] = field(default=(), repr=False)
     patient: str = field(default="", repr=False)
     companions: tuple[Path, ...] = ()
@@ -184,9 +187,21 @@ def digest_files(paths: tuple[Path, ...]) -> str:
 
 
 def decode(data: bytes) -> str:
-    """Text of a header or table: UTF-8 (with or without mark), else Latin-1, which never fails."""
+    """Text of a header or table: UTF-8 (with or without mark), else Latin-1, which never fails.
+
+    Line by line, where not all of it is UTF-8: a row of a table is one recording, and how it is
+    written must not change how others' are read.
+    """
     try:
         return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+        return "".join(map(_line, lines))
+
+
+def _line(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 

@@ -84,6 +84,7 @@ def outline(path: Path) -> Outline:
         channels=tuple(lists),
         columns=tuple(scalars),
         series=tuple(lists),
+        unread=tuple(name for name in schema.names if name not in {*lists, *scalars}),
         texts=tuple(texts),
         handle=chunks,
     )

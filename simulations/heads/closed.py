@@ -30,7 +30,8 @@ LARGEST = 100_000_000
 LARGEST_DELTA = 1e-5
 """That may be asked on closed data: the largest that a node's policy has by itself."""
 OF_ONE_CHANNEL = frozenset({"no-channel", "no-samples"})
-"""Faults that are a recording's own: a sensor that was never there."""
+"""Faults that are a recording's own: a sensor that was never there. Of a file of many recordings
+they are not."""
 Name = tuple[str, float]
 """A patient's folder and lot."""
 
@@ -91,7 +92,7 @@ def read_once(
             for item in read(folder, lead):
                 if not isinstance(item, ReadFault):
                     copies.holds(item, place, lead or "")
-                elif item.cause not in OF_ONE_CHANNEL:
+                elif item.of_many or item.cause not in OF_ONE_CHANNEL:
                     causes[item.cause] += 1
     if closed and causes:
         told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
@@ -127,7 +128,7 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
 
     Args:
         numbers: none where nobody declares. count: hospitals. delta: that is asked; None: that of
-            the smallest hospital's policy.
+            the largest hospital's policy.
 
     Raises:
         OurMistake: a number no hospital can declare, or not one for each hospital; a delta that
@@ -157,7 +158,12 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
                 f"{number} is no rounded number of patients, and the command line is public.",
                 do=f"Say --declared {rounded_patients(number)}, as a node's set-up would round it.",
             )
-    if (delta or default_delta(min(numbers))) * max(numbers) > 1.0:
+    refuse_delta(numbers, delta)
+
+
+def refuse_delta(numbers: Sequence[int], delta: float | None) -> None:
+    """Raises OurMistake for a delta that promises nothing to one of so many patients."""
+    if delta is not None and delta * max(numbers) > 1.0:
         raise OurMistake(
             "Delta is above 1 / declared patients: that would promise nothing to the largest "
             "hospital's.",
@@ -166,7 +172,10 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
 
 
 def declared(
-    hospitals: Sequence[Hospital], numbers: Sequence[int], folders: Sequence[Path]
+    hospitals: Sequence[Hospital],
+    numbers: Sequence[int],
+    folders: Sequence[Path],
+    delta: float | None = None,
 ) -> list[Hospital]:
     """Hospitals with the numbers that a person has declared, rounded as at a node's set-up.
 
@@ -175,9 +184,15 @@ def declared(
 
     Args:
         folders: in the order of the numbers; of patients that were dealt out it is the hospitals'.
+        delta: that is asked; of declared numbers `refuse_declared` has looked at it.
+
+    Raises:
+        OurMistake: that delta promises nothing to one of so many.
     """
     if not numbers:
-        return [replace(one, told=power_of_two(one.fit.patients)) for one in hospitals]
+        made = [replace(one, told=power_of_two(one.fit.patients)) for one in hospitals]
+        refuse_delta([one.declared for one in made], delta)
+        return made
     names = [one.name for one in hospitals]
     order = [place_of(folder) for folder in folders]
     order = order if set(order) == set(names) else names

@@ -140,7 +140,7 @@ def plan(
     participants = min(experiment.participation.sites_per_round or len(sites), len(sites))
     parameters = trained_parameters(experiment)
     settled = _settled(experiment, sites[:participants], parameters)
-    privacy = _privacy(experiment, settled, min(sites))
+    privacy = _privacy(experiment, settled, max(sites))
     noise = _noise(
         settled, experiment.privacy.sample_rate, sites[:participants], parameters, privacy.steps
     )
@@ -221,7 +221,7 @@ def _settled(experiment: Experiment, sites: Sequence[int], parameters: int) -> _
     return _Asked(made, "")
 
 
-def _privacy(experiment: Experiment, settled: _Asked, smallest: int) -> Privacy:
+def _privacy(experiment: Experiment, settled: _Asked, largest: int) -> Privacy:
     told, made = experiment.privacy, settled.privacy
     nothing = Privacy(
         mode=told.mode,
@@ -229,7 +229,7 @@ def _privacy(experiment: Experiment, settled: _Asked, smallest: int) -> Privacy:
         epsilon=None,
         with_failures=None,
         outsider=None,
-        delta=told.delta or default_delta(smallest),
+        delta=told.delta or default_delta(largest),
         steps=experiment.rounds * experiment.algorithm.steps,
         threshold=0,
         colluding=0,

@@ -61,7 +61,7 @@ class PrivacyOfRun:
             OurMistake: no noise is enough, or the threshold leaves none.
         """
         asks, steps = experiment.privacy, experiment.algorithm.steps
-        delta = asks.delta or default_delta(min(declared))
+        delta = asks.delta or default_delta(max(declared))
         if asks.mode == "none":
             plan = PrivacyPlan(asks.sample_rate, HARDLY_ANY, NEVER_CLIPS, steps)
             return cls("none", "none", plan, delta, 0, 0, dimension)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -22,20 +24,29 @@ class Link:
     """The SuperLink's side of one task."""
 
     def __init__(self):
-        self.beaten = threading.Event()
-        self.refuses = False
+        self.begun, self.beaten, self.over = (threading.Event() for _ in range(3))
+        self.refuses = self.hangs = False
+        self.at_the_end = lambda: None
         self.beats = []
         self.statuses = []
-        self.beating_at_the_end = []
 
     def sender(self, beat):
         made = HeartbeatSender(beat)
         self.beats.append(made)
         return made
 
+    def work(self, *_):
+        """Ended by a signal alone."""
+        self.begun.set()
+        while not self.over.wait(0.2):
+            pass
+
     def SendTaskHeartbeat(self, request):  # noqa: N802
         self.beaten.set()
+        if self.hangs:
+            self.over.wait(20.0)
         if self.refuses:
+            self.begun.wait(20.0)
             raise RunNotRunningException
         return SimpleNamespace(success=True)
 
@@ -46,8 +57,10 @@ class Link:
         )
 
     def PushTaskOutput(self, request):  # noqa: N802
-        self.beating_at_the_end += [one._thread.is_alive() for one in self.beats]
+        self.at_the_end()
         self.statuses.append(request.sub_status)
+        if self.refuses:
+            raise RunNotRunningException
 
 
 @pytest.fixture
@@ -58,35 +71,41 @@ def link(monkeypatch):
     monkeypatch.setattr(server.app, "HeartbeatSender", made.sender)
     for name in ("task_id", "run_id", "node_id"):
         monkeypatch.setattr(server.app.TaskIdentity, f"_{name}", None)
-    return made
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield made
+    made.over.set()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_no_beat_is_under_way_when_the_token_ends(link):
+def run(chosen):
+    server.app.execute(chosen, "127.0.0.1:1", b"", "token")
+
+
+def test_a_beat_that_is_refused_at_the_end_does_not_end_the_process(link):
     """Flower's client sends SIGINT to its process when a beat is refused as unauthorised.
 
     The token ends with the task's output: a run that had finished was then told as "ended early".
     """
-    server.app.execute(lambda *_: link.beaten.wait(20.0), "127.0.0.1:1", b"", "token")
+    link.at_the_end = lambda: os.kill(os.getpid(), signal.SIGINT)
+    run(lambda *_: link.beaten.wait(20.0))
     assert link.beaten.is_set()
     assert link.statuses == [SubStatus.COMPLETED]
-    assert link.beating_at_the_end == [False]
 
 
-def test_a_run_that_flower_has_ended_ends_its_process(link, monkeypatch):
+def test_the_end_is_told_while_a_beat_hangs(link):
+    """Flower tries a beat again for ever where the SuperLink is busy; nobody waits for that one."""
+    link.hangs = True
+    run(lambda *_: link.beaten.wait(20.0))
+    assert link.statuses == [SubStatus.COMPLETED]
+    assert [one._thread.is_alive() for one in link.beats] == [True]
+
+
+def test_a_run_that_flower_has_ended_ends_its_process_at_once(link):
+    """What the app waits for is interrupted; that Flower takes no output then is no fault."""
     link.refuses = True
-    told = threading.Event()
-    numbers = []
-
-    def raised(number):
-        numbers.append(number)
-        told.set()
-
-    def chosen(*_):
-        assert told.wait(20.0)
-        raise SystemExit(0)  # what the handler of SIGTERM does
-
-    monkeypatch.setattr(server.app.signal, "raise_signal", raised)
-    with pytest.raises(SystemExit):
-        server.app.execute(chosen, "127.0.0.1:1", b"", "token")
-    assert numbers == [signal.SIGTERM]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with pytest.raises(SystemExit) as ended:
+        run(link.work)
+    assert ended.value.code == 0
     assert link.statuses == [SubStatus.FAILED]

@@ -104,6 +104,27 @@ def test_the_number_of_windows_is_free_and_nothing_valid_gives_zeros(
             assert np.allclose(np.linalg.norm(found[1:], axis=1), 1.0, atol=1e-4)
 
 
+def test_a_window_of_no_numbers_is_no_others_business(made: onnx_export.Exported) -> None:
+    """All windows of an int8 call share scales: one NaN made all of them NaN. Behind tokens that
+    are not valid nothing is looked at."""
+    rng = np.random.default_rng(1)
+    signal = rng.standard_normal((6, 2, 1250)).astype(np.float32)
+    valid = np.ones((6, 2, 50), dtype=np.bool_)
+    valid[4, 1, 30:] = False
+    bad = signal.copy()
+    bad[1, 0, 7], bad[2, 1, 1249], bad[3, 0, 0] = np.nan, np.inf, 1e20
+    bad[4, 1, 750:] = np.nan
+    for data in (made.float32, made.int8):
+        session = onnx_export.session(data)
+        wanted = onnx_export.run(session, signal, valid)
+        found = onnx_export.run(session, bad, valid)
+        assert np.isnan(found[1:4]).all()
+        cosine = (found * wanted).sum(axis=1)[[0, 4, 5]]
+        assert (cosine >= 0.99).all()
+        if data is made.float32:
+            assert np.array_equal(found[[0, 5]], wanted[[0, 5]])
+
+
 def test_int8_is_smaller_and_neither_file_names_this_machine(made: onnx_export.Exported) -> None:
     assert len(made.int8) < 0.5 * len(made.float32)
     for data in (made.float32, made.int8):
@@ -133,6 +154,7 @@ def test_the_command_writes_files_and_a_manifest_and_the_documented_lines_run(
     manifest = json.loads((tmp_path / "exported" / "manifest.json").read_text())
     assert set(manifest["files"]) == {"fingerprint.onnx", "fingerprint.int8.onnx"}
     assert "Not a medical device" in manifest["limits"]
+    assert manifest["source"] == "warm-start"
     page = (ROOT / "docs" / "export.md").read_text()
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert code is not None
