@@ -48,7 +48,10 @@ def draw(path: Path, then: Measures, now: Measures, simulated: Measures) -> None
         axes.set_title(sensors)
         axes.set_xticks([])
         axes.set_yticks([])
-    panels[0].legend(fontsize=7)
+    for axes in panels:
+        if axes.axison:  # the first that shows somebody
+            axes.legend(fontsize=7)
+            break
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix[1:])
     outputs.write(path, stream.getvalue())

@@ -55,6 +55,10 @@ _PPG_GENERIC = re.compile(
     r"(pleth|plethysmogram|plethysmograph|photoplethysmogram|ppg|pulse ox|spo2 pleth)"
     r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
 )
+_BESIDE = re.compile(
+    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+|(?: (?:mv|uv|au|adc))+$"
+)
+"""Where it was worn and in which unit: words around a channel's name."""
 _NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
 
 
@@ -68,6 +72,7 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     flat = " ".join(re.split(r"[\s_\-./:]+", bare.casefold())).strip()
     if not flat or len(flat) > 64 or _NOT_A_SIGNAL.search(flat):
         return None
+    flat = _BESIDE.sub("", flat)
     pleth = _PPG_GENERIC.match(flat)
     if pleth:
         return "ppg", "PLETH" if "pleth" in pleth.group(1) else "PPG"

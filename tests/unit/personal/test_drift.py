@@ -12,7 +12,7 @@ import pytest
 from scipy.signal import butter, filtfilt
 from typer.testing import CliRunner
 
-from client import drift, drift_files
+from client import drift, drift_files, drift_plot
 from client import store as store_module
 from client.cli import app
 from client.ingest import open_writer
@@ -226,6 +226,24 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_and_never_hides_the_verdi
 
 def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_picture_of_one_sensor_says_which_points_are_whose(tmp_path, monkeypatch):
+    """The legend stood in the first panel, which such a store leaves blank."""
+    found = []
+
+    def saved(figure, stream, **_):
+        found.extend(axes.get_legend() for axes in figure.axes)
+        stream.write(b"drawn")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
+    rng = np.random.default_rng(0)
+    nothing = np.full((5, 128), np.nan)
+    each = {"both": nothing, "ecg": nothing, "ppg": rng.standard_normal((5, 128))}
+    made = drift.Measures(tuple("abcde"), each, {})
+    drift_plot.draw(tmp_path / "p.svg", made, made, made)
+    assert found[:2] == [None, None]
+    assert [text.get_text() for text in found[2].get_texts()] == ["simulated", "reference", "new"]
 
 
 def test_who_leaves_the_store_leaves_the_reference(home):
