@@ -36,6 +36,7 @@ from simulations.heads import calibrate, collections, figures, fit, verify
 from simulations.heads.data import HeadData
 from simulations.heads.tasks import TASKS
 from simulations.models import NamedModel
+from simulations.probes.site_tasks import unreadable_words
 
 LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
@@ -82,17 +83,9 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    notes = (
-        data.truths,
-        data.note,
-        data.unknown,
-        figures.no_interval_words(data, fields["figures"]),
-        fit.rare_words(data, asked.folds) if data.classes else "",
-    )
-    fields |= {
-        "distance": distance(data, outside),
-        "notes": tuple(plain_words(note) for note in notes if note),
-    }
+    few = figures.no_interval_words(data, fields["figures"])
+    rare = fit.rare_words(data, asked.folds) if data.classes else ""
+    fields |= {"distance": distance(data, outside), "notes": _notes(data, few, rare)}
     return written(data, model, asked, fitted, fields)
 
 
@@ -257,9 +250,14 @@ def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> 
         "seed": asked.seed,
         "created": asked.created,
         "packages": packages(),
-        "notes": tuple(plain_words(note) for note in (data.truths, data.note) if note),
+        "notes": _notes(data),
         "limits": LIMITS,
     }
+
+
+def _notes(data: HeadData, *more: str) -> tuple[str, ...]:
+    said = (data.truths, data.note, data.unknown, *unreadable_words(data.unreadable), *more)
+    return tuple(plain_words(note) for note in said if note)
 
 
 def _collections(data: HeadData, licence: str) -> tuple[Collection, ...]:
