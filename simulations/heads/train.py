@@ -44,9 +44,10 @@ FAR_LEVEL = calibration.FAR_LEVEL
 
 FITTED_ON = "answers for patients left out, by cross-validation; calibration errors: no interval"
 NOT_APPLIED = (
-    "the temperature that was found ({:.3f}) does not lower the log loss of patients it was not "
-    "fitted on, and is not applied: probabilities are the model's own"
+    "the temperature that was found ({:.3f}) {}, and is not applied: probabilities are the model's "
+    "own"
 )
+NO_GAIN = "does not lower the log loss of patients it was not fitted on"
 
 Say = Callable[[str], None]
 
@@ -95,8 +96,10 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
     before, after = softmax(logits), softmax(logits / heats[:, None])
     heat = calibrate.temperature(logits, truth, weight)
     fitted_on = FITTED_ON
-    if calibrate.log_loss(after, truth, weight) >= calibrate.log_loss(before, truth, weight):
-        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat)}"
+    gains = calibrate.log_loss(after, truth, weight) < calibrate.log_loss(before, truth, weight)
+    why = calibrate.why_no_best(heat, logits, truth) if gains else NO_GAIN
+    if why:
+        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat, why)}"
         heat, after = 1.0, before
     terms = (asked.level, asked.promise)
     least = calibrate.least_of(softmax(logits, heat), truth, data.patient, *terms)

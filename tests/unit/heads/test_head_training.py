@@ -284,6 +284,44 @@ def test_temperature_that_does_not_help_others_is_not_applied() -> None:
         assert "calibration errors: no interval" in heat.fitted_on
 
 
+@pytest.mark.parametrize(
+    ("size", "wrong", "why"),
+    [
+        (1.0, 0.0, calibrate.TOLD_APART),
+        (10.0, 0.0, calibrate.TOLD_APART),  # the search stops where the loss is zero already
+        (1e-3, 0.1, calibrate.LAST_TRIED),
+        (40.0, 0.1, calibrate.LAST_TRIED),
+        (4.0, 0.1, ""),
+    ],
+)
+def test_temperature_that_is_not_the_best_of_all_is_not_applied(
+    size: float, wrong: float, why: str
+) -> None:
+    """Of patients who are all told apart a smaller one is always better: at 0.05 another
+    collection's probabilities were exactly 1. Nor is the last one tried the best."""
+    rng = np.random.default_rng(3)
+    data = made_up(strength=2.0)
+    right = np.where(rng.random((60, 1)) < wrong, -1.0, 1.0)[data.patient]
+    sign = np.where(data.truth[:, None] == 1, [[-1.0, 1.0]], [[1.0, -1.0]])
+    outside = fit.OutOfFold(right * sign * size, np.ones(180), data.patient % 3)
+    heat = train_module._classes(data, outside, asked())["temperature"]
+    tried = calibrate.temperature(outside.outputs, data.truth, data.weight)
+    assert why in heat.fitted_on
+    assert ("is not applied" in heat.fitted_on) is bool(why)
+    assert (f"({tried:.3f})" in heat.fitted_on) is bool(why)
+    assert heat.temperature == (1.0 if why else tried)
+    assert not why or heat.reliability_before == heat.reliability_after
+
+
+def test_scores_without_an_end_are_told_apart_wherever_the_search_stopped() -> None:
+    """The loss is zero at every temperature that is tried: none is the best."""
+    data = made_up()
+    logits = np.where(data.truth[:, None] == 1, [[-400.0, 400.0]], [[400.0, -400.0]])
+    assert calibrate.why_no_best(1.0, logits, data.truth) == calibrate.TOLD_APART
+    logits[0] = 0.0  # who is in neither class more than in the other is not told apart
+    assert calibrate.why_no_best(1.0, logits, data.truth) == ""
+
+
 def test_rare_class_is_not_given_up_for_the_many() -> None:
     """One in eight is sick: sets for each class hold their truth about as often as asked, sets for
     all together much less often. A class of 5 patients is promised nothing, and is in every set."""
