@@ -322,6 +322,23 @@ def test_scores_without_an_end_are_told_apart_wherever_the_search_stopped() -> N
     assert calibrate.why_no_best(1.0, logits, data.truth) == ""
 
 
+def test_identity_says_how_many_people_have_two_recordings() -> None:
+    """Nobody had, and "lower --folds" was the advice."""
+    once = made_up("identity", patients=30, items=1)
+    with pytest.raises(DataFault, match=r"^0 people have two .* 3 folds need 6, 2 each") as refused:
+        train(once, MODEL, asked())
+    assert "--folds" not in refused.value.do
+    assert "patient_id" in refused.value.do
+    twice = made_up("identity", patients=30, items=2)
+    kept = (twice.patient < 5) | (twice.session == 0)
+    names = ("fingerprints", "truth", "patient", "session")
+    few = replace(twice, **{name: getattr(twice, name)[kept] for name in names})
+    with pytest.raises(DataFault, match=r"^5 people have two ") as refused:
+        train(few, MODEL, asked())
+    assert refused.value.do == "--folds 2 needs no more."
+    assert train(few, MODEL, asked(folds=2)).manifest.verification is not None
+
+
 def test_rare_class_is_not_given_up_for_the_many() -> None:
     """One in eight is sick: sets for each class hold their truth about as often as asked, sets for
     all together much less often. A class of 5 patients is promised nothing, and is in every set."""
