@@ -373,6 +373,10 @@ def _three(estimate: Estimate) -> str:
 
 def _parts(estimate: Estimate) -> tuple[str, str]:
     """A value and its interval; with few patients there may be none of either."""
-    ends = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
-    return terminal.figure(estimate.value, ".3f"), ends if known else "(no interval)"
+    from shared_model.intervals import digits
+
+    low, high = estimate.low, estimate.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return terminal.figure(estimate.value, ".3f"), "(no interval)"
+    form = f".{digits(low, high, 3)}f"
+    return terminal.figure(estimate.value, form), f"[{low:{form}}, {high:{form}}]"
