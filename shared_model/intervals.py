@@ -16,6 +16,8 @@ LEVEL = 0.95
 FEWEST_OF_A_CLASS = 5
 """Patients of the smaller class: with fewer, a figure that tells classes apart has no interval."""
 _ROUNDING = 1e-12
+MOST_DIGITS = 5
+"""As many as the files of probes have."""
 
 
 def ends(drawn: npt.ArrayLike) -> tuple[float, float]:
@@ -38,6 +40,13 @@ def percentiles(drawn: npt.ArrayLike) -> tuple[float, float]:
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(finite, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def digits(low: float, high: float, usual: int) -> int:
+    """Digits behind the point with which two ends do not look alike: `usual`, or as many more as
+    that takes; `usual` too where `MOST_DIGITS` are not enough."""
+    more = range(usual, MOST_DIGITS + 1)
+    return next((one for one in more if f"{low:.{one}f}" != f"{high:.{one}f}"), usual)
 
 
 def _finite(drawn: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -17,6 +17,8 @@ from shared_model import outputs, terminal
 from shared_model.errors import OurMistake
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shared_model.heads.arrays import Head
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -170,7 +172,7 @@ def train(
     files.write(output, head)
     figures = measured.write(output, head, model, seconds=time.monotonic() - began)
     drawn = plots(output, head)
-    report(head, output, drawn, as_json, figures=figures)
+    report(head, output, drawn, as_json, figures=figures, unreadable=found.unreadable)
 
 
 @app.command()
@@ -295,11 +297,13 @@ def report(
     *,
     signature: str = "none",
     figures: Path | None = None,
+    unreadable: Mapping[str, int] | None = None,
 ) -> None:
     """A head at the terminal, or its manifest as JSON. figures: the measured file, if one was
-    written."""
+    written. unreadable: files by cause, where recordings were read."""
     from shared_model.heads.card import card
     from shared_model.heads.files import CARD, card_words
+    from simulations.probes.site_tasks import unreadable_words
 
     checked = card_words(head.manifest)
     if as_json:
@@ -308,8 +312,10 @@ def report(
             {"name": p.name, "files": [str(f) for f in p.files], "caption": p.caption}
             for p in drawn
         ]
-        where = {"folder": str(folder), "digest": head.manifest.digest, "signature": signature}
+        where: dict[str, Any] = {"folder": str(folder), "digest": head.manifest.digest}
+        where |= {"signature": signature}
         where |= {} if figures is None else {"measured": str(figures)}
+        where |= {} if unreadable is None else {"unreadable": dict(unreadable)}
         terminal.print_json({**where, CARD: checked, **told, "plots": shown})
         return
     from rich.markdown import Markdown
@@ -323,6 +329,8 @@ def report(
         terminal.out.print(f"plot {plot.name}: {plot.caption}", highlight=False)
     if figures is not None:
         said_of(figures, head)
+    for line in unreadable_words(unreadable or {}):
+        terminal.out.print(line, highlight=False)
 
 
 def said_of(figures: Path, head: Head) -> None:

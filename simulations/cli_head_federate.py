@@ -126,6 +126,7 @@ def federate(
     from simulations.heads.tasks import known, task_named
     from simulations.heads.train import Asked
     from simulations.models import open_model
+    from simulations.probes.site_tasks import unreadable_words
 
     began = time.monotonic()
     if mode not in ("local", "distributed", "none"):
@@ -160,6 +161,7 @@ def federate(
     refuse_found_classes(chosen.name, mode, opened)
     folders, numbers = [], declared or []
     shut = closed.is_closed(mode, opened)
+    unreadable: dict[str, int] | None = None
     if shut:
         folders = chosen.folders(used, data or default_data(), sites or ())
         closed.refuse_guesses(folders)
@@ -186,6 +188,8 @@ def federate(
                 sites=sites or (), alone=True, closed=shut, say=say,
             )  # fmt: skip
             found, borders = parts.shared_out(whole, hospitals, seed)
+            unreadable = None if shut else dict(whole.unreadable)
+            borders = "; ".join((borders, *unreadable_words(whole.unreadable)))
             found = closed.declared(found, numbers, folders, delta) if shut else found
         say("public directions: simulated windows")
         space = space_of(model, used, components, seed)
@@ -193,13 +197,14 @@ def federate(
             found, model, space, ask, asked,
             borders=borders, figures_public=figures_public, say=say,
         )  # fmt: skip
-    write(output, made.head, made.report)
+    told = made.report if unreadable is None else {**made.report, "unreadable": unreadable}
+    write(output, made.head, told)
     figures = measured.write(
-        output, made.head, model, seconds=time.monotonic() - began, report=made.report
+        output, made.head, model, seconds=time.monotonic() - began, report=told
     )
     own = made.head.manifest.figures_from == "patients"
     drawn = plots(output, made.head) if made.head.manifest.figures and own else []
-    _print(made.report, output, made.head, drawn, figures, as_json)
+    _print(told, output, made.head, drawn, figures, as_json)
 
 
 def report_file(output: Path) -> Path:

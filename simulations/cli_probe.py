@@ -251,13 +251,17 @@ def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurM
 
     met = words.get("sites")
     reasons = [f"{name}: {why}" for name, why in skipped.items()]
+    read = ""
     if met:
+        read = f": {met['recordings']} recordings were read"
         faults = unreadable_words(met["unreadable"])
         said = reasons if met["recordings"] else []  # of nothing read, no label is missing
-        reasons = [f"{met['recordings']} recordings were read", *faults, *said]
+        reasons = [*faults, *said]
         if faults or any(NOT_TAKEN in why for why in skipped.values()):
             reasons.append(HOW_READ)
-    return OurMistake(f"No probe task can be measured with {where}.", do="; ".join(reasons))
+        elif not met["recordings"]:
+            reasons.append("name recordings; formats that are read: docs/data-formats.md")
+    return OurMistake(f"No probe task can be measured with {where}{read}.", do="; ".join(reasons))
 
 
 def _rows(
@@ -369,6 +373,10 @@ def _three(estimate: Estimate) -> str:
 
 def _parts(estimate: Estimate) -> tuple[str, str]:
     """A value and its interval; with few patients there may be none of either."""
-    ends = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
-    return terminal.figure(estimate.value, ".3f"), ends if known else "(no interval)"
+    from shared_model.intervals import digits
+
+    low, high = estimate.low, estimate.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return terminal.figure(estimate.value, ".3f"), "(no interval)"
+    form = f".{digits(low, high, 3)}f"
+    return terminal.figure(estimate.value, form), f"[{low:{form}}, {high:{form}}]"

@@ -12,6 +12,7 @@ import numpy as np
 from shared_model import outputs, terminal
 from shared_model.files import write_atomic
 from simulations.report import Figure, ReportTable, Section, write_report
+from simulations.results_tables import interval
 
 if TYPE_CHECKING:
     from simulations.demo_parts import Demo
@@ -317,6 +318,4 @@ def _probe_section(demo: Demo, table: dict[str, Any] | None) -> Section:
 
 
 def _three(estimate: dict[str, Any]) -> str:
-    value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    shown = "-" if value is None else f"{value:.3f}"
-    return f"{shown} (no interval)" if low is None else f"{shown} [{low:.3f}, {high:.3f}]"
+    return "- (no interval)" if estimate["value"] is None else interval(estimate, 3)

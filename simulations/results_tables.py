@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from shared_model import intervals
 from simulations.gain_answers import NONE, gain_rows, pooled_rows
 from simulations.measurement import Measurement
 from simulations.probes.few import not_said_words, todays
@@ -41,12 +42,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def interval(one: Mapping[str, Any] | None, digits: int) -> str:
-    """ "0.85 [0.80, 0.90]", or words."""
+    """ "0.85 [0.80, 0.90]", or words; with more digits where rounding would close the interval."""
     if one is None or one["value"] is None:
         return "none"
     if one["low"] is None or one["high"] is None:
         return f"{one['value']:.{digits}f} (no interval)"
-    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    form = f".{intervals.digits(one['low'], one['high'], digits)}f"
+    return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
 
 
 def origin(name: str, one: Measurement) -> list[str]:

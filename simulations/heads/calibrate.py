@@ -17,6 +17,12 @@ from simulations.heads.data import Floats, Places
 BINS = 10
 _WIDEST = (-3.0, 3.0)
 """Natural logarithm of the temperatures that are tried: 0.05 to 20."""
+_AT_AN_END = 0.01
+TOLD_APART = (
+    "is no better than any smaller one (patients left out are all told apart: their number says "
+    "nothing about how sure to be)"
+)
+LAST_TRIED = "is the last of those that were tried"
 
 Bools = calibration.Bools
 quantile, by_fold = calibration.quantile, calibration.by_fold
@@ -35,6 +41,19 @@ def temperature(logits: Floats, truth: Floats, weight: Floats) -> float:
 
     found = minimize_scalar(loss, bounds=_WIDEST, method="bounded", options={"xatol": 1e-3})
     return float(np.exp(found.x))
+
+
+def why_no_best(heat: float, logits: Floats, truth: Floats) -> str:
+    """Why a temperature that was found is not the best one; "" if it is.
+
+    Args:
+        logits: (item, class). truth: (item,).
+    """
+    of_truth = np.arange(logits.shape[1]) == truth[:, None]
+    others = np.where(of_truth, -np.inf, logits).max(axis=1)
+    if (logits[of_truth] > others).all():
+        return TOLD_APART
+    return LAST_TRIED if abs(np.log(heat)) > _WIDEST[1] - _AT_AN_END else ""
 
 
 def log_loss(shares: Floats, truth: Floats, weight: Floats) -> float:

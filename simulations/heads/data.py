@@ -6,7 +6,7 @@ data.fingerprints, data.truth, data.patient, data.weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from client.personal import FEWEST_OF_A_CLASS
 from client.personal_rows import FEWEST_PATIENTS
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads import collections
-from simulations.heads.missing import sentence
+from simulations.heads.missing import not_used
 from simulations.heads.tasks import HeadTask, Item, Kind
 from simulations.models import NamedModel
 from simulations.probes.task import People
@@ -35,7 +35,7 @@ class HeadData:
     fingerprint of these sensors. known: those of the people's folders that are open collections.
     unknown: how many patients' own words are not understood; "" if none. mappings: a line for each
     folder that was read by a mapping of its own. truths: where a truth comes from, in words that
-    count nobody.
+    count nobody. unreadable: files, by cause; of closed data for training with DP none is counted.
     """
 
     task: str
@@ -56,6 +56,7 @@ class HeadData:
     unknown: str = ""
     mappings: tuple[str, ...] = ()
     truths: str = ""
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def patients(self) -> int:
@@ -166,6 +167,7 @@ def load(
         unknown=found.unknown,
         mappings=mapped,
         truths=source.truth,
+        unreadable={} if closed else found.unreadable,
     )
     if made.patients < FEWEST_PATIENTS:
         advice = task.advice(sensors, sites)
@@ -181,7 +183,8 @@ def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadDat
         raise DataFault(
             _few(data),
             cause="few",
-            do=f"{sentence(data.unknown)}Add recordings, or choose other --sensors.",
+            do=f"{not_used(data.unknown, data.unreadable)}Add recordings, or choose other "
+            "--sensors.",
         )
     few = {name: count for name, count in data.of_class.items() if count < fewest_of_class}
     if few:
@@ -191,7 +194,7 @@ def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadDat
             f"A class has fewer patients with a fingerprint than the {fewest_of_class} that a head "
             f"needs: {told}.",
             cause="few",
-            do=f"{sentence(data.unknown)}Add patients of it."
+            do=f"{not_used(data.unknown, data.unreadable)}Add patients of it."
             + (f" `head train --fewest-of-class {least}` takes as few." if least >= 2 else ""),
         )
     return data

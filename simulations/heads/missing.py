@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from client.records import Recording
 from simulations.probes import truths
-from simulations.probes.site_tasks import QUESTIONS, not_taken
-from simulations.probes.task import recordings
+from simulations.probes.site_tasks import QUESTIONS, not_taken, unreadable_words
+from simulations.probes.task import Copies, recordings
 from simulations.site_mapping import HOW_READ
 
 LABELS = "Labels, and the words of them that are understood: docs/probes.md."
@@ -24,8 +24,8 @@ def missing(
     questions: Sequence[str],
     truth: Callable[[Recording], float] | None,
 ) -> str:
-    """How many recordings have what a task needs, how many patients say what is not understood, and
-    which columns a guess did not take for labels. It reads all.
+    """How many recordings have what a task needs, how many patients say what is not understood,
+    which columns a guess did not take for labels, and how many files cannot be read. It reads all.
 
     Args:
         questions: names of the probes' questions, one of which a recording must answer.
@@ -34,12 +34,14 @@ def missing(
     asked = [QUESTIONS[name] for name in questions]
     heard = truths.Heard(truth or (lambda _: truths.NOT_KNOWN))
     there = having = 0
-    for recording in recordings(folders):
+    copies = Copies()
+    for recording in recordings(folders, copies=copies):
         there += 1
         having += any(one.asks(recording) for one in asked)
         heard(recording)
+    faults = unreadable_words(copies.unreadable)
     if not there:
-        return f"No recording there could be read. {HOW_READ}. "
+        return f"No recording there could be read. {sentences(*faults)}{HOW_READ}. "
     said = [heard.words]
     if "identity" in questions:  # no recording tells by itself
         said.append(f"recordings need {needs(questions)}")
@@ -48,8 +50,18 @@ def missing(
         said.append(f"{count} recordings there have {needs(questions)}")
     labels = [label for one in asked for label in one.labels]
     left_out = not_taken(folders, labels)
-    said += [*left_out, *([HOW_READ] if left_out else [])]
-    return "".join(sentence(one) for one in said)
+    said += [*left_out, *faults, *([HOW_READ] if left_out or faults else [])]
+    return sentences(*said)
+
+
+def not_used(unknown: str, unreadable: Mapping[str, int]) -> str:
+    """In sentences, patients whose words are not understood and files that cannot be read."""
+    return sentences(unknown, *unreadable_words(unreadable))
+
+
+def sentences(*words: str) -> str:
+    """Each as `sentence` has it."""
+    return "".join(sentence(one) for one in words)
 
 
 def sentence(words: str) -> str:

@@ -36,6 +36,7 @@ from simulations.heads import calibrate, collections, figures, fit, verify
 from simulations.heads.data import HeadData
 from simulations.heads.tasks import TASKS
 from simulations.models import NamedModel
+from simulations.probes.site_tasks import unreadable_words
 
 LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
@@ -43,9 +44,10 @@ FAR_LEVEL = calibration.FAR_LEVEL
 
 FITTED_ON = "answers for patients left out, by cross-validation; calibration errors: no interval"
 NOT_APPLIED = (
-    "the temperature that was found ({:.3f}) does not lower the log loss of patients it was not "
-    "fitted on, and is not applied: probabilities are the model's own"
+    "the temperature that was found ({:.3f}) {}, and is not applied: probabilities are the model's "
+    "own"
 )
+NO_GAIN = "does not lower the log loss of patients it was not fitted on"
 
 Say = Callable[[str], None]
 
@@ -82,17 +84,9 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    notes = (
-        data.truths,
-        data.note,
-        data.unknown,
-        figures.no_interval_words(data, fields["figures"]),
-        fit.rare_words(data, asked.folds) if data.classes else "",
-    )
-    fields |= {
-        "distance": distance(data, outside),
-        "notes": tuple(plain_words(note) for note in notes if note),
-    }
+    few = figures.no_interval_words(data, fields["figures"])
+    rare = fit.rare_words(data, asked.folds) if data.classes else ""
+    fields |= {"distance": distance(data, outside), "notes": _notes(data, few, rare)}
     return written(data, model, asked, fitted, fields)
 
 
@@ -102,8 +96,10 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
     before, after = softmax(logits), softmax(logits / heats[:, None])
     heat = calibrate.temperature(logits, truth, weight)
     fitted_on = FITTED_ON
-    if calibrate.log_loss(after, truth, weight) >= calibrate.log_loss(before, truth, weight):
-        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat)}"
+    gains = calibrate.log_loss(after, truth, weight) < calibrate.log_loss(before, truth, weight)
+    why = calibrate.why_no_best(heat, logits, truth) if gains else NO_GAIN
+    if why:
+        fitted_on = f"{FITTED_ON}; {NOT_APPLIED.format(heat, why)}"
         heat, after = 1.0, before
     terms = (asked.level, asked.promise)
     least = calibrate.least_of(softmax(logits, heat), truth, data.patient, *terms)
@@ -257,9 +253,14 @@ def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> 
         "seed": asked.seed,
         "created": asked.created,
         "packages": packages(),
-        "notes": tuple(plain_words(note) for note in (data.truths, data.note) if note),
+        "notes": _notes(data),
         "limits": LIMITS,
     }
+
+
+def _notes(data: HeadData, *more: str) -> tuple[str, ...]:
+    said = (data.truths, data.note, data.unknown, *unreadable_words(data.unreadable), *more)
+    return tuple(plain_words(note) for note in said if note)
 
 
 def _collections(data: HeadData, licence: str) -> tuple[Collection, ...]:

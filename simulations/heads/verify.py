@@ -24,7 +24,9 @@ from shared_model.heads.manifest import (
 )
 from simulations.heads import figures, fit
 from simulations.heads.data import Floats, HeadData, Places
+from simulations.heads.missing import not_used
 from simulations.probes.evaluate import bootstrap_counts, metric
+from simulations.site_mapping import HOW_READ
 
 if TYPE_CHECKING:
     from simulations.heads.train import Asked, Say
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 AIM = 0.01
 """False-accept rate that the threshold is set for."""
 POINTS = 41
+OF_A_FOLD, FEWEST_FOLDS = 2, 2
+"""People with two recordings, for each fold."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,13 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say) -> Head:
     """
     from simulations.heads.train import distance, written
 
-    repeated = {int(p) for p in np.unique(data.patient) if (data.patient == p).sum() > 1}
-    if len(repeated) < 2 * asked.folds:
+    repeated = int((np.bincount(data.patient) > 1).sum())
+    if repeated < OF_A_FOLD * asked.folds:
         raise DataFault(
-            "Too few people have two recordings.", cause="few", do="Lower --folds, or add data."
+            f"{repeated} people have two recordings with a fingerprint of sensors {data.sensors}; "
+            f"{asked.folds} folds need {OF_A_FOLD * asked.folds}, {OF_A_FOLD} each.",
+            cause="few",
+            do=not_used(data.unknown, data.unreadable) + _advice(repeated),
         )
     say("pairs of patients left out")
     outside: list[Pairs] = []
@@ -133,6 +140,18 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say) -> Head:
         "distance": away,
     }
     return written(data, model, asked, everything, fields)
+
+
+def _advice(repeated: int) -> str:
+    """What helps where so many people have two recordings."""
+    folds = repeated // OF_A_FOLD
+    if folds >= FEWEST_FOLDS:
+        return f"--folds {folds} needs no more."
+    return (
+        "Add recordings of the same people. If they are there, say whose each is: in the column "
+        f"`patient_id` of a table of recordings, or in a mapping (docs/data-formats.md). "
+        f"{HOW_READ}."
+    )
 
 
 _PARTS = ("score", "same", "first", "second")

@@ -6,7 +6,7 @@ A unit (what is predicted) is one window, or a mean over the windows of a record
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -46,7 +46,7 @@ class Task:
     signal: (window, 2, 1250); valid: (window, 2, 50); unit: (window,) index of the unit;
     truth, group, session: (unit,). people: what is known of the patients, by the index in group.
     classes: where the recordings say which there are; the truth is the place among them. unknown:
-    how many patients' own words are not understood; "" if none.
+    how many patients' own words are not understood; "" if none. unreadable: files, by cause.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Task:
     people: People | None = None
     classes: tuple[str, ...] = ()
     unknown: str = ""
+    unreadable: Mapping[str, int] = field(default_factory=dict)
     gated: bool = True
     """False where quality itself is the question, so that a missing sensor is part of it."""
 
@@ -181,6 +182,7 @@ class Builder:
             group=group,
             session=np.array(self.session),
             people=self._people([str(name) for name in names], persons),
+            unreadable=dict(self.copies.unreadable),
         )
         made = replace(made, **options)  # type: ignore[arg-type]
         said = (made.note, copies_words(self.copies.count))
@@ -207,7 +209,8 @@ class Builder:
 class Copies:
     """Recordings that were met before under another name, by the digest by which a node knows them
     (`client.ingest`): another file's, another patient's or another folder's, they are one. A
-    recording that never changes (no electrode, no finger) joins nobody with another.
+    recording that never changes (no electrode, no finger) joins nobody with another. unreadable:
+    files that the same pass could not read, by cause.
 
     Args:
         within: only a patient's own copies count. For training with DP: who is there with another
@@ -218,6 +221,7 @@ class Copies:
         self._within = within
         self._met: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
         self._copies: set[tuple[str, str]] = set()
+        self.unreadable: Counter[str] = Counter()
 
     def holds(self, recording: Recording, place: str, part: str = "") -> bool:
         """Whether it is a copy; it is counted.
@@ -279,21 +283,30 @@ def recordings(
     count their patients from 1 both.
 
     Args:
-        copies: counts those that are left out, and knows those of a pass before.
+        copies: counts those that are left out, and what cannot be read; knows those of a pass
+            before.
 
     Raises:
         OurMistake: two of the folders have one name.
     """
     copies = Copies() if copies is None else copies
     for place, folder in named(folders).items():
-        for item in readable(folder, lead):
+        for item in readable(folder, lead, copies):
             if not copies.holds(item, place, lead or ""):
                 yield replace(item, patient=f"{item.patient}\n{place}")
 
 
-def readable(folder: Path, lead: str | None = None) -> Iterator[Recording]:
-    """All that can be read of a folder, copies too, with the lead of this name if one is asked."""
-    return (item for item in read(folder, lead) if not isinstance(item, ReadFault))
+def readable(folder: Path, lead: str | None, copies: Copies) -> Iterator[Recording]:
+    """All that can be read of a folder, copies too, with the lead of this name if one is asked.
+
+    Args:
+        copies: counts what cannot be read. One without the lead that is asked is no such file.
+    """
+    for item in read(folder, lead):
+        if not isinstance(item, ReadFault):
+            yield item
+        elif lead is None:
+            copies.unreadable[item.cause] += 1
 
 
 def read(folder: Path, lead: str | None = None) -> Iterator[Recording | ReadFault]:

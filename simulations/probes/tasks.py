@@ -324,7 +324,7 @@ def leads_of(folders: list[Path], copies: Copies) -> Iterator[Recording]:
     for place, folder in named(folders).items():
         found: set[tuple[str, str]] = set()
         for lead in LEADS:
-            for recording in readable(folder, lead):
+            for recording in readable(folder, lead, copies):
                 name = (recording.patient, recording.name)
                 if "ecg" not in recording.channels or (lead is None and name in found):
                     continue

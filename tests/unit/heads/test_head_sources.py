@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,13 @@ from client.fingerprints import SENSORS
 from client.guess import IDENTIFIES
 from shared_model.errors import DataFault, OurMistake
 from simulations import measurement, results_page
+from simulations.heads import public
 from simulations.heads.missing import missing
 from simulations.heads.tasks import TASKS, HeadTask, patients_with
 from simulations.lots import lot_of
 from simulations.probes import tasks as probes
 from simulations.probes import truths
-from simulations.probes.site_tasks import QUESTIONS
+from simulations.probes.site_tasks import QUESTIONS, site_tasks, unreadable_words
 from simulations.probes.task import Builder, Task, recordings
 
 NOWHERE = Path("nowhere")
@@ -123,6 +125,56 @@ def test_af_head_is_trained_on_own_labels(stated: Path, tmp_path: Path) -> None:
     assert measured.figures["head"] == told["digest"]
     assert measured.figures["public"].startswith("NOT PROTECTED")
     assert "### measured-head-head" in results_page.make(tmp_path).text
+
+
+@pytest.fixture
+def torn(tmp_path: Path) -> Path:
+    """A folder without one patient's samples, and with a file that is none."""
+    folder = ward(tmp_path / "ward-6", "csv", own_words)
+    for path in signals(folder)[:1]:
+        path.write_bytes(b"")
+    (folder / "zz-Mueller.csv").write_text("nobody;knows\n")
+    return folder
+
+
+def signals(folder: Path) -> list[Path]:
+    """Files of a folder, but for the table."""
+    return sorted(path for path in folder.rglob("*.csv") if path.name != "recordings.csv")
+
+
+def test_files_that_cannot_be_read_are_counted_in_output_and_card(
+    torn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were dropped in silence; of open data by `head federate`, too. No file's name is in a
+    card."""
+    (_, _, read) = site_tasks([torn], only=["age"])
+    causes = dict(read.unreadable)
+    lines = unreadable_words(causes)
+    assert sum(causes.values()) == 2
+    words = ("--sites", str(torn), "--draws", "20", "--sensors", "ecg")
+    told = run("train", "af", "-o", str(tmp_path / "head"), *words)
+    assert told["unreadable"] == causes
+    assert set(lines) <= set(told["notes"])
+    assert set(lines) <= set(run("show", str(tmp_path / "head"))["notes"])
+    for name in ("head/MODEL_CARD.md", "measured-head-head.json"):
+        made = (tmp_path / name).read_text()
+        assert "Mueller" not in made
+        assert all(line in made for line in lines)
+    monkeypatch.setattr(public, "space_of", partial(public.space_of, windows=200))
+    words += ("--hospitals", "2", "--rounds", "2", "--open-data", "made up")
+    told = run("federate", "af", "-o", str(tmp_path / "both"), *words)
+    assert told["unreadable"] == causes
+    card = (tmp_path / "both" / "MODEL_CARD.md").read_text()
+    for shown in (card, " ".join(told["words"])):
+        assert all(line in shown for line in lines)
+
+
+def test_what_cannot_be_read_is_said_where_too_few_are_left(torn: Path) -> None:
+    for path in signals(torn)[:8]:
+        path.write_bytes(b"")
+    with pytest.raises(DataFault) as refused:
+        TASKS["af"].load_first([torn])
+    assert "Not readable: 8 files: empty. " in refused.value.do
 
 
 @pytest.mark.parametrize("name", ["hypertension", "age", "sex", "heart-rate"])

@@ -284,6 +284,61 @@ def test_temperature_that_does_not_help_others_is_not_applied() -> None:
         assert "calibration errors: no interval" in heat.fitted_on
 
 
+@pytest.mark.parametrize(
+    ("size", "wrong", "why"),
+    [
+        (1.0, 0.0, calibrate.TOLD_APART),
+        (10.0, 0.0, calibrate.TOLD_APART),  # the search stops where the loss is zero already
+        (1e-3, 0.1, calibrate.LAST_TRIED),
+        (40.0, 0.1, calibrate.LAST_TRIED),
+        (4.0, 0.1, ""),
+    ],
+)
+def test_temperature_that_is_not_the_best_of_all_is_not_applied(
+    size: float, wrong: float, why: str
+) -> None:
+    """Of patients who are all told apart a smaller one is always better: at 0.05 another
+    collection's probabilities were exactly 1. Nor is the last one tried the best."""
+    rng = np.random.default_rng(3)
+    data = made_up(strength=2.0)
+    right = np.where(rng.random((60, 1)) < wrong, -1.0, 1.0)[data.patient]
+    sign = np.where(data.truth[:, None] == 1, [[-1.0, 1.0]], [[1.0, -1.0]])
+    outside = fit.OutOfFold(right * sign * size, np.ones(180), data.patient % 3)
+    heat = train_module._classes(data, outside, asked())["temperature"]
+    tried = calibrate.temperature(outside.outputs, data.truth, data.weight)
+    assert why in heat.fitted_on
+    assert ("is not applied" in heat.fitted_on) is bool(why)
+    assert (f"({tried:.3f})" in heat.fitted_on) is bool(why)
+    assert heat.temperature == (1.0 if why else tried)
+    assert not why or heat.reliability_before == heat.reliability_after
+
+
+def test_scores_without_an_end_are_told_apart_wherever_the_search_stopped() -> None:
+    """The loss is zero at every temperature that is tried: none is the best."""
+    data = made_up()
+    logits = np.where(data.truth[:, None] == 1, [[-400.0, 400.0]], [[400.0, -400.0]])
+    assert calibrate.why_no_best(1.0, logits, data.truth) == calibrate.TOLD_APART
+    logits[0] = 0.0  # who is in neither class more than in the other is not told apart
+    assert calibrate.why_no_best(1.0, logits, data.truth) == ""
+
+
+def test_identity_says_how_many_people_have_two_recordings() -> None:
+    """Nobody had, and "lower --folds" was the advice."""
+    once = made_up("identity", patients=30, items=1)
+    with pytest.raises(DataFault, match=r"^0 people have two .* 3 folds need 6, 2 each") as refused:
+        train(once, MODEL, asked())
+    assert "--folds" not in refused.value.do
+    assert "patient_id" in refused.value.do
+    twice = made_up("identity", patients=30, items=2)
+    kept = (twice.patient < 5) | (twice.session == 0)
+    names = ("fingerprints", "truth", "patient", "session")
+    few = replace(twice, **{name: getattr(twice, name)[kept] for name in names})
+    with pytest.raises(DataFault, match=r"^5 people have two ") as refused:
+        train(few, MODEL, asked())
+    assert refused.value.do == "--folds 2 needs no more."
+    assert train(few, MODEL, asked(folds=2)).manifest.verification is not None
+
+
 def test_rare_class_is_not_given_up_for_the_many() -> None:
     """One in eight is sick: sets for each class hold their truth about as often as asked, sets for
     all together much less often. A class of 5 patients is promised nothing, and is in every set."""

@@ -10,12 +10,12 @@ import pytest
 
 from client import personal
 from shared_model import intervals, linear_heads
-from simulations import cli_probe
+from simulations import cli_probe, results_tables
 from simulations.demo_report import _three
 from simulations.heads import figures as heads
 from simulations.lots import Lots
 from simulations.probes import bars
-from simulations.probes.evaluate import interval
+from simulations.probes.evaluate import Estimate, interval
 from simulations.probes.few import FIGURES, cells_of, mean_words, todays
 from simulations.probes.ratios import mean_of
 from simulations.probes.rows import HAND_MADE, RANDOM, Row
@@ -283,6 +283,17 @@ def test_probes_and_heads_have_one_rule() -> None:
     assert np.isnan(intervals.ends(1e6 * (1.0 + 1e-15 * varied))).all()  # rounding is no change
     assert intervals.percentiles(np.full(9, 0.7)) == pytest.approx((0.7, 0.7))
     assert np.isnan(intervals.percentiles(np.full(3, np.nan))).all()
+
+
+def test_rounding_alone_closes_no_interval() -> None:
+    """1.000 [1.000, 1.000] stood at the terminal, where the file has 0.99996 [0.99976, 1.0]."""
+    estimate = Estimate(0.99996, 0.99976, 1.0)
+    figure = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    assert cli_probe._three(estimate) == "1.0000 [0.9998, 1.0000]"
+    assert results_tables.interval(figure, 3) == _three(figure) == "1.0000 [0.9998, 1.0000]"
+    assert results_tables.interval(figure, 2) == "1.0000 [0.9998, 1.0000]"
+    assert cli_probe._three(Estimate(0.9, 0.8, 1.0)) == "0.900 [0.800, 1.000]"
+    assert intervals.digits(0.5, 0.5, 3) == intervals.digits(0.5, 0.500001, 3) == 3
 
 
 def test_the_demos_report_says_that_there_is_no_interval() -> None:

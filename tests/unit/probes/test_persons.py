@@ -177,7 +177,7 @@ def test_which_leads_of_a_recording_are_taken_follows_from_it_alone(
         (tmp_path / folder).mkdir()
     there = sorted(leads)
 
-    def readable(_folder: Path, lead: str | None = None) -> list[Recording]:
+    def readable(_folder: Path, lead: str | None, _copies: Copies) -> list[Recording]:
         made = [recording(f"r{name}", name, name) for name in there]
         return [
             one if (lead in leads[one.patient] if lead else leads[one.patient])

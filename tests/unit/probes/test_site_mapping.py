@@ -107,8 +107,17 @@ def test_what_to_do_is_said_where_nothing_could_be_read(ward: Path) -> None:
     done = CliRunner().invoke(app, ["probe", "warm-start:tiny", "--sites", str(ward)])
     assert isinstance(done.exception, OurMistake)
     assert HOW_READ in str(done.exception.do)
-    assert "0 recordings were read" in str(done.exception.do)
+    assert "0 recordings were read" in done.exception.message
     assert "no recording has" not in str(done.exception.do)  # nobody knows which labels there are
+    assert "data-formats.md" not in str(done.exception.do)
+
+
+def test_an_empty_folder_is_told_which_formats_are_read(tmp_path: Path) -> None:
+    """The advice was "0 recordings were read"."""
+    done = CliRunner().invoke(app, ["probe", "warm-start:tiny", "--sites", str(tmp_path)])
+    assert isinstance(done.exception, OurMistake)
+    assert done.exception.message.endswith(": 0 recordings were read.")
+    assert done.exception.do == "name recordings; formats that are read: docs/data-formats.md"
 
 
 @pytest.mark.parametrize(
