@@ -227,10 +227,12 @@ def _mean(values: Floats, weight: Floats) -> float:
 
 def _largest(labels: Floats, weight: Floats) -> float:
     total = float(weight.sum())
-    return float(np.bincount(labels, weights=weight).max()) / total if total > 0 else float("nan")
+    if total <= 0:
+        return float("nan")
+    return min(1.0, float(np.bincount(labels, weights=weight).max()) / total)
 
 
 def _correlation(first: Floats, second: Floats, weight: Floats) -> float:
     a, b = first - _mean(first, weight), second - _mean(second, weight)
     size = float(np.sqrt((weight @ a**2) * (weight @ b**2)))
-    return float(weight @ (a * b)) / size if size > 0 else float("nan")
+    return float(np.clip(weight @ (a * b) / size, -1.0, 1.0)) if size > 0 else float("nan")
