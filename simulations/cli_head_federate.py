@@ -263,6 +263,8 @@ def _print(
 
 
 def _interval(one: dict[str, Any]) -> dict[str, str]:
+    if one["value"] is None:
+        return {"value": one["why"], "95 % interval": ""}
     low, high = one["low"], one["high"]
     known = low is not None and high is not None
     interval = f"{low:.3f} to {high:.3f}" if known else "not estimable"

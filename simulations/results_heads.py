@@ -51,8 +51,13 @@ def _own(found: list[dict[str, Any]]) -> list[str]:
 
 def _rows(rows: list[dict[str, Any]]) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row if name != "row"))
-    cells = [[row["row"], *(interval(row.get(name), 3) for name in names)] for row in rows]
+    cells = [[row["row"], *(_cell(row.get(name)) for name in names)] for row in rows]
     return table(["row", *names], cells)
+
+
+def _cell(one: dict[str, Any] | None) -> str:
+    """A figure, or why there is none."""
+    return one["why"] if one is not None and one["value"] is None else interval(one, 3)
 
 
 def _classes(counts: list[dict[str, Any]]) -> Iterable[str]:

@@ -32,7 +32,6 @@ SHARES = (
 ERRORS = ("mean absolute error", "error of the median")
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
-ROUNDING = 1e-9
 OF_KIND = {
     "classes": {
         "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
@@ -84,7 +83,7 @@ class Figure(Strict):
         ordered(self.value, self.low, self.high)
         least, most = range_of(self.name)
         known = [one for one in (self.value, self.low, self.high) if one is not None]
-        if min(known) < least - ROUNDING or max(known) > most + ROUNDING:
+        if min(known) < least or max(known) > most:
             raise ValueError("a figure is in the range of its kind")
         return self
 

@@ -18,7 +18,7 @@ from shared_model.heads.arrays import Head
 from shared_model.heads.card import promises
 from shared_model.heads.manifest import Figure
 from simulations.heads import calibrate, figures, fit
-from simulations.heads.federate import Ask, private_head
+from simulations.heads.federate import Ask, PrivateHead, private_head
 from simulations.heads.hospitals import Hospital, together, without_trained
 from simulations.heads.missing import sentence
 
@@ -74,11 +74,12 @@ def compare(
     if own.figures and own.figures_from != "patients":
         told = {one.name: one.model_dump() for one in own.figures}
         rows.append({"row": f"{name}: as the card has it, {own.figures_of}", **told})
+    plain = made
     if ask.mode != "none":
         free = replace(ask, mode="none")
         say(words_of(free))
-        other = private_head(hospitals, model, space, free, asked, borders=borders)
-        rows.append({"row": words_of(free), **_row(other.head, measured_on, asked)})
+        plain = private_head(hospitals, model, space, free, asked, borders=borders)
+        rows.append({"row": words_of(free), **_row(plain.head, measured_on, asked)})
     say("pooled at one place")
     rows.append(_pooled(hospitals, measured_on, asked))
     rows.append(_constant(hospitals, measured_on, asked))
@@ -92,11 +93,41 @@ def compare(
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
-        "words": [*privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again)],
+        "words": [
+            *_worse(rows), *_absent(measured_on), *_slower(plain, ask),
+            *privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again),
+        ],
         "figures_in_manifest": bool(head.manifest.figures),
         "figures_from": head.manifest.figures_from,
-    }
+    }  # fmt: skip
     return Compared(head, report)
+
+
+def _worse(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows that are worse than always the same answer, in words."""
+    made = []
+    for row in rows:
+        found = {name: one["value"] for name, one in row.items() if name != "row"}
+        words = figures.worse_words(found)
+        made += [f"{row['row']}: {words}."] if words else []
+    return made
+
+
+def _absent(data: HeadData) -> list[str]:
+    """Of whom the figures say nothing."""
+    absent = figures.absent_words(data)
+    return [f"AUROC {absent}; the other figures say nothing of it"] if absent else []
+
+
+def _slower(plain: PrivateHead, ask: Ask) -> list[str]:
+    """Without privacy the data themselves bound the step; it stands in the report alone."""
+    used = plain.settled.setup.experiment.algorithm.learning_rate
+    if used == ask.learning_rate:
+        return []
+    return [
+        f"Without privacy the learning rate is {used:.3g}: steps of {ask.learning_rate:g} that "
+        "nothing clips might diverge on these data."
+    ]
 
 
 def _promises(head: Head) -> list[str]:
@@ -166,7 +197,14 @@ def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
 
 def _row(head: Head, data: HeadData, asked: Asked) -> dict[str, Any]:
     found = _known(head, figures.figures(_measured(head, data, asked)))
-    return {one.name: one.model_dump() for one in found}
+    return _not_measured(data) | {one.name: one.model_dump() for one in found}
+
+
+def _not_measured(data: HeadData) -> dict[str, Any]:
+    """The main figure where nobody of a class was measured: the words why there is none."""
+    why = figures.absent_words(data)
+    none = {"value": None, "low": None, "high": None, "why": why}
+    return {"AUROC": {"name": "AUROC", **none}} if why else {}
 
 
 def _known(head: Head, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
@@ -182,7 +220,7 @@ def _main(outputs: Floats, data: HeadData, asked: Asked) -> dict[str, Any]:
     measured = figures.Measured.of(data, shares, least, draws=asked.draws, seed=asked.seed)
     name, measure = next(iter(figures.measures(measured).items()))
     found = measured.figure(name, measure)
-    return {} if found is None else {name: found.model_dump()}
+    return _not_measured(data) if found is None else {name: found.model_dump()}
 
 
 def _pooled(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> dict[str, Any]:
@@ -202,7 +240,8 @@ def _constant(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> di
 
 
 def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
-    """The head with its figures on these patients in the manifest."""
+    """The head with its figures on these patients in the manifest, and in words whether they are
+    worse than those of always the same answer."""
     from shared_model.heads import arrays as arrays_io
     from shared_model.heads.card import with_card
     from simulations.heads.train import plain_words
@@ -211,6 +250,8 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
     measured = _measured(head, data, asked)
     found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
+    worse, whose = figures.worse_words(value), [f"{data.patients} {OF_HELD_OUT}", *_absent(data)]
+    notes = [one for one in manifest.notes if not one.startswith(figures.WORSE)]  # of noisy ones
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
     beyond = float(np.average(far, weights=data.weight))
     update: dict[str, Any] = {
@@ -219,10 +260,11 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
             one.model_copy(update={"figures": _known(head, one.figures)})
             for one in figures.groups(measured)
         ),
-        "figures_of": f"{data.patients} {OF_HELD_OUT}",
+        "figures_of": plain_words("; ".join(whose)),
         "figures_from": "patients",
         "figures_public": plain_words(public),
         "distance": manifest.distance.model_copy(update={"beyond": beyond}),
+        "notes": tuple([plain_words(worse), *notes] if worse else notes),
     }
     if manifest.band is not None:
         band = {"coverage": value.get("within the band")}

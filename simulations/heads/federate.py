@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,12 +23,13 @@ from shared_model.config import PrivacyPlan
 from shared_model.distributed import Shares, mechanism
 from shared_model.errors import OurMistake
 from shared_model.secure_sum.numbers import Numbers
-from simulations.heads import fit, private_figures, private_manifest
+from simulations.heads import figures, fit, private_figures, private_manifest
 from simulations.heads import private_calibration as histogram
 from simulations.heads.private_steps import (
     LinearUnit,
     noise_of,
     outputs_of,
+    stable_rate,
     summed,
     tensors,
     trained,
@@ -223,9 +224,13 @@ def private_head(
     refuse_found_classes(data.task, ask.mode, asked.open_data)
     outputs = outputs_of(data.kind, len(data.classes))
     unit = LinearUnit(outputs, space.components, data.kind)
-    settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
     most = max(int(np.bincount(one.fit.patient).max()) for one in hospitals)
     parts = [(one.name, tensors(one.fit, space, min(most, MOST_ITEMS))) for one in hospitals]
+    if ask.mode == "none":
+        counts, items = [one.declared for one in hospitals], [part for _, part in parts]
+        stable = stable_rate(items, counts, ask.sample_rate, outputs, data.kind)
+        ask = replace(ask, learning_rate=min(ask.learning_rate, stable))
+    settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
     found = trained(parts, settled.setup, settled.declared, settled.weights, unit, on_round)
     fitted = _folded(found, space, data)
     draft = written(
@@ -242,6 +247,7 @@ def private_head(
             seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
             draws=asked.draws, seed=asked.seed,
         )  # fmt: skip
+    worse = figures.worse_words({one.name: one.value for one in told.figures})
     fields |= {
         "figures": told.figures,
         "groups": told.groups,
@@ -255,7 +261,7 @@ def private_head(
         "left_out": 0,
         "regularisation": 1.0,
         # a task's own note may count its patients
-        "notes": tuple(plain_words(one) for one in (borders, data.truths) if one),
+        "notes": tuple(plain_words(one) for one in (worse, borders, data.truths) if one),
         "collections": private_manifest.collections_of(hospitals, asked),
     }
     return PrivateHead(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +18,12 @@ from shared_model.heads.manifest import (
     Figure,
     Group,
 )
+from shared_model.heads.stated import NOISY_FIGURES
 from simulations.heads.data import Floats, HeadData
 from simulations.probes.evaluate import bootstrap_counts, metric
 
 CURVE_POINTS = 20
+WORSE = "WORSE than always the same answer"
 IN_SET = "truth in the set, "
 Measure = Callable[[Floats], float]
 """A figure for some weights of the items, (item,); NaN where it cannot be had."""
@@ -100,6 +102,33 @@ def no_interval_words(data: HeadData, found: Iterable[Figure]) -> str:
         f"no interval where a class has fewer than {FEWEST_OF_A_CLASS} patients, or drawing the "
         f"patients anew changes nothing: {', '.join(told)}"
     )
+
+
+def absent_words(data: HeadData) -> str:
+    """That nobody measured is of some class; "" if there is somebody of each."""
+    absent = [name for name, count in data.of_class.items() if not count]
+    return f"not measured: no patient of class {', '.join(absent)}" if absent else ""
+
+
+def worse_words(found: Mapping[str, float | None]) -> str:
+    """Which figures of a head, by name, are worse than those of always the same answer, which are
+    among them; "" if none is. Whether it has learned, the main figure says; where that was not
+    measured, the accuracy."""
+    value = {name: one for name, one in found.items() if one is not None}
+    areas = [name for name in ("AUROC", NOISY_FIGURES[0]) if name in value]
+    told = [f"{name} {value[name]:.3f}, of chance 0.500" for name in areas if value[name] < 0.5]
+    if value.get("mean absolute error", 0.0) > value.get("error of the median", np.inf):
+        told.append(_against(value, "mean absolute error", "error of the median"))
+    learned = bool(areas) and not told
+    if value.get("accuracy", 1.0) < value.get("share of the largest class", 0.0):
+        told.append(_against(value, "accuracy", "share of the largest class"))
+    if not told:
+        return ""
+    return f"{WORSE}{'' if learned else ': not learned, or diverged'} ({'; '.join(told)})"
+
+
+def _against(value: Mapping[str, float], own: str, constant: str) -> str:
+    return f"{own} {value[own]:.3f}, {constant} {value[constant]:.3f}"
 
 
 def measures(measured: Measured) -> dict[str, Measure]:
@@ -227,10 +256,12 @@ def _mean(values: Floats, weight: Floats) -> float:
 
 def _largest(labels: Floats, weight: Floats) -> float:
     total = float(weight.sum())
-    return float(np.bincount(labels, weights=weight).max()) / total if total > 0 else float("nan")
+    if total <= 0:
+        return float("nan")
+    return min(1.0, float(np.bincount(labels, weights=weight).max()) / total)
 
 
 def _correlation(first: Floats, second: Floats, weight: Floats) -> float:
     a, b = first - _mean(first, weight), second - _mean(second, weight)
     size = float(np.sqrt((weight @ a**2) * (weight @ b**2)))
-    return float(weight @ (a * b)) / size if size > 0 else float("nan")
+    return float(np.clip(weight @ (a * b) / size, -1.0, 1.0)) if size > 0 else float("nan")

@@ -50,10 +50,9 @@ def _reliability(manifest: HeadManifest) -> tuple[Figure, str]:
         axis.set_title(f"{name}: error {error:.3f}")
     axes[0].set_ylabel("accuracy")
     return figure, (
-        f"Accuracy against confidence of {manifest.task}, {manifest.patients} patients, each left "
-        "out, before and after the temperature, which was fitted on others; size: share of the "
-        f"items. Expected calibration error {heat.ece_before:.3f} before, {heat.ece_after:.3f} "
-        "after."
+        f"Accuracy against confidence of {manifest.task}, before and after the temperature, which "
+        "was fitted on others; size: share of the items. Expected calibration error "
+        f"{heat.ece_before:.3f} before, {heat.ece_after:.3f} after. {_whose(manifest)}"
     )
 
 
@@ -82,9 +81,14 @@ def _coverage(manifest: HeadManifest) -> tuple[Figure, str]:
     axes[0].set(xlim=(0, 1.02), xlabel="share of items answered", ylabel="accuracy of the answers")
     axes[0].legend(loc="lower left")
     return figure, (
-        f"Accuracy of the most confident answers of {manifest.task} against the share answered, "
-        f"{manifest.patients} patients, each left out; band: 95 % over patients."
+        f"Accuracy of the most confident answers of {manifest.task} against the share answered; "
+        f"band: 95 % over patients. {_whose(manifest)}"
     )
+
+
+def _whose(manifest: HeadManifest) -> str:
+    """Of whom the figures are: of a federated head not of those it was trained on."""
+    return f"Of {manifest.figures_of}. The head is trained on {manifest.patients} patients."
 
 
 def _identity(manifest: HeadManifest) -> tuple[Figure, str]:

@@ -105,6 +105,31 @@ def tensors(data: HeadData, space: PublicSpace, most_items: int) -> PatientTenso
     return PatientTensors(*(torch.from_numpy(one) for one in (made_z, made_truth, kept)))
 
 
+def stable_rate(
+    hospitals: Sequence[PatientTensors],
+    declared: Sequence[int],
+    sample_rate: float,
+    outputs: int,
+    kind: str,
+) -> float:
+    """A rate at which plain steps WITHOUT clipping and noise are stable, whatever the data.
+
+    One over the loss's largest curvature, at the hospital where that is largest, and what a Poisson
+    sample adds to its mean square. NOT PRIVATE: it follows from the patients, so that it is of mode
+    none alone; clipped steps are bounded by the clipping norm.
+    """
+    most = 1.0 if kind == "number" else 0.25 if outputs == 1 else 0.5  # of the loss by an output
+    found = []
+    for patients, count in zip(hospitals, declared, strict=True):
+        share = patients.kept / patients.kept.sum(dim=1, keepdim=True).clamp(min=1.0)
+        inputs = torch.cat([patients.z, torch.ones_like(patients.z[..., :1])], dim=2).double()
+        scaled = (inputs * share.double().sqrt()[..., None]).flatten(0, 1)  # (item, component + 1)
+        mean = torch.linalg.matrix_norm(scaled, ord=2) ** 2 / count
+        longest = scaled.square().sum(dim=1).reshape(share.shape).sum(dim=1).max()
+        found.append(mean + (1.0 - sample_rate) / (sample_rate * count) * longest)
+    return 1.0 / (most * float(max(found)))
+
+
 def noise_of(setup: Setup, site: str, round_number: int) -> NoiseSource:
     """This round's noise of a site, as the setup's kind says."""
     from simulations.lab.hospital import NoNoiseNotPrivate

@@ -71,7 +71,8 @@ def rates(found: Pairs, threshold: float, weight: Floats) -> tuple[float, float]
     accepted = found.score >= threshold
     if other.sum() == 0 or own.sum() == 0:
         return float("nan"), float("nan")
-    return float(other @ accepted / other.sum()), float(own @ ~accepted / own.sum())
+    accepts, rejects = other @ accepted / other.sum(), own @ ~accepted / own.sum()
+    return min(1.0, float(accepts)), min(1.0, float(rejects))
 
 
 def equal_error(found: Pairs, weight: Floats) -> float:
@@ -84,7 +85,7 @@ def equal_error(found: Pairs, weight: Floats) -> float:
     rejects = np.concatenate([[0.0], np.cumsum(own) / own.sum()])
     accepts = 1.0 - np.concatenate([[0.0], np.cumsum(other) / other.sum()])
     place = int(np.argmax(rejects >= accepts))
-    return float((rejects[place] + accepts[place]) / 2.0)
+    return float(np.clip((rejects[place] + accepts[place]) / 2.0, 0.0, 1.0))
 
 
 def threshold_for(found: Pairs, aim: float) -> float:

@@ -80,7 +80,8 @@ def _aurocs(truth: np.ndarray, rank: np.ndarray, weights: np.ndarray) -> np.ndar
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     below = np.cumsum(negative, axis=1) - negative
     wins = (positive * (below + 0.5 * negative)).sum(axis=1)
-    return np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan)
+    share = np.minimum(wins / np.where(pairs > 0, pairs, 1.0), 1.0)  # the sums are rounded
+    return np.where(pairs > 0, share, np.nan)
 
 
 def skill(kind: str, value: float, baseline: float) -> float:

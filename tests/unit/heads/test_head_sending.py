@@ -126,6 +126,7 @@ def figure(name: str, *values: float | None) -> dict[str, Any]:
         figure("AUROC", 0.7, 0.8, 0.9),
         figure("AUROC", 0.7, 0.5, 0.6),
         figure("AUROC", 0.7, None, 1.5),
+        figure("AUROC", 1.0 + 2**-52, None, None),
         figure("accuracy", -0.1, -0.2, 0.3),
         figure("truth in the set, yes", 1.01, 0.9, 1.02),
         figure("answered", 93.0, 90.0, 95.0),

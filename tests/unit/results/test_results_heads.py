@@ -85,6 +85,8 @@ def test_rows_of_a_federated_head_and_what_it_spent_are_on_the_page(tmp_path: Pa
     error = {"mean absolute error": one("", 11.73, 10.93, 12.52)}
     rows = [{"row": "federated", **error, "within the band": one("", 0.968)}]
     rows.append({"row": "always the same answer", **error})
+    why = "not measured: no patient of class AF"
+    rows.append({"row": "pooled", "mean absolute error": one("", None) | {"why": why}})
     found = figures(
         unit="years", figures=[], temperature=None, sets=None, class_counts=[],
         band={"level": 0.9, "half_width": 21.04}, hidden=["distance"],
@@ -97,6 +99,7 @@ def test_rows_of_a_federated_head_and_what_it_spent_are_on_the_page(tmp_path: Pa
     assert "On 376 patients:" in text
     assert "| federated | 11.730 [10.930, 12.520] | 0.968 (no interval) |" in text
     assert "| always the same answer | 11.730 [10.930, 12.520] | none |" in text
+    assert "| pooled | not measured: no patient of class AF | none |" in text
     assert "- epsilon 3, delta 1e-05: a, b" in text
     assert "- band: 90% within +- 21 years" in text
     assert "- hidden by the noise: distance" in text
