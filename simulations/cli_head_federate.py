@@ -74,8 +74,11 @@ def federate(
         typer.Option(min=0.0, max=1e4, help="L2 bound on what a patient adds to a step; above 0."),
     ] = 1.0,
     learning_rate: Annotated[
-        float, typer.Option(min=0.0, max=10.0, help="Of plain steps; above 0.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0, max=10.0, help="Of plain steps; above 0. Default: 0.5, less for much noise."
+        ),
+    ] = None,
     delta: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Default: that of a policy.")
     ] = None,

@@ -94,7 +94,7 @@ def compare(
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
         "words": [
-            *_worse(rows), *_absent(measured_on), *_slower(plain, ask),
+            *_worse(rows), *_absent(measured_on), *_quieter(made, ask), *_slower(plain, ask),
             *privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again),
         ],
         "figures_in_manifest": bool(head.manifest.figures),
@@ -121,13 +121,27 @@ def _absent(data: HeadData) -> list[str]:
 
 def _slower(plain: PrivateHead, ask: Ask) -> list[str]:
     """Without privacy the data themselves bound the step; it stands in the report alone."""
-    used = plain.settled.setup.experiment.algorithm.learning_rate
-    if used == ask.learning_rate:
+    used = _rate(plain)
+    if used == ask.rate:
         return []
     return [
-        f"Without privacy the learning rate is {used:.3g}: steps of {ask.learning_rate:g} that "
-        "nothing clips might diverge on these data."
+        f"Without privacy the learning rate is {used:.3g}: steps of {ask.rate:g} that nothing "
+        "clips might diverge on these data."
     ]
+
+
+def _quieter(made: PrivateHead, ask: Ask) -> list[str]:
+    """With privacy the noise bounds it, where nobody has named one."""
+    if ask.mode == "none" or _rate(made) == ask.rate:
+        return []
+    return [
+        f"With privacy the learning rate is {_rate(made):.3g}: at {ask.rate:g} the noise of so few "
+        "patients would move answers by more than half of their unit."
+    ]
+
+
+def _rate(made: PrivateHead) -> float:
+    return made.settled.setup.experiment.algorithm.learning_rate
 
 
 def _promises(head: Head) -> list[str]:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 CALIBRATION_ROUND = 0
 """Its place among rounds, which count from 1: seeded noise of its own."""
 MOST_ITEMS = 60
+LEARNING_RATE = 0.5
+"""Of plain steps, where nobody says another and neither noise nor data want less."""
 FOUND_CLASSES = "rhythm"
 """The task whose classes are not written down but found in the data."""
 NO_FIGURE = private_figures.Found(
@@ -70,7 +72,8 @@ Mode = Literal["local", "distributed", "none"]
 @dataclass(frozen=True)
 class Ask:
     """What a private training is asked. rounds: of one step in mode distributed, else of `steps`.
-    noise: the operating system's, or seeded noise that repeats and protects nobody."""
+    noise: the operating system's, or seeded noise that repeats and protects nobody. learning_rate:
+    None: `LEARNING_RATE`, or less; see `private_head`."""
 
     mode: Mode
     epsilon: float
@@ -78,11 +81,16 @@ class Ask:
     steps: int = 1
     sample_rate: float = 0.1
     clipping_norm: float = 1.0
-    learning_rate: float = 0.5
+    learning_rate: float | None = None
     delta: float | None = None
     threshold: int | None = None
     colluding: int = 1
     noise: Literal["system", "NonPrivateForTests"] = "system"
+
+    @property
+    def rate(self) -> float:
+        """Asked, or the usual one."""
+        return LEARNING_RATE if self.learning_rate is None else self.learning_rate
 
     def experiment(self, seed: int) -> Experiment:
         """As the lab writes a run down.
@@ -106,9 +114,7 @@ class Ask:
             name="head",
             seed=seed,
             rounds=self.rounds,
-            algorithm=Algorithm(
-                steps=self.steps, optimiser="sgd", learning_rate=self.learning_rate
-            ),
+            algorithm=Algorithm(steps=self.steps, optimiser="sgd", learning_rate=self.rate),
             privacy=AskedPrivacy(
                 mode=self.mode,
                 epsilon=None if none else self.epsilon,
@@ -159,6 +165,20 @@ def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -
         sent=("bias", "weight"),
     )
     return Settled(setup, privacy, declared, weights)
+
+
+def quiet_rate(settled: Settled, components: int) -> float:
+    """A rate at which the noise of all steps by itself moves an answer by half its unit.
+
+    A weight walks rate x deviation x sqrt(steps) far, at most; an answer adds up components, of
+    unit size among simulated windows, and the bias. Of public numbers alone: noise, declared
+    patients, steps.
+    """
+    plan, rounds = settled.setup.plan, settled.setup.experiment.rounds
+    mean = plan.noise_multiplier * plan.clipping_norm / (plan.sample_rate * sum(settled.declared))
+    if plan.mode == "local":  # each hospital's own
+        mean *= math.sqrt(len(settled.declared))
+    return 0.5 / (mean * math.sqrt(rounds * plan.steps * (components + 1)))
 
 
 def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan, float]:
@@ -229,8 +249,11 @@ def private_head(
     if ask.mode == "none":
         counts, items = [one.declared for one in hospitals], [part for _, part in parts]
         stable = stable_rate(items, counts, ask.sample_rate, outputs, data.kind)
-        ask = replace(ask, learning_rate=min(ask.learning_rate, stable))
+        ask = replace(ask, learning_rate=min(ask.rate, stable))
     settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
+    if ask.learning_rate is None:
+        ask = replace(ask, learning_rate=min(ask.rate, quiet_rate(settled, space.components)))
+        settled = settle(ask, hospitals, outputs * (space.components + 1), asked.seed)
     found = trained(parts, settled.setup, settled.declared, settled.weights, unit, on_round)
     fitted = _folded(found, space, data)
     draft = written(

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
 from simulations import cli_head, cli_head_federate
-from simulations.heads import figures, verify
+from simulations.heads import federate, figures, verify
 from simulations.heads.compare import Compared, compare
 from simulations.heads.data import HeadData
+from simulations.heads.federate import private_head
 from simulations.heads.hospitals import Hospital
 from simulations.heads.private_steps import LinearUnit, PatientTensors, stable_rate
 from simulations.heads.public import PublicSpace, of_fingerprints
@@ -105,6 +106,33 @@ def test_rate_is_stable_in_the_mean_square_of_any_sample(
     found = stable_rate([patients], [7], rate, outputs, unit.kind)
     gap = np.linalg.eigvalsh(mean - found * second)
     assert gap.min() >= -1e-9 * np.abs(gap).max()
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_rate_of_private_steps_is_bounded_by_their_noise(space: PublicSpace, mode: str) -> None:
+    """Of public numbers alone: patients that are other people, and as many, change nothing. A rate
+    that somebody names is taken; it is said where it was lowered."""
+    few = hospitals_of(made_up("number", patients=60))
+    other = hospitals_of(far_away(made_up("number", patients=60), space))
+    many = [replace(one, told=5_000) for one in few]
+    asks = ask(mode=mode, rounds=20)
+    made = [
+        private_head(hospitals, MODEL, space, one, asked(), borders="made up").settled
+        for hospitals, one in (
+            (few, asks),
+            (other, asks),
+            (many, asks),
+            (few, replace(asks, learning_rate=0.4)),
+        )
+    ]
+    rates = [one.setup.experiment.algorithm.learning_rate for one in made]
+    assert rates[0] == rates[1] < 0.4
+    assert rates[2:] == [0.5, 0.4]
+    assert all(one.privacy.epsilon(20) == made[0].privacy.epsilon(20) for one in made[:2])
+    walked = federate.quiet_rate(made[0], space.components)
+    assert rates[0] == pytest.approx(walked)
+    words = compared(space, few, asks).report["words"]
+    assert any(f"With privacy the learning rate is {rates[0]:.3g}" in one for one in words)
 
 
 def test_lowered_rate_is_said_in_the_report_alone(space: PublicSpace) -> None:
