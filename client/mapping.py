@@ -56,7 +56,8 @@ _PPG_GENERIC = re.compile(
     r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
 )
 _BESIDE = re.compile(
-    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+|(?: (?:mv|uv|au|adc))+$"
+    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+|(?: (?:mv|uv|au|adc))+$",
+    re.IGNORECASE,
 )
 """Where it was worn and in which unit: words around a channel's name."""
 _NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
@@ -69,15 +70,16 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     The lead is out of a closed vocabulary, so that no text of a file travels further.
     """
     bare = re.sub(r"\([^)]*\)", " ", name).strip()
-    flat = " ".join(re.split(r"[\s_\-./:]+", bare.casefold())).strip()
-    if not flat or len(flat) > 64 or _NOT_A_SIGNAL.search(flat):
+    words = " ".join(re.split(r"[\s_\-./:]+", bare)).strip()
+    if not words or len(words) > 64 or _NOT_A_SIGNAL.search(words.casefold()):
         return None
-    flat = _BESIDE.sub("", flat)
+    words = _BESIDE.sub("", words)
+    flat = words.casefold()
     pleth = _PPG_GENERIC.match(flat)
     if pleth:
         return "ppg", "PLETH" if "pleth" in pleth.group(1) else "PPG"
     core = _PREFIX.sub("", flat)
-    if core in _LEADS and bare not in {"i", "v"}:  # a column "i" is an index
+    if core in _LEADS and words not in {"i", "v"}:  # a column "i" is an index
         return "ecg", _LEADS[core]
     return ("ecg", "ECG") if _ECG_GENERIC.match(flat) else None
 

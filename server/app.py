@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
@@ -392,7 +392,7 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
         # answers with SIGINT to this process, whose run has gone well. That beat is not waited for:
         # it may be tried again for ever.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with suppress(RunNotRunningException):  # Flower has ended the run before us
+        try:
             client.PushTaskOutput(
                 PushTaskOutputRequest(
                     context=context_to_proto(context) if context else None,
@@ -400,9 +400,15 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
                     details=details,
                 )
             )
-        if beat.is_running:
-            threading.Thread(target=beat.stop, daemon=True).start()
-        grid.close()
+        except RunNotRunningException:
+            pass  # Flower has ended the run before us
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.UNAUTHORIZED:  # the same, by the token
+                raise
+        finally:
+            if beat.is_running:
+                threading.Thread(target=beat.stop, daemon=True).start()
+            grid.close()
 
 
 def _config(proto: object) -> dict[str, bool | float | int | str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
+import io
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,6 +187,10 @@ def digest_files(paths: tuple[Path, ...]) -> str:
     return total.hexdigest()
 
 
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+_END_OF_LINE = re.compile("[\r\n]")
+
+
 def decode(data: bytes) -> str:
     """Text of a header or table: UTF-8 (with or without mark), else Latin-1, which never fails.
 
@@ -195,15 +200,23 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
-        return "".join(map(_line, lines))
+        return _by_line(data.decode("utf-8-sig", "surrogateescape"))
 
 
-def _line(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+def _by_line(text: str) -> str:
+    """Lines with bytes that are no UTF-8, anew as Latin-1. The text's size again in memory, however
+    many lines there are."""
+    made, done = io.StringIO(), 0
+    for bad in _NO_UTF8.finditer(text):
+        if bad.start() < done:
+            continue  # of a line that was done
+        first = 1 + max(text.rfind(end, done, bad.start()) for end in "\r\n")
+        last = _END_OF_LINE.search(text, bad.start())
+        made.write(text[done : max(done, first)])
+        done, first = last.start() if last else len(text), max(done, first)
+        made.write(text[first:done].encode("utf-8", "surrogateescape").decode("latin-1"))
+    made.write(text[done:])
+    return made.getvalue()
 
 
 def checked_rate(fs_hz: float) -> float:

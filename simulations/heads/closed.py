@@ -92,7 +92,7 @@ def read_once(
             for item in read(folder, lead):
                 if not isinstance(item, ReadFault):
                     copies.holds(item, place, lead or "")
-                elif item.of_many or item.cause not in OF_ONE_CHANNEL:
+                elif _stops(item, lead):
                     causes[item.cause] += 1
     if closed and causes:
         told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
@@ -109,6 +109,14 @@ def read_once(
             for one, same in copies.persons().items()
         }
     )
+
+
+def _stops(fault: ReadFault, lead: str | None) -> bool:
+    """Whether nothing may be trained beside it. A lead that a file of many does not have is that
+    file's form, and no patient's."""
+    if fault.cause == "no-channel" and lead is not None:
+        return False
+    return fault.of_many or fault.cause not in OF_ONE_CHANNEL
 
 
 def refuse_absent(folders: Sequence[Path], people: People) -> None:

@@ -87,14 +87,16 @@ def compare(
     if figures_public or asked.open_data:
         head = with_figures(head, measured_on, asked, figures_public)
     privacy = head.manifest.privacy
+    absent, rates = _absent(measured_on), [*_quieter(made, ask), *_slower(plain, ask)]
     report = {
         "task": head.manifest.task,
         "rows": rows,
         "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
+        "rates": rates,
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
         "words": [
-            *_worse(rows), *_absent(measured_on), *_quieter(made, ask), *_slower(plain, ask),
+            *_worse(rows, absent), *absent, *rates,
             *privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again),
         ],
         "figures_in_manifest": bool(head.manifest.figures),
@@ -103,14 +105,22 @@ def compare(
     return Compared(head, report)
 
 
-def _worse(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows that are worse than always the same answer, in words."""
+def _worse(rows: Sequence[dict[str, Any]], absent: Sequence[str]) -> list[str]:
+    """Rows that are worse than always the same answer, in words; not where a class is absent, of
+    which that answer is always right."""
     made = []
-    for row in rows:
-        found = {name: one["value"] for name, one in row.items() if name != "row"}
-        words = figures.worse_words(found)
+    for row in [] if absent else rows:
+        found = {name: one for name, one in row.items() if name != "row"}
+        ends = {name: (one.get("low"), one.get("high")) for name, one in found.items()}
+        words = figures.worse_words(
+            {name: one["value"] for name, one in found.items()}, figures.kindest(ends)
+        )
         made += [f"{row['row']}: {words}."] if words else []
     return made
+
+
+def _kindest(found: Sequence[Figure]) -> dict[str, float | None]:
+    return figures.kindest({one.name: (one.low, one.high) for one in found})
 
 
 def _absent(data: HeadData) -> list[str]:
@@ -264,7 +274,9 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
     measured = _measured(head, data, asked)
     found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
-    worse, whose = figures.worse_words(value), [f"{data.patients} {OF_HELD_OUT}", *_absent(data)]
+    absent = _absent(data)
+    worse = "" if absent else figures.worse_words(value, _kindest(found))
+    whose = [f"{data.patients} {OF_HELD_OUT}", *absent]
     notes = [one for one in manifest.notes if not one.startswith(figures.WORSE)]  # of noisy ones
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
     beyond = float(np.average(far, weights=data.weight))

@@ -110,10 +110,32 @@ def absent_words(data: HeadData) -> str:
     return f"not measured: no patient of class {', '.join(absent)}" if absent else ""
 
 
-def worse_words(found: Mapping[str, float | None]) -> str:
+def worse_words(
+    found: Mapping[str, float | None], kindest: Mapping[str, float | None] | None = None
+) -> str:
     """Which figures of a head, by name, are worse than those of always the same answer, which are
     among them; "" if none is. Whether it has learned, the main figure says; where that was not
-    measured, the accuracy."""
+    measured, the accuracy.
+
+    Args:
+        kindest: the ends of their intervals that speak for the head (`kindest`), by which it is
+            told not to have learned; by default the figures themselves.
+    """
+    told, _ = _worse_of(found)
+    if not told:
+        return ""
+    _, lost = _worse_of(found if kindest is None else kindest)
+    return f"{WORSE}{': not learned, or diverged' if lost else ''} ({'; '.join(told)})"
+
+
+def kindest(ends: Mapping[str, tuple[float | None, float | None]]) -> dict[str, float | None]:
+    """Of low and high by a figure's name, the one that speaks for the head: the error's low, the
+    constant's error's high."""
+    return {name: low if name in _SMALL_IS_GOOD else high for name, (low, high) in ends.items()}
+
+
+def _worse_of(found: Mapping[str, float | None]) -> tuple[list[str], bool]:
+    """Words; and whether the main figure is among them."""
     value = {name: one for name, one in found.items() if one is not None}
     areas = [name for name in ("AUROC", NOISY_FIGURES[0]) if name in value]
     told = [f"{name} {value[name]:.3f}, of chance 0.500" for name in areas if value[name] < 0.5]
@@ -122,9 +144,11 @@ def worse_words(found: Mapping[str, float | None]) -> str:
     learned = bool(areas) and not told
     if value.get("accuracy", 1.0) < value.get("share of the largest class", 0.0):
         told.append(_against(value, "accuracy", "share of the largest class"))
-    if not told:
-        return ""
-    return f"{WORSE}{'' if learned else ': not learned, or diverged'} ({'; '.join(told)})"
+    return told, bool(told) and not learned
+
+
+_SMALL_IS_GOOD = ("mean absolute error", "share of the largest class")
+"""Of the head, and of the constant that it is held against."""
 
 
 def _against(value: Mapping[str, float], own: str, constant: str) -> str:

@@ -63,7 +63,8 @@ def figures_of(head: Head, report: dict[str, Any] | None = None) -> dict[str, An
     if report is not None:
         told["federated"] = {"rows": [], "measured_on": ""}
         if manifest.open_data:
-            told["federated"] = {name: report[name] for name in ("rows", "measured_on")}
+            whose = " ".join((f"{report['measured_on']}.", *report["rates"])).removesuffix(".")
+            told["federated"] = {"rows": report["rows"], "measured_on": whose}
     return told
 
 

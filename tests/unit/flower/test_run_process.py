@@ -8,6 +8,7 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.common.constant import SubStatus
@@ -27,6 +28,7 @@ class Link:
         self.begun, self.beaten, self.over = (threading.Event() for _ in range(3))
         self.refuses = self.hangs = False
         self.at_the_end = lambda: None
+        self.refusal = RunNotRunningException()
         self.beats = []
         self.statuses = []
 
@@ -60,7 +62,7 @@ class Link:
         self.at_the_end()
         self.statuses.append(request.sub_status)
         if self.refuses:
-            raise RunNotRunningException
+            raise self.refusal
 
 
 @pytest.fixture
@@ -76,6 +78,11 @@ def link(monkeypatch):
     made.over.set()
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def unauthorised():
+    request = httpx.Request("POST", "https://127.0.0.1:1/")
+    return httpx.HTTPStatusError("", request=request, response=httpx.Response(401))
 
 
 def run(chosen):
@@ -101,11 +108,26 @@ def test_the_end_is_told_while_a_beat_hangs(link):
     assert [one._thread.is_alive() for one in link.beats] == [True]
 
 
-def test_a_run_that_flower_has_ended_ends_its_process_at_once(link):
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_run_that_flower_has_ended_ends_its_process_at_once(link, status):
     """What the app waits for is interrupted; that Flower takes no output then is no fault."""
     link.refuses = True
+    if status == 401:  # Flower's client raises the exception above for 403 alone
+        link.refusal = unauthorised()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with pytest.raises(SystemExit) as ended:
         run(link.work)
     assert ended.value.code == 0
     assert link.statuses == [SubStatus.FAILED]
+
+
+def test_a_finished_run_stays_finished_where_its_token_has_ended(link):
+    """A coordinator that slept past the token's life has its result all the same."""
+    link.refuses, link.refusal = True, unauthorised()
+    run(lambda *_: None)
+    assert link.statuses == [SubStatus.COMPLETED]
+    link.refusal = httpx.HTTPStatusError(
+        "", request=unauthorised().request, response=httpx.Response(500)
+    )
+    with pytest.raises(httpx.HTTPStatusError):
+        run(lambda *_: None)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
 from simulations import cli_head, cli_head_federate
-from simulations.heads import federate, figures, verify
+from simulations.heads import federate, figures, measured, verify
 from simulations.heads.compare import Compared, compare
 from simulations.heads.data import HeadData
 from simulations.heads.federate import private_head
@@ -176,6 +176,36 @@ def test_words_go_by_the_main_figure() -> None:
          ": not learned, or diverged (AUROC (from 20 bins) 0.400, of chance 0.500)"),
     ):  # fmt: skip
         assert figures.worse_words(found) == (figures.WORSE + words if words else "")
+
+
+def test_an_interval_that_leaves_it_open_does_not_say_that_nothing_was_learned() -> None:
+    """At its end that speaks for the head, the constant's at the other: for a noisy card nothing
+    is said then at all; it was said of every second small head that was better."""
+    found = {"accuracy": 0.78, "share of the largest class": 0.8}
+    open_ends = {"accuracy": (0.7, 0.86), "share of the largest class": (0.72, 0.88)}
+    sure_ends = {"accuracy": (0.6, 0.7), "share of the largest class": (0.75, 0.85)}
+    assert figures.worse_words(figures.kindest(open_ends)) == ""
+    words = " (accuracy 0.780, share of the largest class 0.800)"
+    assert figures.worse_words(found, figures.kindest(open_ends)) == figures.WORSE + words
+    lost = f"{figures.WORSE}: not learned, or diverged{words}"
+    assert figures.worse_words(found, figures.kindest(sure_ends)) == lost
+    error = {"mean absolute error": (9.0, 14.0), "error of the median": (9.0, 13.0)}
+    assert figures.kindest(error) == {"mean absolute error": 9.0, "error of the median": 13.0}
+
+
+def test_where_a_class_is_absent_its_constant_is_no_measure(one_sided: Compared) -> None:
+    """The largest share is 1 there, so that any error would be worse."""
+    assert not any(figures.WORSE in one for one in one_sided.report["words"])
+    assert not any(figures.WORSE in one for one in one_sided.head.manifest.notes)
+
+
+def test_rate_that_was_lowered_stands_beside_the_rows_of_open_data(space: PublicSpace) -> None:
+    """The measured file had the rows alone; closed data have neither there."""
+    data = far_away(made_up("number", patients=90), space)
+    for open_data in ("made up", ""):
+        found = compared(space, hospitals_of(data), ask(), open_data=open_data)
+        told = measured.figures_of(found.head, found.report)["federated"]
+        assert ("Without privacy the learning rate is" in told["measured_on"]) == bool(open_data)
 
 
 @pytest.fixture(scope="module")
