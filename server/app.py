@@ -227,6 +227,9 @@ def serve_run(arguments: list[str], chosen: ServerApp = app) -> None:
         chosen: another app in simulations only.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Flower's client sends it to its process where a token has ended; with the task's output ours
+    # does, and a beat under way then would end a run that has gone well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     large_blocks_apart()
     try:
         _serve_run(chosen, *arguments)
@@ -353,7 +356,7 @@ def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str
 def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
     """Pull the task's input, give it to the app of this process, report how it ended.
 
-    The process is the task's own, and this its main thread: SIGINT is ignored from the end on.
+    Of a process that ignores SIGINT, as `serve_run` does.
     """
     grid = PatientGrid(address, root_certificates=certificate, token=token)
     client = grid._runtime_client
@@ -388,10 +391,7 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
         status, details = SubStatus.COMPLETED, ""
     finally:
         stopped.append(True)
-        # The token ends with the output: to a beat under way that is refused then, Flower's client
-        # answers with SIGINT to this process, whose run has gone well. That beat is not waited for:
-        # it may be tried again for ever.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A beat under way is not waited for: it may be tried again for ever.
         try:
             client.PushTaskOutput(
                 PushTaskOutputRequest(

@@ -73,11 +73,8 @@ def link(monkeypatch):
     monkeypatch.setattr(server.app, "HeartbeatSender", made.sender)
     for name in ("task_id", "run_id", "node_id"):
         monkeypatch.setattr(server.app.TaskIdentity, f"_{name}", None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield made
     made.over.set()
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def unauthorised():
@@ -89,13 +86,25 @@ def run(chosen):
     server.app.execute(chosen, "127.0.0.1:1", b"", "token")
 
 
-def test_a_beat_that_is_refused_at_the_end_does_not_end_the_process(link):
+@pytest.fixture
+def handlers():
+    """Those of this process, as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_beat_that_is_refused_at_the_end_does_not_end_the_process(link, monkeypatch):
     """Flower's client sends SIGINT to its process when a beat is refused as unauthorised.
 
     The token ends with the task's output: a run that had finished was then told as "ended early".
     """
     link.at_the_end = lambda: os.kill(os.getpid(), signal.SIGINT)
-    run(lambda *_: link.beaten.wait(20.0))
+    monkeypatch.setattr(server.app, "large_blocks_apart", lambda: None)
+    monkeypatch.setattr(server.app, "_serve_run", run)
+    server.app.serve_run([], lambda *_: link.beaten.wait(20.0))
     assert link.beaten.is_set()
     assert link.statuses == [SubStatus.COMPLETED]
 
@@ -108,6 +117,7 @@ def test_the_end_is_told_while_a_beat_hangs(link):
     assert [one._thread.is_alive() for one in link.beats] == [True]
 
 
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_run_that_flower_has_ended_ends_its_process_at_once(link, status):
     """What the app waits for is interrupted; that Flower takes no output then is no fault."""
