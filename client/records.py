@@ -239,7 +239,7 @@ class _Reader:
             self.pending += find_in_texts(item.shown, parsed.texts)
             yield from self._settle(item, name, parsed, row, seen.patient)
         except DataFault as error:
-            yield replace(self._fault(item, error), of_many=of_many)
+            yield self._fault(item, error, of_many)
 
     def _no_numbers(self, item: File, seen: Outline, chosen: dict[str, str]) -> Iterator[ReadFault]:
         """A fault for each sensor whose column is there and is not read; it is of many patients."""
@@ -250,7 +250,7 @@ class _Reader:
                     cause="bad-header",
                     do="Write the samples of a recording as a list of numbers.",
                 )
-                yield replace(self._fault(item, error), of_many=True)
+                yield self._fault(item, error, of_many=True)
 
     def _read_rows(
         self, item: File, seen: Outline, chosen: dict[str, str]
@@ -329,8 +329,10 @@ class _Reader:
         samples = signal.samples if factor == 1.0 else signal.samples * factor
         return Channel(samples, signal.fs_hz, unit, name)
 
-    def _fault(self, item: File, error: DataFault) -> ReadFault:
-        return ReadFault(item.shown, error.cause, error.message, error.do, self._findings())
+    def _fault(self, item: File, error: DataFault, of_many: bool = False) -> ReadFault:
+        return ReadFault(
+            item.shown, error.cause, error.message, error.do, self._findings(), of_many
+        )
 
     def _findings(self) -> tuple[Finding, ...]:
         findings = tuple(dict.fromkeys(self.pending))

@@ -210,11 +210,12 @@ def _by_line(text: str) -> str:
     for bad in _NO_UTF8.finditer(text):
         if bad.start() < done:
             continue  # of a line that was done
-        first = 1 + max(text.rfind(end, done, bad.start()) for end in "\r\n")
-        last = _END_OF_LINE.search(text, bad.start())
-        made.write(text[done : max(done, first)])
-        done, first = last.start() if last else len(text), max(done, first)
-        made.write(text[first:done].encode("utf-8", "surrogateescape").decode("latin-1"))
+        start = max(done, *(text.rfind(end, done, bad.start()) + 1 for end in "\r\n"))
+        found = _END_OF_LINE.search(text, bad.start())
+        end = found.start() if found else len(text)
+        made.write(text[done:start])
+        made.write(text[start:end].encode("utf-8", "surrogateescape").decode("latin-1"))
+        done = end
     made.write(text[done:])
     return made.getvalue()
 

@@ -119,10 +119,6 @@ def _worse(rows: Sequence[dict[str, Any]], absent: Sequence[str]) -> list[str]:
     return made
 
 
-def _kindest(found: Sequence[Figure]) -> dict[str, float | None]:
-    return figures.kindest({one.name: (one.low, one.high) for one in found})
-
-
 def _absent(data: HeadData) -> list[str]:
     """Of whom the figures say nothing."""
     absent = figures.absent_words(data)
@@ -275,7 +271,7 @@ def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
     found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
     absent = _absent(data)
-    worse = "" if absent else figures.worse_words(value, _kindest(found))
+    worse = "" if absent else figures.worse_words(value, figures.kindest_of(found))
     whose = [f"{data.patients} {OF_HELD_OUT}", *absent]
     notes = [one for one in manifest.notes if not one.startswith(figures.WORSE)]  # of noisy ones
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit

@@ -270,7 +270,7 @@ def private_head(
             seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
             draws=asked.draws, seed=asked.seed,
         )  # fmt: skip
-    sure = figures.kindest({one.name: (one.low, one.high) for one in told.figures})
+    sure = figures.kindest_of(told.figures)
     worse = ""
     if figures.worse_words(sure):  # of noise alone it would be said of every second small head
         worse = figures.worse_words({one.name: one.value for one in told.figures}, sure)

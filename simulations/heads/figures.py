@@ -134,6 +134,11 @@ def kindest(ends: Mapping[str, tuple[float | None, float | None]]) -> dict[str, 
     return {name: low if name in _SMALL_IS_GOOD else high for name, (low, high) in ends.items()}
 
 
+def kindest_of(found: Iterable[Figure]) -> dict[str, float | None]:
+    """`kindest` of figures as a manifest has them."""
+    return kindest({one.name: (one.low, one.high) for one in found})
+
+
 def _worse_of(found: Mapping[str, float | None]) -> tuple[list[str], bool]:
     """Words; and whether the main figure is among them."""
     value = {name: one for name, one in found.items() if one is not None}
