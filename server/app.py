@@ -1,14 +1,14 @@
 """Flower at the coordinator: wiring only.
 
-Three entries, each a process of its own (see `server/superlink.py`):
+Two entries, each of a process of its own (see `server/superlink.py`; `server/run_process.py` is the
+process that executes `app`):
 
 - `app`: the ServerApp; puts Flower's Grid under `server.coordinate`.
 - `serve_superlink`: Flower's SuperLink behind a guard. In Flower, hospitals, operator and apps use
   one port, and without a paid plug-in nothing stops a stranger who reaches it from submitting code
   to the coordinator or enrolling a node. Behind the guard the network sees the nodes' interface
-  only; the operator's needs a secret of this start, the apps' is for loopback.
-- `serve_run`: enrols the roster at the SuperLink, submits the run, executes `app`. The SuperLink
-  runs with `--isolation process` and never starts code from a bundle; ours holds no code at all.
+  only; the operator's needs a secret of this start, the apps' is for loopback. It runs with
+  `--isolation process` and never starts code from a bundle; ours holds no code at all.
 """
 
 from __future__ import annotations
@@ -16,52 +16,15 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
-from logging import INFO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 from flwr.app import Context
-from flwr.common.constant import Status, SubStatus
-from flwr.common.logger import log
-from flwr.common.serde import (
-    context_from_proto,
-    context_to_proto,
-    run_from_proto,
-    user_config_to_proto,
-)
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    UnregisterNodeRequest,
-)
-from flwr.proto.fab_pb2 import Fab
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    PullTaskInputRequest,
-    PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
-)
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.constant import TaskType
-from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supercore.retry import make_simple_http_retry_invoker
-from flwr.supercore.run import RunNotRunningException
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.task_identity import TaskIdentity
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,12 +33,8 @@ from server import sites
 from server.grid import GridTransport, by_node_key
 from server.home import CoordinatorHome
 from server.presence import Watched
-from server.runtime_grid import PatientGrid
 from server.transport import Transport
 from shared_model import bundle
-from shared_model.canonical import digest
-from shared_model.errors import FedprintError, OurMistake
-from shared_model.memory import large_blocks_apart
 from shared_model.signing import load_key_file
 
 if TYPE_CHECKING:
@@ -88,9 +47,7 @@ TTL_S = 7 * 86_400.0
 RESUME = "FEDPRINT_RESUME_PAUSED"
 """Environment variable of the run's process: the operator wants a paused run to go on."""
 OPERATOR_HEADER = "x-fedprint-operator"
-READY_S = 60.0
 _START_RUN = "/v1/control/start-run"
-_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 app = ServerApp()
 
@@ -149,6 +106,12 @@ def carry_out(
     )
 
 
+def announce(event: dict[str, object]) -> None:
+    """One line of JSON on standard output: what the supervising process shows."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
 # ---------------------------------------------------------------- SuperLink, guarded
 
 
@@ -204,215 +167,3 @@ def serve_superlink(arguments: list[str]) -> None:
     extensions.get_middleware = lambda: (Middleware(Guard, secret=secret),)
     sys.argv = ["flower-superlink", *arguments[1:]]
     flower_superlink()
-
-
-# ---------------------------------------------------------------- the run
-
-
-class _Operator:
-    """Adds the operator's secret to each call of the SuperLink's control interface."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-
-    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        context.request.headers[OPERATOR_HEADER] = self._secret
-        return call_next(context)
-
-
-def serve_run(arguments: list[str], chosen: ServerApp = app) -> None:
-    """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE.
-
-    Args:
-        chosen: another app in simulations only.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Flower's client sends it to its process where a token has ended; with the task's output ours
-    # does, and a beat under way then would end a run that has gone well.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    large_blocks_apart()
-    try:
-        _serve_run(chosen, *arguments)
-    except FedprintError as error:
-        told = {"message": error.message, "do": error.do, "exit_code": error.exit_code}
-        announce({"event": "fault", **told, "site": getattr(error, "site", "")})
-        sys.exit(error.exit_code)
-
-
-def _serve_run(
-    chosen: ServerApp, run: str, address: str, operator_file: str, secret_file: str
-) -> None:
-    home = CoordinatorHome.find()
-    certificate = home.ca_certificate.read_bytes()
-    wait_until_ready(address, home.ca_certificate)
-    with closing(operator_client(address, certificate, Path(operator_file))) as control:
-        enrol(control, home)
-        _stop_old_runs(control)
-        number = submit(control, run, bundle.content())
-    announce({"event": "submitted", "flower_run": str(number)})
-    token = acquire(address, certificate, Path(secret_file).read_bytes(), number)
-    execute(chosen, address, certificate, token)
-
-
-def operator_client(address: str, certificate: bytes, secret_file: Path) -> ControlHttpClient:
-    """The SuperLink's control interface, with the operator's secret of this start."""
-    return ControlHttpClient.from_server_address(
-        address,
-        False,
-        certificate,
-        [
-            RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
-            _Operator(secret_file.read_bytes().hex()),
-        ],
-    )
-
-
-def announce(event: dict[str, object]) -> None:
-    """One line of JSON on standard output: what the supervising process shows."""
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
-
-
-def wait_until_ready(address: str, certificate: Path) -> None:
-    """Wait for the SuperLink to listen.
-
-    Raises:
-        OurMistake: it does not within READY_S.
-    """
-    import ssl
-
-    context = ssl.create_default_context(cafile=str(certificate))
-    end = time.monotonic() + READY_S
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"https://{address}/health", verify=context, timeout=5.0).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)  # it is not listening yet
-    raise OurMistake(
-        f"The SuperLink did not answer within {READY_S:.0f} s.", do="See logs/superlink.log."
-    )
-
-
-def enrol(control: ControlHttpClient, home: CoordinatorHome) -> None:
-    """Make the SuperLink's list of nodes equal to the roster."""
-    cards = {card.supernode_bytes: card for card in sites.roster(home)}
-    known = {n.public_key: n for n in control.ListNodes(ListNodesRequest()).nodes_info}
-    for key, node in known.items():
-        if key not in cards and not node.unregistered_at:
-            control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
-    for key, card in cards.items():
-        if key not in known:
-            control.RegisterNode(RegisterNodeRequest(public_key=key, name=card.site))
-
-
-def _stop_old_runs(control: ControlHttpClient) -> None:
-    """Runs that a killed coordinator left behind would otherwise wait for their heartbeat."""
-    for number, old in control.ListRuns(ListRunsRequest()).run_dict.items():
-        if old.status.status != Status.FINISHED:
-            log(INFO, "stopping Flower run %s, left by an earlier start", number)
-            control.StopRun(StopRunRequest(run_id=number))
-
-
-def submit(control: ControlHttpClient, run: str, content: bytes) -> int:
-    """Start a Flower run of this bundle; its number."""
-    answer = control.StartRun(
-        StartRunRequest(
-            fab=Fab(hash_str=digest(content), content=content),
-            override_config=user_config_to_proto({RUN: run}),
-        )
-    )
-    if not answer.HasField("run_id"):
-        raise OurMistake("The SuperLink did not take the run.", do="See logs/superlink.log.")
-    return answer.run_id
-
-
-def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str:
-    """Claim the task of our run; others' are none of ours."""
-    client = RuntimeHttpClient.from_server_address(
-        address,
-        False,
-        certificate,
-        [
-            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
-            SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE}),
-        ],
-        retry_invoker=make_simple_http_retry_invoker(),
-    )
-    end = time.monotonic() + READY_S
-    try:
-        while time.monotonic() < end:
-            answer = client.AcquireTask(
-                AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-            )
-            if answer.HasField("task") and answer.token and answer.task.run_id == number:
-                return answer.token
-            time.sleep(0.1)  # the SuperLink queues it
-    finally:
-        client.close()
-    raise OurMistake("The SuperLink did not queue the run.", do="See logs/superlink.log.")
-
-
-def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
-    """Pull the task's input, give it to the app of this process, report how it ended.
-
-    Of a process that ignores SIGINT, as `serve_run` does.
-    """
-    grid = PatientGrid(address, root_certificates=certificate, token=token)
-    client = grid._runtime_client
-    stopped: list[bool] = []
-
-    def alive() -> bool:
-        try:
-            running = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
-        except httpx.HTTPError:
-            return False  # tried again by the sender
-        except RunNotRunningException:
-            running = False
-        if not running and not stopped:
-            stopped.append(True)
-            main = threading.main_thread().ident  # whatever it waits for is interrupted
-            signal.pthread_kill(main or 0, signal.SIGTERM)  # the SuperLink has ended this run
-        return True
-
-    beat = HeartbeatSender(alive)
-    status, details = SubStatus.FAILED, "interrupted"
-    context: Context | None = None
-    try:
-        beat.start()
-        task = client.PullTaskInput(PullTaskInputRequest())  # its bundle is left alone
-        grid.set_run(run_from_proto(task.run))
-        TaskIdentity.task_id = task.task_id
-        TaskIdentity.run_id = task.run.run_id
-        TaskIdentity.node_id = task.context.node_id
-        context = context_from_proto(task.context)
-        context.run_config = {**context.run_config, **dict(_config(task.run.override_config))}
-        chosen(grid, context)
-        status, details = SubStatus.COMPLETED, ""
-    finally:
-        stopped.append(True)
-        # A beat under way is not waited for: it may be tried again for ever.
-        try:
-            client.PushTaskOutput(
-                PushTaskOutputRequest(
-                    context=context_to_proto(context) if context else None,
-                    sub_status=status,
-                    details=details,
-                )
-            )
-        except RunNotRunningException:
-            pass  # Flower has ended the run before us
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code != httpx.codes.UNAUTHORIZED:  # the same, by the token
-                raise
-        finally:
-            if beat.is_running:
-                threading.Thread(target=beat.stop, daemon=True).start()
-            grid.close()
-
-
-def _config(proto: object) -> dict[str, bool | float | int | str]:
-    from flwr.common.serde import user_config_from_proto
-
-    reader: Callable[[object], dict[str, bool | float | int | str]] = user_config_from_proto
-    return reader(proto)

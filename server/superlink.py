@@ -171,7 +171,7 @@ def conduct(
     on_event: Callable[[Mapping[str, Any]], None],
     *,
     resume_paused: bool = False,
-    entry: str = "server.app:serve_run",
+    entry: str = "server.run_process:serve_run",
 ) -> None:
     """Start SuperLink and run, pass on the run's events, end both. Blocks until the run is over.
 

@@ -69,7 +69,7 @@ def work_non_private_for_tests(arguments: list[str]) -> None:
 
 def serve_run_non_private_for_tests(arguments: list[str]) -> None:
     """Entry of the run's process."""
-    from server.app import serve_run
+    from server.run_process import serve_run
 
     serve_run(arguments, run_app_of_tests)
 

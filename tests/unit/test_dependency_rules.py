@@ -23,6 +23,7 @@ FLOWER_FILES = {
     "server/app.py",
     "server/fleet.py",
     "server/grid.py",
+    "server/run_process.py",
     "server/runtime_grid.py",
 }
 NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "grpc", "asyncio", "uvicorn"}

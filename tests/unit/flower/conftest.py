@@ -11,5 +11,5 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import client.app  # noqa: F401
-    import server.app  # noqa: F401
+    import server.run_process  # noqa: F401
     import simulations.in_process_grid  # noqa: F401

@@ -18,7 +18,7 @@ from flwr.proto.runtime_pb2 import PullTaskInputResponse
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.run import RunNotRunningException
 
-import server.app
+from server import run_process
 
 
 class Link:
@@ -69,10 +69,10 @@ class Link:
 def link(monkeypatch):
     made = Link()
     grid = SimpleNamespace(_runtime_client=made, set_run=lambda run: None, close=lambda: None)
-    monkeypatch.setattr(server.app, "PatientGrid", lambda *_, **__: grid)
-    monkeypatch.setattr(server.app, "HeartbeatSender", made.sender)
+    monkeypatch.setattr(run_process, "PatientGrid", lambda *_, **__: grid)
+    monkeypatch.setattr(run_process, "HeartbeatSender", made.sender)
     for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(server.app.TaskIdentity, f"_{name}", None)
+        monkeypatch.setattr(run_process.TaskIdentity, f"_{name}", None)
     yield made
     made.over.set()
 
@@ -83,7 +83,7 @@ def unauthorised():
 
 
 def run(chosen):
-    server.app.execute(chosen, "127.0.0.1:1", b"", "token")
+    run_process.execute(chosen, "127.0.0.1:1", b"", "token")
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_a_beat_that_is_refused_at_the_end_does_not_end_the_process(link, monkey
     The token ends with the task's output: a run that had finished was then told as "ended early".
     """
     link.at_the_end = lambda: os.kill(os.getpid(), signal.SIGINT)
-    monkeypatch.setattr(server.app, "large_blocks_apart", lambda: None)
-    monkeypatch.setattr(server.app, "_serve_run", run)
-    server.app.serve_run([], lambda *_: link.beaten.wait(20.0))
+    monkeypatch.setattr(run_process, "large_blocks_apart", lambda: None)
+    monkeypatch.setattr(run_process, "_serve_run", run)
+    run_process.serve_run([], lambda *_: link.beaten.wait(20.0))
     assert link.beaten.is_set()
     assert link.statuses == [SubStatus.COMPLETED]
 
