@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from flwr.serverapp import Grid, ServerApp
 
     from client import cli_node
-    from server import app, cli_run, root, superlink
+    from server import cli_run, root, run_process, superlink
     from server.grid import GridTransport, in_order
 
 from client.home import NodeHome
@@ -49,7 +49,7 @@ CONFIG = (
     '[project]\nname = "fedprint"\nversion = "0.1.0"\ndescription = "x"\nlicense = "x"\n'
     'dependencies = ["flwr>=1.41,<1.43"]\n[tool.flwr.app]\npublisher = "fedprint"\n'
     '[tool.flwr.app.components]\nserverapp = "server.app:app"\nclientapp = "client.app:app"\n'
-    f'[tool.flwr.app.config]\n{app.RUN} = ""\n'
+    f'[tool.flwr.app.config]\n{bundle.RUN} = ""\n'
 )
 
 
@@ -137,15 +137,15 @@ def ask(
 
     operator, secret = secrets
     certificate = home.ca_certificate.read_bytes()
-    app.wait_until_ready(address, home.ca_certificate)
-    with closing(app.operator_client(address, certificate, operator)) as control:
-        app.enrol(control, home)
-        number = app.submit(control, "hostile", content)
-    app.execute(
+    run_process.wait_until_ready(address, home.ca_certificate)
+    with closing(run_process.operator_client(address, certificate, operator)) as control:
+        run_process.enrol(control, home)
+        number = run_process.submit(control, "hostile", content)
+    run_process.execute(
         hostile,
         address,
         certificate,
-        app.acquire(address, certificate, secret.read_bytes(), number),
+        run_process.acquire(address, certificate, secret.read_bytes(), number),
     )
     return answers[0]
 
@@ -236,19 +236,21 @@ def test_a_stranger_can_neither_submit_code_nor_enrol(
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     with superlink.start_secrets(home) as secrets, Family() as family:
         superlink.start_link(family, home, superlink.load_config(home), *secrets)
-        app.wait_until_ready(address, home.ca_certificate)
+        run_process.wait_until_ready(address, home.ca_certificate)
         certificate = home.ca_certificate.read_bytes()
         guess = tmp_path / "guess"
         guess.write_bytes(bytes(32))
-        with closing(app.operator_client(address, certificate, guess)) as stranger:
+        with closing(run_process.operator_client(address, certificate, guess)) as stranger:
             for attempt in (
-                lambda: app.submit(stranger, "hostile", hostile_bundle(tmp_path / "canary")),
-                lambda: app.enrol(stranger, home),
+                lambda: run_process.submit(
+                    stranger, "hostile", hostile_bundle(tmp_path / "canary")
+                ),
+                lambda: run_process.enrol(stranger, home),
             ):
                 with pytest.raises(httpx.HTTPStatusError, match="404"):
                     attempt()
         with pytest.raises(KeyboardInterrupt):  # how Flower's client takes a 401
-            app.acquire(address, certificate, bytes(32), 1)
+            run_process.acquire(address, certificate, bytes(32), 1)
 
 
 def test_what_ends_a_run_is_told_by_the_command(tmp_path: Path) -> None:
