@@ -14,7 +14,7 @@ from shared_model.errors import OurMistake, Refused
 
 if TYPE_CHECKING:
     from client.home import NodeHome
-    from client.personal import PersonalHead
+    from client.personal import FigureSaid, PersonalHead
     from client.personal_labels import Labels
     from client.personal_rows import Counted
     from client.site_fingerprints import Patients
@@ -272,17 +272,20 @@ def _interval(head: PersonalHead) -> str:
 
 
 def _figures(head: PersonalHead) -> dict[str, str]:
-    def text(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
+    return {one.name: _with_ends(one) for one in head.figures}
 
-    def between(low: float | None, high: float | None) -> str:
-        return "no interval" if low is None or high is None else f"{text(low)} to {text(high)}"
 
-    return {
-        one.name: f"{text(one.value)} ({between(one.low, one.high)}; "
-        f"without the signal {text(one.reference)})"
-        for one in head.figures
-    }
+def _with_ends(one: FigureSaid) -> str:
+    from shared_model.intervals import form
+
+    as_text, between = ".3f", "no interval"
+    if one.low is not None and one.high is not None:
+        as_text = form(one.low, one.high)
+        between = f"{one.low:{as_text}} to {one.high:{as_text}}"
+    value, reference = (
+        "-" if number is None else format(number, as_text) for number in (one.value, one.reference)
+    )
+    return f"{value} ({between}; without the signal {reference})"
 
 
 def _show(head: PersonalHead, counted: Counted, source: str, sealed: bool) -> None:

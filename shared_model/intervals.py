@@ -42,11 +42,12 @@ def percentiles(drawn: npt.ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def digits(low: float, high: float, usual: int) -> int:
-    """Digits behind the point with which two ends do not look alike: `usual`, or as many more as
-    that takes; `usual` too where `MOST_DIGITS` are not enough."""
-    more = range(usual, MOST_DIGITS + 1)
-    return next((one for one in more if f"{low:.{one}f}" != f"{high:.{one}f}"), usual)
+def form(low: float, high: float, usual: int = 3) -> str:
+    """The format, as `format` takes it, with which two ends do not look alike: of `usual` digits
+    behind the point, or as many more as that takes; `usual` too where `MOST_DIGITS` are not
+    enough."""
+    forms = [f".{one}f" for one in range(usual, MOST_DIGITS + 1)]
+    return next((one for one in forms if format(low, one) != format(high, one)), forms[0])
 
 
 def _finite(drawn: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -268,7 +268,11 @@ def _print(
 def _interval(one: dict[str, Any]) -> dict[str, str]:
     if one["value"] is None:
         return {"value": one["why"], "95 % interval": ""}
+    from shared_model.intervals import form
+
     low, high = one["low"], one["high"]
-    known = low is not None and high is not None
-    interval = f"{low:.3f} to {high:.3f}" if known else "not estimable"
-    return {"value": terminal.figure(one["value"], ".3f"), "95 % interval": interval}
+    if low is None or high is None:
+        return {"value": terminal.figure(one["value"], ".3f"), "95 % interval": "not estimable"}
+    as_text = form(low, high)
+    interval = f"{low:{as_text}} to {high:{as_text}}"
+    return {"value": terminal.figure(one["value"], as_text), "95 % interval": interval}

@@ -373,10 +373,10 @@ def _three(estimate: Estimate) -> str:
 
 def _parts(estimate: Estimate) -> tuple[str, str]:
     """A value and its interval; with few patients there may be none of either."""
-    from shared_model.intervals import digits
+    from shared_model.intervals import form
 
     low, high = estimate.low, estimate.high
     if not (math.isfinite(low) and math.isfinite(high)):
         return terminal.figure(estimate.value, ".3f"), "(no interval)"
-    form = f".{digits(low, high, 3)}f"
-    return terminal.figure(estimate.value, form), f"[{low:{form}}, {high:{form}}]"
+    as_text = form(low, high)
+    return terminal.figure(estimate.value, as_text), f"[{low:{as_text}}, {high:{as_text}}]"

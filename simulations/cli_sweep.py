@@ -267,7 +267,12 @@ def shown(found: Swept, row: dict[str, Any], probes: Sequence[str]) -> dict[str,
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:.3f}" + ("" if low is None or high is None else f" ({low:.3f}-{high:.3f})")
+    from shared_model.intervals import form
+
+    if low is None or high is None:
+        return f"{value:.3f}"
+    as_text = form(low, high)
+    return f"{value:{as_text}} ({low:{as_text}}-{high:{as_text}})"
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def interval(one: Mapping[str, Any] | None, digits: int) -> str:
         return "none"
     if one["low"] is None or one["high"] is None:
         return f"{one['value']:.{digits}f} (no interval)"
-    form = f".{intervals.digits(one['low'], one['high'], digits)}f"
+    form = intervals.form(one["low"], one["high"], digits)
     return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
 
 

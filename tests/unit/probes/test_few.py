@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import personal
+from client import cli_personal, personal
 from shared_model import intervals, linear_heads
-from simulations import cli_probe, results_tables
+from simulations import cli_head_federate, cli_probe, cli_sweep, results_tables
 from simulations.demo_report import _three
 from simulations.heads import figures as heads
 from simulations.lots import Lots
@@ -293,7 +293,17 @@ def test_rounding_alone_closes_no_interval() -> None:
     assert results_tables.interval(figure, 3) == _three(figure) == "1.0000 [0.9998, 1.0000]"
     assert results_tables.interval(figure, 2) == "1.0000 [0.9998, 1.0000]"
     assert cli_probe._three(Estimate(0.9, 0.8, 1.0)) == "0.900 [0.800, 1.000]"
-    assert intervals.digits(0.5, 0.5, 3) == intervals.digits(0.5, 0.500001, 3) == 3
+    assert intervals.form(0.5, 0.5) == intervals.form(0.5, 0.500001) == ".3f"
+
+
+def test_rounding_closes_no_interval_in_other_tables() -> None:
+    ends = {"low": 0.99976, "high": 1.0}
+    told = cli_head_federate._interval({"value": 0.99996, **ends})
+    assert told == {"value": "1.0000", "95 % interval": "0.9998 to 1.0000"}
+    assert cli_sweep._interval(0.99996, **ends) == "1.0000 (0.9998-1.0000)"
+    own = personal.FigureSaid(name="AUROC", value=0.99996, reference=0.5, **ends)
+    assert cli_personal._with_ends(own) == "1.0000 (0.9998 to 1.0000; without the signal 0.5000)"
+    assert cli_sweep._interval(0.9, None, None) == "0.900"
 
 
 def test_the_demos_report_says_that_there_is_no_interval() -> None:
