@@ -95,7 +95,7 @@ def federate(
     draws: Draws = 500,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of parts and bootstrap.")] = 0,
     declared: Annotated[
-        list[int] | None, typer.Option(help="Closed data: patients in a hospital's steps.")
+        list[int] | None, typer.Option(help="Closed data: a hospital's patients.")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "",
     open_data: Annotated[str, typer.Option("--open-data", help="Why everybody has them.")] = "",
@@ -114,8 +114,8 @@ def federate(
 
     Of folders without --open-data patients decide nothing together: sensors are the usual ones or
     those said, each folder is read by its own fedprint-mapping.toml (no guess), a file that cannot
-    be read stops the run. --declared, once a hospital in the order of --sites: its patients in the
-    steps, about 9 of 16; without it their count, rounded down to a power of two.
+    be read stops the run, and --declared says, once a hospital in the order of --sites, how many
+    patients it has, as in its policy (about 9 of 16 are in the steps): nobody counts them.
 
     Example: fedprint-lab head federate vt -o heads/vt --open-data "ODC-By 1.0, CinC 2015"
     """
@@ -193,7 +193,7 @@ def federate(
             found, borders = parts.shared_out(whole, hospitals, seed)
             unreadable = None if shut else dict(whole.unreadable)
             borders = "; ".join((borders, *unreadable_words(whole.unreadable)))
-            found = closed.declared(found, numbers, folders, delta) if shut else found
+            found = closed.declared(found, numbers, folders) if shut else found
         say("public directions: simulated windows")
         space = space_of(model, used, components, seed)
         made = compare(

@@ -10,6 +10,7 @@ patient more would change what another brings, or what everybody sees, and no ac
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from client.policy import rounded_patients
 from client.records import MAPPING_FILE, ReadFault
 from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
-from simulations.heads.hospitals import FEWEST, Hospital
+from simulations.heads.hospitals import FEWEST, STEPS, Hospital
 from simulations.heads.train import plain_name
 from simulations.lots import place_of
 from simulations.probes.task import Copies, People, folder_and_lot, named, read
@@ -27,6 +28,7 @@ from simulations.site_mapping import own_mapping
 
 LARGEST = 100_000_000
 """Patients that a hospital may declare, as a node's policy has it."""
+FEWEST_DECLARED = math.ceil(FEWEST / STEPS)
 LARGEST_DELTA = 1e-5
 """That may be asked on closed data: the largest that a node's policy has by itself."""
 OF_ONE_CHANNEL = frozenset({"no-channel", "no-samples"})
@@ -135,8 +137,8 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
     """Before anything is read.
 
     Args:
-        numbers: none where nobody declares. count: hospitals. delta: that is asked; None: that of
-            the largest hospital's policy.
+        numbers: of patients, as each hospital declares them. count: hospitals. delta: that is
+            asked; None: that of the largest hospital's policy.
 
     Raises:
         OurMistake: a number no hospital can declare, or not one for each hospital; a delta that
@@ -149,16 +151,22 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
             do="Say a smaller --delta, or none.",
         )
     if not numbers:
-        return
+        raise OurMistake(
+            "How many patients a hospital has is public, so nobody may count them: a head says it, "
+            "and one patient more or less would be seen.",
+            do="Say --declared N for each hospital, in the order of --sites, as in its policy. Or "
+            "say why everybody has these data: --open-data",
+        )
     if len(numbers) != count:
         raise OurMistake(
             f"There are {count} hospitals and {len(numbers)} declared numbers.",
             do="Say --declared once for each hospital, in the order of --sites; of patients dealt "
             "out by --hospitals N, N times.",
         )
-    if min(numbers) < FEWEST or max(numbers) > LARGEST:
+    if min(numbers) < FEWEST_DECLARED or max(numbers) > LARGEST:
         raise OurMistake(
-            f"A hospital declares {FEWEST} to {LARGEST} patients.", do="Correct --declared."
+            f"A hospital declares {FEWEST_DECLARED} to {LARGEST} patients.",
+            do="Correct --declared, or name fewer hospitals.",
         )
     for number in numbers:
         if rounded_patients(number) != number:
@@ -166,11 +174,6 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
                 f"{number} is no rounded number of patients, and the command line is public.",
                 do=f"Say --declared {rounded_patients(number)}, as a node's set-up would round it.",
             )
-    refuse_delta(numbers, delta)
-
-
-def refuse_delta(numbers: Sequence[int], delta: float | None) -> None:
-    """Raises OurMistake for a delta that promises nothing to one of so many patients."""
     if delta is not None and delta * max(numbers) > 1.0:
         raise OurMistake(
             "Delta is above 1 / declared patients: that would promise nothing to the largest "
@@ -180,34 +183,16 @@ def refuse_delta(numbers: Sequence[int], delta: float | None) -> None:
 
 
 def declared(
-    hospitals: Sequence[Hospital],
-    numbers: Sequence[int],
-    folders: Sequence[Path],
-    delta: float | None = None,
+    hospitals: Sequence[Hospital], numbers: Sequence[int], folders: Sequence[Path]
 ) -> list[Hospital]:
-    """Hospitals with the numbers that a person has declared, rounded as at a node's set-up.
-
-    Without them a hospital's count is rounded down to a power of two. It stays a count: one patient
-    more or less moves it where it is at a power of two, and nowhere else.
+    """Hospitals with the numbers that a person has declared.
 
     Args:
-        folders: in the order of the numbers; of patients that were dealt out it is the hospitals'.
-        delta: that is asked; of declared numbers `refuse_declared` has looked at it.
-
-    Raises:
-        OurMistake: that delta promises nothing to one of so many.
+        numbers: that `refuse_declared` has looked at. folders: in the order of the numbers; of
+            patients that were dealt out it is the hospitals'.
     """
-    if not numbers:
-        made = [replace(one, told=power_of_two(one.fit.patients)) for one in hospitals]
-        refuse_delta([one.declared for one in made], delta)
-        return made
     names = [one.name for one in hospitals]
     order = [place_of(folder) for folder in folders]
     order = order if set(order) == set(names) else names
     found = dict(zip(order, numbers, strict=True))
-    return [replace(one, told=rounded_patients(found[one.name])) for one in hospitals]
-
-
-def power_of_two(count: int) -> int:
-    """The largest that is not above; 0 of nobody."""
-    return 1 << (count.bit_length() - 1) if count else 0
+    return [replace(one, told=found[one.name]) for one in hospitals]

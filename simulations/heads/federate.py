@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from shared_model.accounting import epsilon_pld, noise_multiplier_for
+from shared_model.accounting import default_delta, epsilon_pld, noise_multiplier_for
 from shared_model.config import PrivacyPlan
 from shared_model.distributed import Shares, mechanism
 from shared_model.errors import OurMistake
@@ -66,6 +66,8 @@ FOUND_CLASSES = "rhythm"
 NO_FIGURE = private_figures.Found(
     (), (), "no figure is given here: without noise they would be of patients as they are"
 )
+OF_DECLARED = "declared patients are those in the steps: 9 of 16 of a hospital's declared number"
+COUNTED = "patients were counted, not declared: those in the steps"
 Mode = Literal["local", "distributed", "none"]
 
 
@@ -146,7 +148,8 @@ def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -
     """
     if len(hospitals) < 2:
         raise OurMistake("A federation has at least two hospitals.")
-    experiment = ask.experiment(seed)
+    delta = ask.delta or default_delta(max(one.everybody for one in hospitals))
+    experiment = replace(ask, delta=delta).experiment(seed)
     declared = tuple(one.declared for one in hospitals)
     privacy = PrivacyOfRun.of(
         experiment, declared=declared, dimension=dimension, asked=len(hospitals)
@@ -170,15 +173,14 @@ def settle(ask: Ask, hospitals: Sequence[Hospital], dimension: int, seed: int) -
 def quiet_rate(settled: Settled, components: int) -> float:
     """A rate at which the noise of all steps by itself moves an answer by half its unit.
 
-    A weight walks rate x deviation x sqrt(steps) far, at most; an answer adds up components, of
-    unit size among simulated windows, and the bias. Of public numbers alone: noise, declared
-    patients, steps.
+    A weight walks rate x deviation of the noise in a step's mean x sqrt(steps) far, at most; an
+    answer adds up components, of unit size among simulated windows, and the bias. Of public numbers
+    alone: noise, threshold, declared patients and their weights, steps.
     """
     plan, rounds = settled.setup.plan, settled.setup.experiment.rounds
-    mean = plan.noise_multiplier * plan.clipping_norm / (plan.sample_rate * sum(settled.declared))
-    if plan.mode == "local":  # each hospital's own
-        mean *= math.sqrt(len(settled.declared))
-    return 0.5 / (mean * math.sqrt(rounds * plan.steps * (components + 1)))
+    norm = settled.privacy.noise_to_signal(settled.declared, settled.weights) * plan.clipping_norm
+    deviation = norm / math.sqrt(settled.setup.dimension)
+    return 0.5 / (deviation * math.sqrt(rounds * plan.steps * (components + 1)))
 
 
 def calibration_plan(settled: Settled, ask: Ask, size: int) -> tuple[PrivacyPlan, float]:
@@ -274,6 +276,7 @@ def private_head(
     worse = ""
     if figures.worse_words(sure):  # of noise alone it would be said of every second small head
         worse = figures.worse_words({one.name: one.value for one in told.figures}, sure)
+    whose = OF_DECLARED if hospitals[0].told is not None else COUNTED
     fields |= {
         "figures": told.figures,
         "groups": told.groups,
@@ -287,7 +290,7 @@ def private_head(
         "left_out": 0,
         "regularisation": 1.0,
         # a task's own note may count its patients
-        "notes": tuple(plain_words(one) for one in (worse, borders, data.truths) if one),
+        "notes": tuple(plain_words(one) for one in (worse, borders, data.truths, whose) if one),
         "collections": private_manifest.collections_of(hospitals, asked),
     }
     return PrivateHead(

@@ -27,6 +27,8 @@ from simulations.probes.task import People
 
 HELD_OUT, CALIBRATE = 0.25, 0.25
 """Share of a hospital's patients that measure; share of the others that calibrate."""
+STEPS = (1.0 - HELD_OUT) * (1.0 - CALIBRATE)
+"""Share that takes part in the steps: 9 of 16."""
 FEWEST = 4
 """Patients of a hospital that take part in the steps."""
 _GOLDEN = 0.6180339887498949
@@ -45,8 +47,8 @@ SIMULATED: dict[str, tuple[str, Truth]] = {
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital's patients. told: how many it declares for the steps (`closed.declared`); None:
-    they are counted, of simulated patients and open data."""
+    """A hospital's patients. told: how many it declares (`closed.declared`); None: they are
+    counted, of simulated patients and open data."""
 
     name: str
     fit: HeadData = field(repr=False)
@@ -59,8 +61,20 @@ class Hospital:
         """Patients that take part in the steps, rounded as a node's set-up rounds: this number is
         public, and in every manifest."""
         if self.told is not None:
-            return self.told
+            return steps_of(self.told)
         return rounded_patients(self.fit.patients) if self.fit.patients else 0
+
+    @property
+    def everybody(self) -> int:
+        """Declared patients of the hospital, which its delta follows from; or counted ones."""
+        if self.told is not None:
+            return self.told
+        return self.fit.patients + self.calibrate.patients + self.measure.patients
+
+
+def steps_of(declared: int) -> int:
+    """How many of a hospital's patients take part in the steps, by its declared number."""
+    return rounded_patients(int(declared * STEPS))
 
 
 def divided(name: str, data: HeadData, seed: int) -> Hospital:

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from head_command_stand_ins import run
 from head_folder_stand_ins import PATIENTS, own_words, ward, with_mapping
@@ -14,12 +13,13 @@ from head_stand_ins import MODEL, asked, made_up
 from private_head_stand_ins import ask, hospitals_of
 
 from client.records import MAPPING_FILE, ReadFault
+from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
-from simulations.heads import closed
+from simulations.heads import closed, federate
 from simulations.heads.compare import compare
 from simulations.heads.data import HeadData, load
 from simulations.heads.federate import private_head, settle
-from simulations.heads.hospitals import Hospital, without_trained
+from simulations.heads.hospitals import Hospital, steps_of, without_trained
 from simulations.heads.public import of_fingerprints
 from simulations.heads.tasks import TASKS, task_named
 from simulations.probes.task import read, recordings
@@ -89,7 +89,7 @@ def test_folders_without_a_mapping_are_refused_unread(
         with pytest.raises(Opened):
             run(*both, *more)
     with pytest.raises(Opened):
-        run(*words, "--hospitals", "2", "--mode", mode)
+        run(*words, "--hospitals", "2", "--declared", "9", "--declared", "9", "--mode", mode)
 
 
 def test_a_fault_stops_a_private_training_on_closed_data(copy: Path) -> None:
@@ -138,40 +138,23 @@ def test_declared_numbers_are_those_of_the_order_of_the_folders() -> None:
     data = made_up(patients=90, folders=("a", "b", "c"))
     found = [Hospital(name, data, data, data) for name in data.people.folders]
     order = [Path("c"), Path("a"), Path("b")]
-    made = closed.declared(found, [30, 10, 1234], order)
-    assert [one.declared for one in made] == [10, 1200, 30]
+    made = closed.declared(found, [30, 10, 1200], order)
+    assert [one.everybody for one in made] == [10, 1200, 30]
+    assert [one.declared for one in made] == [5, 670, 16]  # 9 of 16, as a node's set-up rounds
     made = closed.declared(hospitals_of(data), [30, 10, 20], order[:1])
-    assert [one.declared for one in made] == [30, 10, 20]
+    assert [one.everybody for one in made] == [30, 10, 20]
 
 
-def test_without_a_declared_number_one_patient_less_is_not_seen() -> None:
-    """Except at a power of two, which ADR 34 says."""
-    data = made_up(patients=45, items=1)
-    counts = [closed.power_of_two(count) for count in (0, 1, 4, 5, 31, 32, 33, 63, 64)]
-    assert counts == [0, 1, 4, 4, 16, 32, 32, 32, 64]
-    for kept, told in (
-        (np.arange(45) != 7, 32),
-        (np.arange(45) < 45, 32),
-        (np.arange(45) < 31, 16),
-    ):
-        one = Hospital("a", data.of(kept), data, data)
-        assert one.declared == kept.sum()
-        assert closed.declared([one], [], [])[0].declared == told
-
-
-def test_a_delta_above_one_in_all_patients_is_refused_of_counted_ones_too() -> None:
-    """It would promise nothing to the large hospital's; the default follows the largest."""
-    data = made_up(patients=40, items=1)
-    large = Hospital("a", data, data, data)
-    assert closed.declared([large], [], [], 1e-5)[0].declared == 32
-    with pytest.raises(OurMistake, match="would promise nothing"):
-        closed.declared([large], [], [], 0.04)
+def test_the_default_delta_is_that_of_the_largest_hospitals_policy() -> None:
+    """It went by the patients in the steps: 1.8 times as large."""
     three = [*hospitals_of(made_up(patients=90))]
     found = [
         settle(ask(), closed.declared(three, numbers, []), 9, 0).privacy.delta
         for numbers in ([30, 30, 30], [30, 30, 90_000])
     ]
-    assert found == [1e-5, 1 / 900_000]
+    assert found == [default_delta(30), default_delta(90_000)] == [1e-5, 1 / 900_000]
+    counted = Hospital("a", *([made_up(patients=40, items=1)] * 3))
+    assert counted.everybody == 120
 
 
 def test_how_one_row_is_written_does_not_change_how_others_are_read(copy: Path) -> None:
@@ -233,12 +216,12 @@ def test_what_is_promised_does_not_follow_from_the_declared_number(mode: str) ->
     already, and bounds what is clamped before the noise."""
     hospitals = hospitals_of(made_up(patients=90))
     found = []
-    for number in (4, 30, 9000):
+    for number in (8, 30, 9000):
         made = closed.declared(hospitals, [number] * 3, [])
         settled = settle(ask(mode=mode), made, 9, 0)
         run = settled.privacy
         found.append((run.plan, run.delta, run.epsilon(12), settled.setup.plan.sample_rate))
-        assert settled.declared == (number,) * 3
+        assert settled.declared == (steps_of(number),) * 3
     assert found[0] == found[1] == found[2]
 
 
@@ -250,11 +233,12 @@ def test_numbers_that_nobody_can_declare_are_refused(
     two = [*words, "--hospitals", "2"]
     for numbers, more, told in (
         ((9,), (), "There are 2 hospitals and 1 declared"),
-        ((9, 3), (), "declares 4 to"),
-        ((9, 200_000_000), (), "declares 4 to"),
+        ((), (), "nobody may count them"),
+        ((9, 7), (), "declares 8 to"),
+        ((9, 200_000_000), (), "declares 8 to"),
         ((9, 200_000), ("--delta", "1e-5"), "would promise nothing"),
         ((), ("--delta", "0.5"), "Delta is at most 1e-05"),
-        ((4, 4), ("--delta", "0.2"), "Delta is at most 1e-05"),
+        ((8, 8), ("--delta", "0.1"), "Delta is at most 1e-05"),
         ((9, 347), (), "347 is no rounded number of patients"),
         ((9, 9), ("--mode", "none"), "here patients are counted"),
         ((9, 9), ("--open-data", "made up"), "here patients are counted"),
@@ -330,5 +314,10 @@ def test_every_source_says_what_its_truth_is_and_a_private_head_too() -> None:
         assert "stands" not in TASKS[name].sources["ecg"].truth
     data = replace(made_up(patients=90), truths="truth: made up", note="of 3 recordings")
     space = of_fingerprints(made_up(patients=200, seed=99, strength=0.0).fingerprints, 8)
-    head = private_head(hospitals_of(data), MODEL, space, ask(), asked(), borders="made up").head
-    assert head.manifest.notes == ("made up", "truth: made up")
+    counted = hospitals_of(data)
+    for hospitals, whose in (
+        (counted, federate.COUNTED),
+        (closed.declared(counted, [30] * 3, []), federate.OF_DECLARED),
+    ):
+        made = private_head(hospitals, MODEL, space, ask(), asked(), borders="made up")
+        assert made.head.manifest.notes == ("made up", "truth: made up", whose)
