@@ -17,7 +17,6 @@ from logging import INFO
 from pathlib import Path
 
 import httpx
-from flwr.app import Context
 from flwr.common.constant import Status, SubStatus
 from flwr.common.logger import log
 from flwr.common.serde import (
@@ -56,12 +55,14 @@ from server import sites
 from server.app import OPERATOR_HEADER, RUN, announce, app
 from server.home import CoordinatorHome
 from server.runtime_grid import PatientGrid
+from server.superlink import TERMINATED
 from shared_model import bundle
 from shared_model.canonical import digest
 from shared_model.errors import FedprintError, OurMistake
 from shared_model.memory import large_blocks_apart
 
 READY_S = 60.0
+PUSH_S = 5.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -76,16 +77,37 @@ class _Operator:
         return call_next(context)
 
 
+class _FlowerEnded(BaseException):
+    """Flower has ended the run; raised wherever the app is, so that no `except` of it goes on."""
+
+
+class _Ear:
+    """The run's process's handler of SIGINT, which means that Flower has ended the run: Flower's
+    client sends it to its own process where a token has ended, and `execute` for all other signs.
+
+    heard: while the app works. With the task's output our token ends, and a beat under way then
+    would end a run that has gone well.
+    """
+
+    heard = False
+
+    def __call__(self, *_: object) -> None:
+        if self.heard:
+            self.heard = False
+            raise _FlowerEnded
+
+
+flower_ended = _Ear()
+
+
 def serve_run(arguments: list[str], chosen: ServerApp = app) -> None:
     """Entry of the process that runs `app`: RUN ADDRESS OPERATOR_SECRET_FILE APP_SECRET_FILE.
 
     Args:
         chosen: another app in simulations only.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Flower's client sends it to its process where a token has ended; with the task's output ours
-    # does, and a beat under way then would end a run that has gone well.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGINT, flower_ended)
     large_blocks_apart()
     try:
         _serve_run(chosen, *arguments)
@@ -204,31 +226,32 @@ def acquire(address: str, certificate: bytes, secret: bytes, number: int) -> str
 
 
 def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> None:
-    """Pull the task's input, give it to the app of this process, report how it ended.
+    """Pull the task's input, give it to the app of this process, tell Flower how it ended.
 
-    Of a process that ignores SIGINT, as `serve_run` does.
+    Of a process where `flower_ended` handles SIGINT, as `serve_run` has it.
+
+    Raises:
+        OurMistake: Flower has ended the run.
     """
     grid = PatientGrid(address, root_certificates=certificate, token=token)
     client = grid._runtime_client
-    stopped: list[bool] = []
 
     def alive() -> bool:
         try:
             running = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
         except httpx.HTTPError:
-            return False  # tried again by the sender
+            return False  # tried again by the sender; for a token that has ended SIGINT comes too
         except RunNotRunningException:
             running = False
-        if not running and not stopped:
-            stopped.append(True)
+        if not running:
             main = threading.main_thread().ident  # whatever it waits for is interrupted
-            signal.pthread_kill(main or 0, signal.SIGTERM)  # the SuperLink has ended this run
+            signal.pthread_kill(main or 0, signal.SIGINT)
         return True
 
     beat = HeartbeatSender(alive)
-    status, details = SubStatus.FAILED, "interrupted"
-    context: Context | None = None
+    output = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="interrupted")
     try:
+        flower_ended.heard = True
         beat.start()
         task = client.PullTaskInput(PullTaskInputRequest())  # its bundle is left alone
         grid.set_run(run_from_proto(task.run))
@@ -238,27 +261,37 @@ def execute(chosen: ServerApp, address: str, certificate: bytes, token: str) -> 
         context = context_from_proto(task.context)
         context.run_config = {**context.run_config, **dict(_config(task.run.override_config))}
         chosen(grid, context)
-        status, details = SubStatus.COMPLETED, ""
+        output = PushTaskOutputRequest(
+            context=context_to_proto(context), sub_status=SubStatus.COMPLETED
+        )
+    except (_FlowerEnded, RunNotRunningException) as error:
+        raise OurMistake(
+            "Flower has ended this run: it was stopped at the SuperLink, or this machine slept for "
+            "longer than the run's token lives.",
+            do="Start again: the run continues where it was.",
+        ) from error
     finally:
-        stopped.append(True)
+        flower_ended.heard = False
+        _tell(client, output)
         # A beat under way is not waited for: it may be tried again for ever.
+        if beat.is_running:
+            threading.Thread(target=beat.stop, daemon=True).start()
+        grid.close()
+
+
+def _tell(client: RuntimeHttpClient, output: PushTaskOutputRequest) -> None:
+    """Tell Flower how the run ended, within `PUSH_S`. What it answers changes nothing: the run is
+    what the coordinator's own folder says, and the next start stops what Flower has left."""
+
+    def push() -> None:
         try:
-            client.PushTaskOutput(
-                PushTaskOutputRequest(
-                    context=context_to_proto(context) if context else None,
-                    sub_status=status,
-                    details=details,
-                )
-            )
-        except RunNotRunningException:
-            pass  # Flower has ended the run before us
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code != httpx.codes.UNAUTHORIZED:  # the same, by the token
-                raise
-        finally:
-            if beat.is_running:
-                threading.Thread(target=beat.stop, daemon=True).start()
-            grid.close()
+            client.PushTaskOutput(output)
+        except (httpx.HTTPError, RunNotRunningException, RuntimeError) as error:
+            log(INFO, "Flower was not told how the run ended: %s", type(error).__name__)
+
+    pushing = threading.Thread(target=push, daemon=True)
+    pushing.start()
+    pushing.join(PUSH_S)
 
 
 def _config(proto: object) -> dict[str, bool | float | int | str]:

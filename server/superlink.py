@@ -30,6 +30,8 @@ from shared_model.signing import write_secret
 FIRST = "Run first: fedprint-coordinator init --address HOST:PORT"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 WATCH_S = 0.5
+TERMINATED = 143
+"""Exit code of the run's process where SIGTERM ends it, as a shell has it."""
 LAST_PORT = 65535
 
 
@@ -243,8 +245,10 @@ def start_link(
 
 
 def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    """Until the run's process has ended. What it said of the run's end counts, whatever comes
+    after: nothing of the run does."""
     fault: Mapping[str, Any] | None = None
-    pending = b""
+    ended, pending = False, b""
     with selectors.DefaultSelector() as selector:
         selector.register(worker.output, selectors.EVENT_READ)
         while True:
@@ -258,20 +262,27 @@ def _watch(link: Child, worker: Child, on_event: Callable[[Mapping[str, Any]], N
                     if event.get("event") == "fault":
                         fault = event
                     elif event:
+                        ended = ended or event.get("event") == "ended"
                         on_event(event)
-            if link.exit_code is not None:
+            if link.exit_code is not None and not ended:
                 raise OurMistake(
                     f"The SuperLink ended. The last lines of {link.log}:\n{link.last_lines()}",
                     do="Start again: the run continues where it was.",
                 )
     code = worker.process.wait()
+    if ended:
+        return
     if fault is not None:
         raise _told(fault)
-    if code != 0:
+    if code == TERMINATED:
         raise OurMistake(
-            f"The run ended early. The last lines of {worker.log}:\n{worker.last_lines()}",
+            "The run's process was ended from outside (SIGTERM).",
             do="Start again: the run continues where it was.",
         )
+    raise OurMistake(
+        f"The run ended early. The last lines of {worker.log}:\n{worker.last_lines()}",
+        do="Start again: the run continues where it was.",
+    )
 
 
 def _told(event: Mapping[str, Any]) -> FedprintError:
