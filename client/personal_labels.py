@@ -21,7 +21,7 @@ from pathlib import Path
 
 from client.labels import MAXIMUM_LENGTH, is_identifying, plain_spaces
 from client.personal_words import refuse_decimal_commas, refuse_spellings, refuse_unsaid
-from client.pseudonyms import pseudonym_of
+from client.pseudonyms import pseudonym_of, same_patient
 from shared_model.errors import DataFault, OurMistake
 from shared_model.files import read_regular
 
@@ -90,7 +90,7 @@ def read_labels(
             if reader.line_num > MOST_ROWS:
                 raise _fault(f"has more than {MOST_ROWS} lines")
             value = _label(row[what])
-            if value is None or _folded(value) in no_label or not row[who].strip():
+            if value is None or _folded(value) in no_label or not same_patient(row[who]):
                 unlabelled += 1
                 continue
             _refuse_cell(row[what], header[what], reader.line_num)

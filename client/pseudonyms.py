@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import unicodedata
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 
 from client.home import NodeHome
+from client.labels import MISSING
 from shared_model.errors import OurMistake
 from shared_model.signing import write_secret
 
 KEY_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """128 bits of HMAC-SHA256 as lower-case hexadecimal."""
+_NOBODY = MISSING | {"nil", ".", "<na>"}
+_WHOLE = re.compile(r"(-?[0-9]+)\.0*")
+_EXACT = 2**53
+"""From here on, several whole numbers are one float64."""
 
 
 def load_or_create_key(home: NodeHome) -> bytes:
@@ -58,14 +65,38 @@ def load_key(path: Path) -> bytes:
 
 
 def pseudonym_of(key: bytes, patient: str) -> str:
-    """32 hexadecimal digits for a patient identifier (outer blanks and Unicode form ignored)."""
+    """32 hexadecimal digits for a patient identifier, spelled as `same_patient` does."""
     name = same_patient(patient).encode("utf-8", "surrogateescape")
     return hmac.new(key, name, sha256).hexdigest()[:PSEUDONYM_DIGITS]
 
 
-def same_patient(identifier: str) -> str:
-    """The one spelling of an identifier, whatever its outer blanks and its Unicode form."""
-    return unicodedata.normalize("NFC", identifier.strip())
+def id_text(cell: object) -> str:
+    """The one spelling of an identifier of somebody or something, whatever its outer blanks, its
+    Unicode form, and how its file stores whole numbers: 101, 101.0 and "101.0" are "101".
+
+    Leading zeros stay. "" for what names nothing: truth values, and floats that are not whole or
+    too large to be exact.
+    """
+    if cell is None or isinstance(cell, bool):
+        return ""
+    if isinstance(cell, float | Decimal):
+        exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
+        return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
+    text = unicodedata.normalize("NFC", str(cell).strip())
+    whole = _WHOLE.fullmatch(text)
+    if whole is None:
+        return text
+    return whole[1] if abs(float(whole[1])) < _EXACT else ""
+
+
+def same_patient(cell: object) -> str:
+    """The one name of a patient, by whatever says it: a cell, a header, a file's name, an argument.
+
+    "" for nobody: also for words that mean that a value is missing, which are never one patient.
+    Merging two people keeps the privacy promise, splitting one breaks it: so spelled as `id_text`.
+    """
+    name = id_text(cell)
+    return "" if name.casefold() in _NOBODY else name
 
 
 def keyed_digest(key: bytes, kind: str, value: str) -> str:

@@ -263,8 +263,7 @@ class _Reader:
             try:
                 if parsed.fault is not None:
                     raise parsed.fault
-                value = parsed.row.get(column)
-                name = str(value) if value not in {None, ""} else f"{item.path.stem} row {number}"
+                name = parsed.row.get(column) or f"{item.path.stem} row {number}"
                 row = self.tables.find_name(item.path.parent, name)
                 yield from self._settle(item, name, parsed, row, "")
             except DataFault as error:
@@ -276,8 +275,7 @@ class _Reader:
     ) -> Iterator[Recording | ReadFault]:
         """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
-        cell = str(cells.get(self.mapping.patient_column) or "")
-        found = same_patient(cell) or same_patient(patient)
+        found = same_patient(cells.get(self.mapping.patient_column)) or same_patient(patient)
         if self.mapping.one_file_is_one_patient:
             found = same_patient(str(Path(item.relative).with_suffix("")))
         if not found:

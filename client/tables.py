@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from client.formats.base import Outline, Text, fail
 from client.identifiers import Finding, find_in_texts
 from client.mapping import Mapping
+from client.pseudonyms import id_text
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Tables:
             name = cells.get(mapping.recording_column, "")
             row = Row(cells, _rate(cells.get(mapping.fs_column, "")))
             texts.setdefault(Text("recording name", name))
-            if name:
-                same = known.get(name, row)
-                known[name] = row if same is not None and same.cells == row.cells else None
+            key = id_text(name)
+            if key:
+                same = known.get(key, row)
+                known[key] = row if same is not None and same.cells == row.cells else None
             texts.update(
                 dict.fromkeys(
                     Text(f"column {key}", cell) for key, cell in cells.items() if key not in own
@@ -60,10 +62,11 @@ class Tables:
 
     def find_name(self, folder: Path, name: str) -> Row | None:
         """The row of a recording's name. Raises DataFault if two rows contradict each other."""
+        key = id_text(name)
         for place in (folder, *folder.parents):
             rows = self._rows.get(place)
-            if rows is not None and name in rows:
-                row = rows[name]
+            if rows is not None and key in rows:
+                row = rows[key]
                 if row is None:
                     fail(
                         "bad-table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from client.formats.base import (
 )
 from client.formats.parquet_footer import read_footer
 from client.mapping import Mapping
+from client.pseudonyms import id_text
 from shared_model.errors import DataFault
 
 _MAXIMUM_ROWS = 1_000_000
@@ -171,6 +173,9 @@ def _row(
                 value = batch.column(name)[index].as_py()
                 if isinstance(value, bytes):
                     value = decode(value)
+                own = name in {mapping.recording_column, mapping.patient_column}
+                if own and value is not None:
+                    value = id_text(value) if _is_exact(value, batch.column(name).type) else ""
                 row[name] = value
                 if name == mapping.recording_column:
                     texts.append(Text("recording name", str(value)))
@@ -239,6 +244,14 @@ def _is_scalar(kind: Any) -> bool:
     import pyarrow.types as pt
 
     return not pt.is_nested(kind)
+
+
+def _is_exact(value: Any, kind: Any) -> bool:
+    """False for a number from which on several whole ones are one float of the column's width."""
+    import pyarrow.types as pt
+
+    most = 2**11 if pt.is_float16(kind) else 2**24 if pt.is_float32(kind) else math.inf
+    return not isinstance(value, float) or abs(value) < most
 
 
 def _field_metadata(schema: Any) -> list[Text]:
