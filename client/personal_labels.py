@@ -61,9 +61,10 @@ def read_labels(
 
     Raises:
         Refused: no regular file, or too large.
-        DataFault: not UTF-8 CSV with commas, ragged rows, too many, characters that no screen
-            shows, a patient with two different labels, numbers with a decimal comma, or a class
-            spelled in two ways (cause "labels"); lines are named by number.
+        DataFault: not UTF-8 CSV with commas, ragged rows, too many, a cell with a line end,
+            characters that no screen shows, a patient with two different labels, numbers with a
+            decimal comma, or a class spelled in two ways (cause "labels"); lines are named by
+            number.
         OurMistake: no such column, or one that identifies patients.
     """
     data = read_regular(path, LARGEST_BYTES)
@@ -82,7 +83,9 @@ def read_labels(
         _refuse_separator(written)
         header = [plain_spaces(name) for name in written]
         who, what = _columns(header, _name(column), _name(patient_column))
-        for row in reader:
+        for number, row in enumerate(reader, start=2):
+            if reader.line_num != number:
+                raise _fault(f"has a cell with a line end, or a stray quote, in line {number}")
             if not row:
                 continue
             if len(row) != len(header):

@@ -187,6 +187,12 @@ def digest_files(paths: tuple[Path, ...]) -> str:
     return total.hexdigest()
 
 
+def lines_of(text: str) -> list[str]:
+    """Its lines without their ends: CR LF, LF or CR, as in CSV. `str.splitlines` also ends them at
+    characters that a cell may hold (U+0085, Windows' ellipsis read as Latin-1)."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 _END_OF_LINE = re.compile("[\r\n]")
 

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from client.formats.base import (
     digest_files,
     fail,
     guarded,
+    lines_of,
     read_bytes,
     read_head,
 )
@@ -153,16 +155,20 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
 
 
 def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:
-    """Rows of a table of recordings as text cells. Raises DataFault."""
+    """Rows of a table of recordings as text cells. Raises DataFault.
+
+    A cell holds no line end: two stray quotes would make one cell of all rows between them.
+    """
     dialect: Dialect = seen.handle
     text = decode(read_bytes(path, _MAXIMUM_TABLE_BYTES))
     rows: list[dict[str, str]] = []
     with guarded("table"):
-        lines = text.splitlines()[dialect.skip :]
+        lines = lines_of(text)[dialect.skip :]
         reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
-        next(reader, None)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
+        for number, cells in enumerate(reader, start=1):
+            if reader.line_num != number:
+                fail("bad-table", "A cell of the table holds a line end, or a quote is stray.")
+            if number == 1 or not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(dialect.header) or any(
                 len(cell) > _MAXIMUM_CELL for cell in cells
@@ -221,6 +227,8 @@ def read(
         fail("bad-header", f"The file does not parse ({type(error).__name__}).")
     if table.num_rows == 0:
         fail("no-samples", "The file has a header and no rows.")
+    if b'"' in data and table.num_rows != _rows_written(data, dialect):
+        fail("bad-header", "A cell holds a line end, or a quote is stray.")
     columns = {name: _floats(table[name]) for name in numeric}
     given = mapping.fs_hz or fs_hz
     rate, place = _grid(columns.pop(time[0]) * _UNIT_FACTOR[time[1]] if time else None, given)
@@ -234,6 +242,12 @@ def read(
         signals[role] = Signal(name, samples, rate, _unit_in(name))
     texts, row = _constants(table, rest)
     return Parsed(signals=signals, digest=digest_files((path,)), row=row, texts=texts)
+
+
+def _rows_written(data: bytes, dialect: Dialect) -> int:
+    """Lines below the header that are not empty."""
+    lines = io.TextIOWrapper(io.BytesIO(data), "latin-1", newline="")
+    return sum(bool(line.strip("\r\n")) for line in islice(lines, dialect.skip + 1, None))
 
 
 def _grid(
@@ -323,7 +337,7 @@ def _is_utf8(data: bytes) -> bool:
 
 def _dialect(text: str) -> Dialect | None:
     """Delimiter, header row and comment lines; None if the text is no table."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     skip, comments = 0, []
     while skip < len(lines) and (not lines[skip].strip() or lines[skip].startswith("#")):
         comments.append(lines[skip].lstrip("#").strip())

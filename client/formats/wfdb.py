@@ -35,6 +35,7 @@ from client.formats.base import (
     digest_files,
     fail,
     guarded,
+    lines_of,
     read_bytes,
     size_of,
 )
@@ -113,7 +114,7 @@ def looks_like(head: bytes) -> bool:
     """True if the first line that is no comment is a WFDB record line."""
     if b"\x00" in head:
         return False
-    for line in decode(head[:HEAD_BYTES]).splitlines():
+    for line in lines_of(decode(head[:HEAD_BYTES])):
         if line.strip() and not line.startswith("#"):
             return _RECORD_LINE.match(line) is not None
     return False
@@ -123,7 +124,7 @@ def named_files(path: Path) -> set[str]:
     """Names that the header's signal lines give, unchecked (to know what belongs to a record)."""
     lines = [
         line
-        for line in decode(read_bytes(path, MAXIMUM_HEADER_BYTES)).splitlines()
+        for line in lines_of(decode(read_bytes(path, MAXIMUM_HEADER_BYTES)))
         if line and line[0] != "#"
     ]
     return {line.split()[0] for line in lines[1:] if line.split()}
@@ -190,7 +191,7 @@ def read(path: Path, seen: Outline, chosen: dict[str, str]) -> Parsed:
 
 
 def _parse(text: str) -> _Header:
-    lines = [line.rstrip("\r\n") for line in text.split("\n")]
+    lines = lines_of(text)
     comments = tuple(
         Text(f"comment {number}", line.lstrip("#").strip())
         for number, line in enumerate((line for line in lines if line.startswith("#")), start=1)

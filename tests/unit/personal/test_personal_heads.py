@@ -312,6 +312,15 @@ def test_hostile_labels_are_refused_without_a_patients_name(tmp_path, case):
     assert "xx" not in str(caught.value)
 
 
+def test_two_stray_quotes_take_no_labels_of_the_patients_between(tmp_path):
+    """The rows between them were one cell, and those patients had no label."""
+    text = 'patient,af,note\nMRN-00001,1,"x\nMRN-00002,1,x\nMRN-00003,1,x"\n'
+    with pytest.raises(DataFault, match="in line 2"):
+        read_labels(csv_of(tmp_path / "x.csv", text), KEY, "af")
+    mended = csv_of(tmp_path / "y.csv", text.replace('"', ""))
+    assert len(read_labels(mended, KEY, "af").values) == 3
+
+
 def rows_of(*counts: tuple[str, int], header: str = "patient,af") -> str:
     """CSV: of each cell so many patients."""
     cells = [cell for cell, count in counts for _ in range(count)]

@@ -336,6 +336,60 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, make: Modul
     assert causes(tmp_path, None) == ["bad-table"]
 
 
+def ages(folder: Path, make: ModuleType, cells: list[str]) -> list[object]:
+    """What is read of records and a table with these cells: labels, or the fault's cause."""
+    for number, _ in enumerate(cells):
+        make.wfdb_record(folder, f"rec{number}")
+    rows = [f"rec{number},p{number},{50 + number},{cell}" for number, cell in enumerate(cells)]
+    text = "\n".join(["recording,patient_id,age,note", *rows, ""])
+    (folder / "t.csv").write_bytes(text.encode("utf-8"))
+    mapping = MAPPING.model_copy(update={"labels": ("age",)})
+    return [
+        item.labels.get("age") if isinstance(item, Recording) else item.cause
+        for item in read_folder(folder, mapping)
+    ]
+
+
+def test_two_stray_quotes_do_not_take_rows_of_other_patients(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """They made one cell of all rows between them, and their truths were gone without a fault."""
+    found = ages(tmp_path, make, ["x", '"x', "x", 'x"', "x"])
+    assert found == ["bad-table", *[None] * 5]
+    assert ages(tmp_path, make, ["x", '"x, y"', 'x "y', 'x"', "x"]) == [50, 51, 52, 53, 54]
+
+
+@pytest.mark.parametrize("cell", ["a\x85b", "a\u2028b", "a\x0bb", "a\x0cb", "a\x1db"])
+def test_cell_with_a_rare_separator_takes_nobodys_row(
+    tmp_path: Path, make: ModuleType, cell: str
+) -> None:
+    assert ages(tmp_path, make, [cell, "x"]) == [50, 51]
+
+
+def test_comment_with_a_rare_separator_leaves_a_wfdb_header_one(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    header = make.wfdb_record(tmp_path)
+    header.write_bytes(b"# Dr\x85 more\n" + header.read_bytes())
+    assert causes(tmp_path) == []
+
+
+@pytest.mark.parametrize(("first", "last"), [('"x', 'x"'), ('"x', "x")])
+def test_stray_quotes_do_not_take_samples(
+    tmp_path: Path, make: ModuleType, first: str, last: str
+) -> None:
+    """PyArrow reads a quoted cell over line ends."""
+    path = make.csv_file(tmp_path / "a.csv")
+    header, *rows = path.read_text().split()
+    lines = [f"{header},note", *(f"{row},x" for row in rows)]
+    lines[7], lines[10] = f"{rows[6]},{first}", f"{rows[9]},{last}"
+    path.write_text("\r\n".join(lines))
+    own = MAPPING.model_copy(update={"one_file_is_one_patient": True})
+    assert causes(tmp_path, own) == ["bad-header"]
+    path.write_text("\r\n".join(["# a\x85b", *lines]).replace('"x', '"x, y"'))
+    assert causes(tmp_path, own) == []
+
+
 def test_messages_never_quote_the_file(tmp_path: Path, make: ModuleType) -> None:
     make.csv_file(tmp_path / "a.csv")
     edited(tmp_path / "a.csv", "0.04000,", "0.04000,Hans-Mueller")
