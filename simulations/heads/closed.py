@@ -22,6 +22,7 @@ from shared_model.accounting import default_delta
 from shared_model.errors import DataFault, OurMistake
 from simulations.heads.hospitals import FEWEST, STEPS, Hospital
 from simulations.heads.train import plain_name
+from simulations.lab.plots_style import counted
 from simulations.lots import place_of
 from simulations.probes.task import Copies, People, folder_and_lot, named, read
 from simulations.site_mapping import own_mapping
@@ -88,14 +89,17 @@ def read_once(
     Raises:
         DataFault: something could not be read; says by which causes, and nobody's name.
     """
-    copies, causes = Copies(), Counter[str]()
+    copies, faulty = Copies(), Counter[tuple[str, str, str]]()
     for place, folder in named(folders).items():
         for lead in leads:
+            met = Counter[tuple[str, str, str]]()
             for item in read(folder, lead):
                 if not isinstance(item, ReadFault):
                     copies.holds(item, place, lead or "")
                 elif _stops(item, lead):
-                    causes[item.cause] += 1
+                    met[place, item.file, item.cause] += 1
+            faulty |= met  # of a file that several leads are asked of, once
+    causes = Counter(cause for _, _, cause in faulty.elements())
     if closed and causes:
         told = ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
         raise DataFault(
@@ -159,7 +163,8 @@ def refuse_declared(numbers: Sequence[int], count: int, delta: float | None) -> 
         )
     if len(numbers) != count:
         raise OurMistake(
-            f"There are {count} hospitals and {len(numbers)} declared numbers.",
+            f"There {'is' if count == 1 else 'are'} {counted(count, 'hospital')} and "
+            f"{counted(len(numbers), 'declared number')}.",
             do="Say --declared once for each hospital, in the order of --sites; of patients dealt "
             "out by --hospitals N, N times.",
         )

@@ -22,6 +22,7 @@ from simulations.heads.data import HeadData
 from simulations.heads.tasks import HeadTask
 from simulations.heads.train import plain_name
 from simulations.lab.keyed import generator
+from simulations.lab.plots_style import counted
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -157,8 +158,8 @@ def shared_out(data: HeadData, count: int | None, seed: int) -> tuple[list[Hospi
     dealt = np.minimum((drawn * count).astype(int), count - 1)
     made = [divided(f"part-{place + 1}", data.of(dealt == place), seed) for place in range(count)]
     return made, (
-        f"PRETEND HOSPITALS: the patients of {len(folders)} folders dealt out at random among "
-        f"{count}; real hospitals differ more"
+        f"PRETEND HOSPITALS: the patients of {counted(len(folders), 'folder')} dealt out at random "
+        f"among {count}; real hospitals differ more"
     )
 
 

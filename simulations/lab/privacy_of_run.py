@@ -22,6 +22,7 @@ from shared_model.config import PrivacyPlan
 from shared_model.distributed import mechanism
 from shared_model.errors import OurMistake
 from simulations.lab.experiment import Experiment
+from simulations.lab.plots_style import counted
 
 NEVER_CLIPS = 9_999.0
 """Mode none's clipping norm, beyond any gradient of this model."""
@@ -172,8 +173,8 @@ class PrivacyOfRun:
             said.append(
                 f"Mode distributed: each hospital adds its share of the noise, sized for "
                 f"{self.threshold} survivors; epsilon is against the coordinator and "
-                f"{self.colluding} colluding hospitals. In the field it rests on the secure sum, "
-                "which is off here."
+                f"{counted(self.colluding, 'colluding hospital')}. In the field it rests on the "
+                "secure sum, which is off here."
             )
         said.append(
             f"Epsilon is for one patient at one hospital with all recordings (add or remove), "

@@ -19,7 +19,7 @@ from simulations.heads import closed, federate
 from simulations.heads.compare import compare
 from simulations.heads.data import HeadData, load
 from simulations.heads.federate import private_head, settle
-from simulations.heads.hospitals import Hospital, steps_of, without_trained
+from simulations.heads.hospitals import Hospital, shared_out, steps_of, without_trained
 from simulations.heads.public import of_fingerprints
 from simulations.heads.tasks import TASKS, task_named
 from simulations.probes.task import read, recordings
@@ -116,6 +116,29 @@ def test_a_fault_stops_a_private_training_on_closed_data(copy: Path) -> None:
     table.write_text("\n".join([*rows, f"{rows[1]},one cell more"]) + "\n")
     with pytest.raises(DataFault, match=f"bad-table 1, no-patient {PATIENTS}"):
         load(task_named("sex"), "ecg", MODEL, NOWHERE, sites=[copy], alone=True, closed=True)
+
+
+def test_a_faulty_file_counts_once_however_many_leads_are_asked(copy: Path) -> None:
+    """One file that is none was `not-a-recording 4` for `quality`, and 1 for all other tasks."""
+    (copy / "junk.edf").write_bytes(b"nothing")
+    for leads in ((None,), ("lead_II", "ECG", None)):
+        with pytest.raises(DataFault, match=r"could be read: [a-z-]+ 1\. "):
+            closed.read_once([copy], closed=True, leads=leads)
+    (copy / "other.edf").write_bytes(b"nothing")
+    with pytest.raises(DataFault, match=r"could be read: [a-z-]+ 2\. "):
+        closed.read_once([copy], closed=True, leads=("lead_II", None))
+
+
+def test_one_of_something_is_not_called_several() -> None:
+    """Folders, hospitals and declared numbers, in words."""
+    with pytest.raises(OurMistake, match="There is 1 hospital and 2 declared numbers"):
+        closed.refuse_declared([9, 9], 1, None)
+    with pytest.raises(OurMistake, match=r"There are 2 hospitals and 1 declared number\."):
+        closed.refuse_declared([9], 2, None)
+    hospitals, borders = shared_out(made_up(patients=90), 2, 0)
+    assert "the patients of 1 folder dealt out" in borders
+    words = " ".join(settle(ask(), hospitals, 9, 0).privacy.words())
+    assert "the coordinator and 1 colluding hospital." in words
 
 
 def test_a_folder_of_nobody_is_no_hospital(plain: Path) -> None:
