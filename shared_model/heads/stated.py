@@ -20,24 +20,30 @@ AGES = ((0, 40, "under 40 years"), (40, 65, "40 to 64 years"), (65, 200, "65 yea
 """From, below, name."""
 BY_AGE = (*(name for _, _, name in AGES), "age not known")
 NOISY_FIGURES = ("AUROC (from 20 bins)", "accuracy", "share of the largest class")
+ERROR_OF_SAME = "error of always the same answer"
+ACCURACY_OF_SAME = "accuracy of always the same answer"
+"""That answer is of patients trained on: their median, or their largest class."""
+OWN_MEDIAN = "error of their own median"
+"""Of those measured: no answer that anybody has before. Until 2026-11-30 "error of the median"."""
 OF_A_HISTOGRAM = "mean absolute error (at most "
 """How the name of the other figure of a noisy histogram begins; the largest error follows."""
 
 SHARES = (
     "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
+    ACCURACY_OF_SAME,
     "share of the largest class", "truth in the set", "within the band", "calibration error",
     "equal error rate", "false-accept rate", "false-reject rate",
 )  # fmt: skip
 """Names of figures from 0 to 1."""
-ERRORS = ("mean absolute error", "error of the median")
+ERRORS = ("mean absolute error", ERROR_OF_SAME, OWN_MEDIAN, "error of the median")
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
 OF_KIND = {
     "classes": {
         "AUROC", "AUROC (from 20 bins)", "accuracy", "accuracy where answered", "answered",
-        "share of the largest class", "truth in the set",
+        ACCURACY_OF_SAME, "share of the largest class", "truth in the set",
     },
-    "number": {"mean absolute error", "error of the median", "correlation", "within the band"},
+    "number": {*ERRORS, "correlation", "within the band"},
     "identity": {"AUROC", "equal error rate", "false-accept rate", "false-reject rate"},
 }  # fmt: skip
 """Names of figures by the head's kind, but for those of a class and of a number's histogram."""

@@ -21,6 +21,7 @@ from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, PrivateHead, private_head
 from simulations.heads.hospitals import Hospital, together, without_trained
 from simulations.heads.missing import sentence
+from simulations.lab.plots_style import counted
 
 if TYPE_CHECKING:
     from simulations.heads.data import Floats, HeadData
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from simulations.models import NamedModel
 
 OF_HELD_OUT = (
-    "patients who took part in neither steps nor histogram, of all hospitals; measured without "
+    "who took part in neither steps nor histogram, of all hospitals; measured without "
     "noise: their figures are not protected"
 )
 
@@ -65,38 +66,43 @@ def compare(
     refuse_identity(hospitals[0].fit.kind)
     hospitals, again = without_trained(hospitals)
     measured_on = together([one.measure for one in hospitals])
+    pooled = together([one.fit for one in hospitals])
+    always = fit.always(pooled, np.arange(len(pooled.truth)))
     name = words_of(ask)
     made = private_head(
         hospitals, model, space, ask, asked, borders=borders, on_round=_told(say, name, ask)
     )
-    rows = [{"row": name, **_row(made.head, measured_on, asked)}]
+    rows = [{"row": name, **_row(made.head, measured_on, asked, always)}]
     own = made.head.manifest
+    noisy = []
     if own.figures and own.figures_from != "patients":
         told = {one.name: one.model_dump() for one in own.figures}
-        rows.append({"row": f"{name}: as the card has it, {own.figures_of}", **told})
+        noisy.append({"row": f"{name}: as the card has it, {own.figures_of}", **told})
     plain = made
     if ask.mode != "none":
         free = replace(ask, mode="none")
         say(words_of(free))
         plain = private_head(hospitals, model, space, free, asked, borders=borders)
-        rows.append({"row": words_of(free), **_row(plain.head, measured_on, asked)})
+        rows.append({"row": words_of(free), **_row(plain.head, measured_on, asked, always)})
     say("pooled at one place")
-    rows.append(_pooled(hospitals, measured_on, asked))
-    rows.append(_constant(hospitals, measured_on, asked))
+    rows.append(_pooled(pooled, measured_on, asked))
+    rows.append(_constant(always, measured_on, asked))
     head = made.head
     if figures_public or asked.open_data:
-        head = with_figures(head, measured_on, asked, figures_public)
+        # of closed data the same answer is the training patients', and has no noise
+        told_all = asked.open_data or ask.mode == "none"
+        head = with_figures(head, measured_on, asked, figures_public, always if told_all else None)
     privacy = head.manifest.privacy
     absent, rates = _absent(measured_on), [*_quieter(made, ask), *_slower(plain, ask)]
     report = {
         "task": head.manifest.task,
-        "rows": rows,
-        "measured_on": f"{measured_on.patients} {OF_HELD_OUT}",
+        "rows": [*rows[:1], *noisy, *rows[1:]],
+        "measured_on": f"{counted(measured_on.patients, 'patient')} {OF_HELD_OUT}",
         "rates": rates,
         "histogram": {"patients_noisy": made.patients, "noise_std_of_a_bin": made.spread},
         "hospitals": [one.model_dump() for one in privacy.spent],
         "words": [
-            *_worse(rows, absent), *absent, *rates,
+            *_worse(rows, absent), *_worse_of_card(noisy, own.notes), *absent, *rates,
             *privacy.words, borders, *_promises(head), *_read(hospitals), *_again(again),
         ],
         "figures_in_manifest": bool(head.manifest.figures),
@@ -117,6 +123,12 @@ def _worse(rows: Sequence[dict[str, Any]], absent: Sequence[str]) -> list[str]:
         )
         made += [f"{row['row']}: {words}."] if words else []
     return made
+
+
+def _worse_of_card(noisy: Sequence[dict[str, Any]], notes: Sequence[str]) -> list[str]:
+    """What the card says of its noisy row, whoever is among those held out."""
+    said = [note for note in notes if note.startswith(figures.WORSE)]
+    return [f"{row['row']}: {note}." for row in noisy for note in said]
 
 
 def _absent(data: HeadData) -> list[str]:
@@ -200,7 +212,9 @@ def _told(say: Say, name: str, ask: Ask) -> Callable[[int], None]:
     return lambda number: say(f"{name}: round {number} of {ask.rounds}")
 
 
-def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
+def _measured(
+    head: Head, data: HeadData, asked: Asked, always: float | None = None
+) -> figures.Measured:
     """The head's answers on these patients; nothing is fitted."""
     manifest = head.manifest
     outputs = logits(head, standardised(head, data.fingerprints))
@@ -212,11 +226,14 @@ def _measured(head: Head, data: HeadData, asked: Asked) -> figures.Measured:
             raise OurMistake("A head of classes has a temperature and sets.")
         outputs = softmax(outputs, heat.temperature)
         least = np.tile(np.array(sets.least), (len(outputs), 1))
-    return figures.Measured.of(data, outputs, least, draws=asked.draws, seed=asked.seed)
+    same = None if always is None else np.full(len(data.truth), always)
+    return figures.Measured.of(
+        data, outputs, least, draws=asked.draws, seed=asked.seed, always=same
+    )
 
 
-def _row(head: Head, data: HeadData, asked: Asked) -> dict[str, Any]:
-    found = _known(head, figures.figures(_measured(head, data, asked)))
+def _row(head: Head, data: HeadData, asked: Asked, always: float) -> dict[str, Any]:
+    found = _known(head, figures.figures(_measured(head, data, asked, always)))
     return _not_measured(data) | {one.name: one.model_dump() for one in found}
 
 
@@ -233,47 +250,54 @@ def _known(head: Head, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
     return tuple(one for one in found if not (lost and one.name == "within the band"))
 
 
-def _main(outputs: Floats, data: HeadData, asked: Asked) -> dict[str, Any]:
-    """The main figure of outputs that have no sets or band."""
+def _main(
+    outputs: Floats, data: HeadData, asked: Asked, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The main figure, and `more`, of outputs that have no sets or band."""
     shares = outputs if data.kind == "number" else softmax(outputs)
     least = np.zeros_like(shares)
     measured = figures.Measured.of(data, shares, least, draws=asked.draws, seed=asked.seed)
-    name, measure = next(iter(figures.measures(measured).items()))
-    found = measured.figure(name, measure)
-    return _not_measured(data) if found is None else {name: found.model_dump()}
+    main, *others = figures.measures(measured).items()
+    wanted = [main, *(one for one in others if one[0] in more)]
+    found = [measured.figure(name, measure) for name, measure in wanted]
+    return _not_measured(data) | {one.name: one.model_dump() for one in found if one is not None}
 
 
-def _pooled(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> dict[str, Any]:
-    pooled = together([one.fit for one in hospitals])
+def _pooled(pooled: HeadData, data: HeadData, asked: Asked) -> dict[str, Any]:
     central = fit.chosen(pooled, np.arange(len(pooled.truth)), asked.seed)
     name = "pooled at one place, NO PRIVACY: all 128 features, scikit-learn"
     return {"row": name, **_main(central.outputs(data.fingerprints), data, asked)}
 
 
-def _constant(hospitals: Sequence[Hospital], data: HeadData, asked: Asked) -> dict[str, Any]:
-    """Always the training median; of classes the same shares for everybody (AUROC 0.5)."""
-    pooled = together([one.fit for one in hospitals])
+def _constant(always: float, data: HeadData, asked: Asked) -> dict[str, Any]:
+    """Always the training median; of classes always the largest there, so the same shares for
+    everybody (AUROC 0.5)."""
     outputs = np.zeros((len(data.truth), max(1, len(data.classes))))
     if data.kind == "number":
-        outputs += float(np.median(pooled.truth))
-    return {"row": "always the same answer", **_main(outputs, data, asked)}
+        outputs += always
+    else:
+        outputs[:, int(always)] = 1.0
+    return {"row": "always the same answer", **_main(outputs, data, asked, ("accuracy",))}
 
 
-def with_figures(head: Head, data: HeadData, asked: Asked, public: str) -> Head:
+def with_figures(
+    head: Head, data: HeadData, asked: Asked, public: str, always: float | None = None
+) -> Head:
     """The head with its figures on these patients in the manifest, and in words whether they are
-    worse than those of always the same answer."""
+    worse than those of always the same answer; None: which is not told."""
     from shared_model.heads import arrays as arrays_io
     from shared_model.heads.card import with_card
     from simulations.heads.train import plain_words
 
     manifest = head.manifest
-    measured = _measured(head, data, asked)
+    measured = _measured(head, data, asked, always)
     found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
     absent = _absent(data)
     worse = "" if absent else figures.worse_words(value, figures.kindest_of(found))
-    whose = [f"{data.patients} {OF_HELD_OUT}", *absent]
-    notes = [one for one in manifest.notes if not one.startswith(figures.WORSE)]  # of noisy ones
+    whose = [f"{counted(data.patients, 'patient')} {OF_HELD_OUT}", *absent]
+    of_noisy = (figures.WORSE,) if always is None else (figures.WORSE, figures.NOT_HELD)
+    notes = [one for one in manifest.notes if not one.startswith(of_noisy)]
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
     beyond = float(np.average(far, weights=data.weight))
     update: dict[str, Any] = {

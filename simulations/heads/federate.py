@@ -273,7 +273,7 @@ def private_head(
             draws=asked.draws, seed=asked.seed,
         )  # fmt: skip
     sure = figures.kindest_of(told.figures)
-    worse = ""
+    worse = figures.NOT_HELD if private and data.kind == "number" else ""
     if figures.worse_words(sure):  # of noise alone it would be said of every second small head
         worse = figures.worse_words({one.name: one.value for one in told.figures}, sure)
     whose = OF_DECLARED if hospitals[0].told is not None else COUNTED

@@ -147,27 +147,40 @@ def _only(data: HeadData, rows: Places) -> HeadData:
     )
 
 
+def always(data: HeadData, rows: Places) -> float:
+    """What says the same of everybody, of these items: their median, or the place of the class
+    that most patients have."""
+    truth = data.truth[rows]
+    if data.kind == "number":
+        return float(np.median(truth))
+    return float(np.bincount(truth.astype(int), weights=data.weight[rows]).argmax())
+
+
 @dataclass(frozen=True)
 class OutOfFold:
     """What models answered for patients they had not seen.
 
     outputs: (item, class) or (item, 1). distance: Mahalanobis per feature, (item,), from the
-    patients of the other folds. fold: (item,).
+    patients of the other folds. fold: (item,). always: what `always` says of the other folds,
+    (item,).
     """
 
     outputs: Floats = field(repr=False)
     distance: Floats = field(repr=False)
     fold: Places = field(repr=False)
+    always: Floats | None = field(default=None, repr=False)
 
 
 def out_of_fold(data: HeadData, folds: int, seed: int) -> OutOfFold:
     """Outer folds; the strength is chosen anew within each one's training patients."""
     outputs = np.full((len(data.truth), max(1, len(data.classes))), np.nan)
     distance, fold = np.full(len(data.truth), np.nan), np.zeros(len(data.truth), dtype=np.int64)
+    same = np.full(len(data.truth), np.nan)
     for number, (train, test) in enumerate(splits(data, folds, seed)):
         fitted = chosen(data, train, seed)
         outputs[test] = fitted.outputs(data.fingerprints[test])
         mean, factor = spread(fitted.x(data.fingerprints[train]), data.weight[train])
         distance[test] = away(fitted.x(data.fingerprints[test]), mean, factor)
         fold[test] = number
-    return OutOfFold(outputs, distance, fold)
+        same[test] = always(data, train)
+    return OutOfFold(outputs, distance, fold, same)

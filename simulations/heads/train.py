@@ -107,7 +107,9 @@ def _classes(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, 
         fold,
         lambda rest: calibrate.least_of(after[rest], truth[rest], data.patient[rest], *terms),
     )
-    measured = figures.Measured.of(data, after, each, draws=asked.draws, seed=asked.seed)
+    measured = figures.Measured.of(
+        data, after, each, draws=asked.draws, seed=asked.seed, always=outside.always
+    )
     found = {one.name: one for one in figures.figures(measured)}
     bins = [calibrate.reliability(shares, truth, weight) for shares in (before, after)]
     value = {name: one.value for name, one in found.items()}
@@ -147,7 +149,9 @@ def _number(data: HeadData, outside: fit.OutOfFold, asked: Asked) -> dict[str, A
         return calibration.half_width(error[rows], weight[rows], asked.level, patients=patients)
 
     each = calibrate.by_fold(outside.fold, lambda rest: [half(rest)])
-    measured = figures.Measured.of(data, outside.outputs, each, draws=asked.draws, seed=asked.seed)
+    measured = figures.Measured.of(
+        data, outside.outputs, each, draws=asked.draws, seed=asked.seed, always=outside.always
+    )
     found = {one.name: one for one in figures.figures(measured)}
     everybody = np.ones(len(error), dtype=np.bool_)
     return {

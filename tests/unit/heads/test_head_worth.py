@@ -18,14 +18,17 @@ from typer.testing import CliRunner
 
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
+from shared_model.heads.manifest import Figure, HeadManifest
+from shared_model.heads.stated import ACCURACY_OF_SAME, ERROR_OF_SAME, OWN_MEDIAN
 from simulations import cli_head, cli_head_federate
-from simulations.heads import federate, figures, measured, verify
+from simulations.heads import federate, figures, fit, measured, verify
 from simulations.heads.compare import Compared, compare
 from simulations.heads.data import HeadData
 from simulations.heads.federate import private_head
 from simulations.heads.hospitals import Hospital
 from simulations.heads.private_steps import LinearUnit, PatientTensors, stable_rate
 from simulations.heads.public import PublicSpace, of_fingerprints
+from simulations.heads.train import train
 from simulations.probes.evaluate import metric
 
 AF = "atrial fibrillation"
@@ -69,7 +72,7 @@ def test_training_without_privacy_is_stable_on_data_unlike_the_public_ones(
     found = compared(space, hospitals_of(data), asks, open_data="made up")
     row = found.report["rows"][0]
     assert row["row"] == FREE
-    assert row["mean absolute error"]["value"] < 1.02 * row["error of the median"]["value"]
+    assert row["mean absolute error"]["value"] < 1.02 * row[ERROR_OF_SAME]["value"]
     assert any(f"steps of {rate:g} that nothing clips" in one for one in found.report["words"])
 
 
@@ -154,7 +157,7 @@ def test_head_that_is_worse_than_always_the_same_answer_is_said_to_be(
     hospitals = hospitals_of(far_away(made_up("number", patients=90), space))
     found = compared(space, hospitals, ask(epsilon=0.2), open_data=open_data)
     row = found.report["rows"][0]
-    assert row["mean absolute error"]["value"] > row["error of the median"]["value"]
+    assert row["mean absolute error"]["value"] > row[ERROR_OF_SAME]["value"]
     told = f"{row['row']}: {figures.WORSE}: not learned, or diverged (mean absolute error "
     assert found.report["words"][0].startswith(told)
     assert not any(one.startswith(FREE) for one in found.report["words"])
@@ -165,13 +168,16 @@ def test_words_go_by_the_main_figure() -> None:
     """Who tells the classes apart has learned, though the largest class alone is right more often;
     noisy figures have their own names."""
     for found, words in (
-        ({"mean absolute error": 11.0, "error of the median": 12.0}, ""),
+        ({"mean absolute error": 11.0, ERROR_OF_SAME: 12.0}, ""),
         ({"AUROC": 0.5, "accuracy": 0.8, "share of the largest class": 0.8}, ""),
         ({"AUROC": None, "accuracy": 1.0, "share of the largest class": 1.0}, ""),
         ({"AUROC": 0.8, "accuracy": 0.7, "share of the largest class": 0.8},
          " (accuracy 0.700, share of the largest class 0.800)"),
         ({"AUROC": None, "accuracy": 0.7, "share of the largest class": 0.8},
          ": not learned, or diverged (accuracy 0.700, share of the largest class 0.800)"),
+        ({"mean absolute error": 11.0, OWN_MEDIAN: 10.0, "error of the median": 10.0}, ""),
+        ({"accuracy": 0.7, ACCURACY_OF_SAME: 0.8},
+         f": not learned, or diverged (accuracy 0.700, {ACCURACY_OF_SAME} 0.800)"),
         ({"AUROC (from 20 bins)": 0.4},
          ": not learned, or diverged (AUROC (from 20 bins) 0.400, of chance 0.500)"),
     ):  # fmt: skip
@@ -189,14 +195,109 @@ def test_an_interval_that_leaves_it_open_does_not_say_that_nothing_was_learned()
     assert figures.worse_words(found, figures.kindest(open_ends)) == figures.WORSE + words
     lost = f"{figures.WORSE}: not learned, or diverged{words}"
     assert figures.worse_words(found, figures.kindest(sure_ends)) == lost
-    error = {"mean absolute error": (9.0, 14.0), "error of the median": (9.0, 13.0)}
-    assert figures.kindest(error) == {"mean absolute error": 9.0, "error of the median": 13.0}
+    error = {"mean absolute error": (9.0, 14.0), ERROR_OF_SAME: (9.0, 13.0)}
+    assert figures.kindest(error) == {"mean absolute error": 9.0, ERROR_OF_SAME: 13.0}
 
 
 def test_where_a_class_is_absent_its_constant_is_no_measure(one_sided: Compared) -> None:
     """The largest share is 1 there, so that any error would be worse."""
     assert not any(figures.WORSE in one for one in one_sided.report["words"])
     assert not any(figures.WORSE in one for one in one_sided.head.manifest.notes)
+
+
+@pytest.mark.parametrize("kind", ["number", "classes"])
+def test_words_go_by_the_row_of_that_name(space: PublicSpace, kind: str) -> None:
+    """They went by the median of those held out, which nobody has before, and called heads worse
+    than a row that they beat."""
+    said = beaten = 0
+    main = {"number": "mean absolute error", "classes": "accuracy"}[kind]
+    name = {"number": ERROR_OF_SAME, "classes": ACCURACY_OF_SAME}[kind]
+    for seed in (2, 3, 8, 12, 18):
+        hospitals = hospitals_of(made_up(kind, patients=90, seed=seed, strength=0.3))
+        found = compared(space, hospitals, ask(mode="local"), open_data="made up", seed=seed)
+        *rows, constant = found.report["rows"]
+        assert constant["row"] == "always the same answer"
+        figure = next(one for one in found.head.manifest.figures if one.name == name)
+        ends = ("value", "low", "high")
+        assert [getattr(figure, end) for end in ends] == [constant[main][end] for end in ends]
+        for row in (one for one in rows if name in one):
+            assert {**row[name], "name": main} == constant[main]
+            gap = row[main]["value"] - row[name]["value"]
+            lost = gap > 0 if kind == "number" else gap < 0 or row["AUROC"]["value"] < 0.5
+            words = [one for one in found.report["words"] if one.startswith(f"{row['row']}: ")]
+            assert bool(words) == lost
+            said, beaten = said + lost, beaten + (not lost)
+    assert said
+    assert beaten
+
+
+def test_the_same_answer_is_of_those_trained_on() -> None:
+    """Of a head at one place that of the other folds: none is nearer to the truths left out than
+    their own median."""
+    data = made_up("number", patients=60)
+    figure = {one.name: one.value for one in train(data, MODEL, asked()).manifest.figures}
+    outside = fit.out_of_fold(data, 3, 0)
+    assert outside.always is not None
+    for fold in range(3):
+        (said,) = set(outside.always[outside.fold == fold])
+        assert said == np.median(data.truth[outside.fold != fold])
+    error = np.average(np.abs(outside.always - data.truth), weights=data.weight)
+    assert figure[ERROR_OF_SAME] == pytest.approx(error)
+    assert error > np.average(np.abs(np.median(data.truth) - data.truth), weights=data.weight)
+
+
+def test_card_of_a_closed_number_says_that_it_is_not_held_against_the_same_answer(
+    space: PublicSpace,
+) -> None:
+    """No noisy figure tells the error of that answer. Declared public are figures of those held
+    out alone: the training median has no noise, and is of others."""
+    numbers = hospitals_of(far_away(made_up("number", patients=600), space))
+    asks = ask(mode="local", learning_rate=9.0, rounds=40)
+    closed = compared(space, numbers, asks)
+    assert any(figures.WORSE in one for one in closed.report["words"])
+    assert f"\n- {figures.NOT_HELD}\n" in card(closed.head.manifest)
+    public = compare(
+        numbers, MODEL, space, asks, asked(), borders="made up", figures_public="the group"
+    ).head.manifest
+    assert figures.NOT_HELD in public.notes
+    names = {one.name for one in public.figures}
+    assert OWN_MEDIAN in names
+    assert ERROR_OF_SAME not in names
+    opened = compared(space, numbers, asks, open_data="made up").head.manifest
+    classes = compared(space, hospitals_of(made_up(patients=90)), ask(mode="local")).head.manifest
+    for manifest in (opened, classes):
+        assert figures.NOT_HELD not in manifest.notes
+    assert opened.notes[0].startswith(figures.WORSE)
+    assert not any(one.startswith(figures.WORSE) for one in public.notes)
+
+
+def test_heads_with_the_old_name_of_a_figure_are_read() -> None:
+    """Files of before have `error of the median`."""
+    manifest = train(made_up("number"), MODEL, asked()).manifest
+    old = manifest.model_copy(update={"figures": (Figure.of("error of the median", 12.0, 9, 15),)})
+    assert HeadManifest.from_bytes(old.to_bytes()) == old
+
+
+def test_noisy_row_is_worse_where_the_card_says_so(space: PublicSpace) -> None:
+    """Whoever is held out: its patients are those who calibrate. The output said more than the
+    card of few, and nothing where a class was absent among those held out."""
+    hospitals = [
+        replace(one, calibrate=replace(one.calibrate, truth=1.0 - one.calibrate.truth))
+        for one in hospitals_of(made_up(patients=900))
+    ]
+    one_sided = [
+        replace(one, measure=replace(one.measure, truth=np.zeros_like(one.measure.truth)))
+        for one in hospitals
+    ]
+    few = hospitals_of(made_up(patients=240, strength=0.0))
+    for parts, epsilon in ((hospitals, 8.0), (one_sided, 8.0), (few, 3.0)):
+        found = compared(space, parts, ask(mode="local", epsilon=epsilon))
+        noisy = [one["row"] for one in found.report["rows"] if ": as the card has it" in one["row"]]
+        notes = [one for one in found.head.manifest.notes if one.startswith(figures.WORSE)]
+        assert len(noisy) == 1
+        assert bool(notes) == (parts is not few)
+        words = [one for one in found.report["words"] if one.startswith(noisy[0])]
+        assert words == [f"{noisy[0]}: {note}." for note in notes]
 
 
 def test_rate_that_was_lowered_stands_beside_the_rows_of_open_data(space: PublicSpace) -> None:
