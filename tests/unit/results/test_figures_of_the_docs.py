@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,67 @@ def test_figures_of_heads_are_on_the_page_or_said_to_be_of_no_file() -> None:
     quoted = WITH_VALUE.findall(text)
     assert len(quoted) > 10
     assert [one for one in quoted if measured and one not in heads] == []
+
+
+NAMES_OF_HEADS = {
+    "AUROC": "AUROC",
+    "equal error rate": "equal error rate",
+    "error": "mean absolute error",
+    "error, years": "mean absolute error",
+    "noisy": "mean absolute error (at most 60)",
+    "right of what is answered": "accuracy where answered",
+    "share of the largest class": "share of the largest class",
+    "their own median": "error of the median",
+    "within its 90 % band": "within the band",
+}
+"""As heads.md calls figures, before them or above their column, and as files do."""
+FIGURE = r"(\d+\.\d+) \[(\d+\.\d+), (\d+\.\d+)\]"
+NAMED = re.compile(rf"({'|'.join(NAMES_OF_HEADS)})(?: of|:)? {FIGURE}")
+
+
+def named_figures(text: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Task of the table's row (else ""), name in files, value and ends of each figure with a
+    name."""
+    for block in text.split("\n\n"):
+        head, *rows = block.splitlines()
+        columns = head.split(" | ")
+        for row in rows if head.startswith("|") else [" ".join(block.split())]:
+            task = re.match(r"\| `([a-z-]+)` \|", row)
+            found = NAMED.findall(row)
+            for name, cell in zip(columns, row.split(" | "), strict=False):
+                first = re.match(FIGURE, cell)
+                found += [(name.strip("| "), *first.groups())] if first else []
+            for name, *words in found:
+                yield task[1] if task else "", NAMES_OF_HEADS[name], words
+
+
+def test_figures_of_heads_have_in_the_docs_the_names_of_the_files() -> None:
+    """A constant's share stood there as the head's balanced accuracy, which no file has; and 56
+    patients for 53."""
+    there, called = [], []
+    for path in (DOCS / "results" / "heads").glob("measured-head-*.json"):
+        found = json.loads(path.read_text())["figures"]
+        rows = (found["federated"] or {"rows": []})["rows"]
+        called += [row.pop("row") for row in rows]
+        mine = [one for row in rows for one in row.values()]
+        there += [(found["task"], one) for one in (*found["figures"], *mine)]
+    text = section("heads.md", "## Measured")
+    quoted = list(named_figures(text))
+    assert {name for _, name, _ in quoted} == set(NAMES_OF_HEADS.values())
+    for task, name, words in quoted:
+        assert any(
+            one["name"] == name
+            and task in ("", whose)
+            and all(
+                one[end] is not None and shown_as(shown, one[end])
+                for shown, end in zip(words, ("value", "low", "high"), strict=True)
+            )
+            for whose, one in there
+        ), f"{task} {name}: {words}"
+    (count,) = re.findall(r"about (\d+) calibrating patients", text)
+    assert any(f"about {count} patients who took no part in the steps" in one for one in called)
+    for words in re.findall(rf"([\w ]+) of {FIGURE}", " ".join(text.split())):
+        assert words[0].endswith(tuple(NAMES_OF_HEADS)), words
 
 
 def test_sources_of_heads_in_the_docs_are_those_of_the_tasks() -> None:
