@@ -294,7 +294,9 @@ def with_figures(
     found = _known(head, figures.figures(measured))
     value = {one.name: one.value for one in found}
     absent = _absent(data)
-    worse = "" if absent else figures.worse_words(value, figures.kindest_of(found))
+    hindsight = () if always is not None else ("share of the largest class",)  # decides nothing
+    judged = [one for one in found if one.name not in hindsight]
+    worse = figures.worse_words({one.name: one.value for one in judged}, figures.kindest_of(judged))
     whose = [f"{counted(data.patients, 'patient')} {OF_HELD_OUT}", *absent]
     of_noisy = (figures.WORSE,) if always is None else (figures.WORSE, figures.NOT_HELD)
     notes = [one for one in manifest.notes if not one.startswith(of_noisy)]
@@ -310,7 +312,7 @@ def with_figures(
         "figures_from": "patients",
         "figures_public": plain_words(public),
         "distance": manifest.distance.model_copy(update={"beyond": beyond}),
-        "notes": tuple([plain_words(worse), *notes] if worse else notes),
+        "notes": tuple([plain_words(worse), *notes] if worse and not absent else notes),
     }
     if manifest.band is not None:
         band = {"coverage": value.get("within the band")}

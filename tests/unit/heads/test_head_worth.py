@@ -271,6 +271,31 @@ def test_card_of_a_closed_number_says_that_it_is_not_held_against_the_same_answe
     assert not any(one.startswith(figures.WORSE) for one in public.notes)
 
 
+def test_largest_class_of_those_measured_does_not_decide(space: PublicSpace) -> None:
+    """Of closed data with figures declared public: that class is known in hindsight, and what is
+    not is the training patients' own."""
+    met = 0
+    for seed in range(3):
+        data = made_up(patients=180, seed=seed, strength=1.0)
+        few = data.of(~np.isin(np.arange(180) % 6, (3, 5)))  # of the second class
+        asks = ask(mode="local")
+        manifest = compare(
+            hospitals_of(few),
+            MODEL,
+            space,
+            asks,
+            asked(),
+            borders="made up",
+            figures_public="the group",
+        ).head.manifest
+        found = {one.name: one.value for one in manifest.figures}
+        assert ACCURACY_OF_SAME not in found
+        worse = any(one.startswith(figures.WORSE) for one in manifest.notes)
+        assert worse == (found["AUROC"] < 0.5)
+        met += not worse and found["accuracy"] < found["share of the largest class"]
+    assert met
+
+
 def test_heads_with_the_old_name_of_a_figure_are_read() -> None:
     """Files of before have `error of the median`."""
     manifest = train(made_up("number"), MODEL, asked()).manifest
