@@ -56,7 +56,8 @@ _PPG_GENERIC = re.compile(
     r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
 )
 _BESIDE = re.compile(
-    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+|(?: (?:mv|uv|au|adc))+$",
+    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+"
+    r"|(?: (?:[muµμn]v|[uµμn]a|nu|au|adu|adc|counts))+$",
     re.IGNORECASE,
 )
 """Where it was worn and in which unit: words around a channel's name."""
@@ -69,11 +70,10 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     `Lead II`, `ECG_II`, `MDC_ECG_LEAD_II`, `II` -> ("ecg", "II"); `PLETH`, `ppg1` -> ("ppg", ...).
     The lead is out of a closed vocabulary, so that no text of a file travels further.
     """
-    bare = re.sub(r"\([^)]*\)", " ", name).strip()
-    words = " ".join(re.split(r"[\s_\-./:]+", bare)).strip()
+    words = _plain(re.sub(r"\([^)]*\)", " ", name))
     if not words or len(words) > 64 or _NOT_A_SIGNAL.search(words.casefold()):
         return None
-    words = _BESIDE.sub("", words)
+    words = _BESIDE.sub("", _plain(re.sub(r"\[[^\]]*\]", " ", words)))
     flat = words.casefold()
     pleth = _PPG_GENERIC.match(flat)
     if pleth:
@@ -82,6 +82,10 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     if core in _LEADS and words not in {"i", "v"}:  # a column "i" is an index
         return "ecg", _LEADS[core]
     return ("ecg", "ECG") if _ECG_GENERIC.match(flat) else None
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_\-./:]+", name)).strip()
 
 
 def preference(name: str) -> tuple[int, str]:
