@@ -65,5 +65,6 @@ def sentences(*words: str) -> str:
 
 
 def sentence(words: str) -> str:
-    """With its full stop and a blank behind; "" stays so."""
-    return f"{words[:1].upper()}{words[1:]}. " if words else ""
+    """With a capital, unless a command is first, its full stop and a blank behind; "" stays so."""
+    first = words[:1] if words.startswith("fedprint-") else words[:1].upper()
+    return f"{first}{words[1:]}. " if words else ""

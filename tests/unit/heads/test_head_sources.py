@@ -24,6 +24,7 @@ from simulations.probes import tasks as probes
 from simulations.probes import truths
 from simulations.probes.site_tasks import QUESTIONS, site_tasks, unreadable_words
 from simulations.probes.task import Builder, Task, recordings
+from simulations.site_mapping import HOW_READ
 
 NOWHERE = Path("nowhere")
 
@@ -285,6 +286,7 @@ def test_refusal_names_columns_that_were_left_out_and_folders_that_cannot_be_rea
     folder = ward(tmp_path / "ward-9", "csv", birthdays)
     told = missing([folder], ("age",), truths.age)
     assert f"A column age was left out: {IDENTIFIES}." in told
+    assert f" {HOW_READ}." in told  # a command has no capital
     assert "1957" not in told
     assert "Recordings need another of the same" in missing([folder], ("identity",), None)
     (tmp_path / "empty").mkdir()
