@@ -215,13 +215,14 @@ def write_mapping(
     ] = None,
 ) -> None:
     """Guess how a folder is to be read and write it as TOML, to be edited and given to `add`.
+    Comments name the columns of tables that are no labels, and why.
 
     Example: fedprint-node data mapping /mnt/ward7 -o ward7.toml
     """
-    from client.records import guess_mapping
+    from client.records import guess_folder
     from shared_model.files import write_atomic
 
-    text = guess_mapping(path).to_toml()
+    text = guess_folder(path).to_toml()
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -270,13 +271,18 @@ class Progress:
 def _agree_on_mapping(path: Path, given: Path | None, *, yes: bool, as_json: bool) -> Mapping:
     """The mapping to use, shown before anything is read with it."""
     from client.mapping import Mapping
-    from client.records import guess_mapping
+    from client.records import guess_folder
 
-    chosen = guess_mapping(path) if given is None else Mapping.from_file(given)
+    if given is None:
+        guess = guess_folder(path)
+        chosen, text = guess.mapping(), guess.to_toml()
+    else:
+        chosen = Mapping.from_file(given)
+        text = chosen.to_toml()
     if not as_json:
         source = "guessed from the files" if given is None else f"from {given}"
         terminal.err.print(f"Mapping, {source}:", style="bold", highlight=False)
-        terminal.err.print(chosen.to_toml(), highlight=False)
+        terminal.err.print(text, highlight=False)
         confirm("Read the recordings with this mapping?", yes=yes)
     elif not yes:
         raise OurMistake("With --json nobody is asked.", do="Give --yes as well.")

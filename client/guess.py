@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from client.formats.base import Outline
 from client.formats.csv_file import RECORDING_NAMES, time_column
 from client.identifiers import kind_of_column
-from client.labels import MISSING, is_identifying, label_value
+from client.labels import MISSING, as_number, is_identifying, label_value
 from client.mapping import ChannelMapping, Mapping, lead_of, preference
 
 _PATIENT = (
@@ -34,6 +36,12 @@ _FS = (
 _MAXIMUM_DISTINCT = 32
 IDENTIFIES = "a cell of it may identify somebody"
 MANY = f"it has more than {_MAXIMUM_DISTINCT} different words that are no numbers"
+COMMAS = (
+    f"it has more than {_MAXIMUM_DISTINCT} different numbers with a comma that may be thousands, "
+    "dates or codes: write them with a point"
+)
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+NAMED = "it has a name that identifiers or free texts have"
 LONG = "a cell of it is too long or unprintable"
 
 
@@ -72,10 +80,13 @@ class Guess:
                 if is_identifying(column, value) or (isinstance(value, bytes)):
                     self._dropped[column] = IDENTIFIES
                 elif isinstance(label, str):
+                    if not math.isnan(as_number(label)):
+                        continue
                     distinct = self._values.setdefault(column, set())
                     distinct.add(label)
                     if len(distinct) > _MAXIMUM_DISTINCT:
-                        self._dropped[column] = MANY
+                        commas = all(_COMMA.fullmatch(one) for one in distinct)
+                        self._dropped[column] = COMMAS if commas else MANY
                 elif label is None and str(value).strip().casefold() not in MISSING:
                     self._dropped[column] = LONG
 
@@ -115,6 +126,21 @@ class Guess:
                 "ppg": ChannelMapping(names=found["ppg"]),
             }
         )
+
+    def to_toml(self) -> str:
+        """The guessed mapping's file. Comments name the columns that are no labels, and why."""
+        mapping = self.mapping()
+        own = {mapping.patient_column, mapping.recording_column, mapping.fs_column}
+        why: dict[str, list[str]] = {}
+        for name in self._columns:
+            if name not in own and name not in mapping.labels:
+                reason = NAMED if kind_of_column(name) else self._dropped[name]
+                why.setdefault(reason, []).append(name)
+        comments = [
+            "\n".join([f"# No label, for {reason}:", *(f"#   {name!r}" for name in names)])
+            for reason, names in why.items()
+        ]
+        return "\n".join([*comments, mapping.to_toml()])
 
     def _names(self, role: str) -> tuple[str, ...]:
         names = []

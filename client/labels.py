@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -11,6 +12,7 @@ from client.mapping import Mapping
 
 MAXIMUM_LENGTH = 64
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "?", "#n/a"})
+_DECIMAL_COMMA = re.compile(r"[+-]?(?:0,[0-9]+|[1-9][0-9]{0,2},[0-9]{1,2})")
 
 
 def plain_spaces(text: str) -> str:
@@ -21,8 +23,24 @@ def plain_spaces(text: str) -> str:
     return " ".join(filter(None, plain.split(" ")))
 
 
+def as_number(text: str) -> float:
+    """A cell where a number is asked for; NaN if it is none.
+
+    "63,5" is one; "1,234" may be a thousand, "03,32" and "03,1932" are months of birth, and a list
+    of codes ("1,2,3") is none.
+    """
+    try:
+        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
+    except ValueError:
+        return math.nan
+
+
 def label_value(value: Any) -> str | float | None:
-    """A cell as a label: a finite number, a short text, or None for what is missing or too long."""
+    """A cell as a label: a finite number, a short text, or None for what is missing or too long.
+
+    With a decimal comma it stays the text that it is: codes ("1,2" and "1,20") are no numbers. Who
+    asks for a number reads it with `as_number`.
+    """
     if value is None:
         return None
     if isinstance(value, bool):

@@ -46,6 +46,7 @@ __all__ = [
     "Recording",
     "columns_left_out",
     "count_recordings",
+    "guess_folder",
     "guess_mapping",
     "read_folder",
 ]
@@ -112,7 +113,15 @@ def guess_mapping(path: Path) -> Mapping:
 
     Raises OurMistake if `path` is neither a file nor a folder. Files with faults are passed over.
     """
-    return _guess(walk(path)[0]).mapping()
+    return guess_folder(path).mapping()
+
+
+def guess_folder(path: Path) -> Guess:
+    """As `guess_mapping`, with the columns that it leaves out.
+
+    Raises OurMistake if `path` is neither a file nor a folder.
+    """
+    return _guess(walk(path)[0])
 
 
 def columns_left_out(path: Path) -> dict[str, str]:
@@ -120,7 +129,7 @@ def columns_left_out(path: Path) -> dict[str, str]:
 
     Raises OurMistake if `path` is neither a file nor a folder.
     """
-    return _guess(walk(path)[0]).left_out
+    return guess_folder(path).left_out
 
 
 def count_recordings(path: Path) -> int:

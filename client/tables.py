@@ -8,13 +8,14 @@ from pathlib import Path, PurePosixPath
 
 from client.formats.base import Outline, Text, fail
 from client.identifiers import Finding, find_in_texts
+from client.labels import MISSING, as_number, plain_spaces
 from client.mapping import Mapping
 from client.pseudonyms import id_text
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `fs_hz`: None if the table gives no rate."""
+    """One row of a table. `fs_hz`: None if it gives no rate, NaN if one that is none above 0."""
 
     cells: dict[str, str] = field(repr=False)
     fs_hz: float | None
@@ -76,9 +77,9 @@ class Tables:
         return None
 
 
-def _rate(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
+def _rate(cell: str) -> float | None:
+    text = plain_spaces(cell)
+    if text.casefold() in MISSING:
         return None
-    return value if math.isfinite(value) else None
+    value = as_number(text)
+    return value if math.isfinite(value) and value > 0 else math.nan

@@ -54,6 +54,7 @@ MAXIMUM_HEADER_BYTES = 1 << 20
 MAXIMUM_MAGNITUDE = 1e9
 """No sensor gives more, in any accepted unit; a larger number is damage."""
 HEAD_BYTES = 1 << 16
+RATE_AS = "Write it in Hz with a decimal point, like 62.5."
 _AGAIN = "Export it again from its source."
 
 

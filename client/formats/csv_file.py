@@ -18,6 +18,7 @@ from client.formats.base import (
     MAXIMUM_CHANNELS,
     MAXIMUM_IN_MEMORY_BYTES,
     MAXIMUM_SAMPLES,
+    RATE_AS,
     Outline,
     Parsed,
     Samples,
@@ -77,7 +78,11 @@ _TIME_NAMES = (
     "elapsed",
     "time_us",
 )
-_TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
+_TIME_WORDS = (*_TIME_NAMES, "zeit", "temps", "tiempo", "tempo")
+"""With a unit behind; without one, only those above are a time axis."""
+_TIME_UNIT = re.compile(
+    r"^(?P<name>.*?)(?:[_ ]|\s*[\[(]\s*)(?P<unit>m?s|[uµμ]s|sec|seconds)\s*[\])]?$"
+)
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 _MAXIMUM_STRETCH = 10.0
 """A recording whose gaps make it longer than 10 times its samples is refused."""
@@ -121,8 +126,9 @@ def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
             return flat[name], unit
     for low, column in flat.items():
         found = _TIME_UNIT.match(low)
-        if found and found["name"] in _TIME_NAMES:
-            return column, found["unit"] if found["unit"] in _UNIT_FACTOR else "s"
+        if found and found["name"] in _TIME_WORDS:
+            unit = found["unit"].replace("µ", "u").replace("μ", "u")
+            return column, unit if unit in _UNIT_FACTOR else "s"
     return None
 
 
@@ -254,10 +260,20 @@ def _grid(
     times_s: Samples | None, given_hz: float | None
 ) -> tuple[float, NDArray[np.int64] | None]:
     """Rate in Hz and, if samples are missing, the place of each sample on the regular grid."""
+    if given_hz is not None and not given_hz > 0:
+        fail(
+            "sampling-rate",
+            "The table of recordings gives this one a rate that is no number above 0.",
+            do=RATE_AS,
+        )
     if times_s is None or times_s.size < 2:
         if given_hz is None:
-            fail("sampling-rate", "The file has no time column and nobody gives its rate.",
-                 do="Give fs_hz in the mapping or in the table of recordings.")  # fmt: skip
+            fail(
+                "sampling-rate",
+                "The file has no time column that the mapping names, and nobody gives its rate.",
+                do="Name its time column in the mapping (time_column, time_unit), or give fs_hz "
+                "there or in the table of recordings.",
+            )
         return checked_rate(given_hz), None
     steps = np.diff(times_s)
     if not np.all(np.isfinite(steps)) or np.any(steps <= 0):

@@ -14,6 +14,7 @@ from client.formats.base import (
     MAXIMUM_CHANNELS,
     MAXIMUM_FILE_BYTES,
     MAXIMUM_SAMPLES,
+    RATE_AS,
     Outline,
     Parsed,
     Samples,
@@ -27,6 +28,7 @@ from client.formats.base import (
     size_of,
 )
 from client.formats.parquet_footer import read_footer
+from client.labels import as_number, plain_spaces
 from client.mapping import Mapping
 from client.pseudonyms import id_text
 from shared_model.errors import DataFault
@@ -211,10 +213,10 @@ def _rate(row: dict[str, Any], mapping: Mapping) -> float:
         value = mapping.fs_hz
     if value is None or isinstance(value, bool):
         fail("sampling-rate", "A row has no sampling rate.", do="Give fs_hz in the mapping.")
-    try:
-        return checked_rate(float(value))
-    except (TypeError, ValueError):
-        fail("sampling-rate", "A row's sampling rate is no number.")
+    rate = as_number(plain_spaces(str(value)))
+    if math.isnan(rate):
+        fail("sampling-rate", "A row's sampling rate is no number.", do=RATE_AS)
+    return checked_rate(rate)
 
 
 def _samples(batch: Any, name: str, index: int) -> Samples:

@@ -173,7 +173,7 @@ def _understood(
 ) -> dict[str, str | float]:
     """Labels without words where the probes read a number: one such cell ("ca. 80") would make
     classes of all."""
-    from simulations.probes.task import as_number
+    from client.labels import as_number
     from simulations.probes.truths import NUMBERS
 
     found: dict[str, str | float] = {}

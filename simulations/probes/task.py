@@ -5,7 +5,6 @@ A unit (what is predicted) is one window, or a mean over the windows of a record
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from client.ingest import prepare_recording
+from client.labels import as_number
 from client.mapping import ChannelMapping
 from client.records import ReadFault, Recording, read_folder
 from shared_model import quality
@@ -363,18 +363,6 @@ def word_of(recording: Recording, label: str) -> str:
         if name.casefold() == label and name in recording.labels:
             return " ".join(str(recording.labels[name]).split())
     return ""
-
-
-_DECIMAL_COMMA = re.compile(r"^([+-]?[0-9]{1,3}),([0-9]{1,2})$")
-
-
-def as_number(word: str) -> float:
-    """NaN if it is none. "63,5" is one; "1,234" may be a thousand, and a list of codes ("1,2,3") is
-    none."""
-    try:
-        return float(_DECIMAL_COMMA.sub(r"\1.\2", word))
-    except ValueError:
-        return float("nan")
 
 
 def number(recording: Recording, label: str) -> float:

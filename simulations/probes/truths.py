@@ -21,8 +21,8 @@ NUMBERS = frozenset({"age", "hr", "sbp", "dbp"})
 """Labels that are numbers, never words."""
 _STAGE = re.compile(r"stage\s*[1-3]( hypertension)?")
 _BELOW = frozenset({"normal", "normotensive", "prehypertension", "pre-hypertension", "elevated"})
-_YES = frozenset({"1", "1.0", "yes", "y", "true"})
-_NO = frozenset({"0", "0.0", "no", "n", "false"})
+_YES = frozenset({"1", "1.0", "1,0", "yes", "y", "true"})
+_NO = frozenset({"0", "0.0", "0,0", "no", "n", "false"})
 """Not "none": in a table of recordings it is an empty cell (`client.labels.MISSING`)."""
 _AF = frozenset({"af", "afib", "atrial fibrillation"})
 _NOT_AF = frozenset({"n", "nsr", "sr", "normal", "sinus", "sinus rhythm", "normal sinus rhythm"})

@@ -104,7 +104,17 @@ def test_sex_age_and_rate_are_not_known_where_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "truth"), [(1, 1.0), ("0", 0.0), ("yes", 1.0), (2, None), (0.5, None), ("", None)]
+    ("word", "truth"),
+    [
+        (1, 1.0),
+        ("0", 0.0),
+        ("yes", 1.0),
+        ("1,0", 1.0),
+        ("0,0", 0.0),
+        (2, None),
+        (0.5, None),
+        ("", None),
+    ],
 )
 def test_experts_words_are_yes_or_no(word: str | float, truth: float | None) -> None:
     """A third class, or a half, is neither."""

@@ -18,6 +18,7 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     from typer.testing import CliRunner, Result
 
 from client.cli_data import app
+from client.guess import NAMED
 from client.home import NodeHome
 from client.ingest import AddReport, add_recordings
 from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
@@ -222,6 +223,21 @@ def test_a_guessed_mapping_can_be_edited_and_used(folder: Path, home: Path, tmp_
     report = document("add", folder, "--mapping", file, "--home", home, "--yes")
     assert report["mapping"]["labels"] == []
     assert all(not row.labels for row in opened(home / "store").catalogue())
+
+
+def test_columns_that_a_guess_leaves_out_are_shown_before_it_is_used(
+    home: Path, tmp_path: Path
+) -> None:
+    """By `data mapping` and by `data add`, with the reason."""
+    folder = write_folder(tmp_path / "ward")
+    table = folder / "recordings.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},surname", *(f"{row},Doe" for row in rows)]))
+    written = run("mapping", folder).stdout
+    assert written.startswith(f"# No label, for {NAMED}:\n#   'surname'\n")
+    shown = run("add", folder, "--home", home, "--yes")
+    assert "#   'surname'" in shown.output
+    assert "Doe" not in written + shown.output
 
 
 def test_json_without_yes_is_refused(folder: Path, home: Path) -> None:

@@ -1,0 +1,168 @@
+"""How cells of tables are read as numbers, and what a folder's files say by themselves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from client.formats.csv_file import time_column
+from client.guess import COMMAS, IDENTIFIES, MANY, NAMED, Guess
+from client.labels import as_number
+from client.mapping import Mapping
+from client.records import ReadFault, Recording, guess_folder, guess_mapping, read_folder
+
+ROWS = 44
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("73,2", 73.2),
+        ("-7,25", -7.25),
+        ("0,875", 0.875),
+        ("73.2", 73.2),
+        ("120", 120.0),
+        ("1,234", None),
+        ("1,2,3", None),
+        ("03,1932", None),
+        ("03,32", None),
+        ("1952,03", None),
+        ("about 70", None),
+    ],
+)
+def test_number_has_a_point_or_a_comma(cell: str, number: float | None) -> None:
+    """Thousands, months of birth and lists of codes are none."""
+    found = as_number(cell)
+    assert math.isnan(found) if number is None else found == number
+
+
+def ward(folder: Path, header: str, cells: list[str]) -> Path:
+    """A table of recordings with semicolons, as a spreadsheet in German writes it."""
+    folder.mkdir(exist_ok=True)
+    rows = [f"r{place};z{place};{cell}" for place, cell in enumerate(cells)]
+    table = "\r\n".join([f"recording;patient_id;{header}", *rows, ""])
+    (folder / "table.csv").write_text(table, encoding="utf-8-sig", newline="")
+    return folder
+
+
+def test_column_of_decimal_commas_is_a_label(tmp_path: Path) -> None:
+    """Above 32 different numbers it was left out, as words."""
+    ages = [f"{40 + place / 10:.1f}".replace(".", ",") for place in range(ROWS)]
+    assert guess_mapping(ward(tmp_path, "age", ages)).labels == ("age",)
+
+
+def test_file_of_the_guess_names_columns_left_out_and_why(tmp_path: Path) -> None:
+    """They were left out in silence. No cell is told, and the file is read as before."""
+    cells = [f"group {n};1957-03-04;Ann;{10 + n},125;{n}" for n in range(ROWS)]
+    guess = guess_folder(ward(tmp_path, "group.a;seen;surname;potassium;age", cells))
+    text = guess.to_toml()
+    for column, why in (
+        ("group.a", MANY), ("seen", IDENTIFIES), ("surname", NAMED), ("potassium", COMMAS),
+    ):  # fmt: skip
+        assert f"# No label, for {why}:\n#   {column!r}\n" in text
+    assert not any(told in text for told in ("group 1", "1957", "Ann", ",125", "patient_id:"))
+    assert Mapping.from_toml(text) == guess.mapping()
+    assert guess.mapping().labels == ("age",)
+
+
+def test_folder_without_columns_left_out_has_no_comments() -> None:
+    """Nor has one without a table."""
+    assert Guess().to_toml() == Mapping().to_toml()
+
+
+def rated(folder: Path, make: ModuleType, *rates: str) -> list[Recording | ReadFault]:
+    """Recordings without times, whose rates stand in the table."""
+    ward(folder, "FS_Hz", list(rates))
+    for place in range(len(rates)):
+        lines = make.csv_file(folder / f"r{place}.csv").read_text().splitlines()
+        without = "\n".join(line.split(",", 1)[1] for line in lines)
+        (folder / f"r{place}.csv").write_text(without)
+    return list(read_folder(folder))
+
+
+def test_rate_in_the_table_has_a_decimal_comma(tmp_path: Path, make: ModuleType) -> None:
+    """It was passed over, and the fault said that nobody gives a rate."""
+    found = rated(tmp_path, make, "62,4", "62.4", "\u00a0125")
+    assert all(isinstance(one, Recording) for one in found), found
+    rates = [one.channels["ecg"].fs_hz for one in found if isinstance(one, Recording)]
+    assert rates == [62.4, 62.4, 125.0]
+
+
+def test_rate_that_is_none_is_a_fault_of_its_recording_alone(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """Never an absent one; the cell is not told, and the rows beside it are read."""
+    wrong = ["about 125", "0", "-125", "inf", "1,250"]
+    found = rated(tmp_path, make, *wrong, "125", "n/a")
+    told = [one.message if isinstance(one, ReadFault) else "read" for one in found]
+    none = "The table of recordings gives this one a rate that is no number above 0."
+    assert told[:6] == [none] * 5 + ["read"]
+    assert told[6].endswith("nobody gives its rate.")
+    for one in found[:5]:
+        assert isinstance(one, ReadFault)
+        assert one.cause == "sampling-rate"
+        assert "62.5" in one.do
+
+
+def test_wrong_rate_is_told_beside_a_time_column(tmp_path: Path, make: ModuleType) -> None:
+    """It would be compared with the times."""
+    make.csv_file(tmp_path / "r0.csv")
+    (found,) = read_folder(ward(tmp_path, "fs_hz", ["fast"]))
+    assert isinstance(found, ReadFault)
+    assert "no number above 0" in found.message
+
+
+def test_rate_of_a_parquet_row_has_a_decimal_comma(tmp_path: Path, make: ModuleType) -> None:
+    """As text; a column of numbers is as it was."""
+    make.parquet_file(tmp_path / "a.parquet", fs_hz=["62,4", "fast", "125"])
+    one, other, last = read_folder(tmp_path)
+    assert isinstance(one, Recording)
+    assert isinstance(last, Recording)
+    assert (one.channels["ppg"].fs_hz, last.channels["ppg"].fs_hz) == (62.4, 125.0)
+    assert isinstance(other, ReadFault)
+    assert "no number" in other.message
+
+
+def test_units_in_square_brackets_are_units(tmp_path: Path, make: ModuleType) -> None:
+    """The channel was not known by its name, though its unit was."""
+    make.csv_file(tmp_path / "r0.csv", header="time_s,II [uV],PPG [counts]")
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, Recording)
+    channels = found.channels
+    assert {role: (one.lead, one.unit) for role, one in channels.items()} == {
+        "ecg": ("II", "mV"),
+        "ppg": ("PPG", "NU"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "time"),
+    [
+        ("Zeit_ms", "ms"),
+        ("zeit [s]", "s"),
+        ("t_ms", "ms"),
+        ("Temps (ms)", "ms"),
+        ("tiempo_s", "s"),
+        ("Tempo [µs]", "us"),
+        ("elapsed_ms", "ms"),
+        ("time [sec]", "s"),
+        ("Zeit", None),
+        ("tempo", None),
+        ("start_s", None),
+        ("Zeit_h", None),
+    ],
+)
+def test_time_column_is_told_by_its_name_and_its_unit(column: str, time: str | None) -> None:
+    """Of a name in another language no unit is guessed."""
+    assert time_column(("ecg", column)) == (None if time is None else (column, time))
+
+
+def test_fault_without_a_time_column_says_how_to_name_it(tmp_path: Path, make: ModuleType) -> None:
+    """It said to give fs_hz, beside a column of times."""
+    make.csv_file(tmp_path / "r0.csv", header="Zeit,ecg,ppg")
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, ReadFault)
+    assert "time_column, time_unit" in found.do
