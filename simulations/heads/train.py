@@ -84,9 +84,11 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
     fields = (
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
-    few = figures.no_interval_words(data, fields["figures"])
+    found = fields["figures"]
+    worse = figures.worse_words({one.name: one.value for one in found}, figures.kindest_of(found))
+    few = figures.no_interval_words(data, found)
     rare = fit.rare_words(data, asked.folds) if data.classes else ""
-    fields |= {"distance": distance(data, outside), "notes": _notes(data, few, rare)}
+    fields |= {"distance": distance(data, outside), "notes": _notes(data, few, rare, first=worse)}
     return written(data, model, asked, fitted, fields)
 
 
@@ -262,8 +264,8 @@ def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> 
     }
 
 
-def _notes(data: HeadData, *more: str) -> tuple[str, ...]:
-    said = (data.truths, data.note, data.unknown, *unreadable_words(data.unreadable), *more)
+def _notes(data: HeadData, *more: str, first: str = "") -> tuple[str, ...]:
+    said = (first, data.truths, data.note, data.unknown, *unreadable_words(data.unreadable), *more)
     return tuple(plain_words(note) for note in said if note)
 
 

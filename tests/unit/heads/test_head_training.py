@@ -47,6 +47,17 @@ def test_head_finds_what_is_there_and_nothing_where_nothing_is() -> None:
     assert guesses.value < 0.6
 
 
+def test_head_worse_than_always_the_same_answer_is_said_to_be() -> None:
+    """Numbers that follow from nothing: it was said of federated heads alone."""
+    noise = made_up("number", patients=40, strength=0.0, seed=3)
+    head = train(noise, MODEL, asked()).manifest
+    own, same = (figure(head.figures, name) for name in ("mean absolute error", ERROR_OF_SAME))
+    assert own.value > same.value  # else this test says nothing
+    assert f"\n- {figures.WORSE}" in card(head)
+    good = train(made_up("number", patients=60), MODEL, asked()).manifest
+    assert figures.WORSE not in card(good)
+
+
 def test_folds_share_no_patient() -> None:
     """Outer and inner folds: a patient is on one side."""
     data = made_up(patients=20)
