@@ -31,11 +31,12 @@ class HeadData:
     """Items with a fingerprint.
 
     fingerprints: float32 (item, 128). truth: (item,), class as a number, or the number. patient,
-    session: (item,). people: by patient. windows: all of them. left_out: items without a
-    fingerprint of these sensors. known: those of the people's folders that are open collections.
-    unknown: how many patients' own words are not understood; "" if none. mappings: a line for each
-    folder that was read by a mapping of its own. truths: where a truth comes from, in words that
-    count nobody. unreadable: files, by cause; of closed data for training with DP none is counted.
+    session: (item,). people: by patient. windows: those that the fingerprints are of. left_out:
+    items without a fingerprint of these sensors. known: those of the people's folders that are open
+    collections. unknown: how many patients' own words are not understood; "" if none. mappings: a
+    line for each folder that was read by a mapping of its own. truths: where a truth comes from, in
+    words that count nobody. unreadable: files, by cause; of closed data for training with DP none
+    is counted.
     """
 
     task: str
@@ -137,7 +138,8 @@ def load(
     else:
         found = task.load(sensors, data, sites, alone=alone)
     say(f"fingerprints of {len(found.signal)} windows")
-    features = found.pool(encoder(model.config, model.weights)(*found.windows(sensors)))
+    by_window = encoder(model.config, model.weights)(*found.windows(sensors))  # (window, 128)
+    features = found.pool(by_window)
     good = np.isfinite(features).all(axis=1)
     if found.people is None:
         raise OurMistake(f"The makers of task {task.name} do not know whose windows they are.")
@@ -160,7 +162,7 @@ def load(
         patient=found.group[good].astype(np.int64),
         session=found.session[good].astype(np.int64),
         people=found.people if persons is None else persons.of(found.people),
-        windows=len(found.signal),
+        windows=int(np.isfinite(by_window).all(axis=1).sum()),
         left_out=int((~good).sum()),
         note="; ".join(part for part in (taken, found.note) if part),
         known=collections.known_among(folders),
@@ -202,6 +204,6 @@ def checked(data: HeadData, fewest_of_class: int = FEWEST_OF_A_CLASS) -> HeadDat
 
 def _few(data: HeadData) -> str:
     return (
-        f"There are {data.patients} patients with labels and a fingerprint of sensors "
+        f"There are {data.patients} patients with understood labels and a fingerprint of sensors "
         f"{data.sensors}; a head needs {FEWEST_PATIENTS}."
     )

@@ -242,7 +242,7 @@ def _pretend(
         patient=patient[good],
         session=np.zeros(int(good.sum()), dtype=np.int64),
         people=people,
-        windows=len(truth),
+        windows=int(good.sum()),
         left_out=int((~good).sum()),
         note="SIMULATED PATIENTS: no figure here is of a real one",
         truths="truth: what the simulator drew",

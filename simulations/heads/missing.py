@@ -47,7 +47,8 @@ def missing(
         said.append(f"recordings need {needs(questions)}")
     elif asked:
         count = f"{having} of the {there}" if having else f"none of the {there}"
-        said.append(f"{count} recordings there have {needs(questions)}")
+        understood = ", in words or numbers that are understood" if heard.unknown else ""
+        said.append(f"{count} recordings there have {needs(questions)}{understood}")
     labels = [label for one in asked for label in one.labels]
     left_out = not_taken(folders, labels)
     said += [*left_out, *faults, *([HOW_READ] if left_out or faults else [])]

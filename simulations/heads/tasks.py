@@ -114,7 +114,8 @@ class HeadTask:
         if task is None:
             looked = f"Looked for: {', '.join(str(f) for f in folders) or source.pattern}. {LABELS}"
             raise DataFault(
-                f"There are no recordings with labels for task {self.name}, sensors {sensors}.",
+                f"There are no recordings with understood labels for task {self.name}, sensors "
+                f"{sensors}.",
                 cause="absent",
                 do=self.missing(folders, {sensors: source})
                 + (self.advice(sensors, sites) or looked + self._more(sensors, sites)),
@@ -154,8 +155,8 @@ class HeadTask:
             found[sensors] = patients
         counts = ", ".join(f"{sensors} {patients}" for sensors, patients in found.items())
         raise DataFault(
-            f"Too few patients of these folders have a label for task {self.name} and a usable "
-            f"window: {counts}.",
+            f"Too few patients of these folders have an understood label for task {self.name} and "
+            f"a usable window: {counts}.",
             cause="few",
             do=f"{self.missing(_folders(sites), self.sources_of(sites))}A head needs "
             f"{FEWEST_PATIENTS} patients. {LABELS}",
@@ -192,7 +193,9 @@ class HeadTask:
 def _folders(sites: Sequence[Path]) -> list[Path]:
     for folder in sites:
         if not folder.is_dir():
-            raise DataFault(f"{folder} is no folder.", cause="absent")
+            raise DataFault(
+                f"{folder} is no folder.", cause="absent", do="Name a folder of recordings."
+            )
     return list(sites)
 
 

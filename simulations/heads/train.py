@@ -6,6 +6,7 @@ files.write(folder, made)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from simulations.heads.data import HeadData
 from simulations.heads.tasks import TASKS
 from simulations.models import NamedModel
 from simulations.probes.site_tasks import unreadable_words
+from simulations.probes.truths import not_understood
 
 LEVEL = calibration.LEVEL
 """Coverage asked of sets and bands."""
@@ -265,8 +267,19 @@ def _about(data: HeadData, model: NamedModel, asked: Asked, strength: float) -> 
 
 
 def _notes(data: HeadData, *more: str, first: str = "") -> tuple[str, ...]:
-    said = (first, data.truths, data.note, data.unknown, *unreadable_words(data.unreadable), *more)
+    left_out = (data.unknown, *unreadable_words(data.unreadable))
+    said = (first, data.truths, data.note, *left_out, *_in_no_group(data), *more)
     return tuple(plain_words(note) for note in said if note)
+
+
+def _in_no_group(data: HeadData) -> list[str]:
+    """Of how many patients sex and age, by which figures are grouped, are not understood."""
+    people = np.unique(data.patient) if data.people.unheard else ()
+    counts = Counter(name for one in people for name in data.people.unheard[one])
+    return [
+        f"{not_understood(count, [name])}: in the group {name} not known"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def _collections(data: HeadData, licence: str) -> tuple[Collection, ...]:

@@ -170,7 +170,9 @@ def site_tasks(
     """
     for folder in sites:
         if not folder.is_dir():
-            raise DataFault(f"{folder} is no folder.", cause="absent")
+            raise DataFault(
+                f"{folder} is no folder.", cause="absent", do="Name a folder of recordings."
+            )
     named(sites)
     wanted = _wanted(only)
     on_task("which labels there are")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ class People:
     """What is known of patients, by their index: sex "F", "M" or "", age in years or NaN, the place
     of the patient's folder among `folders`, and a lot in [0, 1) that follows from the patient's own
     name and nothing else: who is added or removed does not change the others'. copied: folder and
-    lot of each other name under which a recording of the patient is there, too; None: of nobody."""
+    lot of each other name under which a recording of the patient is there, too; None: of nobody.
+    unheard: which of the labels sex and age each has in words that are not understood; (): none."""
 
     folders: tuple[str, ...]
     folder: np.ndarray = field(repr=False)
@@ -37,6 +38,7 @@ class People:
     age: np.ndarray = field(repr=False)
     lot: np.ndarray = field(repr=False)
     copied: tuple[tuple[tuple[str, float], ...], ...] | None = field(default=None, repr=False)
+    unheard: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Task:
                 lot=people.lot[kept],
                 copied=people.copied
                 and tuple(one for one, stays in zip(people.copied, kept, strict=True) if stays),
+                unheard=tuple(compress(people.unheard, kept)),
             )
         return replace(
             self,
@@ -144,12 +147,17 @@ class Builder:
         self.truth: list[float] = []
         self.patient: list[str] = []
         self.session: list[int] = []
-        self.known: dict[str, tuple[str, float]] = {}
+        self.known: dict[str, tuple[str, float, tuple[str, ...]]] = {}
         self.copies = Copies() if copies is None else copies
 
     def know(self, recording: Recording) -> None:
         """Note sex and age of a recording's patient; what comes first holds."""
-        self.known.setdefault(recording.patient, (sex_of(recording), number(recording, "age")))
+        sex, age = sex_of(recording), number(recording, "age")
+        lost = [
+            name for name, known in (("sex", bool(sex)), ("age", not np.isnan(age))) if not known
+        ]
+        unheard = tuple(name for name in lost if word_of(recording, name))
+        self.known.setdefault(recording.patient, (sex, age, unheard))
 
     def add(
         self, windows: Windows, chosen: np.ndarray, truth: float, recording: Recording, session: int
@@ -190,12 +198,12 @@ class Builder:
 
     def _people(self, names: list[str], persons: Mapping[str, frozenset[str]]) -> People:
         folders = sorted({name.rpartition("\n")[2] for name in names})
-        known = [self.known.get(name, ("", float("nan"))) for name in names]
+        known = [self.known.get(name, ("", float("nan"), ())) for name in names]
         return People(
             tuple(folders),
             np.array([folders.index(name.rpartition("\n")[2]) for name in names]),
-            np.array([sex for sex, _ in known], dtype="<U1"),
-            np.array([age for _, age in known], dtype=np.float64),
+            np.array([sex for sex, _, _ in known], dtype="<U1"),
+            np.array([age for _, age, _ in known], dtype=np.float64),
             np.array([lot_of(*name.rsplit("\n", 1)) for name in names]),
             tuple(
                 tuple(
@@ -203,6 +211,7 @@ class Builder:
                 )
                 for name in names
             ),
+            tuple(unheard for _, _, unheard in known),
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from client.records import Recording
 from simulations.probes.task import number, sex_of, word_of
@@ -113,6 +113,15 @@ SAID_IN: dict[Callable[[Recording], float], tuple[str, ...]] = {
 """Labels of which each makes its truth."""
 
 
+def not_understood(patients: int, labels: Sequence[str]) -> str:
+    """That so many patients have these labels in other words, without the words."""
+    who = "1 patient says" if patients == 1 else f"{patients} patients say"
+    return (
+        f"what {who} of {', '.join(labels)} is not understood (docs/probes.md has the words that "
+        "are)"
+    )
+
+
 class Heard:
     """Truths of recordings as they are read, and how many patients say what is not understood.
 
@@ -136,13 +145,14 @@ class Heard:
         return truth
 
     @property
+    def unknown(self) -> bool:
+        """Whether any recording says what is not understood."""
+        return bool(self._unknown)
+
+    @property
     def words(self) -> str:
         """Of patients no recording of whom has a truth; "" if there are none."""
         lost = len(self._unknown - self._known)
         if not lost:
             return ""
-        who = "1 patient says" if lost == 1 else f"{lost} patients say"
-        return (
-            f"what {who} of {', '.join(self._labels)} is not understood (docs/probes.md has the "
-            "words that are): left out"
-        )
+        return f"{not_understood(lost, self._labels)}: left out"

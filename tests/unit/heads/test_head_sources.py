@@ -17,9 +17,11 @@ from client.guess import IDENTIFIES
 from shared_model.errors import DataFault, OurMistake
 from simulations import measurement, results_page
 from simulations.heads import public
+from simulations.heads.data import load
 from simulations.heads.missing import missing
 from simulations.heads.tasks import TASKS, HeadTask, patients_with
 from simulations.lots import lot_of
+from simulations.models import open_model
 from simulations.probes import tasks as probes
 from simulations.probes import truths
 from simulations.probes.site_tasks import QUESTIONS, site_tasks, unreadable_words
@@ -176,6 +178,27 @@ def test_what_cannot_be_read_is_said_where_too_few_are_left(torn: Path) -> None:
     with pytest.raises(DataFault) as refused:
         TASKS["af"].load_first([torn])
     assert "Not readable: 8 files: empty. " in refused.value.do
+
+
+def test_windows_of_a_head_are_those_that_its_fingerprints_are_of(tmp_path: Path) -> None:
+    """Windows of patients without the sensor were counted in "trained on", and so were windows
+    without it of those who have it."""
+    folder = ward(tmp_path / "ward-6", "csv", own_words)
+    for path in signals(folder)[:3]:
+        path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().split()))
+    task = TASKS["age"].load("ppg", NOWHERE, [folder])
+    seen = task.valid[:, 1].any(axis=1)
+    assert 0 < seen.sum() < len(seen)
+    data = load(TASKS["age"], "ppg", open_model("warm-start"), NOWHERE, sites=[folder])
+    assert data.windows == seen.sum()
+    assert data.left_out >= 3
+
+
+def test_folder_that_is_not_there_is_refused_with_what_to_do() -> None:
+    for refuse in (TASKS["age"].load_first, site_tasks):
+        with pytest.raises(DataFault, match="is no folder") as refused:
+            refuse([NOWHERE])
+        assert refused.value.do
 
 
 @pytest.mark.parametrize("name", ["hypertension", "age", "sex", "heart-rate"])
