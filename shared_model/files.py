@@ -62,6 +62,8 @@ def read_regular(path: Path, limit_bytes: int, *, name: str = "") -> bytes:
     name = name or path.name
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Refused(f"{name} is absent.", reason="files") from error
     except OSError as error:
         raise Refused(f"{name} is a link or cannot be opened.", reason="files") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -112,7 +112,10 @@ def load_key_file(path: Path) -> Ed25519PrivateKey:
         mode = path.stat().st_mode
         data = path.read_bytes()
     except OSError as error:
-        raise OurMistake(f"The key file {path} cannot be read.") from error
+        raise OurMistake(
+            f"The key file {path} cannot be read: {error.strerror}.",
+            do="Name a key file that is there, and that you may read.",
+        ) from error
     if mode & 0o077:
         raise OurMistake(f"Others may read the key file {path}.", do=f"Run: chmod 600 {path}")
     try:

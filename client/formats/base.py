@@ -56,11 +56,15 @@ MAXIMUM_MAGNITUDE = 1e9
 HEAD_BYTES = 1 << 16
 RATE_AS = "Write it in Hz with a decimal point, like 62.5."
 _AGAIN = "Export it again from its source."
+_USUALLY: dict[Cause, str] = {
+    "bad-table": "Correct the table: one row for each recording, and in it a cell for each column."
+}
+"""What to do where nobody says anything nearer."""
 
 
 def fail(cause: Cause, message: str, *, do: str = "") -> NoReturn:
     """Raise a DataFault; `message` must not quote the file's content."""
-    raise DataFault(message, cause=cause, do=do) from None
+    raise DataFault(message, cause=cause, do=do or _USUALLY.get(cause, "")) from None
 
 
 @dataclass(frozen=True)

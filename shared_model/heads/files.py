@@ -71,6 +71,12 @@ def read(folder: Path) -> Head:
     """
     if not folder.is_dir():
         raise OurMistake(f"{folder} is no folder.", do="Name the folder of a head.")
+    if not os.path.lexists(folder / MANIFEST):
+        raise Refused(
+            f"{folder} holds no head: {MANIFEST} is absent.",
+            reason="files",
+            do="Name the folder of a head.",
+        )
     manifest = HeadManifest.from_bytes(read_regular(folder / MANIFEST, MANIFEST_LIMIT_BYTES))
     head = arrays_io.opened(manifest, read_regular(folder / ARRAYS, ARRAYS_LIMIT_BYTES))
     found = read_regular(folder / CARD, CARD_LIMIT_BYTES)

@@ -232,6 +232,9 @@ def test_signed_head_is_verified_by_the_command(folder: Path, tmp_path: Path) ->
     assert run("verify", str(path), "--signer", told[0]["signer"])[0]["signature"] == "verified"
     with pytest.raises(Refused):
         run("verify", str(path), "--signer", "00" * 32)
+    with pytest.raises(OurMistake, match="No such file") as mistake:
+        run("sign", str(path), "--key", str(tmp_path / "nokey.pem"))
+    assert mistake.value.do
 
 
 def test_wrong_calls_are_said_in_words(folder: Path, tmp_path: Path) -> None:

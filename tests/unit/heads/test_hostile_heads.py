@@ -252,11 +252,13 @@ def test_card_that_says_something_else_is_refused(head: Head, tmp_path: Path) ->
 
 
 def test_folder_without_a_head_is_refused(tmp_path: Path) -> None:
-    """In words, not with a traceback."""
+    """In words, not with a traceback. Of a file that is not there it said "is a link or cannot be
+    opened"."""
     with pytest.raises(OurMistake):
         files.read(tmp_path / "nothing")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match=r"holds no head: head\.json is absent") as refused:
         files.read(tmp_path)
+    assert refused.value.do
 
 
 def test_signed_head_verifies_with_its_signer_alone(head: Head, tmp_path: Path) -> None:

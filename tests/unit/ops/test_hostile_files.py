@@ -34,4 +34,6 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
     with pytest.raises(Refused) as error:
         read_regular(path, 10)
     assert error.value.reason == "files"
+    assert ("absent" in error.value.message) == (kind == "absent")
+    assert ("link" in error.value.message) == (kind == "link")
     assert len(os.listdir("/proc/self/fd")) == before

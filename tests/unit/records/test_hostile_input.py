@@ -334,6 +334,8 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, make: Modul
         [{"recording": "rec1", "patient_id": "p1"}, {"recording": "rec1", "patient_id": "p2"}],
     )
     assert causes(tmp_path, None) == ["bad-table"]
+    (fault,) = (item for item in read_folder(tmp_path, None) if isinstance(item, ReadFault))
+    assert "one row for each recording" in fault.do
 
 
 def ages(folder: Path, make: ModuleType, cells: list[str]) -> list[object]:
