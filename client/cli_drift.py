@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_personal import STAYS, AsJson, Home, WarmStart
+from client.cli_personal import STAYS, AsJson, Home
+from client.cli_release import Preset, WarmStart, model_in_use, opened_model, preset_in_use
 from shared_model import outputs, terminal
 from shared_model.errors import CannotTell, OurMistake, Refused
 
@@ -76,6 +77,7 @@ def drift(
         ),
     ] = None,
     warm_start: WarmStart = False,
+    preset: Preset = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,15 +102,16 @@ def drift(
         raise OurMistake("--new goes with --head; without it only new patients are compared.")
     if signer is not None and (head is None or head.startswith(PERSONAL)):
         raise OurMistake("--signer is of a head's folder.", do="Say --head FOLDER, too.")
+    packaged = preset_in_use(warm_start, preset)
     place = NodeHome.find(home)
     try:
         if baseline:
-            _keep(place, warm_start, as_json)
+            _keep(place, packaged, as_json)
             return
         if head is not None:
-            found = _against_head(place, head, signer, new, warm_start, as_json)
+            found = _against_head(place, head, signer, new, packaged, as_json)
         else:
-            found = _since_reference(place, plot, warm_start, as_json)
+            found = _since_reference(place, plot, packaged, as_json)
     except Refused as error:  # 3 is drift, and nothing else
         raise _cannot_tell(error, baseline, as_json) from error
     if found:
@@ -129,14 +132,14 @@ def _cannot_tell(error: Refused, baseline: bool, as_json: bool) -> CannotTell:
     return CannotTell(told, reason=error.reason, do=error.do, counts=counts)
 
 
-def _keep(place: NodeHome, warm_start: bool, as_json: bool) -> None:
+def _keep(place: NodeHome, packaged: str | None, as_json: bool) -> None:
     """Make the reference."""
-    from client import cli_release, drift_files
     from client import drift as check
+    from client import drift_files
     from client.cli_progress import counting_bar
     from client.store import open_store
 
-    _, digest, model = cli_release.opened_model(place, None, warm_start)
+    _, digest, model = opened_model(place, None, packaged)
     store = open_store(place)
     with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
@@ -152,16 +155,18 @@ def _keep(place: NodeHome, warm_start: bool, as_json: bool) -> None:
         terminal.out.print(STAYS, highlight=False)
 
 
-def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_json: bool) -> bool:
+def _since_reference(
+    place: NodeHome, plot: Path | None, packaged: str | None, as_json: bool
+) -> bool:
     """Later patients against the reference; whether something drifted."""
-    from client import cli_release, drift_files
     from client import drift as check
+    from client import drift_files
     from client.cli_progress import counting_bar
     from client.drift_plot import draw
     from client.store import open_store
-    from shared_model.simulated_windows import packaged
+    from shared_model import simulated_windows
 
-    _, digest, model = cli_release.opened_model(place, None, warm_start)
+    _, digest, model = opened_model(place, None, packaged)
     store = open_store(place)
     reference = drift_files.load(place, store, digest)
     then = reference.measures
@@ -170,7 +175,7 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
     with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
     later = now.only(lambda name: name not in held)
-    simulated = check.measure_simulated(packaged(), model)
+    simulated = check.measure_simulated(simulated_windows.packaged(), model)
     rows = check.compare(then, later, simulated)
     ratios = {
         "then": check.over_simulated(then, simulated),
@@ -184,23 +189,29 @@ def _since_reference(place: NodeHome, plot: Path | None, warm_start: bool, as_js
 
 
 def _against_head(
-    place: NodeHome, named: str, signer: str | None, new: bool, warm_start: bool, as_json: bool
+    place: NodeHome,
+    named: str,
+    signer: str | None,
+    new: bool,
+    packaged: str | None,
+    as_json: bool,
 ) -> bool:
     """The store's patients, or the new ones, against those of a head; whether they are others."""
-    from client import cli_release, drift_files, drift_head, personal
+    from client import drift_files, drift_head, personal
     from client.cli_progress import counting_bar
     from client.site_fingerprints import of_items
     from client.store import open_store
     from shared_model.heads.answers import refuse_other_model
 
-    _, digest, run = cli_release.model_in_use(place, None, warm_start)
+    _, digest, run = model_in_use(place, None, packaged)
+    again = f"fedprint-node drift --head {named} --warm-start --preset "
     if named.startswith(PERSONAL):
         own = personal.load(place, named.removeprefix(PERSONAL))
-        personal.refuse_other_model(own, digest)
+        personal.refuse_other_model(own, digest, again)
         trained, signature = drift_head.of_personal(own), "made at this node"
     else:
         opened, signature = _opened(place, Path(named), signer)
-        refuse_other_model(opened, digest)
+        refuse_other_model(opened, digest, again)
         trained = drift_head.of_head(opened)
     store = open_store(place)
     reference = drift_files.load(place, store, digest) if new else None

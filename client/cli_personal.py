@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli_release import Preset, WarmStart, model_in_use, preset_in_use
 from shared_model import outputs, terminal
 from shared_model.errors import OurMistake, Refused
 
@@ -23,12 +24,6 @@ Home = Annotated[
     Path | None, typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
-WarmStart = Annotated[
-    bool,
-    typer.Option(
-        "--warm-start", help="Use the packaged warm start: no release, simulated signals."
-    ),
-]
 STAYS = "It stays on this machine: nothing that this node sends can carry it."
 
 app = typer.Typer(no_args_is_help=True, help="Heads on this hospital's own labels; never sent.")
@@ -69,6 +64,7 @@ def personalise(
         ),
     ] = None,
     warm_start: WarmStart = False,
+    preset: Preset = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,12 +84,13 @@ def personalise(
 
     if kind not in (None, "class", "number"):
         raise OurMistake("--kind is class or number.")
+    packaged = preset_in_use(warm_start, preset)
     place = NodeHome.find(home)
     read = read_labels(
         labels, load_key(place.pseudonym_key), label, patient_column, missing=missing or (),
         kind=kind,
     )  # fmt: skip
-    patients, digest, source = site_patients(place, sensors, warm_start, None)
+    patients, digest, source = site_patients(place, sensors, packaged, None)
     features, values, counted = joined(read, patients)
     refuse_few(counted, sensors, lambda other: _labelled_having(place, read, other))
     made = personal.make(
@@ -157,6 +154,7 @@ def apply(
         ),
     ] = None,
     warm_start: WarmStart = False,
+    preset: Preset = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -169,10 +167,11 @@ def apply(
     from client import personal
     from client.home import NodeHome
 
+    packaged = preset_in_use(warm_start, preset)
     place = NodeHome.find(home)
     head = personal.load(place, name)
     personal.limit_of(head)  # one of before is refused before the work
-    patients, _, _ = site_patients(place, head.sensors, warm_start, head)
+    patients, _, _ = site_patients(place, head.sensors, packaged, head)
     found = personal.answers(head, patients.mean)
     rows = [
         {"pseudonym": one, **answer} for one, answer in zip(patients.pseudonyms, found, strict=True)
@@ -211,15 +210,18 @@ def remove(
 
 
 def site_patients(
-    place: NodeHome, sensors: str, warm_start: bool, head: PersonalHead | None
+    place: NodeHome, sensors: str, packaged: str | None, head: PersonalHead | None
 ) -> tuple[Patients, str, str]:
     """Fingerprints of the store's patients, the model's digest, and what model it is in words.
+
+    Args:
+        packaged: as `preset_in_use` has it.
 
     Raises:
         OurMistake: no such sensors, no release, no store.
         Refused: the head is of another model.
     """
-    from client import cli_release, personal
+    from client import personal
     from client.cli_progress import counting_bar
     from client.fingerprints import FROM_WARM_START, SENSORS
     from client.site_fingerprints import of_store
@@ -227,9 +229,10 @@ def site_patients(
 
     if sensors not in SENSORS:
         raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
-    used, digest, run = cli_release.model_in_use(place, None, warm_start)
+    used, digest, run = model_in_use(place, None, packaged)
     if head is not None:
-        personal.refuse_other_model(head, digest)
+        again = f"fedprint-node personal apply {head.name} --warm-start --preset "
+        personal.refuse_other_model(head, digest, again)
     store = open_store(place)
     with counting_bar("fingerprints") as on_patient:
         found = of_store(store, run, sensors, on_patient=on_patient)

@@ -21,6 +21,19 @@ Home = Annotated[
     Path | None, typer.Option("--home", help="The node's folder (else FEDPRINT_NODE_HOME).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+WarmStart = Annotated[
+    bool,
+    typer.Option(
+        "--warm-start", help="Use a packaged warm start: no release, simulated signals only."
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tiny|small",
+        help="With --warm-start: which one, that on which the head stands (default tiny).",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -113,12 +126,8 @@ def fingerprint(
         Path | None,
         typer.Option("--release", help="Use this release (verified) instead of the installed one."),
     ] = None,
-    warm_start: Annotated[
-        bool,
-        typer.Option(
-            "--warm-start", help="Use the packaged warm start: no release, simulated signals only."
-        ),
-    ] = False,
+    warm_start: WarmStart = False,
+    preset: Preset = None,
     sensors: Annotated[
         str | None,
         typer.Option(
@@ -151,12 +160,13 @@ def fingerprint(
 
     if sensors not in (None, *SENSORS):
         raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
+    packaged = preset_in_use(warm_start, preset)
     place = NodeHome.find(home)
-    used, model_digest, run = model_in_use(place, release_folder, warm_start)
+    used, model_digest, run = model_in_use(place, release_folder, packaged)
     if used is None:
         terminal.err.print(
-            "NO RELEASE: fingerprints of the packaged warm start, trained on simulated signals "
-            "only."
+            f"NO RELEASE: fingerprints of the packaged warm start ({packaged}), trained on "
+            "simulated signals only."
         )
     chosen = guess_mapping(source) if mapping is None else Mapping.from_file(mapping)
     if not as_json:
@@ -187,28 +197,53 @@ def fingerprint(
         )
 
 
+def preset_in_use(warm_start: bool, preset: str | None) -> str | None:
+    """The preset of the packaged warm start that was asked for; None: a release.
+
+    Raises:
+        OurMistake: a preset without --warm-start, or one of which none is packaged.
+    """
+    from shared_model.warm_start import packaged
+
+    if not warm_start:
+        if preset is not None:
+            raise OurMistake(
+                "--preset is of the packaged warm start; a release has its own.",
+                do="Say --warm-start, too, or leave out --preset.",
+            )
+        return None
+    chosen = preset or "tiny"
+    if chosen not in packaged():
+        raise OurMistake(
+            f"No warm start of preset {chosen!r} is packaged.",
+            do=f"--preset is one of {', '.join(packaged())}.",
+        )
+    return chosen
+
+
 def model_in_use(
-    place: NodeHome, folder: Path | None, warm_start: bool
+    place: NodeHome, folder: Path | None, packaged: str | None
 ) -> tuple[Release | None, str, Fingerprinter]:
-    """The release (None for the warm start), the model's digest, and what makes fingerprints."""
+    """The release (None for a packaged warm start), the model's digest, and what makes
+    fingerprints. packaged: as `preset_in_use` has it."""
     from shared_model import fingerprint as fingerprints
 
-    used, digest, model = opened_model(place, folder, warm_start)
+    used, digest, model = opened_model(place, folder, packaged)
     return used, digest, lambda signal, valid: fingerprints.fingerprints(model, signal, valid)
 
 
 def opened_model(
-    place: NodeHome, folder: Path | None, warm_start: bool
+    place: NodeHome, folder: Path | None, packaged: str | None
 ) -> tuple[Release | None, str, MaskedAutoencoder]:
-    """The release (None for the warm start), the model's digest, and the model."""
+    """The release (None for a packaged warm start), the model's digest, and the model."""
     from client import install as installation
-    from shared_model import warm_start as packaged
+    from shared_model import warm_start
     from shared_model import weights as weights_io
 
-    if warm_start:
+    if packaged is not None:
         if folder is not None:
             raise OurMistake("--warm-start and --release exclude each other.")
-        config, weights, _ = packaged.load()
+        config, weights, _ = warm_start.load(packaged)
         return None, weights_io.digest(weights), installation.model_of(config, weights)
     used = installation.opened(place, folder) if folder is not None else installation.current(place)
     if used is None:

@@ -20,6 +20,7 @@ from client.store_format import Hex32, Hex64
 from shared_model import canonical
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
+from shared_model.warm_start import if_packaged
 
 KIND = "drift baseline"
 LARGEST_BYTES = 512 * 1024 * 1024
@@ -122,6 +123,7 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
             f"The reference is of another model ({found.model_digest[:12]}) than the one in use "
             f"({model_digest[:12]}): their fingerprints cannot be compared.",
             reason="model",
-            do="Make it again with this model: fedprint-node drift --baseline",
+            do="Make it again with this model: fedprint-node drift --baseline."
+            + if_packaged(found.model_digest, "fedprint-node drift --warm-start --preset "),
         )
     return found

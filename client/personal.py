@@ -30,6 +30,7 @@ from shared_model.heads.arrays import SMALLEST_SCALE
 from shared_model.heads.distance import away
 from shared_model.heads.manifest import Band, Count, Distance, Finite, Positive
 from shared_model.linear_heads import Array, Kind, LinearHead
+from shared_model.warm_start import if_packaged
 
 FEWEST_OF_A_CLASS = intervals.FEWEST_OF_A_CLASS
 """Of a class: as many as folds need, and as an interval does."""
@@ -335,14 +336,19 @@ def remove(home: NodeHome, name: str) -> None:
         ) from error
 
 
-def refuse_other_model(head: PersonalHead, model_digest: str) -> None:
-    """Raises Refused (reason "model"): fingerprints of another model mean something else."""
+def refuse_other_model(head: PersonalHead, model_digest: str, command: str) -> None:
+    """Raises Refused (reason "model"): fingerprints of another model mean something else.
+
+    Args:
+        command: as `warm_start.if_packaged` has it.
+    """
     if head.model_digest != model_digest:
         raise Refused(
             f"The head {head.name} was made on fingerprints of another model "
             f"({head.model_digest[:12]}) than this one ({model_digest[:12]}).",
             reason="model",
-            do="Make it again with the present release: fedprint-node personalise",
+            do="Make it again with the present release: fedprint-node personalise."
+            + if_packaged(head.model_digest, command),
         )
 
 

@@ -23,6 +23,28 @@ def packaged() -> tuple[str, ...]:
     return tuple(sorted(n.removeprefix("warm_start_").removesuffix(".json") for n in found))
 
 
+def preset_of(model_digest: str) -> str:
+    """The preset whose packaged warm start is the model of this digest; "" if it is none."""
+    folder = files("shared_model") / "data"
+    for preset in packaged():
+        text = (folder / f"warm_start_{preset}.json").read_text(encoding="utf-8")
+        if json.loads(text)["model_digest"] == model_digest:
+            return preset
+    return ""
+
+
+def if_packaged(model_digest: str, command: str) -> str:
+    """Where the model of this digest is a packaged warm start, a sentence with the command that
+    takes it, to be put behind another; else "".
+
+    Args:
+        command: up to the preset, with which it ends.
+    """
+    preset = preset_of(model_digest)
+    told = f" Its model is the packaged warm start of preset {preset}: {command}{preset}"
+    return told if preset else ""
+
+
 def load(preset: str = "tiny") -> tuple[ModelConfig, Weights, dict[str, Any]]:
     """Configuration, weights and manifest of the packaged warm start.
 

@@ -22,6 +22,7 @@ from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
 from shared_model.heads.arrays import Head
 from shared_model.heads.distance import away
+from shared_model.warm_start import if_packaged
 
 Numbers = npt.NDArray[np.float64]
 NO_FINGERPRINT = "no usable window of its sensors"
@@ -47,14 +48,19 @@ class Answer:
     distance: float | None = None
 
 
-def refuse_other_model(head: Head, digest: str) -> None:
-    """Raises Refused (reason "model") unless fingerprints of the model `digest` are the head's."""
+def refuse_other_model(head: Head, digest: str, command: str) -> None:
+    """Raises Refused (reason "model") unless fingerprints of the model `digest` are the head's.
+
+    Args:
+        command: as `warm_start.if_packaged` has it.
+    """
     if digest != head.manifest.model.digest:
         raise Refused(
             f"These fingerprints are of model {digest[:12]}; the head stands on "
             f"{head.manifest.model.digest[:12]}.",
             reason="model",
-            do="Make fingerprints with the head's model, or train a head on this one.",
+            do="Make fingerprints with the head's model, or train a head on this one."
+            + if_packaged(head.manifest.model.digest, command),
         )
 
 

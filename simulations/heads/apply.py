@@ -105,7 +105,9 @@ def from_recordings(
     from simulations.probes.task import windows_of
     from simulations.site_mapping import own_mapping
 
-    refuse_other_model(head, model.digest)
+    refuse_other_model(
+        head, model.digest, "fedprint-lab head apply HEAD RECORDINGS --on warm-start:"
+    )
     encode = encoder(model.config, model.weights)
     people: dict[str, int] = {}
     seen: dict[int, int] = {}

@@ -33,7 +33,8 @@ TEXTS = {
 }
 COLUMNS = (*TEXTS, "start_s", "fingerprint")
 IN_WORDS = {"ecg": "the ECG alone", "ppg": "the PPG alone", "both": "both sensors"}
-MAKE = "Make it with: fedprint-node fingerprint RECORDINGS -o FILE.parquet"
+MADE_BY = "fedprint-node fingerprint RECORDINGS -o FILE.parquet"
+MAKE = f"Make it with: {MADE_BY}"
 
 Places = npt.NDArray[np.int64]
 
@@ -72,7 +73,8 @@ def _read(head: Head, path: Path) -> Items:
         raise _refused("unpacks to more than any real one")
     with parquet.ParquetFile(path, read_dictionary=list(TEXTS)) as file:
         metadata = file.schema_arrow.metadata or {}
-        refuse_other_model(head, _digest(metadata))
+        again = f"{MADE_BY} --sensors {head.manifest.sensors} --warm-start --preset "
+        refuse_other_model(head, _digest(metadata), again)
         _refuse_made_for_others(head, metadata.get(SENSORS_KEY.encode()))
         _check_types(file.schema_arrow)
         windows = _windows(file, _row_count(file.metadata, chunks))

@@ -384,6 +384,26 @@ def test_where_nothing_can_be_read_the_causes_are_shown(
             assert json.loads(done.stdout)["faults"]
 
 
+def test_a_head_on_another_preset_says_which_and_answers_with_it(
+    recordings: Path, tmp_path: Path
+) -> None:
+    """The command that makes what the head can use; there was none."""
+    head = tmp_path / "head"
+    data = replace(made_up(patients=30, classes=(WELL, SICK)), sensors="ppg")
+    files.write(head, train(data, open_model("warm-start:small"), asked()))
+    made = tmp_path / "tiny.parquet"
+    fingerprints(recordings, made, "--sensors", "ppg")
+    for source, wanted in (
+        (made, "-o FILE.parquet --sensors ppg --warm-start --preset small"),
+        (recordings, "fedprint-lab head apply HEAD RECORDINGS --on warm-start:small"),
+    ):
+        with pytest.raises(Refused) as refused:
+            apply(head, source)
+        assert refused.value.do.endswith(wanted)
+    fingerprints(recordings, tmp_path / "small.parquet", "--sensors", "ppg", "--preset", "small")
+    assert apply(head, tmp_path / "small.parquet")["rows"]
+
+
 def test_sensors_are_one_of_three(recordings: Path, tmp_path: Path) -> None:
     """Said before anything is read."""
     with pytest.raises(OurMistake, match="both, ecg, ppg"):

@@ -300,10 +300,11 @@ def test_head_without_noise_on_closed_data_is_not_signed_and_not_taken(tmp_path:
 
 def test_fingerprints_of_another_model_are_refused(head: Head) -> None:
     """A head means nothing on them."""
-    refuse_other_model(head, head.manifest.model.digest)
+    refuse_other_model(head, head.manifest.model.digest, "fedprint-node x ")
     with pytest.raises(Refused) as caught:
-        refuse_other_model(head, OTHER_DIGEST)
+        refuse_other_model(head, OTHER_DIGEST, "fedprint-node x ")
     assert caught.value.reason == "model"
+    assert "fedprint-node x" not in caught.value.do  # the head's model is nobody's
 
 
 def test_answers_of_absurd_fingerprints_are_abstentions(head: Head) -> None:

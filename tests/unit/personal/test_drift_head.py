@@ -283,6 +283,19 @@ def test_a_signature_that_is_there_is_verified(
     assert refused(home, "--head", slow) == "signature"
 
 
+def test_a_head_on_another_preset_is_compared_with_it(home: Any, tmp_path: Path) -> None:
+    """The error names the command that can use it; no command could."""
+    site.add(home, range(0, 24, 2))
+    config, weights, _ = warm_start.load("small")
+    other = train(made_up(), NamedModel(config, weights, {"source": "packaged"}), asked())
+    files.write(tmp_path / "other", other)
+    assert refused(home, "--head", tmp_path / "other") == "model"
+    do = drift(home, "--head", tmp_path / "other").exception.do
+    assert do.endswith(f"drift --head {tmp_path / 'other'} --warm-start --preset small")
+    done = drift(home, "--head", tmp_path / "other", "--preset", "small", "--json")
+    assert json.loads(done.stdout)["patients"] == 12
+
+
 def test_a_personal_head_says_what_it_was_made_of(home: Any, tmp_path: Path) -> None:
     """Its own patients, then fast ones that came later."""
     site.add(home, range(0, 60, 2))

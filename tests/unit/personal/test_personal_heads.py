@@ -21,7 +21,8 @@ from client.personal_labels import read_labels
 from client.pseudonyms import load_key, pseudonym_of
 from client.sealed_files import read_own, write_own
 from client.store_key import CREDENTIAL
-from shared_model import outputs
+from shared_model import outputs, warm_start
+from shared_model.commands import command_of
 from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads.answers import FAR, NO_FINGERPRINT
 
@@ -477,14 +478,61 @@ def test_columns_that_are_none_or_that_identify_are_mistakes(tmp_path):
             read_labels(wrong, KEY)
 
 
+def test_head_and_reference_on_another_preset_are_used_with_it(tmp_path):
+    """--warm-start was tiny alone; what was refused said to do what could not be done."""
+    node = site.node(tmp_path / "node")
+    site.add(node, range(24))
+    small = ("--warm-start", "--preset", "small")
+    made = run(node, "personalise", speeds(tmp_path / "speed.csv", range(24)), *small)
+    assert made.exit_code == 0, made.output
+    for words, command in (
+        (("personal", "apply", "speed"), "fedprint-node personal apply speed"),
+        (("drift", "--head", "personal:speed"), "fedprint-node drift --head personal:speed"),
+    ):
+        other = run(node, *words, "--warm-start").exception
+        assert f"{command} --warm-start --preset small" in other.do
+        assert run(node, *words, *small).exit_code == 0
+    assert run(node, "drift", "--baseline", *small).exit_code == 0
+    other = run(node, "drift", "--warm-start").exception
+    assert other.do.endswith("fedprint-node drift --warm-start --preset small")
+    assert run(node, "drift", *small).exception.reason == "few-patients"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fingerprint", "recordings", "-o", "out.parquet"),
+        ("personalise", "labels.csv"),
+        ("personal", "apply", "speed"),
+        ("drift",),
+        ("drift", "--head", "heads/x"),
+    ],
+)
+def test_preset_is_of_the_packaged_warm_start_and_one_of_those_there_are(tmp_path, words):
+    """Before anything is read."""
+    node = site.node(tmp_path / "node")
+    alone = run(node, *words, "--preset", "small").exception
+    assert isinstance(alone, OurMistake)
+    assert "--warm-start" in alone.do
+    unknown = run(node, *words, "--warm-start", "--preset", "../tiny").exception
+    assert isinstance(unknown, OurMistake)
+    assert all(one in unknown.do for one in warm_start.packaged())
+    command = command_of(app)
+    for name in words[: 2 if words[0] == "personal" else 1]:
+        command = command.commands[name]
+    (option,) = (one for one in command.params if one.name == "preset")
+    assert set(option.metavar.split("|")) == set(warm_start.packaged())
+
+
 def test_a_head_of_another_model_or_a_damaged_file_is_refused(home, features):
     """Never applied to fingerprints that mean something else."""
     head = made(features, ["a", "b"] * 15)
     personal.save(home, head)
     assert personal.load(home, "x") == head
     with pytest.raises(Refused) as caught:
-        personal.refuse_other_model(head, "cd" * 32)
+        personal.refuse_other_model(head, "cd" * 32, "fedprint-node x ")
     assert caught.value.reason == "model"
+    assert "fedprint-node x" not in caught.value.do
     path = home.personal / "x.json"
     good = path.read_bytes()
     (home.personal / "y.json").write_bytes(good)
