@@ -75,11 +75,17 @@ def serve_run_non_private_for_tests(arguments: list[str]) -> None:
 
 
 def node(home: str, seed: str) -> None:
-    """Run and supervise a node until interrupted."""
+    """Run and supervise a node until interrupted.
+
+    Raises:
+        OurMistake: the seed is none.
+    """
     from client import node as nodes
     from client.home import NodeHome
 
-    os.environ[SEED] = str(int(seed))
+    if not (seed.isascii() and seed.isdigit()):
+        raise OurMistake("The seed is no whole number from 0.", do="Say: node HOME SEED")
+    os.environ[SEED] = seed
     nodes.serve(
         NodeHome(Path(home)),
         lambda: print("The node is started.", flush=True),
@@ -114,16 +120,38 @@ def coordinator(home: str, config: str) -> None:
     superlink.conduct(
         place, settings.run, told, entry="simulations.deployed:serve_run_non_private_for_tests"
     )
-    state = folder.record().state
-    if state != "finished":
-        raise OurMistake(f"The run is {state}.")
+    record = folder.record()
+    if record.state == "paused":
+        raise OurMistake(
+            f"The run is paused: {record.pause}",
+            do="Begin another run: one that is paused is not continued here.",
+        )
+    if record.state != "finished":
+        raise OurMistake(
+            "The run's process has ended, and the run is not finished.",
+            do="Start again: the run continues where it was.",
+        )
+
+
+def called(words: list[str]) -> None:
+    """Do what was called.
+
+    Raises:
+        OurMistake: it is no call; says which there are.
+    """
+    kinds = {"node": node, "coordinator": coordinator}
+    if len(words) != 3 or words[0] not in kinds:
+        raise OurMistake(
+            "Two things can be called here, with two words each.",
+            do="Say: python -I -m simulations.deployed node HOME SEED, or: coordinator HOME "
+            "RUN_TOML",
+        )
+    kinds[words[0]](*words[1:])
 
 
 def main() -> None:
     """Entry: node HOME SEED, or coordinator HOME RUN_TOML."""
-    kinds = {"node": node, "coordinator": coordinator}
-    kind, *rest = sys.argv[1:]
-    terminal.run(lambda: kinds[kind](*rest))
+    terminal.run(lambda: called(sys.argv[1:]))
 
 
 if __name__ == "__main__":
