@@ -105,8 +105,8 @@ def _export(name: str, signer: str | None, int8: bool) -> tuple[dict[str, bytes]
         files[INT8] = made.int8
     described: dict[str, Any] = {}
     for file, data in files.items():
-        found = onnx_export.agreement(opened.config, opened.weights, data)
-        onnx_export.check_agreement(found)
+        found = onnx_export.agreement(opened.config, opened.weights, data, source=name)
+        onnx_export.check_agreement(found, float32_agrees=file == INT8)
         described[file] = {
             "sha256": hashlib.sha256(data).hexdigest(),
             "size_bytes": len(data),

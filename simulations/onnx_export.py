@@ -245,12 +245,24 @@ def run(made: Any, signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def agreement(
-    config: ModelConfig, weights: Weights, model: bytes, *, windows: int = WINDOWS, seed: int = 0
+    config: ModelConfig,
+    weights: Weights,
+    model: bytes,
+    *,
+    windows: int = WINDOWS,
+    seed: int = 0,
+    source: str = "the model",
 ) -> dict[str, dict[str, float]]:
     """Cosine of the exported fingerprints with the model's own, on SIMULATED windows.
 
+    Args:
+        source: what the weights are of, in words.
+
     Returns:
         "both", "ecg", "ppg" (the other sensor taken away) and "short" (2.1 s) -> "min", "median".
+
+    Raises:
+        Refused: the model's own fingerprint of a window is no number, or zero ("weights").
     """
     from simulations.cohort import draw_windows
 
@@ -269,21 +281,40 @@ def agreement(
         with torch.inference_mode():
             wanted = path(torch.from_numpy(values), torch.from_numpy(known)).numpy()
         usable = known.any(axis=(1, 2))
+        norms = np.linalg.norm(wanted[usable], axis=1)  # 1, else zero or no number
+        lost = int((~(norms > 0.5)).sum())
+        if lost:
+            raise Refused(
+                f"Not the export, but the model itself fails: for {lost} of {len(norms)} simulated "
+                f"windows ({name}) the fingerprint by the weights of {source} is no number, or "
+                "zero.",
+                reason="weights",
+                do="Export other weights: these are damaged, or their training has diverged.",
+            )
         cosine = (wanted * run(made, values, known)).sum(axis=1)[usable]
         found[name] = {"min": float(cosine.min()), "median": float(np.median(cosine))}
     return found
 
 
-def check_agreement(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Raises:
-    Refused: a window's exported fingerprint is not the model's ("agreement")."""
+def check_agreement(
+    found: Mapping[str, Mapping[str, float]], *, float32_agrees: bool = False
+) -> None:
+    """Look whether a file is the model.
+
+    Args:
+        float32_agrees: of an int8 file, that the other one was looked at before.
+
+    Raises:
+        Refused: a window's exported fingerprint is not the model's ("agreement").
+    """
+    leave_out = "Leave the int8 file out (--no-int8), or report" if float32_agrees else "Report"
     for name, values in found.items():
         if not values["min"] >= SMALLEST_COSINE:
             raise Refused(
                 f"The exported fingerprint differs from the model's: cosine {values['min']:.4f} "
                 f"({name}), at least {SMALLEST_COSINE:g} is wanted.",
                 reason="agreement",
-                do="Export without --int8, or report this with the model's digest.",
+                do=f"{leave_out} this with the model's digest.",
             )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from shared_model import mae, outputs, warm_start
+from shared_model import mae, outputs, warm_start, weights
 from shared_model.errors import OurMistake, Refused
 from simulations import cli_export, onnx_export
 from simulations.cli import app
@@ -141,6 +141,32 @@ def test_another_models_file_is_refused(made: onnx_export.Exported) -> None:
     with pytest.raises(Refused) as caught:
         onnx_export.check_agreement(found)
     assert caught.value.reason == "agreement"
+    assert "int8" not in caught.value.do
+    with pytest.raises(Refused) as caught:
+        onnx_export.check_agreement(found, float32_agrees=True)
+    assert "--no-int8" in caught.value.do
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e30])
+def test_weights_whose_fingerprint_is_no_number_are_named(
+    made: onnx_export.Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """It was said to differ from the model's, with "cosine nan", and to be exported without the
+    int8 file where there was none."""
+    _, whole, _ = warm_start.load("tiny")
+    path = tmp_path / "lost.safetensors"
+    path.write_bytes(
+        weights.to_bytes({name: np.float32(factor) * one for name, one in whole.items()})
+    )
+    monkeypatch.setattr(onnx_export, "export", lambda *_: made)
+    words = ["export", str(path), "--no-int8", "-o", str(tmp_path / "exported")]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, Refused)
+    assert refused.reason == "weights"
+    assert str(path) in refused.message
+    assert "no number" in refused.message
+    assert "int8" not in refused.do
+    assert not (tmp_path / "exported" / "manifest.json").exists()
 
 
 def test_the_command_writes_files_and_a_manifest_and_the_documented_lines_run(
