@@ -137,8 +137,7 @@ NAMES_OF_HEADS = {
     "error, years": "mean absolute error",
     "noisy": "mean absolute error (at most 60)",
     "right of what is answered": "accuracy where answered",
-    "share of the largest class": "share of the largest class",
-    "their own median": "error of the median",
+    "always the same answer": "error of always the same answer",
     "within its 90 % band": "within the band",
 }
 """As heads.md calls figures, before them or above their column, and as files do."""
