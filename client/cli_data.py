@@ -176,7 +176,7 @@ def withdraw(
     Example: fedprint-node data withdraw - --yes
     """
     from client.ingest import open_writer
-    from client.pseudonyms import load_key, pseudonym_of
+    from client.pseudonyms import load_key, pseudonym_of, same_patient
 
     place = NodeHome.find(home)
     if (patient is None) == (pseudonym is None):
@@ -184,6 +184,12 @@ def withdraw(
     if pseudonym is None:
         if patient == "-":
             patient = typer.prompt("Patient identifier", hide_input=True, err=True)
+        if not same_patient(patient):
+            raise OurMistake(
+                "That identifies nobody: it means that a value is missing, or is a number whose "
+                "digits may be lost.",
+                do="Give the identifier as the recordings have it, or --pseudonym.",
+            )
         pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
     elif not _PSEUDONYM.fullmatch(pseudonym):
         raise OurMistake(

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from client.home import NodeHome
-from client.labels import MISSING
+from client.labels import MISSING, plain_spaces
 from shared_model.errors import OurMistake
 from shared_model.signing import write_secret
 
@@ -19,7 +19,9 @@ KEY_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """128 bits of HMAC-SHA256 as lower-case hexadecimal."""
 _NOBODY = MISSING | {"nil", ".", "<na>"}
-_WHOLE = re.compile(r"(-?[0-9]+)\.0*")
+_WHOLE = re.compile(r"(-?[0-9]+)[.,]0*")
+_POWER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?[eE][+-][0-9]+")
+"""As spreadsheets write a long number: its last digits may be lost."""
 _EXACT = 2**53
 """From here on, several whole numbers are one float64."""
 
@@ -71,18 +73,20 @@ def pseudonym_of(key: bytes, patient: str) -> str:
 
 
 def id_text(cell: object) -> str:
-    """The one spelling of an identifier of somebody or something, whatever its outer blanks, its
-    Unicode form, and how its file stores whole numbers: 101, 101.0 and "101.0" are "101".
+    """The one spelling of an identifier of somebody or something, whatever its blanks, its Unicode
+    form, and how its file stores whole numbers: 101, 101.0, "101.0" and "101,0" are "101".
 
-    Leading zeros stay. "" for what names nothing: truth values, and floats that are not whole or
-    too large to be exact.
+    Leading zeros stay. "" for what names nothing: truth values, floats that are not whole or too
+    large to be exact, and numbers written with a power of ten ("1.23457E+11").
     """
     if cell is None or isinstance(cell, bool):
         return ""
     if isinstance(cell, float | Decimal):
         exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
         return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
-    text = unicodedata.normalize("NFC", str(cell).strip())
+    text = unicodedata.normalize("NFC", plain_spaces(str(cell)))
+    if _POWER.fullmatch(text):
+        return ""
     whole = _WHOLE.fullmatch(text)
     if whole is None:
         return text

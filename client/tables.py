@@ -27,6 +27,7 @@ class Tables:
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
         self._rows: dict[Path, dict[str, Row | None]] = {}
+        self._asked: dict[tuple[Path, str], str] = {}
 
     def add(
         self, folder: Path, shown: str, seen: Outline, rows: list[dict[str, str]]
@@ -40,7 +41,7 @@ class Tables:
             name = cells.get(mapping.recording_column, "")
             row = Row(cells, _rate(cells.get(mapping.fs_column, "")))
             texts.setdefault(Text("recording name", name))
-            key = id_text(name)
+            key = id_text(name) or name
             if key:
                 same = known.get(key, row)
                 known[key] = row if same is not None and same.cells == row.cells else None
@@ -62,8 +63,12 @@ class Tables:
         return None
 
     def find_name(self, folder: Path, name: str) -> Row | None:
-        """The row of a recording's name. Raises DataFault if two rows contradict each other."""
-        key = id_text(name)
+        """The row of a recording's name, however it spells a whole number.
+
+        Raises DataFault if two rows contradict each other, or a recording whose name is spelled
+        otherwise had the row: whose it is follows from neither.
+        """
+        key = id_text(name) or name
         for place in (folder, *folder.parents):
             rows = self._rows.get(place)
             if rows is not None and key in rows:
@@ -72,6 +77,12 @@ class Tables:
                     fail(
                         "bad-table",
                         "Two rows of the table contradict each other about this recording.",
+                    )
+                if self._asked.setdefault((place, key), name) != name:
+                    fail(
+                        "bad-table",
+                        "A row of the table names two recordings, 1 and 1.0 for example.",
+                        do="Name recordings, and files, so that they differ in more than a .0.",
                     )
                 return row
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared_model.errors import OurMistake
+from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import promises
@@ -62,9 +62,12 @@ def compare(
 
     Raises:
         OurMistake: identity, of which nothing is trained; or see `settle`.
+        DataFault: figures of held-out patients would tell of training ones; see `refuse_again`.
     """
     refuse_identity(hospitals[0].fit.kind)
     hospitals, again = without_trained(hospitals)
+    if again and figures_public and not asked.open_data and ask.mode != "none":
+        refuse_again(again)
     measured_on = together([one.measure for one in hospitals])
     pooled = together([one.fit for one in hospitals])
     always = fit.always(pooled, np.arange(len(pooled.truth)))
@@ -77,7 +80,7 @@ def compare(
     noisy = []
     if own.figures and own.figures_from != "patients":
         told = {one.name: one.model_dump() for one in own.figures}
-        noisy.append({"row": f"{name}: as the card has it, {own.figures_of}", **told})
+        noisy.append({"row": f"{name}: from the noisy histogram, {own.figures_of}", **told})
     plain = made
     if ask.mode != "none":
         free = replace(ask, mode="none")
@@ -278,6 +281,17 @@ def _constant(always: float, data: HeadData, asked: Asked) -> dict[str, Any]:
     else:
         outputs[:, int(always)] = 1.0
     return {"row": "always the same answer", **_main(outputs, data, asked, ("accuracy",))}
+
+
+def refuse_again(count: int) -> None:
+    """Raises DataFault for held-out patients who trained under another name, where figures leave:
+    of whom they are tells who was among those trained, and no noise hides it."""
+    raise DataFault(
+        f"{counted(count, 'held-out patient')} took part in the training under another name: "
+        "figures without noise of all others would tell that.",
+        cause="few",
+        do="Leave out --figures-public, or the recordings that are there twice.",
+    )
 
 
 def with_figures(

@@ -67,7 +67,9 @@ NO_FIGURE = private_figures.Found(
     (), (), "no figure is given here: without noise they would be of patients as they are"
 )
 OF_DECLARED = "declared patients are those in the steps: 9 of 16 of a hospital's declared number"
-COUNTED = "patients were counted, not declared: those in the steps"
+COUNTED = (
+    "of these data nobody declares patients: where it says declared, those in the steps are counted"
+)
 Mode = Literal["local", "distributed", "none"]
 
 

@@ -162,7 +162,8 @@ class OutOfFold:
 
     outputs: (item, class) or (item, 1). distance: Mahalanobis per feature, (item,), from the
     patients of the other folds. fold: (item,). always: what `always` says of the other folds,
-    (item,).
+    (item,); of classes that of all patients: of two that are as large, the other folds' larger one
+    is the smaller one of those measured, and nobody would do as badly.
     """
 
     outputs: Floats = field(repr=False)
@@ -175,6 +176,7 @@ def out_of_fold(data: HeadData, folds: int, seed: int) -> OutOfFold:
     """Outer folds; the strength is chosen anew within each one's training patients."""
     outputs = np.full((len(data.truth), max(1, len(data.classes))), np.nan)
     distance, fold = np.full(len(data.truth), np.nan), np.zeros(len(data.truth), dtype=np.int64)
+    everybody = np.arange(len(data.truth))
     same = np.full(len(data.truth), np.nan)
     for number, (train, test) in enumerate(splits(data, folds, seed)):
         fitted = chosen(data, train, seed)
@@ -182,5 +184,5 @@ def out_of_fold(data: HeadData, folds: int, seed: int) -> OutOfFold:
         mean, factor = spread(fitted.x(data.fingerprints[train]), data.weight[train])
         distance[test] = away(fitted.x(data.fingerprints[test]), mean, factor)
         fold[test] = number
-        same[test] = always(data, train)
+        same[test] = always(data, train if data.kind == "number" else everybody)
     return OutOfFold(outputs, distance, fold, same)

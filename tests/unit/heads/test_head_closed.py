@@ -305,6 +305,10 @@ def test_who_trained_under_another_name_is_not_measured() -> None:
     assert found.report["measured_on"].startswith(f"{len(after)} ")
     assert "left out of those measured" not in found.head.manifest.model_dump_json()
     assert without_trained(hospitals_of(made_up()))[1] == 0
+    public = {"figures_public": "the board", "borders": "made up"}
+    with pytest.raises(DataFault, match="took part in the training under another name"):
+        compare(hospitals, MODEL, space, ask(mode="local"), asked(), **public)
+    compare(hospitals, MODEL, space, ask(mode="local"), asked(open_data="made up"), **public)
 
 
 def test_names_that_share_a_recording_are_found_by_one_pass(plain: Path, tmp_path: Path) -> None:

@@ -317,7 +317,9 @@ def test_noisy_row_is_worse_where_the_card_says_so(space: PublicSpace) -> None:
     few = hospitals_of(made_up(patients=240, strength=0.0))
     for parts, epsilon in ((hospitals, 8.0), (one_sided, 8.0), (few, 3.0)):
         found = compared(space, parts, ask(mode="local", epsilon=epsilon))
-        noisy = [one["row"] for one in found.report["rows"] if ": as the card has it" in one["row"]]
+        noisy = [
+            one["row"] for one in found.report["rows"] if ": from the noisy histogram" in one["row"]
+        ]
         notes = [one for one in found.head.manifest.notes if one.startswith(figures.WORSE)]
         assert len(noisy) == 1
         assert bool(notes) == (parts is not few)
@@ -398,3 +400,11 @@ def test_no_figure_is_larger_than_it_can_be() -> None:
         wrong = verify.Pairs(truth, 1.0 - truth, first, second)
         assert verify.equal_error(wrong, weight) <= 1.0
         assert max(verify.rates(wrong, 0.5, weight)) <= 1.0
+
+
+def test_constant_of_two_equal_classes_is_right_of_every_second() -> None:
+    """Each fold's larger class is the smaller one of those left out: 0.42 of 13 and 13 patients."""
+    data = made_up(patients=26, items=1)
+    data = replace(data, truth=(np.arange(26) % 2).astype(data.truth.dtype))
+    outside = fit.out_of_fold(data, 5, 0)
+    assert np.mean(outside.always == data.truth) == 0.5

@@ -15,7 +15,7 @@ import pytest
 from client.mapping import ChannelMapping, Mapping
 from client.personal_labels import read_labels
 from client.pseudonyms import pseudonym_of, same_patient
-from client.records import Recording, read_folder
+from client.records import ReadFault, Recording, read_folder
 
 KEY = b"k" * 32
 MAPPING = Mapping(
@@ -42,7 +42,8 @@ def parquet_of(path: Path, ids: pa.Array, **columns: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", [101, 101.0, "101", "101.0", "101.00", "101.", " 101.0 ", Decimal("101.00")]
+    "cell",
+    [101, 101.0, "101", "101.0", "101.00", "101.", " 101.0 ", "101,0", "101,", Decimal("101.00")],
 )
 def test_whole_number_is_one_patient_however_it_is_stored(cell: object) -> None:
     assert same_patient(cell) == "101"
@@ -61,6 +62,7 @@ def test_what_tells_patients_apart_stays() -> None:
     }
     assert {cell: same_patient(cell) for cell in kept} == kept
     assert same_patient("1e3") == "1e3"
+    assert same_patient("H\N{NO-BREAK SPACE}12") == same_patient("H  12") == "H 12"
     assert same_patient(2**60 + 1) == str(2**60 + 1)
     assert same_patient(Decimal(2**60 + 1)) == str(2**60 + 1)
     assert same_patient(float(2**53 - 1)) == str(2**53 - 1)
@@ -72,7 +74,18 @@ def test_what_names_nobody_is_no_patient(cell: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", [2.0**53, 1e300, "9007199254740993.0", "9" * 400 + ".0", Decimal("101.5")]
+    "cell",
+    [
+        2.0**53,
+        1e300,
+        "9007199254740993.0",
+        "9" * 400 + ".0",
+        Decimal("101.5"),
+        "1,23457E+11",
+        "1.2345678901234568e+16",
+        "1E+5",
+        "9007199254740993,0",
+    ],
 )
 def test_number_that_its_float_cannot_hold_is_not_guessed(cell: object) -> None:
     assert same_patient(cell) == ""
@@ -152,3 +165,14 @@ def test_row_of_a_table_is_found_however_numbers_of_recordings_are_stored(
     assert items[1].name == ("8" if ids[1] else "a row 2")
     numbered([7, 8])(tmp_path / "a.parquet")
     assert next(iter(read_folder(tmp_path, MAPPING))).digest == items[0].digest
+
+
+def test_a_row_names_one_recording_however_its_name_is_spelled(tmp_path: Path) -> None:
+    """B's file 1.0.csv and row "1.0" renamed A, whose file 1.csv has no row, without a fault."""
+    for name, who in (("1", "A"), ("1.0", "B")):
+        rows = [f"{n / 100:.2f},{n % 7},{who}" for n in range(2000)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["time_s,II,patient_id", *rows]))
+    (tmp_path / "table.csv").write_text("recording,patient_id,sex\n1.0,B,M\n")
+    mapping = Mapping.model_validate({"labels": ["sex"], "ecg": {"names": ["II"]}})
+    faults = [one for one in read_folder(tmp_path, mapping) if isinstance(one, ReadFault)]
+    assert [one.cause for one in faults] == ["bad-table"]

@@ -182,6 +182,8 @@ def test_a_data_set_is_removed_by_name_or_by_folder(
         ("remove", "set-1", "--all", "--yes"),
         ("remove", "set-1"),
         ("withdraw", "--yes"),
+        ("withdraw", "NA", "--yes"),
+        ("withdraw", "1.23E+11", "--yes"),
         ("withdraw", "ward-a", "--pseudonym", "0" * 32, "--yes"),
         ("withdraw", "--pseudonym", "abc", "--yes"),
         ("withdraw", "ward-a"),
