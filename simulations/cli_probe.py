@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simulations.probes.evaluate import Estimate
     from simulations.probes.rows import Row
     from simulations.probes.table import ProbeTable
+    from simulations.probes.task import Task
 
 SENSOR_WORDS = {"both": "both sensors", "ecg": "ECG only", "ppg": "PPG only"}
 METRIC_WORDS = {"mae": "MAE", "auroc": "AUROC", "verification": "AUROC (same person)"}
@@ -239,9 +240,17 @@ def measure(
     if not table.cells:
         raise _nothing(where, table.skipped, words)
     words["unseen_by"] = {"runs": [one.words() for one in seen], "left_out": gone} if seen else None
-    words["notes"] = {one.name: one.note for one in tasks if one.note}
+    words["notes"] = {one.name: told for one in tasks if (told := _note(one, bool(sites)))}
     words["pretend_patients"] = pretend
     return table, words
+
+
+def _note(task: Task, told: bool) -> str:
+    """What is to be known of a task; told: files that could not be read are counted elsewhere."""
+    from simulations.probes.site_tasks import unreadable_words
+
+    faults = [] if told else unreadable_words(task.unreadable)
+    return "; ".join(filter(None, (task.note, *faults)))
 
 
 def _nothing(where: str, skipped: dict[str, str], words: dict[str, Any]) -> OurMistake:

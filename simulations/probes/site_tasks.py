@@ -22,6 +22,7 @@ import numpy as np
 from client.fingerprints import SENSORS
 from client.records import ReadFault, Recording, columns_left_out, read_folder
 from shared_model.errors import DataFault, OurMistake
+from simulations.lab.plots_style import counted
 from simulations.lots import place_of, shown
 from simulations.probes import tasks as known
 from simulations.probes import truths
@@ -306,7 +307,7 @@ def require_read(sites: Sequence[Path], runs: Iterable[tuple[str, frozenset[str]
 
 def unreadable_words(unreadable: Mapping[str, int]) -> list[str]:
     """Files that could not be read, by cause."""
-    return [f"not readable: {count} files: {cause}" for cause, count in unreadable.items()]
+    return [f"not readable: {counted(n, 'file')}: {cause}" for cause, n in unreadable.items()]
 
 
 def sites_words(words: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from client.guess import IDENTIFIES, MANY
 from client.records import MAPPING_FILE, guess_mapping
 from shared_model.errors import DataFault, OurMistake
-from simulations import measurement, results_page
+from simulations import cli_probe, measurement, results_page
 from simulations.cli import app
 from simulations.cohort import SiteEffects, draw_cohort, write_site
 from simulations.lots import Lots, lot_of
@@ -131,10 +131,18 @@ def test_what_cannot_be_read_is_counted_by_its_cause(ward: Path, tmp_path: Path)
     assert lines[0] == f"folders: ward-7, other: {PATIENTS} recordings"
     assert lines[1] == f"SIMULATED: {PATIENTS} of them say that they are nobody's"
     assert "pooled" in lines[2]
-    assert lines[3].startswith("not readable: 1 files: ")
+    assert lines[3].startswith("not readable: 1 file: ")
     assert sites_words({"sites": None}) == []
     with pytest.raises(DataFault, match="is no folder"):
         site_tasks([ward, tmp_path / "absent"])
+
+
+def test_what_a_known_collection_could_not_give_is_in_the_tasks_note() -> None:
+    """Of folders by name it is said once, beside the folders."""
+    task = replace(made_of(4, 4, 4), note="by hand", unreadable={"truncated": 2})
+    assert cli_probe._note(task, told=False) == "by hand; not readable: 2 files: truncated"
+    assert cli_probe._note(task, told=True) == "by hand"
+    assert cli_probe._note(replace(task, note="", unreadable={}), told=False) == ""
 
 
 def made_of(ecg: int, ppg: int, both: int) -> Task:
