@@ -55,12 +55,9 @@ _PPG_GENERIC = re.compile(
     r"(pleth|plethysmogram|plethysmograph|photoplethysmogram|ppg|pulse ox|spo2 pleth)"
     r"(?:\s*\d+)?(?: (?:green|red|ir|infrared|wave|waveform|signal|raw|finger|wrist))*$"
 )
-_BESIDE = re.compile(
-    r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+"
-    r"|(?: (?:[muµμn]v|[uµμn]a|nu|au|adu|adc|counts))+$",
-    re.IGNORECASE,
-)
-"""Where it was worn and in which unit: words around a channel's name."""
+_WORN = re.compile(r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+", re.IGNORECASE)
+_UNITS_BEHIND = re.compile(r"(?: (?:[muµμn]v|[uµμn]a|nu|au|adu|adc|counts))+$", re.IGNORECASE)
+_ROUND, _SQUARE = re.compile(r"\(([^)]*)\)"), re.compile(r"\[([^\]]*)\]")
 _NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
 
 
@@ -68,12 +65,29 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     """Role and lead of a channel by its name, None if the name says nothing.
 
     `Lead II`, `ECG_II`, `MDC_ECG_LEAD_II`, `II` -> ("ecg", "II"); `PLETH`, `ppg1` -> ("ppg", ...).
-    The lead is out of a closed vocabulary, so that no text of a file travels further.
+    The lead is out of a closed vocabulary, so that no text of a file travels further. Units in
+    square brackets or behind the name must be of its role; round brackets may hold any words. A
+    bare I or V may be a current or a voltage: of its units all must be smaller than V.
     """
-    words = _plain(re.sub(r"\([^)]*\)", " ", name))
+    no_round = _ROUND.sub(" ", name)
+    words = _plain(no_round)
     if not words or len(words) > 64 or _NOT_A_SIGNAL.search(words.casefold()):
         return None
-    words = _BESIDE.sub("", _plain(re.sub(r"\[[^\]]*\]", " ", words)))
+    words = _plain(_SQUARE.sub(" ", no_round))
+    behind = _UNITS_BEHIND.search(words)
+    words = _WORN.sub("", words[: behind.start()] if behind else words)
+    units = [*_SQUARE.findall(no_round), *(behind[0].split() if behind else [])]
+    found = _lead_in(words)
+    if found is None or any(unit_of(found[0], unit) is None for unit in units):
+        return None
+    if words in {"I", "V"} and not all(
+        _plain_unit(unit) in {"mv", "uv", "nv"} for unit in [*units, *_ROUND.findall(name)]
+    ):
+        return None
+    return found
+
+
+def _lead_in(words: str) -> tuple[Role, str] | None:
     flat = words.casefold()
     pleth = _PPG_GENERIC.match(flat)
     if pleth:
@@ -119,7 +133,7 @@ def unit_of(role: Role, unit: str) -> tuple[str, float] | None:
 
     ECG in V, mV, uV or nV comes out in mV; anything unitless comes out as "NU" with factor 1.
     """
-    flat = unit.strip().replace("µ", "u").replace("μ", "u").casefold()
+    flat = _plain_unit(unit)
     if flat in _UNITLESS:
         return NO_UNIT, 1.0
     if role == "ecg":
@@ -127,7 +141,11 @@ def unit_of(role: Role, unit: str) -> tuple[str, float] | None:
     return (PPG_UNITS[flat], 1.0) if flat in PPG_UNITS else None
 
 
-_LONGEST, _DOTS = 2**16, 40
+def _plain_unit(unit: str) -> str:
+    return unit.strip().replace("µ", "u").replace("μ", "u").casefold()
+
+
+_LONGEST, DOTS_A_LINE = 2**16, 40
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -219,9 +237,9 @@ class Mapping(BaseModel):
         The text may be anybody's: `tomllib` takes the square of a dotted key's parts in memory, and
         a bracket's depth in stack.
         """
-        if len(text) > _LONGEST or any(line.count(".") > _DOTS for line in text.split("\n")):
+        if len(text) > _LONGEST or any(line.count(".") > DOTS_A_LINE for line in text.split("\n")):
             raise OurMistake(
-                f"A mapping has at most {_LONGEST} characters, and {_DOTS} dots a line.",
+                f"A mapping has at most {_LONGEST} characters, and {DOTS_A_LINE} dots a line.",
                 do="Mend the file.",
             )
         try:
