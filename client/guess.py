@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.formats.base import Outline
-from client.formats.csv_file import RECORDING_NAMES, time_column
+from client.formats.csv_file import RECORDING_NAMES, time_column, unit_in
 from client.identifiers import kind_of_column
 from client.labels import MISSING, as_number, is_identifying, label_value
-from client.mapping import ChannelMapping, Mapping, lead_of, preference
+from client.mapping import DOTS_A_LINE, ChannelMapping, Mapping, lead_of, preference, unit_of
 
 _PATIENT = (
     "patient_id",
@@ -43,6 +43,8 @@ COMMAS = (
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 NAMED = "it has a name that identifiers or free texts have"
 LONG = "a cell of it is too long or unprintable"
+_NAMED_A_REASON, _LONGEST_NAMED = 20, 200
+"""So that no comment makes a file that a mapping's reader refuses."""
 
 
 class Guess:
@@ -51,6 +53,7 @@ class Guess:
     def __init__(self) -> None:
         self._channels: dict[str, None] = {}
         self._columns: dict[str, None] = {}
+        self._of_tables: set[str] = set()
         self._series: dict[str, None] = {}
         self._times: dict[tuple[str, str], None] = {}
         self._values: dict[str, set[str]] = {}
@@ -59,12 +62,17 @@ class Guess:
     def add(self, seen: Outline) -> None:
         """Take in one file's channel and column names."""
         for name in seen.channels:
+            lead = lead_of(name)
+            if seen.format == "csv" and lead and unit_of(lead[0], unit_in(name)) is None:
+                continue
             self._channels.setdefault(name)
         if seen.format == "csv":
             time = time_column(seen.columns)
             if time is not None:
                 self._times.setdefault(time)
         elif seen.format in {"table", "parquet"}:
+            if seen.format == "table":
+                self._of_tables.update(seen.columns)
             self._columns.update(dict.fromkeys(seen.columns))
         for name in seen.series:
             if lead_of(name) is None:
@@ -111,7 +119,8 @@ class Guess:
             for name in self._columns
             if name not in own and name not in self._dropped and kind_of_column(name) is None
         ]
-        time, unit = next(iter(self._times), (base.time_column, base.time_unit))
+        times = (one for one in self._times if one[0] not in self._of_tables)
+        time, unit = next(times, (base.time_column, base.time_unit))
         found = {role: self._names(role) for role in ("ecg", "ppg")}
         return Mapping.model_validate(
             {
@@ -137,7 +146,7 @@ class Guess:
                 reason = NAMED if kind_of_column(name) else self._dropped[name]
                 why.setdefault(reason, []).append(name)
         comments = [
-            "\n".join([f"# No label, for {reason}:", *(f"#   {name!r}" for name in names)])
+            "\n".join([f"# No label, for {reason}:", *_some_of(names)])
             for reason, names in why.items()
         ]
         return "\n".join([*comments, mapping.to_toml()])
@@ -149,3 +158,15 @@ class Guess:
             if lead is not None and lead[0] == role and 0 < len(name) <= 200:
                 names.append(name)
         return tuple(sorted(names, key=preference))
+
+
+def _some_of(names: list[str]) -> list[str]:
+    """Comment lines of the first names, and how many more there are."""
+    short = [
+        name
+        for name in names
+        if len(repr(name)) <= _LONGEST_NAMED and name.count(".") <= DOTS_A_LINE
+    ]
+    lines = [f"#   {name!r}" for name in short[:_NAMED_A_REASON]]
+    more = len(names) - len(lines)
+    return [*lines, *([f"#   {'and ' if lines else ''}{more} more"] if more else [])]

@@ -184,9 +184,11 @@ class _Reader:
         outlines: dict[Path, str] = {}
         owned: set[Path] = set()
         stems: set[Path] = set()
+        torn: set[Path] = set()
         for item in self.files:
             try:
-                kind = _format_of(read_head(item.path))
+                head = read_head(item.path)
+                kind = _format_of(head)
                 if kind == "wfdb":
                     stems.add(item.path.with_suffix(""))
                     owned |= {item.path.parent / name for name in wfdb.named_files(item.path)}
@@ -195,12 +197,16 @@ class _Reader:
                     if seen.format == "table":
                         kind = "table"
                         self._read_table(item, seen)
+                elif kind == "" and item.path.suffix.casefold() == ".csv":
+                    torn |= {item.path} if csv_file.looks_like(head, torn=True) else set()
                 outlines[item.path] = kind
             except DataFault as error:
                 yield self._fault(item, error)
         for item in self.files:
             kind = outlines.get(item.path, "table")
-            companion = kind == "" and (item.path in owned or item.path.with_suffix("") in stems)
+            companion = kind == "" and (
+                item.path in owned or (item.path.with_suffix("") in stems and item.path not in torn)
+            )
             if kind != "table" and not companion:
                 yield from self._read_file(item)
         if self.pending:

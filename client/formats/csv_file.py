@@ -78,10 +78,11 @@ _TIME_NAMES = (
     "elapsed",
     "time_us",
 )
-_TIME_WORDS = (*_TIME_NAMES, "zeit", "temps", "tiempo", "tempo")
-"""With a unit behind; without one, only those above are a time axis."""
-_TIME_UNIT = re.compile(
-    r"^(?P<name>.*?)(?:[_ ]|\s*[\[(]\s*)(?P<unit>m?s|[uµμ]s|sec|seconds)\s*[\])]?$"
+_TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
+_TIME_WORD = re.compile(
+    rf"^(?:(?:time|zeit|temps|tiempo)[_ ](?P<behind>m?s|[uµμ]s|sec|seconds)"
+    rf"|(?:{'|'.join(_TIME_NAMES)}|zeit|temps|tiempo|tempo)\s*"
+    r"[\[(]\s*(?P<within>m?s|[uµμ]s|sec|seconds)\s*[\])])$"
 )
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 _MAXIMUM_STRETCH = 10.0
@@ -99,12 +100,15 @@ class Dialect:
     decimal: str
 
 
-def looks_like(head: bytes) -> bool:
-    """True for text whose first line beside comments has two names or more, or one over numbers."""
+def looks_like(head: bytes, *, torn: bool = False) -> bool:
+    """True for text whose first line beside comments has two names or more, or one over numbers.
+
+    torn: also if a line below has more or fewer cells.
+    """
     if b"\x00" in head:
         return False
     try:
-        return _dialect(decode_head(head)) is not None
+        return _dialect(decode_head(head), torn=torn) is not None
     except csv.Error:
         return False
 
@@ -119,6 +123,19 @@ def decode_head(head: bytes) -> str:
 
 def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
     """Name and unit of the column that looks like the time axis, if any."""
+    sure = _sure_time_column(columns)
+    if sure is not None:
+        return sure
+    for column in columns:
+        found = _TIME_WORD.match(column.strip().casefold())
+        if found:
+            unit = (found["behind"] or found["within"]).replace("µ", "u").replace("μ", "u")
+            return column, unit if unit in _UNIT_FACTOR else "s"
+    return None
+
+
+def _sure_time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
+    """A time axis even beside a column that names recordings."""
     flat = {column.strip().casefold(): column for column in reversed(columns)}
     for name in _TIME_NAMES:
         if name in flat:
@@ -126,14 +143,16 @@ def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
             return flat[name], unit
     for low, column in flat.items():
         found = _TIME_UNIT.match(low)
-        if found and found["name"] in _TIME_WORDS:
-            unit = found["unit"].replace("µ", "u").replace("μ", "u")
-            return column, unit if unit in _UNIT_FACTOR else "s"
+        if found and found["name"] in _TIME_NAMES:
+            return column, found["unit"] if found["unit"] in _UNIT_FACTOR else "s"
     return None
 
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
-    """Header row of a CSV file. Format "table" if it has a recording column and no time column."""
+    """Header row of a CSV file. Format "table" if it has a recording column and no time column.
+
+    Without a mapping only a sure one counts: a table may say when a recording was (`zeit_ms`).
+    """
     dialect = _dialect(decode_head(read_head(path)))
     if dialect is None:
         fail("not-a-recording", "The text is neither a header nor a table.")
@@ -146,7 +165,8 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         fail("bad-header", "A column has a name of more than 200 characters.")
     ties = (mapping.recording_column,) if mapping else RECORDING_NAMES
     time = _time_of(columns, mapping)
-    is_table = time is None and any(name in ties or name.casefold() in ties for name in columns)
+    sure = _sure_time_column(columns) if mapping is None else time
+    is_table = sure is None and any(name in ties or name.casefold() in ties for name in columns)
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
     return Outline(
@@ -245,7 +265,7 @@ def read(
             spread = np.full(int(place[-1]) + 1, np.nan)
             spread[place] = samples
             samples = spread
-        signals[role] = Signal(name, samples, rate, _unit_in(name))
+        signals[role] = Signal(name, samples, rate, unit_in(name))
     texts, row = _constants(table, rest)
     return Parsed(signals=signals, digest=digest_files((path,)), row=row, texts=texts)
 
@@ -330,7 +350,8 @@ def _time_of(columns: tuple[str, ...], mapping: Mapping | None) -> tuple[str, st
     return time_column(columns) if mapping is None else None
 
 
-def _unit_in(name: str) -> str:
+def unit_in(name: str) -> str:
+    """The unit in brackets at the end of a column's name; "" if there is none."""
     found = _COLUMN_UNIT.match(name)
     return found["unit"].strip() if found else ""
 
@@ -351,8 +372,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _dialect(text: str) -> Dialect | None:
-    """Delimiter, header row and comment lines; None if the text is no table."""
+def _dialect(text: str, *, torn: bool = False) -> Dialect | None:
+    """Delimiter, header row and comment lines; None if the text is no table, or (unless `torn`) one
+    with a torn row."""
     lines = lines_of(text)
     skip, comments = 0, []
     while skip < len(lines) and (not lines[skip].strip() or lines[skip].startswith("#")):
@@ -376,7 +398,7 @@ def _dialect(text: str) -> Dialect | None:
     if all(_is_number(cell) for cell in header) or (not body and "" in header):
         return None  # numbers without names, or a sentence with a comma
     header = tuple(cell or f"unnamed {number}" for number, cell in enumerate(header, start=1))
-    if body and any(_width(line, delimiter) != len(header) for line in body):
+    if not torn and any(_width(line, delimiter) != len(header) for line in body):
         return None
     decimal = "," if delimiter == ";" and body and not any("." in line for line in body) else "."
     return Dialect(delimiter, skip, header, tuple(line for line in comments if line), decimal)

@@ -68,6 +68,19 @@ def test_file_of_the_guess_names_columns_left_out_and_why(tmp_path: Path) -> Non
     assert guess.mapping().labels == ("age",)
 
 
+def test_comments_name_so_many_columns_that_the_file_is_taken(tmp_path: Path) -> None:
+    """500 left out made a file of more characters than a mapping may have."""
+    names = ["." * 60, "x" * 199, *(f"gene_{place:03d}_{'y' * 120}" for place in range(500))]
+    cells = [";".join([f"w{n}x"] * len(names)) for n in range(ROWS)]
+    guess = guess_folder(ward(tmp_path, ";".join([*names, "age"]), [f"{c};61" for c in cells]))
+    text = guess.to_toml()
+    assert Mapping.from_toml(text) == guess.mapping()
+    told = [line for line in text.splitlines() if line.startswith("#   ")]
+    assert len(told) == 21
+    assert told[0] == f"#   {'gene_000_' + 'y' * 120!r}"
+    assert told[-1] == f"#   and {len(names) - 20} more"
+
+
 def test_folder_without_columns_left_out_has_no_comments() -> None:
     """Nor has one without a table."""
     assert Guess().to_toml() == Mapping().to_toml()
@@ -143,12 +156,18 @@ def test_units_in_square_brackets_are_units(tmp_path: Path, make: ModuleType) ->
     [
         ("Zeit_ms", "ms"),
         ("zeit [s]", "s"),
-        ("t_ms", "ms"),
+        ("time_sec", "s"),
+        ("Time us", "us"),
         ("Temps (ms)", "ms"),
         ("tiempo_s", "s"),
         ("Tempo [µs]", "us"),
-        ("elapsed_ms", "ms"),
+        ("elapsed [ms]", "ms"),
         ("time [sec]", "s"),
+        ("timestamp_ms", None),
+        ("t_ms", None),
+        ("elapsed_ms", None),
+        ("tempo_s", None),
+        ("zeit_s]", None),
         ("Zeit", None),
         ("tempo", None),
         ("start_s", None),
@@ -156,7 +175,8 @@ def test_units_in_square_brackets_are_units(tmp_path: Path, make: ModuleType) ->
     ],
 )
 def test_time_column_is_told_by_its_name_and_its_unit(column: str, time: str | None) -> None:
-    """Of a name in another language no unit is guessed."""
+    """Of a name in another language no unit is guessed; a unit behind a name without brackets makes
+    it a time axis only where the name says nothing but time."""
     assert time_column(("ecg", column)) == (None if time is None else (column, time))
 
 
@@ -166,3 +186,98 @@ def test_fault_without_a_time_column_says_how_to_name_it(tmp_path: Path, make: M
     (found,) = read_folder(ward(tmp_path, "age", ["61"]))
     assert isinstance(found, ReadFault)
     assert "time_column, time_unit" in found.do
+
+
+@pytest.mark.parametrize(
+    ("header", "cell"),
+    [
+        ("V [V],ECG [mV]", "3.7,{ecg}"),
+        ("V_counts,ECG [mV]", "7,{ecg}"),
+        ("I [mA],ECG [mV]", "0.2,{ecg}"),
+        ("ECG (bpm),ECG (mV)", "61,{ecg}"),
+        ("II [resp],ECG [mV]", "14,{ecg}"),
+    ],
+)
+def test_battery_counter_and_current_are_no_lead(tmp_path: Path, header: str, cell: str) -> None:
+    """They were preferred to the ECG beside them, or all files refused for their unit."""
+    waves = [math.sin(place / 9) for place in range(600)]
+    rows = [f"{n / 100},{cell.format(ecg=one)}" for n, one in enumerate(waves)]
+    (tmp_path / "r0.csv").write_text("\n".join([f"time_s,{header}", *rows]))
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, Recording)
+    assert found.channels["ecg"].lead == "ECG"
+    assert list(found.channels["ecg"].samples) == pytest.approx(waves)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["timestamp_ms", "time_sec", "t_s", "elapsed_ms", "tempo_s", "Zeit [s]", "zeit_ms", "time_µs"],
+)
+def test_table_of_recordings_may_say_when_they_were(
+    tmp_path: Path, make: ModuleType, column: str
+) -> None:
+    """It was no table any more: patients and labels vanished. Also if the recordings have a column
+    of the same name."""
+    make.csv_file(tmp_path / "r0.csv")
+    ward(tmp_path, f"{column};sex", ["33;F"])
+    assert guess_mapping(tmp_path).labels == (column, "sex")
+    make.csv_file(tmp_path / "r1.csv", header=f"{column},ecg,ppg")
+    ward(tmp_path, f"{column};sex;fs_hz", ["33;F;", "34;M;125"])
+    found = list(read_folder(tmp_path))
+    assert [one.labels if isinstance(one, Recording) else one for one in found] == [
+        {column: 33.0, "sex": "F"},
+        {column: 34.0, "sex": "M"},
+    ]
+
+
+def test_recording_with_its_own_name_in_a_column_is_no_table(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """Where its time axis is a sure one."""
+    lines = make.csv_file(tmp_path / "r0.csv").read_text().splitlines()
+    cells = [f"{lines[0]},file", *(f"{line},r0" for line in lines[1:])]
+    (tmp_path / "r0.csv").write_text("\n".join(cells))
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, Recording)
+
+
+def test_timestamps_beside_a_rate_in_the_table_are_no_time_axis(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """Whole milliseconds, or the times of packets, were compared with the rate."""
+    lines = make.csv_file(tmp_path / "r0.csv", header="timestamp_ms,ecg,ppg").read_text()
+    header, *rows = lines.splitlines()
+    packets = [f"{n // 10 * 100},{row.split(',', 1)[1]}" for n, row in enumerate(rows)]
+    (tmp_path / "r0.csv").write_text("\n".join([header, *packets]))
+    (found,) = read_folder(ward(tmp_path, "fs_hz", ["125"]))
+    assert isinstance(found, Recording)
+    assert found.channels["ecg"].fs_hz == 125.0
+
+
+def test_torn_table_is_a_fault_though_it_is_called_like_a_record(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """Its labels vanished in silence."""
+    make.wfdb_record(tmp_path, "ward")
+    mapping = Mapping(one_file_is_one_patient=True, labels=("af",), ecg=guess_mapping(tmp_path).ecg)
+    for rows, causes in (("", []), ("x,0,\n", ["not-a-recording"])):
+        (tmp_path / "ward.csv").write_text(f"recording,af\nward,1\n{rows}")
+        found = list(read_folder(tmp_path, mapping))
+        assert [one.cause for one in found if isinstance(one, ReadFault)] == causes
+        assert len(found) == 1 + len(causes)
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [("csv", "Dear colleague\n"), ("csv", "1,2\n3,4\n"), ("txt", "AF, seen twice\nby night\n"),
+     ("qrs", "\0,1\n")],
+)  # fmt: skip
+def test_companions_of_a_record_are_passed_over(
+    tmp_path: Path, make: ModuleType, ending: str, text: str
+) -> None:
+    """Notes, annotations and numbers without names are no torn table."""
+    make.wfdb_record(tmp_path, "ward")
+    (tmp_path / f"ward.{ending}").write_text(text)
+    mapping = Mapping(one_file_is_one_patient=True, ecg=guess_mapping(tmp_path).ecg)
+    (found,) = read_folder(tmp_path, mapping)
+    assert isinstance(found, Recording)
