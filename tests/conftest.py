@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,17 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_torch() -> Iterator[None]:
+    """As many after a test as before: a sum's bits depend on them, and a command run within this
+    process (`fedprint-lab warm-start`) leaves its own number."""
+    known = "torch" in sys.modules
+    before = sys.modules["torch"].get_num_threads() if known else int(os.environ["OMP_NUM_THREADS"])
+    yield
+    if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != before:
+        sys.modules["torch"].set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

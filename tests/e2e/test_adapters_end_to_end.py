@@ -504,7 +504,9 @@ def test_the_onnx_export_of_the_release_agrees_with_it(trained, tmp_path, monkey
     from simulations import onnx_export
 
     whole = onnx_export.agreement
-    monkeypatch.setattr(onnx_export, "agreement", lambda *values: whole(*values, windows=32))
+    monkeypatch.setattr(
+        onnx_export, "agreement", lambda *values, **named: whole(*values, **named, windows=32)
+    )
     signer = trained.home("east").coordinator
     words = ("export", heart(trained), "--signer", signer, "--no-int8", "-o", tmp_path, "--json")
     told = json.loads(run(lab_app, *words).stdout)

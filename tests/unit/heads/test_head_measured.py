@@ -60,7 +60,7 @@ def test_private_head_has_nothing_in_it_that_its_manifest_has_not(space: PublicS
     assert told["public"] == "no figure of patients without noise"
     manifest = made.head.manifest.model_dump(mode="json")
     assert numbers(told) <= numbers(manifest)
-    rows = [row for row in made.report["rows"] if "the card has it" not in row["row"]]
+    rows = [row for row in made.report["rows"] if "the noisy histogram" not in row["row"]]
     assert len(rows) == 4
     held_out = numbers(rows)
     assert len(held_out) > 10
