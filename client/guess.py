@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.formats.base import Outline
-from client.formats.csv_file import RECORDING_NAMES, time_column, unit_in
+from client.formats.csv_file import RECORDING_NAMES, sure_time_column, time_column, unit_in
 from client.identifiers import kind_of_column
 from client.labels import MISSING, as_number, is_identifying, label_value
-from client.mapping import DOTS_A_LINE, ChannelMapping, Mapping, lead_of, preference, unit_of
+from client.mapping import DOTS_A_LINE, ChannelMapping, Mapping, is_foreign, lead_of, preference
 
 _PATIENT = (
     "patient_id",
@@ -55,6 +55,7 @@ class Guess:
         self._columns: dict[str, None] = {}
         self._of_tables: set[str] = set()
         self._series: dict[str, None] = {}
+        self._sure: dict[tuple[str, str], None] = {}
         self._times: dict[tuple[str, str], None] = {}
         self._values: dict[str, set[str]] = {}
         self._dropped: dict[str, str] = {}
@@ -63,12 +64,15 @@ class Guess:
         """Take in one file's channel and column names."""
         for name in seen.channels:
             lead = lead_of(name)
-            if seen.format == "csv" and lead and unit_of(lead[0], unit_in(name)) is None:
+            if seen.format == "csv" and lead and is_foreign(lead[0], unit_in(name)):
                 continue
             self._channels.setdefault(name)
         if seen.format == "csv":
             time = time_column(seen.columns)
-            if time is not None:
+            sure = sure_time_column(seen.columns)
+            if sure is not None:
+                self._sure.setdefault(sure)
+            elif time is not None and any(lead_of(name) for name in seen.channels):
                 self._times.setdefault(time)
         elif seen.format in {"table", "parquet"}:
             if seen.format == "table":
@@ -119,7 +123,7 @@ class Guess:
             for name in self._columns
             if name not in own and name not in self._dropped and kind_of_column(name) is None
         ]
-        times = (one for one in self._times if one[0] not in self._of_tables)
+        times = (one for one in [*self._sure, *self._times] if one[0] not in self._of_tables)
         time, unit = next(times, (base.time_column, base.time_unit))
         found = {role: self._names(role) for role in ("ecg", "ppg")}
         return Mapping.model_validate(

@@ -78,13 +78,28 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     words = _WORN.sub("", words[: behind.start()] if behind else words)
     units = [*_SQUARE.findall(no_round), *(behind[0].split() if behind else [])]
     found = _lead_in(words)
-    if found is None or any(unit_of(found[0], unit) is None for unit in units):
+    if found is None or any(is_foreign(found[0], unit) for unit in units):
         return None
-    if words in {"I", "V"} and not all(
-        _plain_unit(unit) in {"mv", "uv", "nv"} for unit in [*units, *_ROUND.findall(name)]
+    written = [_plain_unit(unit) for unit in [*units, *_ROUND.findall(name)]]
+    if words in {"I", "V"} and any(
+        unit not in {"mv", "uv", "nv"} and (unit_of("ecg", unit) or is_foreign("ecg", unit))
+        for unit in written
+        if unit
     ):
         return None
     return found
+
+
+def is_foreign(role: Role, text: str) -> bool:
+    """Whether a text in brackets is a unit that a channel of this role cannot have; other words
+    ("filtered", "left arm") are no unit."""
+    flat = _plain_unit(text)
+    return unit_of(role, text) is None and (
+        flat in _OTHER_UNITS
+        or "/" in flat
+        or "%" in flat
+        or unit_of(_OTHER[role], text) is not None
+    )
 
 
 def _lead_in(words: str) -> tuple[Role, str] | None:
@@ -146,6 +161,36 @@ def _plain_unit(unit: str) -> str:
 
 
 _LONGEST, DOTS_A_LINE = 2**16, 40
+_OTHER: dict[Role, Role] = {"ecg": "ppg", "ppg": "ecg"}
+_OTHER_UNITS = frozenset(
+    [
+        "a",
+        "ma",
+        "ka",
+        "ohm",
+        "kohm",
+        "bpm",
+        "min",
+        "s",
+        "ms",
+        "hz",
+        "khz",
+        "mmhg",
+        "kpa",
+        "pa",
+        "cmh2o",
+        "c",
+        "degc",
+        "°c",
+        "deg",
+        "g",
+        "l",
+        "ml",
+        "w",
+        "kg",
+        "resp",
+    ]
+)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 

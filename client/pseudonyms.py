@@ -19,8 +19,9 @@ KEY_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """128 bits of HMAC-SHA256 as lower-case hexadecimal."""
 _NOBODY = MISSING | {"nil", ".", "<na>"}
-_WHOLE = re.compile(r"(-?[0-9]+)[.,]0*")
-_POWER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?[eE][+-][0-9]+")
+_WHOLE = re.compile(r"(-?[0-9]+)(?:\.0*|,0{0,2})")
+"""Behind a comma three zeros may be a thousand: that stays as it is written."""
+_POWER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
 """As spreadsheets write a long number: its last digits may be lost."""
 _EXACT = 2**53
 """From here on, several whole numbers are one float64."""

@@ -27,6 +27,7 @@ class Tables:
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
         self._rows: dict[Path, dict[str, Row | None]] = {}
+        self._spelled: dict[Path, dict[str, set[str]]] = {}
         self._asked: dict[tuple[Path, str], str] = {}
 
     def add(
@@ -41,10 +42,10 @@ class Tables:
             name = cells.get(mapping.recording_column, "")
             row = Row(cells, _rate(cells.get(mapping.fs_column, "")))
             texts.setdefault(Text("recording name", name))
-            key = id_text(name) or name
-            if key:
-                same = known.get(key, row)
-                known[key] = row if same is not None and same.cells == row.cells else None
+            if name:
+                same = known.get(name, row)
+                known[name] = row if same is not None and same.cells == row.cells else None
+                self._spelled.setdefault(folder, {}).setdefault(id_text(name), set()).add(name)
             texts.update(
                 dict.fromkeys(
                     Text(f"column {key}", cell) for key, cell in cells.items() if key not in own
@@ -63,22 +64,23 @@ class Tables:
         return None
 
     def find_name(self, folder: Path, name: str) -> Row | None:
-        """The row of a recording's name, however it spells a whole number.
+        """The row of a recording's name: as the table spells it, or of a whole number (1) also the
+        one that the table spells otherwise (1.0).
 
         Raises DataFault if two rows contradict each other, or a recording whose name is spelled
         otherwise had the row: whose it is follows from neither.
         """
-        key = id_text(name) or name
         for place in (folder, *folder.parents):
-            rows = self._rows.get(place)
-            if rows is not None and key in rows:
-                row = rows[key]
+            rows = self._rows.get(place, {})
+            found = name if name in rows else self._otherwise(place, name)
+            if found in rows:
+                row = rows[found]
                 if row is None:
                     fail(
                         "bad-table",
                         "Two rows of the table contradict each other about this recording.",
                     )
-                if self._asked.setdefault((place, key), name) != name:
+                if self._asked.setdefault((place, found), name) != name:
                     fail(
                         "bad-table",
                         "A row of the table names two recordings, 1 and 1.0 for example.",
@@ -86,6 +88,11 @@ class Tables:
                     )
                 return row
         return None
+
+    def _otherwise(self, place: Path, name: str) -> str:
+        """The only other spelling of a whole number in the tables there; "" if it is none."""
+        spelled = self._spelled.get(place, {}).get(name, set()) if id_text(name) == name else set()
+        return next(iter(spelled)) if name and len(spelled) == 1 else ""
 
 
 def _rate(cell: str) -> float | None:

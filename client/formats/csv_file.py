@@ -123,7 +123,7 @@ def decode_head(head: bytes) -> str:
 
 def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
     """Name and unit of the column that looks like the time axis, if any."""
-    sure = _sure_time_column(columns)
+    sure = sure_time_column(columns)
     if sure is not None:
         return sure
     for column in columns:
@@ -134,7 +134,7 @@ def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
     return None
 
 
-def _sure_time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
+def sure_time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
     """A time axis even beside a column that names recordings."""
     flat = {column.strip().casefold(): column for column in reversed(columns)}
     for name in _TIME_NAMES:
@@ -165,7 +165,7 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         fail("bad-header", "A column has a name of more than 200 characters.")
     ties = (mapping.recording_column,) if mapping else RECORDING_NAMES
     time = _time_of(columns, mapping)
-    sure = _sure_time_column(columns) if mapping is None else time
+    sure = sure_time_column(columns) if mapping is None else time
     is_table = sure is None and any(name in ties or name.casefold() in ties for name in columns)
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]

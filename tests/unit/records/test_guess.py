@@ -281,3 +281,16 @@ def test_companions_of_a_record_are_passed_over(
     mapping = Mapping(one_file_is_one_patient=True, ecg=guess_mapping(tmp_path).ecg)
     (found,) = read_folder(tmp_path, mapping)
     assert isinstance(found, Recording)
+
+
+def test_a_sure_time_column_goes_before_a_word_and_files_without_channel_have_no_vote(
+    tmp_path: Path,
+) -> None:
+    """One file with time_sec made all those with time_s unreadable."""
+    rows = [f"{n / 100:.2f},{n % 7}" for n in range(2000)]
+    (tmp_path / "a.csv").write_text("\n".join(["time_sec,ECG", *rows]))
+    (tmp_path / "b.csv").write_text("\n".join(["time_s,ECG", *rows]))
+    assert guess_mapping(tmp_path).time_column == "time_s"
+    (tmp_path / "a.csv").write_text("\n".join(["zeit_ms,beat", *rows]))
+    (tmp_path / "b.csv").write_text("\n".join(["zeit_s,ECG", *rows]))
+    assert guess_mapping(tmp_path).time_column == "zeit_s"

@@ -199,3 +199,27 @@ def test_text_that_would_take_all_memory_or_stack_is_refused(text: str, told: st
     """Two hundred kB of dots had the process killed."""
     with pytest.raises(OurMistake, match=told):
         Mapping.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("ECG [filtered]", ("ecg", "ECG")),
+        ("ECG [ch1]", ("ecg", "ECG")),
+        ("I (left arm)", ("ecg", "I")),
+        ("V (chest)", ("ecg", "V")),
+        ("Pleth [SpO2]", ("ppg", "PLETH")),
+        ("I [mA]", None),
+        ("V [V]", None),
+        ("PPG [bpm]", None),
+        ("ECG [counts/min]", None),
+    ],
+)
+def test_words_in_brackets_that_are_no_unit_say_nothing(
+    name: str, found: tuple[str, str] | None
+) -> None:
+    got = lead_of(name)
+    assert (got is None) == (found is None)
+    if found is not None:
+        assert got is not None
+        assert got[0] == found[0]

@@ -62,6 +62,7 @@ def test_what_tells_patients_apart_stays() -> None:
     }
     assert {cell: same_patient(cell) for cell in kept} == kept
     assert same_patient("1e3") == "1e3"
+    assert [same_patient(one) for one in ("1,000", "12E-3", "7E+2")] == ["1,000", "12E-3", "7E+2"]
     assert same_patient("H\N{NO-BREAK SPACE}12") == same_patient("H  12") == "H 12"
     assert same_patient(2**60 + 1) == str(2**60 + 1)
     assert same_patient(Decimal(2**60 + 1)) == str(2**60 + 1)
@@ -83,7 +84,7 @@ def test_what_names_nobody_is_no_patient(cell: object) -> None:
         Decimal("101.5"),
         "1,23457E+11",
         "1.2345678901234568e+16",
-        "1E+5",
+        "1E+05",
         "9007199254740993,0",
     ],
 )
@@ -176,3 +177,17 @@ def test_a_row_names_one_recording_however_its_name_is_spelled(tmp_path: Path) -
     mapping = Mapping.model_validate({"labels": ["sex"], "ecg": {"names": ["II"]}})
     faults = [one for one in read_folder(tmp_path, mapping) if isinstance(one, ReadFault)]
     assert [one.cause for one in faults] == ["bad-table"]
+
+
+def test_a_name_as_the_table_spells_it_goes_first(tmp_path: Path) -> None:
+    """1.0.csv, which is read first, had the row of 1.csv, and this one none."""
+    for name in ("1", "1.0"):
+        rows = [f"{n / 100:.2f},{n % 7}" for n in range(2000)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["time_s,II", *rows]))
+    (tmp_path / "table.csv").write_text("recording,patient_id,age\n1,p7,30\n")
+    assert patients(tmp_path) == ["no-patient", "p7"]
+    (tmp_path / "table.csv").write_text("recording,patient_id,age\n1,p7,30\n1.0,p8,40\n")
+    assert patients(tmp_path) == ["p8", "p7"]
+    (tmp_path / "table.csv").write_text("recording,patient_id,age\n1.0,p8,40\n")
+    (tmp_path / "1.0.csv").unlink()
+    assert patients(tmp_path) == ["p8"]
