@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.formats.base import Outline
-from client.formats.csv_file import RECORDING_NAMES, sure_time_column, time_column, unit_in
+from client.formats.csv_file import RECORDING_NAMES, unit_in
+from client.formats.csv_time import sure_time_column, time_column
 from client.identifiers import kind_of_column
 from client.labels import MISSING, as_number, is_identifying, label_value
 from client.mapping import DOTS_A_LINE, ChannelMapping, Mapping, is_foreign, lead_of, preference

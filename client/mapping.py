@@ -66,7 +66,7 @@ def lead_of(name: str) -> tuple[Role, str] | None:
 
     `Lead II`, `ECG_II`, `MDC_ECG_LEAD_II`, `II` -> ("ecg", "II"); `PLETH`, `ppg1` -> ("ppg", ...).
     The lead is out of a closed vocabulary, so that no text of a file travels further. Units in
-    square brackets or behind the name must be of its role; round brackets may hold any words. A
+    square brackets or behind the name must be of its role; other words in brackets say nothing. A
     bare I or V may be a current or a voltage: of its units all must be smaller than V.
     """
     no_round = _ROUND.sub(" ", name)
@@ -163,34 +163,12 @@ def _plain_unit(unit: str) -> str:
 _LONGEST, DOTS_A_LINE = 2**16, 40
 _OTHER: dict[Role, Role] = {"ecg": "ppg", "ppg": "ecg"}
 _OTHER_UNITS = frozenset(
-    [
-        "a",
-        "ma",
-        "ka",
-        "ohm",
-        "kohm",
-        "bpm",
-        "min",
-        "s",
-        "ms",
-        "hz",
-        "khz",
-        "mmhg",
-        "kpa",
-        "pa",
-        "cmh2o",
-        "c",
-        "degc",
-        "°c",
-        "deg",
-        "g",
-        "l",
-        "ml",
-        "w",
-        "kg",
-        "resp",
-    ]
-)
+    {
+        "a", "ma", "ka", "ohm", "kohm", "bpm", "min", "s", "ms", "hz", "khz", "mmhg", "kpa", "pa",
+        "cmh2o", "c", "degc", "°c", "deg", "g", "l", "ml", "w", "kg", "resp",
+    }
+)  # fmt: skip
+"""Of channels that are neither, as files write them."""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 

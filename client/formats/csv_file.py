@@ -34,6 +34,7 @@ from client.formats.base import (
     read_bytes,
     read_head,
 )
+from client.formats.csv_time import UNIT_FACTOR, sure_time_column, time_column
 from client.mapping import Mapping
 
 MISSING = (
@@ -65,25 +66,6 @@ RECORDING_NAMES = (
     "file_name",
 )
 """Names of the column that ties a row to a file, best first."""
-_UNIT_FACTOR = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_TIME_NAMES = (
-    "time_s",
-    "time",
-    "t",
-    "seconds",
-    "sec",
-    "time_ms",
-    "timestamp",
-    "elapsed_s",
-    "elapsed",
-    "time_us",
-)
-_TIME_UNIT = re.compile(r"^(?P<name>.*?)\s*[\[(]\s*(?P<unit>m?s|us|sec|seconds)\s*[\])]$")
-_TIME_WORD = re.compile(
-    rf"^(?:(?:time|zeit|temps|tiempo)[_ ](?P<behind>m?s|[uµμ]s|sec|seconds)"
-    rf"|(?:{'|'.join(_TIME_NAMES)}|zeit|temps|tiempo|tempo)\s*"
-    r"[\[(]\s*(?P<within>m?s|[uµμ]s|sec|seconds)\s*[\])])$"
-)
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 _MAXIMUM_STRETCH = 10.0
 """A recording whose gaps make it longer than 10 times its samples is refused."""
@@ -119,33 +101,6 @@ def decode_head(head: bytes) -> str:
     if len(head) >= HEAD_BYTES and "\n" in text:
         text = text[: text.rindex("\n") + 1]
     return text
-
-
-def time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
-    """Name and unit of the column that looks like the time axis, if any."""
-    sure = sure_time_column(columns)
-    if sure is not None:
-        return sure
-    for column in columns:
-        found = _TIME_WORD.match(column.strip().casefold())
-        if found:
-            unit = (found["behind"] or found["within"]).replace("µ", "u").replace("μ", "u")
-            return column, unit if unit in _UNIT_FACTOR else "s"
-    return None
-
-
-def sure_time_column(columns: tuple[str, ...]) -> tuple[str, str] | None:
-    """A time axis even beside a column that names recordings."""
-    flat = {column.strip().casefold(): column for column in reversed(columns)}
-    for name in _TIME_NAMES:
-        if name in flat:
-            unit = "ms" if name.endswith("_ms") else "us" if name.endswith("_us") else "s"
-            return flat[name], unit
-    for low, column in flat.items():
-        found = _TIME_UNIT.match(low)
-        if found and found["name"] in _TIME_NAMES:
-            return column, found["unit"] if found["unit"] in _UNIT_FACTOR else "s"
-    return None
 
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
@@ -257,7 +212,7 @@ def read(
         fail("bad-header", "A cell holds a line end, or a quote is stray.")
     columns = {name: _floats(table[name]) for name in numeric}
     given = mapping.fs_hz or fs_hz
-    rate, place = _grid(columns.pop(time[0]) * _UNIT_FACTOR[time[1]] if time else None, given)
+    rate, place = _grid(columns.pop(time[0]) * UNIT_FACTOR[time[1]] if time else None, given)
     signals = {}
     for role, name in chosen.items():
         samples = checked_samples(columns[name])

@@ -310,7 +310,7 @@ def with_figures(
     absent = _absent(data)
     hindsight = () if always is not None else ("share of the largest class",)  # decides nothing
     judged = [one for one in found if one.name not in hindsight]
-    worse = figures.worse_words({one.name: one.value for one in judged}, figures.kindest_of(judged))
+    worse = figures.worse_of(judged)
     whose = [f"{counted(data.patients, 'patient')} {OF_HELD_OUT}", *absent]
     of_noisy = (figures.WORSE,) if always is None else (figures.WORSE, figures.NOT_HELD)
     notes = [one for one in manifest.notes if not one.startswith(of_noisy)]

@@ -274,10 +274,9 @@ def private_head(
             seen, data.kind, classes=len(data.classes), scale=_scale_of(data), unit=data.unit,
             draws=asked.draws, seed=asked.seed,
         )  # fmt: skip
-    sure = figures.kindest_of(told.figures)
     worse = figures.NOT_HELD if private and data.kind == "number" else ""
-    if figures.worse_words(sure):  # of noise alone it would be said of every second small head
-        worse = figures.worse_words({one.name: one.value for one in told.figures}, sure)
+    if figures.worse_words(figures.kindest_of(told.figures)):  # noise alone says it of every second
+        worse = figures.worse_of(told.figures)
     whose = OF_DECLARED if hospitals[0].told is not None else COUNTED
     fields |= {
         "figures": told.figures,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,6 +157,11 @@ def kindest(ends: Mapping[str, tuple[float | None, float | None]]) -> dict[str, 
 def kindest_of(found: Iterable[Figure]) -> dict[str, float | None]:
     """`kindest` of figures as a manifest has them."""
     return kindest({one.name: (one.low, one.high) for one in found})
+
+
+def worse_of(found: Sequence[Figure]) -> str:
+    """`worse_words` of figures as a manifest has them, and their intervals."""
+    return worse_words({one.name: one.value for one in found}, kindest_of(found))
 
 
 def _worse_of(found: Mapping[str, float | None]) -> tuple[list[str], bool]:

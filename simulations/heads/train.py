@@ -87,7 +87,7 @@ def train(data: HeadData, model: NamedModel, asked: Asked, say: Say = lambda _: 
         _classes(data, outside, asked) if data.kind == "classes" else _number(data, outside, asked)
     )
     found = fields["figures"]
-    worse = figures.worse_words({one.name: one.value for one in found}, figures.kindest_of(found))
+    worse = figures.worse_of(found)
     few = figures.no_interval_words(data, found)
     rare = fit.rare_words(data, asked.folds) if data.classes else ""
     fields |= {"distance": distance(data, outside), "notes": _notes(data, few, rare, first=worse)}

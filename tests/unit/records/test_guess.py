@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from client.formats.csv_file import time_column
+from client.formats.csv_time import time_column
 from client.guess import COMMAS, IDENTIFIES, MANY, NAMED, Guess
 from client.labels import as_number
 from client.mapping import Mapping
