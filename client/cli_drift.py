@@ -204,7 +204,8 @@ def _against_head(
     from shared_model.heads.answers import refuse_other_model
 
     _, digest, run = model_in_use(place, None, packaged)
-    again = f"fedprint-node drift --head {named} --warm-start --preset "
+    more = [*(["--new"] if new else []), *(["--signer", signer] if signer else [])]
+    again = f"{place.command('drift', '--head', named, *more)} --warm-start --preset "
     if named.startswith(PERSONAL):
         own = personal.load(place, named.removeprefix(PERSONAL))
         personal.refuse_other_model(own, digest, again)

@@ -231,8 +231,8 @@ def site_patients(
         raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
     used, digest, run = model_in_use(place, None, packaged)
     if head is not None:
-        again = f"fedprint-node personal apply {head.name} --warm-start --preset "
-        personal.refuse_other_model(head, digest, again)
+        again = place.command("personal", "apply", head.name)
+        personal.refuse_other_model(head, digest, f"{again} --warm-start --preset ")
     store = open_store(place)
     with counting_bar("fingerprints") as on_patient:
         found = of_store(store, run, sensors, on_patient=on_patient)

@@ -20,7 +20,7 @@ from client.store_format import Hex32, Hex64
 from shared_model import canonical
 from shared_model.config import FINGERPRINT_SIZE
 from shared_model.errors import OurMistake, Refused
-from shared_model.warm_start import if_packaged
+from shared_model.warm_start import if_packaged, preset_of
 
 KIND = "drift baseline"
 LARGEST_BYTES = 512 * 1024 * 1024
@@ -123,7 +123,14 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
             f"The reference is of another model ({found.model_digest[:12]}) than the one in use "
             f"({model_digest[:12]}): their fingerprints cannot be compared.",
             reason="model",
-            do="Make it again with this model: fedprint-node drift --baseline."
-            + if_packaged(found.model_digest, "fedprint-node drift --warm-start --preset "),
+            do=f"Make it again with this model: {_again(home, model_digest)}."
+            + if_packaged(found.model_digest, f"{home.command('drift')} --warm-start --preset "),
         )
     return found
+
+
+def _again(home: NodeHome, model_digest: str) -> str:
+    """The command that makes the reference with the model in use."""
+    preset = preset_of(model_digest)
+    model = ("--warm-start", "--preset", preset) if preset else ()
+    return home.command("drift", "--baseline", *model)

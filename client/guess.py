@@ -12,7 +12,15 @@ from client.formats.csv_file import RECORDING_NAMES, unit_in
 from client.formats.csv_time import sure_time_column, time_column
 from client.identifiers import kind_of_column
 from client.labels import MISSING, as_number, is_identifying, label_value
-from client.mapping import DOTS_A_LINE, ChannelMapping, Mapping, is_foreign, lead_of, preference
+from client.mapping import (
+    DOTS_A_LINE,
+    LONGEST_NAME,
+    ChannelMapping,
+    Mapping,
+    is_foreign,
+    lead_of,
+    preference,
+)
 
 _PATIENT = (
     "patient_id",
@@ -44,6 +52,7 @@ COMMAS = (
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 NAMED = "it has a name that identifiers or free texts have"
 LONG = "a cell of it is too long or unprintable"
+LONG_NAME = "its name is empty or too long"
 _NAMED_A_REASON, _LONGEST_NAMED = 20, 200
 """So that no comment makes a file that a mapping's reader refuses."""
 
@@ -70,17 +79,18 @@ class Guess:
             self._channels.setdefault(name)
         if seen.format == "csv":
             time = time_column(seen.columns)
-            sure = sure_time_column(seen.columns)
-            if sure is not None:
-                self._sure.setdefault(sure)
+            if time is not None and time == sure_time_column(seen.columns):
+                self._sure.setdefault(time)
             elif time is not None and any(lead_of(name) for name in seen.channels):
                 self._times.setdefault(time)
         elif seen.format in {"table", "parquet"}:
             if seen.format == "table":
                 self._of_tables.update(seen.columns)
             self._columns.update(dict.fromkeys(seen.columns))
+            unfit = (name for name in seen.columns if not _fits(name))
+            self._dropped.update(dict.fromkeys(unfit, LONG_NAME))
         for name in seen.series:
-            if lead_of(name) is None:
+            if lead_of(name) is None and _fits(name):
                 self._series.setdefault(name)
 
     def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -160,9 +170,14 @@ class Guess:
         names = []
         for name in self._channels:
             lead = lead_of(name)
-            if lead is not None and lead[0] == role and 0 < len(name) <= 200:
+            if lead is not None and lead[0] == role and _fits(name):
                 names.append(name)
         return tuple(sorted(names, key=preference))
+
+
+def _fits(name: str) -> bool:
+    """A mapping takes the name."""
+    return 0 < len(name) <= LONGEST_NAME
 
 
 def _some_of(names: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ class NodeHome:
     def find(cls, home: Path | None = None) -> NodeHome:
         chosen = home or Path(os.environ.get("FEDPRINT_NODE_HOME", "~/.fedprint/node"))
         return cls(chosen.expanduser().absolute())
+
+    def command(self, *words: str) -> str:
+        """A call of fedprint-node on this folder, quoted for a shell."""
+        here = self == NodeHome.find()
+        return shlex.join(["fedprint-node", *words, *(() if here else ("--home", str(self.root)))])
 
     def make(self) -> None:
         """Create the folder, for its owner only."""

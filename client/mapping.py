@@ -169,7 +169,8 @@ _OTHER_UNITS = frozenset(
     }
 )  # fmt: skip
 """Of channels that are neither, as files write them."""
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+LONGEST_NAME = 200
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]

@@ -6,8 +6,10 @@ Heads of made-up fingerprints, and of those of a node's made-up patients.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import made_up_site as site
@@ -291,7 +293,11 @@ def test_a_head_on_another_preset_is_compared_with_it(home: Any, tmp_path: Path)
     files.write(tmp_path / "other", other)
     assert refused(home, "--head", tmp_path / "other") == "model"
     do = drift(home, "--head", tmp_path / "other").exception.do
-    assert do.endswith(f"drift --head {tmp_path / 'other'} --warm-start --preset small")
+    said = shlex.join(["drift", "--head", str(tmp_path / "other"), "--home", str(home.root)])
+    assert do.endswith(f"{said} --warm-start --preset small")
+    copytree(tmp_path / "other", tmp_path / "on small")  # a folder with a blank
+    do = drift(home, "--head", tmp_path / "on small", "--new").exception.do
+    assert f"--head '{tmp_path / 'on small'}' --new --home" in do
     done = drift(home, "--head", tmp_path / "other", "--preset", "small", "--json")
     assert json.loads(done.stdout)["patients"] == 12
 

@@ -490,11 +490,13 @@ def test_head_and_reference_on_another_preset_are_used_with_it(tmp_path):
         (("drift", "--head", "personal:speed"), "fedprint-node drift --head personal:speed"),
     ):
         other = run(node, *words, "--warm-start").exception
-        assert f"{command} --warm-start --preset small" in other.do
+        assert f"{command} --home {node.root} --warm-start --preset small" in other.do
         assert run(node, *words, *small).exit_code == 0
     assert run(node, "drift", "--baseline", *small).exit_code == 0
     other = run(node, "drift", "--warm-start").exception
-    assert other.do.endswith("fedprint-node drift --warm-start --preset small")
+    here = f"--home {node.root}"
+    assert f"drift --baseline --warm-start --preset tiny {here}." in other.do
+    assert other.do.endswith(f"fedprint-node drift {here} --warm-start --preset small")
     assert run(node, "drift", *small).exception.reason == "few-patients"
 
 

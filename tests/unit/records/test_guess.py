@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from client.formats.csv_time import time_column
-from client.guess import COMMAS, IDENTIFIES, MANY, NAMED, Guess
+from client.guess import COMMAS, IDENTIFIES, LONG_NAME, MANY, NAMED, Guess
 from client.labels import as_number
 from client.mapping import Mapping
 from client.records import ReadFault, Recording, guess_folder, guess_mapping, read_folder
@@ -79,6 +81,18 @@ def test_comments_name_so_many_columns_that_the_file_is_taken(tmp_path: Path) ->
     assert len(told) == 21
     assert told[0] == f"#   {'gene_000_' + 'y' * 120!r}"
     assert told[-1] == f"#   and {len(names) - 20} more"
+
+
+def test_names_that_no_mapping_takes_are_left_out(tmp_path: Path) -> None:
+    """Parquet's may be empty or of any length; the guess ended with Pydantic's own error."""
+    wave = [[float(n % 50) for n in range(3000)]] * 2
+    scalars = {"patient_id": ["a", "b"], "y" * 201: [1, 2], "": [1.0, 2.0], "age": [61, 62]}
+    made = pa.table({**scalars, "ecg": wave, "ecg " + "z" * 200: wave, "x" * 300: wave})
+    pq.write_table(made, tmp_path / "two.parquet")
+    guess = guess_folder(tmp_path)
+    found = guess.mapping()
+    assert (found.labels, found.ecg.names, found.series) == (("age",), ("ecg",), ())
+    assert f"# No label, for {LONG_NAME}:\n#   ''\n#   and 1 more\n" in guess.to_toml()
 
 
 def test_folder_without_columns_left_out_has_no_comments() -> None:
