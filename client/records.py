@@ -290,9 +290,17 @@ class _Reader:
     ) -> Iterator[Recording | ReadFault]:
         """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
-        found = same_patient(cells.get(self.mapping.patient_column)) or same_patient(patient)
+        cell = cells.get(self.mapping.patient_column)
+        found = same_patient(cell) or same_patient(patient)
         if self.mapping.one_file_is_one_patient:
             found = same_patient(str(Path(item.relative).with_suffix("")))
+        if not found and (str(cell or "").strip() or patient.strip()):
+            fail(
+                "no-patient",
+                "What should say whose recording it is names nobody.",
+                do="Write the identifier itself: no word for a missing one, no power of ten "
+                "(1.23E+11) and no fraction.",
+            )
         if not found:
             fail(
                 "no-patient",

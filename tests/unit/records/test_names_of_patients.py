@@ -121,6 +121,20 @@ def test_cells_of_parquet_that_name_nobody_are_faults(tmp_path: Path) -> None:
     assert patients(tmp_path) == ["0", "1", "0", *faults]
 
 
+def test_cell_that_names_nobody_is_told_otherwise_than_none(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """A long number as a spreadsheet shows it was said to be absent. The cell is not quoted."""
+    for name in "ab":
+        make.wfdb_record(tmp_path, name)
+    rows = [{"recording": "a", "patient_id": "1.23E+11"}, {"recording": "b", "patient_id": ""}]
+    make.table_file(tmp_path / "t.csv", rows)
+    power, none = (f"{one.message} {one.do}" for one in read_folder(tmp_path, MAPPING))
+    assert "names nobody" in power
+    assert "power of ten (1.23E+11)" in power
+    assert "Nobody says whose recording it is. Add it to the table" in none
+
+
 def test_tables_and_headers_name_patients_as_parquet_does(tmp_path: Path, make: ModuleType) -> None:
     """A table of recordings, a column of a CSV file, DICOM's PatientID and EDF's patient code."""
     make.wfdb_record(tmp_path, "a")
