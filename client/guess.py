@@ -63,10 +63,8 @@ class Guess:
     def __init__(self) -> None:
         self._channels: dict[str, None] = {}
         self._columns: dict[str, None] = {}
-        self._of_tables: set[str] = set()
         self._series: dict[str, None] = {}
-        self._sure: dict[tuple[str, str], None] = {}
-        self._times: dict[tuple[str, str], None] = {}
+        self._times: dict[tuple[str, str], int] = {}
         self._values: dict[str, set[str]] = {}
         self._dropped: dict[str, str] = {}
 
@@ -78,20 +76,29 @@ class Guess:
                 continue
             self._channels.setdefault(name)
         if seen.format == "csv":
-            time = time_column(seen.columns)
-            if time is not None and time == sure_time_column(seen.columns):
-                self._sure.setdefault(time)
-            elif time is not None and any(lead_of(name) for name in seen.channels):
-                self._times.setdefault(time)
+            self._add_time(seen)
         elif seen.format in {"table", "parquet"}:
-            if seen.format == "table":
-                self._of_tables.update(seen.columns)
             self._columns.update(dict.fromkeys(seen.columns))
             unfit = (name for name in seen.columns if not _fits(name))
             self._dropped.update(dict.fromkeys(unfit, LONG_NAME))
         for name in seen.series:
             if lead_of(name) is None and _fits(name):
                 self._series.setdefault(name)
+
+    def _add_time(self, seen: Outline) -> None:
+        """Of several time columns the first of the lowest rank counts: 0 of signals, by its name
+        alone; 1 of signals; 2 of a file without a lead's name, by its name alone."""
+        time = time_column(seen.columns)
+        if time is None:
+            return
+        sure = time == sure_time_column(seen.columns)
+        if any(map(lead_of, seen.channels)):
+            rank = 0 if sure else 1
+        elif sure:
+            rank = 2
+        else:
+            return
+        self._times[time] = min(rank, self._times.get(time, rank))
 
     def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take in the rows of a table, to tell labels from identifiers and free text."""
@@ -128,14 +135,14 @@ class Guess:
         recording = next(
             (columns[name] for name in RECORDING_NAMES if name in columns), base.recording_column
         )
-        own = {patient, recording, fs}
+        first = min(self._times, key=lambda one: self._times[one], default=None)
+        time, unit = first or (base.time_column, base.time_unit)
+        own = {patient, recording, fs, *(first or ())[:1]}
         labels = [
             name
             for name in self._columns
             if name not in own and name not in self._dropped and kind_of_column(name) is None
         ]
-        times = (one for one in [*self._sure, *self._times] if one[0] not in self._of_tables)
-        time, unit = next(times, (base.time_column, base.time_unit))
         found = {role: self._names(role) for role in ("ecg", "ppg")}
         return Mapping.model_validate(
             {
@@ -154,7 +161,12 @@ class Guess:
     def to_toml(self) -> str:
         """The guessed mapping's file. Comments name the columns that are no labels, and why."""
         mapping = self.mapping()
-        own = {mapping.patient_column, mapping.recording_column, mapping.fs_column}
+        own = {
+            mapping.patient_column,
+            mapping.recording_column,
+            mapping.fs_column,
+            mapping.time_column,
+        }
         why: dict[str, list[str]] = {}
         for name in self._columns:
             if name not in own and name not in mapping.labels:

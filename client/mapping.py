@@ -58,6 +58,7 @@ _PPG_GENERIC = re.compile(
 _WORN = re.compile(r"^(?:(?:chest|wrist|finger|fingertip|ear|arm|forehead|toe) )+", re.IGNORECASE)
 _UNITS_BEHIND = re.compile(r"(?: (?:[muµμn]v|[uµμn]a|nu|au|adu|adc|counts))+$", re.IGNORECASE)
 _ROUND, _SQUARE = re.compile(r"\(([^)]*)\)"), re.compile(r"\[([^\]]*)\]")
+_CHEST_LEAD = re.compile(r"V[1-9]")
 _NOT_A_SIGNAL = re.compile(r"quality|sqi|rate|label|valid|reference|peak|annotation")
 
 
@@ -67,7 +68,8 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     `Lead II`, `ECG_II`, `MDC_ECG_LEAD_II`, `II` -> ("ecg", "II"); `PLETH`, `ppg1` -> ("ppg", ...).
     The lead is out of a closed vocabulary, so that no text of a file travels further. Units in
     square brackets or behind the name must be of its role; other words in brackets say nothing. A
-    bare I or V may be a current or a voltage: of its units all must be smaller than V.
+    bare I or V may be a current or a voltage: of its units all must be smaller than V. V1 in V is
+    no lead.
     """
     no_round = _ROUND.sub(" ", name)
     words = _plain(no_round)
@@ -81,6 +83,8 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     if found is None or any(is_foreign(found[0], unit) for unit in units):
         return None
     written = [_plain_unit(unit) for unit in [*units, *_ROUND.findall(name)]]
+    if _CHEST_LEAD.fullmatch(words) and "v" in written:
+        return None
     if words in {"I", "V"} and any(
         unit not in {"mv", "uv", "nv"} and (unit_of("ecg", unit) or is_foreign("ecg", unit))
         for unit in written
@@ -88,6 +92,11 @@ def lead_of(name: str) -> tuple[Role, str] | None:
     ):
         return None
     return found
+
+
+def is_unit(text: str) -> bool:
+    """Whether a text in brackets is a unit, of whatever channel."""
+    return unit_of("ecg", text) is not None or is_foreign("ecg", text)
 
 
 def is_foreign(role: Role, text: str) -> bool:

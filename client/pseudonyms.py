@@ -19,8 +19,9 @@ KEY_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """128 bits of HMAC-SHA256 as lower-case hexadecimal."""
 _NOBODY = MISSING | {"nil", ".", "<na>"}
-_WHOLE = re.compile(r"(-?[0-9]+)(?:\.0*|,0{0,2})")
-"""Behind a comma three zeros may be a thousand: that stays as it is written."""
+_WHOLE = re.compile(r"(-?[0-9]+)[.,]0*")
+_THOUSAND = re.compile(r"-?[0-9]{1,3}[.,]000")
+"""1.000 may be one and may be a thousand."""
 _POWER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
 """As spreadsheets write a long number: its last digits may be lost."""
 _EXACT = 2**53
@@ -78,7 +79,8 @@ def id_text(cell: object) -> str:
     form, and how its file stores whole numbers: 101, 101.0, "101.0" and "101,0" are "101".
 
     Leading zeros stay. "" for what names nothing: truth values, floats that are not whole or too
-    large to be exact, and numbers written with a power of ten ("1.23457E+11").
+    large to be exact, and numbers written with a power of ten ("1.23457E+11") or with zeros that
+    may be thousands ("1.000").
     """
     if cell is None or isinstance(cell, bool):
         return ""
@@ -86,7 +88,7 @@ def id_text(cell: object) -> str:
         exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
         return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
     text = unicodedata.normalize("NFC", plain_spaces(str(cell)))
-    if _POWER.fullmatch(text):
+    if _POWER.fullmatch(text) or _THOUSAND.fullmatch(text):
         return ""
     whole = _WHOLE.fullmatch(text)
     if whole is None:

@@ -279,7 +279,7 @@ class _Reader:
                 if parsed.fault is not None:
                     raise parsed.fault
                 name = parsed.row.get(column) or f"{item.path.stem} row {number}"
-                row = self.tables.find_name(item.path.parent, name)
+                row = self.tables.find_recording(item.path.parent, name)
                 yield from self._settle(item, name, parsed, row, "")
             except DataFault as error:
                 fault = self._fault(item, error)
@@ -299,7 +299,7 @@ class _Reader:
                 "no-patient",
                 "What should say whose recording it is names nobody.",
                 do="Write the identifier itself: no word for a missing one, no power of ten "
-                "(1.23E+11) and no fraction.",
+                "(1.23E+11), no fraction, and no zeros that may be thousands (1.000).",
             )
         if not found:
             fail(

@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.formats.base import (
     HEAD_BYTES,
     MAXIMUM_CHANNELS,
     MAXIMUM_IN_MEMORY_BYTES,
-    MAXIMUM_SAMPLES,
-    RATE_AS,
     Outline,
     Parsed,
     Samples,
     Signal,
     Text,
-    checked_rate,
     checked_samples,
     decode,
     digest_files,
@@ -34,8 +30,9 @@ from client.formats.base import (
     read_bytes,
     read_head,
 )
-from client.formats.csv_time import UNIT_FACTOR, sure_time_column, time_column
-from client.mapping import Mapping
+from client.formats.csv_grid import grid
+from client.formats.csv_time import UNIT_FACTOR, time_column
+from client.mapping import Mapping, is_unit, lead_of
 
 MISSING = (
     "",
@@ -67,8 +64,6 @@ RECORDING_NAMES = (
 )
 """Names of the column that ties a row to a file, best first."""
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
-_MAXIMUM_STRETCH = 10.0
-"""A recording whose gaps make it longer than 10 times its samples is refused."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +99,8 @@ def decode_head(head: bytes) -> str:
 
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
-    """Header row of a CSV file. Format "table" if it has a recording column and no time column.
-
-    Without a mapping only a sure one counts: a table may say when a recording was (`zeit_ms`).
-    """
+    """Header row of a CSV file. Format "table" if it has a recording column, and not both times and
+    a channel: a table may say when a recording was."""
     dialect = _dialect(decode_head(read_head(path)))
     if dialect is None:
         fail("not-a-recording", "The text is neither a header nor a table.")
@@ -120,8 +113,10 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         fail("bad-header", "A column has a name of more than 200 characters.")
     ties = (mapping.recording_column,) if mapping else RECORDING_NAMES
     time = _time_of(columns, mapping)
-    sure = sure_time_column(columns) if mapping is None else time
-    is_table = sure is None and any(name in ties or name.casefold() in ties for name in columns)
+    timed = time is not None or time_column(columns) is not None
+    measured = bool(mapping.pick(columns)) if mapping else any(map(lead_of, columns))
+    tied = any(name in ties or name.casefold() in ties for name in columns)
+    is_table = tied and not (timed and measured)
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
     return Outline(
@@ -167,7 +162,7 @@ def read(
     """Read the chosen columns (role -> column). `fs_hz`: the rate by the table of recordings.
 
     The rate comes from the time column where there is one (gaps become NaN), and must then agree
-    within 5 % with the given one. Raises DataFault.
+    with the given one, as `csv_grid.grid` has it. Raises DataFault.
     """
     import pyarrow as pa
     import pyarrow.csv as pacsv
@@ -212,7 +207,7 @@ def read(
         fail("bad-header", "A cell holds a line end, or a quote is stray.")
     columns = {name: _floats(table[name]) for name in numeric}
     given = mapping.fs_hz or fs_hz
-    rate, place = _grid(columns.pop(time[0]) * UNIT_FACTOR[time[1]] if time else None, given)
+    rate, place = grid(columns.pop(time[0]) * UNIT_FACTOR[time[1]] if time else None, given)
     signals = {}
     for role, name in chosen.items():
         samples = checked_samples(columns[name])
@@ -229,50 +224,6 @@ def _rows_written(data: bytes, dialect: Dialect) -> int:
     """Lines below the header that are not empty."""
     lines = io.TextIOWrapper(io.BytesIO(data), "latin-1", newline="")
     return sum(bool(line.strip("\r\n")) for line in islice(lines, dialect.skip + 1, None))
-
-
-def _grid(
-    times_s: Samples | None, given_hz: float | None
-) -> tuple[float, NDArray[np.int64] | None]:
-    """Rate in Hz and, if samples are missing, the place of each sample on the regular grid."""
-    if given_hz is not None and not given_hz > 0:
-        fail(
-            "sampling-rate",
-            "The table of recordings gives this one a rate that is no number above 0.",
-            do=RATE_AS,
-        )
-    if times_s is None or times_s.size < 2:
-        if given_hz is None:
-            fail(
-                "sampling-rate",
-                "The file has no time column that the mapping names, and nobody gives its rate.",
-                do="Name its time column in the mapping (time_column, time_unit), or give fs_hz "
-                "there or in the table of recordings.",
-            )
-        return checked_rate(given_hz), None
-    steps = np.diff(times_s)
-    if not np.all(np.isfinite(steps)) or np.any(steps <= 0):
-        fail("time-column", "The times are missing somewhere or do not increase.")
-    middle = float(np.median(steps))
-    ordinary = steps < 1.5 * middle
-    if np.all(ordinary):
-        own_hz = steps.size / float(times_s[-1] - times_s[0])
-        place = None
-    else:
-        own_hz = 1.0 / float(np.mean(steps[ordinary]))
-        jumps = np.maximum(1.0, np.rint(steps * own_hz))
-        if float(jumps.sum()) > min(_MAXIMUM_STRETCH * times_s.size, MAXIMUM_SAMPLES):
-            fail("time-column", "The times have gaps longer than the recording itself.")
-        place = np.concatenate(([0], np.cumsum(jumps))).astype(np.int64)
-    if given_hz is not None:
-        if not 0.95 * own_hz <= given_hz <= 1.05 * own_hz:
-            fail(
-                "sampling-rate",
-                "The time column and the given sampling rate disagree by more than 5 %.",
-                do="Correct fs_hz, or the time_unit of the mapping.",
-            )
-        return checked_rate(given_hz), place
-    return checked_rate(round(own_hz, 6)), place
 
 
 def _constants(table: Any, names: list[str]) -> tuple[tuple[Text, ...], dict[str, str]]:
@@ -306,9 +257,10 @@ def _time_of(columns: tuple[str, ...], mapping: Mapping | None) -> tuple[str, st
 
 
 def unit_in(name: str) -> str:
-    """The unit in brackets at the end of a column's name; "" if there is none."""
+    """The unit in brackets at the end of a column's name; "" if there is none, or other words."""
     found = _COLUMN_UNIT.match(name)
-    return found["unit"].strip() if found else ""
+    written = found["unit"].strip() if found else ""
+    return written if is_unit(written) else ""
 
 
 def _is_number(text: str) -> bool:

@@ -175,8 +175,9 @@ def _row(
                 value = batch.column(name)[index].as_py()
                 if isinstance(value, bytes):
                     value = decode(value)
-                own = name in {mapping.recording_column, mapping.patient_column}
-                if own and value is not None:
+                if name == mapping.recording_column and value is not None:
+                    value = value if isinstance(value, str) else id_text(value) or str(value)
+                elif name == mapping.patient_column and value is not None:
                     value = id_text(value) if _is_exact(value, batch.column(name).type) else ""
                 row[name] = value
                 if name == mapping.recording_column:
@@ -188,7 +189,8 @@ def _row(
                 ):
                     texts.append(Text(f"column {name}", str(value)))
             fs_hz = _rate(row, mapping)
-            _feed(digest, f"{row.get(mapping.recording_column)} at {fs_hz!r} Hz".encode())
+            named = row.get(mapping.recording_column)
+            _feed(digest, f"{id_text(named) or named} at {fs_hz!r} Hz".encode())
             for role, name in chosen.items():
                 samples = _samples(batch, name, index)
                 _feed(digest, name.encode())

@@ -206,6 +206,7 @@ def test_fault_without_a_time_column_says_how_to_name_it(tmp_path: Path, make: M
     ("header", "cell"),
     [
         ("V [V],ECG [mV]", "3.7,{ecg}"),
+        ("V1 [V],ECG [mV]", "3.3,{ecg}"),
         ("V_counts,ECG [mV]", "7,{ecg}"),
         ("I [mA],ECG [mV]", "0.2,{ecg}"),
         ("ECG (bpm),ECG (mV)", "61,{ecg}"),
@@ -221,6 +222,55 @@ def test_battery_counter_and_current_are_no_lead(tmp_path: Path, header: str, ce
     assert isinstance(found, Recording)
     assert found.channels["ecg"].lead == "ECG"
     assert list(found.channels["ecg"].samples) == pytest.approx(waves)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PPG [IR]", "PPG [green]", "PPG (green)", "PLETH [-]", "PPG [LSB]", "PPG [940nm]"],
+)
+def test_words_in_brackets_that_are_no_unit_cost_no_recording(tmp_path: Path, name: str) -> None:
+    """They were a unit that the PPG cannot have, and the ECG beside it was lost, too."""
+    rows = [f"{n / 100},{n % 9},{n % 7}" for n in range(600)]
+    (tmp_path / "r0.csv").write_text("\n".join([f"time_s,ECG [mV],{name}", *rows]))
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, Recording)
+    units = {role: one.unit for role, one in found.channels.items()}
+    assert units == {"ecg": "mV", "ppg": "NU"}
+
+
+@pytest.mark.parametrize("table", ["aa.csv", "table.csv"])
+@pytest.mark.parametrize("column", ["time", "timestamp", "Time [s]"])
+def test_time_of_day_in_the_table_decides_nothing(
+    tmp_path: Path, make: ModuleType, table: str, column: str
+) -> None:
+    """A table with it, if the first by name, made all recordings beside it unreadable."""
+    make.csv_file(tmp_path / "r0.csv")
+    (tmp_path / table).write_text(f"recording,patient_id,{column},sex\nr0,z,08:30,F\n")
+    (found,) = read_folder(tmp_path)
+    assert isinstance(found, Recording)
+    assert found.labels["sex"] == "F"
+    own = make.csv_file(tmp_path / "r0.csv", header=f"{column},ecg,ppg")
+    (found,) = read_folder(tmp_path)
+    assert isinstance(found, Recording)
+    own.unlink()
+    make.wfdb_record(tmp_path, "r0")
+    (found,) = read_folder(tmp_path)
+    assert isinstance(found, Recording)
+
+
+def test_signals_with_their_own_name_in_a_column_do_not_vanish(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """Beside times in a word they were taken for a table, without a fault; also if the mapping
+    names other times."""
+    lines = make.csv_file(tmp_path / "r0.csv", header="Zeit_ms,ecg,ppg").read_text().splitlines()
+    cells = [f"{lines[0]},file", *(f"{line},r0" for line in lines[1:])]
+    (tmp_path / "r0.csv").write_text("\n".join(cells))
+    mapping = Mapping.from_toml('[ecg]\nnames = ["ecg"]')
+    for folder in (tmp_path, ward(tmp_path, "age", ["61"])):
+        (found,) = read_folder(folder, mapping)
+        assert isinstance(found, ReadFault)
+        assert found.cause == "sampling-rate"
 
 
 @pytest.mark.parametrize(

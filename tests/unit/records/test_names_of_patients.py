@@ -62,7 +62,9 @@ def test_what_tells_patients_apart_stays() -> None:
     }
     assert {cell: same_patient(cell) for cell in kept} == kept
     assert same_patient("1e3") == "1e3"
-    assert [same_patient(one) for one in ("1,000", "12E-3", "7E+2")] == ["1,000", "12E-3", "7E+2"]
+    assert [same_patient(one) for one in ("1,00", "12E-3", "7E+2")] == ["1", "12E-3", "7E+2"]
+    assert [same_patient(one) for one in ("1.001", "12,500")] == ["1.001", "12,500"]
+    assert (same_patient("1000,000"), same_patient("1.0000")) == ("1000", "1")
     assert same_patient("H\N{NO-BREAK SPACE}12") == same_patient("H  12") == "H 12"
     assert same_patient(2**60 + 1) == str(2**60 + 1)
     assert same_patient(Decimal(2**60 + 1)) == str(2**60 + 1)
@@ -86,6 +88,9 @@ def test_what_names_nobody_is_no_patient(cell: object) -> None:
         "1.2345678901234568e+16",
         "1E+05",
         "9007199254740993,0",
+        "1.000",
+        "1,000",
+        "-12.000",
     ],
 )
 def test_number_that_its_float_cannot_hold_is_not_guessed(cell: object) -> None:
@@ -175,7 +180,7 @@ def test_row_of_a_table_is_found_however_numbers_of_recordings_are_stored(
     numbered(ids)(tmp_path / "a.parquet")
     (tmp_path / "t.csv").write_text("recording,age\n7,61\n8,62\n")
     items = [item for item in read_folder(tmp_path, MAPPING) if isinstance(item, Recording)]
-    assert items[0].name == "7"
+    assert items[0].name == ("7.0" if ids[0] == "7.0" else "7")
     assert items[0].labels == {"age": 61.0}
     assert items[1].name == ("8" if ids[1] else "a row 2")
     numbered([7, 8])(tmp_path / "a.parquet")
@@ -205,3 +210,19 @@ def test_a_name_as_the_table_spells_it_goes_first(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("recording,patient_id,age\n1.0,p8,40\n")
     (tmp_path / "1.0.csv").unlink()
     assert patients(tmp_path) == ["p8"]
+
+
+def test_rows_of_parquet_are_named_as_they_spell_themselves(tmp_path: Path) -> None:
+    """ "1.0" had the row of "1", and fractions had none."""
+    for names, table, expected in (
+        (["1", "1.0"], "1,A\n1.0,B\n", ["A", "B"]),
+        (["1.0", "1"], "1,A\n1.0,B\n", ["B", "A"]),
+        (["999", "1.000", "1"], "999,A\n1.000,B\n1,C\n", ["A", "B", "C"]),
+        (["1.23E+11", "1.24E+11"], "1.23E+11,A\n1.24E+11,B\n", ["A", "B"]),
+        ([1.1, 2.1], "1.1,A\n2.1,B\n", ["A", "B"]),
+        ([1.0, 2.0], "1,A\n2,B\n", ["A", "B"]),
+        (["1", "1.0"], "1,A\n", ["A", "bad-table"]),
+    ):
+        parquet_of(tmp_path / "a.parquet", pa.nulls(len(names), pa.string()), recording=names)
+        (tmp_path / "t.csv").write_text(f"recording,patient_id\n{table}")
+        assert patients(tmp_path) == expected
