@@ -176,9 +176,10 @@ def withdraw(
     Example: fedprint-node data withdraw - --yes
     """
     from client.ingest import open_writer
-    from client.pseudonyms import load_key, pseudonym_of, same_patient
+    from client.pseudonyms import former_pseudonyms, load_key, pseudonym_of, same_patient
 
     place = NodeHome.find(home)
+    former: frozenset[str] = frozenset()
     if (patient is None) == (pseudonym is None):
         raise OurMistake("Give the patient's identifier, or --pseudonym.", do="See --help.")
     if pseudonym is None:
@@ -190,7 +191,9 @@ def withdraw(
                 "digits may be lost.",
                 do="Give the identifier as the recordings have it, or --pseudonym.",
             )
-        pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
+        key, written = load_key(place.pseudonym_key), str(patient)
+        pseudonym = pseudonym_of(key, written)
+        former = former_pseudonyms(key, same_patient(written), written)
     elif not _PSEUDONYM.fullmatch(pseudonym):
         raise OurMistake(
             "A pseudonym is 32 small hexadecimal digits.",
@@ -198,8 +201,10 @@ def withdraw(
         )
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     with open_writer(place) as writer:
+        there = frozenset().union(*writer.recordings().values())
+        names = [pseudonym, *sorted(former & there)]
         before = pseudonym in writer.withdrawn
-        erased = writer.withdraw(pseudonym)
+        erased = sum(writer.withdraw(one) for one in names)
     text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
     if erased == 0:
         text += (

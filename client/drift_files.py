@@ -47,9 +47,10 @@ class _Patient(_Strict):
 
 
 class Baseline(_Strict):
-    """made: day (UTC). What a patient lacks is not there."""
+    """made: day (UTC). What a patient lacks is not there. drift-1: of a version that spelled some
+    identifiers otherwise."""
 
-    format: Literal["drift-1"] = "drift-1"
+    format: Literal["drift-1", "drift-2"] = "drift-2"
     made: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
     model_digest: Hex64
     patients: tuple[_Patient, ...]
@@ -100,7 +101,8 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
     """The reference, without patients that have left the store; they are erased from the file.
 
     Raises:
-        OurMistake: there is none. Refused: damaged, of another store key, or of another model.
+        OurMistake: there is none. Refused: damaged, of another store key, of another model, or of a
+            version before whose patients may be back under other names: that one is erased.
     """
     path = home.drift / "baseline.json"
     if not path.exists():
@@ -115,6 +117,14 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
         raise Refused(f"{path.name} is no drift reference.", reason="files", do=AGAIN) from error
     here = {row.pseudonym for row in store.catalogue()}
     kept = tuple(one for one in found.patients if one.pseudonym in here)
+    if len(kept) < len(found.patients) and found.format == "drift-1":
+        path.unlink()
+        raise Refused(
+            "The reference was of an earlier version, and patients of it are gone from the store: "
+            "they may be back under other names. It is erased.",
+            reason="files",
+            do=f"Make it again: {home.command('drift', '--baseline')}",
+        )
     if len(kept) < len(found.patients):
         found = found.model_copy(update={"patients": kept})
         save(home, found)

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.home import NodeHome
-from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
+from client.pseudonyms import (
+    former_pseudonyms,
+    keyed_digest,
+    load_key,
+    load_or_create_key,
+    pseudonym_of,
+)
 from client.store import read_manifest
 from client.store_key import key_of
 from client.store_part_write import refusal_counts
@@ -134,10 +140,11 @@ def add_recordings(
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         report.data_set = _data_set_name(writer, source, name)
         known = writer.recordings()
+        people = frozenset().union(*known.values())
         part = writer.new_part(report.data_set, source)
         try:
             for item in items:
-                fault = _add_item(item, key, known, writer.withdrawn, part.add, report)
+                fault = _add_item(item, key, known, people, writer.withdrawn, part.add, report)
                 if fault is not None:
                     report.faults.append(fault)
                 on_item()
@@ -153,6 +160,7 @@ def _add_item(
     item: Recording | ReadFault,
     key: bytes,
     known: dict[str, set[str]],
+    people: frozenset[str],
     withdrawn: frozenset[str],
     add: Callable[..., None],
     report: AddReport,
@@ -164,7 +172,15 @@ def _add_item(
     if isinstance(item, ReadFault):
         return FileFault(item.file, item.cause, item.message, item.do)
     pseudonym = pseudonym_of(key, item.patient)
+    former = former_pseudonyms(key, item.patient, item.written)
     digest = keyed_digest(key, "recording", item.digest)
+    if not former.isdisjoint(people):
+        return FileFault(
+            item.shown,
+            "other-patient",
+            "This patient is in the store under the name that an earlier version gave.",
+            "Remove the data sets that were added before the upgrade, and add them again.",
+        )
     if digest in known and pseudonym not in known[digest]:
         return FileFault(
             item.shown,
@@ -174,7 +190,7 @@ def _add_item(
         )
     report.recordings += 1
     report.pseudonyms.add(pseudonym)
-    if pseudonym in withdrawn:
+    if not withdrawn.isdisjoint({pseudonym, *former}):
         report.withdrawn += 1
         return None
     try:

@@ -19,11 +19,14 @@ KEY_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """128 bits of HMAC-SHA256 as lower-case hexadecimal."""
 _NOBODY = MISSING | {"nil", ".", "<na>"}
-_WHOLE = re.compile(r"(-?[0-9]+)[.,]0*")
-_THOUSAND = re.compile(r"-?[0-9]{1,3}[.,]000")
+_WHOLE = re.compile(r"([+-]?)([0-9]+)([.,]0*)?")
+_THOUSAND = re.compile(r"[+-]?[0-9]{1,3}[.,]000")
 """1.000 may be one and may be a thousand."""
-_POWER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
-"""As spreadsheets write a long number: its last digits may be lost."""
+_POWER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?[0-9]+|[eE]\+[0-9]{2,})")
+"""As spreadsheets and databases write a long number: its last digits may be lost."""
+SPELLING = 3
+"""Of the rule by which an identifier becomes a name; grows when one becomes another name than
+before. 1: 101.0 was another than 101. 2: 1.000 was 1 or a name, 1.2E7 a name."""
 _EXACT = 2**53
 """From here on, several whole numbers are one float64."""
 
@@ -70,13 +73,23 @@ def load_key(path: Path) -> bytes:
 
 def pseudonym_of(key: bytes, patient: str) -> str:
     """32 hexadecimal digits for a patient identifier, spelled as `same_patient` does."""
-    name = same_patient(patient).encode("utf-8", "surrogateescape")
-    return hmac.new(key, name, sha256).hexdigest()[:PSEUDONYM_DIGITS]
+    return _pseudonym(key, same_patient(patient))
+
+
+def former_pseudonyms(key: bytes, patient: str, written: str) -> frozenset[str]:
+    """Those of `former_names`."""
+    return frozenset(_pseudonym(key, name) for name in former_names(patient, written))
+
+
+def _pseudonym(key: bytes, name: str) -> str:
+    secret = hmac.new(key, name.encode("utf-8", "surrogateescape"), sha256)
+    return secret.hexdigest()[:PSEUDONYM_DIGITS]
 
 
 def id_text(cell: object) -> str:
     """The one spelling of an identifier of somebody or something, whatever its blanks, its Unicode
-    form, and how its file stores whole numbers: 101, 101.0, "101.0" and "101,0" are "101".
+    form (NFKC, without characters that no screen shows), and how its file stores whole numbers:
+    101, 101.0, "101.0", "101,0" and "+101" are "101".
 
     Leading zeros stay. "" for what names nothing: truth values, floats that are not whole or too
     large to be exact, and numbers written with a power of ten ("1.23457E+11") or with zeros that
@@ -87,13 +100,17 @@ def id_text(cell: object) -> str:
     if isinstance(cell, float | Decimal):
         exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
         return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
-    text = unicodedata.normalize("NFC", plain_spaces(str(cell)))
+    text = unicodedata.normalize("NFKC", str(cell))
+    text = plain_spaces("".join(one for one in text if unicodedata.category(one) != "Cf"))
     if _POWER.fullmatch(text) or _THOUSAND.fullmatch(text):
         return ""
     whole = _WHOLE.fullmatch(text)
     if whole is None:
         return text
-    return whole[1] if abs(float(whole[1])) < _EXACT else ""
+    sign, digits, point = whole.groups()
+    if point and float(digits) >= _EXACT:
+        return ""
+    return f"-{digits}" if sign == "-" and digits.strip("0") else digits
 
 
 def same_patient(cell: object) -> str:
@@ -104,6 +121,20 @@ def same_patient(cell: object) -> str:
     """
     name = id_text(cell)
     return "" if name.casefold() in _NOBODY else name
+
+
+def former_names(patient: str, written: str) -> frozenset[str]:
+    """Other names that earlier versions gave a patient, for stores that hold them.
+
+    Args:
+        patient: as `same_patient` has it.
+        written: as the recording's file or table has it; "" if nobody knows.
+    """
+    spelled = {
+        unicodedata.normalize("NFC", one) for one in (written.strip(), plain_spaces(written))
+    }
+    stored = {f"{patient}.0", f"{patient},0"} if _WHOLE.fullmatch(patient) else set()
+    return frozenset((spelled | stored) - {patient, ""})
 
 
 def keyed_digest(key: bytes, kind: str, value: str) -> str:

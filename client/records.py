@@ -72,7 +72,8 @@ class Recording:
     """One recording of one patient. `patient`, `name` and `file` identify: hash them, never store
     them.
 
-    patient: as `same_patient` spells it, so that equal ones are one patient's.
+    patient: as `same_patient` spells it, so that equal ones are one patient's. written: as its file
+        or table has it, as far as is known.
     channels: keys "ecg", "ppg", at least one.
     labels: columns that the mapping names and the identifier scan has passed.
     series: list columns that the mapping names (reference heart rates).
@@ -91,6 +92,7 @@ class Recording:
     findings: tuple[Finding, ...] = ()
     shown: str = ""
     file: str = field(default="", repr=False)
+    written: str = field(default="", repr=False)
 
 
 def read_folder(
@@ -291,10 +293,11 @@ class _Reader:
         """Patient, units and labels of one recording; an empty channel is a fault of its own."""
         cells = {**parsed.row, **(row.cells if row else {})}
         cell = cells.get(self.mapping.patient_column)
-        found = same_patient(cell) or same_patient(patient)
+        written = patient if patient and not same_patient(cell) else str(cell or "")
         if self.mapping.one_file_is_one_patient:
-            found = same_patient(str(Path(item.relative).with_suffix("")))
-        if not found and (str(cell or "").strip() or patient.strip()):
+            written = str(Path(item.relative).with_suffix(""))
+        found = same_patient(written)
+        if not found and written.strip():
             fail(
                 "no-patient",
                 "What should say whose recording it is names nobody.",
@@ -323,6 +326,7 @@ class _Reader:
             fail("no-samples", "No channel has a valid sample.")
         yield Recording(
             patient=found,
+            written=written,
             name=name,
             channels=channels,
             labels=labels_of(cells, self.mapping),

@@ -119,7 +119,7 @@ def read_unseen(
     for result in results:
         _refuse_renamed(result)
         read = map(Path, result.experiment.federation.folders)
-        refuse_other_mappings(result.folder.name, result.mappings, read)
+        refuse_other_mappings(result.folder.name, result.mappings, read, spelling=result.spelling)
     unseen = unseen_by([one.experiment for one in stages], on_progress)
     known = np.asarray(np.any(unseen.valid, axis=(1, 2, 3)))
     _refuse_few(int(known.sum()))

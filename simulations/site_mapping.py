@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.mapping import Mapping
+from client.pseudonyms import SPELLING
 from client.records import MAPPING_FILE, guess_mapping
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import read_regular
@@ -97,16 +98,26 @@ def mapping_words(found: MappingOf[str, str]) -> list[str]:
     return [f"{name}: read by its own {MAPPING_FILE}, {one[:12]}" for name, one in found.items()]
 
 
-def refuse_other_mappings(run: str, then: MappingOf[str, str], folders: Iterable[Path]) -> None:
+def refuse_other_mappings(
+    run: str, then: MappingOf[str, str], folders: Iterable[Path], *, spelling: int
+) -> None:
     """A mapping says who is a patient, and a patient's lot follows from his name: read otherwise
     than the run read them, patients whom it trained on would count as unread.
 
     Args:
         then: `own_mappings` of the run.
+        spelling: `client.pseudonyms.SPELLING` of the run.
 
     Raises:
         OurMistake: a folder that both read is not read alike, or is not there.
     """
+    folders = list(folders)
+    if folders and spelling != SPELLING:
+        raise OurMistake(
+            f"The run {run} is of a version that gave some patients other names, so that nobody "
+            "can say whom it has read.",
+            do="Run it anew.",
+        )
     for folder in folders:
         name = shown(place_of(folder))
         if not folder.is_dir():

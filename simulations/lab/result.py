@@ -71,6 +71,11 @@ class Result:
         return dict(self.provenance.get("mappings", {}))
 
     @property
+    def spelling(self) -> int:
+        """`client.pseudonyms.SPELLING` when its folders were read; 0 of a run before it had one."""
+        return int(self.provenance.get("spelling", 0))
+
+    @property
     def about(self) -> dict[str, Any]:
         """result.json.
 

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from client.pseudonyms import SPELLING
 from shared_model import outputs
 from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
@@ -116,8 +117,8 @@ class RunFolder:
         self._write("provenance.json", content)
 
     def settle_data(self, digest: str, mappings: Mapping[str, str]) -> None:
-        """Write down the federation's digest and the mappings by which its folders were read; or
-        see that it is the same as before.
+        """Write down the federation's digest, the mappings by which its folders were read and the
+        rule by which identifiers were spelled; or see that it is the same as before.
 
         Raises:
             Refused: it is another federation ("data").
@@ -129,7 +130,8 @@ class RunFolder:
                 reason="data",
                 do="Run the experiment anew in another folder.",
             )
-        self._write("provenance.json", content | {"data": digest, "mappings": dict(mappings)})
+        told = {"data": digest, "mappings": dict(mappings), "spelling": SPELLING}
+        self._write("provenance.json", content | told)
 
     def write_result(self, content: Mapping[str, Any]) -> None:
         """result.json: the run is done."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from client.pseudonyms import SPELLING
 from simulations.lots import Lots, place_of
 from simulations.probes.suitable import counted_anew, enough
 from simulations.probes.task import Task
@@ -21,12 +22,14 @@ from simulations.probes.task import Task
 @dataclass(frozen=True)
 class Seen:
     """Whom a run read. folders: by name, as the data folder has them; lots: of their patients;
-    mappings: how it read them (`simulations.site_mapping.own_mappings`)."""
+    mappings: how it read them (`simulations.site_mapping.own_mappings`). spelling: by what rule
+    (`client.pseudonyms.SPELLING`)."""
 
     run: str
     folders: frozenset[str]
     lots: Lots
     mappings: Mapping[str, str] = field(default_factory=dict)
+    spelling: int = SPELLING
 
     @classmethod
     def by(cls, run: Path) -> Seen:
@@ -41,14 +44,16 @@ class Seen:
         experiment = result.experiment
         federation = experiment.federation
         names = frozenset(place_of(Path(one)) for one in federation.folders)
-        return cls(experiment.name, names, Lots(*federation.lots), result.mappings)
+        lots = Lots(*federation.lots)
+        return cls(experiment.name, names, lots, result.mappings, result.spelling)
 
     def refuse_read_otherwise(self, folders: Iterable[Path]) -> None:
-        """Raises OurMistake: one of these, that the run read, has another mapping now."""
+        """Raises OurMistake: one of these, that the run read, has another mapping now, or its
+        patients other names."""
         from simulations.site_mapping import refuse_other_mappings
 
         read = [one for one in folders if place_of(one) in self.folders]
-        refuse_other_mappings(self.run, self.mappings, read)
+        refuse_other_mappings(self.run, self.mappings, read, spelling=self.spelling)
 
     def read_copy(self, copied: Iterable[tuple[str, float]]) -> bool:
         """Whether it read one of these patients, by folder and lot."""

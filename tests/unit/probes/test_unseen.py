@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.pseudonyms import SPELLING
 from client.records import MAPPING_FILE
 from shared_model.errors import OurMistake
 from simulations.cohort import SiteEffects, draw_cohort, write_site
@@ -163,7 +165,7 @@ def test_folders_and_lots_are_those_of_the_run_itself(tmp_path: Path) -> None:
     (tmp_path / "run" / "experiment.toml").write_text(made.to_toml())
     (tmp_path / "run" / "provenance.json").write_text("{}")
     one = Seen.by(tmp_path / "run")
-    assert one == Seen("read", frozenset({"ward"}), Lots(0.0, 0.4))
+    assert one == Seen("read", frozenset({"ward"}), Lots(0.0, 0.4), spelling=0)
     said = unseen_words({"unseen_by": {"runs": [one.words()], "left_out": {"sex": "3 of 9"}}})
     assert said == [
         "left out: patients with lots 0 to 0.4 of ward: read by the run read",
@@ -192,6 +194,12 @@ def test_a_folder_that_is_read_otherwise_now_says_nothing_of_who_was_read(tmp_pa
     with pytest.raises(OurMistake, match="by another mapping"):
         seen_now.refuse_read_otherwise([ward])
     seen_now.refuse_read_otherwise([tmp_path])  # another folder
+    told = json.loads((tmp_path / "run" / "provenance.json").read_bytes())
+    before = json.dumps({**told, "spelling": SPELLING - 1})
+    (tmp_path / "run" / "provenance.json").write_text(before, encoding="utf-8")
+    Seen.by(tmp_path / "run").refuse_read_otherwise([tmp_path])
+    with pytest.raises(OurMistake, match="gave some patients other names"):
+        Seen.by(tmp_path / "run").refuse_read_otherwise([ward])
     mapped = RunFolder(tmp_path / "mapped")
     with mapped.held(resume=False):
         mapped.begin(made)

@@ -50,6 +50,24 @@ def test_whole_number_is_one_patient_however_it_is_stored(cell: object) -> None:
     assert pseudonym_of(KEY, str(cell)) == pseudonym_of(KEY, "101")
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "101\u200b",
+        "\ufeff101",
+        "1\u00ad01",
+        "１０１",
+        "+101",
+        "+101.0",
+        " 101,00 ",
+        "\u2066101\u2069",
+    ],
+)
+def test_what_no_eye_tells_apart_is_one_patient(cell: str) -> None:
+    """Each was a patient, and a unit of privacy, of its own."""
+    assert same_patient(cell) == "101"
+
+
 def test_what_tells_patients_apart_stays() -> None:
     """Zero is somebody; leading zeros and texts with a point in them are kept."""
     kept = {
@@ -65,6 +83,8 @@ def test_what_tells_patients_apart_stays() -> None:
     assert [same_patient(one) for one in ("1,00", "12E-3", "7E+2")] == ["1", "12E-3", "7E+2"]
     assert [same_patient(one) for one in ("1.001", "12,500")] == ["1.001", "12,500"]
     assert (same_patient("1000,000"), same_patient("1.0000")) == ("1000", "1")
+    assert (same_patient("-0"), same_patient("-0.0"), same_patient("-7.0")) == ("0", "0", "-7")
+    assert same_patient("A+7") == "A+7"
     assert same_patient("H\N{NO-BREAK SPACE}12") == same_patient("H  12") == "H 12"
     assert same_patient(2**60 + 1) == str(2**60 + 1)
     assert same_patient(Decimal(2**60 + 1)) == str(2**60 + 1)
@@ -91,6 +111,10 @@ def test_what_names_nobody_is_no_patient(cell: object) -> None:
         "1.000",
         "1,000",
         "-12.000",
+        "1.2345678E7",
+        "1.2345679E14",
+        "1,2E-3",
+        "+1.23E+11",
     ],
 )
 def test_number_that_its_float_cannot_hold_is_not_guessed(cell: object) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import warnings
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,38 @@ def test_known_bytes_under_another_patient_are_refused(
     report = document("add", other, "--home", home, "--yes", status=4)
     assert [fault["cause"] for fault in report["faults"]] == ["other-patient"]
     assert opened(home / "store").patient_count == 3
+
+
+def test_a_store_of_a_version_that_spelled_otherwise(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Withdrawn patients came back, and each of the others became two units of privacy."""
+    old = write_folder(tmp_path / "old", patients=("101.0", "102.0", "H  103"))
+    former = {"101": "101.0", "102": "102.0", "H 103": "H  103"}
+    with monkeypatch.context() as before:
+        before.setattr("client.ingest.pseudonym_of", lambda key, one: named(key, former[one]))
+        before.setattr("client.ingest.former_pseudonyms", lambda *_: frozenset())
+        document("add", old, "--home", home, "--yes")
+        gone = named(load_key(NodeHome.find(home).pseudonym_key), "103.0")
+    assert document("withdraw", "101", "--home", home, "--yes")["recordings"] == 1
+    document("withdraw", "--pseudonym", gone, "--home", home, "--yes")
+    found = document("add", old, "--home", home, "--yes", status=4)
+    assert {one["cause"] for one in found["faults"]} == {"other-patient"}
+    assert len(found["faults"]) == 2
+    assert "101" not in json.dumps(found["faults"])
+    assert (found["added"], found["withdrawn"]) == (0, 1)
+    new = write_folder(tmp_path / "new", patients=("101", "102", "103"), seed=1)
+    found = document("add", new, "--home", home, "--yes", status=4)
+    assert [one["cause"] for one in found["faults"]] == ["other-patient"]
+    assert (found["added"], found["withdrawn"]) == (0, 2)
+    document("remove", "--all", "--home", home, "--yes")
+    found = document("add", old, "--home", home, "--yes")
+    assert (found["added"], found["withdrawn"]) == (2, 1)
+
+
+def named(key: bytes, name: str) -> str:
+    """The pseudonym of a name as it stands."""
+    return hmac.new(key, name.encode(), sha256).hexdigest()[:32]
 
 
 def test_a_withdrawn_patient_stays_out(folder: Path, home: Path) -> None:
