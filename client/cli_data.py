@@ -17,7 +17,7 @@ from client import cli_data_key
 from client.cli_data_parts import AsJson, Home, Yes, confirm, done
 from client.home import NodeHome
 from shared_model import terminal
-from shared_model.errors import DataFault, OurMistake
+from shared_model.errors import DataFault, OurMistake, Refused
 
 if TYPE_CHECKING:
     from client.ingest import AddReport
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 cli_data_key.register(app)
 
+NAMED_BEFORE = (
+    "Named by an earlier version: some identifiers were spelled otherwise. Nothing can be added "
+    "until everything is removed (data remove --all) and added again."
+)
 _SHOWN_FINDINGS = 20
 _SHOWN_FAULTS = 50
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
@@ -40,6 +44,13 @@ def add(
     name: Annotated[
         str | None, typer.Option(help="Name of the data set (else set-1, set-2, ...).")
     ] = None,
+    withdrawals_hold: Annotated[
+        bool,
+        typer.Option(
+            "--withdrawals-hold",
+            help="Of a store of an earlier version: who was withdrawn is withdrawn again.",
+        ),
+    ] = False,
     home: Home = None,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -67,6 +78,7 @@ def add(
             path,
             read_folder(path, chosen),
             name=name,
+            withdrawals_hold=withdrawals_hold,
             on_item=progress.advance,
             before_commit=look,
         )
@@ -116,6 +128,8 @@ def show(
     terminal.show("Window store", rows, as_json=False)
     _show_refusals(summary["refusals"], summary["windows"])
     terminal.out.print(cli_data_key.in_words(store), highlight=False)
+    if store.former:
+        terminal.out.print(NAMED_BEFORE, highlight=False)
     if patients:
         rows = [
             {"pseudonym": row.pseudonym, "data sets": ", ".join(row.data_sets),
@@ -176,10 +190,9 @@ def withdraw(
     Example: fedprint-node data withdraw - --yes
     """
     from client.ingest import open_writer
-    from client.pseudonyms import former_pseudonyms, load_key, pseudonym_of, same_patient
+    from client.pseudonyms import load_key, pseudonym_of, same_patient
 
     place = NodeHome.find(home)
-    former: frozenset[str] = frozenset()
     if (patient is None) == (pseudonym is None):
         raise OurMistake("Give the patient's identifier, or --pseudonym.", do="See --help.")
     if pseudonym is None:
@@ -191,9 +204,7 @@ def withdraw(
                 "digits may be lost.",
                 do="Give the identifier as the recordings have it, or --pseudonym.",
             )
-        key, written = load_key(place.pseudonym_key), str(patient)
-        pseudonym = pseudonym_of(key, written)
-        former = former_pseudonyms(key, same_patient(written), written)
+        pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
     elif not _PSEUDONYM.fullmatch(pseudonym):
         raise OurMistake(
             "A pseudonym is 32 small hexadecimal digits.",
@@ -201,10 +212,9 @@ def withdraw(
         )
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     with open_writer(place) as writer:
-        there = frozenset().union(*writer.recordings().values())
-        names = [pseudonym, *sorted(former & there)]
         before = pseudonym in writer.withdrawn
-        erased = sum(writer.withdraw(one) for one in names)
+        erased = writer.withdraw(pseudonym)
+        former = writer.former and patient is not None
     text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
     if erased == 0:
         text += (
@@ -216,6 +226,14 @@ def withdraw(
         text,
         as_json=as_json,
     )
+    if former:
+        raise Refused(
+            "The store is of a version that spelled some identifiers otherwise: it may hold more "
+            "of this patient, under another name.",
+            reason="names",
+            do="Run: fedprint-node data remove --all. Then add each folder again: the patient "
+            "stays out.",
+        )
 
 
 @app.command("mapping")
@@ -369,6 +387,7 @@ def summary_of_store(store: Any) -> dict[str, Any]:
         "refusals": {channel: dict(sorted(counts.items())) for channel, counts in refusals.items()},
         "labels": sorted({name for row in rows for name in row.labels}),
         "withdrawn": store.withdrawn_count,
+        **({"names": NAMED_BEFORE} if store.former else {}),
         "data_sets": [
             {
                 "data set": one.name,

@@ -144,7 +144,8 @@ def _keep(place: NodeHome, packaged: str | None, as_json: bool) -> None:
     with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    sealed = drift_files.save(place, drift_files.Baseline.of(now, digest, today))
+    made = drift_files.Baseline.of(now, digest, today, former=store.former)
+    sealed = drift_files.save(place, made)
     told: dict[str, Any] = {
         "made": today, "patients": len(now.pseudonyms), "model": digest, "sealed": sealed,
     }  # fmt: skip

@@ -47,8 +47,8 @@ class _Patient(_Strict):
 
 
 class Baseline(_Strict):
-    """made: day (UTC). What a patient lacks is not there. drift-1: of a version that spelled some
-    identifiers otherwise."""
+    """made: day (UTC). What a patient lacks is not there. drift-1: its patients are named by the
+    rule of an earlier version, as those of a store of it."""
 
     format: Literal["drift-1", "drift-2"] = "drift-2"
     made: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
@@ -56,8 +56,8 @@ class Baseline(_Strict):
     patients: tuple[_Patient, ...]
 
     @classmethod
-    def of(cls, found: Measures, model_digest: str, made: str) -> Baseline:
-        """Of what was measured now."""
+    def of(cls, found: Measures, model_digest: str, made: str, *, former: bool = False) -> Baseline:
+        """Of what was measured now. former: as the store has it."""
         patients = []
         for row, name in enumerate(found.pseudonyms):
             means = {
@@ -71,7 +71,12 @@ class Baseline(_Strict):
                 if np.isfinite(value[row])
             }
             patients.append(_Patient(pseudonym=name, means=means, figures=figures))
-        return cls(made=made, model_digest=model_digest, patients=tuple(patients))
+        return cls(
+            format="drift-1" if former else "drift-2",
+            made=made,
+            model_digest=model_digest,
+            patients=tuple(patients),
+        )
 
     @property
     def measures(self) -> Measures:
@@ -101,8 +106,8 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
     """The reference, without patients that have left the store; they are erased from the file.
 
     Raises:
-        OurMistake: there is none. Refused: damaged, of another store key, of another model, or of a
-            version before whose patients may be back under other names: that one is erased.
+        OurMistake: there is none. Refused: damaged, of another store key, of another model, or its
+            patients are named by another rule than the store's: that one is erased.
     """
     path = home.drift / "baseline.json"
     if not path.exists():
@@ -117,12 +122,12 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
         raise Refused(f"{path.name} is no drift reference.", reason="files", do=AGAIN) from error
     here = {row.pseudonym for row in store.catalogue()}
     kept = tuple(one for one in found.patients if one.pseudonym in here)
-    if len(kept) < len(found.patients) and found.format == "drift-1":
+    if (found.format == "drift-1") != store.former:
         path.unlink()
         raise Refused(
-            "The reference was of an earlier version, and patients of it are gone from the store: "
-            "they may be back under other names. It is erased.",
-            reason="files",
+            "The reference is of an earlier version than the store: its patients may be in there "
+            "under other names. It is erased.",
+            reason="names",
             do=f"Make it again: {home.command('drift', '--baseline')}",
         )
     if len(kept) < len(found.patients):

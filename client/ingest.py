@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from client.home import NodeHome
 from client.pseudonyms import (
-    former_pseudonyms,
     keyed_digest,
     load_key,
     load_or_create_key,
@@ -109,6 +108,7 @@ def add_recordings(
     items: Iterable[Recording | ReadFault],
     *,
     name: str | None = None,
+    withdrawals_hold: bool = False,
     on_item: Callable[[], None] = lambda: None,
     before_commit: Callable[[AddReport], None] = lambda report: None,
     on_stage: Callable[[str], None] = lambda stage: None,
@@ -122,14 +122,15 @@ def add_recordings(
 
     Args:
         name: of the data set; else the one this folder had, else "set-N".
+        withdrawals_hold: as `StoreWriter.refuse_former_names` has it.
         on_item: called after every recording or fault.
         before_commit: called when everything has been read and nothing shows yet; what it raises
             leaves the store as it was.
         on_stage: see `StoreWriter`.
 
     Raises:
-        Refused: another command is writing (reason "locked"), or the store is not encrypted as is
-            configured (reason "store-key").
+        Refused: another command is writing (reason "locked"), the store is not encrypted as is
+            configured ("store-key"), or of a version that named patients otherwise ("names").
         OurMistake: the name belongs to another folder, or is no word of small letters.
         DataFault: the store is damaged (cause "store").
     """
@@ -138,13 +139,13 @@ def add_recordings(
     source = keyed_digest(key, "folder", str(folder.resolve()))
     report = AddReport()
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
+        writer.refuse_former_names(withdrawals_hold=withdrawals_hold)
         report.data_set = _data_set_name(writer, source, name)
         known = writer.recordings()
-        people = frozenset().union(*known.values())
         part = writer.new_part(report.data_set, source)
         try:
             for item in items:
-                fault = _add_item(item, key, known, people, writer.withdrawn, part.add, report)
+                fault = _add_item(item, key, known, writer.withdrawn, part.add, report)
                 if fault is not None:
                     report.faults.append(fault)
                 on_item()
@@ -160,7 +161,6 @@ def _add_item(
     item: Recording | ReadFault,
     key: bytes,
     known: dict[str, set[str]],
-    people: frozenset[str],
     withdrawn: frozenset[str],
     add: Callable[..., None],
     report: AddReport,
@@ -172,15 +172,7 @@ def _add_item(
     if isinstance(item, ReadFault):
         return FileFault(item.file, item.cause, item.message, item.do)
     pseudonym = pseudonym_of(key, item.patient)
-    former = former_pseudonyms(key, item.patient, item.written)
     digest = keyed_digest(key, "recording", item.digest)
-    if not former.isdisjoint(people):
-        return FileFault(
-            item.shown,
-            "other-patient",
-            "This patient is in the store under the name that an earlier version gave.",
-            "Remove the data sets that were added before the upgrade, and add them again.",
-        )
     if digest in known and pseudonym not in known[digest]:
         return FileFault(
             item.shown,
@@ -190,7 +182,7 @@ def _add_item(
         )
     report.recordings += 1
     report.pseudonyms.add(pseudonym)
-    if not withdrawn.isdisjoint({pseudonym, *former}):
+    if pseudonym in withdrawn:
         report.withdrawn += 1
         return None
     try:

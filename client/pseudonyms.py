@@ -73,17 +73,8 @@ def load_key(path: Path) -> bytes:
 
 def pseudonym_of(key: bytes, patient: str) -> str:
     """32 hexadecimal digits for a patient identifier, spelled as `same_patient` does."""
-    return _pseudonym(key, same_patient(patient))
-
-
-def former_pseudonyms(key: bytes, patient: str, written: str) -> frozenset[str]:
-    """Those of `former_names`."""
-    return frozenset(_pseudonym(key, name) for name in former_names(patient, written))
-
-
-def _pseudonym(key: bytes, name: str) -> str:
-    secret = hmac.new(key, name.encode("utf-8", "surrogateescape"), sha256)
-    return secret.hexdigest()[:PSEUDONYM_DIGITS]
+    name = same_patient(patient).encode("utf-8", "surrogateescape")
+    return hmac.new(key, name, sha256).hexdigest()[:PSEUDONYM_DIGITS]
 
 
 def id_text(cell: object) -> str:
@@ -121,20 +112,6 @@ def same_patient(cell: object) -> str:
     """
     name = id_text(cell)
     return "" if name.casefold() in _NOBODY else name
-
-
-def former_names(patient: str, written: str) -> frozenset[str]:
-    """Other names that earlier versions gave a patient, for stores that hold them.
-
-    Args:
-        patient: as `same_patient` has it.
-        written: as the recording's file or table has it; "" if nobody knows.
-    """
-    spelled = {
-        unicodedata.normalize("NFC", one) for one in (written.strip(), plain_spaces(written))
-    }
-    stored = {f"{patient}.0", f"{patient},0"} if _WHOLE.fullmatch(patient) else set()
-    return frozenset((spelled | stored) - {patient, ""})
 
 
 def keyed_digest(key: bytes, kind: str, value: str) -> str:

@@ -72,8 +72,7 @@ class Recording:
     """One recording of one patient. `patient`, `name` and `file` identify: hash them, never store
     them.
 
-    patient: as `same_patient` spells it, so that equal ones are one patient's. written: as its file
-        or table has it, as far as is known.
+    patient: as `same_patient` spells it, so that equal ones are one patient's.
     channels: keys "ecg", "ppg", at least one.
     labels: columns that the mapping names and the identifier scan has passed.
     series: list columns that the mapping names (reference heart rates).
@@ -92,7 +91,6 @@ class Recording:
     findings: tuple[Finding, ...] = ()
     shown: str = ""
     file: str = field(default="", repr=False)
-    written: str = field(default="", repr=False)
 
 
 def read_folder(
@@ -281,7 +279,7 @@ class _Reader:
                 if parsed.fault is not None:
                     raise parsed.fault
                 name = parsed.row.get(column) or f"{item.path.stem} row {number}"
-                row = self.tables.find_recording(item.path.parent, name)
+                row = self.tables.find_name(item.path.parent, name)
                 yield from self._settle(item, name, parsed, row, "")
             except DataFault as error:
                 fault = self._fault(item, error)
@@ -326,7 +324,6 @@ class _Reader:
             fail("no-samples", "No channel has a valid sample.")
         yield Recording(
             patient=found,
-            written=written,
             name=name,
             channels=channels,
             labels=labels_of(cells, self.mapping),

@@ -150,6 +150,11 @@ class WindowStore:
         return tuple(self._manifest.data_sets)
 
     @property
+    def former(self) -> bool:
+        """It holds patients whom an earlier version named by another rule."""
+        return self._manifest.format == fmt.FORMER and bool(self._manifest.parts)
+
+    @property
     def withdrawn_count(self) -> int:
         return len(self._manifest.withdrawn)
 

@@ -28,7 +28,8 @@ from shared_model.config import CHANNELS, TOKENS, WINDOW_SAMPLES
 from shared_model.errors import DataFault
 from shared_model.quality import REASONS
 
-FORMAT = 1
+FORMAT, FORMER = 3, 1
+"""FORMER: patients and recordings were named by a rule before `client.pseudonyms.SPELLING` 3."""
 INDEX_DTYPE = np.dtype([("recording", "<u4"), ("start_s", "<f8"), ("refusal", "u1", (2,))])
 SIGNAL_BYTES = len(CHANNELS) * WINDOW_SAMPLES * 2
 VALID_BYTES = len(CHANNELS) * TOKENS
@@ -79,12 +80,22 @@ class DataSet(_Frozen):
 
 
 class Manifest(_Frozen):
+    """withdrawn_before: how many withdrawals are of a time with another rule of names, and nobody
+    has said yet that they hold under this one."""
+
     format: int = FORMAT
     generation: Count = 0
     key_check: Hex32
     parts: list[PartEntry] = []
     data_sets: list[DataSet] = []
     withdrawn: list[Hex32] = []
+    withdrawn_before: Count = 0
+
+    def named_anew(self) -> Manifest:
+        """Of a store that holds nobody any more: from now on named by the present rule."""
+        if self.format == FORMAT or self.parts:
+            return self
+        return self.model_copy(update={"format": FORMAT, "withdrawn_before": len(self.withdrawn)})
 
 
 class RecordingRow(_Frozen):
@@ -118,6 +129,8 @@ def damaged(what: str) -> DataFault:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     body = manifest.model_dump(mode="json")
+    if not manifest.withdrawn_before:
+        del body["withdrawn_before"]
     return canonical.encode({**body, "digest": canonical.digest_of(body)})
 
 
@@ -136,7 +149,7 @@ def decode_manifest(data: bytes, *, sealed: bool = False) -> Manifest:
         manifest = Manifest.model_validate_json(json.dumps(body))
     except ValidationError as error:
         raise damaged("manifest.json has a wrong field") from error
-    if manifest.format != FORMAT:
+    if manifest.format not in {FORMAT, FORMER}:
         raise damaged(f"format {manifest.format} is not known to this version")
     for part in manifest.parts:
         if set(part.files) != set(PART_FILES):

@@ -134,6 +134,38 @@ class StoreWriter:
     def withdrawn(self) -> frozenset[str]:
         return frozenset(self.manifest.withdrawn)
 
+    @property
+    def former(self) -> bool:
+        """It holds patients whom an earlier version named by another rule."""
+        return self.manifest.format == fmt.FORMER and bool(self.manifest.parts)
+
+    def refuse_former_names(self, *, withdrawals_hold: bool) -> None:
+        """Before recordings are added: one person under two rules of names would be two privacy
+        units, and who withdrew would come back. What `withdrawals_hold` says is kept with the next
+        recordings.
+
+        Raises:
+            Refused: it holds patients named by an earlier version, or withdrawals of one of which
+                nobody says that they hold (reason "names").
+        """
+        if self.former:
+            raise Refused(
+                "The window store is of a version that spelled some identifiers otherwise: its "
+                "patients could be added a second time, under other names.",
+                reason="names",
+                do="Run: fedprint-node data remove --all. Then add each folder again.",
+            )
+        named = self.manifest.named_anew()
+        if named.withdrawn_before and not withdrawals_hold:
+            raise Refused(
+                f"{named.withdrawn_before} patients were withdrawn when some identifiers were "
+                "spelled otherwise: they could come back under other names.",
+                reason="names",
+                do="Withdraw each again by identifier (fedprint-node data withdraw), then say "
+                "--withdrawals-hold.",
+            )
+        self.manifest = named.model_copy(update={"withdrawn_before": 0})
+
     def recordings(self) -> dict[str, set[str]]:
         """Keyed digest of every recording in the store -> pseudonyms of its patients."""
         known: dict[str, set[str]] = {}
@@ -254,9 +286,8 @@ class StoreWriter:
 
     def publish(self, parts: list[fmt.PartEntry], **changes: list[Any]) -> None:
         """Swap in a manifest with these parts, then clear what it no longer names."""
-        self.manifest = self.manifest.model_copy(
-            update={"parts": parts, "generation": self.manifest.generation + 1, **changes}
-        )
+        changed = {"parts": parts, "generation": self.manifest.generation + 1, **changes}
+        self.manifest = self.manifest.model_copy(update=changed).named_anew()
         data = fmt.encode_manifest(self.manifest)
         if self.cipher is not None:
             data = self.cipher.seal_manifest(data)

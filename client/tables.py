@@ -63,16 +63,9 @@ class Tables:
                 return row
         return None
 
-    def find_recording(self, folder: Path, name: str) -> Row | None:
-        """The row of a recording inside a file, whose name may be a whole number that is stored as
-        another (1.0) than the table's (1). Raises DataFault as `find_name`."""
-        spelled = [one for one in dict.fromkeys((name, id_text(name))) if one]
-        rows = (self.find_name(folder, one, of=name) for one in spelled)
-        return next((row for row in rows if row is not None), None)
-
-    def find_name(self, folder: Path, name: str, *, of: str = "") -> Row | None:
+    def find_name(self, folder: Path, name: str) -> Row | None:
         """The row of a recording's name: as the table spells it, or of a whole number (1) also the
-        one that the table spells otherwise (1.0). `of`: how the recording spells it, if otherwise.
+        one that the table spells otherwise (1.0).
 
         Raises DataFault if two rows contradict each other, or a recording whose name is spelled
         otherwise had the row: whose it is follows from neither.
@@ -87,7 +80,7 @@ class Tables:
                         "bad-table",
                         "Two rows of the table contradict each other about this recording.",
                     )
-                if self._asked.setdefault((place, found), of or name) != (of or name):
+                if self._asked.setdefault((place, found), name) != name:
                     fail(
                         "bad-table",
                         "A row of the table names two recordings, 1 and 1.0 for example.",

@@ -32,7 +32,7 @@ from client.formats.base import (
 )
 from client.formats.csv_grid import grid
 from client.formats.csv_time import UNIT_FACTOR, time_column
-from client.mapping import Mapping, is_unit, lead_of
+from client.mapping import Mapping, is_unit
 
 MISSING = (
     "",
@@ -99,9 +99,10 @@ def decode_head(head: bytes) -> str:
 
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
-    """Header row of a CSV file. Format "table" if it has a recording column, and not both times and
-    a channel: a table may say when a recording was."""
-    dialect = _dialect(decode_head(read_head(path)))
+    """Header row of a CSV file. Format "table" if it has a column that names recordings, and no
+    times beside few names in many rows: those are samples, or events."""
+    text = decode_head(read_head(path))
+    dialect = _dialect(text)
     if dialect is None:
         fail("not-a-recording", "The text is neither a header nor a table.")
     columns = dialect.header
@@ -113,10 +114,10 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         fail("bad-header", "A column has a name of more than 200 characters.")
     ties = (mapping.recording_column,) if mapping else RECORDING_NAMES
     time = _time_of(columns, mapping)
+    named = (name for one in ties for name in columns if one in (name, name.casefold()))
+    tie = next(named, None)
     timed = time is not None or time_column(columns) is not None
-    measured = bool(mapping.pick(columns)) if mapping else any(map(lead_of, columns))
-    tied = any(name in ties or name.casefold() in ties for name in columns)
-    is_table = tied and not (timed and measured)
+    is_table = tie is not None and not (timed and _is_said_again(text, dialect, tie))
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
     return Outline(
@@ -128,6 +129,16 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
         texts=tuple(texts),
         handle=dialect,
     )
+
+
+def _is_said_again(text: str, dialect: Dialect, column: str) -> bool:
+    """Whether the first rows have at most half as many different cells there as there are rows."""
+    lines = lines_of(text)[dialect.skip + 1 :]
+    place = dialect.header.index(column)
+    with guarded("table"):
+        rows = list(csv.reader(lines, delimiter=dialect.delimiter))
+    cells = [row[place].strip() for row in rows if len(row) == len(dialect.header)]
+    return len(cells) > 1 and 2 * len(set(cells)) <= len(cells)
 
 
 def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:

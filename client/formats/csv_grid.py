@@ -13,9 +13,9 @@ _MAXIMUM_STRETCH = 10.0
 """A recording whose gaps make it longer than 10 times its samples is refused."""
 _DISAGREEMENT = 0.01
 """Beyond what the step itself leaves open: 125 is not 128, and 250 not 256."""
-_FEWEST_LONG, _LEAST_SHARE, _PART = 8, 0.01, 0.75
-_GAP, _LOSS = 1.45, 2.55
-"""In middle steps: a longer one is a gap of the times, and one of rounded times, too."""
+_FEWEST_DOUBLE, _LEAST_SHARE = 8, 0.01
+_ROUND_S, _TICKS_S = (0.001, 0.01), (0.001, 0.002, 0.005, 0.01)
+"""What times are rounded to usually, and at times."""
 
 Grid = tuple[float, NDArray[np.int64] | None]
 
@@ -23,9 +23,9 @@ Grid = tuple[float, NDArray[np.int64] | None]
 def grid(times_s: Samples | None, given_hz: float | None) -> Grid:
     """Rate in Hz and, if samples are missing, the place of each sample on the regular grid.
 
-    Times rounded to about the step itself (80 Hz in hundredths of a second: steps of 10 and 20 ms)
-    look like those of a higher rate with samples missing at regular places. Of the two rates the
-    given one decides.
+    Where the middle step is one thousandth or one hundredth of a second and others are two, the
+    times may be rounded (80 Hz in hundredths: steps of 10 and 20 ms) and samples may be missing
+    (100 Hz). Of the two rates the given one decides.
 
     Args:
         times_s: of each sample; None or fewer than two: the rate is the given one.
@@ -33,7 +33,7 @@ def grid(times_s: Samples | None, given_hz: float | None) -> Grid:
 
     Raises:
         DataFault: no rate, or one that is not read; times that do not increase or have too long
-            gaps; two rates fit and none is given; the given rate is another than that of the times.
+            gaps; two rates may be meant and none is given; the given rate is not that of the times.
     """
     if given_hz is not None and not given_hz > 0:
         fail(
@@ -59,21 +59,18 @@ def grid(times_s: Samples | None, given_hz: float | None) -> Grid:
             "the mapping, a time_column that the file does not have.",
         )
     middle = float(np.median(steps))
-    found = _placed(steps, _GAP * middle)
-    tick = _rounded_to(steps, middle)
-    if tick > 0.0:
-        other = _placed(steps, _LOSS * middle)
-        if tick < _PART * middle:  # half a sample cannot be missing
-            found = other
-        elif given_hz is None:
+    found = _placed(steps, _longest(steps, middle) * middle)
+    if _may_be_rounded(steps, middle):
+        other = _placed(steps, 2.5 * middle)
+        if given_hz is None:
             fail(
                 "sampling-rate",
-                "The times are rounded, or samples are missing at regular places: about "
-                f"{round(other[0], 1):g} Hz fits, and {round(found[0], 1):g} Hz.",
+                "Some steps of the times are twice as long as the others: the times are rounded "
+                f"(about {round(other[0], 1):g} Hz), or samples are missing "
+                f"({round(found[0], 1):g} Hz).",
                 do="Give the rate as fs_hz in the table of recordings or in the mapping.",
             )
-        else:
-            found = min(found, other, key=lambda one: abs(math.log(one[0] / given_hz)))
+        found = min(found, other, key=lambda one: abs(math.log(one[0] / given_hz)))
     own_hz, place = found
     if given_hz is None:
         return checked_rate(round(own_hz, 6)), place
@@ -102,18 +99,28 @@ def _placed(steps: Samples, longest: float) -> Grid:
     return own_hz, np.concatenate(([0], np.cumsum(jumps))).astype(np.int64)
 
 
-def _rounded_to(steps: Samples, middle: float) -> float:
-    """By how much steps with a gap are longer, if they may be those of rounded times, else 0: in
-    the longest part without a longer gap times stay as near to a line as rounding leaves them."""
-    breaks = np.flatnonzero(steps >= _LOSS * middle)
-    edges = np.concatenate(([-1], breaks, [steps.size]))
-    widest = int(np.argmax(np.diff(edges)))
-    part = steps[edges[widest] + 1 : edges[widest + 1]]
-    long = part >= _GAP * middle
-    if np.all(long) or np.sum(long) < max(_FEWEST_LONG, _LEAST_SHARE * part.size):
-        return 0.0
-    tick = float(np.median(part[long]) - np.median(part[~long]))
-    times = np.concatenate(([0.0], np.cumsum(part)))
-    number = np.arange(times.size, dtype=np.float64)
-    beside = times - np.polyval(np.polyfit(number, times, 1), number)
-    return tick if np.ptp(beside) <= 1.25 * tick else 0.0
+def _may_be_rounded(steps: Samples, middle: float) -> bool:
+    """Whether nobody can tell rounded times from missing samples: the middle step is what times are
+    rounded to, and so many steps are two that it matters which."""
+    if not _is_of_ticks(steps, middle, _ROUND_S):
+        return False
+    double = int(np.sum((steps > 1.5 * middle) & (steps < 2.5 * middle)))
+    return double >= max(_FEWEST_DOUBLE, _LEAST_SHARE * steps.size)
+
+
+def _longest(steps: Samples, middle: float) -> float:
+    """In middle steps, up to where a step holds no missing sample. Where the middle step is two
+    ticks, three is none but where many are one: then two may be too long for a sample already."""
+    tick = middle / 2
+    if not _is_of_ticks(steps, tick, _TICKS_S):
+        return 1.5
+    one, three = (int(np.sum(np.abs(steps - ticks * tick) < 0.25 * tick)) for ticks in (1, 3))
+    return 1.4 if one > 2 * three else 1.75
+
+
+def _is_of_ticks(steps: Samples, tick: float, known: tuple[float, ...]) -> bool:
+    """Whether times are known to be rounded so, and these may be."""
+    if not any(abs(tick / one - 1.0) < 0.01 for one in known):
+        return False
+    ticks = steps / tick
+    return bool(np.mean(np.abs(ticks - np.rint(ticks)) < 0.05) > 0.99)

@@ -358,3 +358,32 @@ def test_a_sure_time_column_goes_before_a_word_and_files_without_channel_have_no
     (tmp_path / "a.csv").write_text("\n".join(["zeit_ms,beat", *rows]))
     (tmp_path / "b.csv").write_text("\n".join(["zeit_s,ECG", *rows]))
     assert guess_mapping(tmp_path).time_column == "zeit_s"
+
+
+@pytest.mark.parametrize("header", ["recording,time_s,event", "file,time_s,acc_x", "file,t,signal"])
+def test_events_and_samples_with_a_recordings_name_are_no_table(
+    tmp_path: Path, make: ModuleType, header: str
+) -> None:
+    """They made the recordings beside them unreadable, or vanished."""
+    make.csv_file(tmp_path / "r0.csv")
+    rows = [f"r0,{n / 10},{n % 3}" for n in range(50)]
+    (tmp_path / "events.csv").write_text("\n".join([header, *rows]))
+    fault, found = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(fault, ReadFault)
+    assert (fault.file, fault.cause) == ("events.csv", "no-channel")
+    assert isinstance(found, Recording)
+    assert found.labels == {"age": 61.0}
+
+
+@pytest.mark.parametrize("header", ["time_ms,ECG", "Zeit_ms,ppg", "time,II", "t,pleth"])
+def test_a_table_with_times_may_have_labels_called_like_sensors(
+    tmp_path: Path, make: ModuleType, header: str
+) -> None:
+    """Its patients were nobody's, and a cell of it was no number."""
+    for name in ("r0", "r1"):
+        make.csv_file(tmp_path / f"{name}.csv")
+    rows = "r0,a,33,good\nr1,b,34,bad\n"
+    (tmp_path / "table.csv").write_text(f"recording,patient_id,{header}\n{rows}")
+    found = list(read_folder(tmp_path))
+    assert [one.patient for one in found if isinstance(one, Recording)] == ["a", "b"]
+    assert len(found) == 2

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hmac
 import json
 import warnings
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,15 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     warnings.simplefilter("ignore", DeprecationWarning)
     from typer.testing import CliRunner, Result
 
-from client.cli_data import app
+from client.cli_data import NAMED_BEFORE, app
 from client.guess import NAMED
 from client.home import NodeHome
 from client.ingest import AddReport, add_recordings
 from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
 from client.records import Channel, ReadFault, Recording
+from client.store_format import FORMER
+from client.store_key import key_of
+from client.store_write import StoreWriter
 from shared_model.errors import OurMistake, Refused
 from simulations.bench_ingest import synthetic_recording
 
@@ -132,36 +133,51 @@ def test_known_bytes_under_another_patient_are_refused(
     assert opened(home / "store").patient_count == 3
 
 
-def test_a_store_of_a_version_that_spelled_otherwise(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+def made_before(home: Path) -> None:
+    """The store as an earlier version, which named patients by another rule, left it."""
+    path = home / "store" / "manifest.json"
+    place = NodeHome.find(home)
+    with StoreWriter(place.store, load_key(place.pseudonym_key), key_of(place)) as writer:
+        writer.manifest = writer.manifest.model_copy(update={"format": FORMER})
+        writer.publish(writer.manifest.parts)
+    assert path.exists()
+    assert opened(home / "store").former
+
+
+def test_a_store_of_a_version_that_spelled_otherwise_takes_nobody(
+    folder: Path, home: Path, tmp_path: Path
 ) -> None:
-    """Withdrawn patients came back, and each of the others became two units of privacy."""
-    old = write_folder(tmp_path / "old", patients=("101.0", "102.0", "H  103"))
-    former = {"101": "101.0", "102": "102.0", "H 103": "H  103"}
-    with monkeypatch.context() as before:
-        before.setattr("client.ingest.pseudonym_of", lambda key, one: named(key, former[one]))
-        before.setattr("client.ingest.former_pseudonyms", lambda *_: frozenset())
-        document("add", old, "--home", home, "--yes")
-        gone = named(load_key(NodeHome.find(home).pseudonym_key), "103.0")
-    assert document("withdraw", "101", "--home", home, "--yes")["recordings"] == 1
-    document("withdraw", "--pseudonym", gone, "--home", home, "--yes")
-    found = document("add", old, "--home", home, "--yes", status=4)
-    assert {one["cause"] for one in found["faults"]} == {"other-patient"}
-    assert len(found["faults"]) == 2
-    assert "101" not in json.dumps(found["faults"])
-    assert (found["added"], found["withdrawn"]) == (0, 1)
-    new = write_folder(tmp_path / "new", patients=("101", "102", "103"), seed=1)
-    found = document("add", new, "--home", home, "--yes", status=4)
-    assert [one["cause"] for one in found["faults"]] == ["other-patient"]
-    assert (found["added"], found["withdrawn"]) == (0, 2)
+    """Withdrawn patients came back, and others became two units of privacy. It can be read, and
+    emptied; then withdrawals of before have to be said again, or to hold."""
+    document("add", folder, "--home", home, "--yes")
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    assert "names" not in document("show", "--home", home)
+    made_before(home)
+    assert document("show", "--home", home)["names"] == NAMED_BEFORE
+    assert NAMED_BEFORE in " ".join(run("show", "--home", home).stdout.split())
+    other = write_folder(tmp_path / "other", patients=("101",), seed=1)
+    assert refused("add", other, "--home", home, "--yes") == "names"
+    asked = run("withdraw", "ward-c", "--home", home, "--yes")
+    assert "1 recordings erased" in asked.stdout
+    assert isinstance(asked.exception, Refused)
+    assert asked.exception.reason == "names"
+    pseudonym = document("show", "--home", home, "--patients")["catalogue"][0]["pseudonym"]
+    document("withdraw", "--pseudonym", pseudonym, "--home", home, "--yes")
     document("remove", "--all", "--home", home, "--yes")
-    found = document("add", old, "--home", home, "--yes")
-    assert (found["added"], found["withdrawn"]) == (2, 1)
+    assert refused("add", folder, "--home", home, "--yes") == "names"
+    assert "3 patients were withdrawn" in str(run("add", folder, "--home", home, "--yes").exception)
+    hold = ("--withdrawals-hold", "--home", home, "--yes")
+    assert document("add", folder, *hold)["withdrawn"] == 3
+    assert document("add", other, *hold)["added"] == 1
+    again = write_folder(tmp_path / "again", patients=("102",), seed=2)
+    assert document("add", again, "--home", home, "--yes")["added"] == 1
 
 
-def named(key: bytes, name: str) -> str:
-    """The pseudonym of a name as it stands."""
-    return hmac.new(key, name.encode(), sha256).hexdigest()[:32]
+def refused(*words: object) -> str:
+    """The reason."""
+    error = run(*words).exception
+    assert isinstance(error, Refused)
+    return error.reason
 
 
 def test_a_withdrawn_patient_stays_out(folder: Path, home: Path) -> None:
