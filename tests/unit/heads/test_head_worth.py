@@ -16,10 +16,16 @@ from hypothesis import strategies as st
 from private_head_stand_ins import ask, hospitals_of
 from typer.testing import CliRunner
 
+from shared_model.errors import Refused
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
 from shared_model.heads.manifest import Figure, HeadManifest
-from shared_model.heads.stated import ACCURACY_OF_SAME, ERROR_OF_SAME, OWN_MEDIAN
+from shared_model.heads.stated import (
+    ACCURACY_OF_SAME,
+    ERROR_OF_SAME,
+    OF_MEDIAN,
+    OWN_MEDIAN,
+)
 from simulations import cli_head, cli_head_federate
 from simulations.heads import federate, figures, fit, measured, verify
 from simulations.heads.compare import OF_NOISY, Compared, compare
@@ -298,11 +304,22 @@ def test_largest_class_of_those_measured_does_not_decide(space: PublicSpace) -> 
     assert met
 
 
-def test_heads_with_the_old_name_of_a_figure_are_read() -> None:
-    """Files of before have `error of the median`."""
-    manifest = train(made_up("number"), MODEL, asked()).manifest
-    old = manifest.model_copy(update={"figures": (Figure.of("error of the median", 12.0, 9, 15),)})
-    assert HeadManifest.from_bytes(old.to_bytes()) == old
+def test_figures_have_the_names_of_their_format() -> None:
+    """Files of format 3 have `error of the median`, and no name that a package of before refuses
+    without saying that the head is of a newer version."""
+    heads = {kind: train(made_up(kind), MODEL, asked()).manifest for kind in ("number", "classes")}
+    for kind, name, version in (
+        ("number", OF_MEDIAN, 3),
+        ("number", OWN_MEDIAN, 4),
+        ("number", ERROR_OF_SAME, 4),
+        ("classes", ACCURACY_OF_SAME, 4),
+    ):
+        fields = {"format": version, "figures": (Figure.of(name, 0.5, 0.4, 0.6),), "groups": ()}
+        told = heads[kind].model_copy(update=fields)
+        assert HeadManifest.from_bytes(told.to_bytes()) == told
+        other = told.model_copy(update={"format": 7 - version})
+        with pytest.raises(Refused, match="not one of this version"):
+            HeadManifest.from_bytes(other.to_bytes())
 
 
 def test_figures_that_differ_by_rounding_are_equal() -> None:
