@@ -42,12 +42,35 @@ def percentiles(drawn: npt.ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def form(low: float, high: float, usual: int = 3) -> str:
-    """The format, as `format` takes it, with which two ends do not look alike: of `usual` digits
-    behind the point, or as many more as that takes; `usual` too where `MOST_DIGITS` are not
-    enough."""
-    forms = [f".{one}f" for one in range(usual, MOST_DIGITS + 1)]
-    return next((one for one in forms if format(low, one) != format(high, one)), forms[0])
+def form(low: float | None, high: float | None, usual: int = 3, *, sign: str = "") -> str:
+    """The format, as `format` takes it, with which two ends do not look alike, and none below zero
+    looks like zero: of `usual` digits behind the point, or as many more as that takes; `usual` too
+    where `MOST_DIGITS` are not enough, or an end is not known. Zero has no minus.
+
+    Args:
+        sign: "+": of numbers above zero too.
+    """
+    forms = [f"{sign}z.{one}f" for one in range(usual, MOST_DIGITS + 1)]
+    if low is None or high is None:
+        return forms[0]
+    return next((one for one in forms if _apart(low, high, one)), forms[0])
+
+
+def words(
+    value: float, low: float | None, high: float | None, usual: int = 3, *, sign: str = ""
+) -> str:
+    """ "0.85 [0.80, 0.90]" by `form`; the value alone where an end is not known."""
+    as_text = form(low, high, usual, sign=sign)
+    if low is None or high is None:
+        return format(value, as_text)
+    return f"{value:{as_text}} [{low:{as_text}}, {high:{as_text}}]"
+
+
+def _apart(low: float, high: float, form: str) -> bool:
+    if format(low, form) == format(high, form):
+        return False
+    below = [end for end in (low, high) if round(end, MOST_DIGITS) < 0]
+    return all(float(format(end, form)) < 0 for end in below)
 
 
 def _finite(drawn: npt.ArrayLike) -> npt.NDArray[np.float64]:

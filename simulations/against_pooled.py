@@ -11,7 +11,7 @@ from typing import Any
 
 from shared_model.errors import OurMistake
 from simulations.gain import Run, words
-from simulations.gain_answers import AUROC, NONE, pooled_answer, pooled_rows
+from simulations.gain_answers import AUROC, NONE, moved_words, pooled_answer, pooled_rows
 from simulations.lab.experiment import Experiment
 from simulations.lab.frontiers import with_ends
 from simulations.lab.varied import differing, fields_of
@@ -48,7 +48,6 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
     )
     moved = with_ends([other.after.skill - other.before.skill for _, other in pairs])
     trained = _both_trained(*(run.experiment for run in pairs[0]))
-    ends = "" if moved["low"] is None else f" [{moved['low']:+.4f}, {moved['high']:+.4f}]"
     figures = {
         "rows": rows,
         "seeds": [one.experiment.seed for one, _ in pairs],
@@ -59,8 +58,8 @@ def against_pooled(federated: Sequence[Run], pooled: Sequence[Run]) -> dict[str,
             "Fresh SIMULATED patients, probes of frozen fingerprints.",
             f"Trained {trained}. " + _of_seeds([one for one, _ in pairs]),
             "Both share one pool of patients; which few of it each run holds out differs.",
-            f"Pooled training moved mean skill by {moved['value']:+.4f}{ends}: where it moves "
-            "nothing, a ratio near 1 says nothing.",
+            f"Pooled training moved mean skill by {moved_words(moved)}: where it moves nothing, a "
+            "ratio near 1 says nothing.",
             *words([run for pair in pairs for run in pair]),
         ],
     }

@@ -304,8 +304,6 @@ def _errors(row: dict[str, Any]) -> dict[str, str]:
 
 def cell(one: dict[str, float | None] | None, digits: int) -> str:
     """ "0.85 [0.80, 0.90]", or words."""
-    if one is None:
-        return "none"
-    if one["low"] is None or one["high"] is None:
-        return f"{one['value']:.{digits}f} (no interval)"
-    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    from simulations.results_tables import interval
+
+    return interval(one, digits)

@@ -272,7 +272,7 @@ def _interval(one: dict[str, Any]) -> dict[str, str]:
 
     low, high = one["low"], one["high"]
     if low is None or high is None:
-        return {"value": terminal.figure(one["value"], ".3f"), "95 % interval": "not estimable"}
+        return {"value": terminal.figure(one["value"], "z.3f"), "95 % interval": "not estimable"}
     as_text = form(low, high)
     interval = f"{low:{as_text}} to {high:{as_text}}"
     return {"value": terminal.figure(one["value"], as_text), "95 % interval": interval}

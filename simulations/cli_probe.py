@@ -386,6 +386,6 @@ def _parts(estimate: Estimate) -> tuple[str, str]:
 
     low, high = estimate.low, estimate.high
     if not (math.isfinite(low) and math.isfinite(high)):
-        return terminal.figure(estimate.value, ".3f"), "(no interval)"
+        return terminal.figure(estimate.value, "z.3f"), "(no interval)"
     as_text = form(low, high)
     return terminal.figure(estimate.value, as_text), f"[{low:{as_text}}, {high:{as_text}}]"

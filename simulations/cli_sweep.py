@@ -270,7 +270,7 @@ def _interval(value: float, low: float | None, high: float | None) -> str:
     from shared_model.intervals import form
 
     if low is None or high is None:
-        return f"{value:.3f}"
+        return f"{value:z.3f}"
     as_text = form(low, high)
     return f"{value:{as_text}} ({low:{as_text}}-{high:{as_text}})"
 

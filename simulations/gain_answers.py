@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared_model import intervals
 from simulations.lab.frontiers import with_ends
 
 NONE = "none"
@@ -42,7 +43,8 @@ def _answered(row: Mapping[str, Any], ways: int) -> dict[str, Any]:
         if mode != NONE:
             words += f"; these {'lose' if mean < 0 else 'gain'} {abs(mean):.4f}"
     else:
-        words = f"{100 * share:.0f} % of the gain kept ({row['seeds']} seeds){_interval(row)}"
+        kept, ends = _percent(row)
+        words = f"{kept} % of the gain kept ({row['seeds']} seeds){ends}"
         if is_upper(row):
             known = "one way of training measured" if ways == 1 else f"{ways} ways measured"
             words += f"; {UPPER.format(ways=known)}"
@@ -55,13 +57,20 @@ def is_upper(row: Mapping[str, Any]) -> bool:
     return row["mode"] != NONE and row["share"] is not None and row["share"] > 1.0
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    """In percent; files of before `share_interval` have it in their words only."""
+def _percent(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A share and its interval in percent; files of before `share_interval` have the interval in
+    their words only, rounded."""
+    share = 100 * row["share"]
     if "share_interval" in row:
         ends = row["share_interval"]
-        return "" if ends is None else f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
+        low, high = (None, None) if ends is None else (100 * ends[0], 100 * ends[1])
+        shown, blank, between = intervals.words(share, low, high, 0).partition(" ")
+        return shown, blank + between
     found = _ENDS_IN_WORDS.search(row.get("words", ""))
-    return found.group() if found else ""
+    between = found.group() if found else ""
+    if found and found[1] == found[2]:
+        between += " in whole percent, and the file has no more digits"
+    return f"{share:.0f}", between
 
 
 def pooled_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -158,21 +167,25 @@ def pooled_answer(figures: Mapping[str, Any]) -> Pooled:
     )  # fmt: skip
     words = ("" if trained is None else f"{trained}: ") + (
         f"ratios within their bars: {held} of {len(rows)} tasks{over_seeds}; nearest to or "
-        f"furthest beyond: {worst['task']}, ratio {worst['ratio']:.3f}{_ends(worst)}"
+        f"furthest beyond: {worst['task']}, ratio {_ratio(worst)}"
     )
     if moved is None:
         return Pooled(words, held == len(rows), None)
     words += (
-        f"; pooled training moved mean skill by {moved['value']:+.4f}"
-        + ("" if moved["low"] is None else f" [{moved['low']:+.4f}, {moved['high']:+.4f}]")
-        + f" and is above the starting model on {better} of {len(rows)} tasks"
+        f"; pooled training moved mean skill by {moved_words(moved)} and is above the starting "
+        f"model on {better} of {len(rows)} tasks"
     )
     return Pooled(words, held == len(rows), moved)
 
 
-def _ends(row: Mapping[str, Any]) -> str:
-    ends = row["ratio_interval"]
-    return "" if ends is None else f" [{ends['low']:.3f}, {ends['high']:.3f}]"
+def moved_words(moved: Mapping[str, Any]) -> str:
+    """How far mean skill moved, with the sign."""
+    return intervals.words(moved["value"], moved["low"], moved["high"], 4, sign="+")
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    ends = row["ratio_interval"] or {"low": None, "high": None}
+    return intervals.words(row["ratio"], ends["low"], ends["high"])
 
 
 def _margin(row: Mapping[str, Any]) -> float:

@@ -45,10 +45,9 @@ def interval(one: Mapping[str, Any] | None, digits: int) -> str:
     """ "0.85 [0.80, 0.90]", or words; with more digits where rounding would close the interval."""
     if one is None or one["value"] is None:
         return "none"
-    if one["low"] is None or one["high"] is None:
-        return f"{one['value']:.{digits}f} (no interval)"
-    form = intervals.form(one["low"], one["high"], digits)
-    return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
+    alone = one["low"] is None or one["high"] is None
+    shown = intervals.words(one["value"], one["low"], one["high"], digits)
+    return f"{shown} (no interval)" if alone else shown
 
 
 def origin(name: str, one: Measurement) -> list[str]:
@@ -139,7 +138,7 @@ def _estimate(cell: dict[str, Any]) -> str:
     """A figure with its interval and marks; of too few patients the figure, and how many."""
     if cell["no_interval"]:
         value = cell["estimate"]["value"]
-        shown = "none" if value is None else f"{value:.3f}"
+        shown = "none" if value is None else f"{value:z.3f}"
         return f"{shown} (no interval: {cell['no_interval']})"
     marks = ""
     for key, mark in (("gain_over_random_init", "*"), ("gain_over_hand_made", "+")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from shared_model import canonical
+from shared_model import canonical, intervals
 from shared_model.heads.answers import NOT_SHOWN, SAME
 from shared_model.heads.manifest import (
     FEWEST_IN_GROUP,
@@ -45,6 +45,7 @@ SURE = {
     1: "; figures are of that rule, and programs of today abstain too where another is likelier",
     2: " and no other is more probable",
     3: " and no other is more probable",
+    4: " and no other is more probable",
 }
 """By the manifest's format."""
 
@@ -150,7 +151,8 @@ def _figures(manifest: HeadManifest) -> Iterator[str]:
             "who the patients are."
         )
     yield ""
-    yield from _table(("figure", "value", "95 % interval"), [_row(f) for f in manifest.figures])
+    rows = [_row(one, manifest) for one in manifest.figures]
+    yield from _table(("figure", "value", "95 % interval"), rows)
     yield "### By sex and by age"
     yield ""
     yield f"Groups of fewer than {FEWEST_IN_GROUP} patients are too few: no figure is given."
@@ -158,10 +160,13 @@ def _figures(manifest: HeadManifest) -> Iterator[str]:
     yield from _table(("group", "figure", "value", "95 % interval"), list(_groups(manifest)))
 
 
-def _row(figure: Figure) -> tuple[str, str, str]:
-    known = figure.low is not None and figure.high is not None
-    interval = f"{figure.low:.3f} to {figure.high:.3f}" if known else "not estimable"
-    return figure.name, f"{figure.value:.3f}", interval
+def _row(figure: Figure, manifest: HeadManifest) -> tuple[str, str, str]:
+    """Before format 4 all figures had three digits."""
+    low, high = figure.low, figure.high
+    form = ".3f" if manifest.format < 4 else intervals.form(low, high)
+    known = low is not None and high is not None
+    interval = f"{low:{form}} to {high:{form}}" if known else "not estimable"
+    return figure.name, f"{figure.value:{form}}", interval
 
 
 def _groups(manifest: HeadManifest) -> Iterator[tuple[str, ...]]:
@@ -169,7 +174,7 @@ def _groups(manifest: HeadManifest) -> Iterator[tuple[str, ...]]:
         if not group.figures:
             yield group.name, group.why_none, "", ""
         for figure in group.figures:
-            yield group.name, *_row(figure)
+            yield group.name, *_row(figure, manifest)
 
 
 def _calibration(manifest: HeadManifest) -> Iterator[str]:
@@ -258,7 +263,7 @@ def _rate(manifest: HeadManifest, name: str) -> str:
     found = next((one for one in manifest.figures if one.name == name), None)
     if found is None:
         return "a share that was not measured"
-    _, value, interval = _row(found)
+    _, value, interval = _row(found, manifest)
     return f"{value} ({interval})"
 
 

@@ -4,8 +4,8 @@
     read(folder)                            verify(folder, signer)
 
 Whatever lies in the folder is hostile until it is read: regular files of these names alone are
-opened, links are not followed, and the card must be the one that is made from the manifest (of an
-older format, whose cards were worded otherwise, the one whose digest it has: such a head is read,
+opened, links are not followed, and the card must be the one that is made from the manifest (of
+format 1 or 2, whose cards were worded otherwise, the one whose digest it has: such a head is read,
 and neither signed nor verified). What the commands show is made from the manifest, never the file.
 """
 
@@ -26,7 +26,7 @@ from shared_model.heads.arrays import Head
 from shared_model.heads.card import card
 from shared_model.heads.manifest import (
     ARRAYS_LIMIT_BYTES,
-    FORMAT,
+    CARD_IS_MADE,
     MANIFEST_LIMIT_BYTES,
     TAG,
     HeadManifest,
@@ -80,7 +80,7 @@ def read(folder: Path) -> Head:
     manifest = HeadManifest.from_bytes(read_regular(folder / MANIFEST, MANIFEST_LIMIT_BYTES))
     head = arrays_io.opened(manifest, read_regular(folder / ARRAYS, ARRAYS_LIMIT_BYTES))
     found = read_regular(folder / CARD, CARD_LIMIT_BYTES)
-    made = manifest.format < FORMAT or found == card(manifest).encode()
+    made = manifest.format < CARD_IS_MADE or found == card(manifest).encode()
     if digest(found) != manifest.card_digest or not made:
         raise Refused(
             "MODEL_CARD.md is not the card of this head.",
@@ -92,7 +92,7 @@ def read(folder: Path) -> Head:
 
 def card_words(manifest: HeadManifest) -> str:
     """What is known of the card in the folder of a head that `read` took."""
-    if manifest.format < FORMAT:
+    if manifest.format < CARD_IS_MADE:
         return "NOT CHECKED, made by an earlier version"
     return "as made from the manifest"
 
@@ -104,7 +104,7 @@ def is_signed(folder: Path) -> bool:
 
 def _refuse_older(head: Head, do: str) -> None:
     """Raises Refused (reason "format") where nobody can say whether the card is the head's."""
-    if head.manifest.format < FORMAT:
+    if head.manifest.format < CARD_IS_MADE:
         raise Refused(
             "This head was made by an earlier version: that its card says what it is cannot be "
             "checked.",

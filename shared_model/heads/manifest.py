@@ -35,19 +35,22 @@ from shared_model.heads.stated import (
 )
 
 __all__ = [
-    "AGES", "ARRAYS_LIMIT_BYTES", "BY_AGE", "BY_SEX", "FEWEST_IN_GROUP", "FORMAT", "LIMITS",
-    "MANIFEST_LIMIT_BYTES", "MOST_CLASSES", "TAG", "ArraysFile", "Band", "BaseModelOfHead", "Bin",
-    "ClassCount", "Collection", "CurvePoint", "Digest", "Distance", "Figure", "Finite", "Group",
-    "HeadManifest", "Hidden", "Item", "Kind", "Name", "Positive", "Privacy", "Sensors", "Sets",
-    "Spent", "Temperature", "Verification", "Words",
+    "AGES", "ARRAYS_LIMIT_BYTES", "BY_AGE", "BY_SEX", "CARD_IS_MADE", "FEWEST_IN_GROUP", "FORMAT",
+    "LIMITS", "MANIFEST_LIMIT_BYTES", "MOST_CLASSES", "TAG", "ArraysFile", "Band",
+    "BaseModelOfHead", "Bin", "ClassCount", "Collection", "CurvePoint", "Digest", "Distance",
+    "Figure", "Finite", "Group", "HeadManifest", "Hidden", "Item", "Kind", "Name", "Positive",
+    "Privacy", "Sensors", "Sets", "Spent", "Temperature", "Verification", "Words",
 ]  # fmt: skip
 
-FORMAT = 3
+FORMAT = 4
 """1: the class of a set of one was answered, however improbable; figures of answers are of that
 rule. 2: it has to be the most probable one; and `figures_from`. 3: the card is exactly what
 `shared_model.heads.card` makes of the manifest, so that whoever words it anew gives the next
-number; and `hidden`. All are read and answer by the second rule; only the last is signed and
-verified."""
+number; and `hidden`. 4: figures of always the same answer (`shared_model.heads.stated`), and the
+card's digits. All are read and answer by the second rule; from `CARD_IS_MADE` on they are signed
+and verified."""
+CARD_IS_MADE = 3
+"""The first format whose cards are made again and compared."""
 TAG = "head-manifest"
 """Type tag of the signature: one made for a release, or anything else, never verifies here."""
 MANIFEST_LIMIT_BYTES = 2**20
@@ -204,7 +207,7 @@ class ArraysFile(Strict):
 class HeadManifest(Strict):
     """What `head.json` says; see the module. classes: () unless kind is "classes"."""
 
-    format: Literal[1, 2, 3]
+    format: Literal[1, 2, 3, 4]
     task: Name
     about: Words
     kind: Kind
@@ -269,7 +272,7 @@ class HeadManifest(Strict):
         if self.figures_from != "patients":
             self._of_a_histogram()
         for part in (self.figures, *(group.figures for group in self.groups)):
-            named_of_kind([one.name for one in part], self.kind, self.classes)
+            named_of_kind([one.name for one in part], self.kind, self.classes, self.format)
         self._left_nothing()
         if self.limits != LIMITS:
             raise ValueError("what a head may be used for is not its maker's to say")
@@ -381,6 +384,12 @@ class HeadManifest(Strict):
             manifest = cls.model_validate_json(data)
             same = manifest.to_bytes() == data
         except (ValidationError, OurMistake, ValueError, RecursionError) as error:
+            if _is_newer(error):
+                raise Refused(
+                    f"head.json is of a newer format than this version reads ({FORMAT} at most).",
+                    reason="manifest",
+                    do="Take the version of fedprint that made the head, or a later one.",
+                ) from None
             raise Refused(
                 f"head.json is not one of this version{_where(error)}.",
                 reason="manifest",
@@ -389,6 +398,14 @@ class HeadManifest(Strict):
         if not same:
             raise Refused("head.json is not in its canonical spelling.", reason="manifest")
         return manifest
+
+
+def _is_newer(error: Exception) -> bool:
+    """Whether the format is at fault, and is one that a later version may have."""
+    if not isinstance(error, ValidationError):
+        return False
+    wrong = (one["input"] for one in error.errors() if one["loc"] == ("format",))
+    return any(isinstance(number, int) and number > FORMAT for number in wrong)
 
 
 def _where(error: Exception) -> str:

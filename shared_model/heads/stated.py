@@ -24,7 +24,9 @@ ERROR_OF_SAME = "error of always the same answer"
 ACCURACY_OF_SAME = "accuracy of always the same answer"
 """That answer is of patients trained on: their median, or their largest class."""
 OWN_MEDIAN = "error of their own median"
-"""Of those measured: no answer that anybody has before. Until 2026-11-30 "error of the median"."""
+"""Of those measured: no answer that anybody has before. Before format 4 `OF_MEDIAN`."""
+OF_MEDIAN = "error of the median"
+SINCE_FORMAT_4 = {ERROR_OF_SAME, ACCURACY_OF_SAME, OWN_MEDIAN}
 OF_A_HISTOGRAM = "mean absolute error (at most "
 """How the name of the other figure of a noisy histogram begins; the largest error follows."""
 
@@ -35,7 +37,7 @@ SHARES = (
     "equal error rate", "false-accept rate", "false-reject rate",
 )  # fmt: skip
 """Names of figures from 0 to 1."""
-ERRORS = ("mean absolute error", ERROR_OF_SAME, OWN_MEDIAN, "error of the median")
+ERRORS = ("mean absolute error", ERROR_OF_SAME, OWN_MEDIAN, OF_MEDIAN)
 """Names of figures from 0 on, of the number's unit."""
 OF_A_CLASS = "truth in the set, "
 OF_KIND = {
@@ -46,7 +48,8 @@ OF_KIND = {
     "number": {*ERRORS, "correlation", "within the band"},
     "identity": {"AUROC", "equal error rate", "false-accept rate", "false-reject rate"},
 }  # fmt: skip
-"""Names of figures by the head's kind, but for those of a class and of a number's histogram."""
+"""Names of figures by the head's kind, of all formats, but for those of a class and of a number's
+histogram."""
 
 LONGEST_NAME = 64
 """A longer one of a class is cut."""
@@ -115,14 +118,16 @@ def range_of(name: str) -> tuple[float, float]:
     raise ValueError("no head has a figure of this name")
 
 
-def named_of_kind(names: Sequence[str], kind: str, classes: Sequence[str]) -> None:
-    """Raises ValueError where a figure is named twice, or is none of a head of this kind."""
+def named_of_kind(names: Sequence[str], kind: str, classes: Sequence[str], version: int) -> None:
+    """Raises ValueError where a figure is named twice, or is none of a head of this kind and
+    manifest format."""
     of_classes = {f"{OF_A_CLASS}{name}"[:LONGEST_NAME] for name in classes}
-    others = set(names) - OF_KIND[kind] - of_classes
+    of_others = SINCE_FORMAT_4 if version < 4 else {OF_MEDIAN}
+    others = set(names) - (OF_KIND[kind] - of_others) - of_classes
     if kind == "number":
         others = {name for name in others if not name.startswith(OF_A_HISTOGRAM)}
     if others or len(set(names)) != len(names):
-        raise ValueError("figures are named once, and are those of the head's kind")
+        raise ValueError("figures are named once, and are those of the head's kind and format")
 
 
 def of_a_histogram(name: str) -> bool:

@@ -16,7 +16,7 @@ from shared_model.errors import DataFault, OurMistake
 from shared_model.heads.answers import distances, logits, softmax, standardised
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import promises
-from shared_model.heads.manifest import Figure
+from shared_model.heads.manifest import Figure, HeadManifest
 from simulations.heads import calibrate, figures, fit
 from simulations.heads.federate import Ask, PrivateHead, private_head
 from simulations.heads.hospitals import Hospital, together, without_trained
@@ -33,6 +33,7 @@ OF_HELD_OUT = (
     "who took part in neither steps nor histogram, of all hospitals; measured without "
     "noise: their figures are not protected"
 )
+OF_NOISY = ", as the noisy histogram tells of those who calibrate"
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,9 @@ def with_figures(
     absent = _absent(data)
     hindsight = () if always is not None else ("share of the largest class",)  # decides nothing
     judged = [one for one in found if one.name not in hindsight]
-    worse = figures.worse_of(judged)
+    worse = "" if absent else figures.worse_of(judged)
     whose = [f"{counted(data.patients, 'patient')} {OF_HELD_OUT}", *absent]
-    of_noisy = (figures.WORSE,) if always is None else (figures.WORSE, figures.NOT_HELD)
-    notes = [one for one in manifest.notes if not one.startswith(of_noisy)]
+    notes = _notes(manifest, worse, decided=always is not None and not absent)
     far = distances(head, standardised(head, data.fingerprints)) > manifest.distance.limit
     beyond = float(np.average(far, weights=data.weight))
     update: dict[str, Any] = {
@@ -326,7 +326,7 @@ def with_figures(
         "figures_from": "patients",
         "figures_public": plain_words(public),
         "distance": manifest.distance.model_copy(update={"beyond": beyond}),
-        "notes": tuple([plain_words(worse), *notes] if worse and not absent else notes),
+        "notes": tuple(plain_words(note) for note in notes),
     }
     if manifest.band is not None:
         band = {"coverage": value.get("within the band")}
@@ -346,6 +346,18 @@ def with_figures(
     fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     made = type(manifest)(**(fields | update))
     return arrays_io.opened(with_card(made), arrays_io.to_bytes(head.arrays))
+
+
+def _notes(manifest: HeadManifest, worse: str, *, decided: bool) -> list[str]:
+    """The manifest's, with what held-out patients say first. What the noisy histogram says, which
+    is paid for, stays unless they have decided it: by the training patients' own answer."""
+    kept = [worse] if worse else []
+    for note in manifest.notes:
+        noisy = note.startswith((figures.WORSE, figures.NOT_HELD))
+        if noisy and decided:
+            continue
+        kept.append(f"{note}{OF_NOISY}" if note.startswith(figures.WORSE) else note)
+    return kept
 
 
 def _reliability(head: Head, data: HeadData, measured: figures.Measured) -> dict[str, Any]:

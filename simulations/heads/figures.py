@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,10 @@ from simulations.heads.data import Floats, HeadData
 from simulations.probes.evaluate import bootstrap_counts, metric
 
 CURVE_POINTS = 20
+CHANCE = 0.5
+"""The AUROC of who knows nothing."""
+ROUNDING = 1e-9
+"""Sums of the same numbers in two orders differ by less."""
 WORSE = "WORSE than always the same answer"
 NOT_HELD = (
     "whether the error is smaller than that of always the same answer is not said here: the noisy "
@@ -135,7 +140,8 @@ def worse_words(
 ) -> str:
     """Which figures of a head, by name, are worse than those of always the same answer, which are
     among them; "" if none is. Whether it has learned, the main figure says; where that was not
-    measured, the accuracy.
+    measured, the accuracy. Figures within 1e-9 (`ROUNDING`) of the larger one or of 1, or that
+    look alike as they are shown, are equal.
 
     Args:
         kindest: the ends of their intervals that speak for the head (`kindest`), by which it is
@@ -168,12 +174,16 @@ def _worse_of(found: Mapping[str, float | None]) -> tuple[list[str], bool]:
     """Words; and whether the main figure is among them."""
     value = {name: one for name, one in found.items() if one is not None}
     areas = [name for name in ("AUROC", NOISY_FIGURES[0]) if name in value]
-    told = [f"{name} {value[name]:.3f}, of chance 0.500" for name in areas if value[name] < 0.5]
-    if value.get("mean absolute error", 0.0) > value.get(ERROR_OF_SAME, np.inf):
+    told = [
+        f"{name} {_shown(value[name])}, of chance {_shown(CHANCE)}"
+        for name in areas
+        if _less(value[name], CHANCE)
+    ]
+    if _less(value.get(ERROR_OF_SAME, np.inf), value.get("mean absolute error", 0.0)):
         told.append(_against(value, "mean absolute error", ERROR_OF_SAME))
     learned = bool(areas) and not told
     for constant in (ACCURACY_OF_SAME, "share of the largest class"):
-        if value.get("accuracy", 1.0) < value.get(constant, 0.0):
+        if _less(value.get("accuracy", 1.0), value.get(constant, 0.0)):
             told.append(_against(value, "accuracy", constant))
     return told, bool(told) and not learned
 
@@ -183,7 +193,17 @@ _SMALL_IS_GOOD = ("mean absolute error", ACCURACY_OF_SAME, "share of the largest
 
 
 def _against(value: Mapping[str, float], own: str, constant: str) -> str:
-    return f"{own} {value[own]:.3f}, {constant} {value[constant]:.3f}"
+    return f"{own} {_shown(value[own])}, {constant} {_shown(value[constant])}"
+
+
+def _less(one: float, other: float) -> bool:
+    """By more than `ROUNDING`, and as both are shown, too."""
+    near = math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING)
+    return one < other and not near and _shown(one) != _shown(other)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def measures(measured: Measured) -> dict[str, Measure]:

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.gain_answers import AUROC_BAR, MAE_BAR
+from shared_model import intervals
+from simulations.gain_answers import AUROC_BAR, MAE_BAR, moved_words
 from simulations.probes.few import cells_of, mean_words, todays_figure
 from simulations.probes.rows import POOLED, WARM_START, WITHOUT_DP
 from simulations.probes.table import METRICS
@@ -72,7 +73,8 @@ class Ratio:
 
     @property
     def named(self) -> str:
-        return f"{self.task} {self.ratio['value']:.3f}{_ends(self.ratio, '.3f')}"
+        one = self.ratio
+        return f"{self.task} {intervals.words(one['value'], one['low'], one['high'])}"
 
     def _holds(self, number: float | None) -> bool:
         if number is None or not _finite(number):
@@ -108,9 +110,8 @@ class Against:
             better = sum(row.moved is not None and row.moved["value"] > 0 for row in self.rows)
             few = [row.task for row in self.rows if row.few]
             told += [
-                f"pooled training moved mean skill by {self.moved['value']:+.4f}"
-                f"{_ends(self.moved, '+.4f')} over the warm start and is above it on {better} of "
-                f"{len(self.rows)} tasks",
+                f"pooled training moved mean skill by {moved_words(self.moved)} over the warm "
+                f"start and is above it on {better} of {len(self.rows)} tasks",
                 *([f"the mean is of {mean_words(few)}"] if few else []),
                 ALIKE,
             ]
@@ -212,7 +213,3 @@ def _finite(value: float | None) -> bool:
 
 def _point(value: float | None) -> dict[str, Any]:
     return {"value": value, "low": None, "high": None}
-
-
-def _ends(one: Figure, digits: str) -> str:
-    return "" if one["low"] is None else f" [{one['low']:{digits}}, {one['high']:{digits}}]"

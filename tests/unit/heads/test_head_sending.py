@@ -23,6 +23,7 @@ from shared_model.heads import files
 from shared_model.heads.arrays import Head
 from shared_model.heads.card import card, with_card
 from shared_model.heads.manifest import (
+    CARD_IS_MADE,
     FORMAT,
     LIMITS,
     TAG,
@@ -39,6 +40,7 @@ from shared_model.heads.manifest import (
     Verification,
     Words,
 )
+from shared_model.heads.stated import SINCE_FORMAT_4
 from simulations import cli_head, cli_head_federate
 from simulations.heads.train import plain_words
 
@@ -69,7 +71,12 @@ def with_praise(folder: Path, head: Head, version: int) -> None:
     """The folder's card is praise, and the manifest honestly has its digest."""
     praise = PRAISE.encode()
     fields = json.loads(head.manifest.to_bytes())
-    fields |= {"card_digest": canonical.digest(praise), "format": version}
+    names = () if version == FORMAT else SINCE_FORMAT_4
+    fields |= {
+        "card_digest": canonical.digest(praise),
+        "format": version,
+        "figures": [one for one in fields["figures"] if one["name"] not in names],
+    }
     for name in {1: ("figures_from", "hidden"), 2: ("hidden",)}.get(version, ()):
         del fields[name]
     (folder / files.CARD).write_bytes(praise)
@@ -77,15 +84,16 @@ def with_praise(folder: Path, head: Head, version: int) -> None:
 
 
 def test_card_whose_digest_was_made_to_fit_is_refused(head: Head, tmp_path: Path) -> None:
-    """A signer may put any text there; of the format in use the card is made again and compared.
-    Cards of older formats were worded otherwise: such a head is read, and passes no border."""
+    """A signer may put any text there; since format 3 the card is made again and compared. Cards of
+    older formats were worded otherwise: such a head is read, and passes no border."""
     key, folder = Ed25519PrivateKey.generate(), tmp_path / "head"
     files.write(folder, head)
-    with_praise(folder, head, FORMAT)
-    with pytest.raises(Refused) as caught:
-        files.read(folder)
-    assert caught.value.reason == "card"
-    for version in range(1, FORMAT):
+    for version in range(CARD_IS_MADE, FORMAT + 1):
+        with_praise(folder, head, version)
+        with pytest.raises(Refused) as caught:
+            files.read(folder)
+        assert caught.value.reason == "card"
+    for version in range(1, CARD_IS_MADE):
         with_praise(folder, head, version)
         body = files.read(folder).manifest.to_bytes()
         (folder / files.SIGNATURE).write_bytes(signing.sign(key, TAG, body))
@@ -103,7 +111,7 @@ def test_card_of_an_older_format_is_said_not_to_be_checked(head: Head, tmp_path:
     folder, words = tmp_path / "head", "NOT CHECKED, made by an earlier version"
     files.write(folder, head)
     path = write_fingerprints(tmp_path / "f.parquet", head)
-    for version in range(FORMAT, 0, -1):
+    for version in (FORMAT, *range(CARD_IS_MADE - 1, 0, -1)):
         if version < FORMAT:
             with_praise(folder, head, version)
         for asked in (["show", str(folder)], ["apply", str(folder), str(path)]):
@@ -349,14 +357,20 @@ def test_report_without_noise_lies_beside_the_folder(
         run("federate", "vt", "-o", "heads/vt")
 
 
-CARD_OF_FORMAT_3 = "fb16fd73b0bb701046299083e06d108a7be1b701d4f9dd6adcc3aad8e1779112"
+CARDS = {
+    3: "fb16fd73b0bb701046299083e06d108a7be1b701d4f9dd6adcc3aad8e1779112",
+    4: "77c0611cfd2fdd4467f23837e5c1663d8fde60acb8975095606bb574bde991d0",
+}
+"""Digests by format; what is changed for a new one stays as it was for those of before."""
 
 
-def test_words_of_the_card_belong_to_the_format() -> None:
+@pytest.mark.parametrize("version", CARDS)
+def test_words_of_the_card_belong_to_the_format(version: int) -> None:
     """Other words for the same manifest, and every head of before is refused: where this fails, and
     the change is wanted, give FORMAT the next number (but for formats that nobody has yet)."""
     heads = {kind: made_head(kind).manifest for kind in ("classes", "number", "identity")}
-    fixed = {
+    fixed: dict[str, Any] = {
+        "format": version,
         "task": "x", "about": "x", "packages": {}, "notes": ("x",), "command": "x", "unit": "",
         "figures": (Figure.of("AUROC", 0.7, 0.6, 0.8), Figure.of("false-reject rate", 0.5, 0, 1)),
         "groups": (Group(name="female", figures=(), why_none="few"),), "figures_of": "x",
@@ -378,6 +392,8 @@ def test_words_of_the_card_belong_to_the_format() -> None:
         clipping_norm=1.0, steps=3, threshold=0, colluding=0, words=("x",),
         spent=(Spent(hospital="x", declared_patients=7, epsilon=1.0, delta=1e-5),),
     )  # fmt: skip
+    if version >= 4:
+        fixed["figures"] += (Figure.of("accuracy", 0.99996, 0.99976, 1.0),)
     told = []
     for manifest in heads.values():
         of_kind = {
@@ -391,4 +407,40 @@ def test_words_of_the_card_belong_to_the_format() -> None:
         told.append(card(plain.model_copy(update={"open_data": "x", "figures_public": "x"})))
         hidden = {"privacy": private, "hidden": ("temperature", "interval", "distance")}
         told.append(card(plain.model_copy(update={**hidden, "figures_from": "noisy histogram"})))
-    assert canonical.digest("\n".join(told).encode()) == CARD_OF_FORMAT_3
+    assert canonical.digest("\n".join(told).encode()) == CARDS[version]
+
+
+def test_head_of_format_3_is_read_signed_and_verified_as_before(tmp_path: Path) -> None:
+    """Its card has the digits of then; one of today's under the same manifest is refused."""
+    key, folder = Ed25519PrivateKey.generate(), tmp_path / "head"
+    plain = made_head(open_data="made up for a test")
+    close = (Figure.of("AUROC", 0.99996, 0.99976, 1.0),)
+    fields = {"format": 3, "figures": close, "groups": ()}
+    old = Head(with_card(plain.manifest.model_copy(update=fields)), plain.arrays)
+    files.write(folder, old)
+    assert "| AUROC | 1.000 | 1.000 to 1.000 |" in (folder / files.CARD).read_text()
+    files.sign(folder, key)
+    found = files.verify(folder, signing.public_bytes(key))
+    assert found.manifest == old.manifest
+    assert files.card_words(found.manifest) == "as made from the manifest"
+    todays = card(old.manifest.model_copy(update={"format": FORMAT}))
+    (folder / files.CARD).write_text(todays)
+    with pytest.raises(Refused) as caught:
+        files.read(folder)
+    assert caught.value.reason == "card"
+
+
+def test_card_shows_the_digits_that_an_interval_needs(head: Head) -> None:
+    """As the screen does: 1.000 with 1.000 to 1.000 stood in the card of a head whose screen said
+    0.9998 to 1.0000."""
+    number = made_head("number").manifest
+    shown = (
+        (head.manifest, Figure.of("AUROC", 0.99996, 0.99976, 1.0), "1.0000 | 0.9998 to 1.0000"),
+        (head.manifest, Figure.of("AUROC", 1.0, None, None), "1.000 | not estimable"),
+        (number, Figure.of("correlation", 0.0, -4e-4, 3e-4), "0.0000 | -0.0004 to 0.0003"),
+        (number, Figure.of("correlation", -4e-4, None, None), "0.000 | not estimable"),
+    )
+    for manifest, one, row in shown:
+        group = Group(name="female", figures=(one,), why_none="")
+        made = card(manifest.model_copy(update={"figures": (one,), "groups": (group,)}))
+        assert made.count(f"| {one.name} | {row} |") == 2

@@ -22,6 +22,7 @@ from shared_model.heads.answers import answer, refuse_other_model
 from shared_model.heads.arrays import Head
 from shared_model.heads.manifest import (
     ARRAYS_LIMIT_BYTES,
+    FORMAT,
     MANIFEST_LIMIT_BYTES,
     TAG,
     HeadManifest,
@@ -162,7 +163,8 @@ def test_changed_byte_of_the_manifest_is_refused_or_harmless(data: st.DataObject
         {"seed": 2**70},
         {"kind": "number"},
         {"temperature": None},
-        {"format": 4},
+        {"format": 5},
+        {"format": True},
         {"unknown": 1},
         {"model": {"digest": "0" * 63, "preset": "tiny", "source": ""}},
         {"arrays": {"digest": "0" * 64, "size_bytes": 2**40}},
@@ -175,6 +177,17 @@ def test_manifest_with_an_illegal_field_is_refused(head: Head, fields: dict[str,
         HeadManifest.from_bytes(changed(head, **fields))
     assert caught.value.reason == "manifest"
     assert "passwd" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "newer"), [(FORMAT + 1, True), (2**70, True), (0, False), ("5", False)]
+)
+def test_head_of_a_newer_format_is_said_to_be_one(head: Head, version: Any, newer: bool) -> None:
+    """With what to do: whoever gave it has no other."""
+    with pytest.raises(Refused) as caught:
+        HeadManifest.from_bytes(changed(head, format=version, unknown=1))
+    assert ("of a newer format" in str(caught.value)) == newer
+    assert ("version of fedprint" in caught.value.do) == newer
 
 
 @pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"1e999", b'"3"'])

@@ -293,7 +293,28 @@ def test_rounding_alone_closes_no_interval() -> None:
     assert results_tables.interval(figure, 3) == _three(figure) == "1.0000 [0.9998, 1.0000]"
     assert results_tables.interval(figure, 2) == "1.0000 [0.9998, 1.0000]"
     assert cli_probe._three(Estimate(0.9, 0.8, 1.0)) == "0.900 [0.800, 1.000]"
-    assert intervals.form(0.5, 0.5) == intervals.form(0.5, 0.500001) == ".3f"
+    assert intervals.form(0.5, 0.5) == intervals.form(0.5, 0.500001) == "z.3f"
+
+
+def test_zero_has_no_sign_and_no_end_below_zero_looks_like_zero() -> None:
+    """ "-0.000" passed for another end than "0.000", and "0.000" would hide that an interval is
+    wholly below zero."""
+    for ends, shown in (
+        ((-4e-4, 3.2e-4), "0.0000 [-0.0004, 0.0003]"),
+        ((-0.019, -2e-4), "-0.0096 [-0.0190, -0.0002]"),
+        ((-1e-9, 0.3), "0.150 [0.000, 0.300]"),
+        ((-1e-9, 4e-4), "0.0002 [0.0000, 0.0004]"),
+        ((-1e-9, 1e-9), "0.000 [0.000, 0.000]"),
+        ((0.0, 0.3), "0.150 [0.000, 0.300]"),
+        ((2e-4, 0.3), "0.150 [0.000, 0.300]"),
+    ):
+        value = round(sum(ends) / 2, 5)
+        assert intervals.words(value, *ends) == shown
+    assert intervals.words(-0.0004, None, None) == "0.000"
+    assert intervals.words(0.00421, -0.0002, 0.01, 4, sign="+") == "+0.0042 [-0.0002, +0.0100]"
+    assert results_tables.interval({"value": -4e-4, "low": None, "high": None}, 3) == (
+        "0.000 (no interval)"
+    )
 
 
 def test_rounding_closes_no_interval_in_other_tables() -> None:

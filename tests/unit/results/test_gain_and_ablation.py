@@ -14,7 +14,7 @@ from shared_model import warm_start
 from shared_model.errors import OurMistake, Refused
 from shared_model.patches import draw_patch_masks
 from shared_model.weights import digest
-from simulations import ablation, gain
+from simulations import ablation, gain, gain_answers
 from simulations.against_pooled import against_pooled
 from simulations.fresh_patients import Scores
 from simulations.gain import Run
@@ -514,3 +514,20 @@ def test_the_share_of_spans_changes_no_mask_of_today() -> None:
         return float((hidden[:, 1:] != hidden[:, :-1]).sum(axis=1).mean())
 
     assert runs(0.0) > 22 > 15 > runs(1.0)
+
+
+def test_rounding_closes_no_interval_of_a_share() -> None:
+    """101 % [101, 101] stood there; of a file that has no more digits that is said."""
+    row = {"measure": "unit loss", "mode": "local", "share": 0.9882, "seeds": 5}
+    for more, words in (
+        ({"share_interval": (0.9871, 0.9893)}, "98.8 % of the gain kept (5 seeds) [98.7, 98.9]"),
+        ({"share_interval": (0.87, 0.99)}, "99 % of the gain kept (5 seeds) [87, 99]"),
+        ({"share_interval": None}, "99 % of the gain kept (5 seeds)"),
+        ({"words": "99 % [87, 99]"}, "99 % of the gain kept (5 seeds) [87, 99]"),
+        (
+            {"words": "99 % [99, 99]"},
+            "99 % of the gain kept (5 seeds) [99, 99] in whole percent, and the file has no more "
+            "digits",
+        ),
+    ):
+        assert gain_answers.gain_rows([{**row, **more}])[0]["words"] == words
