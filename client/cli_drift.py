@@ -172,7 +172,7 @@ def _since_reference(
     reference = drift_files.load(place, store, digest)
     then = reference.measures
     held = frozenset(then.pseudonyms)
-    check.refuse_few(len(held), sum(name not in held for name in store.pseudonyms))
+    check.refuse_few(len(held), sum(name not in held for name in check.names_of(store)))
     with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
     later = now.only(lambda name: name not in held)

@@ -5,9 +5,10 @@
 
 What is compared, a patient each: the mean fingerprint seen with both sensors, with ECG alone, with
 PPG alone (kernel MMD); the error of reconstructing hidden halves over the trivial one (difference
-of means); the share of windows that the quality gate refused. Windows are z-scored one by one: a
-change of the amplifier's gain alone is invisible here, as it is to the model. Pure, but for the
-model; nothing is sent.
+of means); the share of windows in which no sensor can be used, and that in which each can (neither
+refused by the quality gate nor absent). Windows are z-scored one by one: a change of the
+amplifier's gain alone is invisible here, as it is to the model. Pure, but for the model; nothing is
+sent.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LEVEL = 0.01
 RECONSTRUCTED_WINDOWS = 8
 Array = npt.NDArray[np.float64]
 ERRORS = tuple(f"masked_{name}" for name in CHANNELS)
-FIGURES = (*ERRORS, "refused_share")
+USABLE = tuple(f"usable_share_{name}" for name in CHANNELS)
+FIGURES = (*ERRORS, "refused_share", *USABLE)
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,26 @@ def measure(
     *,
     on_patient: Callable[[int, int], None] = lambda done, of: None,
 ) -> Measures:
-    """Of every patient with a usable window; deterministic (patch masks from a fixed seed)."""
-    shares = {
-        row.pseudonym: 1.0 - row.usable / row.windows for row in store.catalogue() if row.windows
-    }
-    made = _empty(store.pseudonyms)
-    for row, name in enumerate(store.pseudonyms):
-        windows = store.windows_of(row)
-        _fill(made, row, model, windows.signal, windows.valid)
-        made.figures["refused_share"][row] = shares.get(name, np.nan)
-        on_patient(row + 1, store.patient_count)
+    """Of every patient of `names_of`; deterministic (patch masks from a fixed seed)."""
+    made = _empty(names_of(store))
+    catalogue = {row.pseudonym: row for row in store.catalogue()}
+    place = {name: row for row, name in enumerate(store.pseudonyms)}
+    for row, name in enumerate(made.pseudonyms):
+        if name in place:
+            windows = store.windows_of(place[name])
+            _fill(made, row, model, windows.signal, windows.valid)
+        known = catalogue[name]
+        made.figures["refused_share"][row] = 1.0 - known.usable / known.windows
+        for channel, figure in zip(CHANNELS, USABLE, strict=True):
+            lost = sum(known.refusals.get(channel, {}).values())
+            made.figures[figure][row] = 1.0 - lost / known.windows
+        on_patient(row + 1, len(made.pseudonyms))
     return made
+
+
+def names_of(store: WindowStore) -> tuple[str, ...]:
+    """Pseudonyms of patients with a window, be all of them refused: a broken sensor is a drift."""
+    return tuple(row.pseudonym for row in store.catalogue() if row.windows)
 
 
 def measure_simulated(windows: SimulatedWindows, model: MaskedAutoencoder) -> Measures:
@@ -200,7 +211,7 @@ def _of_means(name: str, then: Measures, now: Measures, simulated: Measures) -> 
 
 def _of_figure(name: str, then: Measures, now: Measures) -> Row:
     before, after = (one.figures[name][np.isfinite(one.figures[name])] for one in (then, now))
-    what = name.replace("_", " ").replace("masked", "masked error,")
+    what = name.replace("_", " ").replace("masked", "masked error,").replace("share ", "share, ")
     if min(len(before), len(after)) < FEWEST_PATIENTS:
         return Row(what, len(before), len(after), None, None, None, None, None)
     found, means = two_samples.mean_test(before, after), (float(before.mean()), float(after.mean()))

@@ -20,7 +20,9 @@ from client.pseudonyms import load_key, pseudonym_of
 from client.store import open_store
 from shared_model import mae, outputs, simulated_windows, warm_start
 from shared_model.errors import CannotTell, OurMistake, Refused
+from shared_model.quality import CLIPPED
 from shared_model.simulated_windows import SimulatedWindows, packaged, packed, read
+from shared_model.windows import Prepared
 from simulations.cli_simulated_windows import PATIENTS, SEED, made
 
 RUNNER = CliRunner()
@@ -82,7 +84,7 @@ def test_other_patients_of_the_same_ward_have_not_drifted(icu, simulated):
     reference, later = icu
     rows = drift.compare(reference, later(), simulated)
     assert not any(told(rows).values())
-    assert len([row for row in rows if row.adjusted is not None]) == 6
+    assert len([row for row in rows if row.adjusted is not None]) == 8
 
 
 @pytest.mark.long
@@ -123,7 +125,7 @@ def test_too_few_or_the_same_patients_are_not_compared(model, simulated):
 
 
 def test_a_sensor_that_few_have_is_said_and_not_tested(simulated):
-    """The row is there, without a p-value; the other rows' are adjusted for six less one."""
+    """The row is there, without a p-value; the other rows' are adjusted for eight less one."""
     rng = np.random.default_rng(0)
 
     def group(name: str) -> drift.Measures:
@@ -137,7 +139,7 @@ def test_a_sensor_that_few_have_is_said_and_not_tested(simulated):
     assert not rows["fingerprint, ppg"].drifted
     assert rows["fingerprint, ppg"].patients_now == 3
     smallest = min((row for row in rows.values() if row.p_value), key=lambda row: row.p_value)
-    assert smallest.adjusted == pytest.approx(min(1.0, 5 * smallest.p_value))
+    assert smallest.adjusted == pytest.approx(min(1.0, 7 * smallest.p_value))
 
 
 def test_the_packaged_windows_are_those_of_the_command():
@@ -202,6 +204,37 @@ def test_a_reference_that_is_refused_has_the_document_and_words_of_its_own(home,
     assert done.exception.message == "No reference was kept. The window store is not encrypted."
     assert done.exception.do == "Encrypt it."
     assert run(home, "--baseline").stdout == ""
+
+
+def broken(number: int, *channels: int) -> Prepared:
+    """A patient of whom these sensors are refused in all windows."""
+    made = site.prepared(number, 6)
+    made.refusal[:, channels] = CLIPPED
+    return made
+
+
+@pytest.mark.parametrize(
+    ("channels", "gone"),
+    [((0, 1), {"refused share", "usable share, ecg", "usable share, ppg"}),
+     ((1,), {"usable share, ppg"})],
+)  # fmt: skip
+def test_a_sensor_that_is_gone_is_a_drift(home, channels, gone):
+    """Patients all of whose windows are refused were counted nowhere, and a dead sensor beside a
+    good one was no refusal: both were no drift."""
+    site.write(home, [(site.patient_name(one), site.prepared(one, 6)) for one in range(24)], "then")
+    assert run(home, "--baseline").exit_code == 0
+    made = [broken(one, *channels) if one % 4 < 3 else site.prepared(one, 6)
+            for one in range(24, 48)]  # fmt: skip
+    site.write(
+        home, [(site.patient_name(24 + place), one) for place, one in enumerate(made)], "now"
+    )
+    done = run(home, "--json")
+    assert done.exit_code == 3
+    rows = {row["what"]: row for row in json.loads(done.stdout)["rows"]}
+    assert {what for what, row in rows.items() if row["drifted"]} == gone
+    for what in gone:
+        assert (rows[what]["patients_then"], rows[what]["patients_now"]) == (24, 24)
+        assert rows[what]["now"] == (0.75 if what == "refused share" else 0.25)
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_and_never_hides_the_verdict(
