@@ -213,8 +213,8 @@ def withdraw(
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     with open_writer(place) as writer:
         before = pseudonym in writer.withdrawn
+        former = writer.former
         erased = writer.withdraw(pseudonym)
-        former = writer.former and patient is not None
     text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
     if erased == 0:
         text += (

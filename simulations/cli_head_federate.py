@@ -190,7 +190,8 @@ def federate(
                 chosen, used, model, data or default_data(),
                 sites=sites or (), alone=True, closed=shut, say=say,
             )  # fmt: skip
-            found, borders = parts.shared_out(whole, hospitals, seed)
+            read = [] if shut else chosen.folders(used, data or default_data(), sites or ())
+            found, borders = parts.shared_out(whole, hospitals, seed, read, named=bool(sites))
             unreadable = None if shut else dict(whole.unreadable)
             borders = "; ".join((borders, *unreadable_words(whole.unreadable)))
             found = closed.declared(found, numbers, folders) if shut else found

@@ -19,7 +19,7 @@ def head(figures: dict[str, Any]) -> list[str]:
         f"`{figures['task']}`, {SENSORS[figures['sensors']]}; one answer is of a {figures['item']};"
         f" {figures['patients']} {declared}patients of {whose}; {_trained(figures['privacy'])}.",
         "",
-        *_own(figures["figures"]),
+        *_own(figures["figures"], figures["privacy"]["mode"]),
     ]
     if federated is not None and federated["rows"]:
         lines += ["", f"On {federated['measured_on']}:", "", *_rows(federated["rows"])]
@@ -29,11 +29,17 @@ def head(figures: dict[str, Any]) -> list[str]:
         *_calibration(figures),
         *_groups(figures["groups"]),
         *_spent(figures["privacy"]["spent"]),
-        *(f"hidden by the noise: {one}" for one in figures["hidden"]),
+        *(f"{_why_hidden(figures)}: {one}" for one in figures["hidden"]),
         *figures["notes"],
         figures["public"],
     ]
     return [*lines, "", *(f"- {escape(one, quote=False)}" for one in words)]
+
+
+def _why_hidden(figures: dict[str, Any]) -> str:
+    """As the card has it."""
+    private = figures["privacy"]["mode"] != "without"
+    return "hidden by the noise" if private else "not there, for there are too few patients"
 
 
 def _trained(privacy: dict[str, Any]) -> str:
@@ -43,9 +49,10 @@ def _trained(privacy: dict[str, Any]) -> str:
     return f"trained with differential privacy, {privacy['mode']}{seeded}"
 
 
-def _own(found: list[dict[str, Any]]) -> list[str]:
+def _own(found: list[dict[str, Any]], mode: str) -> list[str]:
     if not found:
-        return [f"The head itself has no figure: {NOT_MEASURED}, or hidden by the noise."]
+        hidden = "" if mode == "without" else ", or hidden by the noise"
+        return [f"The head itself has no figure: {NOT_MEASURED}{hidden}."]
     return table(["figure", "value"], [[one["name"], interval(one, 3)] for one in found])
 
 

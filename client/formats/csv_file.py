@@ -32,7 +32,7 @@ from client.formats.base import (
 )
 from client.formats.csv_grid import grid
 from client.formats.csv_time import UNIT_FACTOR, time_column
-from client.mapping import Mapping, is_unit
+from client.mapping import Mapping, is_unit, lead_of
 
 MISSING = (
     "",
@@ -100,7 +100,8 @@ def decode_head(head: bytes) -> str:
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
     """Header row of a CSV file. Format "table" if it has a column that names recordings, and no
-    times beside few names in many rows: those are samples, or events."""
+    times beside few names in many rows, or beside a channel of numbers: those are samples, or
+    events."""
     text = decode_head(read_head(path))
     dialect = _dialect(text)
     if dialect is None:
@@ -117,7 +118,10 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
     named = (name for one in ties for name in columns if one in (name, name.casefold()))
     tie = next(named, None)
     timed = time is not None or time_column(columns) is not None
-    is_table = tie is not None and not (timed and _is_said_again(text, dialect, tie))
+    channel = mapping.pick(columns).values() if mapping else filter(lead_of, columns)
+    is_table = tie is not None and not (
+        timed and _is_of_samples(text, dialect, tie, [one for one in channel if one != tie])
+    )
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
     return Outline(
@@ -131,14 +135,26 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
     )
 
 
-def _is_said_again(text: str, dialect: Dialect, column: str) -> bool:
-    """Whether the first rows have at most half as many different cells there as there are rows."""
+def _is_of_samples(text: str, dialect: Dialect, tie: str, channels: list[str]) -> bool:
+    """Whether the first rows have at most half as many recordings as there are rows, or numbers
+    alone in a channel."""
     lines = lines_of(text)[dialect.skip + 1 :]
-    place = dialect.header.index(column)
     with guarded("table"):
         rows = list(csv.reader(lines, delimiter=dialect.delimiter))
-    cells = [row[place].strip() for row in rows if len(row) == len(dialect.header)]
-    return len(cells) > 1 and 2 * len(set(cells)) <= len(cells)
+    rows = [row for row in rows if len(row) == len(dialect.header)]
+
+    def cells(column: str) -> list[str]:
+        place = dialect.header.index(column)
+        return [row[place].strip() for row in rows]
+
+    def is_sample(cell: str) -> bool:
+        return cell in MISSING or _is_number(cell.replace(dialect.decimal, "."))
+
+    named = cells(tie)
+    return len(named) > 1 and (
+        2 * len(set(named)) <= len(named)
+        or any(all(map(is_sample, cells(one))) for one in channels)
+    )
 
 
 def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:

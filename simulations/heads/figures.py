@@ -82,13 +82,17 @@ class Measured:
         name: str,
         measure: Measure,
         kept: Floats | None = None,
-        rarest: int = FEWEST_OF_A_CLASS,
+        rarest: int | None = None,
     ) -> Figure | None:
         """The figure over all items, or those of `kept` weight; None if it cannot be had.
 
         Args:
-            rarest: patients of the rarest class that it is of; few of them give no interval.
+            rarest: patients of the rarest class that it is of; few of them give no interval. None:
+                of an AUROC the rarest of all classes, of other figures it does not matter.
         """
+        if rarest is None:
+            of_all = min(self.data.of_class.values(), default=0)
+            rarest = of_all if name == "AUROC" else FEWEST_OF_A_CLASS
         weight = self.data.weight if kept is None else self.data.weight * kept
         value = measure(weight)
         if not np.isfinite(value):
@@ -261,11 +265,7 @@ def auroc(shares: Floats, labels: Floats, weight: Floats) -> float:
 def figures(measured: Measured) -> tuple[Figure, ...]:
     """All of them, of all patients; and of each class whether its truth is in the set."""
     counts = measured.data.of_class
-    rarest = {"AUROC": min(counts.values(), default=0)}
-    found = [
-        measured.figure(name, one, None, rarest.get(name, FEWEST_OF_A_CLASS))
-        for name, one in measures(measured).items()
-    ]
+    found = [measured.figure(name, one) for name, one in measures(measured).items()]
     if measured.data.kind == "classes":
         inside = measures(measured)["truth in the set"]
         for place, name in enumerate(measured.data.classes):

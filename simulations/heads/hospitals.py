@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from simulations.heads.tasks import HeadTask
 from simulations.heads.train import plain_name
 from simulations.lab.keyed import generator
 from simulations.lab.plots_style import counted
+from simulations.lots import place_of
 from simulations.models import NamedModel
 from simulations.probes.task import People
 
@@ -131,17 +133,34 @@ def _names(data: HeadData) -> list[tuple[str, float]]:
     ]
 
 
-def shared_out(data: HeadData, count: int | None, seed: int) -> tuple[list[Hospital], str]:
+def shared_out(
+    data: HeadData,
+    count: int | None,
+    seed: int,
+    read: Sequence[Path] = (),
+    *,
+    named: bool = False,
+) -> tuple[list[Hospital], str]:
     """A hospital for each folder; or, asked for more, all patients dealt out at random.
+
+    Args:
+        read: folders, each a hospital. named: by who asks, so that one without anybody is a
+            mistake; else it is told.
 
     Returns:
         The hospitals, and in words how real their borders are.
 
     Raises:
         OurMistake: one folder, and no number of hospitals.
-        DataFault: a hospital has too few patients.
+        DataFault: a hospital has too few patients, or one that is named nobody.
     """
+    from simulations.heads.closed import refuse_absent
+
     folders = data.people.folders
+    if named and count is None:
+        refuse_absent(read, data.people)
+    absent = [plain_name(one) for one in map(place_of, read) if one not in folders]
+    without = f"; no patient with a label in {', '.join(absent)}" if absent else ""
     if count is None or count == len(folders):
         if len(folders) < 2:
             raise OurMistake(
@@ -152,14 +171,14 @@ def shared_out(data: HeadData, count: int | None, seed: int) -> tuple[list[Hospi
             divided(name, data.of(data.people.folder == place), seed)
             for place, name in enumerate(folders)
         ]
-        return made, "each folder of recordings is a hospital"
+        return made, f"each folder of recordings is a hospital{without}"
     # By each patient's own lot: one patient more or less moves nobody else to another hospital.
     drawn = np.mod(data.people.lot * _SHUFFLE + (seed * _GOLDEN) % 1.0, 1.0)
     dealt = np.minimum((drawn * count).astype(int), count - 1)
     made = [divided(f"part-{place + 1}", data.of(dealt == place), seed) for place in range(count)]
     return made, (
         f"PRETEND HOSPITALS: the patients of {counted(len(folders), 'folder')} dealt out at random "
-        f"among {count}; real hospitals differ more"
+        f"among {count}; real hospitals differ more{without}"
     )
 
 

@@ -113,9 +113,11 @@ SAID_IN: dict[Callable[[Recording], float], tuple[str, ...]] = {
 """Labels of which each makes its truth."""
 
 
-def not_understood(patients: int, labels: Sequence[str]) -> str:
+def not_understood(
+    count: int, labels: Sequence[str], *, one: str = "patient says", more: str = "patients say"
+) -> str:
     """That so many patients have these labels in other words, without the words."""
-    who = "1 patient says" if patients == 1 else f"{patients} patients say"
+    who = f"{count} {one if count == 1 else more}"
     return (
         f"what {who} of {', '.join(labels)} is not understood (docs/probes.md has the words that "
         "are)"
@@ -133,7 +135,7 @@ class Heard:
     def __init__(self, read: Callable[[Recording], float]) -> None:
         self._read, self._labels = read, SAID_IN.get(read, ())
         self._known: set[str] = set()
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, set[str]] = {}
 
     def __call__(self, recording: Recording) -> float:
         """The truth of one; NaN if not known."""
@@ -141,7 +143,7 @@ class Heard:
         if not math.isnan(truth):
             self._known.add(recording.patient)
         elif any(word_of(recording, label) for label in self._labels):
-            self._unknown.add(recording.patient)
+            self._unknown.setdefault(recording.patient, set()).add(recording.digest)
         return truth
 
     @property
@@ -151,8 +153,12 @@ class Heard:
 
     @property
     def words(self) -> str:
-        """Of patients no recording of whom has a truth; "" if there are none."""
-        lost = len(self._unknown - self._known)
-        if not lost:
-            return ""
-        return f"{not_understood(lost, self._labels)}: left out"
+        """Of patients no recording of whom has a truth, and of recordings of others; "" if there
+        are none."""
+        lost = self._unknown.keys() - self._known
+        others = sum(len(self._unknown[one]) for one in self._unknown.keys() & self._known)
+        said = [not_understood(len(lost), self._labels)] if lost else []
+        if others:
+            one, more = "recording of another patient says", "recordings of other patients say"
+            said.append(not_understood(others, self._labels, one=one, more=more))
+        return "; ".join(f"{one}: left out" for one in said)

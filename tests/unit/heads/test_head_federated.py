@@ -21,7 +21,7 @@ from private_head_stand_ins import ROUNDS, ask, hospitals_of, made
 from shared_model import privacy, signing
 from shared_model.accounting import epsilon_pld
 from shared_model.config import PrivacyPlan
-from shared_model.errors import OurMistake, Refused
+from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.heads import files
 from shared_model.heads.answers import answer
 from simulations.heads import private_calibration as histogram
@@ -310,6 +310,20 @@ def test_distributed_round_is_one_step_and_a_federation_has_two_hospitals(
         shared_out(made_up(), None, 0)
     named = shared_out(made_up(patients=90, folders=("a", "b", "c")), None, 0)[0]
     assert [one.name for one in named] == ["a", "b", "c"]
+
+
+def test_a_named_hospital_without_a_label_does_not_vanish() -> None:
+    """It did, and where one was left that was called one folder."""
+    data = made_up(patients=90, folders=("a", "b", "c"))
+    read = [Path(one) for one in "abcd"]
+    with pytest.raises(DataFault, match="Hospital d has no patient with a label"):
+        shared_out(data, None, 0, read, named=True)
+    with pytest.raises(DataFault, match="Hospital b has no patient with a label"):
+        shared_out(made_up(folders=("a",)), None, 0, read[:2], named=True)
+    without = "; no patient with a label in d"
+    assert shared_out(data, None, 0, read)[1].endswith(without)
+    assert shared_out(data, 5, 0, read, named=True)[1].endswith(without)
+    assert "no patient" not in shared_out(data, None, 0, read[:3], named=True)[1]
 
 
 def test_fingerprints_of_one_sensor_do_not_see_the_other() -> None:

@@ -205,6 +205,19 @@ def test_an_interval_that_leaves_it_open_does_not_say_that_nothing_was_learned()
     assert figures.kindest(error) == {"mean absolute error": 9.0, ERROR_OF_SAME: 13.0}
 
 
+def test_no_row_has_an_interval_of_an_area_of_few_patients(space: PublicSpace) -> None:
+    """The pooled one had, and was called diverged for it."""
+    hospitals = []
+    for one in hospitals_of(made_up(patients=90)):
+        rare = np.isin(one.measure.patient, np.unique(one.measure.patient)[:2])
+        measure = replace(one.measure, truth=rare.astype(float))
+        hospitals.append(replace(one, measure=measure))
+    found = compared(space, hospitals[:2], ask(mode="none"), open_data="made up")
+    rows = {row["row"]: row["AUROC"] for row in found.report["rows"]}
+    assert any(name.startswith("pooled") for name in rows)
+    assert all(one["value"] is not None and one["low"] is None for one in rows.values())
+
+
 def test_where_a_class_is_absent_its_constant_is_no_measure(one_sided: Compared) -> None:
     """The largest share is 1 there, so that any error would be worse."""
     assert not any(figures.WORSE in one for one in one_sided.report["words"])

@@ -123,13 +123,16 @@ def test_experts_words_are_yes_or_no(word: str | float, truth: float | None) -> 
 
 
 def test_patients_whose_words_are_not_understood_are_counted_once() -> None:
-    """Not who says nothing, nor who says it in a known word in another recording."""
+    """Not who says nothing; of who says it in a known word in another recording the recording."""
     heard = truths.Heard(truths.is_male)
     for patient, sex in (
         ("a", "weibl."), ("a", "weibl."), ("b", "weibl."), ("b", "F"), ("c", ""), ("d", "M"),
     ):  # fmt: skip
         heard(replace(said(sex=sex), patient=patient))
     assert heard.words.startswith("what 1 patient says of sex is not understood (docs/probes.md")
+    assert "; what 1 recording of another patient says of sex is not understood" in heard.words
+    heard(replace(said(sex="weibl."), patient="d", digest="another"))
+    assert "; what 2 recordings of other patients say of sex is not understood" in heard.words
     heard(replace(said(Sex="?"), patient="e"))
     assert heard.words.startswith("what 2 patients say of sex")
     assert truths.Heard(truths.age).words == ""

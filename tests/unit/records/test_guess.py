@@ -387,3 +387,14 @@ def test_a_table_with_times_may_have_labels_called_like_sensors(
     found = list(read_folder(tmp_path))
     assert [one.patient for one in found if isinstance(one, Recording)] == ["a", "b"]
     assert len(found) == 2
+
+
+def test_samples_with_a_counter_called_record_are_no_table(
+    tmp_path: Path, make: ModuleType
+) -> None:
+    """They vanished: every row named another recording."""
+    lines = make.csv_file(tmp_path / "r0.csv").read_text().splitlines()
+    rows = [f"{lines[0]},record", *(f"{line},{n}" for n, line in enumerate(lines[1:]))]
+    (tmp_path / "r0.csv").write_text("\n".join(rows))
+    (found,) = read_folder(ward(tmp_path, "age", ["61"]))
+    assert isinstance(found, Recording)

@@ -108,6 +108,11 @@ def test_rows_of_a_federated_head_and_what_it_spent_are_on_the_page(tmp_path: Pa
     found["hidden"] = ["interval"]
     text = page(tmp_path, found)
     assert "SEEDED NOISE: NO PRIVACY" in text
+    found["privacy"] = {**found["privacy"], "mode": "without", "spent": []}
+    text = page(tmp_path, found)
+    assert "- not there, for there are too few patients: interval" in text
+    assert "The head itself has no figure: not measured." in text
+    assert "noise" not in text.casefold()
     assert "On 376 patients" not in text
     assert "band:" not in text
 

@@ -162,7 +162,7 @@ def test_a_store_of_a_version_that_spelled_otherwise_takes_nobody(
     assert isinstance(asked.exception, Refused)
     assert asked.exception.reason == "names"
     pseudonym = document("show", "--home", home, "--patients")["catalogue"][0]["pseudonym"]
-    document("withdraw", "--pseudonym", pseudonym, "--home", home, "--yes")
+    assert refused("withdraw", "--pseudonym", pseudonym, "--home", home, "--yes") == "names"
     document("remove", "--all", "--home", home, "--yes")
     assert refused("add", folder, "--home", home, "--yes") == "names"
     assert "3 patients were withdrawn" in str(run("add", folder, "--home", home, "--yes").exception)
