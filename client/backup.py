@@ -106,3 +106,6 @@ def _mark(home: NodeHome) -> None:
     prepare(home.never_back_up)
     text = b"restored from a backup; run: fedprint-node restored\n"
     write_atomic(home.never_back_up / "writes", text, mode=0o600)
+    if not (home.store / "manifest.json").is_file():
+        text = b"restored without the window store: who withdrew has to be withdrawn again\n"
+        write_atomic(home.store_lost, text, mode=0o600)

@@ -48,7 +48,8 @@ def add(
         bool,
         typer.Option(
             "--withdrawals-hold",
-            help="Of a store of an earlier version: who was withdrawn is withdrawn again.",
+            help="After an upgrade, or a restore without the store: who had withdrawn is "
+            "withdrawn again.",
         ),
     ] = False,
     home: Home = None,

@@ -6,6 +6,7 @@ HOME/drift/baseline.json, sealed like the window store. Patients that have left 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from shared_model.warm_start import if_packaged, preset_of
 
 KIND = "drift baseline"
 LARGEST_BYTES = 512 * 1024 * 1024
+_FORMER_FORMAT = re.compile(rb'"format": ?"drift-[12]"')
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Mean = Annotated[
     tuple[Finite, ...], Field(min_length=FINGERPRINT_SIZE, max_length=FINGERPRINT_SIZE)
@@ -47,10 +49,11 @@ class _Patient(_Strict):
 
 
 class Baseline(_Strict):
-    """made: day (UTC). What a patient lacks is not there. drift-1: its patients are named by the
+    """made: day (UTC). What a patient lacks is not there. former: its patients are named by the
     rule of an earlier version, as those of a store of it."""
 
-    format: Literal["drift-1", "drift-2"] = "drift-2"
+    format: Literal["drift-3"] = "drift-3"
+    former: bool = False
     made: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
     model_digest: Hex64
     patients: tuple[_Patient, ...]
@@ -72,7 +75,7 @@ class Baseline(_Strict):
             }
             patients.append(_Patient(pseudonym=name, means=means, figures=figures))
         return cls(
-            format="drift-1" if former else "drift-2",
+            former=former,
             made=made,
             model_digest=model_digest,
             patients=tuple(patients),
@@ -106,8 +109,9 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
     """The reference, without patients that have left the store; they are erased from the file.
 
     Raises:
-        OurMistake: there is none. Refused: damaged, of another store key, of another model, or its
-            patients are named by another rule than the store's: that one is erased.
+        OurMistake: there is none. Refused: damaged, of another store key, of another model; of an
+            earlier version, or its patients are named by another rule than the store's: it is
+            erased then.
     """
     path = home.drift / "baseline.json"
     if not path.exists():
@@ -116,13 +120,21 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
             do="Run: fedprint-node drift --baseline. Later patients are compared with it.",
         )
     data = read_own(home, path, KIND, LARGEST_BYTES)
+    if _FORMER_FORMAT.search(data):
+        path.unlink()
+        raise Refused(
+            "The reference is of an earlier version, and holds not all patients nor all figures "
+            "that are compared now. It is erased.",
+            reason="files",
+            do=f"Make it again: {home.command('drift', '--baseline')}",
+        )
     try:
         found = Baseline.model_validate_json(data)
     except (ValidationError, ValueError) as error:
         raise Refused(f"{path.name} is no drift reference.", reason="files", do=AGAIN) from error
     here = {row.pseudonym for row in store.catalogue()}
     kept = tuple(one for one in found.patients if one.pseudonym in here)
-    if (found.format == "drift-1") != store.former:
+    if found.former != store.former:
         path.unlink()
         raise Refused(
             "The reference is of an earlier version than the store: its patients may be in there "

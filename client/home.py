@@ -39,6 +39,11 @@ class NodeHome:
         return self.root / "policy.toml"
 
     @property
+    def store_lost(self) -> Path:
+        """There after a restore without the window store: who withdrew is not known."""
+        return self.root / "store-not-restored"
+
+    @property
     def identity_key(self) -> Path:
         return self.root / "keys" / "identity.pem"
 

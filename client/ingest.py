@@ -21,7 +21,7 @@ from client.store_key import key_of
 from client.store_part_write import refusal_counts
 from client.store_write import StoreWriter
 from shared_model.config import CHANNELS
-from shared_model.errors import DataFault, OurMistake
+from shared_model.errors import DataFault, OurMistake, Refused
 from shared_model.windows import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def add_recordings(
     report = AddReport()
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         writer.refuse_former_names(withdrawals_hold=withdrawals_hold)
+        _refuse_lost_withdrawals(home, withdrawals_hold)
         report.data_set = _data_set_name(writer, source, name)
         known = writer.recordings()
         part = writer.new_part(report.data_set, source)
@@ -151,10 +152,23 @@ def add_recordings(
                 on_item()
             before_commit(report)
             report.version = part.commit()
+            home.store_lost.unlink(missing_ok=True)
         except BaseException:
             part.abandon()
             raise
     return report
+
+
+def _refuse_lost_withdrawals(home: NodeHome, withdrawals_hold: bool) -> None:
+    """Raises Refused after a restore without the store, which held who withdrew."""
+    if home.store_lost.exists() and not withdrawals_hold:
+        raise Refused(
+            "This folder was restored from a backup without the window store: who had withdrawn "
+            "would come back.",
+            reason="names",
+            do="Withdraw each patient again (fedprint-node data withdraw), then say "
+            "--withdrawals-hold.",
+        )
 
 
 def _add_item(
@@ -229,14 +243,15 @@ def _data_set_name(writer: StoreWriter, source: str, name: str | None) -> str:
 
 
 def open_writer(home: NodeHome) -> StoreWriter:
-    """A writer of the node's store, which must exist.
+    """A writer of the node's store, which must exist, but where it was not restored.
 
     Raises:
         OurMistake: there is no store, or one of its keys is gone.
         Refused: it is not encrypted as is configured (reason "store-key").
     """
     store_key = key_of(home)
-    read_manifest(home.store, store_key)
+    if not home.store_lost.exists() or (home.store / "manifest.json").exists():
+        read_manifest(home.store, store_key)
     return StoreWriter(home.store, load_key(home.pseudonym_key), store_key)
 
 

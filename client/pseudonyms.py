@@ -27,6 +27,10 @@ _POWER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+[eE][+-]?[0-9]+|[eE]\+[0-9]{2,})")
 SPELLING = 3
 """Of the rule by which an identifier becomes a name; grows when one becomes another name than
 before. 1: 101.0 was another than 101. 2: 1.000 was 1 or a name, 1.2E7 a name."""
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 _EXACT = 2**53
 """From here on, several whole numbers are one float64."""
 
@@ -92,7 +96,7 @@ def id_text(cell: object) -> str:
         exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
         return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
     text = unicodedata.normalize("NFKC", str(cell))
-    text = plain_spaces("".join(one for one in text if unicodedata.category(one) != "Cf"))
+    text = plain_spaces("".join(one for one in text if not _is_unseen(one)))
     if _POWER.fullmatch(text) or _THOUSAND.fullmatch(text):
         return ""
     whole = _WHOLE.fullmatch(text)
@@ -102,6 +106,12 @@ def id_text(cell: object) -> str:
     if point and float(digits) >= _EXACT:
         return ""
     return f"-{digits}" if sign == "-" and digits.strip("0") else digits
+
+
+def _is_unseen(one: str) -> bool:
+    """A control, a format character, or another that no screen shows (Unicode's
+    Default_Ignorable_Code_Point beyond these)."""
+    return unicodedata.category(one) in {"Cc", "Cf"} or _IGNORABLE.match(one) is not None
 
 
 def same_patient(cell: object) -> str:

@@ -158,11 +158,11 @@ class StoreWriter:
         named = self.manifest.named_anew()
         if named.withdrawn_before and not withdrawals_hold:
             raise Refused(
-                f"{named.withdrawn_before} patients were withdrawn when some identifiers were "
-                "spelled otherwise: they could come back under other names.",
+                f"{named.withdrawn_before} withdrawals are of an earlier store, which spelled some "
+                "identifiers otherwise: these patients could come back under other names.",
                 reason="names",
-                do="Withdraw each again by identifier (fedprint-node data withdraw), then say "
-                "--withdrawals-hold.",
+                do="Withdraw each patient again by identifier (fedprint-node data withdraw), those "
+                "too who may have been already; then say --withdrawals-hold.",
             )
         self.manifest = named.model_copy(update={"withdrawn_before": 0})
 

@@ -63,6 +63,7 @@ RECORDING_NAMES = (
     "file_name",
 )
 """Names of the column that ties a row to a file, best first."""
+_MOST_FLAGS = 8
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 
 
@@ -137,7 +138,7 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
 
 def _is_of_samples(text: str, dialect: Dialect, tie: str, channels: list[str]) -> bool:
     """Whether the first rows have at most half as many recordings as there are rows, or numbers
-    alone in a channel."""
+    alone in a channel, and more than flags and grades are."""
     lines = lines_of(text)[dialect.skip + 1 :]
     with guarded("table"):
         rows = list(csv.reader(lines, delimiter=dialect.delimiter))
@@ -147,13 +148,14 @@ def _is_of_samples(text: str, dialect: Dialect, tie: str, channels: list[str]) -
         place = dialect.header.index(column)
         return [row[place].strip() for row in rows]
 
-    def is_sample(cell: str) -> bool:
-        return cell in MISSING or _is_number(cell.replace(dialect.decimal, "."))
+    def is_measured(column: str) -> bool:
+        found = {cell for cell in cells(column) if cell not in MISSING}
+        numbers = all(_is_number(cell.replace(dialect.decimal, ".")) for cell in found)
+        return numbers and len(found) > _MOST_FLAGS
 
     named = cells(tie)
     return len(named) > 1 and (
-        2 * len(set(named)) <= len(named)
-        or any(all(map(is_sample, cells(one))) for one in channels)
+        2 * len(set(named)) <= len(named) or any(is_measured(one) for one in channels)
     )
 
 

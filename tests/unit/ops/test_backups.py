@@ -86,6 +86,12 @@ def test_node_comes_back_in_a_new_folder_and_does_not_start_before_it_says_resto
         assert (new.root / name).read_bytes() == (alpha.root / name).read_bytes()
     left_out = ("never-back-up/ledger", "never-back-up/epoch.json", "logs", "state", "store")
     assert not any((new.root / name).exists() for name in left_out)
+    assert new.store_lost.exists()  # with it who withdrew
+    kept, whole = NodeHome(tmp_path / "kept"), tmp_path / "with store"
+    on_node("backup", whole, "--with-store", "--passphrase-file", secret, "--home", alpha.root)
+    on_node("restore", whole, "--passphrase-file", secret, "--home", kept.root)
+    there = (kept.store / "manifest.json").exists()
+    assert kept.store_lost.exists() != there
     with pytest.raises(Refused, match="restored from a backup") as refused:
         node.check_books(new)
     assert refused.value.reason == "restored"

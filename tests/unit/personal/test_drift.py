@@ -299,7 +299,7 @@ def test_a_reference_of_another_rule_of_names_than_the_store_is_refused(home, mo
     monkeypatch.setattr("client.store.WindowStore.former", True)
     assert run(home, "--baseline").exit_code == 0
     path = home.drift / "baseline.json"
-    assert json.loads(path.read_bytes())["format"] == "drift-1"
+    assert json.loads(path.read_bytes())["former"]
     assert run(home).exception.reason == "few-patients"
     monkeypatch.setattr("client.store.WindowStore.former", False)
     assert cannot_tell(run(home, "--json")) == "names"
@@ -307,6 +307,11 @@ def test_a_reference_of_another_rule_of_names_than_the_store_is_refused(home, mo
     assert isinstance(run(home).exception, OurMistake)
     assert run(home, "--baseline").exit_code == 0
     assert run(home).exception.reason == "few-patients"
+    for earlier in ("drift-1", "drift-2"):
+        told = {**json.loads(path.read_bytes()), "format": earlier}
+        path.write_text(json.dumps(told))
+        assert cannot_tell(run(home, "--json")) == "files"
+        assert run(home, "--baseline").exit_code == 0
 
 
 def test_a_reference_of_another_model_or_damaged_is_refused(home):

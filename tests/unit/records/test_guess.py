@@ -376,13 +376,14 @@ def test_events_and_samples_with_a_recordings_name_are_no_table(
 
 
 @pytest.mark.parametrize("header", ["time_ms,ECG", "Zeit_ms,ppg", "time,II", "t,pleth"])
+@pytest.mark.parametrize("cells", [("good", "bad"), ("1", "0"), ("", "")])
 def test_a_table_with_times_may_have_labels_called_like_sensors(
-    tmp_path: Path, make: ModuleType, header: str
+    tmp_path: Path, make: ModuleType, header: str, cells: tuple[str, str]
 ) -> None:
     """Its patients were nobody's, and a cell of it was no number."""
     for name in ("r0", "r1"):
         make.csv_file(tmp_path / f"{name}.csv")
-    rows = "r0,a,33,good\nr1,b,34,bad\n"
+    rows = f"r0,a,33,{cells[0]}\nr1,b,34,{cells[1]}\n"
     (tmp_path / "table.csv").write_text(f"recording,patient_id,{header}\n{rows}")
     found = list(read_folder(tmp_path))
     assert [one.patient for one in found if isinstance(one, Recording)] == ["a", "b"]

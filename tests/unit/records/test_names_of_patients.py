@@ -53,6 +53,14 @@ def test_whole_number_is_one_patient_however_it_is_stored(cell: object) -> None:
 @pytest.mark.parametrize(
     "cell",
     [
+        "101\0",
+        "\x7f101",
+        "1\x1b01",
+        "101\ufe0f",
+        "1\u034f01",
+        "101\u3164",
+        "\u2800101",
+        "101\U000e0100",
         "101\u200b",
         "\ufeff101",
         "1\u00ad01",

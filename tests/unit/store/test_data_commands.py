@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     from typer.testing import CliRunner, Result
 
 from client.cli_data import NAMED_BEFORE, app
+from client.doctor_home import check_store, former_names
 from client.guess import NAMED
 from client.home import NodeHome
 from client.ingest import AddReport, add_recordings
@@ -165,12 +167,44 @@ def test_a_store_of_a_version_that_spelled_otherwise_takes_nobody(
     assert refused("withdraw", "--pseudonym", pseudonym, "--home", home, "--yes") == "names"
     document("remove", "--all", "--home", home, "--yes")
     assert refused("add", folder, "--home", home, "--yes") == "names"
-    assert "3 patients were withdrawn" in str(run("add", folder, "--home", home, "--yes").exception)
+    assert "3 withdrawals are of an earlier store" in str(
+        run("add", folder, "--home", home, "--yes").exception
+    )
     hold = ("--withdrawals-hold", "--home", home, "--yes")
     assert document("add", folder, *hold)["withdrawn"] == 3
     assert document("add", other, *hold)["added"] == 1
     again = write_folder(tmp_path / "again", patients=("102",), seed=2)
     assert document("add", again, "--home", home, "--yes")["added"] == 1
+
+
+def test_after_a_restore_without_the_store_withdrawals_are_said_again(
+    folder: Path, home: Path
+) -> None:
+    """Who had withdrawn came back, for nothing else held the list."""
+    document("add", folder, "--home", home, "--yes")
+    rmtree(home / "store")
+    NodeHome.find(home).store_lost.touch()
+    assert refused("add", folder, "--home", home, "--yes") == "names"
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    assert refused("add", folder, "--home", home, "--yes") == "names"
+    found = document("add", folder, "--withdrawals-hold", "--home", home, "--yes")
+    assert (found["added"], found["withdrawn"]) == (2, 1)
+    assert not NodeHome.find(home).store_lost.exists()
+    assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
+
+
+def test_doctor_says_that_names_are_of_an_earlier_version(folder: Path, home: Path) -> None:
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    assert former_names(place) is None
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    made_before(home)
+    what, do = former_names(place) or ("", "")
+    assert what.startswith("named by an earlier version")
+    assert "data remove --all" in do
+    assert check_store(place).do == do
+    document("remove", "--all", "--home", home, "--yes")
+    assert "--withdrawals-hold" in check_store(place).do
 
 
 def refused(*words: object) -> str:
