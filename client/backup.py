@@ -106,6 +106,10 @@ def _mark(home: NodeHome) -> None:
     prepare(home.never_back_up)
     text = b"restored from a backup; run: fedprint-node restored\n"
     write_atomic(home.never_back_up / "writes", text, mode=0o600)
-    if not (home.store / "manifest.json").is_file():
-        text = b"restored without the window store: who withdrew has to be withdrawn again\n"
-        write_atomic(home.store_lost, text, mode=0o600)
+    mark_withdrawals(home)
+
+
+def mark_withdrawals(home: NodeHome) -> None:
+    """After a restore: the window store is older, or gone, and with it the list of who withdrew."""
+    text = b"restored: who withdrew since the backup has to be withdrawn again\n"
+    write_atomic(home.store_lost, text, mode=0o600)

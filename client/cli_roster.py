@@ -155,6 +155,7 @@ def restored(
     Example: fedprint-node restored
     """
     from client import keys, ledger_file
+    from client.backup import mark_withdrawals
     from client.ledger_store import LedgerStore
     from client.node_parts import epoch_keys, outbox_of
     from shared_model import signing
@@ -168,6 +169,13 @@ def restored(
             ledger_file.forget_note(place)
         found = epoch_keys(place).erase()
         outbox.accept_restored()
+        mark_withdrawals(place)
+    _print(
+        [
+            "Patients who have withdrawn since the backup are not known here: withdraw them again "
+            "(fedprint-node data withdraw) before this node starts."
+        ]
+    )
     _print(["The epoch's key is erased." if found else "There was no epoch's key."])
     try:
         key = signing.load_key_file(place.identity_key)

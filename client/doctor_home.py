@@ -141,6 +141,11 @@ def check_store(home: NodeHome) -> Finding:
         )
     check_openable(home)
     told = former_names(home)
+    if home.store_lost.exists():
+        told = (
+            "restored from a backup: who has withdrawn since is in it again",
+            "Withdraw them again, then: fedprint-node data add FOLDER --withdrawals-hold",
+        )
     if told:
         return attention("store", told[0], told[1])
     return ok("store", f"{'encrypted' if sealed else 'not encrypted'}, can be read")

@@ -40,8 +40,8 @@ class NodeHome:
 
     @property
     def store_lost(self) -> Path:
-        """There after a restore without the window store: who withdrew is not known."""
-        return self.root / "store-not-restored"
+        """There after a restore: who has withdrawn since the backup is not known."""
+        return self.root / "withdrawals-not-known"
 
     @property
     def identity_key(self) -> Path:

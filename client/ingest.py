@@ -160,11 +160,11 @@ def add_recordings(
 
 
 def _refuse_lost_withdrawals(home: NodeHome, withdrawals_hold: bool) -> None:
-    """Raises Refused after a restore without the store, which held who withdrew."""
+    """Raises Refused after a restore: the list of who withdrew is older, or gone."""
     if home.store_lost.exists() and not withdrawals_hold:
         raise Refused(
-            "This folder was restored from a backup without the window store: who had withdrawn "
-            "would come back.",
+            "This folder was restored from a backup: who has withdrawn since, or is in no list for "
+            "the window store is gone, would come back.",
             reason="names",
             do="Withdraw each patient again (fedprint-node data withdraw), then say "
             "--withdrawals-hold.",

@@ -96,7 +96,8 @@ def id_text(cell: object) -> str:
         exact = isinstance(cell, Decimal) or abs(cell) < _EXACT
         return str(int(cell)) if exact and cell.as_integer_ratio()[1] == 1 else ""
     text = unicodedata.normalize("NFKC", str(cell))
-    text = plain_spaces("".join(one for one in text if not _is_unseen(one)))
+    text = "".join(one for one in text if not _is_unseen(one))
+    text = plain_spaces(unicodedata.normalize("NFKC", text))
     if _POWER.fullmatch(text) or _THOUSAND.fullmatch(text):
         return ""
     whole = _WHOLE.fullmatch(text)

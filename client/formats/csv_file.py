@@ -7,7 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ RECORDING_NAMES = (
     "file_name",
 )
 """Names of the column that ties a row to a file, best first."""
-_MOST_FLAGS = 8
+_MOST_FILES = 100_000
 _COLUMN_UNIT = re.compile(r"^.*?\s*[\[(]\s*(?P<unit>[^\])]{1,16})\s*[\])]$")
 
 
@@ -101,8 +101,8 @@ def decode_head(head: bytes) -> str:
 
 def outline(path: Path, mapping: Mapping | None) -> Outline:
     """Header row of a CSV file. Format "table" if it has a column that names recordings, and no
-    times beside few names in many rows, or beside a channel of numbers: those are samples, or
-    events."""
+    times beside few names in many rows, or beside names of no files and a channel of numbers: those
+    are samples, or events."""
     text = decode_head(read_head(path))
     dialect = _dialect(text)
     if dialect is None:
@@ -121,7 +121,7 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
     timed = time is not None or time_column(columns) is not None
     channel = mapping.pick(columns).values() if mapping else filter(lead_of, columns)
     is_table = tie is not None and not (
-        timed and _is_of_samples(text, dialect, tie, [one for one in channel if one != tie])
+        timed and _is_of_samples(path, text, dialect, tie, [one for one in channel if one != tie])
     )
     texts = [Text("column name", name) for name in columns]
     texts += [Text("comment line", line) for line in dialect.comments]
@@ -136,9 +136,9 @@ def outline(path: Path, mapping: Mapping | None) -> Outline:
     )
 
 
-def _is_of_samples(text: str, dialect: Dialect, tie: str, channels: list[str]) -> bool:
-    """Whether the first rows have at most half as many recordings as there are rows, or numbers
-    alone in a channel, and more than flags and grades are."""
+def _is_of_samples(path: Path, text: str, dialect: Dialect, tie: str, channels: list[str]) -> bool:
+    """Whether the first rows have at most half as many recordings as there are rows; or numbers
+    or nothing in a channel, beside names that are no files'."""
     lines = lines_of(text)[dialect.skip + 1 :]
     with guarded("table"):
         rows = list(csv.reader(lines, delimiter=dialect.delimiter))
@@ -149,14 +149,23 @@ def _is_of_samples(text: str, dialect: Dialect, tie: str, channels: list[str]) -
         return [row[place].strip() for row in rows]
 
     def is_measured(column: str) -> bool:
-        found = {cell for cell in cells(column) if cell not in MISSING}
-        numbers = all(_is_number(cell.replace(dialect.decimal, ".")) for cell in found)
-        return numbers and len(found) > _MOST_FLAGS
+        found = (cell for cell in cells(column) if cell not in MISSING)
+        return all(_is_number(cell.replace(dialect.decimal, ".")) for cell in found)
 
     named = cells(tie)
     return len(named) > 1 and (
-        2 * len(set(named)) <= len(named) or any(is_measured(one) for one in channels)
+        2 * len(set(named)) <= len(named)
+        or (any(map(is_measured, channels)) and not _name_files(named, path))
     )
+
+
+def _name_files(cells: list[str], path: Path) -> bool:
+    """Whether at least half of them are names of files beside or below this one."""
+    there: set[str] = set()
+    with guarded("folder"):
+        for one in islice(path.parent.rglob("*"), _MOST_FILES):
+            there |= {one.name, one.stem}
+    return 2 * sum(PurePosixPath(cell).name in there for cell in cells) >= len(cells)
 
 
 def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:

@@ -390,11 +390,13 @@ def test_a_table_with_times_may_have_labels_called_like_sensors(
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("flat", [0, 300])
 def test_samples_with_a_counter_called_record_are_no_table(
-    tmp_path: Path, make: ModuleType
+    tmp_path: Path, make: ModuleType, flat: int
 ) -> None:
-    """They vanished: every row named another recording."""
+    """They vanished: every row named another recording. Also where sensors are off at first."""
     lines = make.csv_file(tmp_path / "r0.csv").read_text().splitlines()
+    lines[1:flat] = [f"{one.split(',')[0]},0.0,0.0" for one in lines[1:flat]]
     rows = [f"{lines[0]},record", *(f"{line},{n}" for n, line in enumerate(lines[1:]))]
     (tmp_path / "r0.csv").write_text("\n".join(rows))
     (found,) = read_folder(ward(tmp_path, "age", ["61"]))

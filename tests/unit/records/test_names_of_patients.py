@@ -76,6 +76,12 @@ def test_what_no_eye_tells_apart_is_one_patient(cell: str) -> None:
     assert same_patient(cell) == "101"
 
 
+@pytest.mark.parametrize("cell", ["Jose\u034f\u0301", "Jose\u200d\u0301", "Jose\ufe0f\u0301"])
+def test_a_name_that_is_spelled_again_stays(cell: str) -> None:
+    """`data add` spells twice, `withdraw` once: the patient was not found."""
+    assert same_patient(cell) == same_patient(same_patient(cell)) == "Jos\u00e9"
+
+
 def test_what_tells_patients_apart_stays() -> None:
     """Zero is somebody; leading zeros and texts with a point in them are kept."""
     kept = {
