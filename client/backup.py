@@ -112,4 +112,4 @@ def _mark(home: NodeHome) -> None:
 def mark_withdrawals(home: NodeHome) -> None:
     """After a restore: the window store is older, or gone, and with it the list of who withdrew."""
     text = b"restored: who withdrew since the backup has to be withdrawn again\n"
-    write_atomic(home.store_lost, text, mode=0o600)
+    write_atomic(home.withdrawals_unknown, text, mode=0o600)

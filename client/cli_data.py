@@ -48,8 +48,7 @@ def add(
         bool,
         typer.Option(
             "--withdrawals-hold",
-            help="After an upgrade, or a restore without the store: who had withdrawn is "
-            "withdrawn again.",
+            help="After an upgrade or a restore: who had withdrawn is withdrawn again.",
         ),
     ] = False,
     home: Home = None,
@@ -214,7 +213,7 @@ def withdraw(
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     with open_writer(place) as writer:
         before = pseudonym in writer.withdrawn
-        former = writer.former
+        former = writer.manifest.former
         erased = writer.withdraw(pseudonym)
     text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
     if erased == 0:

@@ -140,21 +140,21 @@ def check_store(home: NodeHome) -> Finding:
             "If no unit has LoadCredential: name the key under [store] in node.toml.",
         )
     check_openable(home)
-    told = former_names(home)
-    if home.store_lost.exists():
-        told = (
+    if home.withdrawals_unknown.exists():
+        return attention(
+            "store",
             "restored from a backup: who has withdrawn since is in it again",
             "Withdraw them again, then: fedprint-node data add FOLDER --withdrawals-hold",
         )
+    told = former_names(home)
     if told:
-        return attention("store", told[0], told[1])
+        return attention("store", *told)
     return ok("store", f"{'encrypted' if sealed else 'not encrypted'}, can be read")
 
 
 def former_names(home: NodeHome) -> tuple[str, str] | None:
     """That patients in the store, or withdrawals, are named by the rule of an earlier version, and
     what to do; None: they are not, or nobody here has the key to see it."""
-    from client import store_format as fmt
     from client.store import read_manifest
     from client.store_key import key_of
     from shared_model.errors import OurMistake, Refused
@@ -163,7 +163,7 @@ def former_names(home: NodeHome) -> tuple[str, str] | None:
         manifest, _ = read_manifest(home.store, key_of(home))
     except (OurMistake, Refused):
         return None
-    if manifest.format == fmt.FORMER and manifest.parts:
+    if manifest.former:
         return (
             "named by an earlier version: nothing can be added, and labels of now may miss some",
             "Run: fedprint-node data remove --all. Then add each folder again.",

@@ -7,7 +7,8 @@ HOME/drift/baseline.json, sealed like the window store. Patients that have left 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -102,7 +103,7 @@ class Baseline(_Strict):
 def save(home: NodeHome, baseline: Baseline) -> bool:
     """Write it over an earlier one; whether it is sealed."""
     data = canonical.encode(baseline.model_dump(mode="json"))
-    return write_own(home, home.drift / "baseline.json", KIND, data)
+    return write_own(home, _path(home), KIND, data)
 
 
 def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
@@ -113,7 +114,7 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
             earlier version, or its patients are named by another rule than the store's: it is
             erased then.
     """
-    path = home.drift / "baseline.json"
+    path = _path(home)
     if not path.exists():
         raise OurMistake(
             "There is no reference to compare with yet.",
@@ -121,27 +122,25 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
         )
     data = read_own(home, path, KIND, LARGEST_BYTES)
     if _FORMER_FORMAT.search(data):
-        path.unlink()
-        raise Refused(
+        _erase(
+            home,
             "The reference is of an earlier version, and holds not all patients nor all figures "
-            "that are compared now. It is erased.",
-            reason="files",
-            do=f"Make it again: {home.command('drift', '--baseline')}",
+            "that are compared now.",
+            "files",
         )
     try:
         found = Baseline.model_validate_json(data)
     except (ValidationError, ValueError) as error:
         raise Refused(f"{path.name} is no drift reference.", reason="files", do=AGAIN) from error
+    if found.former != store.former:
+        _erase(
+            home,
+            "The reference is of an earlier version than the store: its patients may be in there "
+            "under other names.",
+            "names",
+        )
     here = {row.pseudonym for row in store.catalogue()}
     kept = tuple(one for one in found.patients if one.pseudonym in here)
-    if found.former != store.former:
-        path.unlink()
-        raise Refused(
-            "The reference is of an earlier version than the store: its patients may be in there "
-            "under other names. It is erased.",
-            reason="names",
-            do=f"Make it again: {home.command('drift', '--baseline')}",
-        )
     if len(kept) < len(found.patients):
         found = found.model_copy(update={"patients": kept})
         save(home, found)
@@ -154,6 +153,20 @@ def load(home: NodeHome, store: WindowStore, model_digest: str) -> Baseline:
             + if_packaged(found.model_digest, f"{home.command('drift')} --warm-start --preset "),
         )
     return found
+
+
+def _erase(home: NodeHome, why: str, reason: str) -> NoReturn:
+    """A reference that can never be compared with again."""
+    _path(home).unlink()
+    raise Refused(
+        f"{why} It is erased.",
+        reason=reason,
+        do=f"Make it again: {home.command('drift', '--baseline')}",
+    )
+
+
+def _path(home: NodeHome) -> Path:
+    return home.drift / "baseline.json"
 
 
 def _again(home: NodeHome, model_digest: str) -> str:

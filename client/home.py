@@ -39,7 +39,7 @@ class NodeHome:
         return self.root / "policy.toml"
 
     @property
-    def store_lost(self) -> Path:
+    def withdrawals_unknown(self) -> Path:
         """There after a restore: who has withdrawn since the backup is not known."""
         return self.root / "withdrawals-not-known"
 

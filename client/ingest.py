@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.home import NodeHome
-from client.pseudonyms import (
-    keyed_digest,
-    load_key,
-    load_or_create_key,
-    pseudonym_of,
-)
+from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
 from client.store import read_manifest
 from client.store_key import key_of
 from client.store_part_write import refusal_counts
@@ -152,7 +147,7 @@ def add_recordings(
                 on_item()
             before_commit(report)
             report.version = part.commit()
-            home.store_lost.unlink(missing_ok=True)
+            home.withdrawals_unknown.unlink(missing_ok=True)
         except BaseException:
             part.abandon()
             raise
@@ -161,7 +156,7 @@ def add_recordings(
 
 def _refuse_lost_withdrawals(home: NodeHome, withdrawals_hold: bool) -> None:
     """Raises Refused after a restore: the list of who withdrew is older, or gone."""
-    if home.store_lost.exists() and not withdrawals_hold:
+    if home.withdrawals_unknown.exists() and not withdrawals_hold:
         raise Refused(
             "This folder was restored from a backup: who has withdrawn since, or is in no list for "
             "the window store is gone, would come back.",
@@ -250,7 +245,7 @@ def open_writer(home: NodeHome) -> StoreWriter:
         Refused: it is not encrypted as is configured (reason "store-key").
     """
     store_key = key_of(home)
-    if not home.store_lost.exists() or (home.store / "manifest.json").exists():
+    if not home.withdrawals_unknown.exists() or (home.store / "manifest.json").exists():
         read_manifest(home.store, store_key)
     return StoreWriter(home.store, load_key(home.pseudonym_key), store_key)
 

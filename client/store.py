@@ -152,7 +152,7 @@ class WindowStore:
     @property
     def former(self) -> bool:
         """It holds patients whom an earlier version named by another rule."""
-        return self._manifest.format == fmt.FORMER and bool(self._manifest.parts)
+        return self._manifest.former
 
     @property
     def withdrawn_count(self) -> int:

@@ -91,6 +91,11 @@ class Manifest(_Frozen):
     withdrawn: list[Hex32] = []
     withdrawn_before: Count = 0
 
+    @property
+    def former(self) -> bool:
+        """It holds patients whom an earlier version named by another rule."""
+        return self.format == FORMER and bool(self.parts)
+
     def named_anew(self) -> Manifest:
         """Of a store that holds nobody any more: from now on named by the present rule."""
         if self.format == FORMAT or self.parts:

@@ -134,11 +134,6 @@ class StoreWriter:
     def withdrawn(self) -> frozenset[str]:
         return frozenset(self.manifest.withdrawn)
 
-    @property
-    def former(self) -> bool:
-        """It holds patients whom an earlier version named by another rule."""
-        return self.manifest.format == fmt.FORMER and bool(self.manifest.parts)
-
     def refuse_former_names(self, *, withdrawals_hold: bool) -> None:
         """Before recordings are added: one person under two rules of names would be two privacy
         units, and who withdrew would come back. What `withdrawals_hold` says is kept with the next
@@ -148,7 +143,7 @@ class StoreWriter:
             Refused: it holds patients named by an earlier version, or withdrawals of one of which
                 nobody says that they hold (reason "names").
         """
-        if self.former:
+        if self.manifest.former:
             raise Refused(
                 "The window store is of a version that spelled some identifiers otherwise: its "
                 "patients could be added a second time, under other names.",

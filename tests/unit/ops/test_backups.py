@@ -86,7 +86,7 @@ def test_node_comes_back_in_a_new_folder_and_does_not_start_before_it_says_resto
         assert (new.root / name).read_bytes() == (alpha.root / name).read_bytes()
     left_out = ("never-back-up/ledger", "never-back-up/epoch.json", "logs", "state", "store")
     assert not any((new.root / name).exists() for name in left_out)
-    assert new.store_lost.exists()  # with it who withdrew
+    assert new.withdrawals_unknown.exists()  # with it who withdrew
     with pytest.raises(Refused, match="restored from a backup") as refused:
         node.check_books(new)
     assert refused.value.reason == "restored"
@@ -164,7 +164,7 @@ def test_windows_are_in_the_backup_only_if_asked_for(
     assert (facts["site"], facts["encrypted"]) == ("alpha", False)
     on_node("restore", file, "--home", new.root)
     assert (new.root / "store" / "manifest.json").exists()
-    assert new.store_lost.exists()  # who withdrew after the backup is in it again
+    assert new.withdrawals_unknown.exists()  # who withdrew after the backup is in it again
 
 
 def test_restore_never_writes_over_a_folder(alpha: NodeHome, tmp_path: Path) -> None:

@@ -183,13 +183,13 @@ def test_after_a_restore_without_the_store_withdrawals_are_said_again(
     """Who had withdrawn came back, for nothing else held the list."""
     document("add", folder, "--home", home, "--yes")
     rmtree(home / "store")
-    NodeHome.find(home).store_lost.touch()
+    NodeHome.find(home).withdrawals_unknown.touch()
     assert refused("add", folder, "--home", home, "--yes") == "names"
     document("withdraw", "ward-b", "--home", home, "--yes")
     assert refused("add", folder, "--home", home, "--yes") == "names"
     found = document("add", folder, "--withdrawals-hold", "--home", home, "--yes")
     assert (found["added"], found["withdrawn"]) == (2, 1)
-    assert not NodeHome.find(home).store_lost.exists()
+    assert not NodeHome.find(home).withdrawals_unknown.exists()
     assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
 
 
