@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from client import keys, node
+from client import keys, node, withdrawals
 from client.epochs import prepare
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
@@ -106,10 +106,4 @@ def _mark(home: NodeHome) -> None:
     prepare(home.never_back_up)
     text = b"restored from a backup; run: fedprint-node restored\n"
     write_atomic(home.never_back_up / "writes", text, mode=0o600)
-    mark_withdrawals(home)
-
-
-def mark_withdrawals(home: NodeHome) -> None:
-    """After a restore: the window store is older, or gone, and with it the list of who withdrew."""
-    text = b"restored: who withdrew since the backup has to be withdrawn again\n"
-    write_atomic(home.withdrawals_unknown, text, mode=0o600)
+    withdrawals.mark_unknown(home)

@@ -1,11 +1,11 @@
-"""fedprint-node data: add, show, remove, withdraw; every command leaves a whole store behind.
+"""fedprint-node data: add, show, remove; every command leaves a whole store behind.
 
-How the store is encrypted and verified is in `client.cli_data_key`.
+How the store is encrypted and verified is in `client.cli_data_key`, who withdraws in
+`client.cli_withdraw`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client import cli_data_key
+from client import cli_data_key, cli_withdraw, withdrawals
 from client.cli_data_parts import AsJson, Home, Yes, confirm, done
 from client.home import NodeHome
 from shared_model import terminal
-from shared_model.errors import DataFault, OurMistake, Refused
+from shared_model.errors import DataFault, OurMistake
 
 if TYPE_CHECKING:
     from client.ingest import AddReport
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 cli_data_key.register(app)
+cli_withdraw.register(app)
 
 NAMED_BEFORE = (
     "Named by an earlier version: some identifiers were spelled otherwise. Nothing can be added "
@@ -32,7 +33,6 @@ NAMED_BEFORE = (
 )
 _SHOWN_FINDINGS = 20
 _SHOWN_FAULTS = 50
-_PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 
 
 @app.command()
@@ -107,8 +107,10 @@ def show(
     """
     from client.store import open_store
 
-    store = open_store(NodeHome.find(home), full=True)
+    place = NodeHome.find(home)
+    store = open_store(place, full=True)
     summary = summary_of_store(store)
+    summary["withdrawals_known"] = not withdrawals.are_unknown(place)
     if sheet is not None:
         from client.contact_sheet import write_sheet
 
@@ -130,6 +132,12 @@ def show(
     terminal.out.print(cli_data_key.in_words(store), highlight=False)
     if store.former:
         terminal.out.print(NAMED_BEFORE, highlight=False)
+    if not summary["withdrawals_known"]:
+        terminal.out.print(
+            "Restored from a backup: who has withdrawn since may be in it, and nothing trains. "
+            f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}",
+            highlight=False,
+        )
     if patients:
         rows = [
             {"pseudonym": row.pseudonym, "data sets": ", ".join(row.data_sets),
@@ -167,73 +175,6 @@ def remove(
         erased = writer.remove(name)
     done({"removed": name or "all", "recordings": erased}, f"Erased {what}: {erased} recordings. "
           "The privacy budget already spent on them stays spent.", as_json=as_json)  # fmt: skip
-
-
-@app.command()
-def withdraw(
-    patient: Annotated[
-        str | None, typer.Argument(help="The patient's identifier, as in the recordings.")
-    ] = None,
-    pseudonym: Annotated[
-        str | None, typer.Option(help="Instead: the pseudonym, 32 hexadecimal digits.")
-    ] = None,
-    home: Home = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
-    """Take a patient out of every later round, for good: erased now, left out of later adds.
-
-    What the patient's data contributed to past rounds stays in the model, covered by its privacy
-    guarantee, and stays booked. Write - for PATIENT to be asked for it, so that the identifier is
-    not kept in the shell's history.
-
-    Example: fedprint-node data withdraw - --yes
-    """
-    from client.ingest import open_writer
-    from client.pseudonyms import load_key, pseudonym_of, same_patient
-
-    place = NodeHome.find(home)
-    if (patient is None) == (pseudonym is None):
-        raise OurMistake("Give the patient's identifier, or --pseudonym.", do="See --help.")
-    if pseudonym is None:
-        if patient == "-":
-            patient = typer.prompt("Patient identifier", hide_input=True, err=True)
-        if not same_patient(patient):
-            raise OurMistake(
-                "That identifies nobody: it means that a value is missing, or is a number whose "
-                "digits may be lost.",
-                do="Give the identifier as the recordings have it, or --pseudonym.",
-            )
-        pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
-    elif not _PSEUDONYM.fullmatch(pseudonym):
-        raise OurMistake(
-            "A pseudonym is 32 small hexadecimal digits.",
-            do="See: fedprint-node data show --patients",
-        )
-    confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
-    with open_writer(place) as writer:
-        before = pseudonym in writer.withdrawn
-        former = writer.manifest.former
-        erased = writer.withdraw(pseudonym)
-    text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
-    if erased == 0:
-        text += (
-            " The patient had been withdrawn before." if before
-            else " No recording of this patient was in the store: check the identifier."
-        )  # fmt: skip
-    done(
-        {"pseudonym": pseudonym, "recordings": erased, "already_withdrawn": before},
-        text,
-        as_json=as_json,
-    )
-    if former:
-        raise Refused(
-            "The store is of a version that spelled some identifiers otherwise: it may hold more "
-            "of this patient, under another name.",
-            reason="names",
-            do="Run: fedprint-node data remove --all. Then add each folder again: the patient "
-            "stays out.",
-        )
 
 
 @app.command("mapping")

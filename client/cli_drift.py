@@ -137,10 +137,10 @@ def _keep(place: NodeHome, packaged: str | None, as_json: bool) -> None:
     from client import drift as check
     from client import drift_files
     from client.cli_progress import counting_bar
-    from client.store import open_store
+    from client.store import open_for_use
 
     _, digest, model = opened_model(place, None, packaged)
-    store = open_store(place)
+    store = open_for_use(place)
     with counting_bar("patients") as on_patient:
         now = check.measure(store, model, on_patient=on_patient)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -164,11 +164,11 @@ def _since_reference(
     from client import drift_files
     from client.cli_progress import counting_bar
     from client.drift_plot import draw
-    from client.store import open_store
+    from client.store import open_for_use
     from shared_model import simulated_windows
 
     _, digest, model = opened_model(place, None, packaged)
-    store = open_store(place)
+    store = open_for_use(place)
     reference = drift_files.load(place, store, digest)
     then = reference.measures
     held = frozenset(then.pseudonyms)
@@ -178,6 +178,7 @@ def _since_reference(
     later = now.only(lambda name: name not in held)
     simulated = check.measure_simulated(simulated_windows.packaged(), model)
     rows = check.compare(then, later, simulated)
+    check.refuse_shares_alone(rows)
     ratios = {
         "then": check.over_simulated(then, simulated),
         "now": check.over_simulated(later, simulated),
@@ -201,7 +202,7 @@ def _against_head(
     from client import drift_files, drift_head, personal
     from client.cli_progress import counting_bar
     from client.site_fingerprints import of_items
-    from client.store import open_store
+    from client.store import open_for_use
     from shared_model.heads.answers import refuse_other_model
 
     _, digest, run = model_in_use(place, None, packaged)
@@ -215,7 +216,7 @@ def _against_head(
         opened, signature = _opened(place, Path(named), signer)
         refuse_other_model(opened, digest, again)
         trained = drift_head.of_head(opened)
-    store = open_store(place)
+    store = open_for_use(place)
     reference = drift_files.load(place, store, digest) if new else None
     with counting_bar("fingerprints") as on_patient:
         patients = of_items(store, run, trained.sensors, trained.item, on_patient=on_patient)

@@ -225,7 +225,7 @@ def site_patients(
     from client.cli_progress import counting_bar
     from client.fingerprints import FROM_WARM_START, SENSORS
     from client.site_fingerprints import of_store
-    from client.store import open_store
+    from client.store import open_for_use
 
     if sensors not in SENSORS:
         raise OurMistake(f"--sensors is one of {', '.join(SENSORS)}.")
@@ -233,7 +233,7 @@ def site_patients(
     if head is not None:
         again = place.command("personal", "apply", head.name)
         personal.refuse_other_model(head, digest, f"{again} --warm-start --preset ")
-    store = open_store(place)
+    store = open_for_use(place)
     with counting_bar("fingerprints") as on_patient:
         found = of_store(store, run, sensors, on_patient=on_patient)
     source = FROM_WARM_START if used is None else f"release {used.manifest.number}"
@@ -243,9 +243,9 @@ def site_patients(
 def _labelled_having(place: NodeHome, labels: Labels, sensors: str) -> int:
     """Labelled patients of whom there is a fingerprint of these sensors."""
     from client.site_fingerprints import patients_having
-    from client.store import open_store
+    from client.store import open_for_use
 
-    return len(patients_having(open_store(place), sensors) & set(labels.values))
+    return len(patients_having(open_for_use(place), sensors) & set(labels.values))
 
 
 def _name_of(column: str) -> str:

@@ -154,8 +154,7 @@ def restored(
 
     Example: fedprint-node restored
     """
-    from client import keys, ledger_file
-    from client.backup import mark_withdrawals
+    from client import keys, ledger_file, withdrawals
     from client.ledger_store import LedgerStore
     from client.node_parts import epoch_keys, outbox_of
     from shared_model import signing
@@ -169,11 +168,11 @@ def restored(
             ledger_file.forget_note(place)
         found = epoch_keys(place).erase()
         outbox.accept_restored()
-        mark_withdrawals(place)
+        withdrawals.mark_unknown(place)
     _print(
         [
-            "Patients who have withdrawn since the backup are not known here: withdraw them again "
-            "(fedprint-node data withdraw) before this node starts."
+            "Patients who have withdrawn since the backup are not known here, and nothing trains. "
+            f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}"
         ]
     )
     _print(["The epoch's key is erased." if found else "There was no epoch's key."])

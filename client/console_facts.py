@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from client import keys, state
+from client import keys, state, withdrawals
 from client.approvals import LOOK, RunFiles
 from client.home import NodeHome
 from client.ledger_store import LedgerStore
@@ -190,6 +190,12 @@ class Facts:
             found.append(
                 Warning("This node's folder was restored from a backup: it does not know all "
                         "that it has signed and spent.", "Run: fedprint-node restored", "bad")
+            )  # fmt: skip
+        elif withdrawals.are_unknown(self.home):
+            found.append(
+                Warning("This node was restored from a backup: who has withdrawn since is not "
+                        "known, and nothing trains.",
+                        f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}", "bad")
             )  # fmt: skip
         spending = self.spending()
         if isinstance(spending, Unread):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 
-from client import keys, registry_client
+from client import keys, registry_client, withdrawals
 from client.home import NodeHome
 from client.policy import Policy, installed_code
 from client.rosters import RosterBook
@@ -131,6 +131,8 @@ def check_store(home: NodeHome) -> Finding:
     from client.store_key import credential_is_given, key_of
 
     if not (home.store / "manifest.json").is_file():
+        if withdrawals.are_unknown(home):
+            return _restored()
         return attention("store", "no recordings yet", "Run: fedprint-node data add FOLDER")
     sealed = is_encrypted(home.store)
     if sealed and key_of(home) is None and not credential_is_given():
@@ -140,16 +142,20 @@ def check_store(home: NodeHome) -> Finding:
             "If no unit has LoadCredential: name the key under [store] in node.toml.",
         )
     check_openable(home)
-    if home.withdrawals_unknown.exists():
-        return attention(
-            "store",
-            "restored from a backup: who has withdrawn since is in it again",
-            "Withdraw them again, then: fedprint-node data add FOLDER --withdrawals-hold",
-        )
+    if withdrawals.are_unknown(home):
+        return _restored()
     told = former_names(home)
     if told:
         return attention("store", *told)
     return ok("store", f"{'encrypted' if sealed else 'not encrypted'}, can be read")
+
+
+def _restored() -> Finding:
+    return broken(
+        "store",
+        "restored from a backup: who has withdrawn since would be in it again; nothing trains",
+        f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}",
+    )
 
 
 def former_names(home: NodeHome) -> tuple[str, str] | None:

@@ -156,6 +156,26 @@ def refuse_few(then: int, now: int) -> None:
         )
 
 
+def refuse_shares_alone(rows: Sequence[Row]) -> None:
+    """Shares of windows that are alike say nothing of what is in them.
+
+    Raises:
+        CannotTell: nothing drifted, and no fingerprint was compared (reason "few-patients").
+    """
+    seen = [row for row in rows if row.what.startswith("fingerprint")]
+    if any(row.drifted for row in rows) or any(row.adjusted is not None for row in seen):
+        return
+    then, now = max(row.patients_then for row in seen), max(row.patients_now for row in seen)
+    raise CannotTell(
+        f"A usable window is there of {then} patients of the reference and of {now} new ones; "
+        f"fingerprints are compared of {FEWEST_PATIENTS} each. The shares of refused windows alone "
+        "have not drifted.",
+        reason="few-patients",
+        do="See why windows are refused: fedprint-node data show.",
+        counts=_counts(then, now),
+    )
+
+
 def _counts(then: int, now: int) -> dict[str, int]:
     return {"patients_then": then, "patients_now": now, "patients_needed": FEWEST_PATIENTS}
 

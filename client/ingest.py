@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from client import withdrawals
 from client.home import NodeHome
 from client.pseudonyms import keyed_digest, load_key, load_or_create_key, pseudonym_of
 from client.store import read_manifest
@@ -16,7 +17,7 @@ from client.store_key import key_of
 from client.store_part_write import refusal_counts
 from client.store_write import StoreWriter
 from shared_model.config import CHANNELS
-from shared_model.errors import DataFault, OurMistake, Refused
+from shared_model.errors import DataFault, OurMistake
 from shared_model.windows import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def add_recordings(
     report = AddReport()
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         writer.refuse_former_names(withdrawals_hold=withdrawals_hold)
-        _refuse_lost_withdrawals(home, withdrawals_hold)
+        if not withdrawals_hold:
+            withdrawals.refuse_unknown(home, reason="names")
         report.data_set = _data_set_name(writer, source, name)
         known = writer.recordings()
         part = writer.new_part(report.data_set, source)
@@ -147,23 +149,11 @@ def add_recordings(
                 on_item()
             before_commit(report)
             report.version = part.commit()
-            home.withdrawals_unknown.unlink(missing_ok=True)
+            withdrawals.say_they_hold(home)
         except BaseException:
             part.abandon()
             raise
     return report
-
-
-def _refuse_lost_withdrawals(home: NodeHome, withdrawals_hold: bool) -> None:
-    """Raises Refused after a restore: the list of who withdrew is older, or gone."""
-    if home.withdrawals_unknown.exists() and not withdrawals_hold:
-        raise Refused(
-            "This folder was restored from a backup: who has withdrawn since, or is in no list for "
-            "the window store is gone, would come back.",
-            reason="names",
-            do="Withdraw each patient again (fedprint-node data withdraw), then say "
-            "--withdrawals-hold.",
-        )
 
 
 def _add_item(
@@ -245,7 +235,7 @@ def open_writer(home: NodeHome) -> StoreWriter:
         Refused: it is not encrypted as is configured (reason "store-key").
     """
     store_key = key_of(home)
-    if not home.withdrawals_unknown.exists() or (home.store / "manifest.json").exists():
+    if not withdrawals.are_unknown(home) or (home.store / "manifest.json").exists():
         read_manifest(home.store, store_key)
     return StoreWriter(home.store, load_key(home.pseudonym_key), store_key)
 

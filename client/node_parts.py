@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client import keys, node_training
+from client import keys, node_training, withdrawals
 from client.approvals import approvals_of
 from client.books import HospitalBooks, HospitalLedger, HospitalWitness
 from client.epochs import EpochKeys
@@ -72,6 +72,7 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
             from client.store import check_openable
 
             check_openable(home)
+            withdrawals.refuse_unknown(home, reason="not-ready")
 
     def data() -> PatientBatches:
         if pretend.data is not None:

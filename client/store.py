@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client import store_format as fmt
+from client import withdrawals
 from client.home import NodeHome
 from client.store_key import StoreKey, key_of
 from client.store_parts import content, open_rows
@@ -258,6 +259,18 @@ def open_store(home: NodeHome, *, full: bool = False) -> WindowStore:
         Refused, DataFault: see `WindowStore.open`.
     """
     return WindowStore.open(home.store, key_of(home), full=full)
+
+
+def open_for_use(home: NodeHome) -> WindowStore:
+    """As `open_store`, where the windows in it are made into something: not those of patients who
+    have withdrawn.
+
+    Raises:
+        Refused: also when the node was restored and nobody said who has withdrawn since
+            (reason "not-ready").
+    """
+    withdrawals.refuse_unknown(home, reason="not-ready")
+    return open_store(home)
 
 
 def check_openable(home: NodeHome) -> None:

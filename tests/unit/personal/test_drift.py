@@ -12,7 +12,7 @@ import pytest
 from scipy.signal import butter, filtfilt
 from typer.testing import CliRunner
 
-from client import drift, drift_files, drift_plot
+from client import drift, drift_files, drift_plot, withdrawals
 from client import store as store_module
 from client.cli import app
 from client.ingest import open_writer
@@ -235,6 +235,30 @@ def test_a_sensor_that_is_gone_is_a_drift(home, channels, gone):
     for what in gone:
         assert (rows[what]["patients_then"], rows[what]["patients_now"]) == (24, 24)
         assert rows[what]["now"] == (0.75 if what == "refused share" else 0.25)
+
+
+def test_no_drift_is_never_said_of_shares_alone(home):
+    """Sixteen patients without a usable window, then and now: nothing was looked at."""
+    for name, first in (("then", 0), ("now", 20)):
+        made = [broken(one, 0, 1) if one % 20 < 16 else site.prepared(one, 6)
+                for one in range(first, first + 20)]  # fmt: skip
+        named = [(site.patient_name(first + place), one) for place, one in enumerate(made)]
+        site.write(home, named, name)
+        if name == "then":
+            assert run(home, "--baseline").exit_code == 0
+    done = run(home, "--json")
+    assert cannot_tell(done) == "few-patients"
+    said = json.loads(done.stdout)
+    assert (said["patients_then"], said["patients_now"]) == (4, 4)
+
+
+def test_after_a_restore_nothing_is_made_of_the_windows_of_who_may_have_withdrawn(home):
+    """As no round is trained; until somebody says that the withdrawals hold."""
+    site.add(home, range(0, 22, 2))
+    withdrawals.mark_unknown(home)
+    assert cannot_tell(run(home, "--baseline", "--json")) == "not-ready"
+    withdrawals.say_they_hold(home)
+    assert run(home, "--baseline").exit_code == 0
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_and_never_hides_the_verdict(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from node_stand_ins import ROOT_KEY, RUN_KEY, Card, Consortium, key_of
 
-from client import keys, state
+from client import keys, state, withdrawals
 from client.books import ENTRIES_OF_A_ROUND, statement
 from client.home import NodeHome
 from client.node_interfaces import PretendNode
@@ -131,6 +131,21 @@ def test_a_node_whose_store_key_is_gone_is_not_ready_and_books_nothing(home):
         node.ready()
     assert caught.value.reason == "not-ready"
     assert chain_at(home).length == 0
+
+
+def test_a_restored_node_is_not_ready_until_the_withdrawals_hold_and_books_nothing(home):
+    """Who withdrew after the backup is in the store again, and would be trained on."""
+    with StoreWriter(home.store, load_or_create_key(home)) as writer:
+        writer.publish([])
+    node = node_from_home(home)
+    withdrawals.mark_unknown(home)
+    with pytest.raises(Refused, match="withdrawn since") as caught:
+        node.ready()
+    assert caught.value.reason == "not-ready"
+    assert "withdrawals-hold" in caught.value.do
+    assert chain_at(home).length == 0
+    assert withdrawals.say_they_hold(home)
+    node.ready()
 
 
 def test_a_node_that_names_gpus_it_does_not_have_is_not_ready_and_books_nothing(home, monkeypatch):

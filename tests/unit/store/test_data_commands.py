@@ -193,6 +193,24 @@ def test_after_a_restore_without_the_store_withdrawals_are_said_again(
     assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
 
 
+def test_withdrawals_hold_is_said_without_adding_anything(folder: Path, home: Path) -> None:
+    """Of a store that came back with the backup; and never of itself."""
+    place = NodeHome.find(home)
+    hold = ("withdrawals-hold", "--home", home)
+    assert isinstance(run(*hold[:2], home / "x").exception, OurMistake)  # no node there
+    document("add", folder, "--home", home, "--yes")
+    assert document(*hold) == {"was_open": False}
+    place.withdrawals_unknown.touch()
+    assert "nothing trains" in check_store(place).found
+    assert isinstance(run(*hold).exception, OurMistake)  # nobody to be asked
+    assert place.withdrawals_unknown.exists()
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    assert place.withdrawals_unknown.exists()
+    assert document(*hold, "--yes") == {"was_open": True}
+    assert check_store(place).state == "ok"
+    assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
+
+
 def test_doctor_says_that_names_are_of_an_earlier_version(folder: Path, home: Path) -> None:
     place = NodeHome.find(home)
     document("add", folder, "--home", home, "--yes")

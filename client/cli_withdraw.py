@@ -1,0 +1,113 @@
+"""fedprint-node data withdraw, and withdrawals-hold: who is out of every later round."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from client.cli_data_parts import AsJson, Home, Yes, confirm, done
+from client.home import NodeHome
+from shared_model.errors import OurMistake, Refused
+
+_PSEUDONYM = re.compile(r"[0-9a-f]{32}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands."""
+    app.command()(withdraw)
+    app.command()(withdrawals_hold)
+
+
+def withdraw(
+    patient: Annotated[
+        str | None, typer.Argument(help="The patient's identifier, as in the recordings.")
+    ] = None,
+    pseudonym: Annotated[
+        str | None, typer.Option(help="Instead: the pseudonym, 32 hexadecimal digits.")
+    ] = None,
+    home: Home = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a patient out of every later round, for good: erased now, left out of later adds.
+
+    What the patient's data contributed to past rounds stays in the model, covered by its privacy
+    guarantee, and stays booked. Write - for PATIENT to be asked for it, so that the identifier is
+    not kept in the shell's history.
+
+    Example: fedprint-node data withdraw - --yes
+    """
+    from client.ingest import open_writer
+    from client.pseudonyms import load_key, pseudonym_of, same_patient
+
+    place = NodeHome.find(home)
+    if (patient is None) == (pseudonym is None):
+        raise OurMistake("Give the patient's identifier, or --pseudonym.", do="See --help.")
+    if pseudonym is None:
+        if patient == "-":
+            patient = typer.prompt("Patient identifier", hide_input=True, err=True)
+        if not same_patient(patient):
+            raise OurMistake(
+                "That identifies nobody: it means that a value is missing, or is a number whose "
+                "digits may be lost.",
+                do="Give the identifier as the recordings have it, or --pseudonym.",
+            )
+        pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
+    elif not _PSEUDONYM.fullmatch(pseudonym):
+        raise OurMistake(
+            "A pseudonym is 32 small hexadecimal digits.",
+            do="See: fedprint-node data show --patients",
+        )
+    confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
+    with open_writer(place) as writer:
+        before = pseudonym in writer.withdrawn
+        former = writer.manifest.former
+        erased = writer.withdraw(pseudonym)
+    text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
+    if erased == 0:
+        text += (
+            " The patient had been withdrawn before." if before
+            else " No recording of this patient was in the store: check the identifier."
+        )  # fmt: skip
+    done(
+        {"pseudonym": pseudonym, "recordings": erased, "already_withdrawn": before},
+        text,
+        as_json=as_json,
+    )
+    if former:
+        raise Refused(
+            "The store is of a version that spelled some identifiers otherwise: it may hold more "
+            "of this patient, under another name.",
+            reason="names",
+            do="Run: fedprint-node data remove --all. Then add each folder again: the patient "
+            "stays out.",
+        )
+
+
+def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """After a restore: say that everyone who has withdrawn is withdrawn here again.
+
+    The window store holds who has withdrawn, and a backup is older. Until this is said (here, or
+    with data add --withdrawals-hold) the node trains on nobody and takes no recordings in.
+
+    Example: fedprint-node data withdrawals-hold
+    """
+    from client import withdrawals
+
+    place = NodeHome.find(home)
+    if not place.root.is_dir():
+        raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
+    if not withdrawals.are_unknown(place):
+        text = "Nothing to say: this node was not restored since, or it has been said."
+        done({"was_open": False}, text, as_json=as_json)
+        return
+    confirm(
+        "Is everyone who withdrew before or after the backup withdrawn here (fedprint-node data "
+        "withdraw)? Whoever was forgotten is trained on.",
+        yes=yes,
+    )
+    withdrawals.say_they_hold(place)
+    text = "The withdrawals hold: this node may train again, and recordings can be added."
+    done({"was_open": True}, text, as_json=as_json)
