@@ -32,6 +32,9 @@ def test_bench_onnx_says_which_weights_it_measured(tmp_path: Path) -> None:
         )
         assert float32_ms > 0
         assert figures[f"speedup_batch_{batch}"] == pytest.approx(torch_ms / int8_ms)
+    for side in ("torch", "onnx_float32", "onnx_int8"):
+        assert figures[f"{side}_at_once"] in (8, 16, 32)
+    assert figures["speedup_one_call_32"] > 0
     for package in ("onnx", "onnxruntime"):
         assert made.versions[package] == version(package)
 

@@ -104,6 +104,25 @@ def test_the_number_of_windows_is_free_and_nothing_valid_gives_zeros(
             assert np.allclose(np.linalg.norm(found[1:], axis=1), 1.0, atol=1e-4)
 
 
+def test_calls_of_few_windows_give_every_window_its_own(made: onnx_export.Exported) -> None:
+    """In order, the last call with what is left; what an int8 window shares a scale with is its own
+    call's company."""
+    rng = np.random.default_rng(3)
+    count = 2 * onnx_export.AT_ONCE + 3
+    signal = rng.standard_normal((count, 2, 1250)).astype(np.float32)
+    valid = np.ones((count, 2, 50), dtype=np.bool_)
+    for data in (made.float32, made.int8):
+        session = onnx_export.session(data)
+        found = onnx_export.run(session, signal, valid)
+        whole = onnx_export.run(session, signal, valid, at_once=None)
+        assert found.shape == whole.shape == (count, 128)
+        cosine = found @ whole.T
+        assert (cosine.argmax(axis=1) == np.arange(count)).all()
+        assert (cosine.diagonal() > 0.99).all()
+        last = onnx_export.run(session, signal[-3:], valid[-3:], at_once=None)
+        assert np.allclose(found[-3:], last, atol=1e-6)
+
+
 def test_a_window_of_no_numbers_is_no_others_business(made: onnx_export.Exported) -> None:
     """All windows of an int8 call share scales: one NaN made all of them NaN. Behind tokens that
     are not valid nothing is looked at."""
