@@ -214,7 +214,7 @@ def recover(
 
     Example: fedprint-node ledger recover ask.json a.json b.json --entries entries.jsonl
     """
-    from client import ledger_recovery
+    from client import ledger_recovery, withdrawals
     from client.policy import Policy
     from shared_model import signing
     from shared_model.enrolment import open_site_card
@@ -258,6 +258,7 @@ def recover(
             f"The ledger is current again, on the word of {', '.join(done.vouched.witnesses)}: "
             f"{len(done.lines)} entries came back, {done.lost} did not.{charged}",
             view.in_words,
+            f"Who has withdrawn since the backup is not known here. {withdrawals.DO}. "
             "Next: fedprint-node start",
         ]
     )

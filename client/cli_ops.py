@@ -115,6 +115,7 @@ def restore(
     Example: fedprint-node restore /mnt/backup/node.fedprint
     """
     from client import backup as backups
+    from client import withdrawals
     from shared_model.passphrase import passphrase_of
 
     place = NodeHome.find(home)
@@ -122,12 +123,15 @@ def restore(
     if as_json:
         terminal.print_json({"site": made.name, "made": made.made, "files": len(made.files)})
         return
-    store = "" if place.store.exists() else "The window store was not in it: add recordings anew. "
+    store = (
+        "" if place.store.exists()
+        else "The window store was not in it: add recordings anew, at the end. "
+    )  # fmt: skip
     _print(
         [
             f"{made.name}, as it was at {made.made}, is at {place.root}. {store}",
             "What it did since is not in it. Next: fedprint-node restored, then docs/ledger.md, "
-            "Recover. Never run two nodes of one hospital.",
+            f"Recover. {withdrawals.DO}. Never run two nodes of one hospital.",
         ]
     )
 

@@ -164,15 +164,15 @@ def restored(
         raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
     outbox = outbox_of(place)
     with outbox.locked():
+        withdrawals.mark_unknown(place)  # first: what comes after takes the restore for granted
         if not only_this_folder:
             ledger_file.forget_note(place)
         found = epoch_keys(place).erase()
         outbox.accept_restored()
-        withdrawals.mark_unknown(place)
     _print(
         [
             "Patients who have withdrawn since the backup are not known here, and nothing trains. "
-            f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}"
+            f"{withdrawals.DO}"
         ]
     )
     _print(["The epoch's key is erased." if found else "There was no epoch's key."])

@@ -39,8 +39,8 @@ def withdraw(
 
     Example: fedprint-node data withdraw - --yes
     """
-    from client.ingest import open_writer
-    from client.pseudonyms import load_key, pseudonym_of, same_patient
+    from client import ingest
+    from client.pseudonyms import pseudonym_of, same_patient
 
     place = NodeHome.find(home)
     if (patient is None) == (pseudonym is None):
@@ -54,29 +54,33 @@ def withdraw(
                 "digits may be lost.",
                 do="Give the identifier as the recordings have it, or --pseudonym.",
             )
-        pseudonym = pseudonym_of(load_key(place.pseudonym_key), str(patient))
+        pseudonym = pseudonym_of(ingest.key_to_withdraw(place), str(patient))
     elif not _PSEUDONYM.fullmatch(pseudonym):
         raise OurMistake(
             "A pseudonym is 32 small hexadecimal digits.",
             do="See: fedprint-node data show --patients",
         )
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
-    with open_writer(place) as writer:
-        before = pseudonym in writer.withdrawn
-        former = writer.manifest.former
-        erased = writer.withdraw(pseudonym)
-    text = f"Withdrawn: {erased} recordings erased; out of every later round, also if added again."
-    if erased == 0:
+    found = ingest.withdraw(place, pseudonym)
+    text = (
+        f"Withdrawn: {found.erased} recordings erased; out of every later round, also if added "
+        "again."
+    )
+    if found.before and not found.erased:
+        text += " The patient had been withdrawn before."
+    elif found.empty:
         text += (
-            " The patient had been withdrawn before." if before
-            else " No recording of this patient was in the store: check the identifier."
-        )  # fmt: skip
+            " The store holds nobody, so that a slip in the identifier does not show here: compare "
+            "the number withdrawn that data add tells."
+        )
+    elif not found.erased:
+        text += " No recording of this patient was in the store: check the identifier."
     done(
-        {"pseudonym": pseudonym, "recordings": erased, "already_withdrawn": before},
+        {"pseudonym": pseudonym, "recordings": found.erased, "already_withdrawn": found.before},
         text,
         as_json=as_json,
     )
-    if former:
+    if found.former:
         raise Refused(
             "The store is of a version that spelled some identifiers otherwise: it may hold more "
             "of this patient, under another name.",
@@ -95,19 +99,35 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
     Example: fedprint-node data withdrawals-hold
     """
     from client import withdrawals
+    from client.store import read_manifest
+    from client.store_key import key_of
 
     place = NodeHome.find(home)
     if not place.root.is_dir():
         raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
+    manifest = None
+    if (place.store / "manifest.json").exists():
+        manifest, _ = read_manifest(place.store, key_of(place))
+    withdrawals.compare(place, 0 if manifest is None else len(manifest.withdrawn))
     if not withdrawals.are_unknown(place):
         text = "Nothing to say: this node was not restored since, or it has been said."
         done({"was_open": False}, text, as_json=as_json)
         return
+    if manifest is not None and manifest.former:
+        raise Refused(
+            "The store is of a version that spelled some identifiers otherwise: it may hold more "
+            "of those who have withdrawn, under other names.",
+            reason="names",
+            do="Run: fedprint-node data remove --all. Then withdraw them, and say this again.",
+        )
     confirm(
         "Is everyone who withdrew before or after the backup withdrawn here (fedprint-node data "
         "withdraw)? Whoever was forgotten is trained on.",
         yes=yes,
     )
     withdrawals.say_they_hold(place)
-    text = "The withdrawals hold: this node may train again, and recordings can be added."
-    done({"was_open": True}, text, as_json=as_json)
+    count = 0 if manifest is None else len(manifest.withdrawn)
+    text = f"The withdrawals hold ({count} in the store): this node may train again."
+    if manifest is None or not manifest.parts:
+        text += " It holds no recordings: add them before it starts (fedprint-node data add)."
+    done({"was_open": True, "withdrawn": count}, text, as_json=as_json)

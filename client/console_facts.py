@@ -195,7 +195,7 @@ class Facts:
             found.append(
                 Warning("This node was restored from a backup: who has withdrawn since is not "
                         "known, and nothing trains.",
-                        f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}", "bad")
+                        withdrawals.DO, "bad")
             )  # fmt: skip
         spending = self.spending()
         if isinstance(spending, Unread):

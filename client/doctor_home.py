@@ -127,12 +127,14 @@ def check_runs(home: NodeHome) -> Finding:
 
 def check_store(home: NodeHome) -> Finding:
     """The window store can be opened with its key; nothing of what is in it is told."""
-    from client.store import check_openable, is_encrypted
+    from client.store import check_openable, is_encrypted, read_manifest
     from client.store_key import credential_is_given, key_of
 
+    if withdrawals.are_unknown(home):
+        return _restored(home)
     if not (home.store / "manifest.json").is_file():
-        if withdrawals.are_unknown(home):
-            return _restored()
+        if withdrawals.are_fewer(home, 0):
+            return _restored(home)
         return attention("store", "no recordings yet", "Run: fedprint-node data add FOLDER")
     sealed = is_encrypted(home.store)
     if sealed and key_of(home) is None and not credential_is_given():
@@ -142,19 +144,21 @@ def check_store(home: NodeHome) -> Finding:
             "If no unit has LoadCredential: name the key under [store] in node.toml.",
         )
     check_openable(home)
-    if withdrawals.are_unknown(home):
-        return _restored()
+    if withdrawals.are_fewer(home, len(read_manifest(home.store, key_of(home))[0].withdrawn)):
+        return _restored(home)
     told = former_names(home)
     if told:
         return attention("store", *told)
     return ok("store", f"{'encrypted' if sealed else 'not encrypted'}, can be read")
 
 
-def _restored() -> Finding:
+def _restored(home: NodeHome) -> Finding:
+    told = former_names(home)
+    first = f"{told[1]} " if told else ""
     return broken(
         "store",
         "restored from a backup: who has withdrawn since would be in it again; nothing trains",
-        f"{withdrawals.WITHDRAW}, then run: {withdrawals.HOLD}",
+        f"{first}{withdrawals.DO}",
     )
 
 

@@ -34,6 +34,17 @@ class FileFault:
     do: str = ""
 
 
+@dataclass(frozen=True)
+class Withdrawn:
+    """erased: recordings. before: the patient was withdrawn already. former: the store's names are
+    of an earlier version. empty: it holds nobody."""
+
+    erased: int
+    before: bool
+    former: bool
+    empty: bool
+
+
 @dataclass
 class AddReport:
     """What an add saw and did. Counts are of this folder, also of what was in the store before."""
@@ -136,6 +147,7 @@ def add_recordings(
     report = AddReport()
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         writer.refuse_former_names(withdrawals_hold=withdrawals_hold)
+        withdrawals.compare(home, len(writer.withdrawn))
         if not withdrawals_hold:
             withdrawals.refuse_unknown(home, reason="names")
         report.data_set = _data_set_name(writer, source, name)
@@ -148,8 +160,11 @@ def add_recordings(
                     report.faults.append(fault)
                 on_item()
             before_commit(report)
+            if not withdrawals_hold:  # it may have been restored meanwhile
+                withdrawals.refuse_unknown(home, reason="names")
             report.version = part.commit()
-            withdrawals.say_they_hold(home)
+            if withdrawals_hold:
+                withdrawals.say_they_hold(home)
         except BaseException:
             part.abandon()
             raise
@@ -228,16 +243,44 @@ def _data_set_name(writer: StoreWriter, source: str, name: str | None) -> str:
 
 
 def open_writer(home: NodeHome) -> StoreWriter:
-    """A writer of the node's store, which must exist, but where it was not restored.
+    """A writer of the node's store, which must exist.
 
     Raises:
         OurMistake: there is no store, or one of its keys is gone.
         Refused: it is not encrypted as is configured (reason "store-key").
     """
     store_key = key_of(home)
-    if not withdrawals.are_unknown(home) or (home.store / "manifest.json").exists():
-        read_manifest(home.store, store_key)
+    read_manifest(home.store, store_key)
     return StoreWriter(home.store, load_key(home.pseudonym_key), store_key)
+
+
+def withdraw(home: NodeHome, pseudonym: str) -> Withdrawn:
+    """Erase a patient and remember the pseudonym; a node without a store gets one that remembers.
+
+    Raises:
+        OurMistake: there is no node, or the pseudonym key of its store is gone.
+        Refused: another command is writing (reason "locked"), or the store is not encrypted as is
+            configured ("store-key").
+    """
+    key = key_to_withdraw(home)
+    with StoreWriter(home.store, key, key_of(home)) as writer:
+        withdrawals.compare(home, len(writer.withdrawn))
+        before, former = pseudonym in writer.withdrawn, writer.manifest.former
+        empty = not writer.manifest.parts
+        erased = writer.withdraw(pseudonym)
+        withdrawals.compare(home, len(writer.withdrawn))
+    return Withdrawn(erased=erased, before=before, former=former, empty=empty)
+
+
+def key_to_withdraw(home: NodeHome) -> bytes:
+    """The pseudonym key, made where nothing was ever added: who withdraws first stays out, too.
+
+    Raises:
+        OurMistake: there is no node, or its store's key is gone.
+    """
+    if not any(path.exists() for path in (home.config, home.pseudonym_key, home.store)):
+        raise OurMistake(f"There is no node in {home.root}.", do="Choose its folder with --home.")
+    return load_or_create_key(home)
 
 
 def find_data_set(home: NodeHome, wanted: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client import ledger_file
+from client import ledger_file, withdrawals
 from client.epochs import prepare
 from client.ledger_store import LedgerStore
 from shared_model import canonical, ledger_cost, signing
@@ -131,6 +131,7 @@ def recover(
             before = None
         plan = _planned(home, longer, lines, found, policy, before)
         agree(plan)
+        withdrawals.mark_unknown(home)  # whatever lost entries was put back, or is a new folder
         evidence = _keep_evidence(home, asked, answers)
 
         def last(chain: Chain) -> Recovered:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client import keys, node_training, withdrawals
+from client import keys, node_training
 from client.approvals import approvals_of
 from client.books import HospitalBooks, HospitalLedger, HospitalWitness
 from client.epochs import EpochKeys
@@ -69,10 +69,10 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
                 do="Run: fedprint-node data add PATH",
             )
         if pretend.data is None:
-            from client.store import check_openable
+            from client.store import check_openable, check_withdrawals
 
             check_openable(home)
-            withdrawals.refuse_unknown(home, reason="not-ready")
+            check_withdrawals(home)
 
     def data() -> PatientBatches:
         if pretend.data is not None:

@@ -269,8 +269,22 @@ def open_for_use(home: NodeHome) -> WindowStore:
         Refused: also when the node was restored and nobody said who has withdrawn since
             (reason "not-ready").
     """
+    store = open_store(home)
+    withdrawals.compare(home, store.withdrawn_count)
     withdrawals.refuse_unknown(home, reason="not-ready")
-    return open_store(home)
+    return store
+
+
+def check_withdrawals(home: NodeHome) -> None:
+    """Before windows are used.
+
+    Raises:
+        OurMistake: there is no store.
+        Refused: who has withdrawn is not known (reason "not-ready"), or the store cannot be opened.
+    """
+    manifest, _ = read_manifest(home.store, key_of(home))
+    withdrawals.compare(home, len(manifest.withdrawn))
+    withdrawals.refuse_unknown(home, reason="not-ready")
 
 
 def check_openable(home: NodeHome) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -149,7 +150,9 @@ def _is_of_samples(path: Path, text: str, dialect: Dialect, tie: str, channels: 
         return [row[place].strip() for row in rows]
 
     def is_measured(column: str) -> bool:
-        found = (cell for cell in cells(column) if cell not in MISSING)
+        found = {cell for cell in cells(column) if cell not in MISSING}
+        if found <= {"0", "1", "0.0", "1.0"} and found & {"1", "1.0"}:
+            return False  # whether a recording has it; a sensor that is off is zeros
         return all(_is_number(cell.replace(dialect.decimal, ".")) for cell in found)
 
     named = cells(tie)
@@ -161,11 +164,18 @@ def _is_of_samples(path: Path, text: str, dialect: Dialect, tie: str, channels: 
 
 def _name_files(cells: list[str], path: Path) -> bool:
     """Whether at least half of them are names of files beside or below this one."""
-    there: set[str] = set()
     with guarded("folder"):
-        for one in islice(path.parent.rglob("*"), _MOST_FILES):
-            there |= {one.name, one.stem}
+        there = _names_below(path.parent, path.parent.stat().st_mtime_ns)
     return 2 * sum(PurePosixPath(cell).name in there for cell in cells) >= len(cells)
+
+
+@lru_cache(maxsize=1)
+def _names_below(folder: Path, changed_ns: int) -> frozenset[str]:
+    """Names of files, with and without their ending; once for all files of a folder."""
+    there: set[str] = set()
+    for one in islice(folder.rglob("*"), _MOST_FILES):
+        there |= {one.name, one.stem}
+    return frozenset(there)
 
 
 def read_table(path: Path, seen: Outline) -> list[dict[str, str]]:

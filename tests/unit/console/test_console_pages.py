@@ -10,7 +10,7 @@ import pytest
 from console_stand_ins import SITE, Browser, Hospital, add_data, plan, words
 from typer.testing import CliRunner
 
-from client import cli, egress, state
+from client import cli, egress, state, withdrawals
 from client.console_log import ConsoleLog
 from client.sent import SentLog
 from shared_model import canonical, signing
@@ -279,3 +279,11 @@ def test_the_log_is_put_aside_before_it_fills_the_disk(hospital, monkeypatch):
     assert log.last(1)[0]["more"] == "49"
     sizes = [path.stat().st_size for path in hospital.home.logs.glob("console-audit.log*")]
     assert sum(sizes) < 3000
+
+
+def test_a_restored_node_is_told_that_nothing_trains(hospital, browser):
+    """Until the withdrawals hold: the person at the console would wait for rounds."""
+    withdrawals.mark_unknown(hospital.home)
+    assert "data withdrawals-hold" in words(browser.get())
+    withdrawals.say_they_hold(hospital.home)
+    assert "data withdrawals-hold" not in words(browser.get())

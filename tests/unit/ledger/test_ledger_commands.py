@@ -11,7 +11,7 @@ import pytest
 from books_stand_ins import book, key_of
 from typer.testing import CliRunner
 
-from client import cli_node, keys, ledger_chain
+from client import cli_node, keys, ledger_chain, withdrawals
 from client.cli import app
 from client.home import NodeHome
 from client.ledger_store import Budget, LedgerStore
@@ -179,6 +179,8 @@ def test_a_restored_hospital_recovers_with_files_carried_by_hand(homes, tmp_path
     with pytest.raises(LedgerFault, match="nobody here knows"):
         check_books(home)
     assert "does not train until then" in run(home, "restored")
+    assert withdrawals.are_unknown(home)
+    assert withdrawals.say_they_hold(home)
     assert "NOT CURRENT" in run(home, "ledger")
     assert "at least 3 of beta, delta, gamma" in run(home, "ledger", "ask", "-o", "ask.json")
     for site in SITES[1:]:
@@ -191,6 +193,8 @@ def test_a_restored_hospital_recovers_with_files_carried_by_hand(homes, tmp_path
     (tmp_path / "entries.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     said = run(home, "ledger", "recover", "ask.json", *answers, "--entries", "entries.jsonl")
     assert "4 entries came back, 0 did not" in said
+    assert "data withdrawals-hold" in said
+    assert withdrawals.are_unknown(home)  # also where nobody said `restored`: a whole machine
     check_books(home)
     play(homes, 4, 4)
     assert json.loads(run(home, "ledger", "--json"))["recovered"][0]["witnesses"] == sorted(

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from client import egress, labels, personal
+from client import egress, labels, personal, withdrawals
 from client.cli import app
 from client.personal_labels import read_labels
 from client.pseudonyms import load_key, pseudonym_of
@@ -58,6 +58,15 @@ def home(request, tmp_path, monkeypatch):
     made = site.node(tmp_path / "node")
     site.add(made, range(24))
     return made
+
+
+def test_no_head_is_made_of_who_may_have_withdrawn_before_a_restore(home, tmp_path):
+    """Nor applied; until somebody says that the withdrawals hold."""
+    labelled = speeds(tmp_path / "l.csv", range(24))
+    withdrawals.mark_unknown(home)
+    refused = run(home, "personalise", labelled, "--warm-start").exception
+    assert isinstance(refused, Refused)
+    assert refused.reason == "not-ready"
 
 
 def test_a_head_is_made_measured_listed_applied_and_removed(home, tmp_path, monkeypatch):

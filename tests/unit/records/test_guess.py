@@ -390,6 +390,19 @@ def test_a_table_with_times_may_have_labels_called_like_sensors(
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("flags", ["01", "1"])
+def test_a_table_of_a_whole_study_with_flags_of_sensors_is_a_table(
+    tmp_path: Path, make: ModuleType, flags: str
+) -> None:
+    """Most of its files are elsewhere: it was taken for samples, and its patients for nobody."""
+    for name in ("r0", "r1"):
+        make.csv_file(tmp_path / f"{name}.csv")
+    rows = [f"r{n},p{n},{9 + n}:00,{flags[n % len(flags)]}" for n in range(12)]
+    (tmp_path / "table.csv").write_text("\n".join(["recording,patient_id,time,ppg", *rows]))
+    found = list(read_folder(tmp_path))
+    assert [one.patient for one in found if isinstance(one, Recording)] == ["p0", "p1"]
+
+
 @pytest.mark.parametrize("flat", [0, 300])
 def test_samples_with_a_counter_called_record_are_no_table(
     tmp_path: Path, make: ModuleType, flat: int

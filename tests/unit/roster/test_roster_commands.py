@@ -18,6 +18,7 @@ import client.cli
 import client.rosters
 import server.cli
 import server.rosters
+from client import withdrawals
 from client.epochs import EpochKeys
 from client.home import NodeHome
 from client.rosters import RosterBook
@@ -263,9 +264,25 @@ def test_after_a_restore_the_epoch_key_is_erased(ceremony: Ceremony) -> None:
     assert epochs.held == 7
     assert "is erased" in ceremony.node("alpha", "restored")
     assert (epochs.held, epochs.last) == (0, 7)
+    assert withdrawals.are_unknown(home)
     assert "no epoch's key" in ceremony.node("alpha", "restored")
     with pytest.raises(OurMistake, match="no node"):
         ceremony.node("nowhere", "restored")
+
+
+def test_a_restore_that_was_accepted_halfway_has_marked_its_withdrawals(
+    ceremony: Ceremony, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the node would start, on patients who have withdrawn."""
+    home = NodeHome(ceremony.folder / "alpha")
+
+    def cut(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(EpochKeys, "erase", cut)
+    with pytest.raises(RuntimeError):
+        ceremony.node("alpha", "restored")
+    assert withdrawals.are_unknown(home)
 
 
 def test_the_offline_machine_needs_four_packages_only(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,12 @@ from client.guess import NAMED
 from client.home import NodeHome
 from client.ingest import AddReport, add_recordings
 from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
-from client.records import Channel, ReadFault, Recording
+from client.records import Channel, ReadFault, Recording, guess_mapping, read_folder
+from client.store import check_withdrawals
 from client.store_format import FORMER
 from client.store_key import key_of
 from client.store_write import StoreWriter
+from client.withdrawals import mark_unknown
 from shared_model.errors import OurMistake, Refused
 from simulations.bench_ingest import synthetic_recording
 
@@ -206,9 +208,84 @@ def test_withdrawals_hold_is_said_without_adding_anything(folder: Path, home: Pa
     assert place.withdrawals_unknown.exists()
     document("withdraw", "ward-b", "--home", home, "--yes")
     assert place.withdrawals_unknown.exists()
-    assert document(*hold, "--yes") == {"was_open": True}
+    assert document(*hold, "--yes") == {"was_open": True, "withdrawn": 1}
     assert check_store(place).state == "ok"
     assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
+
+
+def test_a_store_that_was_put_back_is_noticed(folder: Path, home: Path, tmp_path: Path) -> None:
+    """Alone, as a disk's repair would, or with the folder: the count of withdrawals outside it."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    copytree(place.store, tmp_path / "old")
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    check_withdrawals(place)
+    rmtree(place.store)
+    copytree(tmp_path / "old", place.store)
+    assert check_store(place).state == "broken"
+    with pytest.raises(Refused) as caught:
+        check_withdrawals(place)
+    assert caught.value.reason == "not-ready"
+    assert "who has withdrawn" in run("show", "--home", home).stdout
+    document("withdraw", "ward-c", "--home", home, "--yes")  # as many as before, of others
+    assert refused("add", folder, "--home", home, "--yes") == "names"
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    assert document("withdrawals-hold", "--home", home, "--yes")["withdrawn"] == 2
+    check_withdrawals(place)
+    rmtree(place.store)
+    assert check_store(place).state == "broken"
+    assert refused("add", folder, "--home", home, "--yes") == "names"
+    withdrawals_file = place.never_back_up / "withdrawals"
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    document("withdrawals-hold", "--home", home, "--yes")
+    withdrawals_file.write_bytes(b"?")
+    with pytest.raises(Refused):
+        check_withdrawals(place)
+
+
+def test_a_restore_while_recordings_are_read_is_not_taken_for_said(
+    folder: Path, home: Path
+) -> None:
+    """An add takes minutes; it cleared the mark that `restored` had put there meanwhile."""
+    place = NodeHome.find(home)
+    with pytest.raises(Refused, match="withdrawn since"):
+        add_recordings(
+            place,
+            folder,
+            read_folder(folder, guess_mapping(folder)),
+            before_commit=lambda _: mark_unknown(place),
+        )
+    assert place.withdrawals_unknown.exists()
+    assert not (place.store / "manifest.json").exists()
+
+
+def test_who_withdraws_before_anything_is_added_stays_out(folder: Path, home: Path) -> None:
+    """Also of a backup of before the first add: it has no key of pseudonyms yet."""
+    place = NodeHome.find(home)
+    error = run("withdraw", "ward-b", "--home", home / "elsewhere", "--yes").exception
+    assert isinstance(error, OurMistake)
+    assert not (home / "elsewhere").exists()
+    place.make()
+    place.config.write_text('site = "a"\ndeclared_patients = 3\n')
+    mark_unknown(place)
+    done = run("withdraw", "ward-b", "--home", home, "--yes")
+    assert done.exit_code == 0, done.exception
+    assert "compare the number" in " ".join(done.stdout.split())
+    assert "add them before" in run("withdrawals-hold", "--home", home, "--yes").stdout
+    assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
+
+
+def test_nobody_can_say_that_withdrawals_of_former_names_hold(folder: Path, home: Path) -> None:
+    """Such a store may hold more of those who have withdrawn, under other names."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    made_before(home)
+    mark_unknown(place)
+    assert refused("withdrawals-hold", "--home", home, "--yes") == "names"
+    assert "data remove --all" in check_store(place).do
+    document("remove", "--all", "--home", home, "--yes")
+    document("withdrawals-hold", "--home", home, "--yes")
+    assert not place.withdrawals_unknown.exists()
 
 
 def test_doctor_says_that_names_are_of_an_earlier_version(folder: Path, home: Path) -> None:
