@@ -14,7 +14,7 @@ from simulations.cross_modal import RATE_BAR_BPM, bar_counts
 from simulations.gain_answers import BARS as MODES
 from simulations.gain_answers import gain_rows, is_upper, pooled_answer
 from simulations.measurement import Measurement
-from simulations.probes.bars import not_counted, summary, uncounted
+from simulations.probes.bars import loss_words, not_counted, summary, uncounted
 from simulations.probes.pooled import ratios
 from simulations.results_rows import NOT_MEASURED
 from simulations.results_tables import interval
@@ -90,8 +90,7 @@ def _single(figures: dict[str, Any]) -> Iterable[Found]:
         one = said["single_sensor"]
         if one is not None:
             yield Found(
-                f"{row}, {_whose(figures)}: {100 * one['largest_relative_loss']:.1f} % "
-                f"({one['task']}, {one['sensors']} only){not_counted(one)}",
+                f"{row}, {_whose(figures)}: {loss_words(one)}{not_counted(one)}",
                 bool(one["reached"]),
             )
 

@@ -153,12 +153,18 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         if single is not None:
             reached = "reached" if single["reached"] else "not reached"
             lines.append(
-                f"{name}: largest loss of AUROC with one sensor "
-                f"{100 * single['largest_relative_loss']:.1f} % ({single['task']}, "
-                f"{single['sensors']} only); bar {100 * LOSS_BAR:g} %: {reached}"
-                + not_counted(single)
+                f"{name}: largest loss of AUROC with one sensor {loss_words(single)}; "
+                f"bar {100 * LOSS_BAR:g} %: {reached}{not_counted(single)}"
             )
     return lines
+
+
+def loss_words(single: Mapping[str, Any]) -> str:
+    """Of `single_sensor`: the largest loss with its interval, and where."""
+    told = f"{100 * single['largest_relative_loss']:.1f} %"
+    if single["low"] is not None and single["high"] is not None:
+        told += f" [{100 * single['low']:.1f}, {100 * single['high']:.1f}]"
+    return f"{told} ({single['task']}, {single['sensors']} only)"
 
 
 def not_counted(single: Mapping[str, Any]) -> str:

@@ -74,6 +74,7 @@ def test_the_largest_loss_of_a_single_sensor_decides() -> None:
     single = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}, losses).as_dict())["ours"]
     assert single["single_sensor"]["largest_relative_loss"] == 0.07
     assert not single["single_sensor"]["reached"]
+    assert bars.loss_words(single["single_sensor"]) == "7.0 % [0.0, 20.0] (a, ppg only)"
     nothing = bars.summary(ProbeTable((cell("a", SURE, SURE),), {}, {}).as_dict())["ours"]
     assert nothing["single_sensor"] is None
 
