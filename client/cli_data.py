@@ -105,12 +105,12 @@ def show(
 
     Example: fedprint-node data show --sheet windows.png
     """
-    from client.store import open_store
+    from client.store import open_store, withdrawals_are_known
 
     place = NodeHome.find(home)
     store = open_store(place, full=True)
     summary = summary_of_store(store)
-    summary["withdrawals_known"] = not withdrawals.are_unknown(place)
+    summary["withdrawals_known"] = withdrawals_are_known(place)
     if sheet is not None:
         from client.contact_sheet import write_sheet
 

@@ -54,13 +54,15 @@ def withdraw(
                 "digits may be lost.",
                 do="Give the identifier as the recordings have it, or --pseudonym.",
             )
-        pseudonym = pseudonym_of(ingest.key_to_withdraw(place), str(patient))
     elif not _PSEUDONYM.fullmatch(pseudonym):
         raise OurMistake(
             "A pseudonym is 32 small hexadecimal digits.",
             do="See: fedprint-node data show --patients",
         )
+    ingest.check_node(place)
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
+    if pseudonym is None:
+        pseudonym = pseudonym_of(ingest.key_to_withdraw(place), str(patient))
     found = ingest.withdraw(place, pseudonym)
     text = (
         f"Withdrawn: {found.erased} recordings erased; out of every later round, also if added "
@@ -105,11 +107,12 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
     place = NodeHome.find(home)
     if not place.root.is_dir():
         raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
+    mark, before = withdrawals.seen(place), withdrawals.noted(place)
     manifest = None
     if (place.store / "manifest.json").exists():
         manifest, _ = read_manifest(place.store, key_of(place))
-    withdrawals.compare(place, 0 if manifest is None else len(manifest.withdrawn))
-    if not withdrawals.are_unknown(place):
+    count = 0 if manifest is None else len(manifest.withdrawn)
+    if mark is None and count >= before:
         text = "Nothing to say: this node was not restored since, or it has been said."
         done({"was_open": False}, text, as_json=as_json)
         return
@@ -118,15 +121,21 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
             "The store is of a version that spelled some identifiers otherwise: it may hold more "
             "of those who have withdrawn, under other names.",
             reason="names",
-            do="Run: fedprint-node data remove --all. Then withdraw them, and say this again.",
+            do="Run: fedprint-node data remove --all. Withdraw them. Then: fedprint-node data add "
+            "FOLDER --withdrawals-hold",
         )
     confirm(
         "Is everyone who withdrew before or after the backup withdrawn here (fedprint-node data "
         "withdraw)? Whoever was forgotten is trained on.",
         yes=yes,
     )
-    withdrawals.say_they_hold(place)
-    count = 0 if manifest is None else len(manifest.withdrawn)
+    if withdrawals.seen(place) != mark:
+        raise Refused(
+            "This node was restored meanwhile: nothing was said of that.",
+            reason="names",
+            do=withdrawals.DO,
+        )
+    withdrawals.say_they_hold(place, count)
     text = f"The withdrawals hold ({count} in the store): this node may train again."
     if manifest is None or not manifest.parts:
         text += " It holds no recordings: add them before it starts (fedprint-node data add)."

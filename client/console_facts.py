@@ -191,7 +191,7 @@ class Facts:
                 Warning("This node's folder was restored from a backup: it does not know all "
                         "that it has signed and spent.", "Run: fedprint-node restored", "bad")
             )  # fmt: skip
-        elif withdrawals.are_unknown(self.home):
+        elif self._may_lack_withdrawals():
             found.append(
                 Warning("This node was restored from a backup: who has withdrawn since is not "
                         "known, and nothing trains.",
@@ -212,6 +212,13 @@ class Facts:
                 )
             )
         return found
+
+    def _may_lack_withdrawals(self) -> bool:
+        """Without a store, or its key, by the mark alone."""
+        from client.store import withdrawals_are_known
+
+        known = attempt(lambda: withdrawals_are_known(self.home))
+        return withdrawals.are_unknown(self.home) if isinstance(known, Unread) else not known
 
     def _of_the_roster(self) -> list[Warning]:
         pending, approved = attempt(lambda: RosterBook(self.home).pending()), self.roster()

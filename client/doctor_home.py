@@ -127,13 +127,14 @@ def check_runs(home: NodeHome) -> Finding:
 
 def check_store(home: NodeHome) -> Finding:
     """The window store can be opened with its key; nothing of what is in it is told."""
-    from client.store import check_openable, is_encrypted, read_manifest
+    from client.store import check_openable, check_withdrawals, is_encrypted
     from client.store_key import credential_is_given, key_of
+    from shared_model.errors import Refused
 
     if withdrawals.are_unknown(home):
         return _restored(home)
     if not (home.store / "manifest.json").is_file():
-        if withdrawals.are_fewer(home, 0):
+        if withdrawals.noted(home) > 0:
             return _restored(home)
         return attention("store", "no recordings yet", "Run: fedprint-node data add FOLDER")
     sealed = is_encrypted(home.store)
@@ -144,8 +145,12 @@ def check_store(home: NodeHome) -> Finding:
             "If no unit has LoadCredential: name the key under [store] in node.toml.",
         )
     check_openable(home)
-    if withdrawals.are_fewer(home, len(read_manifest(home.store, key_of(home))[0].withdrawn)):
+    try:
+        check_withdrawals(home)
+    except Refused:
         return _restored(home)
+    if home.nothing_added.exists():
+        return attention("store", "only withdrawals", "Run: fedprint-node data add FOLDER")
     told = former_names(home)
     if told:
         return attention("store", *told)
@@ -153,12 +158,16 @@ def check_store(home: NodeHome) -> Finding:
 
 
 def _restored(home: NodeHome) -> Finding:
-    told = former_names(home)
-    first = f"{told[1]} " if told else ""
+    do = withdrawals.DO
+    if former_names(home):  # the question of one answers the other's
+        do = (
+            "Run: fedprint-node data remove --all. Withdraw each patient again by identifier "
+            "(fedprint-node data withdraw). Then: fedprint-node data add FOLDER --withdrawals-hold"
+        )
     return broken(
         "store",
         "restored from a backup: who has withdrawn since would be in it again; nothing trains",
-        f"{first}{withdrawals.DO}",
+        do,
     )
 
 

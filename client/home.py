@@ -44,6 +44,11 @@ class NodeHome:
         return self.root / "withdrawals-not-known"
 
     @property
+    def nothing_added(self) -> Path:
+        """There while the window store holds withdrawals and never held a recording."""
+        return self.root / "nothing-added-yet"
+
+    @property
     def identity_key(self) -> Path:
         return self.root / "keys" / "identity.pem"
 

@@ -18,6 +18,7 @@ from client.store_part_write import refusal_counts
 from client.store_write import StoreWriter
 from shared_model.config import CHANNELS
 from shared_model.errors import DataFault, OurMistake
+from shared_model.files import write_atomic
 from shared_model.windows import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def add_recordings(
     report = AddReport()
     with StoreWriter(home.store, key, store_key, on_stage=on_stage) as writer:
         writer.refuse_former_names(withdrawals_hold=withdrawals_hold)
-        withdrawals.compare(home, len(writer.withdrawn))
+        withdrawals.keep_count(home, len(writer.withdrawn))
+        mark = withdrawals.seen(home)
         if not withdrawals_hold:
             withdrawals.refuse_unknown(home, reason="names")
         report.data_set = _data_set_name(writer, source, name)
@@ -160,11 +162,12 @@ def add_recordings(
                     report.faults.append(fault)
                 on_item()
             before_commit(report)
-            if not withdrawals_hold:  # it may have been restored meanwhile
+            if withdrawals.seen(home) != mark:  # restored meanwhile: that was not said of it
                 withdrawals.refuse_unknown(home, reason="names")
             report.version = part.commit()
-            if withdrawals_hold:
-                withdrawals.say_they_hold(home)
+            home.nothing_added.unlink(missing_ok=True)
+            if mark is not None and withdrawals.seen(home) == mark:
+                withdrawals.say_they_hold(home, len(writer.withdrawn))
         except BaseException:
             part.abandon()
             raise
@@ -264,12 +267,22 @@ def withdraw(home: NodeHome, pseudonym: str) -> Withdrawn:
     """
     key = key_to_withdraw(home)
     with StoreWriter(home.store, key, key_of(home)) as writer:
-        withdrawals.compare(home, len(writer.withdrawn))
+        if not (home.store / "manifest.json").exists():
+            write_atomic(home.nothing_added, b"only withdrawals are in the store\n", mode=0o600)
+        withdrawals.keep_count(home, len(writer.withdrawn))
         before, former = pseudonym in writer.withdrawn, writer.manifest.former
         empty = not writer.manifest.parts
         erased = writer.withdraw(pseudonym)
-        withdrawals.compare(home, len(writer.withdrawn))
+        withdrawals.keep_count(home, len(writer.withdrawn))
     return Withdrawn(erased=erased, before=before, former=former, empty=empty)
+
+
+def check_node(home: NodeHome) -> None:
+    """Raises OurMistake if this folder is no node's."""
+    if not any(
+        path.exists() for path in (home.config, home.pseudonym_key, home.store / "manifest.json")
+    ):
+        raise OurMistake(f"There is no node in {home.root}.", do="Choose its folder with --home.")
 
 
 def key_to_withdraw(home: NodeHome) -> bytes:
@@ -278,8 +291,7 @@ def key_to_withdraw(home: NodeHome) -> bytes:
     Raises:
         OurMistake: there is no node, or its store's key is gone.
     """
-    if not any(path.exists() for path in (home.config, home.pseudonym_key, home.store)):
-        raise OurMistake(f"There is no node in {home.root}.", do="Choose its folder with --home.")
+    check_node(home)
     return load_or_create_key(home)
 
 

@@ -62,7 +62,8 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
     def ready() -> None:
         # The manifest, not the folder: an interrupted first add leaves a folder without one, and
         # each round would be booked before it is found out that there is nothing to open.
-        if pretend.data is None and not (home.store / "manifest.json").is_file():
+        missing = not (home.store / "manifest.json").is_file() or home.nothing_added.exists()
+        if pretend.data is None and missing:
             raise Refused(
                 "This node has no store of recordings yet.",
                 reason="not-ready",

@@ -269,9 +269,9 @@ def open_for_use(home: NodeHome) -> WindowStore:
         Refused: also when the node was restored and nobody said who has withdrawn since
             (reason "not-ready").
     """
+    before = withdrawals.noted(home)
     store = open_store(home)
-    withdrawals.compare(home, store.withdrawn_count)
-    withdrawals.refuse_unknown(home, reason="not-ready")
+    withdrawals.refuse_fewer(home, before, store.withdrawn_count)
     return store
 
 
@@ -282,9 +282,9 @@ def check_withdrawals(home: NodeHome) -> None:
         OurMistake: there is no store.
         Refused: who has withdrawn is not known (reason "not-ready"), or the store cannot be opened.
     """
+    before = withdrawals.noted(home)
     manifest, _ = read_manifest(home.store, key_of(home))
-    withdrawals.compare(home, len(manifest.withdrawn))
-    withdrawals.refuse_unknown(home, reason="not-ready")
+    withdrawals.refuse_fewer(home, before, len(manifest.withdrawn))
 
 
 def check_openable(home: NodeHome) -> None:
@@ -298,6 +298,20 @@ def check_openable(home: NodeHome) -> None:
         read_manifest(home.store, key_of(home))
     except (OurMistake, Refused) as error:
         raise Refused(error.message, reason="not-ready", do=error.do) from error
+
+
+def withdrawals_are_known(home: NodeHome) -> bool:
+    """Whether `check_withdrawals` finds nothing.
+
+    Raises:
+        As it, but for what it refuses of withdrawals.
+    """
+    read_manifest(home.store, key_of(home))
+    try:
+        check_withdrawals(home)
+    except Refused:
+        return False
+    return True
 
 
 def is_encrypted(path: Path) -> bool:

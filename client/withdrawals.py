@@ -1,13 +1,13 @@
 """Who has withdrawn, after a restore: the window store holds the list, and it is older, or gone.
 
     withdrawals-not-known          there until somebody says that everyone is withdrawn again
-    never-back-up/withdrawals      how many the store had when it was last written or looked at
+    never-back-up/withdrawals      the most that the store has had
 
 While the first is there, the node uses no window of anybody: it neither trains nor makes
 fingerprints, and takes no recordings in. It is put there by `restore`, by `restored`, by `ledger
-recover`, and wherever the store is seen to hold fewer withdrawals than the second says: it was put
-back, alone or with its folder. A snapshot of the whole machine brings both back, and only the other
-hospitals see it, by the ledger.
+recover`, and by whoever writes the store where it holds fewer withdrawals than the second says: it
+was put back, alone or with its folder. Readers refuse such a store without writing anything. A
+snapshot of the whole machine brings both back, and only the other hospitals see it, by the ledger.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 
 from client.epochs import prepare
 from client.home import NodeHome
-from shared_model.errors import Refused
+from shared_model.errors import OurMistake, Refused
 from shared_model.files import write_atomic
 
+_MOST = 10**18
 DO = (
     "Withdraw each patient again by identifier (fedprint-node data withdraw), then run: "
     "fedprint-node data withdrawals-hold"
@@ -36,56 +37,97 @@ def are_unknown(home: NodeHome) -> bool:
     return home.withdrawals_unknown.exists()
 
 
-def say_they_hold(home: NodeHome) -> bool:
-    """Everyone who has withdrawn is withdrawn in the store of now; whether this was open."""
+def seen(home: NodeHome) -> tuple[int, int] | None:
+    """Which mark there is, to look later whether it is still that one; None: there is none."""
     try:
-        home.withdrawals_unknown.unlink()
+        found = home.withdrawals_unknown.stat()
     except FileNotFoundError:
-        return False
-    return True
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
-def are_fewer(home: NodeHome, count: int) -> bool:
-    """Whether the store, which holds so many withdrawals, is older than this node has seen it."""
-    noted = _noted(home)
-    return noted is None or count < noted
+def say_they_hold(home: NodeHome, count: int) -> None:
+    """Everyone who has withdrawn is withdrawn in the store of now, which holds so many."""
+    if _noted_or_most(home) != count:
+        _write(home, count)
+    home.withdrawals_unknown.unlink(missing_ok=True)
 
 
-def compare(home: NodeHome, count: int) -> None:
-    """Note how many withdrawals the store holds (0: there is none); mark where they are fewer.
+def noted(home: NodeHome) -> int:
+    """How many withdrawals the store has had. To be read before its manifest: a withdrawal is
+    published first and noted then, so that a store of now never has fewer.
 
-    The mark comes first: whatever interrupts this, it is found again.
+    A note that is no number is above every count.
+
+    Raises:
+        OurMistake: it cannot be read.
     """
-    if are_fewer(home, count):
+    try:
+        text = _note(home).read_bytes()
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise OurMistake(
+            f"{_note(home)} cannot be read ({error.strerror}).",
+            do="Give it to the node's user (chown), or, if it is no file, remove it.",
+        ) from error
+    return int(text) if text.isdigit() and len(text) < len(str(_MOST)) else _MOST
+
+
+def keep_count(home: NodeHome, count: int) -> None:
+    """By whoever has the store's lock, of a store with so many withdrawals: mark where they are
+    fewer than there were, else note them. The note never sinks here: the same old store may be put
+    back again, and with it the folder that has the mark."""
+    before = _noted_or_most(home)
+    if count < before:
         mark_unknown(home)
-    if _noted(home) != count:
-        prepare(home.never_back_up)
-        write_atomic(_note(home), str(count).encode("ascii"), mode=0o600)
+    elif count > before:
+        _write(home, count)
 
 
 def refuse_unknown(home: NodeHome, *, reason: str) -> None:
-    """Before windows are used or recordings are added.
+    """Before recordings are added.
 
     Raises:
         Refused: the withdrawals of since the backup are not known (with the reason given).
     """
     if are_unknown(home):
-        raise Refused(
-            "This node was restored from a backup: who has withdrawn since would be used again.",
-            reason=reason,
-            do=DO,
-        )
+        raise _refused(reason)
+
+
+def refuse_fewer(home: NodeHome, before: int, count: int) -> None:
+    """Before windows are used.
+
+    Args:
+        before: `noted`, from before the store was opened. count: of the withdrawals in it.
+
+    Raises:
+        Refused: who has withdrawn is not known (reason "not-ready").
+    """
+    if are_unknown(home) or count < before:
+        raise _refused("not-ready")
+
+
+def _refused(reason: str) -> Refused:
+    return Refused(
+        "This node was restored from a backup: who has withdrawn since would be used again.",
+        reason=reason,
+        do=DO,
+    )
 
 
 def _note(home: NodeHome) -> Path:
     return home.never_back_up / "withdrawals"
 
 
-def _noted(home: NodeHome) -> int | None:
-    """0 where there never was one; None: the note is no number, so that every store is older."""
+def _noted_or_most(home: NodeHome) -> int:
+    """Where it cannot be read every store may be older; nobody is kept from withdrawing."""
     try:
-        return int(_note(home).read_bytes()[:20])
-    except FileNotFoundError:
-        return 0
-    except ValueError:
-        return None
+        return noted(home)
+    except OurMistake:
+        return _MOST
+
+
+def _write(home: NodeHome, count: int) -> None:
+    prepare(home.never_back_up)
+    write_atomic(_note(home), str(count).encode("ascii"), mode=0o600)

@@ -285,5 +285,5 @@ def test_a_restored_node_is_told_that_nothing_trains(hospital, browser):
     """Until the withdrawals hold: the person at the console would wait for rounds."""
     withdrawals.mark_unknown(hospital.home)
     assert "data withdrawals-hold" in words(browser.get())
-    withdrawals.say_they_hold(hospital.home)
+    withdrawals.say_they_hold(hospital.home, 0)
     assert "data withdrawals-hold" not in words(browser.get())

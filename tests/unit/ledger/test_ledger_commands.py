@@ -180,7 +180,7 @@ def test_a_restored_hospital_recovers_with_files_carried_by_hand(homes, tmp_path
         check_books(home)
     assert "does not train until then" in run(home, "restored")
     assert withdrawals.are_unknown(home)
-    assert withdrawals.say_they_hold(home)
+    withdrawals.say_they_hold(home, 0)
     assert "NOT CURRENT" in run(home, "ledger")
     assert "at least 3 of beta, delta, gamma" in run(home, "ledger", "ask", "-o", "ask.json")
     for site in SITES[1:]:

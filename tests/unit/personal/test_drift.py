@@ -257,7 +257,7 @@ def test_after_a_restore_nothing_is_made_of_the_windows_of_who_may_have_withdraw
     site.add(home, range(0, 22, 2))
     withdrawals.mark_unknown(home)
     assert cannot_tell(run(home, "--baseline", "--json")) == "not-ready"
-    withdrawals.say_they_hold(home)
+    withdrawals.say_they_hold(home, 0)
     assert run(home, "--baseline").exit_code == 0
 
 

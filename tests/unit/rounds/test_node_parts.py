@@ -144,8 +144,11 @@ def test_a_restored_node_is_not_ready_until_the_withdrawals_hold_and_books_nothi
     assert caught.value.reason == "not-ready"
     assert "withdrawals-hold" in caught.value.do
     assert chain_at(home).length == 0
-    assert withdrawals.say_they_hold(home)
+    withdrawals.say_they_hold(home, 0)
     node.ready()
+    home.nothing_added.touch()  # only withdrawals were ever in it
+    with pytest.raises(Refused, match="no store of recordings"):
+        node.ready()
 
 
 def test_a_node_that_names_gpus_it_does_not_have_is_not_ready_and_books_nothing(home, monkeypatch):

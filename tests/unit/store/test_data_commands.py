@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import copytree, ignore_patterns, rmtree
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     warnings.simplefilter("ignore", DeprecationWarning)
     from typer.testing import CliRunner, Result
 
+from client import cli_withdraw
+from client import store as store_module
 from client.cli_data import NAMED_BEFORE, app
 from client.doctor_home import check_store, former_names
 from client.guess import NAMED
@@ -235,28 +237,114 @@ def test_a_store_that_was_put_back_is_noticed(folder: Path, home: Path, tmp_path
     rmtree(place.store)
     assert check_store(place).state == "broken"
     assert refused("add", folder, "--home", home, "--yes") == "names"
-    withdrawals_file = place.never_back_up / "withdrawals"
     document("withdraw", "ward-b", "--home", home, "--yes")
     document("withdrawals-hold", "--home", home, "--yes")
-    withdrawals_file.write_bytes(b"?")
+    check_withdrawals(place)
+
+
+def test_a_store_that_is_put_back_twice_is_noticed_twice(
+    folder: Path, home: Path, tmp_path: Path
+) -> None:
+    """The count never sinks until somebody says that the withdrawals hold: the folder that is put
+    back takes the mark with it."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    copytree(home, tmp_path / "old", ignore=ignore_patterns("never-back-up"))
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    for _ in range(2):
+        for path in home.iterdir():
+            if path.is_dir() and path.name != "never-back-up":
+                rmtree(path)
+            elif path.is_file():
+                path.unlink()
+        copytree(tmp_path / "old", home, dirs_exist_ok=True)
+        with pytest.raises(Refused):
+            check_withdrawals(place)
+        assert refused("add", folder, "--home", home, "--yes") == "names"
+        assert place.withdrawals_unknown.exists()
+
+
+@pytest.mark.parametrize("note", [b"?", b"-1", b"1_0", b"", b"9" * 400])
+def test_a_count_that_is_none_is_above_every_other(folder: Path, home: Path, note: bytes) -> None:
+    """And is no dead end."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    (place.never_back_up / "withdrawals").write_bytes(note)
     with pytest.raises(Refused):
         check_withdrawals(place)
+    assert document("show", "--home", home)["withdrawals_known"] is False
+    assert document("withdrawals-hold", "--home", home, "--yes")["was_open"]
+    assert document("show", "--home", home)["withdrawals_known"] is True
 
 
-def test_a_restore_while_recordings_are_read_is_not_taken_for_said(
+def test_a_count_that_cannot_be_read_keeps_nobody_from_withdrawing(
     folder: Path, home: Path
 ) -> None:
-    """An add takes minutes; it cleared the mark that `restored` had put there meanwhile."""
+    """Nothing trains, and it is said what is wrong."""
     place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    (place.never_back_up / "withdrawals").mkdir(parents=True)
+    with pytest.raises(OurMistake, match="cannot be read"):
+        check_withdrawals(place)
+    erased = run("withdraw", "ward-b", "--home", home, "--yes")
+    assert "1 recordings erased" in erased.stdout
+    assert place.withdrawals_unknown.exists()
+
+
+def test_who_withdraws_while_others_read_marks_nothing(
+    folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count is read before the store: it is raised after. A healthy node was refused."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    document("withdraw", "ward-b", "--home", home, "--yes")
+    real = store_module.read_manifest
+
+    def slow(*words: Any) -> Any:
+        monkeypatch.setattr(store_module, "read_manifest", real)
+        found = real(*words)
+        document("withdraw", "ward-c", "--home", home, "--yes")
+        return found
+
+    monkeypatch.setattr(store_module, "read_manifest", slow)
+    check_withdrawals(place)
+    assert not place.withdrawals_unknown.exists()
+    assert (place.never_back_up / "withdrawals").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_restore_while_recordings_are_read_is_not_taken_for_said(
+    folder: Path, home: Path, said: bool
+) -> None:
+    """An add takes minutes; it cleared the mark that `restored` had put there meanwhile, also where
+    it had been said of the restore before."""
+    place = NodeHome.find(home)
+    place.make()
+    if said:
+        mark_unknown(place)
     with pytest.raises(Refused, match="withdrawn since"):
         add_recordings(
             place,
             folder,
             read_folder(folder, guess_mapping(folder)),
+            withdrawals_hold=said,
             before_commit=lambda _: mark_unknown(place),
         )
     assert place.withdrawals_unknown.exists()
     assert not (place.store / "manifest.json").exists()
+
+
+def test_a_restore_while_it_is_asked_is_not_taken_for_said(
+    folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever says yes means the restore that they were asked of."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    mark_unknown(place)
+    monkeypatch.setattr(cli_withdraw, "confirm", lambda *_, **__: mark_unknown(place))
+    assert refused("withdrawals-hold", "--home", home) == "names"
+    assert place.withdrawals_unknown.exists()
 
 
 def test_who_withdraws_before_anything_is_added_stays_out(folder: Path, home: Path) -> None:
@@ -271,8 +359,11 @@ def test_who_withdraws_before_anything_is_added_stays_out(folder: Path, home: Pa
     done = run("withdraw", "ward-b", "--home", home, "--yes")
     assert done.exit_code == 0, done.exception
     assert "compare the number" in " ".join(done.stdout.split())
+    assert check_store(place).state == "broken"
     assert "add them before" in run("withdrawals-hold", "--home", home, "--yes").stdout
+    assert check_store(place).found == "only withdrawals"
     assert document("add", folder, "--home", home, "--yes")["withdrawn"] == 1
+    assert check_store(place).state == "ok"
 
 
 def test_nobody_can_say_that_withdrawals_of_former_names_hold(folder: Path, home: Path) -> None:
