@@ -138,9 +138,11 @@ def _speed_up(figures: dict[str, Any]) -> Iterable[Found]:
     for one in _bench("onnx", "speedup_vs_torch", lambda x: x >= 2.0, "x")(figures):
         other = figures["figures"].get("speedup_vs_onnx_float32")
         same = "not measured" if other is None else f"{other:.3g} x"
+        whole = figures["figures"].get("speedup_one_call_32")
+        calls = "" if whole is None else f" ({whole:.3g} x with 32 windows in one call)"
         yield Found(
-            f"{one.value} over the float32 model in torch; {same} over the float32 ONNX file of "
-            "the same export",
+            f"{one.value} over the float32 model in torch{calls}; {same} over the float32 ONNX "
+            "file of the same export",
             one.reached,
             "" if one.reached is None else "over torch",
         )
