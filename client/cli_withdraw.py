@@ -101,18 +101,18 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
     Example: fedprint-node data withdrawals-hold
     """
     from client import withdrawals
+    from client.ingest import check_node
     from client.store import read_manifest
     from client.store_key import key_of
 
     place = NodeHome.find(home)
-    if not place.root.is_dir():
-        raise OurMistake(f"There is no node in {place.root}.", do="Choose its folder with --home.")
+    check_node(place)
     mark, before = withdrawals.seen(place), withdrawals.noted(place)
     manifest = None
     if (place.store / "manifest.json").exists():
         manifest, _ = read_manifest(place.store, key_of(place))
     count = 0 if manifest is None else len(manifest.withdrawn)
-    if mark is None and count >= before:
+    if withdrawals.are_known(place, before, count):
         text = "Nothing to say: this node was not restored since, or it has been said."
         done({"was_open": False}, text, as_json=as_json)
         return
@@ -121,8 +121,7 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
             "The store is of a version that spelled some identifiers otherwise: it may hold more "
             "of those who have withdrawn, under other names.",
             reason="names",
-            do="Run: fedprint-node data remove --all. Withdraw them. Then: fedprint-node data add "
-            "FOLDER --withdrawals-hold",
+            do=withdrawals.DO_FORMER,
         )
     confirm(
         "Is everyone who withdrew before or after the backup withdrawn here (fedprint-node data "

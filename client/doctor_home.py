@@ -127,9 +127,8 @@ def check_runs(home: NodeHome) -> Finding:
 
 def check_store(home: NodeHome) -> Finding:
     """The window store can be opened with its key; nothing of what is in it is told."""
-    from client.store import check_openable, check_withdrawals, is_encrypted
+    from client.store import is_encrypted, withdrawals_are_known
     from client.store_key import credential_is_given, key_of
-    from shared_model.errors import Refused
 
     if withdrawals.are_unknown(home):
         return _restored(home)
@@ -144,10 +143,7 @@ def check_store(home: NodeHome) -> Finding:
             "encrypted, and this command has no key: systemd gives it to the service only",
             "If no unit has LoadCredential: name the key under [store] in node.toml.",
         )
-    check_openable(home)
-    try:
-        check_withdrawals(home)
-    except Refused:
+    if not withdrawals_are_known(home):
         return _restored(home)
     if home.nothing_added.exists():
         return attention("store", "only withdrawals", "Run: fedprint-node data add FOLDER")
@@ -160,10 +156,7 @@ def check_store(home: NodeHome) -> Finding:
 def _restored(home: NodeHome) -> Finding:
     do = withdrawals.DO
     if former_names(home):  # the question of one answers the other's
-        do = (
-            "Run: fedprint-node data remove --all. Withdraw each patient again by identifier "
-            "(fedprint-node data withdraw). Then: fedprint-node data add FOLDER --withdrawals-hold"
-        )
+        do = withdrawals.DO_FORMER
     return broken(
         "store",
         "restored from a backup: who has withdrawn since would be in it again; nothing trains",

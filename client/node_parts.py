@@ -70,9 +70,8 @@ def node_from_home(home: NodeHome, pretend: PretendNode | None = None) -> Node:
                 do="Run: fedprint-node data add PATH",
             )
         if pretend.data is None:
-            from client.store import check_openable, check_withdrawals
+            from client.store import check_withdrawals
 
-            check_openable(home)
             check_withdrawals(home)
 
     def data() -> PatientBatches:

@@ -271,47 +271,44 @@ def open_for_use(home: NodeHome) -> WindowStore:
     """
     before = withdrawals.noted(home)
     store = open_store(home)
-    withdrawals.refuse_fewer(home, before, store.withdrawn_count)
+    if not withdrawals.are_known(home, before, store.withdrawn_count):
+        raise withdrawals.refused("not-ready")
     return store
 
 
 def check_withdrawals(home: NodeHome) -> None:
-    """Before windows are used.
+    """The node has a store, its key, and the withdrawals of now: before a round is paid for.
 
     Raises:
-        OurMistake: there is no store.
-        Refused: who has withdrawn is not known (reason "not-ready"), or the store cannot be opened.
+        Refused: it has not (reason "not-ready").
+        OurMistake, DataFault: as `withdrawals_are_known`.
+    """
+    if not withdrawals_are_known(home):
+        raise withdrawals.refused("not-ready")
+
+
+def withdrawals_are_known(home: NodeHome) -> bool:
+    """Whether the list of who has withdrawn is that of now.
+
+    Raises:
+        OurMistake: see `withdrawals.noted`.
+        Refused, DataFault: see `check_openable`.
     """
     before = withdrawals.noted(home)
-    manifest, _ = read_manifest(home.store, key_of(home))
-    withdrawals.refuse_fewer(home, before, len(manifest.withdrawn))
+    return withdrawals.are_known(home, before, len(check_openable(home).withdrawn))
 
 
-def check_openable(home: NodeHome) -> None:
-    """The node has a store and its key: before a round is paid for.
+def check_openable(home: NodeHome) -> fmt.Manifest:
+    """The node has a store and its key: its manifest.
 
     Raises:
         Refused: it has not (reason "not-ready").
         DataFault: the manifest is damaged (cause "store").
     """
     try:
-        read_manifest(home.store, key_of(home))
+        return read_manifest(home.store, key_of(home))[0]
     except (OurMistake, Refused) as error:
         raise Refused(error.message, reason="not-ready", do=error.do) from error
-
-
-def withdrawals_are_known(home: NodeHome) -> bool:
-    """Whether `check_withdrawals` finds nothing.
-
-    Raises:
-        As it, but for what it refuses of withdrawals.
-    """
-    read_manifest(home.store, key_of(home))
-    try:
-        check_withdrawals(home)
-    except Refused:
-        return False
-    return True
 
 
 def is_encrypted(path: Path) -> bool:

@@ -24,6 +24,10 @@ DO = (
     "Withdraw each patient again by identifier (fedprint-node data withdraw), then run: "
     "fedprint-node data withdrawals-hold"
 )
+DO_FORMER = (
+    "Run: fedprint-node data remove --all. Withdraw each patient again by identifier "
+    "(fedprint-node data withdraw). Then: fedprint-node data add FOLDER --withdrawals-hold"
+)
 
 
 def mark_unknown(home: NodeHome) -> None:
@@ -92,23 +96,19 @@ def refuse_unknown(home: NodeHome, *, reason: str) -> None:
         Refused: the withdrawals of since the backup are not known (with the reason given).
     """
     if are_unknown(home):
-        raise _refused(reason)
+        raise refused(reason)
 
 
-def refuse_fewer(home: NodeHome, before: int, count: int) -> None:
-    """Before windows are used.
+def are_known(home: NodeHome, before: int, count: int) -> bool:
+    """Whether the store's list of who has withdrawn is that of now.
 
     Args:
         before: `noted`, from before the store was opened. count: of the withdrawals in it.
-
-    Raises:
-        Refused: who has withdrawn is not known (reason "not-ready").
     """
-    if are_unknown(home) or count < before:
-        raise _refused("not-ready")
+    return not are_unknown(home) and count >= before
 
 
-def _refused(reason: str) -> Refused:
+def refused(reason: str) -> Refused:
     return Refused(
         "This node was restored from a backup: who has withdrawn since would be used again.",
         reason=reason,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from simulations.bench import Measured
 from simulations.bench_weights import packaged_or_random
 from simulations.torch_threads import torch_threads
 
+Run = Callable[[np.ndarray, np.ndarray, int], object]
+"""Of signal, valid, and how many windows to a call."""
 SIDES = ("torch", "onnx_float32", "onnx_int8")
 SPLITS = {1: (1,), 32: (8, 16, 32)}
 """Windows -> windows to a call that are tried."""
@@ -47,14 +50,13 @@ def figures(quick: bool, tell: Callable[[str], None]) -> Measured:
     model.eval()
     sessions = [onnx_export.session(data) for data in (made.float32, made.int8)]
 
-    def in_torch(signal: np.ndarray, valid: np.ndarray) -> None:
+    def in_torch(signal: np.ndarray, valid: np.ndarray, at_once: int) -> None:
         with torch.inference_mode():
-            model.fingerprint(fold(torch.from_numpy(signal)), torch.from_numpy(valid))
+            for i in range(0, len(signal), at_once):
+                one = torch.from_numpy(signal[i : i + at_once])
+                model.fingerprint(fold(one), torch.from_numpy(valid[i : i + at_once]))
 
-    runs: list[Callable[[np.ndarray, np.ndarray], object]] = [
-        in_torch,
-        *(lambda s, v, one=one: onnx_export.run(one, s, v, at_once=None) for one in sessions),
-    ]
+    runs: list[Run] = [in_torch, *(partial(onnx_export.run, one) for one in sessions)]
     best, figures_of_sides, repeats = {}, {}, 5 if quick else 40
     with torch_threads(1):
         for batch, splits in SPLITS.items():
@@ -82,7 +84,7 @@ def figures(quick: bool, tell: Callable[[str], None]) -> Measured:
 
 
 def _interleaved(
-    runs: list[Callable[[np.ndarray, np.ndarray], object]],
+    runs: list[Run],
     batch: int,
     splits: tuple[int, ...],
     repeats: int,
@@ -96,8 +98,7 @@ def _interleaved(
         for step in splits:
             for run, taken in zip(runs, times, strict=True):
                 began = time.perf_counter()
-                for first in range(0, batch, step):
-                    run(signal[first : first + step], valid[first : first + step])
+                run(signal, valid, step)
                 if repeat:  # the first warms up
                     taken[step].append(time.perf_counter() - began)
     return [{step: statistics.median(one) for step, one in side.items()} for side in times]

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from shared_model import intervals
 from simulations.probes.few import no_interval_words, not_said_words, todays
 from simulations.probes.rows import HAND_MADE, RANDOM
 from simulations.probes.table import METRICS
@@ -161,9 +162,12 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
 
 def loss_words(single: Mapping[str, Any]) -> str:
     """Of `single_sensor`: the largest loss with its interval, and where."""
-    told = f"{100 * single['largest_relative_loss']:.1f} %"
-    if single["low"] is not None and single["high"] is not None:
-        told += f" [{100 * single['low']:.1f}, {100 * single['high']:.1f}]"
+    ends = single["low"], single["high"]
+    low, high = (None if end is None else 100 * end for end in ends)
+    form = intervals.form(low, high, 1)
+    told = f"{100 * single['largest_relative_loss']:{form}} %"
+    if low is not None and high is not None:
+        told += f" [{low:{form}}, {high:{form}}]"
     return f"{told} ({single['task']}, {single['sensors']} only)"
 
 
