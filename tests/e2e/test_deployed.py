@@ -173,6 +173,17 @@ def test_hospitals_refuse_a_sum_of_fewer_than_their_policy_asks(consortium: Cons
     assert all(row["run"] != "small" for site in SITES for row in consortium.spend(site))
 
 
+def test_ctrl_c_ends_every_process_of_the_coordinator(consortium: Consortium) -> None:
+    with ExitStack() as stack:
+        coordinator = consortium.start(
+            stack, "stopped.log", "--rounds", "1", "--run", "stopped", "--minimum", "3", *PLAN
+        )
+        wait_for(lambda: "opened" in coordinator.text(), "the run has begun")
+        assert len(coordinator.look()) >= 3
+        assert coordinator.end(signal.SIGINT) == 130
+        assert not coordinator.leftovers()
+
+
 def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
     consortium: Consortium,
 ) -> None:
@@ -191,7 +202,8 @@ def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
 
         for site in SITES:
             wait_for(partial(waiting, site), f"{site} waits for its operator")
-        assert "roster-approval" in coordinator.text()
+            told = f"refused: {site} roster-approval"
+            wait_for(lambda told=told: told in coordinator.text(), "the refusal has arrived")
         assert all(row["run"] != "renewed" for site in SITES for row in consortium.spend(site))
         for site in SITES:
             home = str(consortium.root / site)
@@ -201,14 +213,3 @@ def test_a_new_roster_counts_at_a_hospital_only_after_its_operator_approved_it(
         assert not coordinator.leftovers()
     record = consortium.record("renewed")
     assert (record.state, record.completed, record.roster.version) == ("finished", 1, 2)
-
-
-def test_ctrl_c_ends_every_process_of_the_coordinator(consortium: Consortium) -> None:
-    with ExitStack() as stack:
-        coordinator = consortium.start(
-            stack, "stopped.log", "--rounds", "1", "--run", "stopped", "--minimum", "3", *PLAN
-        )
-        wait_for(lambda: "opened" in coordinator.text(), "the run has begun")
-        assert len(coordinator.look()) >= 3
-        assert coordinator.end(signal.SIGINT) == 130
-        assert not coordinator.leftovers()
