@@ -104,6 +104,8 @@ def personalise(
     )
     sealed = personal.save(place, made)
     told = {**personal.described(made), "source": source, "rows": _rows(counted), "sealed": sealed}
+    if counted.named_before:
+        told["names"] = counted.named_before
     if as_json:
         terminal.print_json(told)
     else:
@@ -306,4 +308,6 @@ def _show(head: PersonalHead, counted: Counted, source: str, sealed: bool) -> No
     kept = "encrypted" if sealed else "plain, as the window store is"
     rows.append({"what": "kept", "value": kept})
     terminal.show("Personal head, by cross-validation over patients", rows, as_json=False)
+    if counted.named_before:
+        terminal.out.print(counted.named_before, highlight=False)
     terminal.out.print(f"{STAYS} Not a medical device.", highlight=False)

@@ -17,11 +17,19 @@ from shared_model.linear_heads import Array
 
 FEWEST_PATIENTS = 20
 """Of whom a personal head is made."""
+NAMED_BEFORE = (
+    "The store is of an earlier version, which spelled some identifiers otherwise: labels may miss "
+    "patients who are in it."
+)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What became of the rows of the labels: counts, for this hospital's own screen."""
+    """What became of the rows of the labels: counts, for this hospital's own screen.
+
+    former: the store names some patients by the rule of an earlier version, so that some of
+    `not_in_store` may be in it.
+    """
 
     labelled: int
     used: int
@@ -29,6 +37,12 @@ class Counted:
     without_windows: int
     unlabelled: int = 0
     order: tuple[str, ...] = field(default=(), repr=False)
+    former: bool = False
+
+    @property
+    def named_before(self) -> str:
+        """What to say of labels that may have missed their patients; empty if none has."""
+        return NAMED_BEFORE if self.former and self.not_in_store else ""
 
 
 def joined(labels: Labels, patients: Patients) -> tuple[Array, list[str | float], Counted]:
@@ -43,6 +57,7 @@ def joined(labels: Labels, patients: Patients) -> tuple[Array, list[str | float]
         without_windows=len(here) - len(used),
         unlabelled=labels.unlabelled,
         order=tuple(used),
+        former=patients.former,
     )
     rows = [place[name] for name in used]
     return patients.mean[rows], [labels.values[name] for name in used], counted
@@ -66,6 +81,11 @@ def refuse_few(counted: Counted, sensors: str, would: Callable[[str], int]) -> N
         do = (
             f"Say --sensors {best}: {others[best]} labelled patients have a usable window of "
             f"{_sensors(best)}."
+        )
+    elif counted.named_before:
+        do = (
+            f"{counted.named_before} Run: fedprint-node data remove --all. Then add each folder "
+            "again."
         )
     elif counted.not_in_store > counted.without_windows:
         do = (

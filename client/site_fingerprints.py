@@ -24,12 +24,14 @@ WINDOWS_PER_PATIENT = 60
 class Patients:
     """mean: float64 (patient, 128), NaN for a patient without a window of those sensors.
 
-    windows: (patient,) that the mean is of.
+    windows: (patient,) that the mean is of. former: some are named by the rule of an earlier
+    version (`client.store.WindowStore.former`).
     """
 
     pseudonyms: tuple[str, ...] = field(repr=False)
     mean: npt.NDArray[np.float64] = field(repr=False)
     windows: npt.NDArray[np.int64] = field(repr=False)
+    former: bool = False
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -39,7 +41,7 @@ class Patients:
         """Of some patients, by pseudonym."""
         rows = [row for row, name in enumerate(self.pseudonyms) if keep(name)]
         names = tuple(self.pseudonyms[row] for row in rows)
-        return Patients(names, self.mean[rows], self.windows[rows])
+        return Patients(names, self.mean[rows], self.windows[rows], self.former)
 
 
 def seen_with(
@@ -87,7 +89,8 @@ def of_store(
             mean[row] = fingerprint(signal, valid).astype(np.float64).mean(axis=0)
             count[row] = len(signal)
         on_patient(row + 1, len(chosen))
-    return Patients(tuple(store.pseudonyms[one] for one in chosen), mean, count)
+    names = tuple(store.pseudonyms[one] for one in chosen)
+    return Patients(names, mean, count, store.former)
 
 
 def of_items(
@@ -122,7 +125,7 @@ def of_items(
             mean[row] = fingerprint(*seen).astype(np.float64).mean(axis=0)
             count[row] = len(chosen)
         on_patient(row + 1, store.patient_count)
-    return Patients(store.pseudonyms, mean, count)
+    return Patients(store.pseudonyms, mean, count, store.former)
 
 
 def patients_having(store: WindowStore, sensors: str) -> frozenset[str]:

@@ -133,6 +133,32 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, mo
     assert json.loads(done.stdout)["name"] == "speed"
 
 
+def test_labels_that_a_store_of_an_earlier_version_may_miss_are_told(tmp_path, monkeypatch):
+    """Beside the head, and where too few are left; never of a store of this version."""
+    node = site.node(tmp_path / "node")
+    site.add(node, range(24))
+    some, few = (
+        speeds(tmp_path / f"{name}.csv", numbers)
+        for name, numbers in (("some", range(2, 26)), ("few", range(20, 44)))
+    )
+    words = "spelled some identifiers otherwise"
+
+    def said(labels, *more):
+        done = run(node, "personalise", labels, "--warm-start", *more)
+        return done.output if done.exception is None else str(done.exception)
+
+    assert words not in said(some)
+    assert "--patient-column" in said(few)
+    monkeypatch.setattr("client.store.WindowStore.former", True)
+    assert words in " ".join(said(some).split())
+    assert words in json.loads(said(some, "--json"))["names"]
+    told = said(few)
+    assert words in told
+    assert "data remove --all" in told
+    every = speeds(tmp_path / "every.csv", range(24))
+    assert words not in said(every)
+
+
 @pytest.fixture
 def features():
     return np.random.default_rng(0).standard_normal((40, 128))
