@@ -238,6 +238,7 @@ _TOLD = frozenset(
     {"privacy.mode", "privacy.epsilon", "privacy.sample_rate"}
     | {"federation.hospitals", "federation.patients", "rounds"}
     | {"algorithm.steps", "algorithm.optimiser", "algorithm.learning_rate"}
+    | {"algorithm.name", "algorithm.server_learning_rate"}
 )
 """Fields that a group's key has in any case."""
 
@@ -253,6 +254,9 @@ def _key(run: Run, names: Sequence[str]) -> tuple[str, float | None, str]:
         f"of {told.algorithm.steps} {told.algorithm.optimiser} steps at "
         f"{told.algorithm.learning_rate:g}, sample rate {told.privacy.sample_rate:g}"
     )
+    server = (told.algorithm.name, told.algorithm.server_learning_rate)
+    if server != ("fedavg", 1.0):  # the mean is added as it is: nothing to say
+        trained += f", {server[0]} at {server[1]:g}"
     fields = fields_of(told)
     further = [name for name in names if name not in _TOLD and fields[name] is not None]
     words = ", ".join([trained, *(in_words(name, fields[name], names) for name in further)])

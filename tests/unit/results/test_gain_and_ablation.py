@@ -154,7 +154,7 @@ def test_other_sizes_than_the_issue_asks_for_do_not_answer_its_bar() -> None:
     assert not gain._as_asked(group)
 
 
-@pytest.mark.parametrize("name", ["federated-not-private", "pooled", "gain-base"])
+@pytest.mark.parametrize("name", ["federated-not-private", "pooled", "gain-base", "gain-adam-base"])
 def test_the_experiments_of_the_docs_are_read(name: str) -> None:
     assert Experiment.from_toml(ROOT / "docs" / "experiments" / f"{name}.toml").name
 
@@ -197,6 +197,19 @@ def test_runs_that_differ_in_their_clipping_norm_are_two_ways_of_training() -> N
     }  # fmt: skip
     with pytest.raises(OurMistake, match="seeds"):
         gain.shares([*free, short[0], long[1]])
+
+
+def test_a_server_step_that_is_not_the_plain_mean_is_told() -> None:
+    """It is the same in all runs of a sweep, and was in no row: FedAdam looked like FedAvg."""
+    adam = {"algorithm.name": "fedadam", "algorithm.server_learning_rate": 5e-3}
+    runs = [a_run(mode, 1, 0.1) for mode in ("none", "local")]
+    faster = [replace(run, experiment=run.experiment.with_values(adam)) for run in runs]
+    plain = {row["trained"] for row in gain.shares(runs)["rows"]}
+    assert {row["trained"] for row in gain.shares(faster)["rows"]} == {
+        f"{one}, fedadam at 0.005" for one in plain
+    }
+    rows = gain.shares([*runs, faster[0]])["rows"]
+    assert len({row["trained"] for row in rows if row["mode"] == "none"}) == 2
 
 
 def test_without_a_gain_there_is_no_share() -> None:
