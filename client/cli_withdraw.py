@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.cli_data_parts import AsJson, Home, Yes, confirm, done
 from client.home import NodeHome
 from shared_model.errors import OurMistake, Refused
+
+if TYPE_CHECKING:
+    from client.store_format import Manifest
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 
@@ -107,10 +110,15 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
 
     place = NodeHome.find(home)
     check_node(place)
+
+    def held() -> Manifest | None:
+        """What the store holds now; None: there is none."""
+        if not (place.store / "manifest.json").exists():
+            return None
+        return read_manifest(place.store, key_of(place))[0]
+
     mark, before = withdrawals.seen(place), withdrawals.noted(place)
-    manifest = None
-    if (place.store / "manifest.json").exists():
-        manifest, _ = read_manifest(place.store, key_of(place))
+    manifest = held()
     count = 0 if manifest is None else len(manifest.withdrawn)
     if withdrawals.are_known(place, before, count):
         text = "Nothing to say: this node was not restored since, or it has been said."
@@ -128,7 +136,9 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
         "withdraw)? Whoever was forgotten is trained on.",
         yes=yes,
     )
-    if withdrawals.seen(place) != mark:
+    at_first, manifest = count, held()  # another may have been withdrawn while it was asked
+    count = 0 if manifest is None else len(manifest.withdrawn)
+    if withdrawals.seen(place) != mark or count < at_first:
         raise Refused(
             "This node was restored meanwhile: nothing was said of that.",
             reason="names",

@@ -24,14 +24,14 @@ from client.cli_data import NAMED_BEFORE, app
 from client.doctor_home import check_store, former_names
 from client.guess import NAMED
 from client.home import NodeHome
-from client.ingest import AddReport, add_recordings
+from client.ingest import AddReport, add_recordings, withdraw
 from client.pseudonyms import load_key, load_or_create_key, pseudonym_of
 from client.records import Channel, ReadFault, Recording, guess_mapping, read_folder
 from client.store import check_withdrawals
 from client.store_format import FORMER
 from client.store_key import key_of
 from client.store_write import StoreWriter
-from client.withdrawals import mark_unknown
+from client.withdrawals import mark_unknown, noted
 from shared_model.errors import OurMistake, Refused
 from simulations.bench_ingest import synthetic_recording
 
@@ -345,6 +345,35 @@ def test_a_restore_while_it_is_asked_is_not_taken_for_said(
     monkeypatch.setattr(cli_withdraw, "confirm", lambda *_, **__: mark_unknown(place))
     assert refused("withdrawals-hold", "--home", home) == "names"
     assert place.withdrawals_unknown.exists()
+
+
+def test_who_is_withdrawn_while_it_is_asked_is_counted(
+    folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note sank below the store, so that an older store would not have been noticed. A store
+    that is put back meanwhile, alone, is not what was asked of."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    older = copytree(place.store, home.parent / "older")
+
+    def one_more(*_: object, **__: object) -> None:
+        withdraw(place, "ab" * 16)
+
+    def put_back(*_: object, **__: object) -> None:
+        rmtree(place.store)
+        copytree(older, place.store)
+
+    mark_unknown(place)
+    with monkeypatch.context() as asked:
+        asked.setattr(cli_withdraw, "confirm", one_more)
+        assert document("withdrawals-hold", "--home", home)["withdrawn"] == 1
+    assert noted(place) == 1
+    assert not place.withdrawals_unknown.exists()
+    mark_unknown(place)
+    with monkeypatch.context() as asked:
+        asked.setattr(cli_withdraw, "confirm", put_back)
+        assert refused("withdrawals-hold", "--home", home) == "names"
+    assert (noted(place), place.withdrawals_unknown.exists()) == (1, True)
 
 
 def test_who_withdraws_before_anything_is_added_stays_out(folder: Path, home: Path) -> None:
