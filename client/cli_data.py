@@ -135,7 +135,7 @@ def show(
     if not summary["withdrawals_known"]:
         terminal.out.print(
             "Restored from a backup: who has withdrawn since may be in it, and nothing trains. "
-            f"{withdrawals.DO}",
+            f"{withdrawals.DO_FORMER if store.former else withdrawals.DO}",
             highlight=False,
         )
     if patients:

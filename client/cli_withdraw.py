@@ -63,6 +63,11 @@ def withdraw(
             do="See: fedprint-node data show --patients",
         )
     ingest.check_node(place)
+    if pseudonym is not None and not place.pseudonym_key.exists():
+        raise OurMistake(
+            "Pseudonyms are of the pseudonym key, and this node has none (any more).",
+            do="Give the patient's identifier, or put the key back first.",
+        )
     confirm("Erase this patient and leave the patient out of every later round?", yes=yes)
     if pseudonym is None:
         pseudonym = pseudonym_of(ingest.key_to_withdraw(place), str(patient))
@@ -107,6 +112,7 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
     from client.ingest import check_node
     from client.store import read_manifest
     from client.store_key import key_of
+    from client.store_write import locked
 
     place = NodeHome.find(home)
     check_node(place)
@@ -117,7 +123,7 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
             return None
         return read_manifest(place.store, key_of(place))[0]
 
-    mark, before = withdrawals.seen(place), withdrawals.noted(place)
+    mark, before = withdrawals.seen(place), withdrawals.noted_or_most(place)
     manifest = held()
     count = 0 if manifest is None else len(manifest.withdrawn)
     if withdrawals.are_known(place, before, count):
@@ -136,15 +142,16 @@ def withdrawals_hold(home: Home = None, yes: Yes = False, as_json: AsJson = Fals
         "withdraw)? Whoever was forgotten is trained on.",
         yes=yes,
     )
-    at_first, manifest = count, held()  # another may have been withdrawn while it was asked
-    count = 0 if manifest is None else len(manifest.withdrawn)
-    if withdrawals.seen(place) != mark or count < at_first:
-        raise Refused(
-            "This node was restored meanwhile: nothing was said of that.",
-            reason="names",
-            do=withdrawals.DO,
-        )
-    withdrawals.say_they_hold(place, count)
+    with locked(place.store):
+        at_first, manifest = count, held()  # another may have been withdrawn while it was asked
+        count = 0 if manifest is None else len(manifest.withdrawn)
+        if withdrawals.seen(place) != mark or count < at_first:
+            raise Refused(
+                "This node was restored meanwhile: nothing was said of that.",
+                reason="names",
+                do=withdrawals.DO,
+            )
+        withdrawals.say_they_hold(place, count)
     text = f"The withdrawals hold ({count} in the store): this node may train again."
     if manifest is None or not manifest.parts:
         text += " It holds no recordings: add them before it starts (fedprint-node data add)."

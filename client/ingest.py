@@ -165,7 +165,8 @@ def add_recordings(
             if withdrawals.seen(home) != mark:  # restored meanwhile: that was not said of it
                 withdrawals.refuse_unknown(home, reason="names")
             report.version = part.commit()
-            home.nothing_added.unlink(missing_ok=True)
+            if writer.manifest.parts:  # not where all were withdrawn
+                home.nothing_added.unlink(missing_ok=True)
             if mark is not None and withdrawals.seen(home) == mark:
                 withdrawals.say_they_hold(home, len(writer.withdrawn))
         except BaseException:

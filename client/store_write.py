@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,40 @@ SPARE_BYTES = 16 << 20
 
 def _no_stage(stage: str) -> None:
     """Default of `on_stage`: nothing."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else changes the store meanwhile; where there is no folder there is nothing to keep.
+
+    Raises:
+        Refused: another command is changing it (reason "locked").
+    """
+    if not path.is_dir():
+        yield
+        return
+    lock = _take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take_lock(path: Path) -> int:
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Refused(
+            "Another command is changing the window store.",
+            reason="locked",
+            do="Wait until it has finished, then run this command again.",
+        ) from error
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 class StoreWriter:
@@ -72,16 +107,8 @@ class StoreWriter:
         """
         for folder in (self.path, self.path / "parts"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = _take_lock(self.path)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Refused(
-                    "Another command is changing the window store.",
-                    reason="locked",
-                    do="Wait until it has finished, then run this command again.",
-                ) from error
             check = keyed_digest(self._key, "store", "key check")
             if (self.path / "manifest.json").exists():
                 self.manifest, self.cipher = read_manifest(self.path, self._store_key)

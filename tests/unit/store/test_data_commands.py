@@ -18,7 +18,7 @@ with warnings.catch_warnings():  # typer 0.27 on click 8.4 warns at import
     warnings.simplefilter("ignore", DeprecationWarning)
     from typer.testing import CliRunner, Result
 
-from client import cli_withdraw
+from client import cli_withdraw, ledger_file
 from client import store as store_module
 from client.cli_data import NAMED_BEFORE, app
 from client.doctor_home import check_store, former_names
@@ -290,6 +290,8 @@ def test_a_count_that_cannot_be_read_keeps_nobody_from_withdrawing(
     erased = run("withdraw", "ward-b", "--home", home, "--yes")
     assert "1 recordings erased" in erased.stdout
     assert place.withdrawals_unknown.exists()
+    assert document("withdrawals-hold", "--home", home, "--yes")["was_open"]
+    check_withdrawals(place)
 
 
 def test_who_withdraws_while_others_read_marks_nothing(
@@ -373,7 +375,81 @@ def test_who_is_withdrawn_while_it_is_asked_is_counted(
     with monkeypatch.context() as asked:
         asked.setattr(cli_withdraw, "confirm", put_back)
         assert refused("withdrawals-hold", "--home", home) == "names"
-    assert (noted(place), place.withdrawals_unknown.exists()) == (1, True)
+    assert noted(place) > 1
+    assert place.withdrawals_unknown.exists()
+
+
+def test_a_folder_put_back_without_never_back_up_is_noticed(folder: Path, home: Path) -> None:
+    """As a back-up program leaves it: an absent count was none, and who withdrew was used again."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    ledger_file.write_notes(place, 3, "ab" * 32)
+    check_withdrawals(place)
+    rmtree(place.never_back_up)
+    with pytest.raises(Refused) as caught:
+        check_withdrawals(place)
+    assert caught.value.reason == "not-ready"
+    assert refused("add", folder, "--name", "more", "--home", home, "--yes") == "names"
+    assert document("withdrawals-hold", "--home", home, "--yes")["was_open"]
+    check_withdrawals(place)
+
+
+def test_a_mark_that_is_put_back_away_is_missed(folder: Path, home: Path) -> None:
+    """The store is put back, as many withdraw as before, and then the folder around it: only the
+    mark said that it was restored, and it was in that folder."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    older = copytree(place.store, home.parent / "older")
+    run("withdraw", "ward-a", "--home", home, "--yes")
+    rmtree(place.store)
+    copytree(older, place.store)
+    run("withdraw", "ward-b", "--home", home, "--yes")
+    assert place.withdrawals_unknown.exists()
+    place.withdrawals_unknown.unlink()
+    assert not document("show", "--home", home)["withdrawals_known"]
+    with pytest.raises(Refused):
+        check_withdrawals(place)
+
+
+def test_a_withdrawal_beside_the_question_is_no_restore(
+    folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote the mark anew, and the answer was refused."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    mark_unknown(place)
+    monkeypatch.setattr(cli_withdraw, "confirm", lambda *_, **__: withdraw(place, "ab" * 16))
+    assert document("withdrawals-hold", "--home", home)["withdrawn"] == 1
+    monkeypatch.setattr(cli_withdraw, "confirm", lambda *_, **__: None)
+    mark_unknown(place)
+    key = load_key(place.pseudonym_key)
+    with StoreWriter(place.store, key, key_of(place)):
+        assert refused("withdrawals-hold", "--home", home) == "locked"
+    assert place.withdrawals_unknown.exists()
+
+
+def test_no_pseudonym_is_of_a_key_that_is_gone(folder: Path, home: Path) -> None:
+    """A new key was made, and a pseudonym of the old one, which nobody has, taken for withdrawn."""
+    place = NodeHome.find(home)
+    document("add", folder, "--home", home, "--yes")
+    rmtree(place.store)
+    place.pseudonym_key.unlink()
+    found = run("withdraw", "--pseudonym", "ab" * 16, "--home", home, "--yes")
+    assert isinstance(found.exception, OurMistake)
+    assert not place.pseudonym_key.exists()
+    assert not place.store.exists()
+
+
+def test_a_store_of_withdrawals_to_which_nothing_was_added_is_not_ready(
+    folder: Path, home: Path
+) -> None:
+    """All of the folder's patients have withdrawn: each round would be booked for nobody."""
+    place = NodeHome.find(home)
+    load_or_create_key(place)
+    for one in PATIENTS:
+        run("withdraw", one, "--home", home, "--yes")
+    run("add", folder, "--home", home, "--yes")
+    assert place.nothing_added.exists()
 
 
 def test_who_withdraws_before_anything_is_added_stays_out(folder: Path, home: Path) -> None:
